@@ -1,0 +1,221 @@
+"""A study file: TOML in, a frozen and validated ``StudySpec`` out, every error at once.
+
+What a study searches stands in its file and is pinned in the stored study; no default grows when a method is added.
+"""
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+
+from pipeline.errors import SpecError
+from pipeline.registry import ADAPTERS, COMPRESSIONS, DATASETS, INITS, MODELS, Config, Method, Registry
+
+OptimizerName = Literal["adam", "adamw", "nesterov", "rmsprop", "sgd"]
+Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    repeated = [value for place, value in enumerate(values) if value in values[:place]]
+    if repeated:
+        raise ValueError(f"each choice once; repeated: {', '.join(map(str, repeated))}")
+    return values
+
+
+def _choices(item: Any) -> Any:
+    return Annotated[tuple[item, ...], Field(strict=False, min_length=1), AfterValidator(_distinct)]
+
+
+def _method(registry: Registry[Any]) -> Any:
+    return Annotated[SerializeAsAny[Method], BeforeValidator(registry.parse)]
+
+
+class Range(Config):
+    """A float to search, from ``low`` to ``high``, uniformly or in the logarithm."""
+
+    low: float = Field(gt=0)
+    high: float = Field(gt=0)
+    log: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fixed(cls, value: Any) -> Any:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return {"low": value, "high": value} if number else value
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Range":
+        if self.low > self.high:
+            raise ValueError(f"low = {self.low} is above high = {self.high}; swap them")
+        return self
+
+
+class SplitSpec(Config):
+    """How the training images are split; drawn once from ``seed``, and kept with a hash of its indices."""
+
+    val: float = Field(0.1, gt=0, lt=1)
+    """Fraction of the training images that trials are judged on."""
+    test: float = Field(0.1, gt=0, lt=1)
+    """Fraction that is set aside first, where the data set has no test part of its own."""
+    seed: int = Field(0, ge=0)
+
+
+class BaselineSpec(Config):
+    """How the uncompressed model is trained, once, where its weights are not simply loaded."""
+
+    epochs: int = Field(ge=1)
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(1e-3, gt=0)
+    batch_size: int = Field(128, ge=1)
+
+
+class TaskSpec(Config):
+    """Model, data, split and baseline. Without ``baseline`` the model is used as it is loaded."""
+
+    model: _method(MODELS)  # type: ignore[valid-type]
+    data: _method(DATASETS)  # type: ignore[valid-type]
+    split: SplitSpec = SplitSpec()
+    baseline: BaselineSpec | None = None
+
+
+class CombinationSpec(Config):
+    """One compression with one adapter on the layers that match ``targets``; one Optuna study."""
+
+    name: Slug
+    compression: _method(COMPRESSIONS)  # type: ignore[valid-type]
+    adapter: _method(ADAPTERS)  # type: ignore[valid-type]
+    targets: _choices(str) = ("*",)  # type: ignore[valid-type]
+    """Glob patterns over the names of Linear and Conv2d layers."""
+
+
+class SamplerSpec(Config):
+    """How a cell's next values are chosen; ``startup`` random trials come before the first modelled one."""
+
+    method: Literal["random", "tpe"] = "tpe"
+    startup: int = Field(4, ge=1)
+
+
+class PrunerSpec(Config):
+    """Which trials of a cell end early. ``halving`` keeps the best 1 / ``factor`` at each rung, rungs a factor apart."""
+
+    method: Literal["halving", "median", "none"] = "halving"
+    first: int = Field(1, ge=1)
+    """Epochs before the first decision."""
+    factor: int = Field(3, ge=2)
+
+
+class SearchSpec(Config):
+    """What each cell, that is each (rank, init), tries with its own equal budget."""
+
+    ranks: _choices(Annotated[int, Field(ge=1)])  # type: ignore[valid-type]
+    inits: _choices(_method(INITS))  # type: ignore[valid-type]
+    alpha: Range
+    optimizer: _choices(OptimizerName)  # type: ignore[valid-type]
+    lr: Range
+    batch_size: _choices(Annotated[int, Field(ge=1)])  # type: ignore[valid-type]
+    epochs: int = Field(ge=1)
+    schedule: Literal["constant", "cosine"] = "constant"
+    """The learning rate over a trial: constant, or one half cosine from ``lr`` to zero."""
+    trials: int = Field(ge=1)
+    """Budget of each cell: trials that completed or were pruned."""
+    ask_ahead: int = Field(4, ge=1)
+    """Trials of a cell that are asked for before the first of them is told."""
+    warm_start: int = Field(3, ge=0)
+    """How many of the best values of the next higher rank each cell tries, once its start-up trials are done."""
+    sampler: SamplerSpec = SamplerSpec()
+    pruner: PrunerSpec = PrunerSpec()
+
+    @model_validator(mode="after")
+    def _past_startup(self) -> "SearchSpec":
+        names = [init.name for init in self.inits]
+        if len(set(names)) < len(names):
+            raise ValueError(f"inits: each init once; given: {', '.join(names)}")
+        if self.sampler.method == "tpe" and self.sampler.startup >= self.trials:
+            raise ValueError(
+                f"sampler.startup = {self.sampler.startup} leaves none of the {self.trials} trials of a cell to the "
+                f'sampler; lower it, raise trials, or choose sampler.method = "random"'
+            )
+        return self
+
+
+class StudySpec(Config):
+    """One study file."""
+
+    version: Literal[1] = 1
+    name: Slug
+    seed: int = Field(0, ge=0)
+    seeds: int = Field(1, ge=1)
+    """The winner of each cell is trained under this many seeds in all; tables give mean and spread."""
+    task: TaskSpec
+    combination: Annotated[tuple[CombinationSpec, ...], Field(strict=False, min_length=1)]
+    search: SearchSpec
+
+    @model_validator(mode="after")
+    def _combinations_have_names_of_their_own(self) -> "StudySpec":
+        _distinct(tuple(combination.name for combination in self.combination))
+        return self
+
+    def find(self, name: str) -> CombinationSpec:
+        """The combination of that name."""
+        for combination in self.combination:
+            if combination.name == name:
+                return combination
+        names = ", ".join(combination.name for combination in self.combination)
+        raise SpecError(f"study '{self.name}' has no combination '{name}'; it has: {names}")
+
+
+def fingerprint(table: object) -> str:
+    """sha256 of a JSON-able table, its keys sorted."""
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+
+def pinned(spec: StudySpec, combination: CombinationSpec) -> dict[str, Any]:
+    """What may not change while a stored study grows; budget, seeds of the winners and folders may."""
+    table = spec.model_dump(mode="json", exclude={"combination", "seeds", "name"})
+    table["combination"] = combination.model_dump(mode="json")
+    del table["search"]["trials"]
+    table["task"]["data"].pop("root", None)
+    return table
+
+
+def load_spec(path: Path, seed: int | None = None) -> StudySpec:
+    """Read and validate a study file.
+
+    Args:
+        path: The TOML file.
+        seed: Takes the place of the file's ``seed``.
+
+    Raises:
+        SpecError: The file is not there, is not TOML, or holds errors: all of them, a line each.
+    """
+    try:
+        table = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"cannot read study file {path}: {error}; `restora new NAME` writes one") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{path} is not valid TOML: {error}") from None
+    if seed is not None:
+        table["seed"] = seed
+    return parse_spec({"name": path.stem, **table}, str(path))
+
+
+def parse_spec(table: dict[str, Any], source: str) -> StudySpec:
+    """Validate a study's table; ``source`` names it in messages."""
+    try:
+        return StudySpec.model_validate(table)
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(map(str, line['loc'])) or 'study'} = {_shown(line['input'])}: {line['msg']}"
+            if line["type"] != "missing"
+            else f"  {'.'.join(map(str, line['loc']))}: required, and not given"
+            for line in error.errors(include_url=False)
+        ]
+        raise SpecError(f"{source}: {len(lines)} error{'s' * (len(lines) > 1)}\n" + "\n".join(lines)) from None
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
