@@ -31,7 +31,7 @@ def default_database() -> str:
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file so that ``path`` is the old one or the new one, never half: a neighbour is written, then swapped in."""
+    """Write a file so that ``path`` is the old one or the new one, never half: a neighbour is swapped in."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)

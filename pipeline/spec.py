@@ -99,7 +99,7 @@ class SamplerSpec(Config):
 
 
 class PrunerSpec(Config):
-    """Which trials of a cell end early. ``halving`` keeps the best 1 / ``factor`` at each rung, rungs a factor apart."""
+    """Which trials of a cell end early: ``halving`` keeps the best 1 / ``factor`` at rungs a factor apart."""
 
     method: Literal["halving", "median", "none"] = "halving"
     first: int = Field(1, ge=1)

@@ -1,0 +1,1 @@
+"""What is trained after compression; one file an adapter, and in ``inits/`` one file a start."""

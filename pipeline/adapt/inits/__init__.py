@@ -1,0 +1,1 @@
+"""Where the factors start; one file an init, pure linear algebra."""

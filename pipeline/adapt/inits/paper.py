@@ -1,0 +1,40 @@
+"""The start of the LoRA paper (Hu et al., 2021, arXiv:2106.09685): the adapted layer begins as the compressed one."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from pipeline.adapt.contract import Init, Start
+from pipeline.compress.contract import CompressedWeight, LayerStats
+from pipeline.registry import INITS
+
+
+@INITS.register("paper")
+class Paper(Init):
+    """``A`` random, ``B = 0``: the first output is the compressed model's."""
+
+    distribution: Literal["kaiming", "normal"] = "kaiming"
+    """``A ~ U(-1/sqrt(in), 1/sqrt(in))``, as Kaiming-uniform with a = sqrt(5) is, or ``A ~ N(0, sigma^2)``."""
+    sigma: float = Field(0.02, gt=0)
+    """Standard deviation of the normal start."""
+
+    def start(
+        self,
+        weight: Tensor,
+        compressed: CompressedWeight,
+        rank: int,
+        stats: Sequence[LayerStats],
+        generator: torch.Generator,
+    ) -> Start:
+        out, inner = weight.shape
+        A = torch.empty(rank, inner, dtype=weight.dtype)
+        if self.distribution == "normal":
+            A.normal_(0, self.sigma, generator=generator)
+        else:
+            bound = 1 / math.sqrt(inner)
+            A.uniform_(-bound, bound, generator=generator)
+        return Start(A, torch.zeros(out, rank, dtype=weight.dtype))

@@ -1,0 +1,31 @@
+"""The best low-rank form of what compression lost (Eckart and Young, 1936), as LQ-LoRA and others start from."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pipeline.adapt.contract import Init, Start
+from pipeline.compress.contract import CompressedWeight, LayerStats
+from pipeline.registry import INITS
+
+
+@INITS.register("svd")
+class ResidualSvd(Init):
+    """``s B A = [W - Q]_r``: the first output is as near the dense model's as rank r comes on the weights."""
+
+    nested: ClassVar[bool] = True
+
+    def start(
+        self,
+        weight: Tensor,
+        compressed: CompressedWeight,
+        rank: int,
+        stats: Sequence[LayerStats],
+        generator: torch.Generator,
+    ) -> Start:
+        residual = weight.double() - compressed.dense().double()
+        U, S, Vh = torch.linalg.svd(residual, full_matrices=False)
+        root = S[:rank].sqrt()
+        return Start((root[:, None] * Vh[:rank]).to(weight.dtype), (U[:, :rank] * root).to(weight.dtype), residual=True)

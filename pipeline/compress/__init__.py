@@ -1,0 +1,1 @@
+"""Methods that make a layer's weight small; one file a method."""

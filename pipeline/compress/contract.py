@@ -1,0 +1,172 @@
+"""What a compression is: a config that turns one layer's weight into a ``CompressedWeight``.
+
+Shapes: a weight is ``[out, in]``; a convolution enters as its ``[out, in * kh * kw]`` view, group by group.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.compress.layers import replace_weight, shared_copy, weight_groups
+from pipeline.errors import IntegrityError
+from pipeline.registry import Method
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BitCount:
+    """Bits that a packed weight takes in a file, by what they are for; each packed tensor counts whole bytes."""
+
+    payload: int
+    index: int = 0
+    scale: int = 0
+    bias: int = 0
+
+    def __add__(self, other: Self) -> "BitCount":
+        return BitCount(
+            **{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
+        )
+
+    def total(self, *, index: bool = True, scale: bool = True, bias: bool = True) -> int:
+        """All bits, or those without positions, scales or biases, as published size formulas count."""
+        return self.payload + self.index * index + self.scale * scale + self.bias * bias
+
+
+class CompressedWeight:
+    """A weight in its small form. It knows its dense form, its packed size, and how to load itself again."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """``(out, in)`` of the dense form."""
+
+    @abstractmethod
+    def dense(self) -> Tensor:
+        """The weight as layers compute with it, ``[out, in]``."""
+
+    @property
+    @abstractmethod
+    def bits(self) -> BitCount:
+        """The exact size of ``to_tensors``, counted from shapes alone."""
+
+    @property
+    @abstractmethod
+    def macs(self) -> int:
+        """Multiply-accumulates of one product with a vector ``[in]``."""
+
+    @abstractmethod
+    def to_tensors(self) -> dict[str, Tensor]:
+        """The packed form; ``from_tensors`` of the config reads it back bit for bit."""
+
+
+@dataclass(frozen=True)
+class LayerStats:
+    """What a layer's inputs look like, from training data alone.
+
+    Args:
+        second_moment: ``C = E[x x^T]``, uncentred, ``[in, in]``, float64.
+    """
+
+    second_moment: Tensor
+
+    def damped(self) -> Tensor:
+        """``C + 1e-6 mean(diag C) I``, which has an inverse where some inputs are always zero (dead pixels)."""
+        ridge = 1e-6 * self.second_moment.diagonal().mean().clamp_min(1e-12)
+        return self.second_moment + ridge * torch.eye(len(self.second_moment), dtype=self.second_moment.dtype)
+
+
+@dataclass(frozen=True)
+class CompressedModel:
+    """A model whose target layers compute with dense forms of compressed weights; frozen, in eval mode."""
+
+    model: nn.Module
+    weights: Mapping[str, CompressedWeight]
+
+
+class Compression(Method):
+    """A method that compresses whole models."""
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether ``stats`` must hold the layers' second moments."""
+        return False
+
+    @abstractmethod
+    def compress_model(
+        self, model: nn.Module, targets: Sequence[str], stats: Mapping[str, Sequence[LayerStats]]
+    ) -> CompressedModel:
+        """Compress the target layers of a copy of ``model``; all other tensors are shared with it.
+
+        Args:
+            model: The trained model; it stays as it is.
+            targets: Names of Linear and Conv2d layers.
+            stats: Statistics of each target's inputs, one for each group; read only if ``needs_statistics``.
+        """
+
+
+class LayerCompression(Compression):
+    """A method that compresses one weight matrix; here it is lifted to whole models."""
+
+    @abstractmethod
+    def compress(self, weight: Tensor, stats: LayerStats | None) -> CompressedWeight:
+        """Compress ``weight [out, in]``."""
+
+    @abstractmethod
+    def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> CompressedWeight:
+        """Load what ``CompressedWeight.to_tensors`` gave for a weight of ``shape``."""
+
+    def compress_model(
+        self, model: nn.Module, targets: Sequence[str], stats: Mapping[str, Sequence[LayerStats]]
+    ) -> CompressedModel:
+        copy, weights = shared_copy(model), {}
+        for name in targets:
+            groups = weight_groups(model.get_submodule(name))
+            if not groups.isfinite().all():
+                raise IntegrityError(f"the weight of layer '{name}' holds NaN or infinite values; load sound weights")
+            layer_stats = stats[name] if self.needs_statistics else [None] * len(groups)
+            weights[name] = join([self.compress(*pair) for pair in zip(groups, layer_stats, strict=True)])
+            replace_weight(copy, name, weights[name].dense())
+        return CompressedModel(copy, weights)
+
+    def load_weight(self, tensors: Mapping[str, Tensor], shape: tuple[int, int], groups: int) -> CompressedWeight:
+        """Load a whole layer's weight of ``shape``, its groups joined."""
+        if groups == 1:
+            return self.from_tensors(tensors, shape)
+        part_shape = (shape[0] // groups, shape[1])
+        parts = [{key: tensor[g] for key, tensor in tensors.items()} for g in range(groups)]
+        return GroupedWeight([self.from_tensors(part, part_shape) for part in parts])
+
+
+def join(groups: Sequence[CompressedWeight]) -> CompressedWeight:
+    """One weight for a layer of one or many groups."""
+    return groups[0] if len(groups) == 1 else GroupedWeight(groups)
+
+
+class GroupedWeight(CompressedWeight):
+    """The weights of a grouped convolution, one above the other; their packed tensors on a leading axis."""
+
+    def __init__(self, groups: Sequence[CompressedWeight]) -> None:
+        self.groups = groups
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.groups[0].shape
+        return len(self.groups) * rows, columns
+
+    def dense(self) -> Tensor:
+        return torch.cat([group.dense() for group in self.groups])
+
+    @property
+    def bits(self) -> BitCount:
+        return sum((group.bits for group in self.groups), BitCount(payload=0))
+
+    @property
+    def macs(self) -> int:
+        return sum(group.macs for group in self.groups)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        packed = [group.to_tensors() for group in self.groups]
+        return {key: torch.stack([part[key] for part in packed]) for key in packed[0]}

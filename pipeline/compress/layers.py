@@ -1,0 +1,90 @@
+"""The layers that can be compressed and adapted: finding them by pattern, viewing and replacing their weights."""
+
+import copy
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from itertools import chain
+
+from timm.layers.conv2d_same import Conv2dSame
+from torch import Tensor, nn
+
+from pipeline.errors import SpecError
+from pipeline.registry import nearest
+
+# A subclass with a forward of its own may transform its weight first (weight standardisation does), and then
+# a low-rank sum on the stored weight is not a low-rank sum on the weight in use.
+PLAIN_FORWARDS = (nn.Linear.forward, nn.Conv2d.forward, Conv2dSame.forward)
+
+
+def layer_names(model: nn.Module) -> list[str]:
+    """Names of every layer that can be compressed and adapted, in the model's order.
+
+    The output projection of ``nn.MultiheadAttention`` is not among them: attention reads its weight, never calls it.
+    """
+    attention = tuple(f"{n}." for n, module in model.named_modules() if isinstance(module, nn.MultiheadAttention))
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+        and type(module).forward in PLAIN_FORWARDS
+        and not (attention and name.startswith(attention))
+    ]
+
+
+def find_targets(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Names of the layers that match any of the glob ``patterns``, in the model's order.
+
+    Raises:
+        SpecError: A pattern matches no layer, or only such as cannot be adapted.
+    """
+    names = layer_names(model)
+    others = [name for name, _ in model.named_modules() if name and name not in names]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            refused = [name for name in others if fnmatchcase(name, pattern)]
+            if refused:
+                kind = type(model.get_submodule(refused[0])).__name__
+                reason = f"matches '{refused[0]}', a {kind}, which cannot be adapted; only Linear and Conv2d layers can"
+            else:
+                reason = f"matches no layer{nearest(pattern, names)}"
+            raise SpecError(f"targets: '{pattern}' {reason}; layers: {_shortened(names)}")
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:10])}, ... {names[-1]} ({len(names)} in all)"
+
+
+def matrix_shape(layer: nn.Module) -> tuple[int, int]:
+    """``(out, in)``, for a convolution ``(out, in / groups * kh * kw)``."""
+    weight = layer.get_parameter("weight")
+    return len(weight), weight[0].numel()
+
+
+def weight_matrix(layer: nn.Module) -> Tensor:
+    """The weight as ``[out, in]``."""
+    return layer.get_parameter("weight").detach().flatten(1)
+
+
+def group_count(layer: nn.Module) -> int:
+    return layer.groups if isinstance(layer, nn.Conv2d) else 1
+
+
+def weight_groups(layer: nn.Module) -> Tensor:
+    """The weight as ``[groups, out / groups, in]``."""
+    matrix = weight_matrix(layer)
+    return matrix.reshape(group_count(layer), -1, matrix.shape[1])
+
+
+def shared_copy(model: nn.Module) -> nn.Module:
+    """A model of new modules over the very same tensors: cheap, and safe to take apart in another thread."""
+    tensors = chain(model.parameters(), model.buffers())
+    frozen = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    return frozen.eval().requires_grad_(False)
+
+
+def replace_weight(model: nn.Module, name: str, matrix: Tensor) -> None:
+    """Let a layer compute with ``matrix [out, in]``; the tensor it had is left untouched."""
+    layer = model.get_submodule(name)
+    shape = layer.get_parameter("weight").shape
+    layer.register_parameter("weight", nn.Parameter(matrix.reshape(shape), requires_grad=False))

@@ -1,0 +1,129 @@
+"""Bytes and multiply-accumulates of a layer and of a model, exact before training starts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from pipeline.compress.contract import BitCount, CompressedModel
+from pipeline.compress.layers import layer_names, matrix_shape
+
+
+@dataclass(frozen=True)
+class LayerSize:
+    """Bits of one compressed layer.
+
+    Args:
+        dense: Bits of the dense weight, 32 each.
+        bias: Bits of the dense bias.
+        base: What the file holds for weight and bias.
+        adapter: What it holds for the adapter.
+    """
+
+    dense: int
+    bias: int
+    base: BitCount
+    adapter: int = 0
+
+    def bits(self, *, index: bool = True, scale: bool = True, bias: bool = True) -> int:
+        """``base + adapter``; the three switches leave out what published formulas do not count."""
+        return self.base.total(index=index, scale=scale, bias=bias) + self.adapter
+
+    def ratio(self, *, index: bool = True, scale: bool = True, bias: bool = True) -> float:
+        """How many times smaller than dense. All switches off: ``32 m n / (base + 32 r (m + n))``, as published."""
+        return (self.dense + self.bias * bias) / self.bits(index=index, scale=scale, bias=bias)
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Bits of a whole model.
+
+    Args:
+        layers: The compressed layers.
+        untouched: Bits of all other parameters.
+        buffers: Bits of the buffers (batch-norm statistics); published figures leave them out.
+    """
+
+    layers: Mapping[str, LayerSize]
+    untouched: int
+    buffers: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all tensors of the exported file, its header apart."""
+        return (sum(layer.bits() for layer in self.layers.values()) + self.untouched + self.buffers) // 8
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the uncompressed model."""
+        return (sum(layer.dense + layer.bias for layer in self.layers.values()) + self.untouched + self.buffers) // 8
+
+    @property
+    def layer_bytes(self) -> int:
+        return sum(layer.bits() for layer in self.layers.values()) // 8
+
+    @property
+    def layer_ratio(self) -> float:
+        return sum(layer.dense + layer.bias for layer in self.layers.values()) / (8 * self.layer_bytes)
+
+    @property
+    def ratio(self) -> float:
+        return self.dense_bytes / self.bytes
+
+    def published_ratio(self) -> float:
+        """Without index bits, scales and buffers, as published; biases stand on both sides."""
+        small = sum(layer.bits(index=False, scale=False) for layer in self.layers.values())
+        return (8 * self.dense_bytes - self.buffers) / (small + self.untouched)
+
+
+def model_size(original: nn.Module, compressed: CompressedModel, adapter_bits: Mapping[str, int]) -> ModelSize:
+    """The size of a compressed model with its adapter.
+
+    Args:
+        original: The uncompressed model.
+        compressed: The same, compressed.
+        adapter_bits: Bits of the adapter by layer name.
+    """
+    layers = {}
+    for name, weight in compressed.weights.items():
+        before, after = original.get_submodule(name), compressed.model.get_submodule(name)
+        dense = matrix_shape(before)
+        layers[name] = LayerSize(
+            dense=32 * dense[0] * dense[1],
+            bias=_bias_bits(before),
+            base=weight.bits + BitCount(payload=0, bias=_bias_bits(after)),
+            adapter=adapter_bits.get(name, 0),
+        )
+    inside = {f"{name}.{kind}" for name in layers for kind in ("weight", "bias")}
+    parameters = sum(tensor.numel() for key, tensor in compressed.model.named_parameters() if key not in inside)
+    return ModelSize(layers, 32 * parameters, 8 * sum(tensor_bytes(buffers=compressed.model)))
+
+
+def tensor_bytes(buffers: nn.Module) -> list[int]:
+    """Bytes of each buffer that a model's ``state_dict`` holds."""
+    parameters = {key for key, _ in buffers.named_parameters()}
+    return [t.numel() * t.element_size() for key, t in buffers.state_dict().items() if key not in parameters]
+
+
+def _bias_bits(layer: nn.Module) -> int:
+    bias = getattr(layer, "bias", None)
+    return 0 if bias is None else 32 * bias.numel()
+
+
+def model_macs(
+    compressed: CompressedModel, positions: Mapping[str, int], adapter_macs: Mapping[str, int]
+) -> tuple[int, int]:
+    """Multiply-accumulates of one image in all Linear and Conv2d layers: ``(compressed with adapter, dense)``.
+
+    Args:
+        compressed: The compressed model.
+        positions: How often each layer's matrix meets a vector (``output_positions``).
+        adapter_macs: Those of the adapter for one vector, by layer name.
+    """
+    small = dense = 0
+    for name in layer_names(compressed.model):
+        out, inner = matrix_shape(compressed.model.get_submodule(name))
+        weight = compressed.weights.get(name)
+        small += positions[name] * ((weight.macs if weight else out * inner) + adapter_macs.get(name, 0))
+        dense += positions[name] * out * inner
+    return small, dense
