@@ -1,22 +1,66 @@
 """What a task is: a trained model, the parts of its data, and the number that is to be won back."""
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from pipeline.errors import IntegrityError
+from pipeline.spec import fingerprint
+from pipeline.task.hashes import hash_tensors, hash_weights
+from pipeline.task.parts import READ_BATCH, Part, as_part
+
+__all__ = ["Part", "Task", "check_labels"]
 
 
-class Part(Protocol):
-    """One part of a split: preprocessed images and their labels."""
+def check_labels(part: Part, name: str, classes: int) -> None:
+    """Refuse a part that is empty or has labels outside ``0 .. classes - 1``.
 
-    @property
-    def labels(self) -> Tensor:
-        """``[N]``, int64."""
+    Raises:
+        IntegrityError: Naming the part, and the first label that is out of range with its place.
+    """
+    if not len(part):
+        raise IntegrityError(f"the {name} part is empty; give it images, or split off a larger fraction")
+    labels = part.labels
+    wrong = ((labels < 0) | (labels >= classes)).nonzero()
+    if len(wrong):
+        place = int(wrong[0])
+        raise IntegrityError(
+            f"label {int(labels[place])} of image {place} of the {name} part is out of range; the model has {classes} "
+            f"classes, so labels are 0 to {classes - 1}"
+        )
 
-    def batches(self, batch_size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield ``(images [n, ...], labels [n])`` in ``order``, an index tensor, or as they lie; the last may be short."""
+
+def _check_classes(part: Part, classes: int) -> None:
+    counts = torch.bincount(part.labels, minlength=classes)
+    present, absent = counts.nonzero().flatten().tolist(), (counts == 0).nonzero().flatten().tolist()
+    if len(present) == 1:
+        raise IntegrityError(f"every training image is of class {present[0]}; there is nothing to tell apart")
+    if absent:
+        named = ", ".join(map(str, absent[:10])) + (", ..." if len(absent) > 10 else "")
+        raise IntegrityError(
+            f"{len(absent)} of {classes} classes have no training image: {named}; add images, or give a model with "
+            f"as many outputs as there are classes"
+        )
+
+
+def _outputs(model: nn.Module, part: Part) -> int:
+    """The number of logits, from one image of ``part``."""
+    images, _ = next(iter(part.batches(1, torch.tensor([0]))))
+    parameter = next(model.parameters(), images)
+    with torch.no_grad():
+        logits = model(images.to(parameter.device))
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        given = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise IntegrityError(f"the model gives {given} for one image; it must give logits [n, classes]")
+    return logits.shape[1]
+
+
+def _hash_part(part: Part) -> str:
+    return hash_tensors(("images", images) for images, _ in part.batches(READ_BATCH))
 
 
 @dataclass(frozen=True)
@@ -24,9 +68,61 @@ class Task:
     """A model, its data and what is known of them; the same for a study file and for a user's own module.
 
     Args:
-        model: The trained, uncompressed module. It maps a batch of images to logits ``[n, classes]``.
-        train, val, test: ``Part``s, or anything ``as_part`` takes: a map-style data set of ``(image tensor, label)``,
-            or a pair of tensors.
+        model: The trained, uncompressed module. It maps a batch of images to logits ``[n, classes]``. The task keeps
+            a copy of it, in eval mode and frozen, so that the given one can go on being trained.
+        train, val, test: Whatever ``as_part`` takes: a pair of tensors, a map-style data set of ``(image tensor,
+            label)``, or a ``Part``.
+        metric: What is to be won back.
         description: JSON-able facts for the card and the stored study, and enough to build the model again.
-        hashes: sha256 of ``weights``, ``data`` and ``split``; they are computed where they are not given.
+            ``classes`` is found by asking the model where it is not given.
+        hashes: sha256 of ``weights``, ``data`` and ``split``; computed where they are not given, which reads every
+            image once for ``data``.
+
+    Raises:
+        IntegrityError: A part is empty; a label is out of range; a class has no training image, or all have the same.
     """
+
+    model: nn.Module
+    train: Part
+    val: Part
+    test: Part
+    metric: Literal["accuracy"] = "accuracy"
+    description: Mapping[str, Any] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        model = copy.deepcopy(self.model).eval().requires_grad_(False)
+        parts = {name: as_part(getattr(self, name)) for name in ("train", "val", "test")}
+        for name, part in parts.items():
+            if not len(part):
+                check_labels(part, name, 0)
+        description = dict(self.description)
+        if "classes" not in description:
+            description["classes"] = _outputs(model, parts["train"])
+        for name, part in parts.items():
+            check_labels(part, name, description["classes"])
+        _check_classes(parts["train"], description["classes"])
+        for name, value in {"model": model, **parts, "description": description}.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "hashes", {**self._missing_hashes(), **self.hashes})
+
+    @property
+    def classes(self) -> int:
+        """How many classes the model tells apart."""
+        return int(self.description["classes"])
+
+    @property
+    def trained(self) -> bool:
+        """False where the baseline has been left untrained; the weights are then no part of ``hashes``."""
+        return bool(self.description.get("trained", True))
+
+    def _missing_hashes(self) -> dict[str, str]:
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        hashes = {}
+        if "weights" not in self.hashes and self.trained:
+            hashes["weights"] = hash_weights(self.model)
+        if "data" not in self.hashes:
+            hashes["data"] = fingerprint({name: _hash_part(part) for name, part in parts.items()})
+        if "split" not in self.hashes:
+            hashes["split"] = hash_tensors((name, part.labels) for name, part in parts.items())
+        return hashes

@@ -1,0 +1,52 @@
+"""A folder of images, one folder a class."""
+
+from pathlib import Path
+
+from pipeline.errors import IntegrityError
+from pipeline.registry import DATASETS
+from pipeline.task.data.contract import FileItems, FolderSource, Images
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+@DATASETS.register("image-folder")
+class ImageFolder(FolderSource):
+    """Your own images: ``train/<class>/*`` and ``test/<class>/*``, or ``<class>/*`` alone.
+
+    Where ``train`` has only ``val`` beside it, as ImageNet does, that is the test part: trials are judged on images
+    split off ``train``.
+    """
+
+    def open(self) -> Images:
+        root = self._root()
+        train = root / "train" if (root / "train").is_dir() else root
+        test = next((root / name for name in ("test", "val") if train != root and (root / name).is_dir()), None)
+        classes = _folders(train)
+        if len(classes) < 2:
+            raise IntegrityError(f"{train} has {len(classes)} class folders; give two or more, one folder a class")
+        if test and (foreign := sorted(set(_folders(test)) - set(classes))):
+            raise IntegrityError(
+                f"{test} has class '{foreign[0]}', which {train} has not; give both the same class folders"
+            )
+        return Images(
+            train=_items(train, classes), test=_items(test, classes) if test else None, classes=tuple(classes)
+        )
+
+    def _root(self) -> Path:
+        for folder in self.candidates():
+            if folder.is_dir() and _folders(folder):
+                return folder
+        raise self.absent("folders train/<class> and test/<class>, or <class>", "put one folder a class there")
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+
+
+def _items(folder: Path, classes: list[str]) -> FileItems:
+    paths, labels = [], []
+    for label, name in enumerate(classes):
+        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES)
+        paths += found
+        labels += [label] * len(found)
+    return FileItems(folder, paths, labels)

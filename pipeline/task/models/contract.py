@@ -1,0 +1,54 @@
+"""What a model source is: an architecture, its weights where it has any, and the preprocessing that belongs to them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from PIL import Image
+from pydantic import Field
+from torch import Tensor, nn
+
+from pipeline.registry import Method
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From an RGB image to the model's input ``[channels, height, width]``."""
+
+    transform: Callable[[Image.Image], Tensor]
+    facts: dict[str, Any]
+    """In words and numbers: ``input`` shape, ``mean``, ``std``, and ``steps`` before normalisation. JSON-able."""
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return self.transform(image)
+
+
+class ModelSource(Method):
+    """Where a model comes from."""
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether ``load`` brings weights."""
+        raise NotImplementedError
+
+    def build(self, classes: int) -> nn.Module:
+        """The architecture with ``classes`` outputs and random weights; reads no file and asks no hub.
+
+        Raises:
+            SpecError: The architecture cannot have so many outputs.
+        """
+        raise NotImplementedError
+
+    def load(self, classes: int) -> nn.Module:
+        """The model with its weights, or as ``build`` gives it where it has none.
+
+        Raises:
+            IntegrityError: The weights are not there, damaged, or another architecture's.
+        """
+        raise NotImplementedError
+
+    def preprocessing(self, model: nn.Module) -> Preprocessing:
+        """What the model's weights expect of an image."""
+        raise NotImplementedError

@@ -1,0 +1,83 @@
+"""Multilayer perceptrons on the pixels of small images."""
+
+import math
+from collections import OrderedDict
+from typing import Annotated
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from pipeline.errors import SpecError
+from pipeline.registry import MODELS
+from pipeline.task.models.contract import ModelSource, Positive, Preprocessing
+
+
+@MODELS.register("mlp")
+class Mlp(ModelSource):
+    """Linear layers fc1, fc2, ... with ReLU and dropout between; trained by the task's baseline."""
+
+    widths: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=2)]
+    """Inputs, hidden units, outputs. Inputs are side x side for grey images, 3 x side x side for colour."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """After each hidden ReLU, while the baseline is trained."""
+    mean: Annotated[tuple[float, ...], Field(strict=False)] = (0.0,)
+    """Of pixels in 0..1: one number, or one a channel."""
+    std: Annotated[tuple[Positive, ...], Field(strict=False)] = (1.0,)
+
+    @model_validator(mode="after")
+    def _inputs_are_an_image(self) -> "Mlp":
+        channels, side = self._input()
+        if channels * side**2 != self.widths[0]:
+            raise ValueError(
+                f"widths begins with {self.widths[0]}, which is neither side * side (grey) nor 3 * side * side "
+                f"(colour); for 28 px it is 784 or 2352"
+            )
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, channels):
+                raise ValueError(f"{name} has {len(values)} values for {channels} channels; give 1 or {channels}")
+        return self
+
+    def _input(self) -> tuple[int, int]:
+        """Channels and side; no number is both a square and three times one."""
+        grey = math.isqrt(self.widths[0])
+        return (1, grey) if grey**2 == self.widths[0] else (3, math.isqrt(self.widths[0] // 3))
+
+    @property
+    def pretrained(self) -> bool:
+        return False
+
+    def build(self, classes: int) -> nn.Module:
+        if self.widths[-1] != classes:
+            raise SpecError(
+                f"task.model.widths ends with {self.widths[-1]}, and the data has {classes} classes; end it with "
+                f"{classes}"
+            )
+        layers: list[tuple[str, nn.Module]] = [("flatten", nn.Flatten())]
+        last = len(self.widths) - 1
+        for place in range(1, last + 1):
+            layers.append((f"fc{place}", nn.Linear(self.widths[place - 1], self.widths[place])))
+            if place < last:
+                layers += [(f"relu{place}", nn.ReLU()), (f"dropout{place}", nn.Dropout(self.dropout))]
+        return nn.Sequential(OrderedDict(layers))
+
+    def load(self, classes: int) -> nn.Module:
+        return self.build(classes)
+
+    def preprocessing(self, model: nn.Module) -> Preprocessing:
+        channels, side = self._input()
+        mean, std = (torch.tensor(values, dtype=torch.float32).view(-1, 1, 1) for values in (self.mean, self.std))
+
+        def transform(image: Image.Image) -> Tensor:
+            image = image.convert("L" if channels == 1 else "RGB")
+            if image.size != (side, side):
+                image = image.resize((side, side), Image.Resampling.BILINEAR)
+            pixels = torch.from_numpy(np.array(image, dtype=np.float32)).view(side, side, channels)
+            return (pixels.permute(2, 0, 1) / 255 - mean) / std
+
+        colours = "grey" if channels == 1 else "RGB"
+        steps = f"resize to {side} x {side} (bilinear), {colours}, scale to 0..1"
+        facts = {"input": [channels, side, side], "mean": list(self.mean), "std": list(self.std), "steps": steps}
+        return Preprocessing(transform, facts)

@@ -1,0 +1,106 @@
+"""Models of timm, with the preprocessing that belongs to their weights (Wightman: PyTorch Image Models)."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
+from torch import nn
+
+from pipeline.errors import IntegrityError
+from pipeline.registry import MODELS, nearest
+from pipeline.task.models.checkpoint import Rename, load_checkpoint
+from pipeline.task.models.contract import ModelSource, Positive, Preprocessing
+
+
+def _timm() -> Any:
+    # Imported late, because it takes seconds; untyped, because timm does not mark what it exports.
+    import timm.data
+
+    return timm
+
+
+@MODELS.register("timm")
+class Timm(ModelSource):
+    """Image classifiers of timm: from its hub, from a local checkpoint, or untrained."""
+
+    architecture: str
+    """A name that timm knows, with or without the tag of its weights: ``vit_tiny_patch16_224.augreg_in21k``."""
+    hub: bool = False
+    """Load the weights from the hub, or from its cache; a head of another class count is replaced by a random one."""
+    checkpoint: str | None = None
+    """Load the weights from this file: ``.safetensors``, or one that ``torch.load(weights_only=True)`` reads."""
+    rename: Rename = "none"
+    """``"order"`` pairs the checkpoint's entries with the model's by their order."""
+    new_head: bool = False
+    """Leave the checkpoint's head out where it has another class count than the data."""
+    image_size: int | None = Field(None, ge=1)
+    """Pixels a side, where not the weights' own."""
+    mean: Annotated[tuple[float, float, float] | None, Field(strict=False)] = None
+    """Of RGB in 0..1, where not the weights' own."""
+    std: Annotated[tuple[Positive, Positive, Positive] | None, Field(strict=False)] = None
+
+    @field_validator("architecture")
+    @classmethod
+    def _known(cls, architecture: str) -> str:
+        timm = _timm()
+        if not timm.is_model(architecture):
+            raise ValueError(f"timm has no such model{nearest(architecture, timm.list_models())}")
+        try:
+            timm.models.get_pretrained_cfg(architecture)
+        except RuntimeError as error:
+            tags = ", ".join(timm.list_models(f"{architecture.partition('.')[0]}.*", pretrained=True))
+            raise ValueError(f"{error} allowed: {tags}") from None
+        return architecture
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "Timm":
+        if self.hub and self.checkpoint is not None:
+            raise ValueError("hub = true and checkpoint are both given; keep one")
+        return self
+
+    @property
+    def pretrained(self) -> bool:
+        return self.hub or self.checkpoint is not None
+
+    def build(self, classes: int) -> nn.Module:
+        return self._create(classes)
+
+    def load(self, classes: int) -> nn.Module:
+        if self.hub:
+            try:
+                return self._create(classes, pretrained=True)
+            except Exception as error:
+                # Without a network the hub's client raises whatever its transport does.
+                raise IntegrityError(
+                    f"weights of '{self.architecture}' are not there: looked for them in the hub's cache and on the "
+                    f"hub ({type(error).__name__}: {error}); run once with a network, or give task.model.checkpoint"
+                ) from error
+        model = self._create(classes)
+        if self.checkpoint is not None:
+            path = Path(self.checkpoint).expanduser()
+            load_checkpoint(model, path, classes, rename=self.rename, new_head=self.new_head)
+        return model
+
+    def _create(self, classes: int, pretrained: bool = False) -> nn.Module:
+        timm = _timm()
+        known = timm.models.get_pretrained_cfg(self.architecture)
+        # Models that work at one size only, such as ViTs, are built for it; the others refuse the argument.
+        sized = self.image_size is not None and known is not None and known.fixed_input_size
+        size = {"img_size": self.image_size} if sized else {}
+        model: nn.Module = timm.create_model(self.architecture, pretrained=pretrained, num_classes=classes, **size)
+        return model
+
+    def preprocessing(self, model: nn.Module) -> Preprocessing:
+        given: dict[str, Any] = {"mean": self.mean, "std": self.std}
+        if self.image_size is not None:
+            given["input_size"] = (3, self.image_size, self.image_size)
+        config = _timm().data.resolve_data_config(
+            {key: value for key, value in given.items() if value is not None}, model=model
+        )
+        transform = _timm().data.create_transform(**config, is_training=False)
+        steps = ", ".join(str(step) for step in transform.transforms[:-1])
+        facts = {
+            "input": list(config["input_size"]), "mean": list(config["mean"]), "std": list(config["std"]),
+            "steps": steps,
+        }  # fmt: skip
+        return Preprocessing(transform, facts)

@@ -1,0 +1,108 @@
+"""Models of torchvision, with the preprocessing that belongs to their weights."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
+from torch import nn
+
+from pipeline.errors import IntegrityError
+from pipeline.registry import MODELS, nearest
+from pipeline.task.models.checkpoint import Rename, load_checkpoint, load_state
+from pipeline.task.models.contract import ModelSource, Positive, Preprocessing
+
+
+def _zoo() -> Any:
+    # Imported late, because it takes seconds; untyped, because torchvision does not mark what it exports.
+    import torchvision.models
+
+    return torchvision.models
+
+
+@MODELS.register("torchvision")
+class Torchvision(ModelSource):
+    """Image classifiers of torchvision: with its weights, from a local checkpoint, or untrained."""
+
+    architecture: str
+    """A name that ``torchvision.models.list_models`` gives for classifiers."""
+    weights: str | None = None
+    """Which of torchvision's weights to load, e.g. ``"DEFAULT"``; a head of another class count is replaced."""
+    checkpoint: str | None = None
+    """Load the weights from this file: ``.safetensors``, or one that ``torch.load(weights_only=True)`` reads."""
+    rename: Rename = "none"
+    """``"order"`` pairs the checkpoint's entries with the model's by their order."""
+    new_head: bool = False
+    """Leave the checkpoint's head out where it has another class count than the data."""
+    image_size: int | None = Field(None, ge=1)
+    """Pixels a side, where not the weights' own; the resize before the crop grows and shrinks with it."""
+    mean: Annotated[tuple[float, float, float] | None, Field(strict=False)] = None
+    """Of RGB in 0..1, where not the weights' own."""
+    std: Annotated[tuple[Positive, Positive, Positive] | None, Field(strict=False)] = None
+
+    @field_validator("architecture")
+    @classmethod
+    def _known(cls, architecture: str) -> str:
+        names = _zoo().list_models(module=_zoo())
+        if architecture not in names:
+            raise ValueError(f"torchvision has no such classifier{nearest(architecture, names)}")
+        return architecture
+
+    @model_validator(mode="after")
+    def _known_weights(self) -> "Torchvision":
+        if self.weights is not None and self.checkpoint is not None:
+            raise ValueError("weights and checkpoint are both given; keep one")
+        names = list(_zoo().get_model_weights(self.architecture).__members__)
+        if self.weights is not None and self.weights not in names:
+            raise ValueError(
+                f"weights = '{self.weights}' is unknown for {self.architecture}{nearest(self.weights, names)}; "
+                f"allowed: {', '.join(names)}"
+            )
+        return self
+
+    @property
+    def pretrained(self) -> bool:
+        return self.weights is not None or self.checkpoint is not None
+
+    def build(self, classes: int) -> nn.Module:
+        # Only ViTs are built for one size and take it as an argument.
+        sized = self.image_size is not None and self.architecture.startswith("vit_")
+        size = {"image_size": self.image_size} if sized else {}
+        model: nn.Module = _zoo().get_model(self.architecture, weights=None, num_classes=classes, **size)
+        return model
+
+    def load(self, classes: int) -> nn.Module:
+        model = self.build(classes)
+        if self.checkpoint is not None:
+            path = Path(self.checkpoint).expanduser()
+            load_checkpoint(model, path, classes, rename=self.rename, new_head=self.new_head)
+        elif self.weights is not None:
+            try:
+                state = self._weights().get_state_dict(progress=False, check_hash=True)
+            except Exception as error:
+                # Without a network the download raises whatever its transport does.
+                raise IntegrityError(
+                    f"weights '{self.weights}' of '{self.architecture}' are not there: looked for them in torch's "
+                    f"hub cache and on the hub ({type(error).__name__}: {error}); run once with a network, or give "
+                    f"task.model.checkpoint"
+                ) from error
+            load_state(model, dict(state), f"torchvision's {self.architecture}", classes, new_head=True)
+        return model
+
+    def _weights(self) -> Any:
+        """The chosen weights, or the default ones: their preprocessing is the architecture's own."""
+        return _zoo().get_model_weights(self.architecture)[self.weights or "DEFAULT"]
+
+    def preprocessing(self, model: nn.Module) -> Preprocessing:
+        transforms = self._weights().transforms
+        own = transforms()
+        given: dict[str, Any] = {"mean": self.mean, "std": self.std}
+        if self.image_size is not None:
+            resize = round(self.image_size * own.resize_size[0] / own.crop_size[0])
+            given |= {"crop_size": self.image_size, "resize_size": resize}
+        transform = transforms(**{key: value for key, value in given.items() if value is not None})
+        side = transform.crop_size[0]
+        steps = (
+            f"resize to {transform.resize_size[0]} ({transform.interpolation.value}), crop the centre {side}, to 0..1"
+        )
+        facts = {"input": [3, side, side], "mean": list(transform.mean), "std": list(transform.std), "steps": steps}
+        return Preprocessing(transform, facts)

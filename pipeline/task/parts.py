@@ -1,0 +1,170 @@
+"""The parts of a split: preprocessed images and labels, held in memory where they fit, streamed where not."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import IntegrityError
+
+MEMORY_LIMIT = 2 * 2**30
+"""Bytes up to which a part is held as one tensor: CIFAR-10 at 32 px is 0.6 GiB, and three full parts still fit a
+laptop; at 224 px the same images are 28 GiB and have to be streamed."""
+
+READ_BATCH = 256
+
+
+class Part(Protocol):
+    """One part of a split: preprocessed images and their labels."""
+
+    @property
+    def labels(self) -> Tensor:
+        """``[N]``, int64."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, batch_size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield ``(images [n, ...], labels [n])`` as they lie, or by the indices ``order``; the last may be short."""
+
+
+class MapDataset(Protocol):
+    """What torch calls a map-style data set; its items are ``(image tensor, label)``."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Tensor, Any]: ...
+
+
+def as_part(source: Any) -> Part:
+    """A part from a part, a pair ``(images [N, ...], labels [N])`` or a map-style data set of ``(image, label)``.
+
+    Raises:
+        IntegrityError: It is none of these, or images and labels do not fit each other.
+    """
+    if hasattr(source, "batches"):
+        part: Part = source
+        return part
+    if isinstance(source, tuple | list) and len(source) == 2 and all(isinstance(each, Tensor) for each in source):
+        return TensorPart(*source)
+    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+        return DatasetPart(source)
+    raise IntegrityError(
+        f"a {type(source).__name__} is no part of a task; give a pair of tensors (images, labels), or a map-style data "
+        f"set whose items are (image tensor, label)"
+    )
+
+
+class TensorPart:
+    """A part in memory.
+
+    Args:
+        images: ``[N, ...]``, floating point, preprocessed.
+        labels: ``[N]``, any integer type.
+
+    Raises:
+        IntegrityError: Images that are not floating point, or labels that do not fit the images.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        if not images.is_floating_point():
+            raise IntegrityError(f"images are {images.dtype}; give them preprocessed, in floating point")
+        if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.is_complex():
+            raise IntegrityError(
+                f"labels are {labels.dtype} {list(labels.shape)} for {len(images)} images; give one integer an image"
+            )
+        self.images = images
+        self.labels = labels.long()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, batch_size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(self) if order is None else len(order), batch_size):
+            if order is None:
+                yield self.images[start : start + batch_size], self.labels[start : start + batch_size]
+            else:
+                chosen = order[start : start + batch_size].to(self.labels.device)
+                yield self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
+
+
+class DatasetPart:
+    """A part over a map-style data set: read whole at the first batch where it fits ``limit``, streamed where not.
+
+    Nothing is read before labels or batches are asked for; a stream reads one batch ahead of the one in use.
+
+    Args:
+        dataset: Its items are ``(image tensor, label)``, the images all of one shape.
+        labels: ``[N]``, where they are known without reading an item.
+        threads: How many threads may read items of ``dataset`` at the same time.
+        limit: Bytes of images that are held in memory at most.
+    """
+
+    def __init__(
+        self, dataset: MapDataset, labels: Tensor | None = None, *, threads: int = 1, limit: int = MEMORY_LIMIT
+    ) -> None:
+        self._dataset = dataset
+        self._labels = labels
+        self._threads = threads
+        self._limit = limit
+        self._held: TensorPart | None = None
+        self._looked = False
+        self._lock = threading.RLock()
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    @property
+    def labels(self) -> Tensor:
+        with self._lock:
+            if self._labels is None:
+                held = self.in_memory()
+                every = torch.arange(len(self))
+                read = held.labels if held else torch.cat([labels for _, labels in self._stream(READ_BATCH, every)])
+                self._labels = read
+            return self._labels
+
+    def in_memory(self) -> TensorPart | None:
+        """The whole part, read at the first call, or None where its images take more than the limit."""
+        with self._lock:
+            if not self._looked and len(self):
+                image, _ = self._dataset[0]
+                if len(self) * image.nbytes <= self._limit:
+                    self._held = self._read_whole(image)
+            self._looked = True
+            return self._held
+
+    def batches(self, batch_size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        held = self.in_memory()
+        if held:
+            yield from held.batches(batch_size, order)
+        else:
+            yield from self._stream(batch_size, torch.arange(len(self)) if order is None else order)
+
+    def _read_whole(self, first: Tensor) -> TensorPart:
+        images, labels, start = first.new_empty((len(self), *first.shape)), [], 0
+        for some, their in self._stream(READ_BATCH, torch.arange(len(self))):
+            images[start : start + len(some)] = some
+            labels.append(their)
+            start += len(some)
+        return TensorPart(images, torch.cat(labels))
+
+    def _stream(self, batch_size: int, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        def read(indices: Tensor) -> list[tuple[Tensor, Any]]:
+            return [self._dataset[index] for index in indices.tolist()]
+
+        def stacked(reading: list[Future[list[tuple[Tensor, Any]]]]) -> tuple[Tensor, Tensor]:
+            items = [item for future in reading for item in future.result()]
+            return torch.stack([image for image, _ in items]), torch.tensor([int(label) for _, label in items])
+
+        with ThreadPoolExecutor(self._threads) as pool:
+            reading = None
+            for start in range(0, len(order), batch_size):
+                ahead = [pool.submit(read, piece) for piece in order[start : start + batch_size].chunk(self._threads)]
+                if reading:
+                    yield stacked(reading)
+                reading = ahead
+            if reading:
+                yield stacked(reading)

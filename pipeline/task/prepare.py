@@ -1,0 +1,130 @@
+"""From a study file's ``[task]`` to a ``Task``, and from a task's description back to its bare architecture."""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import RestoraError, SpecError
+from pipeline.registry import MODELS
+from pipeline.spec import TaskSpec, fingerprint
+from pipeline.task.baseline import keep_baseline, load_baseline
+from pipeline.task.baseline import train_baseline as train
+from pipeline.task.contract import Task, check_labels
+from pipeline.task.data.contract import Images, Items
+from pipeline.task.hashes import hash_weights
+from pipeline.task.models.contract import Preprocessing
+from pipeline.task.parts import DatasetPart
+from pipeline.task.split import Split, split
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+def prepare(
+    spec: TaskSpec,
+    *,
+    device: str | torch.device = "cpu",
+    train_baseline: bool = True,
+    say: Callable[[str], None] = _silent,
+) -> Task:
+    """Open the data, split it, load the model, and train its baseline where the study file asks for one.
+
+    Args:
+        spec: The study file's ``[task]``.
+        device: Where a baseline is trained; the task itself is on the CPU.
+        train_baseline: False leaves a baseline that is not kept yet untrained: ``task.trained`` is False, and
+            ``hashes`` has no ``weights``.
+        say: Told what takes time, and what was found damaged.
+
+    Raises:
+        SpecError: The model does not fit the data, or has neither weights nor a baseline to train.
+        IntegrityError: Data or weights are not there, damaged, or cannot be used.
+    """
+    if spec.baseline is None and not spec.model.pretrained:
+        raise SpecError(
+            f"task.model '{spec.model.name}' has no weights of its own, and there is no [task.baseline] to train them; "
+            f"add one, e.g. epochs = 10"
+        )
+    images = spec.data.open()
+    divided = split(images.train.labels, spec.split, test=images.test is None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.split.seed)
+        model = spec.model.load(len(images.classes))
+    preprocessing = spec.model.preprocessing(model)
+    parts = _parts(images, divided, preprocessing)
+    hashes = {"data": images.fingerprint(), "split": divided.hash()}
+    description: dict[str, Any] = {
+        "model": spec.model.model_dump(mode="json"),
+        "data": spec.data.model_dump(mode="json", exclude={"root", "download"}),
+        "split": spec.split.model_dump(mode="json"),
+        "baseline": spec.baseline and spec.baseline.model_dump(mode="json"),
+        "classes": len(images.classes),
+        "preprocessing": preprocessing.facts,
+        "parts": {name: len(part) for name, part in parts.items()},
+        "trained": True,
+    }
+    if spec.baseline is not None:
+        key = fingerprint({**description, **hashes, "initial": hash_weights(model)})
+        description["trained"] = load_baseline(model, key, say)
+        if train_baseline and not description["trained"]:
+            check_labels(parts["train"], "train", len(images.classes))
+            say(f"baseline: training {spec.baseline.epochs} epochs on {len(parts['train'])} images")
+            train(model, parts["train"], spec.baseline, spec.split.seed, torch.device(device), say)
+            keep_baseline(model, key)
+            description["trained"] = True
+    return Task(
+        model, train=parts["train"], val=parts["val"], test=parts["test"], description=description, hashes=hashes
+    )
+
+
+def rebuild(description: Mapping[str, Any]) -> nn.Module:
+    """The bare architecture of a task, with random weights, from ``Task.description``; touches no data and no hub.
+
+    Raises:
+        RestoraError: The description is of a user's own model, which only the user can build.
+    """
+    table = description.get("model")
+    if not isinstance(table, Mapping):
+        raise RestoraError(
+            "this task's model did not come from a study file, so it cannot be built from its description; give the "
+            "module as model="
+        )
+    try:
+        source = MODELS.parse(dict(table))
+    except ValueError as error:
+        raise SpecError(f"the description's model {dict(table)} cannot be built here: {error}") from None
+    model: nn.Module = source.build(description["classes"])
+    return model.eval()
+
+
+class _Selected:
+    """The preprocessed images of some items, as a map-style data set."""
+
+    def __init__(self, items: Items, indices: Tensor, preprocessing: Preprocessing) -> None:
+        self._items = items
+        self._indices = indices
+        self._preprocessing = preprocessing
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int, /) -> tuple[Tensor, int]:
+        image, label = self._items[int(self._indices[index])]
+        return self._preprocessing(image), label
+
+
+def _parts(images: Images, divided: Split, preprocessing: Preprocessing) -> dict[str, DatasetPart]:
+    own_test = images.test if images.test is not None else images.train
+    sources = {
+        "train": (images.train, divided.train),
+        "val": (images.train, divided.val),
+        "test": (own_test, torch.arange(len(own_test)) if divided.test is None else divided.test),
+    }
+    return {
+        name: DatasetPart(_Selected(items, indices, preprocessing), items.labels[indices], threads=os.cpu_count() or 1)
+        for name, (items, indices) in sources.items()
+    }
