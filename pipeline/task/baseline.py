@@ -36,9 +36,11 @@ def load_baseline(model: nn.Module, key: str, say: Callable[[str], None]) -> boo
     try:
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            noted = (file.metadata() or {}).get("sha256")
-        if _hash(state) != noted:
-            raise ValueError(f"its sha256 is {_hash(state)}, and {noted} was noted")
+            noted = file.metadata() or {}
+        if noted.get("key") != key:
+            raise ValueError(f"it is the baseline of {noted.get('key')}")
+        if noted.get("sha256") != _hash(state):
+            raise ValueError(f"its sha256 is {_hash(state)}, and {noted.get('sha256')} was noted")
         model.load_state_dict(state)
     except Exception as error:
         # A damaged header makes the reader raise nearly anything; whatever it is, the cure is the same.
@@ -51,7 +53,8 @@ def keep_baseline(model: nn.Module, key: str) -> None:
     """Write ``model`` so that ``load_baseline`` finds it."""
     # Cloned, because safetensors refuses entries that share memory.
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    write_whole(kept_at(key), lambda path: save_file(state, path, metadata={"sha256": _hash(state)}))
+    noted = {"key": key, "sha256": _hash(state)}
+    write_whole(kept_at(key), lambda path: save_file(state, path, metadata=noted))
 
 
 def train_baseline(

@@ -1,0 +1,96 @@
+import shutil
+
+from PIL import Image
+from tiny_data import write_images
+
+from pipeline.spec import TaskSpec
+from pipeline.task import check
+
+
+def ticks(tmp_path, **tables):
+    table = {
+        "model": {"source": "mlp", "widths": [192, 3]},
+        "data": {"source": "image-folder", "root": str(tmp_path)},
+        "baseline": {"epochs": 1},
+        **tables,
+    }
+    return {what: (ok, said) for what, ok, said in check(TaskSpec.model_validate(table))}
+
+
+def both(tmp_path):
+    write_images(tmp_path / "train", 10)
+    write_images(tmp_path / "test", 3, seed=1)
+    return tmp_path
+
+
+def test_what_is_sound_is_ticked(tmp_path):
+    found = ticks(both(tmp_path))
+    assert all(ok for ok, _ in found.values())
+    assert list(found) == [
+        "data is there", "model loads", "labels are in range", "classes have images", "every image decodes",
+        "images become RGB", "no image in train and test",
+    ]  # fmt: skip
+    assert not (tmp_path / "storage").exists()
+
+
+def test_fault_11_missing_data_is_the_only_finding(tmp_path):
+    found = ticks(tmp_path / "nowhere")
+    assert list(found) == ["data is there"]
+    assert not found["data is there"][0]
+
+
+def test_fault_10_a_model_that_does_not_fit_the_data_is_found(tmp_path):
+    ok, said = ticks(both(tmp_path), model={"source": "mlp", "widths": [192, 7]})["model loads"]
+    assert not ok
+    assert "ends with 7, and the data has 3 classes" in said
+    assert not ticks(tmp_path, baseline=None)["model loads"][0]
+
+
+def test_fault_16_every_image_that_cannot_be_decoded_is_listed_with_its_reason(tmp_path):
+    both(tmp_path)
+    (tmp_path / "train" / "red" / "000.png").write_bytes(b"")
+    (tmp_path / "test" / "blue" / "001.png").write_bytes(b"<!DOCTYPE html>")
+    ok, said = ticks(tmp_path)["every image decodes"]
+    assert not ok
+    assert "2 found" in said
+    assert "train/red/000.png: is empty" in said
+    assert "test/blue/001.png: is not an image" in said
+
+
+def test_fault_16_converted_images_are_counted_by_kind(tmp_path):
+    both(tmp_path)
+    for place, mode in enumerate(("L", "L", "RGBA", "I;16")):
+        Image.new(mode, (8, 8), place).save(tmp_path / "train" / "red" / f"{place:03}.png")
+    Image.new("CMYK", (8, 8)).save(tmp_path / "train" / "red" / "more.jpg")
+    ok, said = ticks(tmp_path)["images become RGB"]
+    assert ok
+    assert said == "converted: 1 of mode CMYK, 1 of mode I;16, 2 of mode L, 1 of mode RGBA"
+
+
+def test_fault_17_an_empty_class_is_named(tmp_path):
+    both(tmp_path)
+    shutil.rmtree(tmp_path / "test" / "green")
+    (tmp_path / "train" / "violet").mkdir()
+    ok, said = ticks(tmp_path)["classes have images"]
+    assert not ok
+    assert "train: class 'violet'" in said
+    assert "test: class 'green'" in said
+
+
+def test_fault_17_the_same_picture_in_train_and_test_is_named_in_whatever_file_format(tmp_path):
+    both(tmp_path)
+    with Image.open(tmp_path / "train" / "red" / "004.png") as image:
+        image.save(tmp_path / "test" / "red" / "copy.bmp")
+    ok, said = ticks(tmp_path)["no image in train and test"]
+    assert not ok
+    assert f"{tmp_path}/test/red/copy.bmp is {tmp_path}/train/red/004.png" in said
+
+
+def test_fault_17_copies_are_found_across_a_split_too(tmp_path):
+    write_images(tmp_path, 1)
+    for place in range(1, 9):
+        for name in ("blue", "green", "red"):
+            shutil.copy(tmp_path / name / "000.png", tmp_path / name / f"{place:03}.png")
+    ok, said = ticks(tmp_path, split={"val": 0.2, "test": 0.2})["no image in train and test"]
+    assert not ok
+    assert "5 found" in said

@@ -1,0 +1,31 @@
+import pytest
+import torch
+from torch import nn
+
+from pipeline.task import TensorPart, count_correct, wilson
+
+
+def test_correct_answers_are_counted_over_all_batches():
+    logits = torch.eye(4)[torch.tensor([0, 1, 2, 3, 0, 1, 2])]
+    part = TensorPart(logits, torch.tensor([0, 1, 2, 3, 1, 1, 0]))
+    assert count_correct(nn.Identity(), part, batch_size=3) == 5
+
+
+@pytest.mark.parametrize(
+    ("correct", "n", "interval"),
+    [
+        # Newcombe 1998, table I, method 3
+        (81, 263, (0.2553, 0.3662)),
+        (15, 148, (0.0624, 0.1605)),
+        (0, 20, (0.0, 0.1611)),
+        (1, 29, (0.0061, 0.1718)),
+    ],
+)
+def test_the_wilson_interval_agrees_with_published_values(correct, n, interval):
+    assert wilson(correct, n) == pytest.approx(interval, abs=5e-5)
+
+
+@pytest.mark.parametrize(("correct", "n"), [(0, 0), (3, 2), (-1, 2)])
+def test_an_interval_of_nothing_is_refused(correct, n):
+    with pytest.raises(ValueError, match="correct from 0 to n"):
+        wilson(correct, n)

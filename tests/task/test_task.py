@@ -1,0 +1,95 @@
+import pytest
+import torch
+from torch import nn
+
+from pipeline.errors import IntegrityError
+from pipeline.task import Task
+
+
+def pair(labels, features=4, seed=0):
+    images = torch.randn(len(labels), features, generator=torch.Generator().manual_seed(seed))
+    return images, torch.tensor(labels, dtype=torch.int64)
+
+
+def make(train=(0, 1, 2, 0), val=(0, 1), test=(2,), outputs=3, **kwargs):
+    torch.manual_seed(0)
+    return Task(nn.Linear(4, outputs), pair(train), pair(val, seed=1), pair(test, seed=2), **kwargs)
+
+
+def test_a_users_own_module_and_tensors_make_a_task():
+    task = make()
+    assert task.classes == 3
+    assert task.trained
+    assert (len(task.train), len(task.val), len(task.test)) == (4, 2, 1)
+    assert set(task.hashes) == {"weights", "data", "split"}
+
+
+def test_the_model_is_a_frozen_copy_and_the_given_one_stays_as_it_was():
+    model = nn.Sequential(nn.Linear(4, 3), nn.Dropout())
+    task = Task(model, pair([0, 1, 2]), pair([0]), pair([1]))
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not task.model.training
+    assert not any(parameter.requires_grad for parameter in task.model.parameters())
+    with torch.no_grad():
+        model[0].weight.zero_()
+    assert task.model[0].weight.abs().sum() > 0
+
+
+def test_the_same_task_has_the_same_hashes():
+    assert make().hashes == make().hashes
+
+
+@pytest.mark.parametrize("what", ["weights", "data", "split"])
+def test_hashes_follow_what_they_are_of(what):
+    changed = {
+        "weights": lambda: Task(
+            nn.Linear(4, 3, bias=False), pair([0, 1, 2, 0]), pair([0, 1], seed=1), pair([2], seed=2)
+        ),
+        "data": lambda: Task(make().model, pair([0, 1, 2, 0], seed=9), pair([0, 1], seed=1), pair([2], seed=2)),
+        "split": lambda: make(val=(1, 0)),
+    }[what]()
+    assert {name for name in ("weights", "data", "split") if changed.hashes[name] != make().hashes[name]} == {what}
+
+
+def test_given_hashes_and_classes_are_kept_and_nothing_is_read_for_them():
+    class Unreadable:
+        labels = torch.tensor([0, 1, 2])
+
+        def __len__(self):
+            return 3
+
+        def batches(self, batch_size, order=None):
+            raise AssertionError("read")
+
+    part = Unreadable()
+    task = Task(nn.Linear(4, 3), part, part, part, description={"classes": 3}, hashes={"data": "d", "split": "s"})
+    assert task.hashes["data"] == "d"
+    assert len(task.hashes["weights"]) == 64
+
+
+def test_a_model_left_untrained_has_no_hash_of_weights():
+    task = make(description={"trained": False})
+    assert not task.trained
+    assert set(task.hashes) == {"data", "split"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"train": ()}, "the train part is empty"),
+        ({"val": ()}, "the val part is empty"),
+        ({"train": (0, 1, 3)}, "label 3 of image 2 of the train part is out of range; the model has 3 classes"),
+        ({"test": (-1,)}, "label -1 of image 0 of the test part"),
+        ({"train": (1, 1, 1)}, "every training image is of class 1"),
+        ({"train": (0, 2, 2)}, "1 of 3 classes have no training image: 1;"),
+    ],
+)
+def test_fault_17_labels_that_cannot_be_learned_are_named(parts, said):
+    with pytest.raises(IntegrityError, match=said):
+        make(**parts)
+
+
+def test_a_model_that_gives_no_logits_is_refused():
+    with pytest.raises(IntegrityError, match=r"gives \[1, 2, 3\] for one image"):
+        Task(nn.Sequential(nn.Linear(4, 6), nn.Unflatten(1, (2, 3))), pair([0, 1]), pair([0]), pair([1]))
