@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from pipeline.errors import SpecError
 from pipeline.paths import BASELINES, write_whole
-from pipeline.spec import BaselineSpec
+from pipeline.spec import BaselineSpec, fingerprint
 from pipeline.task.hashes import hash_tensors
 from pipeline.task.parts import Part
 
@@ -36,11 +36,10 @@ def load_baseline(model: nn.Module, key: str, say: Callable[[str], None]) -> boo
     try:
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            noted = file.metadata() or {}
-        if noted.get("key") != key:
-            raise ValueError(f"it is the baseline of {noted.get('key')}")
-        if noted.get("sha256") != _hash(state):
-            raise ValueError(f"its sha256 is {_hash(state)}, and {noted.get('sha256')} was noted")
+            noted = (file.metadata() or {}).get("sha256")
+        found = _hash(key, state)
+        if found != noted:
+            raise ValueError(f"its sha256 is {found}, and {noted} was noted")
         model.load_state_dict(state)
     except Exception as error:
         # A damaged header makes the reader raise nearly anything; whatever it is, the cure is the same.
@@ -53,8 +52,7 @@ def keep_baseline(model: nn.Module, key: str) -> None:
     """Write ``model`` so that ``load_baseline`` finds it."""
     # Cloned, because safetensors refuses entries that share memory.
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    noted = {"key": key, "sha256": _hash(state)}
-    write_whole(kept_at(key), lambda path: save_file(state, path, metadata=noted))
+    write_whole(kept_at(key), lambda path: save_file(state, path, metadata={"sha256": _hash(key, state)}))
 
 
 def train_baseline(
@@ -102,5 +100,6 @@ def _train_epoch(
     return float(total) / seen
 
 
-def _hash(state: dict[str, Tensor]) -> str:
-    return hash_tensors((name, state[name]) for name in sorted(state))
+def _hash(key: str, state: dict[str, Tensor]) -> str:
+    """sha256 over the weights and what they are the baseline of, so that another task's file is noticed."""
+    return fingerprint([key, hash_tensors((name, state[name]) for name in sorted(state))])
