@@ -54,6 +54,11 @@ class ModelSize:
         return (sum(layer.bits() for layer in self.layers.values()) + self.untouched + self.buffers) // 8
 
     @property
+    def base_bytes(self) -> int:
+        """Bytes without the adapter."""
+        return self.bytes - sum(layer.adapter for layer in self.layers.values()) // 8
+
+    @property
     def dense_bytes(self) -> int:
         """Bytes of the uncompressed model."""
         return (sum(layer.dense + layer.bias for layer in self.layers.values()) + self.untouched + self.buffers) // 8

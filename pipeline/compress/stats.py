@@ -1,5 +1,6 @@
 """Second moments of layer inputs, gathered from training data in one pass."""
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from pipeline.compress.contract import LayerStats
 from pipeline.compress.layers import group_count
+from pipeline.task.contract import Part
 
 
 @torch.no_grad()
@@ -73,3 +75,32 @@ def output_positions(model: nn.Module, names: Sequence[str], images: Tensor) -> 
         for hook in hooks:
             hook.remove()
     return seen
+
+
+CALIBRATION_IMAGES = 2048
+"""Training images that statistics are gathered from; second moments of many positions or few inputs settle sooner."""
+
+
+class Statistics:
+    """The statistics of a task's layers, gathered once, when a method first asks for them.
+
+    Args:
+        model: The uncompressed model.
+        train: The training part.
+    """
+
+    def __init__(self, model: nn.Module, train: Part) -> None:
+        self._model, self._train = model, train
+        self._known: dict[str, Sequence[LayerStats]] = {}
+        self._lock = threading.Lock()
+
+    def of(self, targets: Sequence[str]) -> Mapping[str, Sequence[LayerStats]]:
+        """Second moments of the inputs of each target."""
+        with self._lock:
+            missing = [name for name in targets if name not in self._known]
+            if missing:
+                generator = torch.Generator().manual_seed(0)
+                chosen = torch.randperm(len(self._train), generator=generator)[:CALIBRATION_IMAGES]
+                batches = (images for images, _ in self._train.batches(32, chosen))
+                self._known |= gather_statistics(self._model, missing, batches)
+            return {name: self._known[name] for name in targets}

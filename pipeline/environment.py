@@ -1,0 +1,52 @@
+"""The machine and the packages that a number was made with."""
+
+import resource
+import sys
+from importlib.metadata import version
+
+from pipeline.errors import RestoraError
+
+PACKAGES = ("restora", "torch", "torchvision", "timm", "optuna")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide what a trial comes to."""
+    return {"python": sys.version.split()[0], **{package: version(package) for package in PACKAGES}}
+
+
+def require_matching_torchvision() -> None:
+    """Import torch and torchvision, which hold compiled code for each other.
+
+    Raises:
+        RestoraError: They are not a pair; torchvision then dies on an operator that torch has never heard of.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except (RuntimeError, ImportError, OSError) as error:
+        raise RestoraError(
+            f"torchvision {version('torchvision')} does not match torch {version('torch')} ({error}); install the two "
+            f"as one pair from the same index: pip install --upgrade --force-reinstall torch torchvision"
+        ) from error
+
+
+def choose_device(name: str) -> str:
+    """``auto`` -> ``cuda`` where there is one, else ``cpu``; other names as they are."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RestoraError(f"device '{name}' cannot be used: {reason}; choose auto, cpu or a device of yours") from None
+    return name
+
+
+def peak_memory(device: str) -> int:
+    """Bytes: the most that this process held, on a GPU the most that its tensors held there."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

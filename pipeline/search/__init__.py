@@ -1,0 +1,1 @@
+"""The search: what is asked, who decides, where trials are kept, and which of them win."""

@@ -1,0 +1,42 @@
+"""The adapters that are kept while a study runs: for each cell that of its best complete trial so far, no other."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline.paths import adapters_folder, write_whole
+from pipeline.search.space import Cell
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where the adapters of a combination are kept."""
+
+    study: str
+    combination: str
+
+    @property
+    def folder(self) -> Path:
+        return adapters_folder(self.study, self.combination)
+
+    def path(self, cell: Cell) -> Path:
+        return self.folder / f"rank-{cell.rank}.{cell.init}.safetensors"
+
+    def save(self, cell: Cell, number: int, parameters: Mapping[str, Tensor]) -> None:
+        """Keep the parameters of trial ``number``, in the place of the one that was best before."""
+        tensors = {name: tensor.contiguous() for name, tensor in parameters.items()}
+        write_whole(self.path(cell), lambda path: save_file(tensors, path, metadata={"trial": str(number)}))
+
+    def load(self, cell: Cell, number: int) -> dict[str, Tensor] | None:
+        """The parameters of trial ``number``, or none where they are not there or damaged: it is then trained again."""
+        try:
+            with safe_open(self.path(cell), framework="pt") as file:
+                if (file.metadata() or {}).get("trial") != str(number):
+                    return None
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        except (OSError, SafetensorError):
+            return None

@@ -1,0 +1,50 @@
+"""Which trials of a cell end early."""
+
+import math
+
+import optuna
+from optuna.pruners import BasePruner, MedianPruner, NopPruner
+from optuna.trial import FrozenTrial
+
+from pipeline.spec import SearchSpec
+
+
+class HalvingPruner(BasePruner):
+    """Successive halving (Jamieson and Talwalkar, 2016, arXiv:1502.07943), synchronous where trials report together.
+
+    At the rungs ``first * factor ** k`` a trial goes on if it is among the best ``ceil(n / factor)`` of the ``n``
+    trials of the study that reported at that rung, running ones among them: stock pruners compare with complete
+    trials only, and would prune nothing of a wave whose trials all run at once.
+
+    Args:
+        first: Step of the first rung.
+        factor: Distance of the rungs, and the share that goes on.
+    """
+
+    def __init__(self, first: int = 1, factor: int = 3) -> None:
+        self.first, self.factor = first, factor
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        step = trial.last_step
+        if step is None or not self._is_rung(step):
+            return False
+        sign = 1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1
+        reports = [t.intermediate_values for t in study.get_trials(deepcopy=False)]
+        peers = sorted((sign * values[step] for values in reports if step in values), reverse=True)
+        return sign * trial.intermediate_values[step] < peers[math.ceil(len(peers) / self.factor) - 1]
+
+    def _is_rung(self, step: int) -> bool:
+        rung = self.first
+        while rung < step:
+            rung *= self.factor
+        return rung == step
+
+
+def make_pruner(search: SearchSpec) -> BasePruner:
+    """The pruner of a cell's history."""
+    pruner = search.pruner
+    if pruner.method == "none":
+        return NopPruner()
+    if pruner.method == "median":
+        return MedianPruner(n_startup_trials=search.sampler.startup, n_warmup_steps=pruner.first - 1)
+    return HalvingPruner(pruner.first, pruner.factor)

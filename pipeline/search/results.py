@@ -1,0 +1,159 @@
+"""What a stored study holds, as plain values for status, report and export; needs neither torch nor data."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from pipeline.errors import NothingUsableError
+from pipeline.search.ledger import is_told
+from pipeline.search.space import Cell, cell_of
+from pipeline.search.storage import study_name
+
+
+@dataclass(frozen=True)
+class Score:
+    """Right answers on one part."""
+
+    correct: int
+    images: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.images
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A winner's scores under one seed, that of the study first."""
+
+    seed: int
+    val: Score
+    test: Score
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """One cell of a combination.
+
+    Args:
+        cell: Its rank and init.
+        budget: Trials that it may complete or prune.
+        states: Trials by state, interrupted ones apart.
+        reasons: Why trials failed, and how often.
+        best: The complete trial of highest validation accuracy.
+        tested: The scores of that trial, by seed; empty until it is tested.
+    """
+
+    cell: Cell
+    budget: int
+    states: Mapping[str, int]
+    reasons: Mapping[str, int]
+    best: FrozenTrial | None
+    tested: tuple[Tested, ...]
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the cell ended because as many trials failed as its budget has."""
+        return self.states["fail"] >= self.budget
+
+    @property
+    def test(self) -> Score | None:
+        """The winner's score on the test part."""
+        return self.tested[0].test if self.tested else None
+
+    def test_spread(self) -> tuple[float, float] | None:
+        """Mean and standard deviation of test accuracy over seeds, where there are several."""
+        accuracies = [tested.test.accuracy for tested in self.tested]
+        return (fmean(accuracies), stdev(accuracies)) if len(accuracies) > 1 else None
+
+
+@dataclass(frozen=True)
+class CombinationResult:
+    """One combination of a study.
+
+    Args:
+        name: Its name.
+        study: The stored Optuna study.
+        baseline: Scores of the uncompressed model by part.
+        compressed: Scores of the model that is only compressed.
+        facts: ``dense_bytes``, ``compressed_bytes``, ``dense_macs``, ``budget`` and other attributes of the study.
+        cells: Its cells, in the study file's order.
+    """
+
+    name: str
+    study: optuna.Study
+    baseline: Mapping[str, Score]
+    compressed: Mapping[str, Score]
+    facts: Mapping[str, Any]
+    cells: tuple[CellResult, ...]
+
+    def best_of_ranks(self) -> dict[int, CellResult]:
+        """The cell of each rank whose winner has the highest validation accuracy: the rank's checkpoint."""
+        best: dict[int, CellResult] = {}
+        for cell in self.cells:
+            rank = cell.cell.rank
+            if cell.best is not None and (rank not in best or _value(cell) > _value(best[rank])):
+                best[rank] = cell
+        return best
+
+
+def _value(cell: CellResult) -> float:
+    return cell.best.value or 0.0 if cell.best is not None else float("-inf")
+
+
+def read_results(storage: RDBStorage, study: str) -> list[CombinationResult]:
+    """All combinations of a study that have been run, in the order in which they were first run.
+
+    Raises:
+        NothingUsableError: There is none.
+    """
+    prefix = study_name(study, "")
+    names = [name for name in optuna.get_all_study_names(storage) if name.startswith(prefix)]
+    if not names:
+        known = sorted({name.partition("/")[0] for name in optuna.get_all_study_names(storage)})
+        raise NothingUsableError(
+            f"no study '{study}' is stored; stored: {', '.join(known) or 'none'}; `restora run STUDY.toml` makes one"
+        )
+    return [_read(storage, name) for name in names]
+
+
+def _read(storage: RDBStorage, name: str) -> CombinationResult:
+    study = optuna.load_study(study_name=name, storage=storage)
+    facts = study.user_attrs
+    search = facts["pinned"]["search"]
+    trials = study.get_trials(deepcopy=False)
+    own = [Cell(rank, init["method"]) for rank in search["ranks"] for init in search["inits"]]
+    return CombinationResult(
+        name=name.partition("/")[2],
+        study=study,
+        baseline=_scores(facts.get("baseline", {})),
+        compressed=_scores(facts.get("compressed", {})),
+        facts=facts,
+        cells=tuple(_cell(cell, facts, [t for t in trials if cell_of(t.params) == cell]) for cell in own),
+    )
+
+
+def _cell(cell: Cell, facts: Mapping[str, Any], trials: list[FrozenTrial]) -> CellResult:
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    best = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
+    counted = Counter(trial.state.name.lower() for trial in trials if is_told(trial) or not trial.state.is_finished())
+    known = facts.get(cell.winner_key, {})
+    seeds = known.get("seeds", []) if best is not None and known.get("trial") == best.number else []
+    return CellResult(
+        cell=cell,
+        budget=facts["budget"],
+        states={state: counted[state] for state in ("complete", "pruned", "fail", "running")},
+        reasons=Counter(trial.user_attrs["reason"] for trial in trials if "reason" in trial.user_attrs),
+        best=best,
+        tested=tuple(Tested(s["seed"], Score(*s["val"]), Score(*s["test"])) for s in seeds if "test" in s),
+    )
+
+
+def _scores(table: Mapping[str, Any]) -> dict[str, Score]:
+    return {part: Score(*table[part]) for part in ("val", "test") if part in table}

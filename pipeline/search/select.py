@@ -1,0 +1,99 @@
+"""After the search: the winner of each cell by validation, tested once, and trained again under other seeds."""
+
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from torch import Tensor, nn
+
+from pipeline.search.keep import Kept
+from pipeline.search.objective import Objective
+from pipeline.search.space import Cell, Values, cell_of, cells
+from pipeline.seeds import derive
+from pipeline.task import Part, count_correct
+from pipeline.train.cohort import Lane
+
+
+def values_of(trial: FrozenTrial) -> Values:
+    return Values(**trial.params)
+
+
+def find_winners(study: optuna.Study) -> dict[Cell, FrozenTrial]:
+    """The complete trial of highest validation accuracy of each cell; the first of equals."""
+    winners: dict[Cell, FrozenTrial] = {}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        cell = cell_of(trial.params)
+        if cell not in winners or (trial.value or 0.0) > (winners[cell].value or 0.0):
+            winners[cell] = trial
+    return winners
+
+
+def measure(objective: Objective, model: nn.Module, part: Part) -> list[int]:
+    """``[correct, images]`` of a model on one part."""
+    device = objective.recipe.device
+    return [count_correct(model.to(device), part, device), len(part)]
+
+
+def train_again(objective: Objective, values: Values, check: Callable[[], None], order_seed: int | None = None) -> Lane:
+    """Train one set of values to the end; with the study's own seed this gives the very trial that had them."""
+    lane = objective.lane(values, order_seed=order_seed)
+    while len(lane.curve) < objective.recipe.epochs and lane.failure is None:
+        objective.train_epoch([lane], check)
+    return lane
+
+
+def winner_parameters(
+    objective: Objective, kept: Kept, trial: FrozenTrial, check: Callable[[], None]
+) -> dict[str, Tensor]:
+    """The adapter of a trial at its best epoch: the kept one, or trained again where it is not kept."""
+    values = values_of(trial)
+    parameters = kept.load(values.cell, trial.number)
+    return parameters if parameters is not None else train_again(objective, values, check).best_parameters
+
+
+def measure_references(objective: Objective, study: optuna.Study, parts: dict[str, Part]) -> None:
+    """Measure the uncompressed and the only compressed model on those parts where the stored study lacks it."""
+    for key, model in {"baseline": objective.task.model, "compressed": objective.compressed.model}.items():
+        known: dict[str, Any] = study.user_attrs.get(key, {})
+        missing = {name: measure(objective, model, part) for name, part in parts.items() if name not in known}
+        if missing:
+            study.set_user_attr(key, {**known, **missing})
+
+
+def test_winners(objective: Objective, study: optuna.Study, kept: Kept, seeds: int, check: Callable[[], None]) -> None:
+    """Read the test part once for each cell's winner, and for the same values under ``seeds - 1`` other seeds.
+
+    A winner that was tested before is not tested again, unless more seeds are asked for.
+    """
+    measure_references(objective, study, {"test": objective.task.test})
+    winners = find_winners(study)
+    for cell in cells(objective.search):
+        trial = winners.get(cell)
+        known: dict[str, Any] = study.user_attrs.get(cell.winner_key, {})
+        if trial is None or (known.get("trial") == trial.number and len(known["seeds"]) >= seeds):
+            continue
+        values = values_of(trial)
+        if known.get("trial") != trial.number:
+            parameters = winner_parameters(objective, kept, trial, check)
+            kept.save(cell, trial.number, parameters)
+            model = objective.adapted(parameters, values.alpha)
+            known = {"trial": trial.number, "seeds": [_of_seed(objective, model, objective.seed, trial.value or 0.0)]}
+        for number in range(len(known["seeds"]), seeds):
+            seed = derive(objective.seed, "again", number)
+            lane = train_again(objective, values, check, order_seed=seed)
+            if lane.failure is None:
+                model = objective.adapted(lane.best_parameters, values.alpha)
+                known["seeds"].append(_of_seed(objective, model, seed, lane.best))
+            else:
+                known["seeds"].append({"seed": seed, "reason": lane.failure})
+        study.set_user_attr(cell.winner_key, known)
+
+
+def _of_seed(objective: Objective, model: nn.Module, seed: int, val_accuracy: float) -> dict[str, Any]:
+    images = len(objective.task.val)
+    return {
+        "seed": seed,
+        "val": [round(val_accuracy * images), images],
+        "test": measure(objective, model, objective.task.test),
+    }

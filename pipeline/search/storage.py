@@ -1,0 +1,115 @@
+"""The stored studies: one Optuna study for each combination, named ``<study>/<combination>``."""
+
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.exceptions import DuplicatedStudyError, StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy.engine import make_url
+
+from pipeline.errors import SpecError, StorageError
+
+METRIC = "validation accuracy"
+LOCK_WAIT = 30
+"""Seconds to wait while another program holds the database."""
+
+
+def without_password(url: str) -> str:
+    """A database URL that may be printed, logged and stored."""
+    return make_url(url).render_as_string(hide_password=True)
+
+
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Say of a database that fails which one it is, and what it said; exit code 4."""
+    try:
+        yield
+    except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError, RuntimeError, OSError, ImportError) as error:
+        said = str(error.__cause__ or error).partition("\n")[0]
+        raise StorageError(f"the database {without_password(url)} failed: {said}; nothing in it was removed") from error
+
+
+def open_storage(url: str) -> RDBStorage:
+    """Open or create the database of an SQLAlchemy URL; SQLite gets a write-ahead log, so that readers never wait."""
+    optuna.logging.set_verbosity(logging.WARNING)
+    try:
+        parsed = make_url(url)
+    except sqlalchemy.exc.ArgumentError:
+        raise StorageError(
+            "the database URL is not one that SQLAlchemy reads; give e.g. sqlite:///storage/studies.db or "
+            "postgresql+psycopg://user@host/name"
+        ) from None
+    with storage_errors(url):
+        if parsed.get_backend_name() != "sqlite":
+            return RDBStorage(url)
+        if parsed.database:
+            _refuse_other_files(Path(parsed.database))
+        engine = {"connect_args": {"timeout": LOCK_WAIT}}
+        storage = RDBStorage(url, engine_kwargs=engine)
+        sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
+        storage.engine.dispose()
+        return storage
+
+
+def _refuse_other_files(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.stat().st_size and path.open("rb").read(16) != b"SQLite format 3\x00":
+        raise StorageError(f"{path} is not an SQLite database; it was left alone; name another by --storage")
+
+
+def _write_ahead(connection: sqlite3.Connection, _record: object) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def study_name(study: str, combination: str) -> str:
+    return f"{study}/{combination}"
+
+
+def create_or_resume(
+    storage: RDBStorage, name: str, pinned: dict[str, Any], hashes: dict[str, str], facts: dict[str, Any]
+) -> optuna.Study:
+    """The stored study of a combination.
+
+    Args:
+        storage: The database.
+        name: ``<study>/<combination>``.
+        pinned: What may not change while the study grows.
+        hashes: sha256 of weights, data and split; they may not change either.
+        facts: Whatever else describes the study; the newest is kept.
+
+    Raises:
+        SpecError: The study is there and was searched otherwise; the message shows the difference.
+    """
+    try:
+        study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+        study.set_metric_names([METRIC])
+    except DuplicatedStudyError:
+        study = optuna.load_study(storage=storage, study_name=name, sampler=optuna.samplers.RandomSampler())
+    attributes = study.user_attrs
+    for key, now in {"pinned": pinned, "hashes": hashes}.items():
+        stored = attributes.get(key, now)
+        if stored != now:
+            lines = "\n".join(f"  {line}" for line in _differences(stored, now))
+            raise SpecError(
+                f"study '{name}' was searched otherwise, so its trials cannot be compared with new ones:\n{lines}\n"
+                f"restore what it was, or give the study file another name"
+            )
+    for key, value in {"pinned": pinned, "hashes": hashes, **facts}.items():
+        if attributes.get(key) != value:
+            study.set_user_attr(key, value)
+    return study
+
+
+def _differences(stored: Any, now: Any, path: str = "") -> Iterator[str]:
+    if isinstance(stored, dict) and isinstance(now, dict):
+        for key in {**stored, **now}:
+            yield from _differences(stored.get(key), now.get(key), f"{path}.{key}" if path else key)
+    elif stored != now:
+        yield f"{path}: stored {stored}, now {now}"

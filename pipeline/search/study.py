@@ -1,0 +1,179 @@
+"""The coordinator of a combination: waves of asks from every cell, trained as cohorts, told, and written."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from pipeline.search.history import Ask, History
+from pipeline.search.keep import Kept
+from pipeline.search.ledger import Ledger, bury_abandoned, is_told, was_killed
+from pipeline.search.objective import Objective
+from pipeline.search.space import Cell, cell_of, cells, full_space
+from pipeline.train.cohort import Lane
+from pipeline.train.guard import Guard, StopTraining
+
+KILLS = 3
+"""How often a trial is tried again whose run was killed under it."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a search stands, for whoever shows it."""
+
+    done: int
+    budget: int
+    running: int
+    epoch: int
+    best: float
+
+
+@dataclass
+class _Trial:
+    """One trial of a wave."""
+
+    ask: Ask
+    lane: Lane
+    state: TrialState = TrialState.RUNNING
+
+    @property
+    def accuracies(self) -> list[float]:
+        return [epoch.val_accuracy for epoch in self.lane.curve]
+
+
+@dataclass
+class Coordinator:
+    """Searches one combination until every cell's budget is met.
+
+    Each cell learns from its own history. All cells ask, train and tell one wave together; every lane of a wave ends an
+    epoch before any is pruned, so what is pruned does not depend on how lanes are packed into cohorts.
+
+    Args:
+        objective: What trains.
+        study: The stored study.
+        kept: Where the best adapter of each cell is kept.
+        guard: Asked before every batch whether to go on.
+        cohort: Lanes trained in one pass.
+        show: Told after every epoch of a wave.
+    """
+
+    objective: Objective
+    study: optuna.Study
+    kept: Kept
+    guard: Guard
+    cohort: int
+    show: Callable[[Progress], None]
+    _best: dict[Cell, float] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Search until no cell has budget left.
+
+        Raises:
+            StopTraining: The guard said so; what had finished is stored, the rest will be asked for again.
+        """
+        search = self.objective.search
+        bury_abandoned(self.study)
+        self._ledger = Ledger(self.study, full_space(search))
+        self._histories = {cell: History(cell, search, self.objective.seed) for cell in cells(search)}
+        stored: dict[Cell, dict[int, FrozenTrial]] = defaultdict(dict)
+        killed: Counter[tuple[Cell, int]] = Counter()
+        for trial in self.study.get_trials(deepcopy=False):
+            if is_told(trial):
+                stored[cell_of(trial.params)][trial.user_attrs["ask"]] = trial
+            elif was_killed(trial):
+                killed[cell_of(trial.params), trial.user_attrs["ask"]] += 1
+        while asks := list(self._ask(stored)):
+            old = [(ask, stored[ask.cell][ask.number]) for ask in asks if ask.number in stored[ask.cell]]
+            for ask, trial in old:
+                for epoch, accuracy in trial.intermediate_values.items():
+                    self._histories[ask.cell].report(ask.number, epoch, accuracy)
+            new = [ask for ask in asks if ask.number not in stored[ask.cell]]
+            trials = self._train(new, killed)
+            for ask, trial in old:
+                self._tell(ask, trial.state, trial.value)
+            for trained in trials:
+                complete = trained.state == TrialState.COMPLETE
+                self._tell(trained.ask, trained.state, trained.lane.best if complete else None)
+
+    def _ask(self, stored: dict[Cell, dict[int, FrozenTrial]]) -> Iterator[Ask]:
+        ranks = sorted(self.objective.search.ranks)
+        for cell, history in self._histories.items():
+            higher = [rank for rank in ranks if rank > cell.rank]
+            neighbour = self._histories[Cell(higher[0], cell.init)] if higher else None
+            yield from history.ask(neighbour, stored[cell])
+
+    def _tell(self, ask: Ask, state: TrialState, value: float | None) -> None:
+        complete = state == TrialState.COMPLETE
+        self._histories[ask.cell].tell(ask.number, state, value if complete else None)
+        if complete and value is not None:
+            self._best[ask.cell] = max(value, self._best.get(ask.cell, 0.0))
+
+    def _train(self, asks: list[Ask], killed: Counter[tuple[Cell, int]]) -> list[_Trial]:
+        """Train the new trials of a wave, and write each as it ends."""
+        trials = [_Trial(ask, self.objective.lane(ask.values)) for ask in asks]
+        for trial in trials:
+            if killed[trial.ask.cell, trial.ask.number] >= KILLS:
+                trial.lane.failure = f"its run was killed {KILLS} times while it trained"
+                self._finish(trial, TrialState.FAIL)
+        try:
+            for _ in range(self.objective.recipe.epochs):
+                self._train_epoch([trial for trial in trials if trial.state == TrialState.RUNNING])
+                self._judge([trial for trial in trials if trial.state == TrialState.RUNNING])
+                self._show(trials)
+        except (StopTraining, KeyboardInterrupt) as stop:
+            for trial in trials:
+                if trial.state == TrialState.RUNNING:
+                    self._finish(trial, TrialState.FAIL, interrupted=str(stop) or "interrupted twice")
+            raise
+        return trials
+
+    def _train_epoch(self, trials: list[_Trial]) -> None:
+        alike: dict[object, list[Lane]] = defaultdict(list)
+        for trial in trials:
+            alike[trial.lane.likeness].append(trial.lane)
+        for lanes in alike.values():
+            for first in range(0, len(lanes), self.cohort):
+                self.objective.train_epoch(lanes[first : first + self.cohort], self.guard.check)
+
+    def _judge(self, trials: list[_Trial]) -> None:
+        """Report the epoch of all trials, then end those that failed, are pruned, or are complete."""
+        for trial in trials:
+            if trial.lane.failure is None:
+                epoch = len(trial.lane.curve)
+                self._histories[trial.ask.cell].report(trial.ask.number, epoch, trial.accuracies[-1])
+        for trial in trials:
+            if trial.lane.failure is not None:
+                self._finish(trial, TrialState.FAIL)
+            elif len(trial.lane.curve) == self.objective.recipe.epochs:
+                self._finish(trial, TrialState.COMPLETE)
+            elif self._histories[trial.ask.cell].should_prune(trial.ask.number):
+                self._finish(trial, TrialState.PRUNED)
+            else:
+                self._ledger.progress(trial.ask, trial.accuracies, trial.lane.seconds)
+
+    def _finish(self, trial: _Trial, state: TrialState, interrupted: str | None = None) -> None:
+        trial.state = state
+        attributes = self.objective.attributes(trial.lane, trial.ask.values)
+        if interrupted:
+            attributes |= {"interrupted": True, "reason": interrupted}
+        value = trial.lane.best if state == TrialState.COMPLETE else None
+        number = self._ledger.finish(trial.ask, state, trial.accuracies, attributes, value)
+        if value is not None and value > self._best.get(trial.ask.cell, -1.0):
+            self._best[trial.ask.cell] = value
+            self.kept.save(trial.ask.cell, number, trial.lane.best_parameters)
+
+    def _show(self, trials: list[_Trial]) -> None:
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        ended = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
+        budget = self.objective.search.trials
+        self.show(
+            Progress(
+                done=sum(budget - history.left for history in self._histories.values()) + ended,
+                budget=budget * len(self._histories),
+                running=len(running),
+                epoch=max((len(trial.lane.curve) for trial in trials), default=0),
+                best=max(self._best.values(), default=0.0),
+            )
+        )
