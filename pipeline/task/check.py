@@ -12,6 +12,7 @@ import torch
 from pipeline.errors import RestoraError
 from pipeline.spec import TaskSpec
 from pipeline.task.data.contract import Images, Items
+from pipeline.task.data.decode import as_rgb
 from pipeline.task.split import split
 
 Tick = tuple[str, bool, str]
@@ -85,11 +86,11 @@ def _classes_have_images(images: Images) -> Tick:
 def _look_at(items: Items) -> list[_Seen]:
     def look(index: int) -> _Seen:
         try:
-            mode = items.stored(index).mode
-            image, _ = items[index]
+            stored = items.stored(index)
+            image = as_rgb(stored, items.where(index))
         except RestoraError as error:
             return _Seen(fault=str(error))
-        return _Seen(mode, hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest())
+        return _Seen(stored.mode, hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest())
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return list(pool.map(look, range(len(items))))

@@ -63,7 +63,7 @@ def _hash_part(part: Part) -> str:
     return hash_tensors(("images", images) for images, _ in part.batches(READ_BATCH))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
     """A model, its data and what is known of them; the same for a study file and for a user's own module.
 

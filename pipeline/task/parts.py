@@ -70,7 +70,7 @@ class TensorPart:
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         if not images.is_floating_point():
-            raise IntegrityError(f"images are {images.dtype}; give them preprocessed, in floating point")
+            raise IntegrityError(f"images are {images.dtype}; give them as preprocessed tensors in floating point")
         if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.is_complex():
             raise IntegrityError(
                 f"labels are {labels.dtype} {list(labels.shape)} for {len(images)} images; give one integer an image"
@@ -110,7 +110,7 @@ class DatasetPart:
         self._threads = threads
         self._limit = limit
         self._held: TensorPart | None = None
-        self._looked = False
+        self._shape: torch.Size | None = None
         self._lock = threading.RLock()
 
     def __len__(self) -> int:
@@ -129,11 +129,14 @@ class DatasetPart:
     def in_memory(self) -> TensorPart | None:
         """The whole part, read at the first call, or None where its images take more than the limit."""
         with self._lock:
-            if not self._looked and len(self):
+            if self._shape is None and len(self):
                 image, _ = self._dataset[0]
+                if not isinstance(image, Tensor) or not image.is_floating_point():
+                    kind = image.dtype if isinstance(image, Tensor) else type(image).__name__
+                    raise IntegrityError(f"images are {kind}; give them as preprocessed tensors in floating point")
+                self._shape = image.shape
                 if len(self) * image.nbytes <= self._limit:
                     self._held = self._read_whole(image)
-            self._looked = True
             return self._held
 
     def batches(self, batch_size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -153,7 +156,14 @@ class DatasetPart:
 
     def _stream(self, batch_size: int, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         def read(indices: Tensor) -> list[tuple[Tensor, Any]]:
-            return [self._dataset[index] for index in indices.tolist()]
+            items = [self._dataset[index] for index in indices.tolist()]
+            for index, (image, _) in zip(indices.tolist(), items, strict=True):
+                if image.shape != self._shape:
+                    raise IntegrityError(
+                        f"image {index} is {list(image.shape)}, and image 0 is {list(self._shape or ())}; resize all "
+                        f"images to one shape"
+                    )
+            return items
 
         def stacked(reading: list[Future[list[tuple[Tensor, Any]]]]) -> tuple[Tensor, Tensor]:
             items = [item for future in reading for item in future.result()]

@@ -85,6 +85,19 @@ def test_a_part_stays_what_it_is():
     assert as_part(part) is part
 
 
+@pytest.mark.parametrize(("image", "kind"), [("cat.jpg", "str"), (torch.zeros(3, dtype=torch.uint8), "torch.uint8")])
+def test_a_dataset_whose_images_are_not_preprocessed_is_refused(image, kind):
+    with pytest.raises(IntegrityError, match=f"images are {kind}; give them as preprocessed tensors"):
+        next(as_part([(image, 0), (image, 1)] * 2).batches(2))
+
+
+@pytest.mark.parametrize("limit", [10**9, 0], ids=["in memory", "streamed"])
+def test_images_of_another_shape_are_refused_and_not_broadcast(limit):
+    items = [(torch.zeros(3, 2, 2), 0), (torch.zeros(1, 2, 2), 1)]
+    with pytest.raises(IntegrityError, match=r"image 1 is \[1, 2, 2\], and image 0 is \[3, 2, 2\]"):
+        list(DatasetPart(items, limit=limit).batches(1))
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
