@@ -69,7 +69,8 @@ def train_baseline(
     order = torch.Generator().manual_seed(seed)
     model.to(device).train().requires_grad_(True)
     optimizer = OPTIMIZERS[spec.optimizer](model.parameters(), lr=spec.lr)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    # All GPUs, because torch.manual_seed seeds all of them.
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         for epoch in range(1, spec.epochs + 1):
             loss = _train_epoch(model, part, spec.batch_size, order, optimizer, device)

@@ -37,13 +37,15 @@ def check(spec: TaskSpec) -> Iterator[Tick]:
     except RestoraError as error:
         yield "data is there", False, str(error)
         return
-    sizes = f"{len(images.train)} training images, " + (f"{len(images.test)} of test, " if images.test else "")
+    sizes = f"{len(images.train)} training images, " + (
+        f"{len(images.test)} of test, " if images.test is not None else ""
+    )
     yield "data is there", True, f"{sizes}{len(images.classes)} classes"
     yield _model_loads(spec, len(images.classes))
     yield _labels_in_range(images)
     yield _classes_have_images(images)
     train = _look_at(images.train)
-    test = _look_at(images.test) if images.test else []
+    test = _look_at(images.test) if images.test is not None else []
     yield from _images_decode([*train, *test])
     yield _nothing_twice(spec, images, train, test)
 

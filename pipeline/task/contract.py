@@ -13,15 +13,10 @@ from pipeline.spec import fingerprint
 from pipeline.task.hashes import hash_tensors, hash_weights
 from pipeline.task.parts import READ_BATCH, Part, as_part
 
-__all__ = ["Part", "Task", "check_labels"]
+__all__ = ["Part", "Task", "check_parts"]
 
 
-def check_labels(part: Part, name: str, classes: int) -> None:
-    """Refuse a part that is empty or has labels outside ``0 .. classes - 1``.
-
-    Raises:
-        IntegrityError: Naming the part, and the first label that is out of range with its place.
-    """
+def _check_labels(part: Part, name: str, classes: int) -> None:
     if not len(part):
         raise IntegrityError(f"the {name} part is empty; give it images, or split off a larger fraction")
     labels = part.labels
@@ -34,8 +29,16 @@ def check_labels(part: Part, name: str, classes: int) -> None:
         )
 
 
-def _check_classes(part: Part, classes: int) -> None:
-    counts = torch.bincount(part.labels, minlength=classes)
+def check_parts(train: Part, val: Part, test: Part, classes: int) -> None:
+    """Refuse parts that nothing can be learned or judged on; only labels are read.
+
+    Raises:
+        IntegrityError: A part is empty, a label is not in ``0 .. classes - 1``, a class has no training image, or all
+            training images have the same.
+    """
+    for name, part in (("train", train), ("val", val), ("test", test)):
+        _check_labels(part, name, classes)
+    counts = torch.bincount(train.labels, minlength=classes)
     present, absent = counts.nonzero().flatten().tolist(), (counts == 0).nonzero().flatten().tolist()
     if len(present) == 1:
         raise IntegrityError(f"every training image is of class {present[0]}; there is nothing to tell apart")
@@ -49,7 +52,9 @@ def _check_classes(part: Part, classes: int) -> None:
 
 def _outputs(model: nn.Module, part: Part) -> int:
     """The number of logits, from one image of ``part``."""
-    images, _ = next(iter(part.batches(1, torch.tensor([0]))))
+    if not len(part):
+        raise IntegrityError("the train part is empty; give it images")
+    images, _ = next(part.batches(1, torch.tensor([0])))
     parameter = next(model.parameters(), images)
     with torch.no_grad():
         logits = model(images.to(parameter.device))
@@ -93,15 +98,10 @@ class Task:
     def __post_init__(self) -> None:
         model = copy.deepcopy(self.model).eval().requires_grad_(False)
         parts = {name: as_part(getattr(self, name)) for name in ("train", "val", "test")}
-        for name, part in parts.items():
-            if not len(part):
-                check_labels(part, name, 0)
         description = dict(self.description)
         if "classes" not in description:
             description["classes"] = _outputs(model, parts["train"])
-        for name, part in parts.items():
-            check_labels(part, name, description["classes"])
-        _check_classes(parts["train"], description["classes"])
+        check_parts(**parts, classes=description["classes"])
         for name, value in {"model": model, **parts, "description": description}.items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "hashes", {**self._missing_hashes(), **self.hashes})

@@ -122,8 +122,7 @@ class DatasetPart:
             if self._labels is None:
                 held = self.in_memory()
                 every = torch.arange(len(self))
-                read = held.labels if held else torch.cat([labels for _, labels in self._stream(READ_BATCH, every)])
-                self._labels = read
+                self._labels = held.labels if held else torch.cat([some for _, some in self._stream(READ_BATCH, every)])
             return self._labels
 
     def in_memory(self) -> TensorPart | None:

@@ -12,7 +12,7 @@ from pipeline.registry import MODELS
 from pipeline.spec import TaskSpec, fingerprint
 from pipeline.task.baseline import keep_baseline, load_baseline
 from pipeline.task.baseline import train_baseline as train
-from pipeline.task.contract import Task, check_labels
+from pipeline.task.contract import Task, check_parts
 from pipeline.task.data.contract import Images, Items
 from pipeline.task.hashes import hash_weights
 from pipeline.task.models.contract import Preprocessing
@@ -52,10 +52,12 @@ def prepare(
     images = spec.data.open()
     divided = split(images.train.labels, spec.split, test=images.test is None)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.split.seed)
+        # Not torch.manual_seed, which would seed the generators of the GPUs as well.
+        torch.default_generator.manual_seed(spec.split.seed)
         model = spec.model.load(len(images.classes))
     preprocessing = spec.model.preprocessing(model)
     parts = _parts(images, divided, preprocessing)
+    check_parts(**parts, classes=len(images.classes))
     hashes = {"data": images.fingerprint(), "split": divided.hash()}
     description: dict[str, Any] = {
         "model": spec.model.model_dump(mode="json"),
@@ -71,7 +73,6 @@ def prepare(
         key = fingerprint({**description, **hashes, "initial": hash_weights(model)})
         description["trained"] = load_baseline(model, key, say)
         if train_baseline and not description["trained"]:
-            check_labels(parts["train"], "train", len(images.classes))
             say(f"baseline: training {spec.baseline.epochs} epochs on {len(parts['train'])} images")
             train(model, parts["train"], spec.baseline, spec.split.seed, torch.device(device), say)
             keep_baseline(model, key)

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from pipeline.errors import IntegrityError
 from pipeline.registry import MODELS
 
-ARCHITECTURES = {"timm": "resnet18", "torchvision": "resnet18"}
+ARCHITECTURES = {"timm": "test_resnet", "torchvision": "shufflenet_v2_x0_5"}
 HEAD = ("fc.weight", "fc.bias")
 
 
@@ -47,16 +47,16 @@ def test_weights_under_other_names_load_by_their_order(source, tmp_path):
     path = write({f"net.{place}": value for place, value in enumerate(state.values())}, tmp_path / "w.pt")
     loaded = source(checkpoint=path, rename="order").load(3).state_dict()
     assert all(torch.equal(loaded[key], state[key]) for key in state)
-    with pytest.raises(IntegrityError, match=r"missing 'conv1.weight' and .* more, unexpected 'net.0' and"):
+    with pytest.raises(IntegrityError, match=r"missing 'conv1.0.weight' and .* more, unexpected 'net.0' and"):
         source(checkpoint=path).load(3)
 
 
 def test_fault_10_entries_that_do_not_pair_by_order_are_named(source, tmp_path):
     state = source().build(3).state_dict()
-    swapped = {"first": state["bn1.weight"], **state}
+    swapped = {"first": state["conv1.1.weight"], **state}
     path = write(swapped, tmp_path / "w.pt")
     with pytest.raises(
-        IntegrityError, match=r"first 'first' \[64\] in the file against 'conv1.weight' \[64, 3, 7, 7\]"
+        IntegrityError, match=r"first 'first' \[\d+\] in the file against 'conv1.0.weight' \[\d+, 3, 3, 3\]"
     ):
         source(checkpoint=path, rename="order").load(3)
     path = write({**state, "more": torch.ones(1)}, tmp_path / "more.pt")
@@ -66,12 +66,12 @@ def test_fault_10_entries_that_do_not_pair_by_order_are_named(source, tmp_path):
 
 def test_fault_10_another_architecture_names_the_first_keys_and_shapes(source, tmp_path):
     state = source().build(3).state_dict()
-    del state["bn1.weight"]
+    del state["conv1.1.weight"]
     path = write({**state, "stem.weight": torch.ones(1)}, tmp_path / "w.pt")
-    with pytest.raises(IntegrityError, match=r"missing 'bn1.weight', unexpected 'stem.weight'"):
+    with pytest.raises(IntegrityError, match=r"missing 'conv1.1.weight', unexpected 'stem.weight'"):
         source(checkpoint=path).load(3)
-    path = write({**source().build(3).state_dict(), "conv1.weight": torch.ones(64, 3, 3, 3)}, tmp_path / "shape.pt")
-    with pytest.raises(IntegrityError, match=r"'conv1.weight' is \[64, 3, 3, 3\] in the weights and \[64, 3, 7, 7\]"):
+    path = write({**source().build(3).state_dict(), "conv1.0.weight": torch.ones(7, 3, 5, 5)}, tmp_path / "shape.pt")
+    with pytest.raises(IntegrityError, match=r"'conv1.0.weight' is \[7, 3, 5, 5\] in the weights and \[\d+, 3, 3, 3\]"):
         source(checkpoint=path).load(3)
 
 
@@ -82,7 +82,7 @@ def test_fault_10_another_head_names_both_class_counts_unless_a_new_one_is_asked
     with pytest.raises(IntegrityError, match=r"'fc.weight' has 5 classes, and the data has 3;.*new_head"):
         source(checkpoint=path, rename=rename).load(3)
     loaded = source(checkpoint=path, rename=rename, new_head=True).load(3).state_dict()
-    assert loaded["fc.weight"].shape == (3, 512)
+    assert len(loaded["fc.weight"]) == 3
     assert all(torch.equal(loaded[key], state[key]) for key in state if key not in HEAD)
 
 

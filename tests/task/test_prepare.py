@@ -135,7 +135,7 @@ def test_a_baseline_that_may_not_be_trained_leaves_the_model_untrained_until_it_
 
 
 def test_without_a_baseline_weights_are_used_as_they_are_loaded(tmp_path):
-    model = {"source": "timm", "architecture": "resnet18", "image_size": 32}
+    model = {"source": "timm", "architecture": "test_resnet", "image_size": 32}
     prepared = prepare(spec(tmp_path, model=model, baseline={"epochs": 1}))
     torch.save(prepared.model.state_dict(), tmp_path / "w.pt")
     model = {**model, "checkpoint": str(tmp_path / "w.pt")}
@@ -154,7 +154,7 @@ def test_a_baseline_that_diverges_is_named_with_its_epoch_and_not_kept(tmp_path)
 
 
 def test_batch_norm_survives_a_last_batch_of_one(tmp_path):
-    model = {"source": "timm", "architecture": "resnet18", "image_size": 32}
+    model = {"source": "timm", "architecture": "test_resnet", "image_size": 32}
     prepare(spec(tmp_path, model=model, baseline={"epochs": 1, "batch_size": 11}))
 
 

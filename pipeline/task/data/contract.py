@@ -53,7 +53,7 @@ class Images:
 
     def fingerprint(self) -> str:
         """sha256 of what the data set holds, wherever it lies."""
-        parts = [self.train.fingerprint(), self.test.fingerprint() if self.test else "no test part"]
+        parts = [self.train.fingerprint(), self.test.fingerprint() if self.test is not None else "no test part"]
         return hashlib.sha256("\n".join([*self.classes, *parts]).encode()).hexdigest()
 
 
