@@ -149,7 +149,7 @@ class Objective:
 
     def train_epoch(self, lanes: list[Lane], check: Callable[[], None] = lambda: None) -> None:
         """Train like lanes for one epoch."""
-        train_epoch(lanes, self.compressed.model, self.adapter, self.task, self.recipe, check)
+        train_epoch(lanes, self.compressed.model, self.adapter, self.task.train, self.task.val, self.recipe, check)
 
     def adapted(self, lane_parameters: dict[str, torch.Tensor], alpha: float) -> nn.Module:
         """The compressed model with one lane's adapter."""

@@ -1,0 +1,1 @@
+"""Checkpoints: truly packed, with a card that says all there is to know."""

@@ -1,0 +1,83 @@
+"""The card of a checkpoint: everything that is known of it, as JSON."""
+
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from pipeline.environment import versions
+from pipeline.search.objective import Objective
+from pipeline.search.results import CellResult, CombinationResult, Score
+from pipeline.search.select import values_of
+from pipeline.task import wilson
+
+
+def make_card(objective: Objective, trial: FrozenTrial, test: Score) -> dict[str, Any]:
+    """What any trained trial of an objective can say of itself."""
+    values, images = values_of(trial), len(objective.task.val)
+    combination, search = objective.combination, objective.search
+    return {
+        "combination": combination.name,
+        "trial": trial.number,
+        "task": dict(objective.task.description),
+        "method": {
+            "compression": combination.compression.model_dump(mode="json"),
+            "adapter": combination.adapter.model_dump(mode="json"),
+            "layers": objective.targets,
+            "values": values.params(),
+            "epochs": search.epochs,
+            "schedule": search.schedule,
+            "best_epoch": trial.user_attrs["best_epoch"],
+            "seed": trial.user_attrs["seed"],
+        },
+        "accuracy": {
+            "recovered": {
+                "val": stated(Score(round((trial.value or 0.0) * images), images)),
+                "test": stated(test),
+            }
+        },
+        "size": _sizes(objective, values.rank),
+        "hashes": dict(objective.task.hashes),
+        "versions": versions(),
+    }
+
+
+def add_study(card: dict[str, Any], study: str, result: CombinationResult, cell: CellResult, chosen_by: str) -> None:
+    """Add what only its study knows: who chose the trial, what it is held against, and the spread over seeds."""
+    card |= {"study": study, "chosen_by": chosen_by}
+    references = {"baseline": result.baseline, "compressed": result.compressed}
+    card["accuracy"] |= {
+        name: {part: stated(score) for part, score in scores.items()} for name, scores in references.items()
+    }
+    spread = cell.test_spread()
+    if spread and cell.best is not None and cell.best.number == card["trial"]:
+        card["accuracy"]["seeds"] = {
+            "test": [tested.test.accuracy for tested in cell.tested],
+            "mean": spread[0],
+            "standard_deviation": spread[1],
+        }
+
+
+def stated(score: Score) -> dict[str, Any]:
+    """An accuracy, with its 95 % Wilson interval."""
+    return {
+        "correct": score.correct,
+        "images": score.images,
+        "accuracy": score.accuracy,
+        "wilson_95": list(wilson(score.correct, score.images)),
+    }
+
+
+def _sizes(objective: Objective, rank: int) -> dict[str, Any]:
+    size = objective.facts(rank).size
+    layers = {
+        name: {
+            "dense_bytes": (layer.dense + layer.bias) // 8,
+            "payload_bytes": layer.base.payload // 8,
+            "index_bytes": layer.base.index // 8,
+            "scale_bytes": layer.base.scale // 8,
+            "bias_bytes": layer.base.bias // 8,
+            "adapter_bytes": layer.adapter // 8,
+        }
+        for name, layer in size.layers.items()
+    }
+    return {"dense_bytes": size.dense_bytes, "ratio": size.ratio, "layers": layers}

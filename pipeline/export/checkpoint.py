@@ -1,0 +1,107 @@
+"""The exported folder: ``model.safetensors`` and ``card.json``."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pipeline.errors import IntegrityError, StorageError, UsageError
+from pipeline.export.pack import unpack_model
+from pipeline.registry import ADAPTERS, COMPRESSIONS
+from pipeline.task import rebuild
+
+FORMAT = 1
+"""Version of the folder's layout."""
+WEIGHTS, CARD = "model.safetensors", "card.json"
+
+
+def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], card: dict[str, Any], *, force: bool) -> Path:
+    """Write a checkpoint's folder as a whole, or not at all.
+
+    Args:
+        folder: Where it will lie.
+        tensors: What ``pack_model`` gave.
+        card: Everything known of it; file sizes and sha256 are added here.
+        force: Whether to take the place of a folder that is there.
+
+    Raises:
+        UsageError: The folder is there and ``force`` was not given.
+        StorageError: It cannot be written.
+    """
+    if folder.exists() and not force:
+        raise UsageError(f"{folder} is there already; give --force to replace it")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            new = Path(temporary) / "new"
+            new.mkdir()
+            save_file(dict(tensors), new / WEIGHTS)
+            data = (new / WEIGHTS).read_bytes()
+            header = 8 + int.from_bytes(data[:8], "little")
+            card["size"] |= {"file_bytes": len(data), "header_bytes": header, "tensor_bytes": len(data) - header}
+            card = {"format": FORMAT, **card, "sha256": hashlib.sha256(data).hexdigest()}
+            (new / CARD).write_text(json.dumps(card, indent=2) + "\n")
+            if folder.exists():
+                folder.rename(Path(temporary) / "old")
+            new.rename(folder)
+    except OSError as error:
+        raise StorageError(f"cannot write {folder}: {error}; free space or name another folder") from error
+    return folder
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The card of a checkpoint's folder.
+
+    Raises:
+        IntegrityError: It is not there, not a card, or of a version that is not known here.
+    """
+    try:
+        card: dict[str, Any] = json.loads((folder / CARD).read_text())
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"{folder} is not an exported checkpoint: {error}; `restora export` writes one") from None
+    if card.get("format") != FORMAT:
+        raise IntegrityError(
+            f"{folder / CARD} is of format {card.get('format')}, written by {card.get('versions', {}).get('restora')}; "
+            f"this version reads format {FORMAT}"
+        )
+    return card
+
+
+def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """The recovered model of an exported checkpoint, in eval mode, on the CPU.
+
+    Args:
+        path: The exported folder, ``storage/exports/<study>/<combination>/rank-<r>``.
+        model: The bare architecture, where the checkpoint is of a module of your own; its tensors are replaced.
+
+    Raises:
+        IntegrityError: The files are damaged, or do not fit the architecture.
+    """
+    folder = Path(path)
+    card = read_card(folder)
+    try:
+        data = (folder / WEIGHTS).read_bytes()
+        found = hashlib.sha256(data).hexdigest()
+        if found != card["sha256"]:
+            raise IntegrityError(
+                f"{folder / WEIGHTS} has sha256 {found}, its card says {card['sha256']}: it is damaged, or of another "
+                f"checkpoint; export it again"
+            )
+        tensors = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise IntegrityError(f"cannot read {folder / WEIGHTS}: {error}; export it again") from None
+    method = card["method"]
+    return unpack_model(
+        model if model is not None else rebuild(card["task"]),
+        tensors,
+        COMPRESSIONS.parse(method["compression"]),
+        method["layers"],
+        ADAPTERS.parse(method["adapter"]),
+        method["values"]["alpha"],
+    )

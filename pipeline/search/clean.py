@@ -1,0 +1,25 @@
+"""What may be removed from ``storage/`` without losing a trial, a winner or an export."""
+
+from pathlib import Path
+
+import optuna
+from optuna.storages import RDBStorage
+
+from pipeline.paths import BASELINES, STORAGE
+from pipeline.search.keep import Kept
+from pipeline.search.results import read_results
+
+
+def unneeded(storage: RDBStorage) -> list[Path]:
+    """Caches, half-written files, and kept adapters of cells that are not in the database."""
+    studies = {name.partition("/")[0] for name in optuna.get_all_study_names(storage)}
+    winners = {
+        Kept(study, result.name).path(cell.cell)
+        for study in studies
+        for result in read_results(storage, study)
+        for cell in result.cells
+        if cell.best is not None
+    }
+    adapters = set((STORAGE / "artifacts").rglob("*.safetensors"))
+    half_written = {path for path in STORAGE.rglob(".*.tmp") if path.is_file()}
+    return sorted({*half_written, *(adapters - winners), *BASELINES.glob("*.safetensors")})

@@ -1,0 +1,179 @@
+"""What is said on a terminal, off one, and in the log file: talk goes to stderr, data to stdout."""
+
+import functools
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import typer
+
+from pipeline.errors import RestoraError
+
+if TYPE_CHECKING:
+    from pipeline.search.study import Progress
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PLAIN_EVERY = 10.0
+"""Seconds between two progress lines where there is no terminal to rewrite one."""
+
+
+def carried_out(verb: Callable[P, R]) -> Callable[P, R]:
+    """Turn what a verb raises into a line on stderr and an exit code; a traceback only with --debug."""
+
+    @functools.wraps(verb)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return verb(*args, **kwargs)
+        except (typer.Exit, KeyboardInterrupt):
+            raise
+        except RestoraError as error:
+            code, said = error.exit_code, f"error: {error}"
+        except OSError as error:
+            code, said = 4, f"error: {error}; mend it and give the same command again"
+        except Exception as error:
+            code, said = 1, f"error: {type(error).__name__}: {error}; this is a bug, restora --debug shows where"
+        if os.environ.get("RESTORA_DEBUG"):
+            traceback.print_exc()
+        print(said, file=sys.stderr)
+        raise typer.Exit(code)
+
+    return guarded
+
+
+class Console:
+    """Says lines, and where a search stands; keeps both in a log file where one is given.
+
+    Args:
+        log: The file that lines are appended to.
+    """
+
+    def __init__(self, log: Path | None = None) -> None:
+        self._logger = logging.Logger("restora")
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            handler = logging.FileHandler(log)
+            handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+            self._logger.addHandler(handler)
+        self._started = time.monotonic()
+        self._shown = float("-inf")
+        self._status: Any = None
+
+    def say(self, line: str) -> None:
+        """One line that stays."""
+        self._logger.info(line)
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+        print(line, file=sys.stderr, flush=True)
+
+    def show(self, name: str, progress: "Progress") -> None:
+        """Where a combination stands: one line rewritten on a terminal, else a line every few seconds."""
+        share = progress.done / progress.budget
+        elapsed = time.monotonic() - self._started
+        line = (
+            f"{name}: {progress.done}/{progress.budget} trials ({share:.0%}), {progress.running} running, epoch "
+            f"{progress.epoch}, best validation accuracy {progress.best:.4f}, {elapsed:.0f} s"
+        )
+        over = time.monotonic() - self._shown > PLAIN_EVERY or progress.done == progress.budget
+        if over:
+            self._logger.info(line)
+        if sys.stderr.isatty():
+            self._rewrite(line)
+        elif over:
+            print(line, file=sys.stderr, flush=True)
+        if over:
+            self._shown = time.monotonic()
+
+    def _rewrite(self, line: str) -> None:
+        from rich.console import Console as Terminal
+
+        if self._status is None:
+            self._status = Terminal(stderr=True).status(line)
+            self._status.start()
+        self._status.update(line)
+
+
+def listing() -> dict[str, list[dict[str, str]]]:
+    """Everything that a study file can name, and the study files in ``studies/``."""
+    import tomllib
+
+    from pipeline.registry import ADAPTERS, COMPRESSIONS, DATASETS, INITS, MODELS
+
+    nouns = {"models": MODELS, "datasets": DATASETS, "compressions": COMPRESSIONS, "adapters": ADAPTERS, "inits": INITS}
+    table = {
+        noun: [{"name": method.name, "summary": method.summary()} for method in registry]
+        for noun, registry in nouns.items()
+    }
+    table["studies"] = []
+    for path in sorted(Path("studies").glob("*.toml")):
+        first = path.read_text().partition("\n")[0].removeprefix("#").strip()
+        try:
+            name = str(tomllib.loads(path.read_text()).get("name", path.stem))
+        except tomllib.TOMLDecodeError as error:
+            name, first = path.stem, f"not valid TOML: {error}"
+        table["studies"].append({"name": name, "summary": first})
+    return table
+
+
+def size_text(count: float) -> str:
+    """Bytes for people: ``46.8 kB``."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def plan_lines(table: dict[str, Any]) -> list[str]:
+    """A plan in words."""
+    parts = ", ".join(f"{name} {count}" for name, count in table["parts"].items())
+    lines = [
+        f"study {table['study']}: {table['trials']} trials; images: {parts}",
+        f"baseline: {'ready' if table['trained_baseline'] else 'will be trained first'}, "
+        f"{size_text(table['dense_bytes'])}",
+        f"time: at most {table['seconds_at_most'] / 60:.1f} min; memory: {size_text(table['memory_bytes'])}; "
+        f"disk: {size_text(table['disk_bytes'])}",
+    ]
+    for combination in table["combinations"]:
+        lines += [
+            "",
+            f"{combination['combination']}: {combination['cells']} cells, {combination['trials']} trials, "
+            f"{len(combination['layers'])} layers, at most {combination['seconds_at_most'] / 60:.1f} min",
+            "  rank    trained       bytes   smaller   layers    macs",
+        ]
+        for plan in combination["ranks"]:
+            lines.append(
+                f"  {plan['rank']:>4} {plan['trainable']:>10} {plan['bytes']:>11}   {plan['ratio']:>6.2f}x "
+                f"{plan['layer_ratio']:>7.2f}x {plan['macs_ratio']:>6.2f}x"
+            )
+            for name, rank in plan["clipped"].items():
+                lines.append(f"       {name} takes rank {rank}")
+            for name in plan["larger"]:
+                lines.append(f"       {name}: the adapter is larger than the dense weight")
+    return lines
+
+
+def status_lines(table: list[dict[str, Any]]) -> list[str]:
+    """A status in words."""
+    lines = []
+    for combination in table:
+        lines += [
+            combination["combination"],
+            "  cell              complete pruned failed running  budget  best (trial)",
+        ]
+        for cell in combination["cells"]:
+            best = "-" if cell["best"] is None else f"{cell['best']:.4f} ({cell['trial']})"
+            states = cell["states"]
+            lines.append(
+                f"  rank {cell['rank']:<4} {cell['init']:<8} {states['complete']:>8} {states['pruned']:>6} "
+                f"{states['fail']:>6} {states['running']:>7} {cell['budget']:>7}  {best}"
+                + ("  exhausted" if cell["exhausted"] else "")
+            )
+    return lines
