@@ -2,7 +2,7 @@
 
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from optuna_dashboard import wsgi
+from optuna_dashboard._app import wsgi
 
 from pipeline.errors import UsageError
 from pipeline.search.storage import open_storage, storage_errors

@@ -177,7 +177,8 @@ def pinned(spec: StudySpec, combination: CombinationSpec) -> dict[str, Any]:
     table = spec.model_dump(mode="json", exclude={"combination", "seeds", "name"})
     table["combination"] = combination.model_dump(mode="json")
     del table["search"]["trials"]
-    table["task"]["data"].pop("root", None)
+    for where_from in ("root", "download"):
+        table["task"]["data"].pop(where_from, None)
     return table
 
 

@@ -13,8 +13,8 @@ seeds = 1      # the winner of each cell is trained under this many seeds; table
 
 [task.model]
 source = "timm"            # `restora ls` lists them all
-name = "resnet18"
-pretrained = true          # from the hub; or give a local file:
+architecture = "resnet18"
+hub = true                 # from the hub; or give a local file:
 # checkpoint = "weights.safetensors"
 
 [task.data]

@@ -77,9 +77,10 @@ class Console:
         """Where a combination stands: one line rewritten on a terminal, else a line every few seconds."""
         share = progress.done / progress.budget
         elapsed = time.monotonic() - self._started
+        best = "none complete yet" if progress.best is None else f"best validation accuracy {progress.best:.4f}"
         line = (
             f"{name}: {progress.done}/{progress.budget} trials ({share:.0%}), {progress.running} running, epoch "
-            f"{progress.epoch}, best validation accuracy {progress.best:.4f}, {elapsed:.0f} s"
+            f"{progress.epoch}, {best}, {elapsed:.0f} s"
         )
         over = time.monotonic() - self._shown > PLAIN_EVERY or progress.done == progress.budget
         if over:

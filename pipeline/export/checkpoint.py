@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.errors import IntegrityError, StorageError, UsageError
@@ -41,8 +42,8 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], card: dict[str
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
             new = Path(temporary) / "new"
             new.mkdir()
-            save_file(dict(tensors), new / WEIGHTS)
-            data = (new / WEIGHTS).read_bytes()
+            data = save(dict(tensors))
+            (new / WEIGHTS).write_bytes(data)
             header = 8 + int.from_bytes(data[:8], "little")
             card["size"] |= {"file_bytes": len(data), "header_bytes": header, "tensor_bytes": len(data) - header}
             card = {"format": FORMAT, **card, "sha256": hashlib.sha256(data).hexdigest()}
@@ -93,7 +94,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
                 f"{folder / WEIGHTS} has sha256 {found}, its card says {card['sha256']}: it is damaged, or of another "
                 f"checkpoint; export it again"
             )
-        tensors = load_file(folder / WEIGHTS)
+        tensors = load_tensors(data)
     except (OSError, SafetensorError) as error:
         raise IntegrityError(f"cannot read {folder / WEIGHTS}: {error}; export it again") from None
     method = card["method"]

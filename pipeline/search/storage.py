@@ -2,6 +2,7 @@
 
 import logging
 import sqlite3
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.exceptions import DuplicatedStudyError, StorageInternalError
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy.engine import make_url
 
@@ -89,7 +90,9 @@ def create_or_resume(
     """
     try:
         study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
-        study.set_metric_names([METRIC])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names([METRIC])
     except DuplicatedStudyError:
         study = optuna.load_study(storage=storage, study_name=name, sampler=optuna.samplers.RandomSampler())
     attributes = study.user_attrs

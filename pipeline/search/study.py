@@ -27,7 +27,8 @@ class Progress:
     budget: int
     running: int
     epoch: int
-    best: float
+    best: float | None
+    """Highest validation accuracy of a complete trial."""
 
 
 @dataclass
@@ -174,6 +175,6 @@ class Coordinator:
                 budget=budget * len(self._histories),
                 running=len(running),
                 epoch=max((len(trial.lane.curve) for trial in trials), default=0),
-                best=max(self._best.values(), default=0.0),
+                best=max(self._best.values(), default=None),
             )
         )

@@ -17,7 +17,7 @@ from pipeline.adapt.contract import Adapter
 from pipeline.compress.layers import shared_copy
 from pipeline.seeds import derive
 from pipeline.spec import OptimizerName
-from pipeline.task.contract import Part, Task
+from pipeline.task.contract import Part
 from pipeline.train.optimizers import LaneOptimizer
 
 EVALUATION_IMAGES = 2048
@@ -87,7 +87,8 @@ def train_epoch(
     lanes: Sequence[Lane],
     model: nn.Module,
     adapter: Adapter,
-    task: Task,
+    train: Part,
+    val: Part,
     recipe: Recipe,
     check: Callable[[], None] = lambda: None,
 ) -> None:
@@ -99,20 +100,20 @@ def train_epoch(
         lanes: Lanes of one ``likeness``.
         model: The compressed model, on the recipe's device; it is not changed.
         adapter: What is trained.
-        task: Its training and validation parts.
+        train, val: What it is trained and judged on.
         recipe: What all lanes share.
         check: Called before every batch; what it raises ends the epoch.
     """
     started = time.perf_counter()
     cohort = _Cohort(lanes, model, adapter, recipe)
-    losses = cohort.train(task.train, check)
-    val_losses, correct = cohort.evaluate(task.val, check)
+    losses = cohort.train(train, check)
+    val_losses, correct = cohort.evaluate(val, check)
     cohort.save()
     share = (time.perf_counter() - started) / len(lanes)
     for place, lane in enumerate(lanes):
         lane.seconds += share
         if lane.failure is None:
-            accuracy = correct[place] / len(task.val.labels)
+            accuracy = correct[place] / len(val)
             lane.curve.append(Epoch(losses[place], val_losses[place], accuracy))
             if len(lane.curve) == 1 or accuracy > lane.best:
                 lane.best_epoch = len(lane.curve)
@@ -130,11 +131,9 @@ class _Cohort:
         zeros = torch.zeros_like(self.flat[0])
         moments = [lane.moments or (zeros, zeros) for lane in lanes]
         self.m, self.v = self._stack([m for m, _ in moments]), self._stack([v for _, v in moments])
-        self.gradient = torch.zeros_like(self.flat)
         self.model = shared_copy(model)
         held = adapter.attach(self.model, self._views(self.flat), [lane.alpha for lane in lanes])
-        for name, view in self._views(self.gradient).items():
-            held[name].requires_grad_(True).grad = view
+        self.trained = [held[name].requires_grad_(True) for name in self.shapes]
         self.optimizer = LaneOptimizer(self.flat, self.m, self.v, [lane.optimizer for lane in lanes])
 
     def _stack(self, vectors: Sequence[Tensor]) -> Tensor:
@@ -158,7 +157,7 @@ class _Cohort:
 
     def train(self, part: Part, check: Callable[[], None]) -> list[float]:
         """One epoch; the mean loss of each lane."""
-        lead, count = self.lanes[0], len(part.labels)
+        lead, count = self.lanes[0], len(part)
         steps = -(-count // lead.batch_size)
         done = steps * len(lead.curve)
         generator = torch.Generator().manual_seed(derive(lead.seed, "order", len(lead.curve)))
@@ -166,7 +165,6 @@ class _Cohort:
         total = torch.zeros(len(self.lanes), dtype=torch.float64)
         for images, labels in part.batches(lead.batch_size, order):
             check()
-            self.gradient.zero_()
             losses, _ = self._losses(images, labels)
             values = losses.detach().cpu().double()
             rates = [self.recipe.rate(lane.lr, done / (steps * self.recipe.epochs)) for lane in self.lanes]
@@ -179,8 +177,8 @@ class _Cohort:
             live = [lane.failure is None for lane in self.lanes]
             if not any(live):
                 break
-            losses.sum().backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step(self.gradient, rates, done, live)
+            gradients = torch.autograd.grad(losses.sum(), self.trained)
+            self.optimizer.step(torch.cat([g.flatten(1) for g in gradients], 1), rates, done, live)
             total += values * len(labels)
         return (total / count).tolist()
 
@@ -194,7 +192,7 @@ class _Cohort:
             losses, right = self._losses(images, labels)
             loss += losses.cpu().double() * len(labels)
             correct += right.cpu()
-        return (loss / len(part.labels)).tolist(), correct.tolist()
+        return (loss / len(part)).tolist(), correct.tolist()
 
     def save(self) -> None:
         """Give each lane its own state back."""
