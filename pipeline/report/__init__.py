@@ -1,0 +1,1 @@
+"""What a study came to: tables, pictures, and one page that holds both."""

@@ -1,0 +1,166 @@
+"""From what a stored study holds to rows. Importing this needs no torch, so that ``status`` answers at once."""
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from pipeline.paths import write_whole
+from pipeline.report.rows import EpochRow, EvaluationRow, TrialRow
+from pipeline.search.results import CellResult, CombinationResult, Score
+
+
+def interval(score: Score) -> tuple[float, float]:
+    """The 95 % Wilson interval of an accuracy."""
+    from pipeline.task.metric import wilson  # it brings torch, which the other tables do not need
+
+    return wilson(score.correct, score.images)
+
+
+def status_table(results: Sequence[CombinationResult]) -> list[dict[str, Any]]:
+    """Where each combination and its cells stand; JSON-able."""
+    return [{"combination": result.name, "cells": [_status(cell) for cell in result.cells]} for result in results]
+
+
+def _status(cell: CellResult) -> dict[str, Any]:
+    return {
+        "rank": cell.cell.rank,
+        "init": cell.cell.init,
+        "budget": cell.budget,
+        "states": dict(cell.states),
+        "best": cell.best.value if cell.best else None,
+        "trial": cell.best.number if cell.best else None,
+        "tested": bool(cell.tested),
+        "exhausted": cell.exhausted,
+        "reasons": dict(cell.reasons),
+    }
+
+
+def evaluation_rows(results: Sequence[CombinationResult]) -> list[EvaluationRow]:
+    """One row a cell: its winner, beside the original and the only compressed model."""
+    rows = []
+    for result in results:
+        checkpoints = result.best_of_ranks()
+        for cell in result.cells:
+            rows.append(_evaluation_row(result, cell, checkpoints.get(cell.cell.rank) is cell))
+    return rows
+
+
+def _evaluation_row(result: CombinationResult, cell: CellResult, checkpoint: bool) -> EvaluationRow:
+    params: Mapping[str, Any] = cell.best.params if cell.best else {}
+    facts: Mapping[str, Any] = cell.best.user_attrs if cell.best else {}
+    low, high = interval(cell.test) if cell.test else (None, None)
+    mean, std = cell.test_spread() or (None, None)
+    return EvaluationRow(
+        combination=result.name,
+        rank=cell.cell.rank,
+        init=cell.cell.init,
+        trial=cell.best.number if cell.best else None,
+        checkpoint=checkpoint,
+        alpha=params.get("alpha"),
+        optimizer=params.get("optimizer"),
+        lr=params.get("lr"),
+        batch_size=params.get("batch_size"),
+        bytes=facts.get("bytes"),
+        ratio=facts.get("ratio"),
+        layer_ratio=facts.get("layer_ratio"),
+        macs_ratio=facts.get("macs_ratio"),
+        trainable=facts.get("trainable"),
+        original_val=_accuracy(result.baseline, "val"),
+        original_test=_accuracy(result.baseline, "test"),
+        compressed_val=_accuracy(result.compressed, "val"),
+        compressed_test=_accuracy(result.compressed, "test"),
+        recovered_val=cell.best.value if cell.best else None,
+        recovered_test=cell.test.accuracy if cell.test else None,
+        test_low=low,
+        test_high=high,
+        seeds=len(cell.tested),
+        test_mean=mean,
+        test_std=std,
+        best_epoch=facts.get("best_epoch"),
+    )
+
+
+def _accuracy(scores: Mapping[str, Score], part: str) -> float | None:
+    return scores[part].accuracy if part in scores else None
+
+
+def trial_rows(results: Sequence[CombinationResult]) -> list[TrialRow]:
+    """One row a trial, in the order in which they were stored."""
+    return [_trial_row(result.name, trial) for result in results for trial in result.study.get_trials(deepcopy=False)]
+
+
+def _trial_row(combination: str, trial: FrozenTrial) -> TrialRow:
+    facts = trial.user_attrs
+    return TrialRow(
+        combination=combination,
+        trial=trial.number,
+        state=trial.state.name.lower(),
+        rank=trial.params["rank"],
+        init=trial.params["init"],
+        alpha=trial.params["alpha"],
+        optimizer=trial.params["optimizer"],
+        lr=trial.params["lr"],
+        batch_size=trial.params["batch_size"],
+        value=trial.value,
+        epochs=len(trial.intermediate_values),
+        best_epoch=facts.get("best_epoch"),
+        bytes=facts.get("bytes"),
+        ratio=facts.get("ratio"),
+        trainable=facts.get("trainable"),
+        seconds=facts.get("seconds"),
+        peak_memory=facts.get("peak_memory"),
+        device=facts.get("device"),
+        seed=facts.get("seed"),
+        origin=facts.get("origin"),
+        interrupted="interrupted" in facts,
+        reason=facts.get("reason"),
+    )
+
+
+def epoch_rows(results: Sequence[CombinationResult]) -> list[EpochRow]:
+    """One row an epoch of each cell's best trial."""
+    return [
+        EpochRow(
+            combination=result.name,
+            rank=cell.cell.rank,
+            init=cell.cell.init,
+            trial=cell.best.number,
+            epoch=epoch,
+            train_loss=cell.best.user_attrs["train_loss"][epoch - 1],
+            val_loss=cell.best.user_attrs["val_loss"][epoch - 1],
+            val_accuracy=accuracy,
+            best=epoch == cell.best.user_attrs["best_epoch"],
+        )
+        for result in results
+        for cell in result.cells
+        if cell.best
+        for epoch, accuracy in sorted(cell.best.intermediate_values.items())
+    ]
+
+
+def pareto_front(points: Sequence[tuple[int, float]]) -> list[int]:
+    """Which of the points ``(bytes, accuracy)`` no other beats, the smallest first.
+
+    One beats another that is no smaller and no more accurate, and not its equal; of equals all stay.
+    """
+    order = sorted(range(len(points)), key=lambda place: (points[place][0], -points[place][1]))
+    front: list[int] = []
+    for place in order:
+        if not front or points[place][1] > points[front[-1]][1] or points[place] == points[front[-1]]:
+            front.append(place)
+    return front
+
+
+def write_csv(path: Path, kind: type, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows of one kind (a class of ``rows``), whole or not at all; where there are none, the columns alone."""
+
+    def write(target: Path) -> None:
+        with target.open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, kind.__annotations__)
+            table.writeheader()
+            table.writerows(rows)
+
+    write_whole(path, write)
