@@ -251,19 +251,23 @@ def export(
     from pipeline.errors import NothingUsableError, UsageError
     from pipeline.export.trials import export_ranks, export_trial
     from pipeline.search.keep import Kept
+    from pipeline.search.storage import refuse_differences
+    from pipeline.spec import pinned
     from pipeline.task import prepare
     from pipeline.train.guard import Guard
 
     results = {result.name: result for result in _results(study, storage)}
     seed = next(iter(results.values())).facts["pinned"]["seed"]
     spec = _spec(study, seed)
-    names = [spec.find(combination).name] if combination else [name for name in results if spec.find(name)]
+    names = [spec.find(combination).name] if combination else list(results)
     if trial is not None and len(names) > 1:
         raise UsageError(f"--trial needs --combination, one of: {', '.join(names)}")
     if not any(results[name].best_of_ranks() for name in names if name in results):
         raise NothingUsableError(f"no trial of '{spec.name}' is complete yet; next: restora run {study}")
     task = prepare(spec.task, device=choose_device(device), say=Console().say)
     objectives = _objectives(spec, task, choose_device(device))
+    for name in names:
+        refuse_differences(name, results[name].facts, pinned(spec, spec.find(name)), dict(task.hashes))
     with Guard() as guard:
         for name in names:
             kept = Kept(spec.name, name)

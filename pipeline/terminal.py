@@ -139,14 +139,14 @@ def plan_lines(table: dict[str, Any]) -> list[str]:
         f"study {table['study']}: {table['trials']} trials; images: {parts}",
         f"baseline: {'ready' if table['trained_baseline'] else 'will be trained first'}, "
         f"{size_text(table['dense_bytes'])}",
-        f"time: at most {table['seconds_at_most'] / 60:.1f} min; memory: {size_text(table['memory_bytes'])}; "
+        f"time: about {table['seconds'] / 60:.1f} min; memory: {size_text(table['memory_bytes'])}; "
         f"disk: {size_text(table['disk_bytes'])}",
     ]
     for combination in table["combinations"]:
         lines += [
             "",
             f"{combination['combination']}: {combination['cells']} cells, {combination['trials']} trials, "
-            f"{len(combination['layers'])} layers, at most {combination['seconds_at_most'] / 60:.1f} min",
+            f"{len(combination['layers'])} layers, about {combination['seconds'] / 60:.1f} min",
             "  rank    trained       bytes   smaller   layers    macs",
         ]
         for plan in combination["ranks"]:

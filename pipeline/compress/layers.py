@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from itertools import chain
 
+import torch
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
@@ -81,6 +82,12 @@ def shared_copy(model: nn.Module) -> nn.Module:
     tensors = chain(model.parameters(), model.buffers())
     frozen = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     return frozen.eval().requires_grad_(False)
+
+
+def on_device(model: nn.Module, device: str) -> nn.Module:
+    """The model on a device: a copy where that is another one, for moving a model moves the tensors that it shares."""
+    here = next(chain(model.parameters(), model.buffers())).device
+    return model if here == torch.device(device) else copy.deepcopy(model).to(device)
 
 
 def replace_weight(model: nn.Module, name: str, matrix: Tensor) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from pipeline.adapt.contract import Adapter, Init, Start, adapter_parameters, clipped_rank
 from pipeline.compress.contract import CompressedModel, Compression
-from pipeline.compress.layers import find_targets, layer_names, matrix_shape, shared_copy, weight_matrix
+from pipeline.compress.layers import find_targets, layer_names, matrix_shape, on_device, shared_copy, weight_matrix
 from pipeline.compress.size import ModelSize, model_macs, model_size
 from pipeline.compress.stats import Statistics, output_positions
 from pipeline.environment import peak_memory, versions
@@ -97,8 +97,7 @@ class Objective:
         compression: Compression = self.combination.compression
         stats = self.statistics.of(self.targets) if compression.needs_statistics else {}
         compressed = compression.compress_model(self.task.model, self.targets, stats)
-        compressed.model.to(self.recipe.device)
-        return compressed
+        return CompressedModel(on_device(compressed.model, self.recipe.device), compressed.weights)
 
     @cached_property
     def _positions(self) -> Any:

@@ -48,3 +48,14 @@ def make_pruner(search: SearchSpec) -> BasePruner:
     if pruner.method == "median":
         return MedianPruner(n_startup_trials=search.sampler.startup, n_warmup_steps=pruner.first - 1)
     return HalvingPruner(pruner.first, pruner.factor)
+
+
+def expected_epochs(search: SearchSpec) -> float:
+    """Epochs that a trial trains on average: all of them, or what halving leaves of a full wave."""
+    if search.pruner.method != "halving":
+        return search.epochs
+    live, total, before, rung = search.ask_ahead, 0, 0, search.pruner.first
+    while rung < search.epochs:
+        total += live * (rung - before)
+        live, before, rung = math.ceil(live / search.pruner.factor), rung, rung * search.pruner.factor
+    return (total + live * (search.epochs - before)) / search.ask_ahead

@@ -7,6 +7,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor, nn
 
+from pipeline.compress.layers import on_device
 from pipeline.search.keep import Kept
 from pipeline.search.objective import Objective
 from pipeline.search.space import Cell, Values, cell_of, cells
@@ -32,7 +33,7 @@ def find_winners(study: optuna.Study) -> dict[Cell, FrozenTrial]:
 def measure(objective: Objective, model: nn.Module, part: Part) -> list[int]:
     """``[correct, images]`` of a model on one part."""
     device = objective.recipe.device
-    return [count_correct(model.to(device), part, device), len(part)]
+    return [count_correct(on_device(model, device), part, device), len(part)]
 
 
 def train_again(objective: Objective, values: Values, check: Callable[[], None], order_seed: int | None = None) -> Lane:

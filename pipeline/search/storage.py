@@ -3,7 +3,7 @@
 import logging
 import sqlite3
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,18 +96,32 @@ def create_or_resume(
     except DuplicatedStudyError:
         study = optuna.load_study(storage=storage, study_name=name, sampler=optuna.samplers.RandomSampler())
     attributes = study.user_attrs
-    for key, now in {"pinned": pinned, "hashes": hashes}.items():
-        stored = attributes.get(key, now)
-        if stored != now:
-            lines = "\n".join(f"  {line}" for line in _differences(stored, now))
-            raise SpecError(
-                f"study '{name}' was searched otherwise, so its trials cannot be compared with new ones:\n{lines}\n"
-                f"restore what it was, or give the study file another name"
-            )
+    refuse_differences(name, attributes, pinned, hashes)
     for key, value in {"pinned": pinned, "hashes": hashes, **facts}.items():
         if attributes.get(key) != value:
             study.set_user_attr(key, value)
     return study
+
+
+def refuse_differences(
+    name: str, attributes: Mapping[str, Any], pinned: dict[str, Any], hashes: dict[str, str]
+) -> None:
+    """Refuse to go on with a stored study that was searched otherwise.
+
+    Raises:
+        SpecError: Its space, direction, seed, weights or data differ; the message shows where.
+    """
+    lines = [
+        f"  {difference}"
+        for key, now in {"pinned": pinned, "hashes": hashes}.items()
+        for difference in _differences(attributes.get(key, now), now)
+    ]
+    if lines:
+        raise SpecError(
+            f"study '{name}' was searched otherwise, so its trials cannot be compared with new ones:\n"
+            + "\n".join(lines)
+            + "\nrestore what it was, or give the study file another name"
+        )
 
 
 def _differences(stored: Any, now: Any, path: str = "") -> Iterator[str]:

@@ -100,7 +100,8 @@ def train_epoch(
         lanes: Lanes of one ``likeness``.
         model: The compressed model, on the recipe's device; it is not changed.
         adapter: What is trained.
-        train, val: What it is trained and judged on.
+        train: What it is trained on.
+        val: What it is judged on.
         recipe: What all lanes share.
         check: Called before every batch; what it raises ends the epoch.
     """

@@ -28,4 +28,6 @@ class ResidualSvd(Init):
         residual = weight.double() - compressed.dense().double()
         U, S, Vh = torch.linalg.svd(residual, full_matrices=False)
         root = S[:rank].sqrt()
-        return Start((root[:, None] * Vh[:rank]).to(weight.dtype), (U[:, :rank] * root).to(weight.dtype), residual=True)
+        # Where nothing was lost B is zero; A may not be too, or neither would ever have a gradient.
+        A = torch.where(root > 0, root, 1)[:, None] * Vh[:rank]
+        return Start(A.to(weight.dtype), (U[:, :rank] * root).to(weight.dtype), residual=True)
