@@ -8,15 +8,15 @@ STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e8e8e8; --quiet: #a8a8a8; --line: #444; --ground: #181818; --best: #24331f; }
 }
-body { margin: 0 auto; padding: 1.5rem; max-width: 76rem; font: 16px/1.5 system-ui, sans-serif;
+body { margin: 0 auto; padding: 1.5rem; max-width: 80rem; font: 16px/1.5 system-ui, sans-serif;
   color: var(--ink); background: var(--ground); }
 h1 { margin: 0 0 .25rem; } h2 { margin: 2.5rem 0 .5rem; }
 p, li { max-width: 48rem; } .quiet { color: var(--quiet); }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
+table { border-collapse: collapse; font-size: .8rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .45rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
   white-space: nowrap; }
-th { font-weight: 600; vertical-align: bottom; } td.text, th.text { text-align: left; }
+th { font-weight: 600; vertical-align: bottom; white-space: normal; } td.text, th.text { text-align: left; }
 td.long { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 tr.best { background: var(--best); }
 figure { margin: 1rem 0 0; padding: .25rem; background: #fff; border: 1px solid var(--line); }

@@ -50,11 +50,11 @@ def render(results: Sequence[CombinationResult]) -> str:
             f"<h1>{escape(study)}</h1>",
             f'<p class="quiet">{escape(_progress(results))} Tables: <a href="evaluation.csv">evaluation.csv</a>, '
             '<a href="trials.csv">trials.csv</a>, <a href="epochs.csv">epochs.csv</a>.</p>',
+            *task_section(results),
             *reference_section(results),
             *evaluation_section(results),
             *_picture_section(results),
             *state_section(results),
-            *task_section(results),
             *version_section(results),
         ],
     )
@@ -86,6 +86,7 @@ def _draw(picture: Picture, results: Sequence[CombinationResult], *, include_plo
         full_html=False,
         include_plotlyjs=include_plotly,
         div_id=picture.name,
-        config={"displaylogo": False, "responsive": True},
+        # Without showSendToCloud the picture has a button that uploads its data.
+        config={"displaylogo": False, "responsive": True, "showSendToCloud": False},
     )
     return f"<figure>{figure}</figure>"

@@ -61,5 +61,5 @@ def error_bars(scores: Sequence[Shown], width: int) -> dict[str, Any]:
 def accuracy_axis(part: str, scores: Sequence[Shown]) -> dict[str, Any]:
     """A y axis of accuracies that is spaced by the logarithm of the error."""
     axis = log_axis([end for one in scores for end in (one.y - one.lower, one.y + one.upper)], reverse=True)
-    name = "Test accuracy (%)" if part == "test" else "Validation accuracy (%), not all winners tested yet"
+    name = "Test accuracy (%)" if part == "test" else "Validation accuracy (%), not all tested yet"
     return {**axis, "title": name, "ticktext": [f"{100 - tick:.6g}" for tick in axis["tickvals"]]}

@@ -47,11 +47,7 @@ def _line(look: Look, result: CombinationResult, init: str, drawn: list[tuple[Ce
     return {
         "x": [str(cell.cell.rank) for cell, _ in drawn],
         "y": [one.y for _, one in drawn],
-        "error_y": {
-            "array": [one.upper for _, one in drawn],
-            "arrayminus": [one.lower for _, one in drawn],
-            "width": 3,
-        },
+        "error_y": error_bars([one for _, one in drawn], width=3),
         "mode": "lines+markers",
         "name": look.name(result.name, init),
         "offsetgroup": f"{result.name} {init}",

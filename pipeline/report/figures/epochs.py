@@ -7,7 +7,7 @@ from typing import Any
 from plotly.subplots import make_subplots
 
 from pipeline.report.figures.contract import Figure, NothingToDraw, picture
-from pipeline.report.figures.look import Look, finish, look_of, ranks_of
+from pipeline.report.figures.look import Look, finish, look_of, ranks_of, whole_steps
 from pipeline.report.rows import EpochRow
 from pipeline.report.tables import epoch_rows
 from pipeline.search.results import CombinationResult
@@ -40,6 +40,7 @@ def epochs(results: Sequence[CombinationResult]) -> Figure:
             shown = row == 2 and name not in named
             figure.add_scatter(**trace, showlegend=shown, row=row, col=ranks.index(rank) + 1)
         named.add(name)
+    figure.update_xaxes(whole_steps(max(row["epoch"] for row in rows)))
     figure.update_xaxes(title="Epoch", row=2)
     figure.update_yaxes(title="Loss", row=1, col=1)
     figure.update_yaxes(title="Validation accuracy (%)", row=2, col=1)
@@ -49,7 +50,7 @@ def epochs(results: Sequence[CombinationResult]) -> Figure:
 def _traces(look: Look, name: str, rows: list[EpochRow]) -> list[tuple[int, dict[str, Any]]]:
     """Training loss, validation loss and validation accuracy of one trial, each with the row of its panel."""
     ink, sizes = look.ink(rows[0]["init"]), [11 if row["best"] else 5 for row in rows]
-    symbol = {"symbol": look.symbol(rows[0]["combination"]), "size": sizes}
+    symbol = {"symbol": look.symbol(rows[0]["combination"]), "size": sizes, "opacity": 1, "line": {"width": 0}}
     solid = {"color": ink, "width": 1.5, "dash": look.dash(rows[0]["combination"])}
     drawn = (
         (1, "training loss", [row["train_loss"] for row in rows], {**solid, "dash": "dot"}, {"size": 0.1}),

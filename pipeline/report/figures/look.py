@@ -92,6 +92,11 @@ def log_axis(values: Iterable[float], *, reverse: bool = False) -> dict[str, Any
     return {"type": "log", "range": ends[::-1] if reverse else ends, "tickvals": ticks}
 
 
+def whole_steps(last: int) -> dict[str, int]:
+    """Ticks of an axis that counts up to ``last``: whole numbers, six or so."""
+    return {"tick0": 0, "dtick": max(1, round(last / 6))}
+
+
 def readable_bytes(count: float) -> str:
     """``1050000`` -> ``1.05 MB``; decimal units."""
     power = min(int(math.log10(max(count, 1)) // 3), 4)

@@ -1,0 +1,152 @@
+"""Stored studies as a search leaves them, written by the search's own storage and ledger, with made-up numbers."""
+
+import math
+import random
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from pipeline.search.history import Ask
+from pipeline.search.ledger import Ledger
+from pipeline.search.space import Cell, Values
+from pipeline.search.storage import create_or_resume, study_name
+
+EPOCHS = 6
+IMAGES = {"val": 5400, "test": 10000}
+DENSE_BYTES, BASE_BYTES = 940_584, 58_624
+
+
+@dataclass
+class Stored:
+    """One stored combination, to be filled trial by trial."""
+
+    storage: RDBStorage
+    combination: str = "int1-lora"
+    ranks: tuple[int, ...] = (2, 8)
+    inits: tuple[str, ...] = ("paper", "svd")
+    budget: int = 4
+    base_bytes: int = BASE_BYTES
+    optimizers: tuple[str, ...] = ("adam", "sgd")
+    asked: int = 0
+    study: optuna.Study = field(init=False)
+
+    def __post_init__(self) -> None:
+        search = {"ranks": list(self.ranks), "inits": [{"method": init} for init in self.inits], "epochs": EPOCHS}
+        methods = {"compression": {"method": "int1", "scale": "row"}, "adapter": {"method": "lora"}, "targets": ["*"]}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            self.study = create_or_resume(
+                self.storage,
+                study_name("digits", self.combination),
+                {"version": 1, "seed": 0, "search": search, "combination": {"name": self.combination, **methods}},
+                {"data": "d" * 64, "split": "5" * 64, "weights": "3" * 64},
+                self._facts(),
+            )
+        space = {
+            "rank": CategoricalDistribution(self.ranks),
+            "init": CategoricalDistribution(self.inits),
+            "alpha": FloatDistribution(1, 64, log=True),
+            "optimizer": CategoricalDistribution(self.optimizers),
+            "lr": FloatDistribution(1e-4, 1e-1, log=True),
+            "batch_size": CategoricalDistribution((64, 128)),
+        }
+        self._ledger = Ledger(self.study, space)
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "study": "digits",
+            "combination": self.combination,
+            "budget": self.budget,
+            "task": {
+                "model": {"source": "mlp", "hidden": [256, 128], "pretrained": False},
+                "data": {"source": "mnist"},
+                "split": {"val": 0.09, "test": 0.1, "seed": 0},
+                "baseline": {"epochs": 10, "optimizer": "adam", "lr": 0.001, "batch_size": 128},
+                "classes": 10,
+                "parts": {"train": 54600, "val": 5400, "test": 10000},
+                "trained": True,
+            },
+            "targets": 3,
+            "dense_bytes": DENSE_BYTES,
+            "compressed_bytes": self.base_bytes,
+            "dense_macs": 234_752,
+        }
+
+    def references(self, part: str, original: float, compressed: float) -> None:
+        """Write how the original and the only compressed model did on a part."""
+        for key, accuracy in {"baseline": original, "compressed": compressed}.items():
+            images = IMAGES[part]
+            self.study.set_user_attr(
+                key, {**self.study.user_attrs.get(key, {}), part: [round(accuracy * images), images]}
+            )
+
+    def trial(self, rank: int, init: str, accuracy: float, state: TrialState = TrialState.COMPLETE, **more: Any) -> int:
+        """Write one trial that ended; ``accuracy`` is that of its best epoch, the last but one."""
+        self.asked += 1
+        drawn = random.Random(self.asked)
+        optimizer = drawn.choice(self.optimizers)
+        values = Values(
+            rank, init, drawn.uniform(1, 64), optimizer, 10 ** drawn.uniform(-4, -1), drawn.choice((64, 128))
+        )  # type: ignore[arg-type]
+        epochs = {TrialState.COMPLETE: EPOCHS, TrialState.PRUNED: 2, TrialState.FAIL: 1}[state]
+        ramp = [accuracy - 0.2 * math.exp(-epoch) * (epoch != EPOCHS - 2) for epoch in range(epochs)]
+        ramp = [value - 0.002 * (epoch == EPOCHS - 1) for epoch, value in enumerate(ramp)]
+        attributes = {**self._attributes(rank, ramp), **more}
+        value = accuracy if state == TrialState.COMPLETE else None
+        return self._ledger.finish(
+            Ask(Cell(rank, init), self.asked, "start-up", values), state, ramp, attributes, value
+        )
+
+    def _attributes(self, rank: int, ramp: list[float]) -> dict[str, Any]:
+        trainable = rank * (784 + 256 + 256 + 128 + 128 + 10)
+        size = self.base_bytes + 4 * trainable
+        return {
+            "bytes": size,
+            "ratio": DENSE_BYTES / size,
+            "layer_bytes": size,
+            "layer_ratio": DENSE_BYTES / size,
+            "macs": 234_752 + trainable,
+            "macs_ratio": 234_752 / (234_752 + trainable),
+            "trainable": trainable,
+            "best_epoch": max(range(len(ramp)), key=ramp.__getitem__) + 1,
+            "train_loss": [round(2.2 * (1 - value), 5) for value in ramp],
+            "val_loss": [round(2.5 * (1 - value), 5) for value in ramp],
+            "seconds": 1.25,
+            "peak_memory": 400_000_000,
+            "device": "cpu",
+            "seed": 0,
+            "split": "5" * 64,
+            "versions": {"python": "3.11.2", "restora": "0.1.0", "torch": "2.13.0"},
+        }
+
+    def running(self, rank: int, init: str) -> None:
+        """Write a trial that goes on."""
+        self.asked += 1
+        values = Values(rank, init, 8.0, "adam", 1e-3, 64)
+        self._ledger.progress(Ask(Cell(rank, init), self.asked, "sampler", values), [0.5, 0.6], seconds=60.0)
+
+    def test(self, rank: int, init: str, number: int, *accuracies: float) -> None:
+        """Write the test accuracies of a winner, one a seed."""
+        value = self.study.trials[number].value
+        val = [round((value or 0.0) * IMAGES["val"]), IMAGES["val"]]
+        seeds = [{"seed": seed, "val": val, "test": [round(a * 10_000), 10_000]} for seed, a in enumerate(accuracies)]
+        self.study.set_user_attr(Cell(rank, init).winner_key, {"trial": number, "seeds": seeds})
+
+
+def finish_study(stored: Stored, lift: float = 0.0) -> None:
+    """Fill every cell, a failed trial among the first's, and test the winners under two seeds."""
+    stored.references("val", 0.981, 0.42 + lift)
+    for place, init in enumerate(stored.inits):
+        for rank in stored.ranks:
+            top = 0.976 + lift - 0.06 / rank + 0.004 * place
+            numbers = [stored.trial(rank, init, top - 0.004 * step) for step in (2, 0, 1)]
+            stored.trial(rank, init, top - 0.2, TrialState.PRUNED)
+            stored.test(rank, init, numbers[1], top - 0.001, top - 0.003)
+    stored.trial(stored.ranks[0], stored.inits[0], 0.1, TrialState.FAIL, reason="loss is not finite <epoch 1>")
+    stored.references("test", 0.98, 0.41 + lift)
