@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -191,9 +192,7 @@ def run(
 
 def _again() -> str:
     """The command that was given, without a password that a URL in it may hold."""
-    from pipeline.search.storage import without_password
-
-    words = [without_password(word) if "://" in word else word for word in sys.argv[1:]]
+    words = [re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", word) for word in sys.argv[1:]]
     return " ".join(["restora", *words])
 
 

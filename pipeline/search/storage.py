@@ -31,9 +31,13 @@ def storage_errors(url: str) -> Iterator[None]:
     """Say of a database that fails which one it is, and what it said; exit code 4."""
     try:
         yield
-    except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError, RuntimeError, OSError, ImportError) as error:
-        said = str(error.__cause__ or error).partition("\n")[0]
-        raise StorageError(f"the database {without_password(url)} failed: {said}; nothing in it was removed") from error
+    except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
+        raise _failed(url, error) from error
+
+
+def _failed(url: str, error: Exception) -> StorageError:
+    said = str(error.__cause__ or error).partition("\n")[0]
+    return StorageError(f"the database {without_password(url)} failed: {said}; nothing in it was removed")
 
 
 def open_storage(url: str) -> RDBStorage:
@@ -46,16 +50,20 @@ def open_storage(url: str) -> RDBStorage:
             "the database URL is not one that SQLAlchemy reads; give e.g. sqlite:///storage/studies.db or "
             "postgresql+psycopg://user@host/name"
         ) from None
-    with storage_errors(url):
-        if parsed.get_backend_name() != "sqlite":
-            return RDBStorage(url)
-        if parsed.database:
-            _refuse_other_files(Path(parsed.database))
-        engine = {"connect_args": {"timeout": LOCK_WAIT}}
-        storage = RDBStorage(url, engine_kwargs=engine)
-        sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
-        storage.engine.dispose()
-        return storage
+    try:
+        with storage_errors(url):
+            return _open_sqlite(url, parsed.database) if parsed.get_backend_name() == "sqlite" else RDBStorage(url)
+    except (RuntimeError, OSError, ImportError) as error:  # another version's tables, no access, no driver
+        raise _failed(url, error) from error
+
+
+def _open_sqlite(url: str, database: str | None) -> RDBStorage:
+    if database:
+        _refuse_other_files(Path(database))
+    storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": LOCK_WAIT}})
+    sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
+    storage.engine.dispose()
+    return storage
 
 
 def _refuse_other_files(path: Path) -> None:
