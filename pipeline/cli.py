@@ -13,9 +13,7 @@ from pipeline.errors import SpecError
 from pipeline.terminal import Console, carried_out
 
 if TYPE_CHECKING:
-    from pipeline.search.objective import Objective
     from pipeline.spec import StudySpec
-    from pipeline.task import Task
 
 app = typer.Typer(
     name="restora",
@@ -65,19 +63,6 @@ def _study_name(study: str) -> str:
         return str(tomllib.loads(path.read_text()).get("name", path.stem))
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"{path} is not valid TOML: {error}") from None
-
-
-def _objectives(spec: "StudySpec", task: "Task", device: str) -> dict[str, "Objective"]:
-    from pipeline.compress.stats import Statistics
-    from pipeline.search.objective import Objective
-
-    statistics = Statistics(task.model, task.train)
-    return {
-        combination.name: Objective(
-            task, combination, spec.search, seed=spec.seed, device=device, statistics=statistics
-        )
-        for combination in spec.combination
-    }
 
 
 def _print(table: Any) -> None:
@@ -139,13 +124,14 @@ def plan(study: Study, as_json: Json = False, device: Device = "auto", seed: See
     """Say what a run would do and take: cells, trials, trained parameters, bytes, memory, disk, time."""
     from pipeline.environment import choose_device
     from pipeline.search.plan import plan_study
+    from pipeline.search.run import make_objectives
     from pipeline.task import prepare
     from pipeline.terminal import plan_lines
 
     spec, console = _spec(study, seed), Console()
     device = choose_device(device)
     task = prepare(spec.task, device=device, train_baseline=False, say=console.say)
-    table = plan_study(spec, task, _objectives(spec, task, device))
+    table = plan_study(spec, task, make_objectives(spec, task, device))
     if as_json:
         _print(table)
     else:
@@ -250,6 +236,7 @@ def export(
     from pipeline.errors import NothingUsableError, UsageError
     from pipeline.export.trials import export_ranks, export_trial
     from pipeline.search.keep import Kept
+    from pipeline.search.run import make_objectives
     from pipeline.search.storage import refuse_differences
     from pipeline.spec import pinned
     from pipeline.task import prepare
@@ -264,7 +251,7 @@ def export(
     if not any(results[name].best_of_ranks() for name in names if name in results):
         raise NothingUsableError(f"no trial of '{spec.name}' is complete yet; next: restora run {study}")
     task = prepare(spec.task, device=choose_device(device), say=Console().say)
-    objectives = _objectives(spec, task, choose_device(device))
+    objectives = make_objectives(spec, task, choose_device(device))
     for name in names:
         refuse_differences(name, results[name].facts, pinned(spec, spec.find(name)), dict(task.hashes))
     with Guard() as guard:

@@ -12,7 +12,7 @@ from pipeline.search.objective import Objective
 from pipeline.search.select import measure_references, test_winners
 from pipeline.search.storage import create_or_resume, study_name
 from pipeline.search.study import Coordinator, Progress
-from pipeline.spec import CombinationSpec, StudySpec, pinned
+from pipeline.spec import StudySpec, pinned
 from pipeline.task import Task, prepare
 from pipeline.train.guard import Guard
 
@@ -40,39 +40,45 @@ def run_study(
     """
     with exclusive(paths.LOCKS / f"{spec.name}.lock", f"study '{spec.name}'"):
         task = prepare(spec.task, device=device, say=say)
-        statistics = Statistics(task.model, task.train)
-        objectives = {
-            combination: Objective(task, combination, spec.search, seed=spec.seed, device=device, statistics=statistics)
-            for combination in spec.combination
-        }
-        for combination, objective in objectives.items():
-            kept = Kept(spec.name, combination.name)
+        for name, objective in make_objectives(spec, task, device).items():
+            kept = Kept(spec.name, name)
             study = create_or_resume(
                 storage,
-                study_name(spec.name, combination.name),
-                pinned(spec, combination),
+                study_name(spec.name, name),
+                pinned(spec, objective.combination),
                 dict(task.hashes),
-                study_facts(spec, combination, objective, task),
+                study_facts(spec, objective),
             )
             measure_references(objective, study, {"val": task.val})
-            say(f"{combination.name}: {len(objective.targets)} layers compressed")
+            say(f"{name}: {len(objective.targets)} layers compressed")
 
-            def show_own(progress: Progress, name: str = combination.name) -> None:
+            def show_own(progress: Progress, name: str = name) -> None:
                 show(name, progress)
 
             Coordinator(objective, study, kept, guard, cohort, show_own).run()
-            say(f"{combination.name}: testing the winners")
+            say(f"{name}: testing the winners")
             test_winners(objective, study, kept, spec.seeds, guard.check)
 
 
-def study_facts(spec: StudySpec, combination: CombinationSpec, objective: Objective, task: Task) -> dict[str, object]:
+def make_objectives(spec: StudySpec, task: Task, device: str) -> dict[str, Objective]:
+    """The objective of each combination by name; they share the task's layer statistics."""
+    statistics = Statistics(task.model, task.train)
+    return {
+        combination.name: Objective(
+            task, combination, spec.search, seed=spec.seed, device=device, statistics=statistics
+        )
+        for combination in spec.combination
+    }
+
+
+def study_facts(spec: StudySpec, objective: Objective) -> dict[str, object]:
     """What the stored study says of itself beside its trials."""
     first = objective.facts(spec.search.ranks[0])
     return {
         "study": spec.name,
-        "combination": combination.name,
+        "combination": objective.combination.name,
         "budget": spec.search.trials,
-        "task": dict(task.description),
+        "task": dict(objective.task.description),
         "targets": len(objective.targets),
         "dense_bytes": first.size.dense_bytes,
         "compressed_bytes": first.size.base_bytes,
