@@ -18,15 +18,22 @@ OptimizerName = Literal["adam", "adamw", "nesterov", "rmsprop", "sgd"]
 Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
+def _some(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    # Not a min_length: that counts the valid items, and would call a list with one bad item empty.
+    if not values:
+        raise ValueError("must hold at least one")
+    return values
+
+
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    repeated = [value for place, value in enumerate(values) if value in values[:place]]
+    repeated = [str(getattr(value, "name", value)) for place, value in enumerate(values) if value in values[:place]]
     if repeated:
-        raise ValueError(f"each choice once; repeated: {', '.join(map(str, repeated))}")
+        raise ValueError(f"each choice once; repeated: {', '.join(repeated)}")
     return values
 
 
 def _choices(item: Any) -> Any:
-    return Annotated[tuple[item, ...], Field(strict=False, min_length=1), AfterValidator(_distinct)]
+    return Annotated[tuple[item, ...], Field(strict=False), AfterValidator(_some), AfterValidator(_distinct)]
 
 
 def _method(registry: Registry[Any]) -> Any:
@@ -150,7 +157,7 @@ class StudySpec(Config):
     seeds: int = Field(1, ge=1)
     """The winner of each cell is trained under this many seeds in all; tables give mean and spread."""
     task: TaskSpec
-    combination: Annotated[tuple[CombinationSpec, ...], Field(strict=False, min_length=1)]
+    combination: Annotated[tuple[CombinationSpec, ...], Field(strict=False), AfterValidator(_some)]
     search: SearchSpec
 
     @model_validator(mode="after")
