@@ -70,8 +70,10 @@ class History:
             neighbour: The next higher rank of the same init; some of its best values are tried once start-up is over.
             stored: Trials of the stored study by number; they stand for what was asked when they were new.
         """
-        size = min(self.search.ask_ahead, self.left)
-        started = self.count(*COUNTED) >= self.search.sampler.startup
+        to_start = self.search.sampler.startup - self.count(*COUNTED)
+        started = to_start <= 0
+        # A wave that starts up ends with the start-up: a long one would leave the sampler nothing of the budget.
+        size = min(self.search.ask_ahead, self.left, self.search.trials if started else to_start)
         queued = self._neighbour_values(neighbour) if started and neighbour is not None else []
         return [self._ask_one(started, queued, stored) for _ in range(size)]
 
