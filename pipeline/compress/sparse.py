@@ -164,7 +164,7 @@ class Sparse(LayerCompression):
         scores = blocks.cut(block_scores(weight, self.score, stats), -math.inf)
         best = scores.topk(blocks.keep, dim=1).indices
         kept = blocks.uncut(torch.zeros_like(scores, dtype=torch.bool).scatter_(1, best, value=True), shape)
-        values = refitted(weight, kept, stats) if self.refit and stats is not None else weight * kept
+        values = refitted(weight, kept, stats) if self.refit and stats is not None else weight.where(kept, 0)
         return SparseWeight(values, kept, blocks)
 
     def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> SparseWeight:
