@@ -1,0 +1,66 @@
+import pytest
+import torch
+from moments import output_error, random_stats
+
+from pipeline.compress.int1 import Int1
+
+
+def weight_with_zeros() -> torch.Tensor:
+    weight = torch.randn(6, 11) * torch.rand(6, 1)
+    weight[0, 0], weight[1, 1] = 0.0, -0.0
+    return weight
+
+
+def test_each_row_is_its_signs_times_its_mean_magnitude_and_zero_is_positive():
+    weight = weight_with_zeros()
+    small = Int1().compress(weight, None)
+    signs = torch.where(weight < 0, -1.0, 1.0)
+    assert small.dense()[0, 0] > 0
+    assert small.dense()[1, 1] > 0
+    torch.testing.assert_close(small.dense(), weight.abs().mean(1, keepdim=True) * signs)
+
+
+def test_one_scale_for_the_tensor_is_the_mean_magnitude_of_all():
+    weight = weight_with_zeros()
+    small = Int1(scale="tensor").compress(weight, None)
+    torch.testing.assert_close(small.dense().abs(), weight.abs().mean().expand(6, 11))
+
+
+@pytest.mark.parametrize("metric", ["weight", "activation"])
+def test_without_a_scale_the_signs_alone_are_kept(metric):
+    weight = weight_with_zeros()
+    small = Int1(scale="none", metric=metric).compress(weight, random_stats(11))
+    assert set(small.dense().flatten().tolist()) == {-1.0, 1.0}
+    assert torch.equal(weight - small.dense(), weight - torch.where(weight < 0, -1.0, 1.0))
+    assert not Int1(scale="none", metric=metric).needs_statistics
+
+
+@pytest.mark.parametrize("scale", ["row", "tensor"])
+@pytest.mark.parametrize("metric", ["weight", "activation"])
+def test_no_other_scale_has_a_smaller_error_in_its_metric(scale, metric):
+    weight = weight_with_zeros().double()
+    moment = random_stats(11).second_moment if metric == "activation" else torch.eye(11, dtype=torch.float64)
+    method = Int1(scale=scale, metric=metric)
+    dense = method.compress(weight, random_stats(11)).dense()
+    assert method.needs_statistics == (metric == "activation")
+    best = output_error(weight, dense, moment)
+    for factor in (0.9, 0.99, 0.999, 1.001, 1.01, 1.1):
+        worse = output_error(weight, dense * factor, moment)
+        assert bool((worse > best).all()) if scale == "row" else worse.sum() > best.sum()
+
+
+def test_the_activation_scale_is_the_closed_form():
+    weight, stats = weight_with_zeros().double(), random_stats(11)
+    dense = Int1(metric="activation").compress(weight, stats).dense()
+    for w, q in zip(weight, dense.sign(), strict=True):
+        C = stats.second_moment
+        torch.testing.assert_close(
+            q * (w @ C @ q) / (q @ C @ q), dense[int((weight == w).all(1).nonzero())], rtol=1e-4, atol=0
+        )
+
+
+@pytest.mark.parametrize("method", [Int1(), Int1(scale="tensor"), Int1(metric="activation")], ids=str)
+def test_fault_14_a_zero_weight_and_dead_inputs_give_a_zero_weight(method):
+    for stats in (random_stats(11), random_stats(11, dead=4), random_stats(11, dead=11)):
+        assert torch.equal(method.compress(torch.zeros(3, 11), stats).dense(), torch.zeros(3, 11))
+        assert method.compress(torch.randn(3, 11), stats).dense().isfinite().all()

@@ -1,0 +1,89 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from moments import random_stats
+from torch import nn
+
+from pipeline.compress.contract import LayerCompression, join
+from pipeline.compress.int1 import Int1
+from pipeline.compress.none import NoCompression
+from pipeline.compress.packing import pack, packed_bits, unpack
+from pipeline.compress.sparse import Sparse
+
+BLOCKS = ("4x4", "1x16", "3x3", "5x5", "2:4", "1:4")
+METHODS = [
+    NoCompression(),
+    *(Int1(scale=scale, metric=metric) for scale in ("row", "tensor", "none") for metric in ("weight", "activation")),
+    *(Sparse(block=block) for block in BLOCKS),
+    *(Sparse(block=block, score="activation", refit=True) for block in BLOCKS),
+    Sparse(score="max"),
+    Sparse(score="max", refit=True),
+]
+OF = {"sign": "payload", "dense": "payload", "value": "payload", "index": "index", "scale": "scale"}
+
+
+def random_weight(out: int, inner: int, seed: int) -> torch.Tensor:
+    """Normal values, among them zeros of both signs and numbers too small to be normal."""
+    weight = torch.randn(out, inner, generator=torch.Generator().manual_seed(seed))
+    weight.view(-1)[::5] = 0.0
+    weight.view(-1)[::7] = -0.0
+    weight.view(-1)[::11] *= 1e-40
+    return weight
+
+
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(
+        one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8)
+    )
+
+
+@given(width=st.integers(1, 16), codes=st.lists(st.integers(0, 2**16 - 1), max_size=70))
+def test_codes_of_any_width_come_back_from_the_fewest_whole_bytes(width, codes):
+    codes = torch.tensor(codes, dtype=torch.int64) % 2**width
+    packed = pack(codes, width)
+    assert packed.dtype == torch.uint8
+    assert packed.nbytes == -(-len(codes) * width // 8) == packed_bits(len(codes), width) / 8
+    assert torch.equal(unpack(packed, len(codes), width), codes)
+
+
+def test_the_first_code_stands_in_the_lowest_bits():
+    assert pack(torch.tensor([1, 2, 3]), 4).tolist() == [0x21, 0x03]
+    assert pack(torch.tensor([True, False, False, False, False, False, False, False, True]), 1).tolist() == [1, 1]
+
+
+@settings(deadline=None, max_examples=15)
+@given(out=st.integers(1, 12), inner=st.integers(1, 40), seed=st.integers(0, 99))
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_a_packed_weight_comes_back_bit_for_bit_at_its_predicted_size(method: LayerCompression, out, inner, seed):
+    stats = random_stats(inner, seed)
+    small = method.compress(random_weight(out, inner, seed), stats)
+    tensors = small.to_tensors()
+    loaded = method.from_tensors(tensors, (out, inner))
+    assert same_bits(loaded.dense(), small.dense())
+    assert all(same_bits(loaded.to_tensors()[key], tensor) for key, tensor in tensors.items())
+
+    assert small.bits.total() == 8 * sum(tensor.nbytes for tensor in tensors.values())
+    for key, tensor in tensors.items():
+        assert getattr(small.bits, OF[key]) == 8 * tensor.nbytes
+    assert method.compress(torch.zeros(out, inner), stats).bits == small.bits == loaded.bits
+    assert loaded.macs == small.macs
+    assert loaded.shape == small.shape == (out, inner)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Conv2d(4, 6, 3, groups=2), nn.Conv2d(5, 10, 3, groups=5)], ids=["two", "depthwise"]
+)
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_a_grouped_weight_comes_back_group_by_group(method: LayerCompression, layer):
+    groups, inner = layer.groups, layer.weight[0].numel()
+    weight = layer.weight.detach().flatten(1)
+    stats = [random_stats(inner, seed) for seed in range(groups)]
+    parts = [method.compress(*pair) for pair in zip(weight.chunk(groups), stats, strict=True)]
+    small = join(parts)
+    tensors = small.to_tensors()
+    loaded = method.load_weight(tensors, tuple(weight.shape), groups)
+    assert small.shape == loaded.shape == weight.shape
+    assert same_bits(loaded.dense(), torch.cat([part.dense() for part in parts]))
+    assert small.bits.total() == 8 * sum(tensor.nbytes for tensor in tensors.values())
+    assert small.macs == sum(part.macs for part in parts)
