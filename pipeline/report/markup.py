@@ -14,7 +14,7 @@ h1 { margin: 0 0 .25rem; } h2 { margin: 2.5rem 0 .5rem; }
 p, li { max-width: 48rem; } .quiet { color: var(--quiet); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .8rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .45rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
+th, td { padding: .3rem .4rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
   white-space: nowrap; }
 th { font-weight: 600; vertical-align: bottom; white-space: normal; } td.text, th.text { text-align: left; }
 td.long { text-align: left; white-space: normal; overflow-wrap: anywhere; }

@@ -27,14 +27,18 @@ def task_section(results: Sequence[CombinationResult]) -> list[str]:
     facts = results[0].facts
     rows = [[name, _words(value)] for name, value in {**facts.get("task", {}), **_hashes(facts)}.items()]
     combinations = [
-        [result.name, *(_words(result.facts["pinned"].get("combination", {}).get(key)) for key in _PARTS)]
+        [
+            result.name,
+            *(_words(result.facts["pinned"]["combination"][key]) for key in _PARTS),
+            _rounded(result.facts.get("targets"), "d"),
+        ]
         for result in results
     ]
     return [
         heading("The task"),
         table({"": "text", "what it is": "long"}, rows),
         heading("The combinations"),
-        table({"combination": "text", **dict.fromkeys(_PARTS, "long")}, combinations),
+        table({"combination": "text", **dict.fromkeys(_PARTS, "long"), "layers": "number"}, combinations),
     ]
 
 
@@ -109,7 +113,7 @@ _EVALUATION: dict[str, tuple[str, Callable[[EvaluationRow], str]]] = {
     "trained": ("number", lambda row: _rounded(row["trainable"], ",")),
     "alpha": ("number", lambda row: _rounded(row["alpha"], ".3g")),
     "optimizer": ("text", lambda row: row["optimizer"] or ""),
-    "lr": ("number", lambda row: _rounded(row["lr"], ".3g")),
+    "lr": ("number", lambda row: _rounded(row["lr"], ".2g")),
     "batch": ("number", lambda row: _rounded(row["batch_size"], "d")),
     "epoch": ("number", lambda row: _rounded(row["best_epoch"], "d")),
     "trial": ("number", lambda row: _rounded(row["trial"], "d")),

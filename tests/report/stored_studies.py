@@ -2,13 +2,11 @@
 
 import math
 import random
-import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
-from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
@@ -39,15 +37,13 @@ class Stored:
     def __post_init__(self) -> None:
         search = {"ranks": list(self.ranks), "inits": [{"method": init} for init in self.inits], "epochs": EPOCHS}
         methods = {"compression": {"method": "int1", "scale": "row"}, "adapter": {"method": "lora"}, "targets": ["*"]}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            self.study = create_or_resume(
-                self.storage,
-                study_name("digits", self.combination),
-                {"version": 1, "seed": 0, "search": search, "combination": {"name": self.combination, **methods}},
-                {"data": "d" * 64, "split": "5" * 64, "weights": "3" * 64},
-                self._facts(),
-            )
+        self.study = create_or_resume(
+            self.storage,
+            study_name("digits", self.combination),
+            {"version": 1, "seed": 0, "search": search, "combination": {"name": self.combination, **methods}},
+            {"data": "d" * 64, "split": "5" * 64, "weights": "3" * 64},
+            self._facts(),
+        )
         space = {
             "rank": CategoricalDistribution(self.ranks),
             "init": CategoricalDistribution(self.inits),

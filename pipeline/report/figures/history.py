@@ -29,7 +29,9 @@ def history(results: Sequence[CombinationResult]) -> Figure:
         trials = {trial.number: trial for trial in result.study.get_trials(deepcopy=False)}
         points, best = plot_optimization_history(result.study).data[:2]
         inks = [look.ink(trials[number].params["init"]) for number in points.x]
-        points.update(name=result.name, showlegend=False, marker={"symbol": look.symbol(result.name), "color": inks})
+        points.update(
+            name=escape(result.name), showlegend=False, marker={"symbol": look.symbol(result.name), "color": inks}
+        )
         points.hovertext = [f"trial {number}, rank {trials[number].params['rank']}" for number in points.x]
         points.hovertemplate = "%{hovertext}<br>%{y:.2%}<extra></extra>"
         best.update(name="best so far", showlegend=place == 1, line={"color": "#000000", "width": 1.5, "shape": "hv"})
