@@ -10,11 +10,11 @@ from pipeline.spec import SearchSpec
 
 
 class HalvingPruner(BasePruner):
-    """Successive halving (Jamieson and Talwalkar, 2016, arXiv:1502.07943), synchronous where trials report together.
+    """Synchronous successive halving (Jamieson and Talwalkar, 2016, arXiv:1502.07943) of trials that run together.
 
     At the rungs ``first * factor ** k`` a trial goes on if it is among the best ``ceil(n / factor)`` of the ``n``
-    trials of the study that reported at that rung, running ones among them: stock pruners compare with complete
-    trials only, and would prune nothing of a wave whose trials all run at once.
+    running trials of the study that reported at that rung. All of them must have reported before the first is judged.
+    Stock pruners compare with complete trials only, and would prune nothing of a wave whose trials all run at once.
 
     Args:
         first: Step of the first rung.
@@ -29,7 +29,8 @@ class HalvingPruner(BasePruner):
         if step is None or not self._is_rung(step):
             return False
         sign = 1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1
-        reports = [t.intermediate_values for t in study.get_trials(deepcopy=False)]
+        running = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
+        reports = [peer.intermediate_values for peer in running]
         peers = sorted((sign * values[step] for values in reports if step in values), reverse=True)
         return sign * trial.intermediate_values[step] < peers[math.ceil(len(peers) / self.factor) - 1]
 
