@@ -19,7 +19,7 @@ th, td { padding: .3rem .4rem; border-bottom: 1px solid var(--line); text-align:
 th { font-weight: 600; vertical-align: bottom; white-space: normal; } td.text, th.text { text-align: left; }
 td.long { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 tr.best { background: var(--best); }
-figure { margin: 1rem 0 0; padding: .25rem; background: #fff; border: 1px solid var(--line); }
+figure { margin: 1rem 0 0; overflow: hidden; padding: .25rem; background: #fff; border: 1px solid var(--line); }
 """
 
 
