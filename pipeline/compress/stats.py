@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.padding import pad_same
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -49,6 +51,8 @@ def input_vectors(layer: nn.Module, x: Tensor) -> Tensor:
     """The vectors that a layer's weight matrix meets, ``[groups, n, in]``: rows of ``x``, or patches of images."""
     if not isinstance(layer, nn.Conv2d):
         return x.reshape(1, -1, x.shape[-1])
+    if isinstance(layer, Conv2dSame):  # it pads by the size of its input, in its forward
+        x = pad_same(x, list(layer.kernel_size), list(layer.stride), list(layer.dilation))
     padding = layer._reversed_padding_repeated_twice
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     patches = F.unfold(F.pad(x, padding, mode=mode), layer.kernel_size, layer.dilation, 0, layer.stride)
