@@ -78,10 +78,10 @@ def weight_groups(layer: nn.Module) -> Tensor:
 
 
 def shared_copy(model: nn.Module) -> nn.Module:
-    """A model of new modules over the very same tensors: cheap, and safe to take apart in another thread."""
-    tensors = chain(model.parameters(), model.buffers())
-    frozen = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-    return frozen.eval().requires_grad_(False)
+    """A frozen model of new modules over the same memory: cheap, and safe to take apart in another thread."""
+    # New parameters, because a model that is still being trained must not lose its requires_grad.
+    parameters = {id(own): nn.Parameter(own.detach(), requires_grad=False) for own in model.parameters()}
+    return copy.deepcopy(model, parameters | {id(buffer): buffer for buffer in model.buffers()}).eval()
 
 
 def on_device(model: nn.Module, device: str) -> nn.Module:
