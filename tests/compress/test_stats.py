@@ -1,0 +1,84 @@
+import pytest
+import torch
+from timm.layers.conv2d_same import Conv2dSame
+from torch import nn
+
+from pipeline.compress.layers import weight_groups
+from pipeline.compress.stats import Statistics, gather_statistics
+from pipeline.task.parts import TensorPart
+
+CONVOLUTIONS = {
+    "plain": nn.Conv2d(2, 20, 3),
+    "strided and padded": nn.Conv2d(2, 20, (3, 2), stride=(2, 1), padding=(1, 2)),
+    "dilated": nn.Conv2d(2, 20, 3, dilation=2),
+    "padding same": nn.Conv2d(2, 20, (4, 2), padding="same"),
+    "reflected": nn.Conv2d(2, 20, 3, padding=1, padding_mode="reflect"),
+    "grouped": nn.Conv2d(4, 40, 3, groups=2, padding=1),
+    "depthwise": nn.Conv2d(3, 30, 3, groups=3, stride=2, dilation=2),
+    "timm's same": Conv2dSame(2, 20, 3, stride=2),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("layer", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+def test_the_moment_of_a_convolutions_inputs_gives_the_moment_of_its_outputs(layer):
+    # E[y y^T] = W C W^T, and with more outputs than inputs no other symmetric C does.
+    model = nn.Sequential(layer).double()
+    layer.bias.data.zero_()
+    images = torch.randn(5, layer.in_channels, 8, 9, dtype=torch.float64)
+    stats = gather_statistics(model, ["0"], images.split(2))["0"]
+    y = model(images).detach().transpose(0, 1).flatten(1)
+    assert len(stats) == layer.groups
+    for W, its, own in zip(weight_groups(layer), stats, y.chunk(layer.groups), strict=True):
+        assert torch.linalg.matrix_rank(W) == W.shape[1]
+        torch.testing.assert_close(W @ its.second_moment @ W.T, own @ own.T / own.shape[1])
+
+
+def test_the_moment_of_a_linear_layers_inputs_is_uncentred_and_a_mean_over_all_tokens():
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    images = torch.randn(7, 5, 4) + 1
+    with torch.no_grad():
+        X = torch.relu(model[0](images)).double().reshape(-1, 6)
+    stats = gather_statistics(model, ["2"], images.split(3))
+    assert list(stats) == ["2"]
+    torch.testing.assert_close(stats["2"][0].second_moment, X.T @ X / 35)
+
+
+def test_gathering_leaves_no_hook_behind_even_where_the_model_fails():
+    model = nn.Sequential(nn.Linear(4, 6))
+    with pytest.raises(RuntimeError, match="must match the size"):
+        gather_statistics(model, ["0"], [torch.randn(2, 4), torch.randn(2, 5)])
+    assert not model[0]._forward_pre_hooks
+
+
+def test_a_damped_moment_has_an_inverse_where_inputs_are_dead():
+    images = torch.randn(50, 6)
+    images[:, :4] = 0
+    model = nn.Sequential(nn.Linear(6, 2))
+    for batch in (images, torch.zeros(3, 6)):
+        stats = gather_statistics(model, ["0"], [batch])["0"][0]
+        assert torch.linalg.cholesky(stats.damped()).isfinite().all()
+        torch.testing.assert_close(stats.damped(), stats.second_moment, atol=1e-6, rtol=1e-5)
+
+
+class Asked(TensorPart):
+    """A part that notes what it was asked for."""
+
+    def batches(self, batch_size, order=None):
+        self.orders = [*getattr(self, "orders", []), order]
+        return super().batches(batch_size, order)
+
+
+def test_statistics_are_gathered_once_from_the_training_part_at_the_first_question():
+    part = Asked(torch.randn(40, 4), torch.arange(40) % 2)
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)).eval()
+    statistics = Statistics(model, part)
+    assert not hasattr(part, "orders")
+    first = statistics.of(["0"])["0"]
+    assert statistics.of(["0"])["0"] is first
+    assert len(part.orders) == 1
+    assert set(statistics.of(["0", "1"])) == {"0", "1"}
+    assert len(part.orders) == 2
+    assert sorted(part.orders[0].tolist()) == list(range(40))
+    X = part.images.double()
+    torch.testing.assert_close(first[0].second_moment, X.T @ X / 40)
