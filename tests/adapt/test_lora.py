@@ -1,0 +1,159 @@
+from collections import OrderedDict
+from collections.abc import Mapping
+
+import pytest
+import timm
+import torch
+from timm.layers.conv2d_same import Conv2dSame
+from torch import Tensor, nn
+
+from pipeline.adapt.contract import Adapter, Start, adapter_parameters, clipped_rank
+from pipeline.adapt.inits.paper import Paper
+from pipeline.adapt.inits.svd import ResidualSvd
+from pipeline.adapt.lora import Lora
+from pipeline.compress.contract import CompressedModel
+from pipeline.compress.int1 import Int1
+from pipeline.compress.layers import find_targets, matrix_shape, replace_weight, shared_copy, weight_matrix
+from pipeline.compress.sparse import Sparse
+
+LAYERS = {
+    "linear": (nn.Linear(10, 6), (4, 10)),
+    "linear on tokens": (nn.Linear(10, 6, bias=False), (4, 3, 10)),
+    "1x1": (nn.Conv2d(6, 9, 1), (4, 6, 5, 5)),
+    "strided and padded": (nn.Conv2d(3, 8, (3, 5), stride=(2, 1), padding=(1, 2)), (4, 3, 9, 8)),
+    "dilated without bias": (nn.Conv2d(3, 8, 3, dilation=2, bias=False), (4, 3, 9, 9)),
+    "padding same": (nn.Conv2d(3, 8, 3, padding="same", dilation=2), (4, 3, 7, 7)),
+    "reflected": (nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect"), (4, 3, 7, 7)),
+    "grouped": (nn.Conv2d(6, 9, 3, groups=3, stride=2), (4, 6, 8, 8)),
+    "depthwise": (nn.Conv2d(5, 5, 3, groups=5, padding=1), (4, 5, 8, 8)),
+    "depthwise, more channels out": (nn.Conv2d(5, 10, 3, groups=5), (4, 5, 8, 8)),
+    "timm's same": (Conv2dSame(3, 8, 3, stride=2), (4, 3, 9, 10)),
+    "timm's same, grouped": (Conv2dSame(4, 8, 5, stride=2, groups=2), (4, 4, 9, 10)),
+}
+
+
+def lanes_of(layer: nn.Module, alphas: list[float], rank: int = 2) -> list[dict[str, Tensor]]:
+    """Random factors for a lane each, on the layer ``0``."""
+    out, inner = matrix_shape(layer)
+    starts = [{"0": Start(torch.randn(rank, inner).double(), torch.randn(out, rank).double())} for _ in alphas]
+    return [Lora().begin(layer, start, alpha) for start, alpha in zip(starts, alphas, strict=True)]
+
+
+def attached(model: nn.Module, lanes: list[Mapping[str, Tensor]], alphas: list[float], adapter: Adapter) -> nn.Module:
+    copy = shared_copy(model)
+    stacked = {name: torch.stack([lane[name] for lane in lanes]) for name in lanes[0]}
+    adapter.attach(copy, stacked, alphas)
+    return copy
+
+
+@pytest.mark.parametrize("scale", ["alpha/r", "alpha/sqrt(r)"])
+@pytest.mark.parametrize(("layer", "shape"), LAYERS.values(), ids=LAYERS)
+def test_each_of_many_lanes_is_the_dense_layer_of_weight_q_plus_s_b_a(layer, shape, scale):
+    model, adapter, alphas = nn.Sequential(layer).double(), Lora(scale=scale), [1.0, 4.0, 0.5]
+    lanes = lanes_of(layer, alphas)
+    images = [torch.randn(shape, dtype=torch.float64) for _ in alphas]
+    together = attached(model, lanes, alphas, adapter)(torch.cat(images)).chunk(3)
+    for lane, alpha, x, out in zip(lanes, alphas, images, together, strict=True):
+        dense = shared_copy(model)
+        s = alpha / (2 if scale == "alpha/r" else 2**0.5)
+        replace_weight(dense, "0", weight_matrix(layer) + s * lane["0.lora_B"] @ lane["0.lora_A"])
+        torch.testing.assert_close(out, dense(x), rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(attached(model, [lane], [alpha], adapter)(x), out, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(("layer", "shape"), LAYERS.values(), ids=LAYERS)
+def test_gradients_of_a_lane_are_those_of_its_factors_alone(layer, shape):
+    model, alphas = nn.Sequential(layer).double(), [1.0, 4.0]
+    lanes = lanes_of(layer, alphas)
+    stacked = {name: torch.stack([lane[name] for lane in lanes]) for name in lanes[0]}
+    copy = shared_copy(model)
+    held = Lora().attach(copy, stacked, alphas)
+    x = torch.randn(2 * shape[0], *shape[1:], dtype=torch.float64)
+    copy(x).chunk(2)[1].square().sum().backward()
+    assert {name for name, p in copy.named_parameters() if p.requires_grad} == {"0.lora_A", "0.lora_B"}
+    for name, tensor in held.items():
+        assert not tensor.grad[0].any()
+        assert tensor.grad[1].any()
+        assert tensor.shape == stacked[name].shape
+    assert not any(p.requires_grad or p.grad is not None for n, p in copy.named_parameters() if "lora" not in n)
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 24), nn.ReLU(), nn.Linear(24, 5))
+
+
+class Block(nn.Module):
+    """A residual block with a depthwise convolution between two of 1 x 1."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.Conv2d(width, 12, 1, bias=False), nn.Conv2d(12, width, 1, bias=False)
+        self.depthwise = nn.Conv2d(12, 12, 3, padding=1, groups=12)
+        self.norm = nn.BatchNorm2d(12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(torch.relu(self.norm(self.depthwise(self.up(x)))))
+
+
+def cnn() -> nn.Module:
+    stem = nn.Conv2d(3, 8, 3, stride=4, padding=1)
+    pool = nn.AdaptiveAvgPool2d(1)
+    return nn.Sequential(OrderedDict(stem=stem, block=Block(8), pool=pool, flat=nn.Flatten(), fc=nn.Linear(8, 5)))
+
+
+def vit() -> nn.Module:
+    return timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=5)
+
+
+def starts_of(compressed: CompressedModel, model: nn.Module, init: Paper | ResidualSvd, rank: int) -> dict[str, Start]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: init.start(
+            weight_matrix(model.get_submodule(name)), weight, clipped_rank(rank, weight.shape), (), generator
+        )
+        for name, weight in compressed.weights.items()
+    }
+
+
+@pytest.mark.parametrize("compression", [Int1(), Sparse()], ids=["int1", "sparse"])
+@pytest.mark.parametrize("build", [mlp, cnn, vit])
+def test_the_full_rank_svd_start_gives_the_uncompressed_models_outputs(build, compression):
+    model = build().double().eval()
+    compressed = compression.compress_model(model, find_targets(model, ["*"]), {})
+    lane = Lora().begin(compressed.model, starts_of(compressed, model, ResidualSvd(), 10_000), 8.0)
+    x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        assert (compressed.model(x) - model(x)).abs().max() > 1e-3
+        torch.testing.assert_close(attached(compressed.model, [lane], [8.0], Lora())(x), model(x), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("build", [mlp, cnn, vit])
+def test_the_papers_start_gives_the_compressed_models_outputs(build):
+    model = build().eval()
+    compressed = Int1().compress_model(model, find_targets(model, ["*"]), {})
+    lane = Lora().begin(compressed.model, starts_of(compressed, model, Paper(), 4), 8.0)
+    x = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(attached(compressed.model, [lane], [8.0], Lora())(x), compressed.model(x))
+
+
+def test_ranks_are_clipped_to_what_each_layer_takes_and_counted_before_any_start():
+    model = mlp()
+    compressed = Int1().compress_model(model, ["1", "3"], {})
+    shapes = {name: weight.shape for name, weight in compressed.weights.items()}
+    counts = adapter_parameters(Lora(), compressed.model, shapes, 16)
+    assert counts == {"1.lora_A": 16 * 3072, "1.lora_B": 16 * 24, "3.lora_A": 5 * 24, "3.lora_B": 5 * 5}
+    lane = Lora().begin(compressed.model, starts_of(compressed, model, ResidualSvd(), 16), 1.0)
+    assert {name: tensor.numel() for name, tensor in lane.items()} == counts
+    assert Lora().macs((24, 3072), 16) == 16 * (24 + 3072)
+
+
+def test_attaching_leaves_the_compressed_model_as_it_was():
+    model = cnn()
+    compressed = Int1().compress_model(model, find_targets(model, ["*"]), {})
+    before = {name: tensor.clone() for name, tensor in compressed.model.state_dict().items()}
+    lane = Lora().begin(compressed.model, starts_of(compressed, model, Paper(), 2), 1.0)
+    attached(compressed.model, [lane, lane], [1.0, 2.0], Lora())(torch.randn(4, 3, 32, 32))
+    after = compressed.model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
