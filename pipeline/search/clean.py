@@ -2,17 +2,16 @@
 
 from pathlib import Path
 
-import optuna
 from optuna.storages import RDBStorage
 
 from pipeline.paths import BASELINES, STORAGE
 from pipeline.search.keep import Kept
-from pipeline.search.results import read_results
+from pipeline.search.results import own_studies, read_results
 
 
 def unneeded(storage: RDBStorage) -> list[Path]:
     """Caches, half-written files, and kept adapters of cells that are not in the database."""
-    studies = {name.partition("/")[0] for name in optuna.get_all_study_names(storage)}
+    studies = {name.partition("/")[0] for name in own_studies(storage)}
     winners = {
         Kept(study, result.name).path(cell.cell)
         for study in studies

@@ -59,8 +59,9 @@ class CellResult:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the cell ended because as many trials failed as its budget has."""
-        return self.states["fail"] >= self.budget
+        """Whether the cell ended short of its budget, because as many trials failed as the budget has."""
+        short = self.states["complete"] + self.states["pruned"] < self.budget
+        return short and self.states["fail"] >= self.budget
 
     @property
     def test(self) -> Score | None:
@@ -113,14 +114,20 @@ def read_results(storage: RDBStorage, study: str) -> list[CombinationResult]:
     Raises:
         NothingUsableError: There is none.
     """
-    prefix = study_name(study, "")
-    names = [name for name in optuna.get_all_study_names(storage) if name.startswith(prefix)]
+    prefix, own = study_name(study, ""), own_studies(storage)
+    names = [name for name in own if name.startswith(prefix)]
     if not names:
-        known = sorted({name.partition("/")[0] for name in optuna.get_all_study_names(storage)})
+        known = sorted({name.partition("/")[0] for name in own})
         raise NothingUsableError(
             f"no study '{study}' is stored; stored: {', '.join(known) or 'none'}; `restora run STUDY.toml` makes one"
         )
     return [_read(storage, name) for name in names]
+
+
+def own_studies(storage: RDBStorage) -> list[str]:
+    """Names of the studies that a run has begun; a database may hold studies of someone else's."""
+    names = optuna.get_all_study_names(storage)
+    return [name for name in names if "pinned" in storage.get_study_user_attrs(storage.get_study_id_from_name(name))]
 
 
 def _read(storage: RDBStorage, name: str) -> CombinationResult:
