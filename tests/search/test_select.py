@@ -1,0 +1,156 @@
+import pytest
+from optuna.trial import TrialState
+from tiny_studies import Mlp, blobs, by_cell, kept_of, make_objective, make_spec, make_task, search
+
+from pipeline.search.objective import Objective
+from pipeline.search.results import read_results
+from pipeline.search.select import find_winners, test_winners, winner_parameters
+from pipeline.search.space import Cell
+from pipeline.task import Task
+from pipeline.task.parts import TensorPart
+
+test_winners.__test__ = False  # its name is not that of a test
+
+
+class Counting(TensorPart):
+    """Counts how often it is read."""
+
+    def __init__(self, images, labels):
+        super().__init__(images, labels)
+        self.read = 0
+
+    def batches(self, batch_size, order=None):
+        self.read += 1
+        return super().batches(batch_size, order)
+
+
+def go_on():
+    pass
+
+
+@pytest.fixture
+def counting_task():
+    task = make_task()
+    assert isinstance(task.model, Mlp)
+    task = Task(task.model, train=task.train, val=task.val, test=Counting(*blobs(80, 3)))
+    task.test.read = 0
+    return task
+
+
+def prepared(storage, task, **changes):
+    spec = make_spec(**changes)
+    objective = make_objective(spec, task)
+    return spec, objective, search(storage, spec, objective=objective)
+
+
+def test_published_fault_the_test_part_is_not_read_before_the_search_is_over(storage, counting_task):
+    """The test set was used to choose the epoch."""
+    prepared(storage, counting_task, trials=4)
+    assert counting_task.test.read == 0
+
+
+def test_the_test_part_is_read_once_for_each_winner_and_not_again(storage, counting_task):
+    spec, objective, study = prepared(storage, counting_task)
+    test_winners(objective, study, kept_of(spec), 1, go_on)
+    references, winners = 2, 4
+    assert counting_task.test.read == references + winners
+    test_winners(objective, study, kept_of(spec), 1, go_on)
+    assert counting_task.test.read == references + winners
+
+
+def test_a_grown_budget_reads_it_again_for_changed_winners_alone(storage, counting_task):
+    spec, objective, study = prepared(storage, counting_task, trials=4)
+    test_winners(objective, study, kept_of(spec), 1, go_on)
+    before, already = find_winners(study), counting_task.test.read
+    spec, objective, study = prepared(storage, counting_task, trials=12)
+    test_winners(objective, study, kept_of(spec), 1, go_on)
+    after = find_winners(study)
+    changed = [cell for cell in after if after[cell].number != before[cell].number]
+    assert 0 < len(changed) < len(after), "choose a study in which some winners change"
+    assert counting_task.test.read == already + len(changed)
+    (result,) = read_results(storage, "tiny")
+    assert all(cell.test is not None for cell in result.cells)
+
+
+def test_the_winner_is_the_cells_best_by_validation_and_the_first_of_equals(storage):
+    study = search(storage)
+    for cell, trial in find_winners(study).items():
+        complete = [each for each in by_cell(study.trials)[cell] if each.state == TrialState.COMPLETE]
+        best = max(each.value for each in complete)
+        assert trial.number == min(each.number for each in complete if each.value == best)
+
+
+def test_winner_and_epoch_do_not_depend_on_the_test_part(open_database):
+    task = make_task()
+    images, labels = blobs(80, 3)
+    other = Task(task.model, train=task.train, val=task.val, test=(images, (labels + 1) % 4))
+    chosen = []
+    for place, each in enumerate((task, other)):
+        spec, objective, study = prepared(open_database(str(place)), each, trials=4)
+        test_winners(objective, study, kept_of(spec), 1, go_on)
+        winners = find_winners(study)
+        chosen.append({cell: (t.params, t.value, t.user_attrs["best_epoch"]) for cell, t in winners.items()})
+    assert chosen[0] == chosen[1]
+
+
+def test_three_seeds_give_three_test_scores_and_their_spread(storage, counting_task):
+    spec, objective, study = prepared(storage, counting_task, trials=4, ranks=[2])
+    test_winners(objective, study, kept_of(spec), 3, go_on)
+    (result,) = read_results(storage, "tiny")
+    for cell in result.cells:
+        assert len({tested.seed for tested in cell.tested}) == 3
+        assert cell.tested[0].seed == objective.seed
+        assert cell.tested[0].val.accuracy == pytest.approx(cell.best.value)
+        mean, deviation = cell.test_spread()
+        assert mean == pytest.approx(sum(tested.test.accuracy for tested in cell.tested) / 3)
+        assert deviation >= 0
+    already = counting_task.test.read
+    test_winners(objective, study, kept_of(spec), 3, go_on)
+    assert counting_task.test.read == already
+
+
+def test_more_seeds_are_added_to_those_that_are_known(storage, counting_task):
+    spec, objective, study = prepared(storage, counting_task, trials=4, ranks=[2], inits=["svd"])
+    test_winners(objective, study, kept_of(spec), 1, go_on)
+    already = counting_task.test.read
+    test_winners(objective, study, kept_of(spec), 2, go_on)
+    assert counting_task.test.read == already + 1
+
+
+def test_a_kept_adapter_is_the_winners_at_its_best_epoch_and_so_is_one_that_is_trained_again(storage):
+    spec = make_spec()
+    objective, study = make_objective(spec), search(storage, spec)
+    kept = kept_of(spec)
+    for cell, trial in find_winners(study).items():
+        own = winner_parameters(objective, kept, trial, go_on)
+        kept.path(cell).unlink()
+        again = winner_parameters(objective, kept, trial, go_on)
+        assert own.keys() == again.keys()
+        assert all((own[name] - again[name]).abs().max() < 1e-5 for name in own)
+
+
+def test_best_of_ranks_takes_the_init_of_higher_validation_accuracy(storage):
+    search(storage)
+    (result,) = read_results(storage, "tiny")
+    for rank, cell in result.best_of_ranks().items():
+        values = {each.cell.init: each.best.value for each in result.cells if each.cell.rank == rank}
+        assert values[cell.cell.init] == max(values.values())
+
+
+def test_a_cell_without_a_complete_trial_has_no_winner_and_stops_nothing(storage):
+    spec = make_spec(trials=4, inits=["svd"])
+    objective: Objective = make_objective(spec)
+    train_epoch = objective.train_epoch
+
+    def failing_epoch(lanes, check=go_on):
+        train_epoch(lanes, check)
+        for lane in lanes:
+            if lane.parameters["fc1.lora_A"].shape[0] == 1:
+                lane.failure = "the test said so"
+
+    objective.train_epoch = failing_epoch
+    study = search(storage, spec, objective=objective)
+    test_winners(objective, study, kept_of(spec), 1, go_on)
+    (result,) = read_results(storage, "tiny")
+    assert list(result.best_of_ranks()) == [2]
+    assert {cell.cell: bool(cell.tested) for cell in result.cells} == {Cell(1, "svd"): False, Cell(2, "svd"): True}

@@ -1,0 +1,135 @@
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import optuna
+import pytest
+from tiny_studies import asks, by_cell, make_objective, make_spec, outcomes, search, stored_study
+
+from pipeline.errors import NothingUsableError, SpecError, StorageError
+from pipeline.search.results import read_results
+from pipeline.search.storage import METRIC, open_storage, without_password
+
+SECRET = "hunter2"
+
+
+def test_a_study_is_stored_under_its_name_and_says_what_it_maximises(storage):
+    study = stored_study(storage, make_spec(), make_objective())
+    assert study.study_name == "tiny/int1-lora"
+    assert study.direction == optuna.study.StudyDirection.MAXIMIZE
+    assert study.metric_names == [METRIC]
+
+
+def test_what_may_grow_or_move_does_not_make_a_study_another(storage):
+    stored_study(storage, make_spec(), make_objective())
+    resumed = stored_study(storage, make_spec(trials=9).model_copy(update={"seeds": 3}), make_objective())
+    assert resumed.user_attrs["budget"] == 9
+    assert len(optuna.get_all_study_names(storage)) == 1
+
+
+def test_a_url_without_its_password_keeps_the_rest():
+    url = f"postgresql+psycopg://me:{SECRET}@db.example:5432/studies"
+    assert without_password(url) == "postgresql+psycopg://me:***@db.example:5432/studies"
+
+
+def test_a_url_that_is_none_is_refused_without_being_repeated():
+    with pytest.raises(StorageError, match=r"give e\.g\. sqlite:///") as refused:
+        open_storage(f"me:{SECRET}@host")
+    assert SECRET not in str(refused.value)
+
+
+def test_readers_do_not_wait_for_a_writer(storage, tmp_path: Path):
+    import sqlite3
+
+    stored_study(storage, make_spec(), make_objective())
+    writer = sqlite3.connect(tmp_path / "studies.db")
+    writer.execute("BEGIN IMMEDIATE")
+    try:
+        assert read_results(storage, "tiny")[0].name == "int1-lora"
+    finally:
+        writer.rollback()
+        writer.close()
+
+
+def test_an_unknown_study_is_answered_with_those_that_are_stored(storage):
+    search(storage, make_spec(trials=4, ranks=[2], inits=["svd"]))
+    with pytest.raises(NothingUsableError, match="no study 'other' is stored; stored: tiny"):
+        read_results(storage, "other")
+
+
+def test_a_study_of_someone_elses_in_the_same_database_is_left_alone(storage):
+    from pipeline.search.clean import unneeded
+
+    search(storage, make_spec(trials=4, ranks=[2], inits=["svd"]))
+    optuna.create_study(storage=storage, study_name="foreign")
+    optuna.create_study(storage=storage, study_name="tiny/foreign")
+    assert [result.name for result in read_results(storage, "tiny")] == ["int1-lora"]
+    assert unneeded(storage) == []
+
+
+def server_programs() -> Path | None:
+    found = shutil.which("initdb")
+    folders = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    return next((folder for folder in reversed(folders) if (folder / "pg_ctl").exists()), None)
+
+
+@pytest.fixture(scope="module")
+def postgresql(tmp_path_factory):
+    """The URL of a throw-away server, its password in it."""
+    programs = server_programs()
+    if programs is None:
+        pytest.skip("NOT TESTED: PostgreSQL; no initdb and pg_ctl on PATH or below /usr/lib/postgresql: install one")
+    folder = tmp_path_factory.mktemp("postgresql")
+    user = []
+    if os.geteuid() == 0:  # the server refuses to run as root
+        user = ["runuser", "-u", "postgres", "--"]
+        for parent in (folder, *folder.parents[:2]):
+            if parent.stat().st_uid == 0 and parent != Path("/tmp"):
+                parent.chmod(0o755)
+        shutil.chown(folder, "postgres")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    password = folder / "password"
+    password.write_text(SECRET)
+    password.chmod(0o644)
+
+    def call(program: str, *options: str) -> None:
+        subprocess.run([*user, str(programs / program), "-D", str(folder / "data"), *options], check=True, cwd=folder,
+                       stdout=subprocess.DEVNULL, timeout=60)  # fmt: skip
+
+    call("initdb", "-U", "restora", "--auth=scram-sha-256", f"--pwfile={password}", "--no-sync")
+    settings = f"-p {port} -c listen_addresses=127.0.0.1 -c fsync=off -c unix_socket_directories=''"
+    call("pg_ctl", "start", "-w", "-l", str(folder / "log"), "-o", settings)
+    yield f"postgresql+psycopg://restora:{SECRET}@127.0.0.1:{port}/postgres"
+    call("pg_ctl", "stop", "-m", "immediate")
+
+
+def test_a_study_on_postgresql_comes_to_what_it_comes_to_on_sqlite(postgresql, storage):
+    pytest.importorskip("psycopg", reason="NOT TESTED: PostgreSQL; pip install 'restora[postgresql]'")
+    server = open_storage(postgresql)
+    try:
+        study = search(server, make_spec(trials=4))
+        assert {len(trials) for trials in by_cell(study.trials).values()} == {4}
+        again = search(server, make_spec(trials=5))
+        assert {len(trials) for trials in by_cell(again.trials).values()} == {5}
+        search(storage, make_spec(trials=4))
+        local = search(storage, make_spec(trials=5))
+        assert (asks(again), outcomes(again)) == (asks(local), outcomes(local))
+        assert read_results(server, "tiny")[0].best_of_ranks().keys() == {1, 2}
+        with pytest.raises(SpecError, match="seed: stored 0, now 1"):
+            search(server, make_spec(seed=1))
+        assert SECRET not in str([study.user_attrs for study in optuna.get_all_study_summaries(server)])
+    finally:
+        server.remove_session()
+        server.engine.dispose()
+
+
+def test_a_server_that_refuses_is_named_without_the_password(postgresql):
+    pytest.importorskip("psycopg", reason="NOT TESTED: PostgreSQL; pip install 'restora[postgresql]'")
+    wrong = postgresql.replace(SECRET, "wrong-" + SECRET)
+    with pytest.raises(StorageError, match=r"127\.0\.0\.1") as refused:
+        open_storage(wrong)
+    assert SECRET not in str(refused.value)

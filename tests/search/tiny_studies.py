@@ -1,0 +1,178 @@
+"""A task of four blobs and a 16-12-4 perceptron, and the pieces of a study over it."""
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import optuna
+import torch
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial
+from torch import nn
+
+from pipeline.search.keep import Kept
+from pipeline.search.objective import Objective
+from pipeline.search.run import study_facts
+from pipeline.search.select import measure_references
+from pipeline.search.space import Cell, cell_of
+from pipeline.search.storage import create_or_resume, study_name
+from pipeline.search.study import Coordinator, Progress
+from pipeline.spec import SearchSpec, StudySpec, parse_spec, pinned
+from pipeline.task import Task
+from pipeline.train.guard import Guard, StopTraining
+
+SEARCH: dict[str, Any] = {
+    "ranks": [1, 2],
+    "inits": ["paper", "svd"],
+    "alpha": {"low": 1, "high": 8, "log": True},
+    "optimizer": ["adam", "sgd"],
+    "lr": {"low": 1e-3, "high": 1e-1, "log": True},
+    "batch_size": [16, 32],
+    "epochs": 3,
+    "trials": 6,
+    "ask_ahead": 3,
+    "sampler": {"method": "tpe", "startup": 3},
+    "pruner": {"method": "halving", "first": 1, "factor": 3},
+}
+
+
+def blobs(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """``count`` noisy points around four fixed centres, and which centre each is of."""
+    centres = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 4
+    return centres[labels] + 1.5 * torch.randn(count, 16, generator=generator), labels
+
+
+class Mlp(nn.Module):
+    """A user's own module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(16, 12), nn.Linear(12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(torch.relu(self.fc1(x)))
+
+
+class BatchNormNet(nn.Module):
+    """A user's own convolutions, one of them grouped, with batch norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, padding=1, groups=2, bias=False), nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.bn1(self.conv1(x.reshape(-1, 1, 4, 4))))
+        return self.head(torch.relu(self.bn2(self.conv2(x))).mean((2, 3)))
+
+
+def trained(model: nn.Module, steps: int = 60) -> nn.Module:
+    images, labels = blobs(96, 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    return model
+
+
+@functools.cache
+def make_task(module: type[nn.Module] = Mlp) -> Task:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = trained(module())
+    return Task(model, train=blobs(96, 1), val=blobs(80, 2), test=blobs(80, 3))
+
+
+def make_spec(name: str = "tiny", seed: int = 0, combination: dict[str, Any] | None = None, **search: Any) -> StudySpec:
+    """A study of one combination; ``search`` takes the place of what ``SEARCH`` says."""
+    table = {
+        "name": name,
+        "seed": seed,
+        # What the task says of itself is pinned; the tasks of these tests come from tensors.
+        "task": {"model": {"source": "mlp", "widths": [16, 12, 4]}, "data": "mnist-subset"},
+        "combination": [{"name": "int1-lora", "compression": "int1", "adapter": "lora", **(combination or {})}],
+        "search": {**SEARCH, **search},
+    }
+    return parse_spec(table, "test")
+
+
+def make_search(**changes: Any) -> SearchSpec:
+    return make_spec(**changes).search
+
+
+def make_objective(spec: StudySpec | None = None, task: Task | None = None) -> Objective:
+    spec = spec or make_spec()
+    return Objective(task or make_task(), spec.combination[0], spec.search, seed=spec.seed)
+
+
+class StopAfter(Guard):
+    """Stops a training before its ``batches + 1``-th batch."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__()
+        self.left = batches
+
+    def check(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise StopTraining("the test said so", 0)
+
+
+def stored_study(storage: RDBStorage, spec: StudySpec, objective: Objective) -> optuna.Study:
+    """The stored study of a spec's one combination, created or resumed."""
+    combination = spec.combination[0]
+    name, hashes = study_name(spec.name, combination.name), dict(objective.task.hashes)
+    study = create_or_resume(storage, name, pinned(spec, combination), hashes, study_facts(spec, objective))
+    measure_references(objective, study, {"val": objective.task.val})
+    return study
+
+
+def search(
+    storage: RDBStorage,
+    spec: StudySpec | None = None,
+    *,
+    objective: Objective | None = None,
+    cohort: int = 4,
+    guard: Guard | None = None,
+    shown: list[Progress] | None = None,
+) -> optuna.Study:
+    """Run a spec's one combination to the end, as ``run_study`` does."""
+    spec = spec or make_spec()
+    objective = objective or make_objective(spec)
+    study = stored_study(storage, spec, objective)
+    show = (lambda progress: None) if shown is None else shown.append
+    Coordinator(objective, study, kept_of(spec), guard or Guard(), cohort, show).run()
+    return study
+
+
+def kept_of(spec: StudySpec) -> Kept:
+    return Kept(spec.name, spec.combination[0].name)
+
+
+def by_cell(trials: Iterable[FrozenTrial]) -> dict[Cell, list[FrozenTrial]]:
+    """Trials of each cell, in the order in which they were asked for; interrupted ones are left out."""
+    cells: dict[Cell, list[FrozenTrial]] = {}
+    for trial in trials:
+        if "interrupted" not in trial.user_attrs:
+            cells.setdefault(cell_of(trial.params), []).append(trial)
+    return {cell: sorted(own, key=lambda t: t.user_attrs["ask"]) for cell, own in sorted(cells.items())}
+
+
+def asks(study: optuna.Study) -> dict[Cell, list[tuple[Any, ...]]]:
+    """What each cell asked for: origin and values, in order."""
+    return {
+        cell: [(trial.user_attrs["origin"], trial.params) for trial in trials]
+        for cell, trials in by_cell(study.trials).items()
+    }
+
+
+def outcomes(study: optuna.Study) -> dict[Cell, list[tuple[Any, ...]]]:
+    """What each ask of each cell came to: its state, and its accuracy after each epoch."""
+    return {
+        cell: [(trial.state.name, trial.intermediate_values) for trial in trials]
+        for cell, trials in by_cell(study.trials).items()
+    }
