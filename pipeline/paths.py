@@ -39,6 +39,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         write(Path(name))
         with open(name, "rb") as file:
             os.fsync(file.fileno())
+        os.chmod(name, 0o644)  # a temporary file is its owner's alone; reports and checkpoints are for others too
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)

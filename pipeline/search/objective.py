@@ -111,9 +111,9 @@ class Objective:
                 shapes = {name: weight.shape for name, weight in self.compressed.weights.items()}
                 ranks = {name: clipped_rank(rank, shape) for name, shape in shapes.items()}
                 counts = adapter_parameters(self.adapter, self.compressed.model, shapes, rank)
-                bits = dict.fromkeys(shapes, 0)
+                bits, base = dict.fromkeys(shapes, 0), self.compressed.model.state_dict()
                 for key, count in counts.items():
-                    bits[key.rpartition(".")[0]] += 32 * count
+                    bits[key.rpartition(".")[0]] += 0 if key in base else 32 * count  # a trained bias takes its place
                 added = {name: self.adapter.macs(shape, ranks[name]) for name, shape in shapes.items()}
                 macs, dense = model_macs(self.compressed, self._positions, added)
                 size = model_size(self.task.model, self.compressed, bits)

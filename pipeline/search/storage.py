@@ -68,7 +68,11 @@ def _open_sqlite(url: str, database: str | None) -> RDBStorage:
 
 def _refuse_other_files(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.stat().st_size and path.open("rb").read(16) != b"SQLite format 3\x00":
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        magic = file.read(16)
+    if magic not in (b"", b"SQLite format 3\x00"):
         raise StorageError(f"{path} is not an SQLite database; it was left alone; name another by --storage")
 
 
