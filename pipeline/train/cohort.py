@@ -94,7 +94,8 @@ def train_epoch(
 ) -> None:
     """Train like lanes for one epoch and evaluate them; each lane's state is brought up to date.
 
-    A lane whose loss is not finite fails at once, before the optimizer's step; its neighbours' numbers stay the same.
+    A lane whose loss is not finite fails at once, in training before the optimizer's step, in evaluation before its
+    accuracy counts; its neighbours' numbers stay the same.
 
     Args:
         lanes: Lanes of one ``likeness``.
@@ -113,9 +114,12 @@ def train_epoch(
     share = (time.perf_counter() - started) / len(lanes)
     for place, lane in enumerate(lanes):
         lane.seconds += share
+        loss = val_losses[place]
+        if not math.isfinite(loss) and lane.failure is None:  # the epoch's last step broke it
+            lane.failure = f"validation loss {loss} after epoch {len(lane.curve) + 1}, learning rate {lane.lr:.3g}"
         if lane.failure is None:
             accuracy = correct[place] / len(val)
-            lane.curve.append(Epoch(losses[place], val_losses[place], accuracy))
+            lane.curve.append(Epoch(losses[place], loss, accuracy))
             if len(lane.curve) == 1 or accuracy > lane.best:
                 lane.best_epoch = len(lane.curve)
                 lane.best_parameters = {name: tensor.clone() for name, tensor in lane.parameters.items()}
@@ -172,9 +176,8 @@ class _Cohort:
             done += 1
             for lane, value, rate in zip(self.lanes, values.tolist(), rates, strict=True):
                 if not math.isfinite(value) and lane.failure is None:
-                    lane.failure = (
-                        f"loss {value} at step {done} of epoch {len(lane.curve) + 1}, learning rate {rate:.3g}"
-                    )
+                    step, epoch = done - steps * len(lead.curve), len(lead.curve) + 1
+                    lane.failure = f"loss {value} at step {step} of epoch {epoch}, learning rate {rate:.3g}"
             live = [lane.failure is None for lane in self.lanes]
             if not any(live):
                 break
