@@ -1,0 +1,105 @@
+from typing import Literal
+
+import pytest
+from pydantic import Field, ValidationError
+
+from pipeline.registry import ADAPTERS, COMPRESSIONS, DATASETS, INITS, MODELS, Method, Registry
+
+KINDS = {"model": MODELS, "data set": DATASETS, "compression": COMPRESSIONS, "adapter": ADAPTERS, "init": INITS}
+
+
+class Shrink(Method):
+    """Make it small.
+
+    And more words.
+    """
+
+    by: int = Field(2, ge=1)
+    how: Literal["quickly", "slowly"] = "slowly"
+
+
+def registry() -> Registry:
+    """A registry of one method; there is no folder to look into."""
+    own = Registry("shrinkage", "method", "pipeline.adapt.inits")
+    own._discovered = True
+    own.register("shrink")(type("Shrink", (Shrink,), {"__doc__": Shrink.__doc__}))
+    return own
+
+
+def test_a_name_is_registered_once():
+    own = registry()
+    with pytest.raises(ValueError, match=r"shrinkage 'shrink' is registered twice: .*Shrink.* and .*Other"):
+        own.register("shrink")(type("Other", (Shrink,), {}))
+    assert own["shrink"].__name__ == "Shrink"
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_and_all_that_there_are():
+    with pytest.raises(LookupError, match=r"unknown shrinkage 'shrnk'; did you mean 'shrink'\?; allowed: shrink"):
+        registry()["shrnk"]
+    with pytest.raises(LookupError, match="unknown shrinkage 'xyz'; allowed: shrink"):
+        registry()["xyz"]
+
+
+@pytest.mark.parametrize("given", ["shrink", {"method": "shrink"}, {"method": "shrink", "by": 2}])
+def test_a_method_is_given_by_name_or_as_a_table(given):
+    method = registry().parse(given)
+    assert (method.by, method.how) == (2, "slowly")
+    assert registry().parse(method) is method
+
+
+@pytest.mark.parametrize("given", [7, None, {}, {"by": 2}, {"method": 3}, ["shrink"]])
+def test_what_names_no_method_is_refused_with_the_form_it_takes(given):
+    with pytest.raises(ValueError, match='give a name, or a table with method = "<name>"'):
+        registry().parse(given)
+
+
+def test_all_wrong_options_are_named_at_once():
+    with pytest.raises(ValidationError) as raised:
+        registry().parse({"method": "shrink", "bye": 3, "by": 0, "how": "slowy"})
+    said = {error["loc"]: error["msg"] for error in raised.value.errors()}
+    assert said == {
+        ("bye",): "unknown key; did you mean 'by'?; allowed: by, how",
+        ("by",): "must be greater than or equal to 1",
+        ("how",): "must be 'quickly' or 'slowly'; did you mean 'slowly'?",
+    }
+
+
+def test_a_method_writes_itself_as_the_table_it_is_read_from():
+    own = registry()
+    method = own.parse({"method": "shrink", "by": 5})
+    table = method.model_dump(mode="json")
+    assert table == {"method": "shrink", "by": 5, "how": "slowly"}
+    assert own.parse(table) == method
+    assert method.summary() == "Make it small."
+
+
+def test_a_method_does_not_change_once_it_is_made():
+    with pytest.raises(ValidationError, match="frozen"):
+        registry().parse("shrink").by = 3
+
+
+def test_every_file_of_a_folder_is_found_at_the_first_look_up(tmp_path, monkeypatch):
+    folder = tmp_path / "shrinkages"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(
+        "from pipeline.registry import Registry\nOWN = Registry('shrinkage', 'method', 'shrinkages')\n"
+    )
+    for name in ("wash", "boil"):
+        (folder / f"{name}.py").write_text(
+            "from pipeline.registry import Method\nfrom shrinkages import OWN\n"
+            f"@OWN.register('{name}')\nclass Own(Method):\n    pass\n"
+        )
+    monkeypatch.syspath_prepend(tmp_path)
+    import shrinkages
+
+    assert [method.name for method in shrinkages.OWN] == ["boil", "wash"]
+    assert shrinkages.OWN["wash"].__module__ == "shrinkages.wash"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_registered_method_has_a_summary_of_its_own_in_one_line(kind):
+    registered = list(KINDS[kind])
+    assert [method.name for method in registered] == sorted({method.name for method in registered})
+    for method in registered:
+        assert vars(method).get("__doc__"), f"{method} has no docstring"
+        assert 10 < len(method.summary()) < 120
