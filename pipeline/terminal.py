@@ -1,7 +1,6 @@
 """What is said on a terminal, off one, and in the log file: talk goes to stderr, data to stdout."""
 
 import functools
-import logging
 import os
 import sys
 import time
@@ -55,19 +54,14 @@ class Console:
     """
 
     def __init__(self, log: Path | None = None) -> None:
-        self._logger = logging.Logger("restora")
-        if log is not None:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            handler = logging.FileHandler(log)
-            handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-            self._logger.addHandler(handler)
+        self._log = log
         self._started = time.monotonic()
         self._shown = float("-inf")
         self._status: Any = None
 
     def say(self, line: str) -> None:
         """One line that stays."""
-        self._logger.info(line)
+        self._note(line)
         if self._status is not None:
             self._status.stop()
             self._status = None
@@ -84,13 +78,20 @@ class Console:
         )
         over = time.monotonic() - self._shown > PLAIN_EVERY or progress.done == progress.budget
         if over:
-            self._logger.info(line)
+            self._note(line)
         if sys.stderr.isatty():
             self._rewrite(line)
         elif over:
             print(line, file=sys.stderr, flush=True)
         if over:
             self._shown = time.monotonic()
+
+    def _note(self, line: str) -> None:
+        """Append to the log file, which is not held open: lines are few."""
+        if self._log is not None:
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            with self._log.open("a") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
     def _rewrite(self, line: str) -> None:
         from rich.console import Console as Terminal
