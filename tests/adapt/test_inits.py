@@ -9,6 +9,7 @@ from pipeline.adapt.inits.paper import Paper
 from pipeline.adapt.inits.svd import ResidualSvd
 from pipeline.adapt.lora import Lora
 from pipeline.compress.int1 import Int1
+from pipeline.compress.none import NoCompression
 from pipeline.compress.sparse import Sparse
 
 SHAPES = [(9, 14), (14, 9), (1, 6), (20, 1)]
@@ -29,7 +30,7 @@ def svd_start(
 
 def sum_of(start: Start, adapter: Lora, alpha: float) -> torch.Tensor:
     """``s B A`` of a lane that begins at ``start``."""
-    begun = adapter.begin(nn.Module(), {"fc": start}, alpha)
+    begun = adapter.begin(nn.ModuleDict({"fc": nn.Identity()}), {"fc": start}, alpha)
     return adapter.s(alpha, len(start.A)) * begun["fc.lora_B"] @ begun["fc.lora_A"]
 
 
@@ -67,10 +68,14 @@ def test_every_rank_of_the_svd_start_is_a_prefix_of_the_highest(shape):
         assert highest.prefix(rank).residual
 
 
-def test_a_weight_that_lost_nothing_starts_at_zero():
-    weight = torch.randn(4, 6).sign()
-    start = ResidualSvd().start(weight, Int1().compress(weight, None), 2, (), generator())
+def test_a_weight_that_lost_nothing_starts_at_zero_and_can_still_learn_from_every_input_it_looks_at():
+    weight = torch.randn(4, 6)
+    weight[:, 0] = 0
+    start = ResidualSvd().start(weight, NoCompression().compress(weight, None), 2, (), generator())
     assert not sum_of(start, Lora(), 4.0).any()
+    assert not start.B.any()
+    assert bool((start.A[:, 1:].abs() > 1e-6).all())
+    torch.testing.assert_close(start.A @ start.A.T, torch.eye(2))
 
 
 def paper_start(seed: int = 0, inner: int = 300, **options: object) -> Start:

@@ -32,11 +32,12 @@ LAYERS = {
 }
 
 
-def lanes_of(layer: nn.Module, alphas: list[float], rank: int = 2) -> list[dict[str, Tensor]]:
-    """Random factors for a lane each, on the layer ``0``."""
-    out, inner = matrix_shape(layer)
+def lanes_of(model: nn.Module, adapter: Lora, alphas: list[float], rank: int = 2) -> list[dict[str, Tensor]]:
+    """Random factors for a lane each, on the layer ``0``; biases that have moved, where they are trained."""
+    out, inner = matrix_shape(model[0])
     starts = [{"0": Start(torch.randn(rank, inner).double(), torch.randn(out, rank).double())} for _ in alphas]
-    return [Lora().begin(layer, start, alpha) for start, alpha in zip(starts, alphas, strict=True)]
+    lanes = [adapter.begin(model, start, alpha) for start, alpha in zip(starts, alphas, strict=True)]
+    return [{key: t + torch.randn_like(t) if "bias" in key else t for key, t in lane.items()} for lane in lanes]
 
 
 def attached(model: nn.Module, lanes: list[Mapping[str, Tensor]], alphas: list[float], adapter: Adapter) -> nn.Module:
@@ -46,36 +47,41 @@ def attached(model: nn.Module, lanes: list[Mapping[str, Tensor]], alphas: list[f
     return copy
 
 
-@pytest.mark.parametrize("scale", ["alpha/r", "alpha/sqrt(r)"])
+@pytest.mark.parametrize("adapter", [Lora(), Lora(scale="alpha/sqrt(r)", bias=True)], ids=["", "sqrt and biases"])
 @pytest.mark.parametrize(("layer", "shape"), LAYERS.values(), ids=LAYERS)
-def test_each_of_many_lanes_is_the_dense_layer_of_weight_q_plus_s_b_a(layer, shape, scale):
-    model, adapter, alphas = nn.Sequential(layer).double(), Lora(scale=scale), [1.0, 4.0, 0.5]
-    lanes = lanes_of(layer, alphas)
+def test_each_of_many_lanes_is_the_dense_layer_of_weight_q_plus_s_b_a(layer, shape, adapter):
+    model, alphas = nn.Sequential(layer).double(), [1.0, 4.0, 0.5]
+    lanes = lanes_of(model, adapter, alphas)
     images = [torch.randn(shape, dtype=torch.float64) for _ in alphas]
     together = attached(model, lanes, alphas, adapter)(torch.cat(images)).chunk(3)
     for lane, alpha, x, out in zip(lanes, alphas, images, together, strict=True):
         dense = shared_copy(model)
-        s = alpha / (2 if scale == "alpha/r" else 2**0.5)
+        s = alpha / (2 if adapter.scale == "alpha/r" else 2**0.5)
         replace_weight(dense, "0", weight_matrix(layer) + s * lane["0.lora_B"] @ lane["0.lora_A"])
+        if "0.bias" in lane:
+            dense[0].bias = nn.Parameter(lane["0.bias"])
         torch.testing.assert_close(out, dense(x), rtol=1e-11, atol=1e-11)
         torch.testing.assert_close(attached(model, [lane], [alpha], adapter)(x), out, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("bias", [False, True], ids=["", "biases"])
 @pytest.mark.parametrize(("layer", "shape"), LAYERS.values(), ids=LAYERS)
-def test_gradients_of_a_lane_are_those_of_its_factors_alone(layer, shape):
-    model, alphas = nn.Sequential(layer).double(), [1.0, 4.0]
-    lanes = lanes_of(layer, alphas)
+def test_what_an_adapter_names_is_all_that_has_a_gradient_each_lane_its_own(layer, shape, bias):
+    model, adapter, alphas = nn.Sequential(layer).double(), Lora(bias=bias), [1.0, 4.0]
+    lanes = lanes_of(model, adapter, alphas)
     stacked = {name: torch.stack([lane[name] for lane in lanes]) for name in lanes[0]}
     copy = shared_copy(model)
-    held = Lora().attach(copy, stacked, alphas)
+    held = adapter.attach(copy, stacked, alphas)
     x = torch.randn(2 * shape[0], *shape[1:], dtype=torch.float64)
     copy(x).chunk(2)[1].square().sum().backward()
-    assert {name for name, p in copy.named_parameters() if p.requires_grad} == {"0.lora_A", "0.lora_B"}
+    factors = {"0.lora_A", "0.lora_B"}
+    assert held.keys() == factors | ({"0.bias"} if bias and layer.bias is not None else set())
+    assert {name for name, p in copy.named_parameters() if p.requires_grad} == held.keys()
     for name, tensor in held.items():
         assert not tensor.grad[0].any()
         assert tensor.grad[1].any()
         assert tensor.shape == stacked[name].shape
-    assert not any(p.requires_grad or p.grad is not None for n, p in copy.named_parameters() if "lora" not in n)
+    assert all(p.grad is None for name, p in copy.named_parameters() if name not in held)
 
 
 def mlp() -> nn.Module:
