@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.paths import adapters_folder, write_whole
 from pipeline.search.space import Cell
+from pipeline.task.hashes import hash_tensors
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,22 @@ class Kept:
     def save(self, cell: Cell, number: int, parameters: Mapping[str, Tensor]) -> None:
         """Keep the parameters of trial ``number``, in the place of the one that was best before."""
         tensors = {name: tensor.contiguous() for name, tensor in parameters.items()}
-        write_whole(self.path(cell), lambda path: save_file(tensors, path, metadata={"trial": str(number)}))
+        metadata = {"trial": str(number), "sha256": _hash(tensors)}
+        write_whole(self.path(cell), lambda path: save_file(tensors, path, metadata=metadata))
 
     def load(self, cell: Cell, number: int) -> dict[str, Tensor] | None:
         """The parameters of trial ``number``, or none where they are not there or damaged: it is then trained again."""
         try:
             with safe_open(self.path(cell), framework="pt") as file:
-                if (file.metadata() or {}).get("trial") != str(number):
+                noted = file.metadata() or {}
+                if noted.get("trial") != str(number):
                     return None
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+                return tensors if noted.get("sha256") == _hash(tensors) else None
         except (OSError, SafetensorError):
             return None
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 of an adapter, whatever the order of its tensors."""
+    return hash_tensors((name, tensors[name]) for name in sorted(tensors))
