@@ -107,6 +107,8 @@ def create_or_resume(
             study.set_metric_names([METRIC])
     except DuplicatedStudyError:
         study = optuna.load_study(storage=storage, study_name=name, sampler=optuna.samplers.RandomSampler())
+    if study.direction != optuna.study.StudyDirection.MAXIMIZE:
+        raise SpecError(f"study '{name}' is stored with direction minimize, now maximize; give the study another name")
     attributes = study.user_attrs
     refuse_differences(name, attributes, pinned, hashes)
     for key, value in {"pinned": pinned, "hashes": hashes, **facts}.items():
