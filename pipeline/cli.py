@@ -147,7 +147,9 @@ def run(
     device: Device = "auto",
     seed: Seed = None,
     timeout: Annotated[float | None, typer.Option(min=0, help="Seconds after which to stop, resumable.")] = None,
-    cohort: Annotated[int, typer.Option(min=1, help="Trials trained in one pass; changes how, never what.")] = 4,
+    cohort: Annotated[
+        int | None, typer.Option(min=1, help="Trials trained in one pass [1 to 8, by the size of a batch].")
+    ] = None,
 ) -> None:
     """Create or resume a study; running it again is always right, and adds nothing once the budgets are met."""
     from pipeline.environment import choose_device

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from optuna.storages import RDBStorage
 
 from pipeline import paths
@@ -12,9 +13,13 @@ from pipeline.search.objective import Objective
 from pipeline.search.select import measure_references, test_winners
 from pipeline.search.storage import create_or_resume, study_name
 from pipeline.search.study import Coordinator, Progress
-from pipeline.spec import StudySpec, pinned
+from pipeline.spec import SearchSpec, StudySpec, pinned
 from pipeline.task import Task, prepare
 from pipeline.train.guard import Guard
+
+MOST_LANES = 8
+PASS_NUMBERS = 2**21
+"""Input numbers of one pass, all lanes together: batches of 128 digits go eight at a time, batches of photos alone."""
 
 
 def run_study(
@@ -23,7 +28,7 @@ def run_study(
     *,
     device: str,
     guard: Guard,
-    cohort: int,
+    cohort: int | None,
     say: Callable[[str], None],
     show: Callable[[str, Progress], None],
 ) -> None:
@@ -34,7 +39,7 @@ def run_study(
         storage: The database of the stored studies.
         device: Where to train.
         guard: What stops it early.
-        cohort: Lanes trained in one pass.
+        cohort: Lanes trained in one pass; None chooses by the size of a batch.
         say: Told in a line what begins or ended.
         show: Told after every epoch how far the combination of that name is.
     """
@@ -55,9 +60,17 @@ def run_study(
             def show_own(progress: Progress, name: str = name) -> None:
                 show(name, progress)
 
-            Coordinator(objective, study, kept, guard, cohort, show_own).run()
+            lanes = cohort or lanes_at_once(task, spec.search)
+            Coordinator(objective, study, kept, guard, lanes, show_own).run()
             say(f"{name}: testing the winners")
             test_winners(objective, study, kept, spec.seeds, guard.check)
+
+
+def lanes_at_once(task: Task, search: SearchSpec) -> int:
+    """How many lanes fit in one pass: small batches gain from company, large ones only take memory."""
+    images, _ = next(iter(task.train.batches(1, torch.tensor([0]))))
+    fitting = PASS_NUMBERS // (int(max(search.batch_size)) * images.numel())
+    return min(MOST_LANES, max(1, fitting))
 
 
 def make_objectives(spec: StudySpec, task: Task, device: str) -> dict[str, Objective]:
