@@ -1,0 +1,75 @@
+"""Every registered method with every choice of its options, one changed at a time; and models to hold them against."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, get_args, get_origin
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from pipeline.adapt.contract import Init, Start, clipped_rank
+from pipeline.compress.contract import CompressedModel, LayerStats
+from pipeline.compress.layers import weight_groups, weight_matrix
+from pipeline.compress.stats import gather_statistics
+from pipeline.registry import Method, Registry
+
+
+def variants(registry: Registry[Any]) -> Iterator[Method]:
+    """The defaults of each method, then each other value of each of its options that is a choice."""
+    for method in registry:
+        default = method()
+        yield default
+        for name, field in method.model_fields.items():
+            choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+            for choice in (False, True) if field.annotation is bool else choices:
+                if choice != getattr(default, name):
+                    yield method(**{name: choice})
+
+
+def label(method: Method) -> str:
+    changed = (
+        f"{name}={value}" for name, value in method.model_dump(exclude_defaults=True).items() if name != "method"
+    )
+    return ",".join([method.name, *changed])
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(3 * 8 * 8, 11), nn.ReLU(), nn.Linear(11, 3))
+
+
+def resnet() -> nn.Module:
+    return timm.create_model("test_resnet", num_classes=3, zero_init_last=False)
+
+
+def vit() -> nn.Module:
+    return timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, embed_dim=48, num_classes=3)
+
+
+def settled(build: Any) -> nn.Module:
+    """The model in eval mode, its batch norms having seen something."""
+    torch.manual_seed(0)
+    model = build().train()
+    with torch.no_grad():
+        model(torch.randn(8, 3, 32, 32))
+    return model.eval()
+
+
+def statistics(model: nn.Module, targets: Sequence[str], *shape: int) -> dict[str, Sequence[LayerStats]]:
+    return gather_statistics(model, targets, torch.randn(16, *shape).split(8))
+
+
+def groups_and_stats(layer: nn.Module, *shape: int) -> list[tuple[Tensor, LayerStats]]:
+    """What a layer method is given, group by group."""
+    stats = statistics(nn.Sequential(layer), ["0"], *shape)["0"]
+    return list(zip(weight_groups(layer), stats, strict=True))
+
+
+def starts_of(
+    init: Init, model: nn.Module, compressed: CompressedModel, stats: dict[str, Any], rank: int, seed: int = 0
+) -> dict[str, Start]:
+    generator = torch.Generator().manual_seed(seed)
+    starts = {}
+    for name, weight in compressed.weights.items():
+        matrix = weight_matrix(model.get_submodule(name))
+        starts[name] = init.start(matrix, weight, clipped_rank(rank, weight.shape), stats[name], generator)
+    return starts

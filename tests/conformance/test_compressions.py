@@ -1,0 +1,126 @@
+import pytest
+import torch
+from methods import groups_and_stats, label, mlp, resnet, settled, statistics, variants, vit
+from safetensors.torch import load_file, save_file
+from timm.layers.conv2d_same import Conv2dSame
+from torch import nn
+
+from pipeline.adapt.lora import Lora
+from pipeline.compress.contract import Compression, LayerCompression, join
+from pipeline.compress.layers import find_targets, group_count, matrix_shape
+from pipeline.compress.size import model_size
+from pipeline.compress.stats import gather_statistics
+from pipeline.errors import IntegrityError
+from pipeline.export.pack import pack_model, unpack_model
+from pipeline.registry import COMPRESSIONS
+
+ALL = list(variants(COMPRESSIONS))
+EACH = pytest.mark.parametrize("compression", ALL, ids=label)
+EACH_LAYERWISE = pytest.mark.parametrize("compression", [m for m in ALL if isinstance(m, LayerCompression)], ids=label)
+
+LAYERS = {
+    "linear": (nn.Linear(13, 7), (13,)),
+    "one row": (nn.Linear(21, 1), (21,)),
+    "one input": (nn.Linear(1, 5), (1,)),
+    "convolution": (nn.Conv2d(3, 10, (3, 5), stride=2), (3, 9, 9)),
+    "grouped": (nn.Conv2d(6, 10, 3, groups=2), (6, 7, 7)),
+    "depthwise": (nn.Conv2d(5, 5, 3, groups=5), (5, 6, 6)),
+    "timm's same": (Conv2dSame(3, 4, 3, stride=2), (3, 6, 6)),
+}
+EACH_LAYER = pytest.mark.parametrize(("layer", "shape"), LAYERS.values(), ids=LAYERS)
+MODELS = pytest.mark.parametrize("build", [mlp, resnet, vit])
+
+
+@EACH_LAYER
+@EACH_LAYERWISE
+def test_a_layer_keeps_its_shape_and_comes_back_from_a_file_of_the_size_that_was_predicted(
+    compression, layer, shape, tmp_path
+):
+    pairs = groups_and_stats(layer, *shape)
+    small, again = (join([compression.compress(*pair) for pair in pairs]) for _ in range(2))
+    assert small.shape == matrix_shape(layer)
+    assert small.dense().shape == small.shape
+    assert small.dense().isfinite().all()
+    assert torch.equal(small.dense(), again.dense())
+    assert small.macs >= 0
+
+    tensors = {key: tensor.contiguous() for key, tensor in small.to_tensors().items()}
+    assert small.bits.total() == 8 * sum(tensor.nbytes for tensor in tensors.values())
+    assert small.bits.bias == 0
+    save_file(tensors, tmp_path / "layer.safetensors")
+    loaded = compression.load_weight(load_file(tmp_path / "layer.safetensors"), small.shape, group_count(layer))
+    assert torch.equal(loaded.dense(), small.dense())
+    assert loaded.bits == small.bits
+
+
+@EACH_LAYER
+@EACH_LAYERWISE
+def test_size_is_known_from_the_shape_alone(compression, layer, shape):
+    pairs = groups_and_stats(layer, *shape)
+    sizes = {
+        join([compression.compress(f(w), s) for w, s in pairs]).bits for f in (torch.clone, torch.zeros_like, torch.neg)
+    }
+    assert len(sizes) == 1
+
+
+@MODELS
+@EACH
+def test_a_model_gives_logits_is_the_same_each_time_and_leaves_the_original_alone(compression: Compression, build):
+    model = settled(build)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    targets = find_targets(model, ["*"])
+    stats = statistics(model, targets, 3, 32, 32)
+    given = stats if compression.needs_statistics else {}
+    one, other = (compression.compress_model(model, targets, given) for _ in range(2))
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        logits = one.model(x)
+    assert logits.shape == (2, 3)
+    assert logits.isfinite().all()
+    assert list(one.weights) == targets
+    assert all(weight.shape == matrix_shape(model.get_submodule(name)) for name, weight in one.weights.items())
+    assert all(torch.equal(weight.dense(), other.weights[name].dense()) for name, weight in one.weights.items())
+    assert not any(module.training for module in one.model.modules())
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+@MODELS
+@EACH_LAYERWISE
+def test_a_whole_model_comes_back_from_a_file_of_the_size_that_was_predicted(compression, build, tmp_path):
+    model = settled(build)
+    targets = find_targets(model, ["*"])
+    compressed = compression.compress_model(model, targets, statistics(model, targets, 3, 32, 32))
+    tensors = pack_model(compressed, {})
+    assert sum(tensor.nbytes for tensor in tensors.values()) == model_size(model, compressed, {}).bytes
+    save_file(tensors, tmp_path / "model.safetensors")
+    bare = unpack_model(build(), load_file(tmp_path / "model.safetensors"), compression, targets, Lora(), 1.0)
+    x = torch.randn(2, 3, 32, 32)
+    state = compressed.model.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in bare.state_dict().items())
+    with torch.no_grad():
+        torch.testing.assert_close(bare(x), compressed.model(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, -torch.inf])
+@EACH
+def test_fault_14_a_weight_that_is_not_finite_is_refused_by_the_name_of_its_layer(compression, bad):
+    model = settled(mlp)
+    stats = statistics(model, ["2", "4"], 3, 32, 32)
+    model[4].weight.data[1, 2] = bad
+    with pytest.raises(IntegrityError, match="layer '4'"):
+        compression.compress_model(model, ["2", "4"], stats)
+
+
+@EACH
+def test_fault_14_zero_weights_and_inputs_that_are_always_zero_are_handled(compression):
+    model = settled(mlp)
+    model[4].weight.data.zero_()
+    model[2].weight.data[:, ::2] = 0
+    images = torch.randn(16, 3, 32, 32)
+    images[:, :, :5] = 0
+    for dead in (images, torch.zeros_like(images)):
+        stats = gather_statistics(model, ["2", "4"], [dead])
+        compressed = compression.compress_model(model, ["2", "4"], stats)
+        for name, weight in compressed.weights.items():
+            assert weight.dense().isfinite().all(), name
+        assert compressed.model(images).isfinite().all()
