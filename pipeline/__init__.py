@@ -29,6 +29,12 @@ _HOMES = {
 }
 
 
+# The first import of the package ``pipeline.export`` binds it here, in the place of the function of that name: it is
+# imported now, while there is nothing in its place, and let go of; later imports find it in ``sys.modules``.
+import_module("pipeline.export")
+del export
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'pipeline' has no attribute '{name}'")
