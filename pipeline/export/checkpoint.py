@@ -48,12 +48,23 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], card: dict[str
             card["size"] |= {"file_bytes": len(data), "header_bytes": header, "tensor_bytes": len(data) - header}
             card = {"format": FORMAT, **card, "sha256": hashlib.sha256(data).hexdigest()}
             (new / CARD).write_text(json.dumps(card, indent=2) + "\n")
-            if folder.exists():
-                folder.rename(Path(temporary) / "old")
-            new.rename(folder)
+            _swap_in(new, folder, Path(temporary) / "old")
     except OSError as error:
         raise StorageError(f"cannot write {folder}: {error}; free space or name another folder") from error
     return folder
+
+
+def _swap_in(new: Path, folder: Path, old: Path) -> None:
+    """Let ``new`` take the place of ``folder``, which goes to ``old``, or comes back where that fails."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -64,6 +75,8 @@ def read_card(folder: Path) -> dict[str, Any]:
     """
     try:
         card: dict[str, Any] = json.loads((folder / CARD).read_text())
+        if not isinstance(card, dict):
+            raise ValueError(f"{CARD} is not a table")
     except (OSError, ValueError) as error:
         raise IntegrityError(f"{folder} is not an exported checkpoint: {error}; `restora export` writes one") from None
     if card.get("format") != FORMAT:

@@ -49,21 +49,35 @@ def unpack_model(
         IntegrityError: The tensors are not those of this architecture; the first that differ are named.
     """
     dense = {f"{name}.weight" for name in targets}
+    layers = dict(model.named_modules())
+    held = tuple(f"{name}." for name in targets if name in layers)
     packed = {key for key in tensors if key.rpartition(".")[0] in dense}
     own = {key: tensor for key, tensor in model.state_dict().items() if key not in dense}
     trained = {key: tensor for key, tensor in tensors.items() if key not in packed and key not in own}
     missing = [key for key in own if key not in tensors or tensors[key].shape != own[key].shape]
-    strange = [key for key in trained if not key.startswith(tuple(f"{name}." for name in targets))]
+    strange = [key for key in tensors if key not in own and not key.startswith(held)]
     if missing or strange:
-        raise IntegrityError(
-            f"the checkpoint is of another architecture: first missing or misshapen {missing[:3] or 'none'}, first "
-            f"unexpected {strange[:3] or 'none'}"
-        )
+        raise _another(missing, strange)
     model.load_state_dict({key: tensors[key] for key in own}, strict=False)
     for name in targets:
-        layer = model.get_submodule(name)
         prefix = f"{name}.weight."
         parts = {key.removeprefix(prefix): tensors[key] for key in packed if key.startswith(prefix)}
-        replace_weight(model, name, compression.load_weight(parts, matrix_shape(layer), group_count(layer)).dense())
-    adapter.attach(model, {key: tensor[None] for key, tensor in trained.items()}, [alpha])
+        try:
+            weight = compression.load_weight(parts, matrix_shape(layers[name]), group_count(layers[name]))
+            fits = weight.bits.total() == 8 * sum(tensor.nbytes for tensor in parts.values())
+        except (KeyError, ValueError, IndexError, RuntimeError):
+            fits = False
+        if not fits:
+            raise _another([f"{name}.weight"], [])
+        replace_weight(model, name, weight.dense())
+    attached = adapter.attach(model, {key: tensor[None] for key, tensor in trained.items()}, [alpha])
+    if attached.keys() != trained.keys():
+        raise _another([], sorted(trained.keys() - attached.keys()))
     return model.eval().requires_grad_(False)
+
+
+def _another(missing: list[str], strange: list[str]) -> IntegrityError:
+    return IntegrityError(
+        f"the checkpoint is of another architecture: first missing or misshapen {missing[:3] or 'none'}, first "
+        f"unexpected {strange[:3] or 'none'}"
+    )
