@@ -11,7 +11,7 @@ from pipeline.compress.none import NoCompression
 from pipeline.compress.packing import pack, packed_bits, unpack
 from pipeline.compress.sparse import Sparse
 
-BLOCKS = ("4x4", "1x16", "3x3", "5x5", "2:4", "1:4")
+BLOCKS = ("4x4", "1x16", "3x3", "5x5", "2:4", "1:4", "4:8")
 METHODS = [
     NoCompression(),
     *(Int1(scale=scale, metric=metric) for scale in ("row", "tensor", "none") for metric in ("weight", "activation")),
