@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import typer
 
 from pipeline.errors import RestoraError
+from pipeline.train.guard import StopTraining
 
 if TYPE_CHECKING:
     from pipeline.search.study import Progress
@@ -32,18 +33,25 @@ def carried_out(verb: Callable[P, R]) -> Callable[P, R]:
             return verb(*args, **kwargs)
         except (typer.Exit, KeyboardInterrupt):
             raise
-        except RestoraError as error:
-            code, said = error.exit_code, f"error: {error}"
-        except OSError as error:
-            code, said = 4, f"error: {error}; mend it and give the same command again"
         except Exception as error:
-            code, said = 1, f"error: {type(error).__name__}: {error}; this is a bug, restora --debug shows where"
-        if os.environ.get("RESTORA_DEBUG"):
-            traceback.print_exc()
+            if os.environ.get("RESTORA_DEBUG"):
+                traceback.print_exc()
+            code, said = _outcome(error)
         print(said, file=sys.stderr)
         raise typer.Exit(code)
 
     return guarded
+
+
+def _outcome(error: Exception) -> tuple[int, str]:
+    """The exit code that an error ends in, and what is said of it."""
+    if isinstance(error, RestoraError):
+        return error.exit_code, f"error: {error}"
+    if isinstance(error, StopTraining):
+        return error.exit_code, f"stopped: {error}; give the same command again"
+    if isinstance(error, OSError):
+        return 4, f"error: {error}; mend it and give the same command again"
+    return 1, f"error: {type(error).__name__}: {error}; this is a bug, restora --debug shows where"
 
 
 class Console:
