@@ -1,7 +1,8 @@
 """What a cell learns from: its own trials alone, as an in-memory Optuna study."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -26,12 +27,14 @@ class Ask:
         number: Its number in the cell's history.
         origin: Who chose its values: ``start-up``, ``neighbour`` or ``sampler``.
         values: What is to be trained.
+        asked: When.
     """
 
     cell: Cell
     number: int
     origin: str
     values: Values
+    asked: datetime = field(default_factory=datetime.now)
 
 
 class History:

@@ -46,15 +46,16 @@ class Ledger:
     def finish(
         self, ask: Ask, state: TrialState, accuracies: list[float], attributes: Mapping[str, Any], value: float | None
     ) -> int:
-        """Write a finished trial; returns its number in the stored study."""
+        """Write a finished trial; returns its number in the stored study.
+
+        Its value is that of its best epoch where it is complete, and of its last where it was pruned, as Optuna has it.
+        """
         attributes = {**_place(ask), **attributes}
         if ask not in self._rows:
             trial_id = self._add(ask, state, accuracies, attributes, value)
         else:
-            trial_id, storage = self._rows.pop(ask), self.study._storage
-            self._rows[ask] = trial_id
             self._report(ask, accuracies)
-            del self._rows[ask]
+            trial_id, storage = self._rows.pop(ask), self.study._storage
             for key, attribute in attributes.items():
                 storage.set_trial_user_attr(trial_id, key, attribute)
             storage.set_trial_state_values(trial_id, state, None if value is None else [value])
@@ -71,6 +72,7 @@ class Ledger:
             user_attrs=dict(attributes),
             intermediate_values={epoch + 1: accuracy for epoch, accuracy in enumerate(accuracies)},
         )
+        trial.datetime_start = ask.asked
         return self.study._storage.create_new_trial(self.study._study_id, template_trial=trial)
 
 

@@ -1,10 +1,12 @@
 """The stored studies: one Optuna study for each combination, named ``<study>/<combination>``."""
 
+import fcntl
 import logging
+import os
 import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +60,25 @@ def open_storage(url: str) -> RDBStorage:
 
 
 def _open_sqlite(url: str, database: str | None) -> RDBStorage:
-    if database:
-        _refuse_other_files(Path(database))
-    storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": LOCK_WAIT}})
-    sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
-    storage.engine.dispose()
-    return storage
+    with ExitStack() as alone:
+        if database and database != ":memory:":
+            _refuse_other_files(Path(database))
+            alone.enter_context(_one_at_a_time(Path(database)))
+        storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": LOCK_WAIT}})
+        sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
+        storage.engine.dispose()
+        return storage
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Look for the tables, and make them, before any other process does; SQLite's own locks are of another kind."""
+    handle = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _refuse_other_files(path: Path) -> None:

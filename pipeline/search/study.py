@@ -159,10 +159,11 @@ class Coordinator:
         attributes = self.objective.attributes(trial.lane, trial.ask.values)
         if interrupted:
             attributes |= {"interrupted": True, "reason": interrupted}
-        value = trial.lane.best if state == TrialState.COMPLETE else None
+        complete = state == TrialState.COMPLETE
+        value = trial.lane.best if complete else trial.accuracies[-1] if state == TrialState.PRUNED else None
         number = self._ledger.finish(trial.ask, state, trial.accuracies, attributes, value)
-        if value is not None and value > self._best.get(trial.ask.cell, -1.0):
-            self._best[trial.ask.cell] = value
+        if complete and trial.lane.best > self._best.get(trial.ask.cell, -1.0):
+            self._best[trial.ask.cell] = trial.lane.best
             self.kept.save(trial.ask.cell, number, trial.lane.best_parameters)
 
     def _show(self, trials: list[_Trial]) -> None:
