@@ -5,12 +5,14 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.errors import IntegrityError
+from pipeline.task.models.contract import ModelSource, Positive
 
 Rename = Literal["none", "order"]
 
@@ -120,3 +122,24 @@ def _renamed(state: dict[str, Tensor], own: dict[str, Tensor], classes: int, pat
             f"'{list(keys)[min(len(state), len(own))]}' of the {kind}; name the architecture that the weights are of"
         )
     return dict(zip(own, state.values(), strict=True))
+
+
+class CheckpointSource(ModelSource):
+    """A source of image classifiers whose weights may lie in a file of yours."""
+
+    checkpoint: str | None = None
+    """Load the weights from this file: ``.safetensors``, or one that ``torch.load(weights_only=True)`` reads."""
+    rename: Rename = "none"
+    """``"order"`` pairs the checkpoint's entries with the model's by their order."""
+    new_head: bool = False
+    """Leave the checkpoint's head out where it has another class count than the data."""
+    image_size: int | None = Field(None, ge=1)
+    """Pixels a side, where not the weights' own; a resize before a crop grows and shrinks with it."""
+    mean: Annotated[tuple[float, float, float] | None, Field(strict=False)] = None
+    """Of RGB in 0..1, where not the weights' own."""
+    std: Annotated[tuple[Positive, Positive, Positive] | None, Field(strict=False)] = None
+
+    def load_checkpoint(self, model: nn.Module, classes: int) -> None:
+        """Load the file named by ``checkpoint``."""
+        path = Path(self.checkpoint or "").expanduser()
+        load_checkpoint(model, path, classes, rename=self.rename, new_head=self.new_head)

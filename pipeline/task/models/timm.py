@@ -1,15 +1,14 @@
 """Models of timm, with the preprocessing that belongs to their weights (Wightman: PyTorch Image Models)."""
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 from torch import nn
 
 from pipeline.errors import IntegrityError
 from pipeline.registry import MODELS, nearest
-from pipeline.task.models.checkpoint import Rename, load_checkpoint
-from pipeline.task.models.contract import ModelSource, Positive, Preprocessing
+from pipeline.task.models.checkpoint import CheckpointSource
+from pipeline.task.models.contract import Preprocessing
 
 
 def _timm() -> Any:
@@ -20,24 +19,13 @@ def _timm() -> Any:
 
 
 @MODELS.register("timm")
-class Timm(ModelSource):
+class Timm(CheckpointSource):
     """Image classifiers of timm: from its hub, from a local checkpoint, or untrained."""
 
     architecture: str
     """A name that timm knows, with or without the tag of its weights: ``vit_tiny_patch16_224.augreg_in21k``."""
     hub: bool = False
     """Load the weights from the hub, or from its cache; a head of another class count is replaced by a random one."""
-    checkpoint: str | None = None
-    """Load the weights from this file: ``.safetensors``, or one that ``torch.load(weights_only=True)`` reads."""
-    rename: Rename = "none"
-    """``"order"`` pairs the checkpoint's entries with the model's by their order."""
-    new_head: bool = False
-    """Leave the checkpoint's head out where it has another class count than the data."""
-    image_size: int | None = Field(None, ge=1)
-    """Pixels a side, where not the weights' own."""
-    mean: Annotated[tuple[float, float, float] | None, Field(strict=False)] = None
-    """Of RGB in 0..1, where not the weights' own."""
-    std: Annotated[tuple[Positive, Positive, Positive] | None, Field(strict=False)] = None
 
     @field_validator("architecture")
     @classmethod
@@ -77,8 +65,7 @@ class Timm(ModelSource):
                 ) from error
         model = self._create(classes)
         if self.checkpoint is not None:
-            path = Path(self.checkpoint).expanduser()
-            load_checkpoint(model, path, classes, rename=self.rename, new_head=self.new_head)
+            self.load_checkpoint(model, classes)
         return model
 
     def _create(self, classes: int, pretrained: bool = False) -> nn.Module:

@@ -1,15 +1,14 @@
 """Models of torchvision, with the preprocessing that belongs to their weights."""
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 from torch import nn
 
 from pipeline.errors import IntegrityError
 from pipeline.registry import MODELS, nearest
-from pipeline.task.models.checkpoint import Rename, load_checkpoint, load_state
-from pipeline.task.models.contract import ModelSource, Positive, Preprocessing
+from pipeline.task.models.checkpoint import CheckpointSource, load_state
+from pipeline.task.models.contract import Preprocessing
 
 
 def _zoo() -> Any:
@@ -20,24 +19,13 @@ def _zoo() -> Any:
 
 
 @MODELS.register("torchvision")
-class Torchvision(ModelSource):
+class Torchvision(CheckpointSource):
     """Image classifiers of torchvision: with its weights, from a local checkpoint, or untrained."""
 
     architecture: str
     """A name that ``torchvision.models.list_models`` gives for classifiers."""
     weights: str | None = None
     """Which of torchvision's weights to load, e.g. ``"DEFAULT"``; a head of another class count is replaced."""
-    checkpoint: str | None = None
-    """Load the weights from this file: ``.safetensors``, or one that ``torch.load(weights_only=True)`` reads."""
-    rename: Rename = "none"
-    """``"order"`` pairs the checkpoint's entries with the model's by their order."""
-    new_head: bool = False
-    """Leave the checkpoint's head out where it has another class count than the data."""
-    image_size: int | None = Field(None, ge=1)
-    """Pixels a side, where not the weights' own; the resize before the crop grows and shrinks with it."""
-    mean: Annotated[tuple[float, float, float] | None, Field(strict=False)] = None
-    """Of RGB in 0..1, where not the weights' own."""
-    std: Annotated[tuple[Positive, Positive, Positive] | None, Field(strict=False)] = None
 
     @field_validator("architecture")
     @classmethod
@@ -73,8 +61,7 @@ class Torchvision(ModelSource):
     def load(self, classes: int) -> nn.Module:
         model = self.build(classes)
         if self.checkpoint is not None:
-            path = Path(self.checkpoint).expanduser()
-            load_checkpoint(model, path, classes, rename=self.rename, new_head=self.new_head)
+            self.load_checkpoint(model, classes)
         elif self.weights is not None:
             try:
                 state = self._weights().get_state_dict(progress=False, check_hash=True)
