@@ -197,6 +197,14 @@ def test_fault_12_a_loss_that_is_not_finite_fails_its_trial_with_step_and_rate(s
         assert trial.value is None
 
 
+def test_fault_12_weights_that_the_last_step_made_infinite_are_no_complete_trial():
+    spec = make_spec(epochs=1, batch_size=[96], optimizer=["sgd"], lr=1e38)
+    study = optuna.create_study(direction="maximize")
+    study.optimize(make_objective(spec), n_trials=1)
+    assert study.trials[0].state == TrialState.FAIL
+    assert "validation loss nan after epoch 1" in study.trials[0].user_attrs["reason"]
+
+
 def test_fault_12_the_other_trials_of_the_cohort_go_on_unchanged(open_database):
     def fails(lanes, check):
         for lane in lanes:
