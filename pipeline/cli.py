@@ -255,7 +255,7 @@ def export(
     task = prepare(spec.task, device=choose_device(device), say=Console().say)
     objectives = make_objectives(spec, task, choose_device(device))
     for name in names:
-        refuse_differences(name, results[name].facts, pinned(spec, spec.find(name)), dict(task.hashes))
+        refuse_differences(f"{spec.name}/{name}", results[name].facts, pinned(spec, spec.find(name)), dict(task.hashes))
     with Guard() as guard:
         for name in names:
             kept = Kept(spec.name, name)

@@ -46,10 +46,7 @@ class Ledger:
     def finish(
         self, ask: Ask, state: TrialState, accuracies: list[float], attributes: Mapping[str, Any], value: float | None
     ) -> int:
-        """Write a finished trial; returns its number in the stored study.
-
-        Its value is that of its best epoch where it is complete, and of its last where it was pruned, as Optuna has it.
-        """
+        """Write a finished trial; returns its number in the stored study."""
         attributes = {**_place(ask), **attributes}
         if ask not in self._rows:
             trial_id = self._add(ask, state, accuracies, attributes, value)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.search.history import Ask, History
+from pipeline.search.history import COUNTED, Ask, History
 from pipeline.search.keep import Kept
 from pipeline.search.ledger import Ledger, bury_abandoned, is_told, was_killed
 from pipeline.search.objective import Objective
@@ -43,6 +43,13 @@ class _Trial:
     def accuracies(self) -> list[float]:
         return [epoch.val_accuracy for epoch in self.lane.curve]
 
+    @property
+    def value(self) -> float | None:
+        """That of its best epoch where it is complete, of its last where it was pruned, as Optuna has it."""
+        if self.state == TrialState.COMPLETE:
+            return self.lane.best
+        return self.accuracies[-1] if self.state == TrialState.PRUNED else None
+
 
 @dataclass
 class Coordinator:
@@ -67,6 +74,7 @@ class Coordinator:
     cohort: int
     show: Callable[[Progress], None]
     _best: dict[Cell, float] = field(default_factory=dict)
+    _done: int = 0
 
     def run(self) -> None:
         """Search until no cell has budget left.
@@ -83,6 +91,7 @@ class Coordinator:
         for trial in self.study.get_trials(deepcopy=False):
             if is_told(trial):
                 stored[cell_of(trial.params)][trial.user_attrs["ask"]] = trial
+                self._count(cell_of(trial.params), trial.state, trial.value)
             elif was_killed(trial):
                 killed[cell_of(trial.params), trial.user_attrs["ask"]] += 1
         while asks := list(self._ask(stored)):
@@ -92,11 +101,10 @@ class Coordinator:
                     self._histories[ask.cell].report(ask.number, epoch, accuracy)
             new = [ask for ask in asks if ask.number not in stored[ask.cell]]
             trials = self._train(new, killed)
-            for ask, trial in old:
-                self._tell(ask, trial.state, trial.value)
-            for trained in trials:
-                complete = trained.state == TrialState.COMPLETE
-                self._tell(trained.ask, trained.state, trained.lane.best if complete else None)
+            ended = [(ask, trial.state, trial.value) for ask, trial in old]
+            ended += [(trial.ask, trial.state, trial.value) for trial in trials]
+            for ask, state, value in ended:
+                self._histories[ask.cell].tell(ask.number, state, value if state == TrialState.COMPLETE else None)
 
     def _ask(self, stored: dict[Cell, dict[int, FrozenTrial]]) -> Iterator[Ask]:
         ranks = sorted(self.objective.search.ranks)
@@ -105,11 +113,13 @@ class Coordinator:
             neighbour = self._histories[Cell(higher[0], cell.init)] if higher else None
             yield from history.ask(neighbour, stored[cell])
 
-    def _tell(self, ask: Ask, state: TrialState, value: float | None) -> None:
-        complete = state == TrialState.COMPLETE
-        self._histories[ask.cell].tell(ask.number, state, value if complete else None)
-        if complete and value is not None:
-            self._best[ask.cell] = max(value, self._best.get(ask.cell, 0.0))
+    def _count(self, cell: Cell, state: TrialState, value: float | None) -> bool:
+        """Note a trial that ended; says whether it is the best of its cell so far."""
+        self._done += state in COUNTED
+        if state != TrialState.COMPLETE or value is None or value <= self._best.get(cell, -1.0):
+            return False
+        self._best[cell] = value
+        return True
 
     def _train(self, asks: list[Ask], killed: Counter[tuple[Cell, int]]) -> list[_Trial]:
         """Train the new trials of a wave, and write each as it ends."""
@@ -159,20 +169,16 @@ class Coordinator:
         attributes = self.objective.attributes(trial.lane, trial.ask.values)
         if interrupted:
             attributes |= {"interrupted": True, "reason": interrupted}
-        complete = state == TrialState.COMPLETE
-        value = trial.lane.best if complete else trial.accuracies[-1] if state == TrialState.PRUNED else None
-        number = self._ledger.finish(trial.ask, state, trial.accuracies, attributes, value)
-        if complete and trial.lane.best > self._best.get(trial.ask.cell, -1.0):
-            self._best[trial.ask.cell] = trial.lane.best
+        number = self._ledger.finish(trial.ask, state, trial.accuracies, attributes, trial.value)
+        if self._count(trial.ask.cell, state, trial.value):
             self.kept.save(trial.ask.cell, number, trial.lane.best_parameters)
 
     def _show(self, trials: list[_Trial]) -> None:
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        ended = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
         budget = self.objective.search.trials
         self.show(
             Progress(
-                done=sum(budget - history.left for history in self._histories.values()) + ended,
+                done=self._done,
                 budget=budget * len(self._histories),
                 running=len(running),
                 epoch=max((len(trial.lane.curve) for trial in trials), default=0),
