@@ -165,7 +165,7 @@ def test_fault_08_a_database_that_may_only_be_read_is_named_and_left_alone():
         code = f"""
 import os, optuna
 from pipeline.search.storage import open_storage, storage_errors
-optuna.create_study(storage=open_storage("sqlite:///{Path("other.db").absolute()}"))  # whatever is imported late is imported now
+optuna.create_study(storage=open_storage("sqlite:///{Path("other.db").absolute()}"))  # imports what is imported late
 os.getuid() or os.setuid(65534)
 with storage_errors("sqlite:///{path}"):
     optuna.create_study(storage=open_storage("sqlite:///{path}"), study_name="mine")
