@@ -1,7 +1,7 @@
 """Restora: compress a trained vision model, and win the lost accuracy back with low-rank adapters.
 
-``Task`` takes a module and data sets of your own; ``Objective`` is one combination as an Optuna objective; ``load``
-gives back the module of an exported checkpoint. They import torch when they are first used.
+``Task`` takes a module and data sets of your own; ``Objective`` is one combination as an Optuna objective; ``save``
+writes a trial's checkpoint, and ``load`` gives its module back. They import torch when they are first used.
 """
 
 from importlib import import_module
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.export.checkpoint import load
-    from pipeline.export.trials import export
+    from pipeline.export.trials import save
     from pipeline.search.objective import Objective
     from pipeline.spec import CombinationSpec, SearchSpec, StudySpec, load_spec
     from pipeline.task import Task, prepare
 
-__all__ = ["CombinationSpec", "Objective", "SearchSpec", "StudySpec", "Task", "export", "load", "load_spec", "prepare"]
+__all__ = ["CombinationSpec", "Objective", "SearchSpec", "StudySpec", "Task", "load", "load_spec", "prepare", "save"]
 
 _HOMES = {
     "CombinationSpec": "pipeline.spec",
@@ -22,17 +22,11 @@ _HOMES = {
     "SearchSpec": "pipeline.spec",
     "StudySpec": "pipeline.spec",
     "Task": "pipeline.task",
-    "export": "pipeline.export.trials",
     "load": "pipeline.export.checkpoint",
     "load_spec": "pipeline.spec",
     "prepare": "pipeline.task",
+    "save": "pipeline.export.trials",
 }
-
-
-# The first import of the package ``pipeline.export`` binds it here, in the place of the function of that name: it is
-# imported now, while there is nothing in its place, and let go of; later imports find it in ``sys.modules``.
-import_module("pipeline.export")
-del export
 
 
 def __getattr__(name: str) -> Any:

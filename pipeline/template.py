@@ -60,6 +60,7 @@ def write_template(name: str) -> Path:
     Raises:
         UsageError: The name cannot be a file's, or the file is there.
     """
+    name = name.removesuffix(".toml")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise UsageError(f"'{name}' cannot be a study's name; give up to 64 letters, digits, '.', '_' and '-'")
     path = Path("studies") / f"{name}.toml"

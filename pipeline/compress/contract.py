@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.layers import replace_weight, shared_copy, weight_groups
+from pipeline.compress.layers import naming, replace_weight, shared_copy, weight_groups
 from pipeline.errors import IntegrityError
 from pipeline.registry import Method
 
@@ -127,7 +127,8 @@ class LayerCompression(Compression):
             if not groups.isfinite().all():
                 raise IntegrityError(f"the weight of layer '{name}' holds NaN or infinite values; load sound weights")
             layer_stats = stats[name] if self.needs_statistics else [None] * len(groups)
-            weights[name] = join([self.compress(*pair) for pair in zip(groups, layer_stats, strict=True)])
+            with naming(name):
+                weights[name] = join([self.compress(*pair) for pair in zip(groups, layer_stats, strict=True)])
             replace_weight(copy, name, weights[name].dense())
         return CompressedModel(copy, weights)
 

@@ -1,20 +1,22 @@
 """The layers that can be compressed and adapted: finding them by pattern, viewing and replacing their weights."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from itertools import chain
 
 import torch
 from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.linear import Linear
 from torch import Tensor, nn
 
-from pipeline.errors import SpecError
+from pipeline.errors import IntegrityError, SpecError
 from pipeline.registry import nearest
 
 # A subclass with a forward of its own may transform its weight first (weight standardisation does), and then
 # a low-rank sum on the stored weight is not a low-rank sum on the weight in use.
-PLAIN_FORWARDS = (nn.Linear.forward, nn.Conv2d.forward, Conv2dSame.forward)
+PLAIN_FORWARDS = (nn.Linear.forward, Linear.forward, nn.Conv2d.forward, Conv2dSame.forward)
 
 
 def layer_names(model: nn.Module) -> list[str]:
@@ -75,6 +77,15 @@ def weight_groups(layer: nn.Module) -> Tensor:
     """The weight as ``[groups, out / groups, in]``."""
     matrix = weight_matrix(layer)
     return matrix.reshape(group_count(layer), -1, matrix.shape[1])
+
+
+@contextmanager
+def naming(layer: str) -> Iterator[None]:
+    """Say of a decomposition that fails which layer it was."""
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise IntegrityError(f"the weight of layer '{layer}' cannot be decomposed: {error}; leave it out") from error
 
 
 def shared_copy(model: nn.Module) -> nn.Module:

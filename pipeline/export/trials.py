@@ -18,8 +18,8 @@ from pipeline.search.select import measure, train_again, values_of, winner_param
 from pipeline.search.space import cell_of
 
 
-def export(objective: Objective, trial: FrozenTrial, folder: str | Path, *, force: bool = False) -> Path:
-    """Export one complete trial of an objective of your own.
+def save(objective: Objective, trial: FrozenTrial, folder: str | Path, *, force: bool = False) -> Path:
+    """Write the checkpoint of one complete trial of an objective of your own; ``load`` reads it.
 
     Its values are trained once more, which gives the same adapter, and it is measured on the test part.
 

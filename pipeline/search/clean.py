@@ -10,7 +10,7 @@ from pipeline.search.results import own_studies, read_results
 
 
 def unneeded(storage: RDBStorage) -> list[Path]:
-    """Caches, half-written files, and kept adapters of cells that are not in the database."""
+    """Caches, half-written files and folders, and kept adapters of cells that are not in the database."""
     studies = {name.partition("/")[0] for name in own_studies(storage)}
     winners = {
         Kept(study, result.name).path(cell.cell)
@@ -20,5 +20,5 @@ def unneeded(storage: RDBStorage) -> list[Path]:
         if cell.best is not None
     }
     adapters = set((STORAGE / "artifacts").rglob("*.safetensors"))
-    half_written = {path for path in STORAGE.rglob(".*.tmp") if path.is_file()}
+    half_written = {*STORAGE.rglob(".*.tmp"), *(STORAGE / "exports").rglob(".rank-*")}
     return sorted({*half_written, *(adapters - winners), *BASELINES.glob("*.safetensors")})

@@ -13,7 +13,15 @@ from torch import nn
 
 from pipeline.adapt.contract import Adapter, Init, Start, adapter_parameters, clipped_rank
 from pipeline.compress.contract import CompressedModel, Compression
-from pipeline.compress.layers import find_targets, layer_names, matrix_shape, on_device, shared_copy, weight_matrix
+from pipeline.compress.layers import (
+    find_targets,
+    layer_names,
+    matrix_shape,
+    naming,
+    on_device,
+    shared_copy,
+    weight_matrix,
+)
 from pipeline.compress.size import ModelSize, model_macs, model_size
 from pipeline.compress.stats import Statistics, output_positions
 from pipeline.environment import peak_memory, versions
@@ -127,7 +135,8 @@ class Objective:
             generator = torch.Generator().manual_seed(derive(seed, "init", place))
             matrix = weight_matrix(self.task.model.get_submodule(name))
             r = clipped_rank(rank, weight.shape)
-            starts[name] = init.start(matrix, weight, r, stats.get(name, ()), generator)
+            with naming(name):
+                starts[name] = init.start(matrix, weight, r, stats.get(name, ()), generator)
         return starts
 
     def starts(self, values: Values, seed: int) -> dict[str, Start]:

@@ -7,6 +7,7 @@ from optuna.storages import RDBStorage
 
 from pipeline import paths
 from pipeline.compress.stats import Statistics
+from pipeline.errors import IntegrityError
 from pipeline.search.keep import Kept
 from pipeline.search.lock import exclusive
 from pipeline.search.objective import Objective
@@ -42,28 +43,48 @@ def run_study(
         cohort: Lanes trained in one pass; None chooses by the size of a batch.
         say: Told in a line what begins or ended.
         show: Told after every epoch how far the combination of that name is.
+
+    Raises:
+        IntegrityError: A combination cannot be compressed or started; the others are run all the same.
     """
     with exclusive(paths.LOCKS / f"{spec.name}.lock", f"study '{spec.name}'"):
-        task = prepare(spec.task, device=device, say=say)
+        task = prepare(spec.task, device=device, say=say, check=guard.check)
+        failed = {}
         for name, objective in make_objectives(spec, task, device).items():
-            kept = Kept(spec.name, name)
-            study = create_or_resume(
-                storage,
-                study_name(spec.name, name),
-                pinned(spec, objective.combination),
-                dict(task.hashes),
-                study_facts(spec, objective),
-            )
-            measure_references(objective, study, {"val": task.val})
-            say(f"{name}: {len(objective.targets)} layers compressed")
+            try:
+                _run_combination(spec, storage, objective, guard, cohort, say, show)
+            except IntegrityError as error:
+                failed[name] = error
+                say(f"{name}: failed: {error}")
+        if failed:
+            said = "; ".join(f"'{name}': {error}" for name, error in failed.items())
+            raise IntegrityError(f"these combinations failed, the others are done: {said}")
 
-            def show_own(progress: Progress, name: str = name) -> None:
-                show(name, progress)
 
-            lanes = cohort or lanes_at_once(task, spec.search)
-            Coordinator(objective, study, kept, guard, lanes, show_own).run()
-            say(f"{name}: testing the winners")
-            test_winners(objective, study, kept, spec.seeds, guard.check)
+def _run_combination(
+    spec: StudySpec,
+    storage: RDBStorage,
+    objective: Objective,
+    guard: Guard,
+    cohort: int | None,
+    say: Callable[[str], None],
+    show: Callable[[str, Progress], None],
+) -> None:
+    name, task = objective.combination.name, objective.task
+    kept = Kept(spec.name, name)
+    study = create_or_resume(
+        storage,
+        study_name(spec.name, name),
+        pinned(spec, objective.combination),
+        dict(task.hashes),
+        study_facts(spec, objective),
+    )
+    measure_references(objective, study, {"val": task.val})
+    say(f"{name}: {len(objective.targets)} layers compressed")
+    lanes = cohort or lanes_at_once(task, spec.search)
+    Coordinator(objective, study, kept, guard, lanes, lambda progress: show(name, progress)).run()
+    say(f"{name}: testing the winners")
+    test_winners(objective, study, kept, spec.seeds, guard.check)
 
 
 def lanes_at_once(task: Task, search: SearchSpec) -> int:

@@ -56,12 +56,19 @@ def keep_baseline(model: nn.Module, key: str) -> None:
 
 
 def train_baseline(
-    model: nn.Module, part: Part, spec: BaselineSpec, seed: int, device: torch.device, say: Callable[[str], None]
+    model: nn.Module,
+    part: Part,
+    spec: BaselineSpec,
+    seed: int,
+    device: torch.device,
+    say: Callable[[str], None],
+    check: Callable[[], None],
 ) -> None:
     """Train ``model`` in place on ``part``; the weights after the last epoch stay.
 
     An ordinary loop in train mode, with dropout on and batch norm learning its statistics. It draws from generators
-    of its own, so that it neither depends on the global ones nor moves them.
+    of its own, so that it neither depends on the global ones nor moves them. ``check`` is called before every batch,
+    and what it raises ends the training.
 
     Raises:
         SpecError: The loss becomes infinite or NaN; with its epoch.
@@ -73,7 +80,7 @@ def train_baseline(
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         for epoch in range(1, spec.epochs + 1):
-            loss = _train_epoch(model, part, spec.batch_size, order, optimizer, device)
+            loss = _train_epoch(model, part, spec.batch_size, order, optimizer, device, check)
             if not loss < float("inf"):
                 raise SpecError(
                     f"the baseline's loss is {loss} in epoch {epoch}; lower task.baseline.lr = {spec.lr}, or choose "
@@ -84,11 +91,18 @@ def train_baseline(
 
 
 def _train_epoch(
-    model: nn.Module, part: Part, batch_size: int, order: torch.Generator, optimizer: Any, device: torch.device
+    model: nn.Module,
+    part: Part,
+    batch_size: int,
+    order: torch.Generator,
+    optimizer: Any,
+    device: torch.device,
+    check: Callable[[], None],
 ) -> float:
     """One pass over ``part`` in a new order; the mean loss."""
     total, seen = torch.zeros((), device=device), 0
     for images, labels in part.batches(batch_size, torch.randperm(len(part), generator=order)):
+        check()
         if len(images) == 1 and seen:
             # Batch norm has no variance over a last batch of one.
             continue

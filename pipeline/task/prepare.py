@@ -20,16 +20,13 @@ from pipeline.task.parts import DatasetPart
 from pipeline.task.split import Split, split
 
 
-def _silent(line: str) -> None:
-    pass
-
-
 def prepare(
     spec: TaskSpec,
     *,
     device: str | torch.device = "cpu",
     train_baseline: bool = True,
-    say: Callable[[str], None] = _silent,
+    say: Callable[[str], None] = lambda line: None,
+    check: Callable[[], None] = lambda: None,
 ) -> Task:
     """Open the data, split it, load the model, and train its baseline where the study file asks for one.
 
@@ -39,6 +36,7 @@ def prepare(
         train_baseline: False leaves a baseline that is not kept yet untrained: ``task.trained`` is False, and
             ``hashes`` has no ``weights``.
         say: Told what takes time, and what was found damaged.
+        check: Called before every batch of a baseline; what it raises ends the training.
 
     Raises:
         SpecError: The model does not fit the data, or has neither weights nor a baseline to train.
@@ -74,7 +72,7 @@ def prepare(
         description["trained"] = load_baseline(model, key, say)
         if train_baseline and not description["trained"]:
             say(f"baseline: training {spec.baseline.epochs} epochs on {len(parts['train'])} images")
-            train(model, parts["train"], spec.baseline, spec.split.seed, torch.device(device), say)
+            train(model, parts["train"], spec.baseline, spec.split.seed, torch.device(device), say, check)
             keep_baseline(model, key)
             description["trained"] = True
     return Task(

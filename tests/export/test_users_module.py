@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny_studies import BatchNormNet, Mlp, kept_of, make_objective, make_spec, make_task, search
 
-from pipeline import export, load
+from pipeline import load, save
 from pipeline.errors import NothingUsableError, RestoraError
 from pipeline.export.trials import export_ranks, export_trial
 from pipeline.search.results import read_results
@@ -35,7 +35,7 @@ def optimized():
 
 def test_the_best_trial_of_a_users_own_study_is_exported_and_loaded_into_the_users_module(optimized, tmp_path):
     objective, study = optimized
-    folder = export(objective, study.best_trial, tmp_path / "mine")
+    folder = save(objective, study.best_trial, tmp_path / "mine")
     model = load(folder, model=Mlp())
     card = json.loads((folder / "card.json").read_text())
     assert card["trial"] == study.best_trial.number
@@ -48,7 +48,7 @@ def test_the_best_trial_of_a_users_own_study_is_exported_and_loaded_into_the_use
 
 
 def test_without_the_users_module_it_says_what_to_give(optimized, tmp_path):
-    folder = export(optimized[0], optimized[1].best_trial, tmp_path / "mine")
+    folder = save(optimized[0], optimized[1].best_trial, tmp_path / "mine")
     with pytest.raises(RestoraError, match="give the module as model="):
         load(folder)
 
@@ -59,7 +59,7 @@ def test_convolutions_and_batch_norms_of_a_users_module_come_back_whole(tmp_path
     )
     study = optuna.create_study(direction="maximize")
     study.optimize(objective, n_trials=1)
-    folder = export(objective, study.best_trial, tmp_path / "mine")
+    folder = save(objective, study.best_trial, tmp_path / "mine")
     model = load(folder, model=BatchNormNet())
     for key, tensor in objective.task.model.state_dict().items():
         if key.startswith("bn"):

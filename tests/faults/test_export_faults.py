@@ -15,7 +15,7 @@ import torch
 from tiny_studies import BatchNormNet, Mlp, make_objective, make_spec
 from torch import nn
 
-from pipeline import export, load
+from pipeline import load, save
 from pipeline.errors import IntegrityError, StorageError, UsageError
 from pipeline.paths import write_whole
 from pipeline.search.plan import plan_rank
@@ -32,7 +32,7 @@ def optimized():
 
 @pytest.fixture
 def folder(optimized, tmp_path: Path) -> Path:
-    return export(optimized[0], optimized[1][0], tmp_path / "exported")
+    return save(optimized[0], optimized[1][0], tmp_path / "exported")
 
 
 @pytest.mark.parametrize("instant", ["before", "half", "whole", "replaced"])
@@ -106,7 +106,7 @@ def test_fault_09_a_damaged_checkpoint_is_refused_by_name(folder, damage):
 
 
 def test_fault_09_another_trials_file_or_card_is_refused(optimized, folder, tmp_path: Path):
-    other = export(optimized[0], optimized[1][1], tmp_path / "other")
+    other = save(optimized[0], optimized[1][1], tmp_path / "other")
     (folder / "card.json").write_bytes((other / "card.json").read_bytes())
     with pytest.raises(IntegrityError, match="of another checkpoint"):
         load(folder, model=Mlp())
@@ -163,9 +163,9 @@ def test_fault_24_a_target_that_is_there_is_refused_without_force_and_replaced_w
     objective, trials = optimized
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(UsageError, match="--force"):
-        export(objective, trials[1], folder)
+        save(objective, trials[1], folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    export(objective, trials[1], folder, force=True)
+    save(objective, trials[1], folder, force=True)
     assert json.loads((folder / "card.json").read_text())["trial"] == 1
     load(folder, model=Mlp())
     assert os.listdir(folder.parent) == [folder.name], "nothing half-written is left beside it"
@@ -174,7 +174,7 @@ def test_fault_24_a_target_that_is_there_is_refused_without_force_and_replaced_w
 def test_fault_24_a_place_that_cannot_be_written_is_a_storage_error(optimized, tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="cannot write"):
-        export(optimized[0], optimized[1][0], tmp_path / "file" / "folder")
+        save(optimized[0], optimized[1][0], tmp_path / "file" / "folder")
 
 
 @pytest.mark.parametrize("failing", [1, 2])
@@ -189,7 +189,7 @@ def test_fault_24_a_swap_that_fails_midway_leaves_the_old_checkpoint(optimized, 
 
     monkeypatch.setattr(Path, "rename", sometimes)
     with pytest.raises(StorageError, match="no space"):
-        export(optimized[0], optimized[1][1], folder, force=True)
+        save(optimized[0], optimized[1][1], folder, force=True)
     monkeypatch.undo()
     assert json.loads((folder / "card.json").read_text())["trial"] == 0
     load(folder, model=Mlp())
