@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from pipeline.export.checkpoint import load
 from pipeline.spec import load_spec
+from pipeline.task import prepare
 
 
 @pytest.fixture
@@ -236,7 +237,7 @@ def test_clean_says_what_it_would_remove_and_keeps_trials_winners_and_exports(ra
 
 @pytest.mark.usefixtures("_own_folder")
 def test_a_run_that_is_out_of_time_stops_well_and_says_how_to_go_on(monkeypatch):
-    write_study(epochs=20)
+    prepare(load_spec(write_study(epochs=20)).task)
     monkeypatch.setattr("sys.argv", ["restora", "run", "tiny", "--timeout", "0"])
     result = invoke("run", "tiny", "--timeout", "0")
     assert result.exit_code == 0
@@ -255,3 +256,11 @@ def test_a_bug_is_one_line_and_a_traceback_only_with_debug(monkeypatch):
     shown = CliRunner().invoke(app, ["--debug", "plan", "tiny"]).stderr
     assert "Traceback" in shown
     assert "1 / 0" in shown
+
+
+@pytest.mark.usefixtures("_own_folder")
+def test_a_run_that_is_out_of_time_stops_in_its_baseline_too():
+    write_study()
+    assert invoke("run", "tiny", "--timeout", "0").exit_code == 0
+    assert not list(Path("storage/cache").rglob("*.safetensors"))
+    assert invoke("run", "tiny").exit_code == 0

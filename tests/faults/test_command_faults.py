@@ -20,6 +20,8 @@ from pipeline.errors import StorageError
 from pipeline.search import storage as storage_module
 from pipeline.search.lock import exclusive
 from pipeline.search.storage import open_storage
+from pipeline.spec import load_spec
+from pipeline.task import prepare
 
 SECRET = "hunter2"
 
@@ -252,7 +254,7 @@ def test_fault_23_nor_in_the_command_that_resumes(monkeypatch, words):
 
 
 def test_fault_24_an_export_with_no_finished_trial_says_what_to_do():
-    write_study(epochs=3)
+    prepare(load_spec(write_study(epochs=3)).task)
     assert invoke("export", "tiny").exit_code == 5
     assert invoke("run", "tiny", "--timeout", "0", "--device", "cpu").exit_code == 0
     result = invoke("export", "tiny")
