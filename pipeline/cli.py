@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -66,6 +67,18 @@ def _study_name(study: str) -> str:
         raise SpecError(f"{path} is not valid TOML: {error}") from None
 
 
+def _targets_fit(spec: "StudySpec") -> tuple[str, bool, str]:
+    """Whether every combination's targets are there, and can take the ranks."""
+    from pipeline.search.run import make_objectives
+    from pipeline.task import prepare
+
+    try:
+        objectives = make_objectives(spec, prepare(spec.task, train_baseline=False), "cpu")
+    except SpecError as error:
+        return "targets and ranks fit", False, str(error)
+    return "targets and ranks fit", True, ", ".join(f"{n}: {len(o.targets)} layers" for n, o in objectives.items())
+
+
 def _print(table: Any) -> None:
     print(json.dumps(table, indent=2))
 
@@ -105,9 +118,9 @@ def check(study: Study, as_json: Json = False) -> None:
     from pipeline.task import check as check_task
 
     spec = _spec(study)
-    ticks = [("study file is valid", True, str(_study_file(study)))]
-    for tick in check_task(spec.task):
-        ticks.append(tick)
+    ticks = [("study file is valid", True, str(_study_file(study))), *check_task(spec.task)]
+    if all(ok for _, ok, _ in ticks):
+        ticks.append(_targets_fit(spec))
     if as_json:
         _print([{"what": what, "ok": ok, "said": said} for what, ok, said in ticks])
     else:
@@ -182,7 +195,7 @@ def run(
 def _again() -> str:
     """The command that was given, without a password that a URL in it may hold."""
     words = [re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", word) for word in sys.argv[1:]]
-    return " ".join(["restora", *words])
+    return shlex.join(["restora", *words])
 
 
 @app.command(epilog="Example: restora status quickstart --json    Next: restora run quickstart")
@@ -206,7 +219,7 @@ def _results(study: str, storage: str | None) -> Any:
 
     url = storage or default_database()
     with storage_errors(url):
-        return read_results(open_storage(url), _study_name(study))
+        return read_results(open_storage(url, create=False), _study_name(study))
 
 
 @app.command(epilog="Example: restora report quickstart    Next: open the page, then restora export quickstart")
@@ -259,7 +272,7 @@ def export(
         refuse_differences(f"{spec.name}/{name}", results[name].facts, pinned(spec, spec.find(name)), dict(task.hashes))
     with Guard() as guard:
         for name in names:
-            kept = Kept(spec.name, name)
+            kept = Kept(spec.name, name, results[name].facts["id"])
             if trial is not None:
                 print(export_trial(objectives[name], results[name], kept, trial, guard.check, force=force))
             else:
@@ -294,7 +307,7 @@ def clean(
 
     url = storage or default_database()
     with storage_errors(url):
-        paths = unneeded(open_storage(url))
+        paths = unneeded(open_storage(url, create=False))
     for path in paths:
         print(path)
         if not dry_run:

@@ -4,7 +4,7 @@ import resource
 import sys
 from importlib.metadata import version
 
-from pipeline.errors import RestoraError
+from pipeline.errors import RestoraError, UsageError
 
 PACKAGES = ("restora", "torch", "torchvision", "timm", "optuna")
 
@@ -39,7 +39,7 @@ def choose_device(name: str) -> str:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
-        raise RestoraError(f"device '{name}' cannot be used: {reason}; choose auto, cpu or a device of yours") from None
+        raise UsageError(f"device '{name}' cannot be used: {reason}; choose auto, cpu or a device of yours") from None
     return name
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 STORAGE = Path("storage")
 BASELINES = STORAGE / "cache" / "baselines"
-STATISTICS = STORAGE / "cache" / "statistics"
 LOGS = STORAGE / "logs"
 LOCKS = STORAGE / "locks"
 

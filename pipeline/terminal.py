@@ -33,6 +33,9 @@ def carried_out(verb: Callable[P, R]) -> Callable[P, R]:
             return verb(*args, **kwargs)
         except (typer.Exit, KeyboardInterrupt):
             raise
+        except BrokenPipeError:  # whoever read stdout has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return None  # type: ignore[return-value]
         except Exception as error:
             if os.environ.get("RESTORA_DEBUG"):
                 traceback.print_exc()

@@ -11,7 +11,14 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.layers import naming, replace_weight, shared_copy, weight_groups
+from pipeline.compress.layers import (
+    group_count,
+    matrix_shape,
+    naming,
+    replace_weight,
+    shared_copy,
+    weight_groups,
+)
 from pipeline.errors import IntegrityError
 from pipeline.registry import Method
 
@@ -106,6 +113,18 @@ class Compression(Method):
             stats: Statistics of each target's inputs, one for each group; read only if ``needs_statistics``.
         """
 
+    @abstractmethod
+    def load_layers(self, model: nn.Module, packed: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Give the bare architecture ``model`` its compressed layers back, in place.
+
+        Args:
+            model: The uncompressed architecture; its weights mean nothing.
+            packed: By layer name, what ``to_tensors`` of its weight gave.
+
+        Raises:
+            ValueError: The tensors are not those of such a layer; the layer is named.
+        """
+
 
 class LayerCompression(Compression):
     """A method that compresses one weight matrix; here it is lifted to whole models."""
@@ -131,6 +150,18 @@ class LayerCompression(Compression):
                 weights[name] = join([self.compress(*pair) for pair in zip(groups, layer_stats, strict=True)])
             replace_weight(copy, name, weights[name].dense())
         return CompressedModel(copy, weights)
+
+    def load_layers(self, model: nn.Module, packed: Mapping[str, Mapping[str, Tensor]]) -> None:
+        for name, tensors in packed.items():
+            layer = model.get_submodule(name)
+            try:
+                weight = self.load_weight(tensors, matrix_shape(layer), group_count(layer))
+                fits = weight.bits.total() == 8 * sum(tensor.nbytes for tensor in tensors.values())
+            except (KeyError, ValueError, IndexError, RuntimeError):
+                fits = False
+            if not fits:
+                raise ValueError(name)
+            replace_weight(model, name, weight.dense())
 
     def load_weight(self, tensors: Mapping[str, Tensor], shape: tuple[int, int], groups: int) -> CompressedWeight:
         """Load a whole layer's weight of ``shape``, its groups joined."""

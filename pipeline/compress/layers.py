@@ -97,8 +97,9 @@ def shared_copy(model: nn.Module) -> nn.Module:
 
 def on_device(model: nn.Module, device: str) -> nn.Module:
     """The model on a device: a copy where that is another one, for moving a model moves the tensors that it shares."""
-    here = next(chain(model.parameters(), model.buffers())).device
-    return model if here == torch.device(device) else copy.deepcopy(model).to(device)
+    here, there = next(chain(model.parameters(), model.buffers())).device, torch.device(device)
+    same = here.type == there.type and there.index in (None, here.index)
+    return model if same else copy.deepcopy(model).to(there)
 
 
 def replace_weight(model: nn.Module, name: str, matrix: Tensor) -> None:

@@ -101,7 +101,8 @@ def model_size(original: nn.Module, compressed: CompressedModel, adapter_bits: M
         )
     inside = {f"{name}.{kind}" for name in layers for kind in ("weight", "bias")}
     parameters = sum(tensor.numel() for key, tensor in compressed.model.named_parameters() if key not in inside)
-    return ModelSize(layers, 32 * parameters, 8 * sum(tensor_bytes(buffers=compressed.model)))
+    beside = sum(bits for name, bits in adapter_bits.items() if name not in layers)
+    return ModelSize(layers, 32 * parameters + beside, 8 * sum(tensor_bytes(buffers=compressed.model)))
 
 
 def tensor_bytes(buffers: nn.Module) -> list[int]:

@@ -7,13 +7,13 @@ from optuna.trial import FrozenTrial
 from pipeline.environment import versions
 from pipeline.search.objective import Objective
 from pipeline.search.results import CellResult, CombinationResult, Score
-from pipeline.search.select import values_of
+from pipeline.search.select import Recovered, values_of
 from pipeline.task import wilson
 
 
-def make_card(objective: Objective, trial: FrozenTrial, test: Score) -> dict[str, Any]:
+def make_card(objective: Objective, trial: FrozenTrial, got: Recovered, val: Score, test: Score) -> dict[str, Any]:
     """What any trained trial of an objective can say of itself."""
-    values, images = values_of(trial), len(objective.task.val)
+    values = values_of(trial)
     combination, search = objective.combination, objective.search
     return {
         "combination": combination.name,
@@ -26,12 +26,13 @@ def make_card(objective: Objective, trial: FrozenTrial, test: Score) -> dict[str
             "values": values.params(),
             "epochs": search.epochs,
             "schedule": search.schedule,
-            "best_epoch": trial.user_attrs["best_epoch"],
+            "best_epoch": got.best_epoch,
+            "retrained": got.retrained,
             "seed": trial.user_attrs["seed"],
         },
         "accuracy": {
             "recovered": {
-                "val": stated(Score(round((trial.value or 0.0) * images), images)),
+                "val": stated(val),
                 "test": stated(test),
             }
         },
@@ -80,4 +81,9 @@ def _sizes(objective: Objective, rank: int) -> dict[str, Any]:
         }
         for name, layer in size.layers.items()
     }
-    return {"dense_bytes": size.dense_bytes, "ratio": size.ratio, "layers": layers}
+    return {
+        "dense_bytes": size.dense_bytes,
+        "ratio": size.ratio,
+        "published_ratio": size.published_ratio(),
+        "layers": layers,
+    }

@@ -35,8 +35,7 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], card: dict[str
         UsageError: The folder is there and ``force`` was not given.
         StorageError: It cannot be written.
     """
-    if folder.exists() and not force:
-        raise UsageError(f"{folder} is there already; give --force to replace it")
+    refuse_existing(folder, force=force)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
@@ -52,6 +51,16 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], card: dict[str
     except OSError as error:
         raise StorageError(f"cannot write {folder}: {error}; free space or name another folder") from error
     return folder
+
+
+def refuse_existing(folder: Path, *, force: bool) -> None:
+    """Refuse to take the place of a checkpoint, before any work is done for it.
+
+    Raises:
+        UsageError: The folder is there and ``force`` was not given.
+    """
+    if folder.exists() and not force:
+        raise UsageError(f"{folder} is there already; give --force to replace it")
 
 
 def _swap_in(new: Path, folder: Path, old: Path) -> None:

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from pipeline.adapt.contract import Adapter
-from pipeline.compress.contract import CompressedModel, LayerCompression
-from pipeline.compress.layers import group_count, matrix_shape, replace_weight
+from pipeline.compress.contract import CompressedModel, Compression
 from pipeline.errors import IntegrityError
 
 
@@ -30,7 +29,7 @@ def pack_model(compressed: CompressedModel, adapter: Mapping[str, Tensor]) -> di
 def unpack_model(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
-    compression: LayerCompression,
+    compression: Compression,
     targets: list[str],
     adapter: Adapter,
     alpha: float,
@@ -55,21 +54,18 @@ def unpack_model(
     own = {key: tensor for key, tensor in model.state_dict().items() if key not in dense}
     trained = {key: tensor for key, tensor in tensors.items() if key not in packed and key not in own}
     missing = [key for key in own if key not in tensors or tensors[key].shape != own[key].shape]
-    strange = [key for key in tensors if key not in own and not key.startswith(held)]
+    strange = sorted(key for key in tensors if key not in own and not key.startswith(held))
     if missing or strange:
         raise _another(missing, strange)
     model.load_state_dict({key: tensors[key] for key in own}, strict=False)
-    for name in targets:
-        prefix = f"{name}.weight."
-        parts = {key.removeprefix(prefix): tensors[key] for key in packed if key.startswith(prefix)}
-        try:
-            weight = compression.load_weight(parts, matrix_shape(layers[name]), group_count(layers[name]))
-            fits = weight.bits.total() == 8 * sum(tensor.nbytes for tensor in parts.values())
-        except (KeyError, ValueError, IndexError, RuntimeError):
-            fits = False
-        if not fits:
-            raise _another([f"{name}.weight"], [])
-        replace_weight(model, name, weight.dense())
+    parts: dict[str, dict[str, Tensor]] = {name: {} for name in targets}
+    for key in packed:
+        weight, _, kind = key.rpartition(".")
+        parts[weight.removesuffix(".weight")][kind] = tensors[key]
+    try:
+        compression.load_layers(model, parts)
+    except (ValueError, AttributeError) as error:
+        raise _another([f"{error}.weight"], []) from None
     attached = adapter.attach(model, {key: tensor[None] for key, tensor in trained.items()}, [alpha])
     if attached.keys() != trained.keys():
         raise _another([], sorted(trained.keys() - attached.keys()))

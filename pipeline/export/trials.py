@@ -4,24 +4,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
-from torch import Tensor
 
 from pipeline.errors import NothingUsableError
 from pipeline.export.card import add_study, make_card
-from pipeline.export.checkpoint import write_checkpoint
+from pipeline.export.checkpoint import refuse_existing, write_checkpoint
 from pipeline.export.pack import pack_model
 from pipeline.paths import exports_folder
 from pipeline.search.keep import Kept
 from pipeline.search.objective import Objective
 from pipeline.search.results import CellResult, CombinationResult, Score
-from pipeline.search.select import measure, train_again, values_of, winner_parameters
+from pipeline.search.select import Recovered, measure, recover, values_of
 from pipeline.search.space import cell_of
 
 
 def save(objective: Objective, trial: FrozenTrial, folder: str | Path, *, force: bool = False) -> Path:
     """Write the checkpoint of one complete trial of an objective of your own; ``load`` reads it.
 
-    Its values are trained once more, which gives the same adapter, and it is measured on the test part.
+    Its values are trained once more, alone, and what comes of that is measured on the test part.
 
     Args:
         objective: What trained it.
@@ -29,16 +28,19 @@ def save(objective: Objective, trial: FrozenTrial, folder: str | Path, *, force:
         folder: Where the checkpoint will lie.
         force: Whether to take the place of a folder that is there.
     """
-    parameters = train_again(objective, values_of(trial), lambda: None).best_parameters
-    card = make_card(objective, trial, _tested(objective, trial, parameters))
-    return write_checkpoint(Path(folder), pack_model(objective.compressed, parameters), card, force=force)
+    got = recover(objective, None, trial, lambda: None)
+    card = make_card(objective, trial, got, _validated(objective, got), _tested(objective, trial, got))
+    return write_checkpoint(Path(folder), pack_model(objective.compressed, got.parameters), card, force=force)
 
 
 def export_ranks(
     objective: Objective, result: CombinationResult, kept: Kept, check: Callable[[], None], *, force: bool
 ) -> Iterator[Path]:
     """Export the checkpoint of every rank; yields each folder when it is written."""
-    for cell in result.best_of_ranks().values():
+    best = result.best_of_ranks()
+    for rank in best:
+        refuse_existing(exports_folder(kept.study, kept.combination, rank), force=force)
+    for cell in best.values():
         if cell.best is not None:
             yield _export_stored(objective, result, kept, cell, cell.best, "validation accuracy", check, force)
 
@@ -58,6 +60,7 @@ def export_trial(
             f"trial {number} of '{result.name}' is not there or not complete; complete trials: {numbers or 'none'}"
         )
     trial = complete[number]
+    refuse_existing(exports_folder(kept.study, kept.combination, trial.params["rank"]), force=force)
     cell = next(cell for cell in result.cells if cell.cell == cell_of(trial.params))
     return _export_stored(objective, result, kept, cell, trial, f"--trial {number}", check, force)
 
@@ -72,15 +75,23 @@ def _export_stored(
     check: Callable[[], None],
     force: bool,
 ) -> Path:
-    parameters = winner_parameters(objective, kept, trial, check)
+    got = recover(objective, kept, trial, check)
     is_winner = cell.best is not None and cell.best.number == trial.number
-    test = cell.test if is_winner and cell.test else _tested(objective, trial, parameters)
-    card = make_card(objective, trial, test)
+    if is_winner and cell.tested and not got.retrained:
+        val, test = cell.tested[0].val, cell.tested[0].test
+    else:
+        val, test = _validated(objective, got), _tested(objective, trial, got)
+    card = make_card(objective, trial, got, val, test)
     add_study(card, kept.study, result, cell, chosen_by)
     folder = exports_folder(kept.study, kept.combination, cell.cell.rank)
-    return write_checkpoint(folder, pack_model(objective.compressed, parameters), card, force=force)
+    return write_checkpoint(folder, pack_model(objective.compressed, got.parameters), card, force=force)
 
 
-def _tested(objective: Objective, trial: FrozenTrial, parameters: dict[str, Tensor]) -> Score:
-    model = objective.adapted(parameters, values_of(trial).alpha)
+def _validated(objective: Objective, got: Recovered) -> Score:
+    images = len(objective.task.val)
+    return Score(round(got.val_accuracy * images), images)
+
+
+def _tested(objective: Objective, trial: FrozenTrial, got: Recovered) -> Score:
+    model = objective.adapted(got.parameters, values_of(trial).alpha)
     return Score(*measure(objective, model, objective.task.test))

@@ -10,7 +10,7 @@ from pipeline.search.results import own_studies, read_results
 
 
 def unneeded(storage: RDBStorage) -> list[Path]:
-    """Caches, half-written files and folders, and kept adapters of cells that are not in the database."""
+    """Caches, half-written files and folders, and adapters of this database's studies that are no winner's."""
     studies = {name.partition("/")[0] for name in own_studies(storage)}
     winners = {
         Kept(study, result.name).path(cell.cell)
@@ -19,6 +19,9 @@ def unneeded(storage: RDBStorage) -> list[Path]:
         for cell in result.cells
         if cell.best is not None
     }
-    adapters = set((STORAGE / "artifacts").rglob("*.safetensors"))
-    half_written = {*STORAGE.rglob(".*.tmp"), *(STORAGE / "exports").rglob(".rank-*")}
+    adapters = {path for study in studies for path in (STORAGE / "artifacts" / study).rglob("*.safetensors")}
+    # A folder that was stopped between two renames may hold the only copy of the checkpoint that it was to replace.
+    swaps = (STORAGE / "exports").rglob(".rank-*")
+    replaced = {path for path in swaps if path.with_name(path.name[1:].rpartition(".")[0]).exists()}
+    half_written = {*STORAGE.rglob(".*.tmp"), *replaced}
     return sorted({*half_written, *(adapters - winners), *BASELINES.glob("*.safetensors")})

@@ -19,6 +19,8 @@ class Kept:
 
     study: str
     combination: str
+    identity: str = ""
+    """That of the stored study: another database, or another seed, may hold trials of the same names and numbers."""
 
     @property
     def folder(self) -> Path:
@@ -27,10 +29,13 @@ class Kept:
     def path(self, cell: Cell) -> Path:
         return self.folder / f"rank-{cell.rank}.{cell.init}.safetensors"
 
+    def _key(self, number: int) -> str:
+        return f"{self.identity}/{number}"
+
     def save(self, cell: Cell, number: int, parameters: Mapping[str, Tensor]) -> None:
         """Keep the parameters of trial ``number``, in the place of the one that was best before."""
         tensors = {name: tensor.contiguous() for name, tensor in parameters.items()}
-        metadata = {"trial": str(number), "sha256": _hash(tensors)}
+        metadata = {"trial": self._key(number), "sha256": _hash(tensors)}
         write_whole(self.path(cell), lambda path: save_file(tensors, path, metadata=metadata))
 
     def load(self, cell: Cell, number: int) -> dict[str, Tensor] | None:
@@ -38,7 +43,7 @@ class Kept:
         try:
             with safe_open(self.path(cell), framework="pt") as file:
                 noted = file.metadata() or {}
-                if noted.get("trial") != str(number):
+                if noted.get("trial") != self._key(number):
                     return None
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
                 return tensors if noted.get("sha256") == _hash(tensors) else None

@@ -92,6 +92,13 @@ class Objective:
                 f"allowed: 1 to {highest}"
             )
 
+        unused = [name for name in self.targets if not self._positions[name]]
+        if unused:
+            raise SpecError(
+                f"targets of combination '{combination.name}' that the model never calls, so that no adapter would act "
+                f"there: {', '.join(unused[:5])}; leave them out (some attention layers read a weight themselves)"
+            )
+
     @classmethod
     def from_file(cls, path: str | Path, combination: str | None = None, device: str = "cpu") -> "Objective":
         """The objective of one combination of a study file, the first where none is named."""
@@ -121,7 +128,9 @@ class Objective:
                 counts = adapter_parameters(self.adapter, self.compressed.model, shapes, rank)
                 bits, base = dict.fromkeys(shapes, 0), self.compressed.model.state_dict()
                 for key, count in counts.items():
-                    bits[key.rpartition(".")[0]] += 0 if key in base else 32 * count  # a trained bias takes its place
+                    if key not in base:  # a trained bias or norm takes the place of the frozen one
+                        name = key.rpartition(".")[0]
+                        bits[name] = bits.get(name, 0) + 32 * count
                 added = {name: self.adapter.macs(shape, ranks[name]) for name, shape in shapes.items()}
                 macs, dense = model_macs(self.compressed, self._positions, added)
                 size = model_size(self.task.model, self.compressed, bits)
@@ -137,6 +146,8 @@ class Objective:
             r = clipped_rank(rank, weight.shape)
             with naming(name):
                 starts[name] = init.start(matrix, weight, r, stats.get(name, ()), generator)
+            if starts[name].base is not None:
+                raise SpecError(f"init '{init.name}' moves the base of layer '{name}', which a study cannot hold yet")
         return starts
 
     def starts(self, values: Values, seed: int) -> dict[str, Start]:
@@ -154,6 +165,23 @@ class Objective:
         seed = self.seed if order_seed is None else order_seed
         parameters = self.adapter.begin(self.compressed.model, self.starts(values, seed), values.alpha)
         return Lane(parameters, values.alpha, values.optimizer, values.lr, values.batch_size, seed)
+
+    def lanes_agree(self) -> bool:
+        """Whether two lanes in one pass give what each gives alone; not where a model's batch is not its first axis."""
+        images, _ = next(iter(self.task.val.batches(2)))
+        values = Values(
+            self.search.ranks[0], self.search.inits[0].name, self.search.alpha.low, "sgd", 1.0, len(images)
+        )  # fmt: skip
+        generator = torch.Generator().manual_seed(0)
+        drawn = self.lane(values).parameters
+        lanes = [{k: torch.randn(t.shape, generator=generator) for k, t in drawn.items()} for _ in range(2)]
+        model = shared_copy(self.compressed.model)
+        device, alpha = self.recipe.device, values.alpha
+        self.adapter.attach(model, {k: torch.stack([lane[k] for lane in lanes]).to(device) for k in drawn}, [alpha] * 2)
+        with torch.no_grad():
+            together = model(images.repeat(2, *[1] * (images.ndim - 1)).to(device))
+            alone = torch.cat([self.adapted(lane, alpha)(images.to(device)) for lane in lanes])
+        return torch.allclose(together, alone, rtol=1e-3, atol=1e-3 * float(alone.abs().max()))
 
     def train_epoch(self, lanes: list[Lane], check: Callable[[], None] = lambda: None) -> None:
         """Train like lanes for one epoch."""
@@ -190,6 +218,8 @@ class Objective:
         }
 
     def __call__(self, trial: optuna.Trial) -> float:
+        if isinstance(trial, optuna.Trial) and trial.study.directions != [optuna.study.StudyDirection.MAXIMIZE]:
+            raise SpecError('the objective is an accuracy; create the study with direction="maximize"')
         values = suggest(trial, self.search)
         lane = self.lane(values)
         pruned = False

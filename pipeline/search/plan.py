@@ -29,6 +29,8 @@ class RankPlan:
     bytes: int
     ratio: float
     layer_ratio: float
+    published_ratio: float
+    """Of the whole model, as published: without index bits, scales and buffers."""
     macs_ratio: float
     clipped: dict[str, int]
     """Layers that take less than the rank, with what they take."""
@@ -48,6 +50,7 @@ def plan_rank(objective: Objective, rank: int) -> RankPlan:
         bytes=facts.size.bytes,
         ratio=facts.size.ratio,
         layer_ratio=facts.size.layer_ratio,
+        published_ratio=facts.size.published_ratio(),
         macs_ratio=facts.dense_macs / facts.macs,
         clipped={name: r for name, r in facts.ranks.items() if r < rank},
         larger=[name for name, layer in layers.items() if layer.adapter >= layer.dense],

@@ -134,7 +134,7 @@ def _read(storage: RDBStorage, name: str) -> CombinationResult:
     study = optuna.load_study(study_name=name, storage=storage)
     facts = study.user_attrs
     search = facts["pinned"]["search"]
-    trials = study.get_trials(deepcopy=False)
+    trials = [trial for trial in study.get_trials(deepcopy=False) if {"rank", "init"} <= trial.params.keys()]
     own = [Cell(rank, init["method"]) for rank in search["ranks"] for init in search["inits"]]
     return CombinationResult(
         name=name.partition("/")[2],

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import optuna
 import torch
 from optuna.storages import RDBStorage
 
@@ -12,7 +13,7 @@ from pipeline.search.keep import Kept
 from pipeline.search.lock import exclusive
 from pipeline.search.objective import Objective
 from pipeline.search.select import measure_references, test_winners
-from pipeline.search.storage import create_or_resume, study_name
+from pipeline.search.storage import alone, create_or_resume, study_name
 from pipeline.search.study import Coordinator, Progress
 from pipeline.spec import SearchSpec, StudySpec, pinned
 from pipeline.task import Task, prepare
@@ -47,21 +48,28 @@ def run_study(
     Raises:
         IntegrityError: A combination cannot be compressed or started; the others are run all the same.
     """
-    with exclusive(paths.LOCKS / f"{spec.name}.lock", f"study '{spec.name}'"):
-        task = prepare(spec.task, device=device, say=say, check=guard.check)
-        failed = {}
-        for name, objective in make_objectives(spec, task, device).items():
+    with exclusive(paths.LOCKS / f"{spec.name}.lock", f"study '{spec.name}'"), alone(storage, spec.name):
+        task = prepare(spec.task, device=device, train_baseline=False)
+        objectives = make_objectives(spec, task, device)
+        if not task.trained:  # only now, for targets and ranks are known to fit
+            task = prepare(spec.task, device=device, say=say, check=guard.check)
+            objectives = make_objectives(spec, task, device)
+        searched, failed = {}, {}
+        for name, objective in objectives.items():
             try:
-                _run_combination(spec, storage, objective, guard, cohort, say, show)
+                searched[name] = _search(spec, storage, objective, guard, cohort, say, show)
             except IntegrityError as error:
                 failed[name] = error
                 say(f"{name}: failed: {error}")
+        for name, (study, kept) in searched.items():
+            say(f"{name}: testing the winners")
+            test_winners(objectives[name], study, kept, spec.seeds, guard.check)
         if failed:
             said = "; ".join(f"'{name}': {error}" for name, error in failed.items())
             raise IntegrityError(f"these combinations failed, the others are done: {said}")
 
 
-def _run_combination(
+def _search(
     spec: StudySpec,
     storage: RDBStorage,
     objective: Objective,
@@ -69,9 +77,9 @@ def _run_combination(
     cohort: int | None,
     say: Callable[[str], None],
     show: Callable[[str, Progress], None],
-) -> None:
+) -> tuple[optuna.Study, Kept]:
+    """Search one combination until its budgets are met."""
     name, task = objective.combination.name, objective.task
-    kept = Kept(spec.name, name)
     study = create_or_resume(
         storage,
         study_name(spec.name, name),
@@ -79,12 +87,15 @@ def _run_combination(
         dict(task.hashes),
         study_facts(spec, objective),
     )
+    kept = Kept(spec.name, name, study.user_attrs["id"])
     measure_references(objective, study, {"val": task.val})
     say(f"{name}: {len(objective.targets)} layers compressed")
     lanes = cohort or lanes_at_once(task, spec.search)
+    if lanes > 1 and not objective.lanes_agree():
+        say(f"{name}: this model does not treat the images of a batch apart, so trials are trained one at a time")
+        lanes = 1
     Coordinator(objective, study, kept, guard, lanes, lambda progress: show(name, progress)).run()
-    say(f"{name}: testing the winners")
-    test_winners(objective, study, kept, spec.seeds, guard.check)
+    return study, kept
 
 
 def lanes_at_once(task: Task, search: SearchSpec) -> int:

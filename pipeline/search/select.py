@@ -1,6 +1,7 @@
 """After the search: the winner of each cell by validation, tested once, and trained again under other seeds."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -8,6 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor, nn
 
 from pipeline.compress.layers import on_device
+from pipeline.errors import NothingUsableError
 from pipeline.search.keep import Kept
 from pipeline.search.objective import Objective
 from pipeline.search.space import Cell, Values, cell_of, cells
@@ -36,21 +38,46 @@ def measure(objective: Objective, model: nn.Module, part: Part) -> list[int]:
     return [count_correct(on_device(model, device), part, device), len(part)]
 
 
+@dataclass(frozen=True)
+class Recovered:
+    """The adapter of a trial at its best epoch.
+
+    Args:
+        parameters: What was trained, by name.
+        val_accuracy: Its accuracy on the validation part.
+        best_epoch: The epoch, from 1.
+        retrained: Whether it was trained again, because it had not been kept. Alone or in other company, lanes of
+            convolutions round otherwise, so it may differ a little from the trial whose values it has.
+    """
+
+    parameters: dict[str, Tensor]
+    val_accuracy: float
+    best_epoch: int
+    retrained: bool
+
+
 def train_again(objective: Objective, values: Values, check: Callable[[], None], order_seed: int | None = None) -> Lane:
-    """Train one set of values to the end; with the study's own seed this gives the very trial that had them."""
+    """Train one set of values to the end, alone."""
     lane = objective.lane(values, order_seed=order_seed)
     while len(lane.curve) < objective.recipe.epochs and lane.failure is None:
         objective.train_epoch([lane], check)
     return lane
 
 
-def winner_parameters(
-    objective: Objective, kept: Kept, trial: FrozenTrial, check: Callable[[], None]
-) -> dict[str, Tensor]:
-    """The adapter of a trial at its best epoch: the kept one, or trained again where it is not kept."""
+def recover(objective: Objective, kept: Kept | None, trial: FrozenTrial, check: Callable[[], None]) -> Recovered:
+    """The adapter of a complete trial: the kept one, or trained again where it is not kept.
+
+    Raises:
+        NothingUsableError: It was trained again, and failed.
+    """
     values = values_of(trial)
-    parameters = kept.load(values.cell, trial.number)
-    return parameters if parameters is not None else train_again(objective, values, check).best_parameters
+    parameters = kept.load(values.cell, trial.number) if kept else None
+    if parameters is not None:
+        return Recovered(parameters, trial.value or 0.0, trial.user_attrs["best_epoch"], retrained=False)
+    lane = train_again(objective, values, check)
+    if lane.failure is not None:
+        raise NothingUsableError(f"trial {trial.number} was trained again, and failed: {lane.failure}; choose another")
+    return Recovered(lane.best_parameters, lane.best, lane.best_epoch, retrained=True)
 
 
 def measure_references(objective: Objective, study: optuna.Study, parts: dict[str, Part]) -> None:
@@ -76,10 +103,11 @@ def test_winners(objective: Objective, study: optuna.Study, kept: Kept, seeds: i
             continue
         values = values_of(trial)
         if known.get("trial") != trial.number:
-            parameters = winner_parameters(objective, kept, trial, check)
-            kept.save(cell, trial.number, parameters)
-            model = objective.adapted(parameters, values.alpha)
-            known = {"trial": trial.number, "seeds": [_of_seed(objective, model, objective.seed, trial.value or 0.0)]}
+            got = recover(objective, kept, trial, check)
+            kept.save(cell, trial.number, got.parameters)
+            model = objective.adapted(got.parameters, values.alpha)
+            known = {"trial": trial.number, "seeds": [_of_seed(objective, model, objective.seed, got.val_accuracy)]}
+            study.set_user_attr(cell.winner_key, known)
         for number in range(len(known["seeds"]), seeds):
             seed = derive(objective.seed, "again", number)
             lane = train_again(objective, values, check, order_seed=seed)
@@ -88,7 +116,7 @@ def test_winners(objective: Objective, study: optuna.Study, kept: Kept, seeds: i
                 known["seeds"].append(_of_seed(objective, model, seed, lane.best))
             else:
                 known["seeds"].append({"seed": seed, "reason": lane.failure})
-        study.set_user_attr(cell.winner_key, known)
+            study.set_user_attr(cell.winner_key, known)
 
 
 def _of_seed(objective: Objective, model: nn.Module, seed: int, val_accuracy: float) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import fcntl
 import logging
 import os
 import sqlite3
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,8 @@ from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, Storage
 from optuna.storages import RDBStorage
 from sqlalchemy.engine import make_url
 
-from pipeline.errors import SpecError, StorageError
+from pipeline.errors import NothingUsableError, SpecError, StorageError
+from pipeline.search.lock import exclusive
 
 METRIC = "validation accuracy"
 LOCK_WAIT = 30
@@ -42,8 +44,13 @@ def _failed(url: str, error: Exception) -> StorageError:
     return StorageError(f"the database {without_password(url)} failed: {said}; nothing in it was removed")
 
 
-def open_storage(url: str) -> RDBStorage:
-    """Open or create the database of an SQLAlchemy URL; SQLite gets a write-ahead log, so that readers never wait."""
+def open_storage(url: str, *, create: bool = True) -> RDBStorage:
+    """Open or create the database of an SQLAlchemy URL; SQLite gets a write-ahead log, so that readers never wait.
+
+    Raises:
+        StorageError: The URL is none, or what it names is no database, another version's, or out of reach.
+        NothingUsableError: The file is not there, and ``create`` is false.
+    """
     optuna.logging.set_verbosity(logging.WARNING)
     try:
         parsed = make_url(url)
@@ -52,6 +59,8 @@ def open_storage(url: str) -> RDBStorage:
             "the database URL is not one that SQLAlchemy reads; give e.g. sqlite:///storage/studies.db or "
             "postgresql+psycopg://user@host/name"
         ) from None
+    if not create and parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
+        raise NothingUsableError(f"{parsed.database} is not there, so nothing is stored; `restora run STUDY` makes it")
     try:
         with storage_errors(url):
             return _open_sqlite(url, parsed.database) if parsed.get_backend_name() == "sqlite" else RDBStorage(url)
@@ -96,6 +105,33 @@ def _write_ahead(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA synchronous=NORMAL")
 
 
+@contextmanager
+def alone(storage: RDBStorage, study: str) -> Iterator[None]:
+    """Hold a study in its database, against runs from other folders and machines, as long as this process lives.
+
+    Raises:
+        StorageError: Another run holds it.
+    """
+    url = storage.engine.url
+    if url.get_backend_name() == "sqlite":
+        with ExitStack() as held:
+            if url.database and url.database != ":memory:":
+                held.enter_context(exclusive(Path(f"{url.database}.{study}.lock"), f"study '{study}'"))
+            yield
+    elif url.get_backend_name() == "postgresql":
+        with storage.engine.connect() as connection:
+            key = sqlalchemy.func.hashtext(f"restora/{study}")
+            if not connection.scalar(sqlalchemy.select(sqlalchemy.func.pg_try_advisory_lock(key))):
+                raise StorageError(f"study '{study}' is being run on this database; wait for it, or stop it")
+            connection.commit()  # the lock is the connection's, and outlives the transaction
+            try:
+                yield
+            finally:  # the pool keeps the connection
+                connection.scalar(sqlalchemy.select(sqlalchemy.func.pg_advisory_unlock(key)))
+    else:
+        yield
+
+
 def study_name(study: str, combination: str) -> str:
     return f"{study}/{combination}"
 
@@ -126,7 +162,8 @@ def create_or_resume(
         raise SpecError(f"study '{name}' is stored with direction minimize, now maximize; give the study another name")
     attributes = study.user_attrs
     refuse_differences(name, attributes, pinned, hashes)
-    for key, value in {"pinned": pinned, "hashes": hashes, **facts}.items():
+    identity = {"id": attributes.get("id") or uuid.uuid4().hex}
+    for key, value in {"pinned": pinned, "hashes": hashes, **identity, **facts}.items():
         if attributes.get(key) != value:
             study.set_user_attr(key, value)
     return study

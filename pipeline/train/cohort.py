@@ -21,7 +21,8 @@ from pipeline.task.contract import Part
 from pipeline.train.optimizers import LaneOptimizer
 
 EVALUATION_IMAGES = 2048
-"""Images in one forward pass of an evaluation, all lanes together."""
+EVALUATION_NUMBERS = 2**23
+"""Most images and most input numbers in one forward pass of an evaluation, all lanes together: 55 images of 224 px."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,7 @@ class _Cohort:
         total = torch.zeros(len(self.lanes), dtype=torch.float64)
         for images, labels in part.batches(lead.batch_size, order):
             check()
+            self.image_numbers = images[0].numel()
             losses, _ = self._losses(images, labels)
             values = losses.detach().cpu().double()
             rates = [self.recipe.rate(lane.lr, done / (steps * self.recipe.epochs)) for lane in self.lanes]
@@ -191,7 +193,8 @@ class _Cohort:
         """Mean loss and right answers of each lane."""
         loss = torch.zeros(len(self.lanes), dtype=torch.float64)
         correct = torch.zeros(len(self.lanes), dtype=torch.int64)
-        for images, labels in part.batches(max(1, EVALUATION_IMAGES // len(self.lanes))):
+        at_once = min(EVALUATION_IMAGES, EVALUATION_NUMBERS // self.image_numbers) // len(self.lanes)
+        for images, labels in part.batches(max(1, at_once)):
             check()
             losses, right = self._losses(images, labels)
             loss += losses.cpu().double() * len(labels)

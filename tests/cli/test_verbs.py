@@ -264,3 +264,21 @@ def test_a_run_that_is_out_of_time_stops_in_its_baseline_too():
     assert invoke("run", "tiny", "--timeout", "0").exit_code == 0
     assert not list(Path("storage/cache").rglob("*.safetensors"))
     assert invoke("run", "tiny").exit_code == 0
+
+
+@pytest.mark.usefixtures("_own_folder")
+def test_check_and_run_refuse_targets_that_do_not_fit_before_anything_is_trained():
+    path = write_study()
+    path.write_text(path.read_text().replace('adapter = "lora"', 'adapter = "lora"\ntargets = ["nothing.*"]', 1))
+    assert "nothing.*" in path.read_text()
+    assert "FAIL  targets and ranks fit" in invoke("check", "tiny").stdout
+    result = invoke("run", "tiny")
+    assert result.exit_code == 3
+    assert "matches no layer" in result.stderr
+    assert not list(Path("storage/cache").rglob("*.safetensors"))
+
+
+@pytest.mark.usefixtures("_own_folder")
+def test_a_verb_that_reads_makes_no_database():
+    assert invoke("status", "nosuch").exit_code == 5
+    assert not Path("storage").exists()

@@ -19,7 +19,7 @@ from pipeline.registry import COMPRESSIONS
 from pipeline.search.keep import Kept
 from pipeline.search.objective import Objective
 from pipeline.search.plan import plan_rank
-from pipeline.search.select import values_of, winner_parameters
+from pipeline.search.select import recover, values_of
 from pipeline.spec import load_spec
 from pipeline.task import prepare
 
@@ -114,7 +114,7 @@ def run_and_export(name: str, case: Case) -> Exported:
 
     (result,) = read_results(open_storage("sqlite:///storage/studies.db"), name)
     trial = result.best_of_ranks()[2].best
-    parameters = winner_parameters(objective, Kept(name, "only"), trial, lambda: None)
+    parameters = recover(objective, Kept(name, "only"), trial, lambda: None).parameters
     return Exported(folder, objective, parameters, values_of(trial).alpha)
 
 

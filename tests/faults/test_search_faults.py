@@ -29,7 +29,7 @@ from pipeline.errors import IntegrityError, SpecError
 from pipeline.search import ledger
 from pipeline.search.history import COUNTED
 from pipeline.search.results import read_results
-from pipeline.search.select import find_winners, winner_parameters
+from pipeline.search.select import find_winners, recover
 from pipeline.search.space import Cell
 from pipeline.task import Task
 from pipeline.train.guard import StopTraining
@@ -163,7 +163,7 @@ def test_fault_09_a_damaged_kept_adapter_is_trained_again_to_the_same(storage, d
     kept = kept_of(spec)
     (cell, trial), (other, _) = list(find_winners(study).items())[:2]
     # Cloned, because a loaded tensor may be a view of the file that is damaged now.
-    sound = {name: t.clone() for name, t in winner_parameters(objective, kept, trial, lambda: None).items()}
+    sound = {name: t.clone() for name, t in recover(objective, kept, trial, lambda: None).parameters.items()}
     path = kept.path(cell)
     data = bytearray(path.read_bytes())
     if damage == "truncated":
@@ -176,7 +176,7 @@ def test_fault_09_a_damaged_kept_adapter_is_trained_again_to_the_same(storage, d
     else:
         path.unlink()
     assert kept.load(cell, trial.number) is None
-    again = winner_parameters(objective, kept, trial, lambda: None)
+    again = recover(objective, kept, trial, lambda: None).parameters
     assert again.keys() == sound.keys()
     assert all((again[name] - sound[name]).abs().max() < 1e-5 for name in sound)
 

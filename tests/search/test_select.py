@@ -4,7 +4,7 @@ from tiny_studies import Mlp, blobs, by_cell, kept_of, make_objective, make_spec
 
 from pipeline.search.objective import Objective
 from pipeline.search.results import read_results
-from pipeline.search.select import find_winners, test_winners, winner_parameters
+from pipeline.search.select import find_winners, recover, test_winners
 from pipeline.search.space import Cell
 from pipeline.task import Task
 from pipeline.task.parts import TensorPart
@@ -122,9 +122,9 @@ def test_a_kept_adapter_is_the_winners_at_its_best_epoch_and_so_is_one_that_is_t
     objective, study = make_objective(spec), search(storage, spec)
     kept = kept_of(spec)
     for cell, trial in find_winners(study).items():
-        own = winner_parameters(objective, kept, trial, go_on)
+        own = recover(objective, kept, trial, go_on).parameters
         kept.path(cell).unlink()
-        again = winner_parameters(objective, kept, trial, go_on)
+        again = recover(objective, kept, trial, go_on).parameters
         assert own.keys() == again.keys()
         assert all((own[name] - again[name]).abs().max() < 1e-5 for name in own)
 

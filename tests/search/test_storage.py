@@ -2,6 +2,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from pathlib import Path
 
 import optuna
@@ -10,7 +11,7 @@ from tiny_studies import asks, by_cell, make_objective, make_spec, outcomes, sea
 
 from pipeline.errors import NothingUsableError, SpecError, StorageError
 from pipeline.search.results import read_results
-from pipeline.search.storage import METRIC, open_storage, without_password
+from pipeline.search.storage import METRIC, alone, open_storage, without_password
 
 SECRET = "hunter2"
 
@@ -76,18 +77,19 @@ def server_programs() -> Path | None:
 
 
 @pytest.fixture(scope="module")
-def postgresql(tmp_path_factory):
+def postgresql():
     """The URL of a throw-away server, its password in it."""
     programs = server_programs()
     if programs is None:
         pytest.skip("NOT TESTED: PostgreSQL; no initdb and pg_ctl on PATH or below /usr/lib/postgresql: install one")
-    folder = tmp_path_factory.mktemp("postgresql")
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to the server's user
+        yield from serve(programs, Path(name))
+
+
+def serve(programs: Path, folder: Path):
     user = []
     if os.geteuid() == 0:  # the server refuses to run as root
         user = ["runuser", "-u", "postgres", "--"]
-        for parent in (folder, *folder.parents[:2]):
-            if parent.stat().st_uid == 0 and parent != Path("/tmp"):
-                parent.chmod(0o755)
         shutil.chown(folder, "postgres")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -125,6 +127,30 @@ def test_a_study_on_postgresql_comes_to_what_it_comes_to_on_sqlite(postgresql, s
     finally:
         server.remove_session()
         server.engine.dispose()
+
+
+def test_a_study_is_run_once_at_a_time_on_a_server(postgresql):
+    pytest.importorskip("psycopg", reason="NOT TESTED: PostgreSQL; pip install 'restora[postgresql]'")
+    first, second = open_storage(postgresql), open_storage(postgresql)
+    try:
+        with alone(first, "tiny"):
+            with alone(second, "other"):
+                pass
+            with pytest.raises(StorageError, match="'tiny' is being run"), alone(second, "tiny"):
+                pass
+        with alone(second, "tiny"):
+            pass
+    finally:
+        for server in (first, second):
+            server.remove_session()
+            server.engine.dispose()
+
+
+def test_a_study_is_run_once_at_a_time_on_one_file_whatever_the_folder(storage, tmp_path, monkeypatch):
+    with alone(storage, "tiny"):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(StorageError, match=f"'tiny' is being run by process {os.getpid()}"), alone(storage, "tiny"):
+            pass
 
 
 def test_a_server_that_refuses_is_named_without_the_password(postgresql):

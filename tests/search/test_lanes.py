@@ -1,0 +1,74 @@
+import optuna
+import pytest
+import torch
+from tiny_studies import Mlp, blobs, make_objective, make_search, make_spec, make_task
+from torch import nn
+
+from pipeline.errors import SpecError
+from pipeline.search.keep import Kept
+from pipeline.search.objective import Objective
+from pipeline.search.run import lanes_at_once
+from pipeline.search.space import Cell
+from pipeline.task import Task
+
+
+class SequenceFirst(nn.Module):
+    """Turns its batch to the second axis, as recurrent networks and some attention do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(4, 8), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        steps = x.reshape(len(x), -1, 4).transpose(0, 1)
+        return self.fc2(self.fc1(steps).relu()).mean(0)
+
+
+class ReadsAWeight(Mlp):
+    """Computes with the weight of a layer that it never calls, as some attention does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) @ self.read.weight
+
+
+def own_task(module: nn.Module) -> Task:
+    x, y = blobs(64, 0)
+    return Task(module, (x, y), (x, y), (x, y))
+
+
+def test_lanes_of_a_model_with_the_batch_first_agree():
+    assert make_objective().lanes_agree()
+
+
+def test_a_model_whose_batch_is_not_first_is_found_out():
+    spec = make_spec()
+    assert not Objective(own_task(SequenceFirst()), spec.combination[0], spec.search).lanes_agree()
+
+
+def test_a_target_that_the_model_never_calls_is_refused_by_name():
+    spec = make_spec()
+    with pytest.raises(SpecError, match=r"never calls.*read"):
+        Objective(own_task(ReadsAWeight()), spec.combination[0], spec.search)
+
+
+def test_small_batches_go_together_and_large_ones_alone():
+    task = make_task()
+    assert lanes_at_once(task, make_search(batch_size=[16])) == 8
+    assert lanes_at_once(task, make_search(batch_size=[10_000_000])) == 1
+
+
+def test_a_study_that_minimises_is_refused_by_the_objective():
+    with pytest.raises(SpecError, match="maximize"):
+        optuna.create_study().optimize(make_objective(), n_trials=1)
+
+
+def test_an_adapter_kept_for_another_database_is_not_taken_for_this_ones():
+    cell, parameters = Cell(2, "svd"), {"fc1.lora_A": torch.ones(2, 4)}
+    Kept("tiny", "only", "one database").save(cell, 7, parameters)
+    assert Kept("tiny", "only", "one database").load(cell, 7) is not None
+    assert Kept("tiny", "only", "another").load(cell, 7) is None
+    assert Kept("tiny", "only", "one database").load(cell, 8) is None
