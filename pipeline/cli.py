@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.errors import SpecError
 from pipeline.terminal import Console, carried_out
 
 if TYPE_CHECKING:
@@ -41,42 +40,12 @@ def _main(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks."
     os.environ["RESTORA_DEBUG"] = "1" if debug else os.environ.get("RESTORA_DEBUG", "")
 
 
-def _study_file(study: str) -> Path:
-    path = Path(study)
-    return path if path.suffix == ".toml" else Path("studies") / f"{study}.toml"
-
-
 def _spec(study: str, seed: int | None = None) -> "StudySpec":
     from pipeline.environment import require_matching_torchvision
-    from pipeline.spec import load_spec
+    from pipeline.spec import load_spec, study_file
 
     require_matching_torchvision()
-    return load_spec(_study_file(study), seed)
-
-
-def _study_name(study: str) -> str:
-    """The name under which a study is stored; its file need not be there any more."""
-    import tomllib
-
-    path = _study_file(study)
-    if not path.is_file():
-        return path.stem
-    try:
-        return str(tomllib.loads(path.read_text()).get("name", path.stem))
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{path} is not valid TOML: {error}") from None
-
-
-def _targets_fit(spec: "StudySpec") -> tuple[str, bool, str]:
-    """Whether every combination's targets are there, and can take the ranks."""
-    from pipeline.search.run import make_objectives
-    from pipeline.task import prepare
-
-    try:
-        objectives = make_objectives(spec, prepare(spec.task, train_baseline=False), "cpu")
-    except SpecError as error:
-        return "targets and ranks fit", False, str(error)
-    return "targets and ranks fit", True, ", ".join(f"{n}: {len(o.targets)} layers" for n, o in objectives.items())
+    return load_spec(study_file(study), seed)
 
 
 def _print(table: Any) -> None:
@@ -115,12 +84,14 @@ def new(name: Annotated[str, typer.Argument(help="Name of the study.", metavar="
 def check(study: Study, as_json: Json = False) -> None:
     """Look at a study's file, weights and data before it starts: every image is decoded, nothing is trained."""
     from pipeline.errors import IntegrityError
+    from pipeline.search.plan import targets_fit
+    from pipeline.spec import study_file
     from pipeline.task import check as check_task
 
     spec = _spec(study)
-    ticks = [("study file is valid", True, str(_study_file(study))), *check_task(spec.task)]
+    ticks = [("study file is valid", True, str(study_file(study))), *check_task(spec.task)]
     if all(ok for _, ok, _ in ticks):
-        ticks.append(_targets_fit(spec))
+        ticks.append(targets_fit(spec))
     if as_json:
         _print([{"what": what, "ok": ok, "said": said} for what, ok, said in ticks])
     else:
@@ -216,10 +187,11 @@ def _results(study: str, storage: str | None) -> Any:
     from pipeline.paths import default_database
     from pipeline.search.results import read_results
     from pipeline.search.storage import open_storage, storage_errors
+    from pipeline.spec import stored_name
 
     url = storage or default_database()
     with storage_errors(url):
-        return read_results(open_storage(url, create=False), _study_name(study))
+        return read_results(open_storage(url, create=False), stored_name(study))
 
 
 @app.command(epilog="Example: restora report quickstart    Next: open the page, then restora export quickstart")
@@ -232,8 +204,9 @@ def report(
     """Write one HTML page and its tables: accuracy against rank and bytes, curves, history, importances."""
     from pipeline.paths import report_folder
     from pipeline.report.page import write_report
+    from pipeline.spec import stored_name
 
-    print(write_report(_results(study, storage), out or report_folder(_study_name(study))))
+    print(write_report(_results(study, storage), out or report_folder(stored_name(study))))
     Console().say(f"next: restora export {study}")
 
 

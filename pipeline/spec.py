@@ -189,6 +189,23 @@ def pinned(spec: StudySpec, combination: CombinationSpec) -> dict[str, Any]:
     return table
 
 
+def study_file(study: str) -> Path:
+    """A study's file from its path, or from its name in ``studies/``."""
+    path = Path(study)
+    return path if path.suffix == ".toml" else Path("studies") / f"{study}.toml"
+
+
+def stored_name(study: str) -> str:
+    """The name under which a study is stored; its file need not be there any more, nor be valid."""
+    path = study_file(study)
+    if not path.is_file():
+        return path.stem
+    try:
+        return str(tomllib.loads(path.read_text()).get("name", path.stem))
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{path} is not valid TOML: {error}") from None
+
+
 def load_spec(path: Path, seed: int | None = None) -> StudySpec:
     """Read and validate a study file.
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -10,8 +11,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from pipeline.search.history import Ask
 
-LONG = 2.0
-"""Seconds of training after which a trial is shown as running; a shorter one enters whole, in one transaction."""
+LONG = 10.0
+"""Seconds after which a trial is shown as running; one that ends sooner enters whole, in one transaction."""
 EVERY = 1.0
 """Seconds between two reports of a running trial: each costs the database several milliseconds."""
 
@@ -29,10 +30,10 @@ class Ledger:
         self._rows: dict[Ask, int] = {}
         self._shown: dict[Ask, tuple[float, int]] = {}
 
-    def progress(self, ask: Ask, accuracies: list[float], seconds: float) -> None:
+    def progress(self, ask: Ask, accuracies: list[float]) -> None:
         """Show a long trial as running, its epochs at most once a second."""
         if ask not in self._rows:
-            if seconds >= LONG:
+            if (datetime.now() - ask.asked).total_seconds() >= LONG:
                 self._rows[ask] = self._add(ask, TrialState.RUNNING, accuracies, _place(ask), None)
                 self._shown[ask] = time.monotonic(), len(accuracies)
         elif time.monotonic() - self._shown[ask][0] >= EVERY:

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.environment import peak_memory
+from pipeline.errors import SpecError
 from pipeline.search.objective import Objective
 from pipeline.search.pruners import expected_epochs
+from pipeline.search.run import make_objectives
 from pipeline.search.space import Values, cells
 from pipeline.spec import StudySpec
-from pipeline.task import Task, TensorPart
+from pipeline.task import Task, TensorPart, prepare
 from pipeline.train.cohort import train_epoch
 
 PROBE_BATCHES = 4
@@ -18,6 +20,16 @@ TRIAL_ROW_BYTES = 6_000
 """What a trial takes in the database, measured on SQLite with ten epochs."""
 HEADER_BYTES = 2_000
 """About what the header of an exported file takes."""
+
+
+def targets_fit(spec: StudySpec) -> tuple[str, bool, str]:
+    """A tick of ``check``: whether every combination's targets are there, and can take the ranks."""
+    try:
+        objectives = make_objectives(spec, prepare(spec.task, train_baseline=False), "cpu")
+    except SpecError as error:
+        return "targets and ranks fit", False, str(error)
+    said = ", ".join(f"{name}: {len(objective.targets)} layers" for name, objective in objectives.items())
+    return "targets and ranks fit", True, said
 
 
 @dataclass(frozen=True)

@@ -141,12 +141,15 @@ class Coordinator:
         return trials
 
     def _train_epoch(self, trials: list[_Trial]) -> None:
-        alike: dict[object, list[Lane]] = defaultdict(list)
+        alike: dict[object, list[_Trial]] = defaultdict(list)
         for trial in trials:
-            alike[trial.lane.likeness].append(trial.lane)
-        for lanes in alike.values():
-            for first in range(0, len(lanes), self.cohort):
-                self.objective.train_epoch(lanes[first : first + self.cohort], self.guard.check)
+            alike[trial.lane.likeness].append(trial)
+        for members in alike.values():
+            for first in range(0, len(members), self.cohort):
+                cohort = members[first : first + self.cohort]
+                for trial in cohort:
+                    self._ledger.progress(trial.ask, trial.accuracies)
+                self.objective.train_epoch([trial.lane for trial in cohort], self.guard.check)
 
     def _judge(self, trials: list[_Trial]) -> None:
         """Report the epoch of all trials, then end those that failed, are pruned, or are complete."""
@@ -161,8 +164,6 @@ class Coordinator:
                 self._finish(trial, TrialState.COMPLETE)
             elif self._histories[trial.ask.cell].should_prune(trial.ask.number):
                 self._finish(trial, TrialState.PRUNED)
-            else:
-                self._ledger.progress(trial.ask, trial.accuracies, trial.lane.seconds)
 
     def _finish(self, trial: _Trial, state: TrialState, interrupted: str | None = None) -> None:
         trial.state = state

@@ -97,6 +97,12 @@ class Task:
 
     def __post_init__(self) -> None:
         model = copy.deepcopy(self.model).eval().requires_grad_(False)
+        other = [name for name, p in model.named_parameters() if p.is_floating_point() and p.dtype != torch.float32]
+        if other:
+            raise IntegrityError(
+                f"parameter '{other[0]}' is {model.get_parameter(other[0]).dtype}; sizes are counted against float32 "
+                f"models, so give the model as model.float()"
+            )
         parts = {name: as_part(getattr(self, name)) for name in ("train", "val", "test")}
         description = dict(self.description)
         if "classes" not in description:

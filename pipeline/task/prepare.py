@@ -47,6 +47,11 @@ def prepare(
             f"task.model '{spec.model.name}' has no weights of its own, and there is no [task.baseline] to train them; "
             f"add one, e.g. epochs = 10"
         )
+    if spec.baseline is None and getattr(spec.model, "new_head", False):
+        raise SpecError(
+            "task.model.new_head = true leaves the head random, and there is no [task.baseline] to train it; add one, "
+            "e.g. epochs = 10"
+        )
     images = spec.data.open()
     divided = split(images.train.labels, spec.split, test=images.test is None)
     with torch.random.fork_rng(devices=[]):

@@ -3,6 +3,7 @@
 import math
 import random
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 import optuna
@@ -125,7 +126,8 @@ class Stored:
         """Write a trial that goes on."""
         self.asked += 1
         values = Values(rank, init, 8.0, "adam", 1e-3, 64)
-        self._ledger.progress(Ask(Cell(rank, init), self.asked, "sampler", values), [0.5, 0.6], seconds=60.0)
+        asked = datetime.now() - timedelta(seconds=60)
+        self._ledger.progress(Ask(Cell(rank, init), self.asked, "sampler", values, asked), [0.5, 0.6])
 
     def test(self, rank: int, init: str, number: int, *accuracies: float) -> None:
         """Write the test accuracies of a winner, one a seed."""

@@ -107,4 +107,10 @@ def test_fault_11_weights_that_cannot_be_fetched_say_where_they_were_looked_for(
     monkeypatch.setattr("urllib.request.urlopen", offline)
     monkeypatch.setattr("torch.hub.urlopen", offline)
     with pytest.raises(IntegrityError, match=r"'resnet18' are not there: looked for .* give task.model.checkpoint"):
-        MODELS.parse(table).load(3)
+        MODELS.parse(table).load(1000)
+
+
+def test_weights_of_the_hub_with_another_head_are_refused_before_they_are_fetched():
+    source = MODELS.parse({"source": "timm", "architecture": "resnet18", "hub": True})
+    with pytest.raises(SpecError, match=r"1000 classes apart, the data has 3; .*new_head = true"):
+        source.load(3)

@@ -171,3 +171,9 @@ def test_fault_17_an_empty_class_is_named(tmp_path):
     (tmp_path / "images" / "violet").mkdir()
     with pytest.raises(IntegrityError, match="1 of 4 classes have no training image: 3"):
         prepare(table.model_copy(update={"model": table.model.model_copy(update={"widths": (192, 4)})}))
+
+
+def test_a_random_head_without_a_baseline_is_refused(tmp_path):
+    model = {"source": "timm", "architecture": "test_resnet", "hub": True, "new_head": True}
+    with pytest.raises(SpecError, match=r"new_head = true leaves the head random, and there is no \[task.baseline\]"):
+        prepare(spec(tmp_path, model=model, baseline=None))

@@ -93,3 +93,9 @@ def test_fault_17_labels_that_cannot_be_learned_are_named(parts, said):
 def test_a_model_that_gives_no_logits_is_refused():
     with pytest.raises(IntegrityError, match=r"gives \[1, 2, 3\] for one image"):
         Task(nn.Sequential(nn.Linear(4, 6), nn.Unflatten(1, (2, 3))), pair([0, 1]), pair([0]), pair([1]))
+
+
+def test_a_model_of_another_precision_is_refused_by_name():
+    x, y = pair((0, 1, 2, 0))
+    with pytest.raises(IntegrityError, match=r"'weight' is torch\.float64; .* model\.float\(\)"):
+        Task(nn.Linear(4, 3).double(), (x, y), (x, y), (x, y))

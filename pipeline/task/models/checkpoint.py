@@ -132,7 +132,7 @@ class CheckpointSource(ModelSource):
     rename: Rename = "none"
     """``"order"`` pairs the checkpoint's entries with the model's by their order."""
     new_head: bool = False
-    """Leave the checkpoint's head out where it has another class count than the data."""
+    """Leave the head of the weights out where it has another class count than the data; a baseline trains the new."""
     image_size: int | None = Field(None, ge=1)
     """Pixels a side, where not the weights' own; a resize before a crop grows and shrinks with it."""
     mean: Annotated[tuple[float, float, float] | None, Field(strict=False)] = None

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import field_validator, model_validator
 from torch import nn
 
-from pipeline.errors import IntegrityError
+from pipeline.errors import IntegrityError, SpecError
 from pipeline.registry import MODELS, nearest
 from pipeline.task.models.checkpoint import CheckpointSource
 from pipeline.task.models.contract import Preprocessing
@@ -25,7 +25,7 @@ class Timm(CheckpointSource):
     architecture: str
     """A name that timm knows, with or without the tag of its weights: ``vit_tiny_patch16_224.augreg_in21k``."""
     hub: bool = False
-    """Load the weights from the hub, or from its cache; a head of another class count is replaced by a random one."""
+    """Load the weights from the hub, or from its cache."""
 
     @field_validator("architecture")
     @classmethod
@@ -55,6 +55,12 @@ class Timm(CheckpointSource):
 
     def load(self, classes: int) -> nn.Module:
         if self.hub:
+            known = _timm().models.get_pretrained_cfg(self.architecture)
+            if known is not None and known.num_classes != classes and not self.new_head:
+                raise SpecError(
+                    f"the weights of '{self.architecture}' tell {known.num_classes} classes apart, the data has "
+                    f"{classes}; give task.model.new_head = true, and a [task.baseline] that trains the new head"
+                )
             try:
                 return self._create(classes, pretrained=True)
             except Exception as error:

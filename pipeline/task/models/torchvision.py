@@ -25,7 +25,7 @@ class Torchvision(CheckpointSource):
     architecture: str
     """A name that ``torchvision.models.list_models`` gives for classifiers."""
     weights: str | None = None
-    """Which of torchvision's weights to load, e.g. ``"DEFAULT"``; a head of another class count is replaced."""
+    """Which of torchvision's weights to load, e.g. ``"DEFAULT"``."""
 
     @field_validator("architecture")
     @classmethod
@@ -72,7 +72,7 @@ class Torchvision(CheckpointSource):
                     f"hub cache and on the hub ({type(error).__name__}: {error}); run once with a network, or give "
                     f"task.model.checkpoint"
                 ) from error
-            load_state(model, dict(state), f"torchvision's {self.architecture}", classes, new_head=True)
+            load_state(model, dict(state), f"torchvision's {self.architecture}", classes, new_head=self.new_head)
         return model
 
     def _weights(self) -> Any:
