@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,13 +122,13 @@ class FileItems:
 class DataSource(Method):
     """A data set by name."""
 
+    @abstractmethod
     def open(self) -> Images:
         """Find the data set and its labels; images are not decoded yet.
 
         Raises:
             IntegrityError: It is not there, or damaged.
         """
-        raise NotImplementedError
 
 
 class FolderSource(DataSource):

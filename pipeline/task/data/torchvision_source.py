@@ -1,5 +1,6 @@
 """What MNIST, CIFAR-10 and CIFAR-100 share: torchvision reads them; here their folder is found, their faults named."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ class TorchvisionSource(FolderSource):
     download: bool = False
     """Fetch it into the folder where it is not there yet."""
 
+    @abstractmethod
     def reader(self) -> Callable[..., Any]:
         """The class of torchvision for it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def holds(self) -> str:
         """The folder that torchvision looks for below the root."""
-        raise NotImplementedError
 
     def open(self) -> Images:
         reader, root = self.reader(), self._root()

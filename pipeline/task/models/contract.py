@@ -1,5 +1,6 @@
 """What a model source is: an architecture, its weights where it has any, and the preprocessing that belongs to them."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -29,26 +30,26 @@ class ModelSource(Method):
     """Where a model comes from."""
 
     @property
+    @abstractmethod
     def pretrained(self) -> bool:
         """Whether ``load`` brings weights."""
-        raise NotImplementedError
 
+    @abstractmethod
     def build(self, classes: int) -> nn.Module:
         """The architecture with ``classes`` outputs and random weights; reads no file and asks no hub.
 
         Raises:
             SpecError: The architecture cannot have so many outputs.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def load(self, classes: int) -> nn.Module:
         """The model with its weights, or as ``build`` gives it where it has none.
 
         Raises:
             IntegrityError: The weights are not there, damaged, or another architecture's.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def preprocessing(self, model: nn.Module) -> Preprocessing:
         """What the model's weights expect of an image."""
-        raise NotImplementedError
