@@ -83,8 +83,8 @@ def new(name: Annotated[str, typer.Argument(help="Name of the study.", metavar="
 @carried_out
 def check(study: Study, as_json: Json = False) -> None:
     """Look at a study's file, weights and data before it starts: every image is decoded, nothing is trained."""
-    from pipeline.errors import IntegrityError
-    from pipeline.search.plan import targets_fit
+    from pipeline.errors import IntegrityError, SpecError
+    from pipeline.search.plan import TARGETS_FIT, targets_fit
     from pipeline.spec import study_file
     from pipeline.task import check as check_task
 
@@ -99,7 +99,8 @@ def check(study: Study, as_json: Json = False) -> None:
             print(f"{'ok  ' if ok else 'FAIL'}  {what}: {said}")
     failed = [what for what, ok, _ in ticks if not ok]
     if failed:
-        raise IntegrityError(f"not ready to run: {', '.join(failed)}")
+        error = SpecError if ticks[-1][0] == TARGETS_FIT else IntegrityError
+        raise error(f"not ready to run: {', '.join(failed)}")
     Console().say(f"next: restora plan {study}")
 
 
@@ -262,9 +263,7 @@ def dashboard(
     from pipeline.dashboard import serve
     from pipeline.paths import default_database
 
-    url = storage or default_database()
-    Console().say(f"http://127.0.0.1:{port}/dashboard  (Ctrl-C stops it)")
-    serve(url, port)
+    serve(storage or default_database(), port, Console().say)
 
 
 @app.command(epilog="Example: restora clean --dry-run    Next: restora run STUDY makes again what it needs")

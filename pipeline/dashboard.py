@@ -1,5 +1,6 @@
 """optuna-dashboard over the stored studies, on loopback."""
 
+from collections.abc import Callable
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from optuna_dashboard._app import wsgi
@@ -15,8 +16,8 @@ class _Quiet(WSGIRequestHandler):
         """Requests of one's own browser are no news."""
 
 
-def serve(url: str, port: int) -> None:
-    """Serve the studies of a database until interrupted.
+def serve(url: str, port: int, say: Callable[[str], None]) -> None:
+    """Serve the studies of a database until interrupted; ``say`` is told where.
 
     Raises:
         UsageError: The port is taken.
@@ -27,5 +28,6 @@ def serve(url: str, port: int) -> None:
         server = make_server(HOST, port, application, handler_class=_Quiet)
     except OSError as error:
         raise UsageError(f"port {port} cannot be used: {error}; choose another by --port") from None
+    say(f"http://{HOST}:{port}/dashboard  (Ctrl-C stops it)")
     with server:
         server.serve_forever()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from pipeline.errors import SpecError
 from pipeline.registry import ADAPTERS, COMPRESSIONS, DATASETS, INITS, MODELS, Config, Method, Registry
@@ -141,10 +142,13 @@ class SearchSpec(Config):
         if len(set(names)) < len(names):
             raise ValueError(f"inits: each init once; given: {', '.join(names)}")
         if self.sampler.method == "tpe" and self.sampler.startup >= self.trials:
-            raise ValueError(
-                f"sampler.startup = {self.sampler.startup} leaves none of the {self.trials} trials of a cell to the "
-                f'sampler; lower it, raise trials, or choose sampler.method = "random"'
+            said = (
+                f"leaves none of the {self.trials} trials of a cell to the sampler; lower it, raise search.trials, or "
+                f'choose search.sampler.method = "random"'
             )
+            kind = PydanticCustomError("startup", "{said}", {"said": said})
+            line = InitErrorDetails(type=kind, loc=("sampler", "startup"), input=self.sampler.startup)
+            raise ValidationError.from_exception_data("SearchSpec", [line])
         return self
 
 

@@ -113,7 +113,7 @@ WRONG = {
     ),
     "no start left to the sampler": (
         {"search__sampler": {"startup": 9}},
-        "sampler.startup = 9 leaves none of the 9 trials of a cell to the sampler; lower it",
+        "search.sampler.startup = 9: leaves none of the 9 trials of a cell to the sampler; lower it",
     ),
 }  # fmt: skip
 

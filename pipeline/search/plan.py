@@ -22,14 +22,17 @@ HEADER_BYTES = 2_000
 """About what the header of an exported file takes."""
 
 
+TARGETS_FIT = "targets and ranks fit"
+
+
 def targets_fit(spec: StudySpec) -> tuple[str, bool, str]:
     """A tick of ``check``: whether every combination's targets are there, and can take the ranks."""
     try:
         objectives = make_objectives(spec, prepare(spec.task, train_baseline=False), "cpu")
     except SpecError as error:
-        return "targets and ranks fit", False, str(error)
+        return TARGETS_FIT, False, str(error)
     said = ", ".join(f"{name}: {len(objective.targets)} layers" for name, objective in objectives.items())
-    return "targets and ranks fit", True, said
+    return TARGETS_FIT, True, said
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,8 @@ class Coordinator:
 
     def _train(self, asks: list[Ask], killed: Counter[tuple[Cell, int]]) -> list[_Trial]:
         """Train the new trials of a wave, and write each as it ends."""
+        if not asks:
+            return []
         trials = [_Trial(ask, self.objective.lane(ask.values)) for ask in asks]
         for trial in trials:
             if killed[trial.ask.cell, trial.ask.number] >= KILLS:
