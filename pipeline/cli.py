@@ -41,10 +41,8 @@ def _main(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks."
 
 
 def _spec(study: str, seed: int | None = None) -> "StudySpec":
-    from pipeline.environment import require_matching_torchvision
     from pipeline.spec import load_spec, study_file
 
-    require_matching_torchvision()
     return load_spec(study_file(study), seed)
 
 

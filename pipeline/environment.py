@@ -4,7 +4,7 @@ import resource
 import sys
 from importlib.metadata import version
 
-from pipeline.errors import RestoraError, UsageError
+from pipeline.errors import NothingUsableError, UsageError
 
 PACKAGES = ("restora", "torch", "torchvision", "timm", "optuna")
 
@@ -18,12 +18,12 @@ def require_matching_torchvision() -> None:
     """Import torch and torchvision, which hold compiled code for each other.
 
     Raises:
-        RestoraError: They are not a pair; torchvision then dies on an operator that torch has never heard of.
+        NothingUsableError: They are not a pair; torchvision then dies on an operator that torch has never heard of.
     """
     try:
         import torchvision  # noqa: F401
     except (RuntimeError, ImportError, OSError) as error:
-        raise RestoraError(
+        raise NothingUsableError(
             f"torchvision {version('torchvision')} does not match torch {version('torch')} ({error}); install the two "
             f"as one pair from the same index: pip install --upgrade --force-reinstall torch torchvision"
         ) from error

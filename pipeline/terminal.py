@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import typer
 
+from pipeline.environment import require_matching_torchvision
 from pipeline.errors import RestoraError
 from pipeline.train.guard import StopTraining
 
@@ -52,6 +53,11 @@ def _outcome(error: Exception) -> tuple[int, str]:
         return error.exit_code, f"error: {error}"
     if isinstance(error, StopTraining):
         return error.exit_code, f"stopped: {error}; give the same command again"
+    if isinstance(error, RuntimeError | ImportError) and "torchvision" in str(error):
+        try:
+            require_matching_torchvision()
+        except RestoraError as mismatch:
+            return _outcome(mismatch)
     if isinstance(error, OSError):
         return 4, f"error: {error}; mend it and give the same command again"
     return 1, f"error: {type(error).__name__}: {error}; this is a bug, restora --debug shows where"

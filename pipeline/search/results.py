@@ -134,7 +134,7 @@ def _read(storage: RDBStorage, name: str) -> CombinationResult:
     study = optuna.load_study(study_name=name, storage=storage)
     facts = study.user_attrs
     search = facts["pinned"]["search"]
-    trials = [trial for trial in study.get_trials(deepcopy=False) if {"rank", "init"} <= trial.params.keys()]
+    trials, winners = _in_cells(study), find_winners(study)
     own = [Cell(rank, init["method"]) for rank in search["ranks"] for init in search["inits"]]
     return CombinationResult(
         name=name.partition("/")[2],
@@ -142,13 +142,28 @@ def _read(storage: RDBStorage, name: str) -> CombinationResult:
         baseline=_scores(facts.get("baseline", {})),
         compressed=_scores(facts.get("compressed", {})),
         facts=facts,
-        cells=tuple(_cell(cell, facts, [t for t in trials if cell_of(t.params) == cell]) for cell in own),
+        cells=tuple(_cell(c, facts, [t for t in trials if cell_of(t.params) == c], winners.get(c)) for c in own),
     )
 
 
-def _cell(cell: Cell, facts: Mapping[str, Any], trials: list[FrozenTrial]) -> CellResult:
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    best = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
+def _in_cells(study: optuna.Study) -> list[FrozenTrial]:
+    """The study's trials, without such as someone queued or asked for outside a run and that are of no cell."""
+    return [trial for trial in study.get_trials(deepcopy=False) if {"rank", "init"} <= trial.params.keys()]
+
+
+def find_winners(study: optuna.Study) -> dict[Cell, FrozenTrial]:
+    """The complete trial of highest validation accuracy of each cell; the first of equals."""
+    winners: dict[Cell, FrozenTrial] = {}
+    for trial in _in_cells(study):
+        cell = cell_of(trial.params)
+        if trial.state != TrialState.COMPLETE:
+            continue
+        if cell not in winners or (trial.value or 0.0) > (winners[cell].value or 0.0):
+            winners[cell] = trial
+    return winners
+
+
+def _cell(cell: Cell, facts: Mapping[str, Any], trials: list[FrozenTrial], best: FrozenTrial | None) -> CellResult:
     counted = Counter(trial.state.name.lower() for trial in trials if is_told(trial) or not trial.state.is_finished())
     known = facts.get(cell.winner_key, {})
     seeds = known.get("seeds", []) if best is not None and known.get("trial") == best.number else []

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from torch import Tensor, nn
 
 from pipeline.compress.layers import on_device
 from pipeline.errors import NothingUsableError
 from pipeline.search.keep import Kept
 from pipeline.search.objective import Objective
-from pipeline.search.space import Cell, Values, cell_of, cells
+from pipeline.search.results import find_winners
+from pipeline.search.space import Values, cells
 from pipeline.seeds import derive
 from pipeline.task import Part, count_correct
 from pipeline.train.cohort import Lane
@@ -20,16 +21,6 @@ from pipeline.train.cohort import Lane
 
 def values_of(trial: FrozenTrial) -> Values:
     return Values(**trial.params)
-
-
-def find_winners(study: optuna.Study) -> dict[Cell, FrozenTrial]:
-    """The complete trial of highest validation accuracy of each cell; the first of equals."""
-    winners: dict[Cell, FrozenTrial] = {}
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        cell = cell_of(trial.params)
-        if cell not in winners or (trial.value or 0.0) > (winners[cell].value or 0.0):
-            winners[cell] = trial
-    return winners
 
 
 def measure(objective: Objective, model: nn.Module, part: Part) -> list[int]:
