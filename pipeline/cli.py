@@ -34,6 +34,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Takes the place of the study file's seed.")]
 
+CacheLimit = Annotated[float, typer.Option(min=0, help="GB on disk for outputs of frozen layers; oldest out first.")]
+
 
 @app.callback()
 def _main(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
@@ -132,8 +134,9 @@ def run(
     seed: Seed = None,
     timeout: Annotated[float | None, typer.Option(min=0, help="Seconds after which to stop, resumable.")] = None,
     cohort: Annotated[
-        int | None, typer.Option(min=1, help="Trials trained in one pass [1 to 8, by the size of a batch].")
+        int | None, typer.Option(min=1, help="Trials trained in one pass [as many as are measured quickest].")
     ] = None,
+    cache_limit: CacheLimit = 50,
 ) -> None:
     """Create or resume a study; running it again is always right, and adds nothing once the budgets are met."""
     from pipeline.environment import choose_device
@@ -153,6 +156,7 @@ def run(
                 device=choose_device(device),
                 guard=guard,
                 cohort=cohort,
+                cache_limit=round(cache_limit * 1e9),
                 say=console.say,
                 show=console.show,
             )
@@ -172,10 +176,16 @@ def _again() -> str:
 @carried_out
 def status(study: Study, storage: Database = None, as_json: Json = False) -> None:
     """Say of each cell: budget, trials by state, best value and trial."""
-    from pipeline.report.tables import status_table
+    from pipeline.paths import default_database
+    from pipeline.search.summary import read_status
+    from pipeline.spec import stored_name
     from pipeline.terminal import status_lines
 
-    table = status_table(_results(study, storage))
+    table = read_status(storage or default_database(), stored_name(study), with_reasons=as_json)
+    if table is None:
+        from pipeline.report.tables import status_table  # it brings Optuna, which the summary does not need
+
+        table = status_table(_results(study, storage))
     if as_json:
         _print(table)
     else:

@@ -1,5 +1,7 @@
 """The machine and the packages that a number was made with."""
 
+import ctypes
+import functools
 import resource
 import sys
 from importlib.metadata import version
@@ -9,8 +11,9 @@ from pipeline.errors import NothingUsableError, UsageError
 PACKAGES = ("restora", "torch", "torchvision", "timm", "optuna")
 
 
+@functools.cache
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide what a trial comes to."""
+    """Versions of Python and of the packages that decide what a trial comes to; read once, not to be changed."""
     return {"python": sys.version.split()[0], **{package: version(package) for package in PACKAGES}}
 
 
@@ -41,6 +44,23 @@ def choose_device(name: str) -> str:
         reason = str(error).partition("\n")[0]
         raise UsageError(f"device '{name}' cannot be used: {reason}; choose auto, cpu or a device of yours") from None
     return name
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees, for its next tensors of the same sizes.
+
+    glibc gives large blocks back to the system at once, and every step of a training then faults its pages in again:
+    measured on two cores, a step of 8 lanes of an MLP took 11.8 ms that way, and takes 5.0 this way. Elsewhere it does
+    nothing.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        for option, value in _MALLOPT.items() if mallopt else ():
+            mallopt(option, value)
+
+
+_MALLOPT = {-3: 2**30, -1: 2**31 - 1, -2: 2**26}
+"""M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD of malloc.h, in bytes."""
 
 
 def peak_memory(device: str) -> int:

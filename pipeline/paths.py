@@ -7,6 +7,7 @@ from pathlib import Path
 
 STORAGE = Path("storage")
 BASELINES = STORAGE / "cache" / "baselines"
+FEATURES = STORAGE / "cache" / "features"
 LOGS = STORAGE / "logs"
 LOCKS = STORAGE / "locks"
 

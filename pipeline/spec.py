@@ -127,6 +127,8 @@ class SearchSpec(Config):
     epochs: int = Field(ge=1)
     schedule: Literal["constant", "cosine"] = "constant"
     """The learning rate over a trial: constant, or one half cosine from ``lr`` to zero."""
+    warmup: float = Field(0.0, ge=0)
+    """Epochs over which the rate rises linearly to ``lr`` first."""
     trials: int = Field(ge=1)
     """Budget of each cell: trials that completed or were pruned."""
     ask_ahead: int = Field(4, ge=1)
@@ -149,7 +151,22 @@ class SearchSpec(Config):
             kind = PydanticCustomError("startup", "{said}", {"said": said})
             line = InitErrorDetails(type=kind, loc=("sampler", "startup"), input=self.sampler.startup)
             raise ValidationError.from_exception_data("SearchSpec", [line])
+        if self.warmup >= self.epochs:
+            raise ValueError(f"warmup = {self.warmup} leaves nothing of epochs = {self.epochs}; lower it")
         return self
+
+
+class ComputeSpec(Config):
+    """How numbers are computed; what differs here may differ in the last digits, or in more."""
+
+    cache: Literal["float32", "float16", "bfloat16", "off"] = "float32"
+    """How the outputs of the frozen layers are kept on disk; the halves are half as large, and round."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of products while training: bfloat16 is autocast, quick on GPUs that have it."""
+    channels_last: bool = False
+    """Lay images out as [N, H, W, C], which convolutions in bfloat16 on a GPU prefer."""
+    compile: bool = False
+    """Compile the trained part (minutes, once); pays for deep ones on a GPU."""
 
 
 class StudySpec(Config):
@@ -163,6 +180,7 @@ class StudySpec(Config):
     task: TaskSpec
     combination: Annotated[tuple[CombinationSpec, ...], Field(strict=False), AfterValidator(_some)]
     search: SearchSpec
+    compute: ComputeSpec = ComputeSpec()
 
     @model_validator(mode="after")
     def _combinations_have_names_of_their_own(self) -> "StudySpec":

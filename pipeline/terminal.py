@@ -165,6 +165,9 @@ def plan_lines(table: dict[str, Any]) -> list[str]:
             "",
             f"{combination['combination']}: {combination['cells']} cells, {combination['trials']} trials, "
             f"{len(combination['layers'])} layers, about {combination['seconds'] / 60:.1f} min",
+            f"  {combination['cache']['said']}" + _cache_text(combination["cache"]),
+            "  trials in one pass: "
+            + ", ".join(f"{lanes} of batch {batch}" for batch, lanes in combination["lanes"].items()),
             "  rank    trained       bytes   smaller   layers    macs",
         ]
         for plan in combination["ranks"]:
@@ -177,6 +180,15 @@ def plan_lines(table: dict[str, Any]) -> list[str]:
             for name in plan["larger"]:
                 lines.append(f"       {name}: the adapter is larger than the dense weight")
     return lines
+
+
+def _cache_text(cache: dict[str, Any]) -> str:
+    if not cache["bytes"]:
+        return ""
+    if not cache["missing_bytes"]:
+        return f"; {size_text(cache['bytes'])}, there already"
+    missing, minutes = size_text(cache["missing_bytes"]), cache["seconds"] / 60
+    return f"; {size_text(cache['bytes'])}, {missing} to build in {minutes:.1f} min"
 
 
 def status_lines(table: list[dict[str, Any]]) -> list[str]:

@@ -1,18 +1,19 @@
 """What an adapter and its start are.
 
-Legend: ``T`` lanes trained together, ``r`` rank, ``A [r, in]`` and ``B [out, r]`` the factors, ``s`` the scale,
+Legend: ``r`` rank, ``A [r, in]`` and ``B [out, r]`` the factors, ``s`` the scale,
 ``Q`` the dense form of the compressed weight; the adapted weight is ``Q + s B A``.
 """
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.adapt.lanes import LaneLayer
 from pipeline.compress.contract import CompressedWeight, LayerStats
 from pipeline.registry import Method
 
@@ -80,18 +81,12 @@ class Adapter(Method):
         """
 
     @abstractmethod
-    def attach(
-        self, model: nn.Module, parameters: Mapping[str, Tensor], alphas: Sequence[float]
-    ) -> dict[str, nn.Parameter]:
-        """Let ``model`` compute with ``T`` lanes: its batch holds lane 0's images, then lane 1's, and so on.
+    def layer(self, base: nn.Module, trains: Collection[str]) -> LaneLayer:
+        """How a layer computes with lanes.
 
         Args:
-            model: A copy of the compressed model that may be taken apart.
-            parameters: What ``begin`` named, each with a leading axis ``T``.
-            alphas: Alpha of each lane.
-
-        Returns:
-            The same names, as the parameters that the model now holds.
+            base: The layer of the compressed model; it stays as it is.
+            trains: Names, within the layer, of what ``begin`` names there.
         """
 
     @abstractmethod

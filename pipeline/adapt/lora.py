@@ -1,84 +1,118 @@
-"""LoRA (Hu et al., 2021, arXiv:2106.09685): a trained low-rank sum beside a frozen weight."""
+"""LoRA (Hu et al., 2021, arXiv:2106.09685): a trained low-rank sum beside a frozen weight.
+
+Legend: ``T`` lanes, ``n`` images, ``r`` rank, ``A [T, r, in]`` and ``B [T, out, r]`` the factors, ``s [T]`` the scale.
+``A`` and ``B`` are never multiplied: ``B A`` would be as large as the weight, once for every lane.
+"""
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.adapt.contract import Adapter, Start
+from pipeline.adapt.lanes import LaneLayer, Stack
 from pipeline.compress.layers import group_count
 from pipeline.registry import ADAPTERS
 
 L = TypeVar("L", bound=nn.Module)
 
 
-class LoraLinear(nn.Module):
-    """``y = base(x) + s (x A^T) B^T`` for ``T`` lanes.
+class LoraLinear(LaneLayer):
+    """``y = base(x) + s (x A^T) B^T``.
 
     Args:
-        base: The frozen layer, ``in -> out``.
-        A: ``[T, r, in]``.
-        B: ``[T, out, r]``.
-        s: ``[T]``.
-        bias: ``[T, out]``, in the place of the frozen bias; none where that stays.
+        base: The frozen layer, ``in -> out``; without its bias where that is trained.
+        scaling: What alpha is divided by, at a rank.
     """
 
-    def __init__(self, base: nn.Linear, A: Tensor, B: Tensor, s: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.base = base if bias is None else without_bias(base)
-        self.lora_A, self.lora_B = nn.Parameter(A), nn.Parameter(B)
-        self.bias = None if bias is None else nn.Parameter(bias)
-        self.register_buffer("s", s, persistent=False)
+    def __init__(self, base: nn.Module, scaling: "Lora") -> None:
+        super().__init__(base)
+        self._scaling = scaling
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[T * n, ..., in] -> [T * n, ..., out]``."""
-        lanes = x.reshape(len(self.lora_A), -1, x.shape[-1])
-        low = lanes @ self.lora_A.mT @ (self.lora_B * self.get_buffer("s")[:, None, None]).mT
-        if self.bias is not None:
-            low = low + self.bias[:, None]
-        return torch.add(self.base(x), low.reshape(*x.shape[:-1], -1))
+    def forward(self, x: Tensor, y: Tensor, stacks: Sequence[Stack], shared: bool) -> Tensor:
+        """``[n or T * n, ..., in] -> [T * n, ..., out]``."""
+        vectors, frozen = x.flatten(0, -2), y.flatten(0, -2)
+        outputs = []
+        for stack, low, base in zip(stacks, *_low(vectors, frozen, stacks, shared), strict=True):
+            scaled = low * self._scaling.s(stack.alpha, low.shape[2])[:, None, None]
+            output = torch.baddbmm(base, scaled, stack.parameters["lora_B"].mT)
+            bias = stack.parameters.get("bias")
+            outputs.append((output if bias is None else output + bias[:, None]).flatten(0, 1))
+        whole = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        lead = x.shape[0] * (sum(map(len, stacks)) if shared else 1)
+        return whole.reshape(lead, *x.shape[1:-1], -1)
 
 
-class LoraConv2d(nn.Module):
-    """``y = base(x) + s B * (A * x)`` for ``T`` lanes: a convolution to ``r`` channels, then one of 1 x 1.
+def _low(x: Tensor, y: Tensor, stacks: Sequence[Stack], shared: bool) -> tuple[list[Tensor], list[Tensor]]:
+    """Of each stack ``x A^T``, ``[T, n, r]``, and the frozen product, ``[T, n, out]``."""
+    factors = [stack.parameters["lora_A"] for stack in stacks]
+    if shared:
+        # All lanes' A in one product, whatever their ranks: x is read once, and no rank is padded to another.
+        side_by_side = x @ torch.cat([A.flatten(0, 1) for A in factors]).T
+        pieces = torch.split(side_by_side, [A.shape[0] * A.shape[1] for A in factors], 1)
+        low = [piece.view(len(x), *A.shape[:2]).transpose(0, 1) for piece, A in zip(pieces, factors, strict=True)]
+        return low, [y.expand(len(A), *y.shape) for A in factors]
+    n = len(x) // sum(map(len, stacks))
+    rows = [len(A) * n for A in factors]
+    own = [piece.view(len(A), n, -1) for piece, A in zip(torch.split(x, rows), factors, strict=True)]
+    low = [piece @ A.mT for piece, A in zip(own, factors, strict=True)]
+    return low, [piece.view(len(A), n, -1) for piece, A in zip(torch.split(y, rows), factors, strict=True)]
+
+
+class LoraConv2d(LaneLayer):
+    """``y = base(x) + s B * (A * x)``: a convolution to ``r`` channels, then one of 1 x 1.
 
     A grouped base keeps its view ``[out, in / groups * kh * kw]``: every group shares ``A`` and has its rows of ``B``.
 
     Args:
-        base: The frozen layer.
-        A: ``[T, r, in / groups * kh * kw]``.
-        B: ``[T, out, r]``.
-        s: ``[T]``.
-        bias: ``[T, out]``, in the place of the frozen bias; none where that stays.
+        base: The frozen layer; without its bias where that is trained.
+        scaling: What alpha is divided by, at a rank.
     """
 
-    def __init__(self, base: nn.Conv2d, A: Tensor, B: Tensor, s: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.base = base if bias is None else without_bias(base)
-        self.lora_A, self.lora_B = nn.Parameter(A), nn.Parameter(B)
-        self.bias = None if bias is None else nn.Parameter(bias)
-        self.register_buffer("s", s, persistent=False)
-        # The base's own class computes A * x, for its stride and its way of padding; its weight is set at each call.
-        self._down = without_bias(base)
-        del self._down._parameters["weight"]
-        self._down.groups = base.groups * len(A)
+    def __init__(self, base: nn.Conv2d, scaling: "Lora") -> None:
+        super().__init__(base)
+        self._scaling = scaling
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[T * n, C, H, W] -> [T * n, out, H', W']``."""
-        T, r, _ = self.lora_A.shape
-        groups = group_count(self.base)
-        images = x.reshape(T, -1, *x.shape[1:]).transpose(0, 1).flatten(1, 2)
-        kernel = self.lora_A.reshape(T, 1, r, *self.base.weight.shape[1:])
-        self._down.__dict__["weight"] = kernel.expand(T, groups, *kernel.shape[2:]).flatten(0, 2)
-        up = self.lora_B * self.get_buffer("s")[:, None, None]
-        bias = None if self.bias is None else self.bias.flatten()
-        low = F.conv2d(self._down(images), up.reshape(-1, r, 1, 1), bias, groups=T * groups)
-        by_image = low.reshape(len(low), T, -1, *low.shape[2:])
-        return torch.add(self.base(x), by_image.transpose(0, 1).flatten(0, 1))
+    def forward(self, x: Tensor, y: Tensor, stacks: Sequence[Stack], shared: bool) -> Tensor:
+        """``[n or T * n, C, H, W] -> [T * n, out, H', W']``."""
+        n = len(x) if shared else len(x) // sum(map(len, stacks))
+        outputs, start = [], 0
+        for stack in stacks:
+            rows = slice(None) if shared else slice(start, start + len(stack) * n)
+            start += len(stack) * n
+            outputs.append(self._stack(x[rows], y[rows], stack, shared))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _stack(self, x: Tensor, y: Tensor, stack: Stack, shared: bool) -> Tensor:
+        A, B, bias = stack.parameters["lora_A"], stack.parameters["lora_B"], stack.parameters.get("bias")
+        T, r, _ = A.shape
+        base = self.frozen
+        groups = group_count(base)
+        kernel = A.reshape(T, r, *base.get_parameter("weight").shape[1:])
+        if shared:  # the channels of a group are all lanes'
+            down = convolve(base, x, kernel.flatten(0, 1).repeat(groups, 1, 1, 1), groups)
+            down = torch.unflatten(down, 1, (groups, T, r)).transpose(1, 2).flatten(1, 3)
+        else:  # the channels of a lane are its own images'
+            images = torch.unflatten(x, 0, (T, -1)).transpose(0, 1).flatten(1, 2)
+            kernels = kernel[:, None].expand(T, groups, *kernel.shape[1:])
+            down = convolve(base, images, kernels.flatten(0, 2), T * groups)
+        up = (B * self._scaling.s(stack.alpha, r)[:, None, None]).reshape(-1, r, 1, 1)
+        low = F.conv2d(down, up, None if bias is None else bias.flatten(), groups=T * groups)
+        by_lane = torch.unflatten(low, 1, (T, -1)).transpose(0, 1)
+        return torch.add(by_lane, y if shared else torch.unflatten(y, 0, (T, -1))).flatten(0, 1)
+
+
+def convolve(base: nn.Module, x: Tensor, kernel: Tensor, groups: int) -> Tensor:
+    """``kernel * x`` as the class of ``base`` does it, with its stride and its way of padding."""
+    layer = without_bias(base)
+    del layer._parameters["weight"]
+    layer.__dict__ |= {"weight": kernel, "groups": groups}
+    y: Tensor = layer(x)
+    return y
 
 
 def without_bias(layer: L) -> L:
@@ -86,6 +120,9 @@ def without_bias(layer: L) -> L:
     bare = copy.copy(layer)
     bare.__dict__["_parameters"] = {**layer._parameters, "bias": None}
     return bare
+
+
+S = TypeVar("S", float, Tensor)
 
 
 @ADAPTERS.register("lora")
@@ -97,7 +134,7 @@ class Lora(Adapter):
     bias: bool = False
     """Train the biases of the target layers as well: they cost no bytes."""
 
-    def s(self, alpha: float, rank: int) -> float:
+    def s(self, alpha: S, rank: int) -> S:
         return alpha / (rank if self.scale == "alpha/r" else math.sqrt(rank))
 
     def begin(self, model: nn.Module, starts: Mapping[str, Start], alpha: float) -> dict[str, Tensor]:
@@ -110,19 +147,9 @@ class Lora(Adapter):
                 parameters[f"{name}.bias"] = bias.detach().cpu()
         return parameters
 
-    def attach(
-        self, model: nn.Module, parameters: Mapping[str, Tensor], alphas: Sequence[float]
-    ) -> dict[str, nn.Parameter]:
-        trained: dict[str, nn.Parameter] = {}
-        for name in (key.removesuffix(".lora_A") for key in parameters if key.endswith(".lora_A")):
-            A, B = parameters[f"{name}.lora_A"], parameters[f"{name}.lora_B"]
-            s = torch.tensor([self.s(alpha, A.shape[1]) for alpha in alphas], dtype=A.dtype, device=A.device)
-            base, bias = model.get_submodule(name), parameters.get(f"{name}.bias")
-            kind: Any = LoraConv2d if isinstance(base, nn.Conv2d) else LoraLinear
-            layer = kind(base, A, B, s, bias)
-            model.set_submodule(name, layer)
-            trained |= {f"{name}.{key}": parameter for key, parameter in layer.named_parameters(recurse=False)}
-        return trained
+    def layer(self, base: nn.Module, trains: Collection[str]) -> LaneLayer:
+        frozen = without_bias(base) if "bias" in trains else base
+        return LoraConv2d(frozen, self) if isinstance(frozen, nn.Conv2d) else LoraLinear(frozen, self)
 
     def macs(self, shape: tuple[int, int], rank: int) -> int:
         return rank * sum(shape)

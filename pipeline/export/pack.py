@@ -8,8 +8,10 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import Adapter
+from pipeline.adapt.contract import Adapter, adapter_parameters
+from pipeline.adapt.lanes import Lanes, attach
 from pipeline.compress.contract import CompressedModel, Compression
+from pipeline.compress.layers import matrix_shape
 from pipeline.errors import IntegrityError
 
 
@@ -66,9 +68,12 @@ def unpack_model(
         compression.load_layers(model, parts)
     except (ValueError, AttributeError) as error:
         raise _another([f"{error}.weight"], []) from None
-    attached = adapter.attach(model, {key: tensor[None] for key, tensor in trained.items()}, [alpha])
-    if attached.keys() != trained.keys():
-        raise _another([], sorted(trained.keys() - attached.keys()))
+    shapes = {name: matrix_shape(model.get_submodule(name)) for name in targets}
+    names = adapter_parameters(adapter, model, shapes, rank=1).keys() - own.keys()  # a trained bias is there already
+    if trained and names != trained.keys():
+        raise _another(sorted(names - trained.keys()), sorted(trained.keys() - names))
+    if trained:
+        attach(model, adapter, Lanes([({key: tensor[None] for key, tensor in trained.items()}, [alpha])]))
     return model.eval().requires_grad_(False)
 
 

@@ -13,7 +13,7 @@ from pipeline.paths import exports_folder
 from pipeline.search.keep import Kept
 from pipeline.search.objective import Objective
 from pipeline.search.results import CellResult, CombinationResult, Score
-from pipeline.search.select import Recovered, measure, recover, values_of
+from pipeline.search.select import Recovered, recover, score_adapter, values_of
 from pipeline.search.space import cell_of
 
 
@@ -93,5 +93,4 @@ def _validated(objective: Objective, got: Recovered) -> Score:
 
 
 def _tested(objective: Objective, trial: FrozenTrial, got: Recovered) -> Score:
-    model = objective.adapted(got.parameters, values_of(trial).alpha)
-    return Score(*measure(objective, model, objective.task.test))
+    return Score(*score_adapter(objective, got.parameters, values_of(trial).alpha, "test"))

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 from pipeline.paths import write_whole
 from pipeline.report.rows import EpochRow, EvaluationRow, TrialRow
 from pipeline.search.results import CellResult, CombinationResult, Score
+from pipeline.search.summary import status_row
 
 
 def interval(score: Score) -> tuple[float, float]:
@@ -25,17 +26,13 @@ def status_table(results: Sequence[CombinationResult]) -> list[dict[str, Any]]:
 
 
 def _status(cell: CellResult) -> dict[str, Any]:
-    return {
-        "rank": cell.cell.rank,
-        "init": cell.cell.init,
-        "budget": cell.budget,
+    came_to = {
         "states": dict(cell.states),
         "best": cell.best.value if cell.best else None,
         "trial": cell.best.number if cell.best else None,
-        "tested": bool(cell.tested),
-        "exhausted": cell.exhausted,
         "reasons": dict(cell.reasons),
     }
+    return status_row(cell.cell.rank, cell.cell.init, cell.budget, came_to, bool(cell.tested))
 
 
 def evaluation_rows(results: Sequence[CombinationResult]) -> list[EvaluationRow]:

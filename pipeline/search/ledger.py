@@ -1,24 +1,55 @@
 """What is written to the stored study while it is searched; the coordinator is its only writer."""
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.orm import Session
 
 from pipeline.search.history import Ask
+from pipeline.search.rows import (
+    begin_trial,
+    end_trial,
+    engine_of,
+    write_attributes,
+    write_epochs,
+    write_study_attribute,
+)
+from pipeline.search.space import Cell
+from pipeline.search.summary import COVERED, summary_key
+from pipeline.search.tally import tally, tells
 
 LONG = 10.0
-"""Seconds after which a trial is shown as running; one that ends sooner enters whole, in one transaction."""
+"""Seconds after which a trial is shown as running; one that ends sooner enters whole."""
 EVERY = 1.0
-"""Seconds between two reports of a running trial: each costs the database several milliseconds."""
+"""Seconds between two reports of a running trial."""
+SHARE = 0.02
+"""Part of the time since the search began that showing trials as they run may take."""
+AT_FIRST = 0.2
+"""Seconds that showing them may take beside that, so that a search that has just begun shows them too."""
+NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The row of a trial that is shown as running."""
+
+    trial_id: int
+    number: int
+    epochs: int = 0
+    when: float = 0.0
 
 
 class Ledger:
-    """Writes trials into a stored study.
+    """Writes trials into a stored study, and with each the summary that ``status`` reads.
 
     Args:
         study: The stored study.
@@ -26,52 +57,93 @@ class Ledger:
     """
 
     def __init__(self, study: optuna.Study, space: Mapping[str, BaseDistribution]) -> None:
-        self.study, self._space = study, dict(space)
-        self._rows: dict[Ask, int] = {}
-        self._shown: dict[Ask, tuple[float, int]] = {}
+        self.study, self._space, self._engine = study, dict(space), engine_of(study)
+        self.seconds = 0.0
+        """Seconds spent in the database so far."""
+        self._showing, self._began = 0.0, time.monotonic()
+        self._shown: dict[Ask, _Shown] = {}
+        self._news: dict[Ask, tuple[list[float], Mapping[str, Any]]] = {}
+        trials = study.get_trials(deepcopy=False)
+        self._covered = Counter(trial.state.name for trial in trials)
+        self._tallies = tally(trials)
+        if study.user_attrs.get(COVERED) != self._covered:
+            with self._transaction() as session:
+                self._sum_up(session, *self._tallies)
 
-    def progress(self, ask: Ask, accuracies: list[float]) -> None:
-        """Show a long trial as running, its epochs at most once a second."""
-        if ask not in self._rows:
-            if (datetime.now() - ask.asked).total_seconds() >= LONG:
-                self._rows[ask] = self._add(ask, TrialState.RUNNING, accuracies, _place(ask), None)
-                self._shown[ask] = time.monotonic(), len(accuracies)
-        elif time.monotonic() - self._shown[ask][0] >= EVERY:
-            self._report(ask, accuracies)
+    @contextmanager
+    def _transaction(self) -> Iterator[Session]:
+        start = time.perf_counter()
+        try:
+            with Session(self._engine) as session, session.begin():
+                yield session
+        finally:
+            self.seconds += time.perf_counter() - start
 
-    def _report(self, ask: Ask, accuracies: list[float]) -> None:
-        for epoch in range(self._shown[ask][1], len(accuracies)):
-            self.study._storage.set_trial_intermediate_value(self._rows[ask], epoch + 1, accuracies[epoch])
-        self._shown[ask] = time.monotonic(), len(accuracies)
+    def _sum_up(self, session: Session, *cells: Cell) -> None:
+        for cell in cells:
+            write_study_attribute(session, self.study._study_id, summary_key(cell), self._tallies[cell].summary())
+        covered = {state: count for state, count in self._covered.items() if count}
+        write_study_attribute(session, self.study._study_id, COVERED, covered)
+
+    def progress(self, ask: Ask, accuracies: list[float], attributes: Mapping[str, Any] = NONE) -> None:
+        """Show a long trial as running, its epochs about once a second, as far as that takes next to no time.
+
+        What was not shown of any trial is shown together with the next that is.
+        """
+        now, shown = time.monotonic(), self._shown.get(ask)
+        self._news[ask] = accuracies, attributes
+        due = _is_long(ask) if shown is None else now - shown.when >= EVERY
+        if not due or self._showing > AT_FIRST + SHARE * (now - self._began):
+            return
+        before = self.seconds
+        with self._transaction() as session:
+            rows = {
+                each: self._show(session, each, *news)
+                for each, news in self._news.items()
+                if each in self._shown or _is_long(each)
+            }
+        self._shown |= rows  # only now: what an interruption took back is not shown
+        self._news.clear()
+        self._showing += self.seconds - before
+
+    def _show(self, session: Session, ask: Ask, accuracies: list[float], attributes: Mapping[str, Any]) -> _Shown:
+        shown = self._shown.get(ask)
+        if shown is None:
+            shown = self._begin(session, ask)
+            write_attributes(session, shown.trial_id, {**_place(ask), **attributes})
+            self._covered[TrialState.RUNNING.name] += 1
+            self._tallies[ask.cell].seen["running"] += 1
+            self._sum_up(session, ask.cell)
+        write_epochs(session, shown.trial_id, accuracies, shown.epochs)
+        return replace(shown, epochs=len(accuracies), when=time.monotonic())
+
+    def _begin(self, session: Session, ask: Ask) -> _Shown:
+        return _Shown(*begin_trial(session, self.study._study_id, ask.asked, ask.values.params(), self._space))
 
     def finish(
         self, ask: Ask, state: TrialState, accuracies: list[float], attributes: Mapping[str, Any], value: float | None
     ) -> int:
-        """Write a finished trial; returns its number in the stored study."""
-        attributes = {**_place(ask), **attributes}
-        if ask not in self._rows:
-            trial_id = self._add(ask, state, accuracies, attributes, value)
-        else:
-            self._report(ask, accuracies)
-            trial_id, storage = self._rows.pop(ask), self.study._storage
-            for key, attribute in attributes.items():
-                storage.set_trial_user_attr(trial_id, key, attribute)
-            storage.set_trial_state_values(trial_id, state, None if value is None else [value])
-        return self.study._storage.get_trial(trial_id).number
+        """Write a finished trial, whole, in one transaction; returns its number in the stored study."""
+        attributes, own = {**_place(ask), **attributes}, self._tallies[ask.cell]
+        shown = self._shown.pop(ask, None)
+        self._news.pop(ask, None)
+        with self._transaction() as session:
+            if shown is None:
+                shown = self._begin(session, ask)
+            else:
+                self._covered[TrialState.RUNNING.name] -= 1
+                own.seen["running"] -= 1
+            write_attributes(session, shown.trial_id, attributes)
+            write_epochs(session, shown.trial_id, accuracies, shown.epochs)
+            end_trial(session, shown.trial_id, state, value)
+            self._covered[state.name] += 1
+            own.add(state, shown.number, value, attributes)
+            self._sum_up(session, ask.cell)
+        return shown.number
 
-    def _add(
-        self, ask: Ask, state: TrialState, accuracies: list[float], attributes: Mapping[str, Any], value: float | None
-    ) -> int:
-        trial = create_trial(
-            state=state,
-            value=value,
-            params=ask.values.params(),
-            distributions=self._space,
-            user_attrs=dict(attributes),
-            intermediate_values={epoch + 1: accuracy for epoch, accuracy in enumerate(accuracies)},
-        )
-        trial.datetime_start = ask.asked
-        return self.study._storage.create_new_trial(self.study._study_id, template_trial=trial)
+
+def _is_long(ask: Ask) -> bool:
+    return (datetime.now() - ask.asked).total_seconds() >= LONG
 
 
 def _place(ask: Ask) -> dict[str, Any]:
@@ -81,15 +153,17 @@ def _place(ask: Ask) -> dict[str, Any]:
 
 def bury_abandoned(study: optuna.Study) -> None:
     """Mark as failed the trials that a killed run left running; their values will be asked for again."""
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        for key, value in {"reason": "its run was killed", "interrupted": True, "killed": True}.items():
-            study._storage.set_trial_user_attr(trial._trial_id, key, value)
-        study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    with Session(engine_of(study)) as session, session.begin():
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            write_attributes(
+                session, trial._trial_id, {"reason": "its run was killed", "interrupted": True, "killed": True}
+            )
+            end_trial(session, trial._trial_id, TrialState.FAIL, None)
 
 
 def is_told(trial: FrozenTrial) -> bool:
     """Whether a stored trial belongs to its cell's history: it ended, and not by an interruption."""
-    return trial.state.is_finished() and "interrupted" not in trial.user_attrs and "ask" in trial.user_attrs
+    return trial.state.is_finished() and tells(trial.user_attrs)
 
 
 def was_killed(trial: FrozenTrial) -> bool:

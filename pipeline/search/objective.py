@@ -1,7 +1,7 @@
 """One combination as a plain Optuna objective: values in, validation accuracy out."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +9,6 @@ from typing import Any
 
 import optuna
 import torch
-from torch import nn
 
 from pipeline.adapt.contract import Adapter, Init, Start, adapter_parameters, clipped_rank
 from pipeline.compress.contract import CompressedModel, Compression
@@ -19,7 +18,6 @@ from pipeline.compress.layers import (
     matrix_shape,
     naming,
     on_device,
-    shared_copy,
     weight_matrix,
 )
 from pipeline.compress.size import ModelSize, model_macs, model_size
@@ -28,9 +26,13 @@ from pipeline.environment import peak_memory, versions
 from pipeline.errors import SpecError
 from pipeline.search.space import Values, suggest
 from pipeline.seeds import derive
-from pipeline.spec import CombinationSpec, SearchSpec, load_spec
-from pipeline.task import Task, prepare
-from pipeline.train.cohort import Lane, Recipe, train_epoch
+from pipeline.spec import CombinationSpec, ComputeSpec, SearchSpec, fingerprint, load_spec
+from pipeline.task import Part, Task, prepare
+from pipeline.train.cache import FeatureCache
+from pipeline.train.cohort import Lane, train_epoch
+from pipeline.train.program import Program, make_program, whole
+from pipeline.train.recipe import Recipe
+from pipeline.train.rows import ComputedRows, Rows, image_rows
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,15 @@ class Facts:
     """The rank of each target layer, clipped to what the layer can take."""
 
 
+PROBE_IMAGES = 3
+
+
+def make_features(compute: ComputeSpec, device: str, **settings: Any) -> FeatureCache:
+    """The cache of frozen layers that a study asks for."""
+    kept = "float32" if compute.cache == "off" else compute.cache
+    return FeatureCache(dtype=getattr(torch, kept), device=device, **settings)
+
+
 class Objective:
     """Trains one trial of a combination; ``study.optimize(Objective(...), n_trials=20)`` works as any objective does.
 
@@ -56,9 +67,11 @@ class Objective:
         task: Model, data and baseline.
         combination: What compresses, what adapts, and which layers.
         search: Ranks, inits and ranges.
+        compute: How numbers are computed.
         seed: Of all that is drawn; the same seed and values give the same trial.
         device: Where it trains.
         statistics: Layer statistics to share between combinations of one task.
+        features: The caches of frozen layers to share between them; made below ``storage/`` where none are given.
 
     Raises:
         SpecError: A target pattern matches nothing, or a rank is above what every target can take.
@@ -69,19 +82,23 @@ class Objective:
         task: Task,
         combination: CombinationSpec,
         search: SearchSpec,
+        compute: ComputeSpec | None = None,
         *,
         seed: int = 0,
         device: str = "cpu",
         statistics: Statistics | None = None,
+        features: FeatureCache | None = None,
     ) -> None:
         self.task, self.combination, self.search, self.seed = task, combination, search, seed
         self.adapter: Adapter = combination.adapter
         self.inits: dict[str, Init] = {init.name: init for init in search.inits}
-        self.recipe = Recipe(search.epochs, search.schedule, device)
+        self.recipe = Recipe(search.epochs, search.schedule, search.warmup, device, compute or ComputeSpec())
+        self.features = features or make_features(self.recipe.compute, device)
         self.targets = find_targets(task.model, combination.targets)
         self.statistics = statistics or Statistics(task.model, task.train)
         self._facts: dict[int, Facts] = {}
         self._starts: dict[str, dict[str, Start]] = {}
+        self._rows: dict[str, Rows] = {}
         self._lock = threading.RLock()
         shapes = {name: matrix_shape(task.model.get_submodule(name)) for name in self.targets}
         highest = max(min(shape) for shape in shapes.values())
@@ -104,7 +121,8 @@ class Objective:
         """The objective of one combination of a study file, the first where none is named."""
         spec = load_spec(Path(path))
         chosen = spec.find(combination) if combination else spec.combination[0]
-        return cls(prepare(spec.task, device=device), chosen, spec.search, seed=spec.seed, device=device)
+        task = prepare(spec.task, device=device)
+        return cls(task, chosen, spec.search, spec.compute, seed=spec.seed, device=device)
 
     @cached_property
     def compressed(self) -> CompressedModel:
@@ -166,33 +184,58 @@ class Objective:
         parameters = self.adapter.begin(self.compressed.model, self.starts(values, seed), values.alpha)
         return Lane(parameters, values.alpha, values.optimizer, values.lr, values.batch_size, seed)
 
-    def lanes_agree(self) -> bool:
-        """Whether two lanes in one pass give what each gives alone; not where a model's batch is not its first axis."""
-        images, _ = next(iter(self.task.val.batches(2)))
+    @cached_property
+    def program(self) -> Program:
+        """How lanes compute: what is the same in every trial is had once, where the model can be cut."""
+        lowest, highest = min(self.search.ranks), max(self.search.ranks)
+        probes = [[self._random(lowest, 0), self._random(lowest, 1)], [self._random(highest, 2)]]
+        stacks = [[*probes[0], *probes[1]]] if lowest == highest else probes
+        chosen = torch.arange(PROBE_IMAGES) % len(self.task.train)
+        images, _ = next(iter(self.task.train.batches(PROBE_IMAGES, chosen)))
+        model, device = self.compressed.model, self.recipe.device
+        if self.recipe.compute.cache == "off":
+            return whole(model, self.adapter, 'compute.cache = "off"', stacks=True)
+        return make_program(model, self.adapter, stacks, images.to(device))
+
+    def _random(self, rank: int, seed: int) -> tuple[dict[str, torch.Tensor], float]:
+        """A lane with random numbers in the place of its parameters, and another alpha each."""
         values = Values(
-            self.search.ranks[0], self.search.inits[0].name, self.search.alpha.low, "sgd", 1.0, len(images)
+            rank, self.search.inits[0].name, float(1 + seed), self.search.optimizer[0], self.search.lr.low, 1
         )  # fmt: skip
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(seed)
         drawn = self.lane(values).parameters
-        lanes = [{k: torch.randn(t.shape, generator=generator) for k, t in drawn.items()} for _ in range(2)]
-        model = shared_copy(self.compressed.model)
-        device, alpha = self.recipe.device, values.alpha
-        self.adapter.attach(model, {k: torch.stack([lane[k] for lane in lanes]).to(device) for k in drawn}, [alpha] * 2)
-        with torch.no_grad():
-            together = model(images.repeat(2, *[1] * (images.ndim - 1)).to(device))
-            alone = torch.cat([self.adapted(lane, alpha)(images.to(device)) for lane in lanes])
-        return torch.allclose(together, alone, rtol=1e-3, atol=1e-3 * float(alone.abs().max()))
+        return {k: torch.randn(t.shape, generator=generator).to(t) for k, t in drawn.items()}, values.alpha
+
+    def source(self, name: str) -> Rows:
+        """What the frozen layers before the first trained one give for a part, from the cache; or its images.
+
+        Args:
+            name: ``train``, ``val`` or ``test``.
+        """
+        part: Part = getattr(self.task, name)
+        if self.program.cut is None or self.program.cut.stem is None:
+            return image_rows(part)
+        stem, device = self.program.cut.stem, self.recipe.device
+        judge = self.program.plain(on_device(self.task.model, device)) if name == "val" else None
+        rows = self.features.rows(stem, part, self.feature_facts(name), judge and (lambda inputs: judge(*inputs)))
+        return rows or ComputedRows(image_rows(part), lambda images: stem(images.to(device)))
+
+    def feature_facts(self, name: str) -> Mapping[str, str]:
+        """What tells a part's images from all others, as they enter the model."""
+        preprocessing = fingerprint(self.task.description.get("preprocessing"))
+        hashes = {key: self.task.hashes[key] for key in ("data", "split")}
+        return {**hashes, "preprocessing": preprocessing, "part": name}
+
+    def rows(self, name: str) -> Rows:
+        """What lanes are fed with for a part: also the frozen product of the first trained layer is there once."""
+        with self._lock:
+            if name not in self._rows:
+                self._rows[name] = self.program.rows(self.source(name), self.recipe.device)
+            return self._rows[name]
 
     def train_epoch(self, lanes: list[Lane], check: Callable[[], None] = lambda: None) -> None:
-        """Train like lanes for one epoch."""
-        train_epoch(lanes, self.compressed.model, self.adapter, self.task.train, self.task.val, self.recipe, check)
-
-    def adapted(self, lane_parameters: dict[str, torch.Tensor], alpha: float) -> nn.Module:
-        """The compressed model with one lane's adapter."""
-        model = shared_copy(self.compressed.model)
-        stacked = {name: tensor[None].to(self.recipe.device) for name, tensor in lane_parameters.items()}
-        self.adapter.attach(model, stacked, [alpha])
-        return model.requires_grad_(False)
+        """Train lanes of one pace for one epoch."""
+        train_epoch(lanes, self.program, self.rows("train"), self.rows("val"), self.recipe, check)
 
     def attributes(self, lane: Lane, values: Values) -> dict[str, Any]:
         """What is kept beside a trial's values: plain Python, small, and the same for every trial."""

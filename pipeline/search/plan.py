@@ -4,18 +4,18 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.environment import peak_memory
+import torch
+
+from pipeline.environment import keep_freed_memory, peak_memory
 from pipeline.errors import SpecError
+from pipeline.search.cohorts import PROBED, measure_pass
 from pipeline.search.objective import Objective
 from pipeline.search.pruners import expected_epochs
-from pipeline.search.run import make_objectives
-from pipeline.search.space import Values, cells
+from pipeline.search.run import make_objectives, said_of
+from pipeline.search.space import cells
 from pipeline.spec import StudySpec
-from pipeline.task import Task, TensorPart, prepare
-from pipeline.train.cohort import train_epoch
+from pipeline.task import Task, prepare
 
-PROBE_BATCHES = 4
-"""Batches that are trained to time one."""
 TRIAL_ROW_BYTES = 6_000
 """What a trial takes in the database, measured on SQLite with ten epochs."""
 HEADER_BYTES = 2_000
@@ -83,42 +83,61 @@ def plan_rank(objective: Objective, rank: int) -> RankPlan:
     )
 
 
-def seconds_per_epoch(objective: Objective, task: Task) -> float:
-    """Seconds of one epoch of one trial alone, from a few batches at the largest batch size."""
-    search = objective.search
-    batch = min(max(search.batch_size), len(task.train))
-    images, labels = next(iter(task.train.batches(batch)))
-    part = TensorPart(images.repeat(PROBE_BATCHES, *[1] * (images.ndim - 1)), labels.repeat(PROBE_BATCHES))
-    values = Values(
-        rank=max(search.ranks),
-        init=search.inits[0].name,
-        alpha=search.alpha.low,
-        optimizer=search.optimizer[0],
-        lr=search.lr.low,
-        batch_size=batch,
+EVALUATED = 1 / 3
+"""What an image takes in an evaluation, beside one in training: of three products forward and back, one."""
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """What the frozen layers before the first trained one cost.
+
+    Args:
+        said: Where the model is cut, or why it is not.
+        bytes: Of all parts' caches on disk.
+        missing_bytes: Of those that are not there yet.
+        seconds: To build those.
+    """
+
+    said: str
+    bytes: int = 0
+    missing_bytes: int = 0
+    seconds: float = 0.0
+
+
+def plan_cache(objective: Objective) -> CachePlan:
+    """Sizes are exact; the time is that of a few images."""
+    program, task = objective.program, objective.task
+    if program.cut is None or program.cut.stem is None:
+        return CachePlan(said_of(program))
+    parts = {"train": task.train, "val": task.val, "test": task.test}
+    plans = [objective.features.plan(program.cut.stem, part, objective.feature_facts(n)) for n, part in parts.items()]
+    missing = [(size, len(part)) for (size, there), part in zip(plans, parts.values(), strict=True) if not there]
+    images, _ = next(iter(task.train.batches(PROBED, torch.arange(min(PROBED, len(task.train))))))
+    started = time.perf_counter()
+    with torch.no_grad():
+        program.cut.stem(images.to(objective.recipe.device))
+    each = (time.perf_counter() - started) / len(images)
+    return CachePlan(
+        said=said_of(program),
+        bytes=sum(size for size, _ in plans),
+        missing_bytes=sum(size for size, _ in missing),
+        seconds=round(each * sum(images for _, images in missing), 1),
     )
-
-    def train() -> float:
-        started = time.perf_counter()
-        lanes = [objective.lane(values)]
-        train_epoch(lanes, objective.compressed.model, objective.adapter, part, part, objective.recipe)
-        return time.perf_counter() - started
-
-    train()  # the first pass pays for threads and memory
-    return train() * len(task.train) / len(part)
 
 
 def plan_study(spec: StudySpec, task: Task, objectives: dict[str, Objective]) -> dict[str, Any]:
     """Cells, trials, sizes, memory, disk and time of a study, JSON-able.
 
-    Time counts what halving leaves of the epochs, and every trial as if none shared a cohort.
+    Time counts what halving leaves of the epochs, and trials in full cohorts.
     """
+    keep_freed_memory()
     search, own = spec.search, cells(spec.search)
     combinations: list[dict[str, Any]] = []
     for name, objective in objectives.items():
         ranks = [plan_rank(objective, rank) for rank in search.ranks]
         trials = search.trials * len(own)
-        epoch = seconds_per_epoch(objective, task)
+        size, cache = measure_pass(objective), plan_cache(objective)
+        epoch = (size.seconds or 0.0) * (len(task.train) + EVALUATED * len(task.val))
         adapters = sum(4 * plan.trainable * len(search.inits) for plan in ranks)
         combinations.append(
             {
@@ -127,8 +146,13 @@ def plan_study(spec: StudySpec, task: Task, objectives: dict[str, Objective]) ->
                 "cells": len(own),
                 "trials": trials,
                 "epochs": round(trials * expected_epochs(search)),
-                "seconds": round(epoch * trials * expected_epochs(search), 1),
-                "disk_bytes": adapters + sum(p.bytes + HEADER_BYTES for p in ranks) + trials * TRIAL_ROW_BYTES,
+                "seconds": round(epoch * trials * expected_epochs(search) + cache.seconds, 1),
+                "cache": vars(cache),
+                "lanes": {str(batch): size.most(batch) for batch in search.batch_size},
+                "disk_bytes": cache.missing_bytes
+                + adapters
+                + sum(p.bytes + HEADER_BYTES for p in ranks)
+                + trials * TRIAL_ROW_BYTES,
                 "ranks": [vars(plan) for plan in ranks],
             }
         )

@@ -1,6 +1,5 @@
 """What a stored study holds, as plain values for status, report and export; needs neither torch nor data."""
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -8,12 +7,13 @@ from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from pipeline.errors import NothingUsableError
-from pipeline.search.ledger import is_told
-from pipeline.search.space import Cell, cell_of
+from pipeline.search.space import Cell
 from pipeline.search.storage import study_name
+from pipeline.search.summary import is_exhausted
+from pipeline.search.tally import Tally, tally
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ class CellResult:
     @property
     def exhausted(self) -> bool:
         """Whether the cell ended short of its budget, because as many trials failed as the budget has."""
-        short = self.states["complete"] + self.states["pruned"] < self.budget
-        return short and self.states["fail"] >= self.budget
+        return is_exhausted(self.states, self.budget)
 
     @property
     def test(self) -> Score | None:
@@ -134,7 +133,8 @@ def _read(storage: RDBStorage, name: str) -> CombinationResult:
     study = optuna.load_study(study_name=name, storage=storage)
     facts = study.user_attrs
     search = facts["pinned"]["search"]
-    trials, winners = _in_cells(study), find_winners(study)
+    trials = study.get_trials(deepcopy=False)
+    tallies = tally(trials)
     own = [Cell(rank, init["method"]) for rank in search["ranks"] for init in search["inits"]]
     return CombinationResult(
         name=name.partition("/")[2],
@@ -142,37 +142,25 @@ def _read(storage: RDBStorage, name: str) -> CombinationResult:
         baseline=_scores(facts.get("baseline", {})),
         compressed=_scores(facts.get("compressed", {})),
         facts=facts,
-        cells=tuple(_cell(c, facts, [t for t in trials if cell_of(t.params) == c], winners.get(c)) for c in own),
+        cells=tuple(_cell(cell, facts, tallies[cell], trials) for cell in own),
     )
-
-
-def _in_cells(study: optuna.Study) -> list[FrozenTrial]:
-    """The study's trials, without such as someone queued or asked for outside a run and that are of no cell."""
-    return [trial for trial in study.get_trials(deepcopy=False) if {"rank", "init"} <= trial.params.keys()]
 
 
 def find_winners(study: optuna.Study) -> dict[Cell, FrozenTrial]:
     """The complete trial of highest validation accuracy of each cell; the first of equals."""
-    winners: dict[Cell, FrozenTrial] = {}
-    for trial in _in_cells(study):
-        cell = cell_of(trial.params)
-        if trial.state != TrialState.COMPLETE:
-            continue
-        if cell not in winners or (trial.value or 0.0) > (winners[cell].value or 0.0):
-            winners[cell] = trial
-    return winners
+    trials = study.get_trials(deepcopy=False)
+    return {cell: trials[own.trial] for cell, own in tally(trials).items() if own.trial is not None}
 
 
-def _cell(cell: Cell, facts: Mapping[str, Any], trials: list[FrozenTrial], best: FrozenTrial | None) -> CellResult:
-    counted = Counter(trial.state.name.lower() for trial in trials if is_told(trial) or not trial.state.is_finished())
+def _cell(cell: Cell, facts: Mapping[str, Any], own: Tally, trials: list[FrozenTrial]) -> CellResult:
     known = facts.get(cell.winner_key, {})
-    seeds = known.get("seeds", []) if best is not None and known.get("trial") == best.number else []
+    seeds = known.get("seeds", []) if own.trial is not None and known.get("trial") == own.trial else []
     return CellResult(
         cell=cell,
         budget=facts["budget"],
-        states={state: counted[state] for state in ("complete", "pruned", "fail", "running")},
-        reasons=Counter(trial.user_attrs["reason"] for trial in trials if "reason" in trial.user_attrs),
-        best=best,
+        states=own.states,
+        reasons=own.reasons,
+        best=None if own.trial is None else trials[own.trial],
         tested=tuple(Tested(s["seed"], Score(*s["val"]), Score(*s["test"])) for s in seeds if "test" in s),
     )
 

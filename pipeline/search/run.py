@@ -1,27 +1,27 @@
 """A whole study: each combination searched, its winners tested."""
 
 from collections.abc import Callable
+from typing import Any
 
 import optuna
-import torch
 from optuna.storages import RDBStorage
 
 from pipeline import paths
 from pipeline.compress.stats import Statistics
+from pipeline.environment import keep_freed_memory
 from pipeline.errors import IntegrityError
+from pipeline.search.cohorts import Pass, measure_pass
 from pipeline.search.keep import Kept
 from pipeline.search.lock import exclusive
-from pipeline.search.objective import Objective
+from pipeline.search.objective import Objective, make_features
 from pipeline.search.select import measure_references, test_winners
 from pipeline.search.storage import alone, create_or_resume, study_name
 from pipeline.search.study import Coordinator, Progress
-from pipeline.spec import SearchSpec, StudySpec, pinned
+from pipeline.spec import StudySpec, pinned
 from pipeline.task import Task, prepare
+from pipeline.train.cache import FeatureCache
 from pipeline.train.guard import Guard
-
-MOST_LANES = 8
-PASS_NUMBERS = 2**21
-"""Input numbers of one pass, all lanes together: batches of 128 digits go eight at a time, batches of photos alone."""
+from pipeline.train.program import Program
 
 
 def run_study(
@@ -31,6 +31,7 @@ def run_study(
     device: str,
     guard: Guard,
     cohort: int | None,
+    cache_limit: int,
     say: Callable[[str], None],
     show: Callable[[str, Progress], None],
 ) -> None:
@@ -41,19 +42,22 @@ def run_study(
         storage: The database of the stored studies.
         device: Where to train.
         guard: What stops it early.
-        cohort: Lanes trained in one pass; None chooses by the size of a batch.
+        cohort: Lanes trained in one pass; None measures how many are quickest.
+        cache_limit: Bytes that caches of frozen layers may take.
         say: Told in a line what begins or ended.
         show: Told after every epoch how far the combination of that name is.
 
     Raises:
         IntegrityError: A combination cannot be compressed or started; the others are run all the same.
     """
+    keep_freed_memory()
     with exclusive(paths.LOCKS / f"{spec.name}.lock", f"study '{spec.name}'"), alone(storage, spec.name):
         task = prepare(spec.task, device=device, train_baseline=False)
-        objectives = make_objectives(spec, task, device)
+        features = make_features(spec.compute, device, limit=cache_limit, say=say, check=guard.check)
+        objectives = make_objectives(spec, task, device, features)
         if not task.trained:  # only now, for targets and ranks are known to fit
             task = prepare(spec.task, device=device, say=say, check=guard.check)
-            objectives = make_objectives(spec, task, device)
+            objectives = make_objectives(spec, task, device, features)
         searched, failed = {}, {}
         for name, objective in objectives.items():
             try:
@@ -88,29 +92,52 @@ def _search(
         study_facts(spec, objective),
     )
     kept = Kept(spec.name, name, study.user_attrs["id"])
-    measure_references(objective, study, {"val": task.val})
-    say(f"{name}: {len(objective.targets)} layers compressed")
-    lanes = cohort or lanes_at_once(task, spec.search)
-    if lanes > 1 and not objective.lanes_agree():
-        say(f"{name}: this model does not treat the images of a batch apart, so trials are trained one at a time")
-        lanes = 1
-    Coordinator(objective, study, kept, guard, lanes, lambda progress: show(name, progress)).run()
+    measure_references(objective, study, ["val"])
+    say(f"{name}: {len(objective.targets)} layers compressed; {said_of(objective.program)}")
+    size = _pass(objective, study, cohort, say)
+    Coordinator(objective, study, kept, guard, size, lambda progress: show(name, progress)).run()
     return study, kept
 
 
-def lanes_at_once(task: Task, search: SearchSpec) -> int:
-    """How many lanes fit in one pass: small batches gain from company, large ones only take memory."""
-    images, _ = next(iter(task.train.batches(1, torch.tensor([0]))))
-    fitting = PASS_NUMBERS // (int(max(search.batch_size)) * images.numel())
-    return min(MOST_LANES, max(1, fitting))
+def _pass(objective: Objective, study: optuna.Study, cohort: int | None, say: Callable[[str], None]) -> Pass:
+    """What one pass holds: as the user says, as this study did before on such a device, or as measured now.
+
+    The stored study remembers, because the last digits of a trial may depend on its company.
+    """
+    stacks, device = objective.program.stacks, objective.recipe.device
+    if cohort is not None:
+        return Pass(0, lanes=cohort, stacks=stacks)
+    known: dict[str, int] = study.user_attrs.get("images_a_pass", {})
+    if device not in known:
+        known = {**known, device: measure_pass(objective).images}
+        study.set_user_attr("images_a_pass", known)
+    size = Pass(known[device], stacks=stacks)
+    lanes = ", ".join(f"{size.most(batch)} of batch {batch}" for batch in objective.search.batch_size)
+    say(f"{objective.combination.name}: trials in one pass: {lanes}")
+    return size
 
 
-def make_objectives(spec: StudySpec, task: Task, device: str) -> dict[str, Objective]:
-    """The objective of each combination by name; they share the task's layer statistics."""
-    statistics = Statistics(task.model, task.train)
+def said_of(program: Program) -> str:
+    """Where a model was cut, in words."""
+    if program.cut is None:
+        alone = "" if program.stacks else ", and trials are trained one at a time: lanes of one batch would mix"
+        return f"every image takes the whole model in every epoch: {program.why}{alone}"
+    if program.cut.stem is None:
+        return "no frozen layer comes before the first trained one, so nothing is cached on disk"
+    return f"frozen layers run once, their outputs ({', '.join(program.cut.names)}) are cached on disk"
+
+
+def make_objectives(
+    spec: StudySpec, task: Task, device: str, features: FeatureCache | None = None
+) -> dict[str, Objective]:
+    """The objective of each combination by name; they share the task's layer statistics and caches."""
+    shared: dict[str, Any] = {
+        "statistics": Statistics(task.model, task.train),
+        "features": features or make_features(spec.compute, device),
+    }
     return {
         combination.name: Objective(
-            task, combination, spec.search, seed=spec.seed, device=device, statistics=statistics
+            task, combination, spec.search, spec.compute, seed=spec.seed, device=device, **shared
         )
         for combination in spec.combination
     }

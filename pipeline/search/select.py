@@ -1,13 +1,15 @@
 """After the search: the winner of each cell by validation, tested once, and trained again under other seeds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
+import torch
 from optuna.trial import FrozenTrial
 from torch import Tensor, nn
 
+from pipeline.adapt.lanes import Lanes
 from pipeline.compress.layers import on_device
 from pipeline.errors import NothingUsableError
 from pipeline.search.keep import Kept
@@ -15,18 +17,38 @@ from pipeline.search.objective import Objective
 from pipeline.search.results import find_winners
 from pipeline.search.space import Values, cells
 from pipeline.seeds import derive
-from pipeline.task import Part, count_correct
 from pipeline.train.cohort import Lane
+from pipeline.train.program import Logits
+from pipeline.train.rows import Rows
 
 
 def values_of(trial: FrozenTrial) -> Values:
     return Values(**trial.params)
 
 
-def measure(objective: Objective, model: nn.Module, part: Part) -> list[int]:
-    """``[correct, images]`` of a model on one part."""
-    device = objective.recipe.device
-    return [count_correct(on_device(model, device), part, device), len(part)]
+PASS = 256
+"""Images in one pass of a score."""
+
+
+def score_model(objective: Objective, model: nn.Module, part: str) -> list[int]:
+    """``[correct, images]`` of a model of the task's architecture on one part; frozen layers run at most once."""
+    logits = objective.program.plain(on_device(model, objective.recipe.device))
+    return _score(objective, logits, objective.source(part))
+
+
+def score_adapter(objective: Objective, parameters: dict[str, Tensor], alpha: float, part: str) -> list[int]:
+    """``[correct, images]`` of the compressed model with an adapter on one part."""
+    stacked = {name: tensor[None].to(objective.recipe.device) for name, tensor in parameters.items()}
+    return _score(objective, objective.program.bind(Lanes([(stacked, [alpha])])), objective.rows(part))
+
+
+@torch.no_grad()
+def _score(objective: Objective, logits: Logits, rows: Rows) -> list[int]:
+    like, correct = next(objective.compressed.model.parameters()), 0
+    for inputs, labels in rows.batches(PASS):
+        answers = logits(*(tensor.to(like) for tensor in inputs)).argmax(1)
+        correct += int((answers == labels.to(answers.device)).sum())
+    return [correct, len(rows)]
 
 
 @dataclass(frozen=True)
@@ -71,11 +93,11 @@ def recover(objective: Objective, kept: Kept | None, trial: FrozenTrial, check: 
     return Recovered(lane.best_parameters, lane.best, lane.best_epoch, retrained=True)
 
 
-def measure_references(objective: Objective, study: optuna.Study, parts: dict[str, Part]) -> None:
+def measure_references(objective: Objective, study: optuna.Study, parts: Sequence[str]) -> None:
     """Measure the uncompressed and the only compressed model on those parts where the stored study lacks it."""
     for key, model in {"baseline": objective.task.model, "compressed": objective.compressed.model}.items():
         known: dict[str, Any] = study.user_attrs.get(key, {})
-        missing = {name: measure(objective, model, part) for name, part in parts.items() if name not in known}
+        missing = {part: score_model(objective, model, part) for part in parts if part not in known}
         if missing:
             study.set_user_attr(key, {**known, **missing})
 
@@ -85,7 +107,7 @@ def test_winners(objective: Objective, study: optuna.Study, kept: Kept, seeds: i
 
     A winner that was tested before is not tested again, unless more seeds are asked for.
     """
-    measure_references(objective, study, {"test": objective.task.test})
+    measure_references(objective, study, ["test"])
     winners = find_winners(study)
     for cell in cells(objective.search):
         trial = winners.get(cell)
@@ -96,24 +118,25 @@ def test_winners(objective: Objective, study: optuna.Study, kept: Kept, seeds: i
         if known.get("trial") != trial.number:
             got = recover(objective, kept, trial, check)
             kept.save(cell, trial.number, got.parameters)
-            model = objective.adapted(got.parameters, values.alpha)
-            known = {"trial": trial.number, "seeds": [_of_seed(objective, model, objective.seed, got.val_accuracy)]}
+            own = _of_seed(objective, got.parameters, values.alpha, objective.seed, got.val_accuracy)
+            known = {"trial": trial.number, "seeds": [own]}
             study.set_user_attr(cell.winner_key, known)
         for number in range(len(known["seeds"]), seeds):
             seed = derive(objective.seed, "again", number)
             lane = train_again(objective, values, check, order_seed=seed)
             if lane.failure is None:
-                model = objective.adapted(lane.best_parameters, values.alpha)
-                known["seeds"].append(_of_seed(objective, model, seed, lane.best))
+                known["seeds"].append(_of_seed(objective, lane.best_parameters, values.alpha, seed, lane.best))
             else:
                 known["seeds"].append({"seed": seed, "reason": lane.failure})
             study.set_user_attr(cell.winner_key, known)
 
 
-def _of_seed(objective: Objective, model: nn.Module, seed: int, val_accuracy: float) -> dict[str, Any]:
+def _of_seed(
+    objective: Objective, parameters: dict[str, Tensor], alpha: float, seed: int, val_accuracy: float
+) -> dict[str, Any]:
     images = len(objective.task.val)
     return {
         "seed": seed,
         "val": [round(val_accuracy * images), images],
-        "test": measure(objective, model, objective.task.test),
+        "test": score_adapter(objective, parameters, alpha, "test"),
     }

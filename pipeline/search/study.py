@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from pipeline.search.cohorts import Pass, pack
 from pipeline.search.history import COUNTED, Ask, History
 from pipeline.search.keep import Kept
 from pipeline.search.ledger import Ledger, bury_abandoned, is_told, was_killed
@@ -63,7 +64,7 @@ class Coordinator:
         study: The stored study.
         kept: Where the best adapter of each cell is kept.
         guard: Asked before every batch whether to go on.
-        cohort: Lanes trained in one pass.
+        size: What one pass holds.
         show: Told after every epoch of a wave.
     """
 
@@ -71,7 +72,7 @@ class Coordinator:
     study: optuna.Study
     kept: Kept
     guard: Guard
-    cohort: int
+    size: Pass
     show: Callable[[Progress], None]
     _best: dict[Cell, float] = field(default_factory=dict)
     _done: int = 0
@@ -143,15 +144,10 @@ class Coordinator:
         return trials
 
     def _train_epoch(self, trials: list[_Trial]) -> None:
-        alike: dict[object, list[_Trial]] = defaultdict(list)
-        for trial in trials:
-            alike[trial.lane.likeness].append(trial)
-        for members in alike.values():
-            for first in range(0, len(members), self.cohort):
-                cohort = members[first : first + self.cohort]
-                for trial in cohort:
-                    self._ledger.progress(trial.ask, trial.accuracies)
-                self.objective.train_epoch([trial.lane for trial in cohort], self.guard.check)
+        for cohort in pack([(trial.lane, trial) for trial in trials], self.size):
+            for trial in cohort:
+                self._ledger.progress(trial.ask, trial.accuracies)
+            self.objective.train_epoch([trial.lane for trial in cohort], self.guard.check)
 
     def _judge(self, trials: list[_Trial]) -> None:
         """Report the epoch of all trials, then end those that failed, are pruned, or are complete."""

@@ -1,28 +1,29 @@
 """The training loop: lanes in lockstep over the same batches, each with adapters and coefficients of its own.
 
-Legend: ``T`` lanes, ``n`` images of a batch, ``P`` trained numbers of a lane. A batch enters the model ``T`` times
-over, ``[T * n, ...]``: frozen layers in eval mode treat every image alone, adapted layers find their lane by position.
+Legend: ``T`` lanes, ``n`` images of a batch, ``P`` trained numbers of a lane. Lanes of like shapes form a stack; stacks
+of other ranks stand beside it, and all lanes take one pass together.
 """
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.adapt.contract import Adapter
-from pipeline.compress.layers import shared_copy
+from pipeline.adapt.lanes import Lanes
 from pipeline.seeds import derive
 from pipeline.spec import OptimizerName
-from pipeline.task.contract import Part
 from pipeline.train.optimizers import LaneOptimizer
+from pipeline.train.program import Program
+from pipeline.train.recipe import Recipe
+from pipeline.train.rows import Inputs, Rows
 
-EVALUATION_IMAGES = 2048
+EVALUATION_IMAGES = 4096
 EVALUATION_NUMBERS = 2**23
-"""Most images and most input numbers in one forward pass of an evaluation, all lanes together: 55 images of 224 px."""
+"""Most images, and most numbers of input and output, in one pass of an evaluation, all lanes together."""
 
 
 @dataclass(frozen=True)
@@ -65,55 +66,44 @@ class Lane:
         return self.curve[self.best_epoch - 1].val_accuracy
 
     @property
-    def likeness(self) -> tuple[object, ...]:
-        """Lanes that agree in this may share a cohort."""
-        shapes = tuple((name, tuple(tensor.shape)) for name, tensor in self.parameters.items())
-        return self.batch_size, self.seed, len(self.curve), shapes
+    def pace(self) -> tuple[int, int, int]:
+        """Lanes that agree in this meet the same batches next, and may share a cohort."""
+        return self.batch_size, self.seed, len(self.curve)
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """What all lanes of a study share: number of epochs, the rate's schedule, and the device."""
-
-    epochs: int
-    schedule: str = "constant"
-    device: str = "cpu"
-
-    def rate(self, lr: float, done: float) -> float:
-        """The learning rate after the share ``done`` of all steps."""
-        return lr if self.schedule == "constant" else lr * 0.5 * (1 + math.cos(math.pi * done))
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Lanes that agree in this as well may share a stack."""
+        return {name: tensor.shape for name, tensor in self.parameters.items()}
 
 
 def train_epoch(
     lanes: Sequence[Lane],
-    model: nn.Module,
-    adapter: Adapter,
-    train: Part,
-    val: Part,
+    program: Program,
+    train: Rows,
+    val: Rows,
     recipe: Recipe,
     check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train like lanes for one epoch and evaluate them; each lane's state is brought up to date.
+    """Train lanes of one pace for one epoch and evaluate them; each lane's state is brought up to date.
 
     A lane whose loss is not finite fails at once, in training before the optimizer's step, in evaluation before its
     accuracy counts; its neighbours' numbers stay the same.
 
     Args:
-        lanes: Lanes of one ``likeness``.
-        model: The compressed model, on the recipe's device; it is not changed.
-        adapter: What is trained.
-        train: What it is trained on.
-        val: What it is judged on.
+        lanes: Lanes of one ``pace``.
+        program: How they compute.
+        train: What they are trained on.
+        val: What they are judged on.
         recipe: What all lanes share.
         check: Called before every batch; what it raises ends the epoch.
     """
     started = time.perf_counter()
-    cohort = _Cohort(lanes, model, adapter, recipe)
+    cohort = Cohort(lanes, program, recipe)
     losses = cohort.train(train, check)
     val_losses, correct = cohort.evaluate(val, check)
     cohort.save()
     share = (time.perf_counter() - started) / len(lanes)
-    for place, lane in enumerate(lanes):
+    for place, lane in enumerate(cohort.lanes):
         lane.seconds += share
         loss = val_losses[place]
         if not math.isfinite(loss) and lane.failure is None:  # the epoch's last step broke it
@@ -126,88 +116,112 @@ def train_epoch(
                 lane.best_parameters = {name: tensor.clone() for name, tensor in lane.parameters.items()}
 
 
-class _Cohort:
-    """Like lanes, stacked: one flat tensor of parameters ``[T, P]``, of which the model holds views."""
+class _Stack:
+    """Lanes of like shapes: one flat tensor of parameters ``[T, P]``, of which layers see parts."""
 
-    def __init__(self, lanes: Sequence[Lane], model: nn.Module, adapter: Adapter, recipe: Recipe) -> None:
-        self.lanes, self.recipe = lanes, recipe
-        first = lanes[0].parameters
-        self.shapes: Mapping[str, torch.Size] = {name: tensor.shape for name, tensor in first.items()}
-        self.flat = self._stack([_flatten(lane.parameters) for lane in lanes])
-        zeros = torch.zeros_like(self.flat[0])
-        moments = [lane.moments or (zeros, zeros) for lane in lanes]
-        self.m, self.v = self._stack([m for m, _ in moments]), self._stack([v for _, v in moments])
-        self.model = shared_copy(model)
-        held = adapter.attach(self.model, self._views(self.flat), [lane.alpha for lane in lanes])
-        self.trained = [held[name].requires_grad_(True) for name in self.shapes]
-        self.optimizer = LaneOptimizer(self.flat, self.m, self.v, [lane.optimizer for lane in lanes])
+    def __init__(self, lanes: Sequence[Lane], device: str) -> None:
+        # Neighbours of one optimizer share the passes of its step.
+        self.lanes = sorted(lanes, key=lambda lane: lane.optimizer)
+        self.flat = torch.stack([_flatten(lane) for lane in self.lanes]).to(device)
+        zeros = torch.zeros_like(self.flat[0], device="cpu")
+        moments = [lane.moments or (zeros, zeros) for lane in self.lanes]
+        self.m, self.v = (torch.stack(each).to(device) for each in zip(*moments, strict=True))
+        self.optimizer = LaneOptimizer(self.flat, self.m, self.v, [lane.optimizer for lane in self.lanes])
+        self.parameters = {name: nn.Parameter(part) for name, part in self._parts(self.flat).items()}
 
-    def _stack(self, vectors: Sequence[Tensor]) -> Tensor:
-        return torch.stack(list(vectors)).to(self.recipe.device)
-
-    def _views(self, flat: Tensor) -> dict[str, Tensor]:
-        views, start = {}, 0
-        for name, shape in self.shapes.items():
-            views[name] = flat[:, start : start + shape.numel()].view(len(flat), *shape)
-            start += shape.numel()
-        return views
-
-    def _losses(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean loss ``[T]`` and right answers ``[T]`` of one batch."""
-        T = len(self.lanes)
-        images = images.to(self.recipe.device, self.flat.dtype)
-        labels = labels.to(self.recipe.device).repeat(T)
-        logits = self.model(images.repeat(T, *[1] * (images.ndim - 1)))
-        losses = F.cross_entropy(logits, labels, reduction="none").view(T, -1).mean(1)
-        return losses, (logits.argmax(1) == labels).view(T, -1).sum(1)
-
-    def train(self, part: Part, check: Callable[[], None]) -> list[float]:
-        """One epoch; the mean loss of each lane."""
-        lead, count = self.lanes[0], len(part)
-        steps = -(-count // lead.batch_size)
-        done = steps * len(lead.curve)
-        generator = torch.Generator().manual_seed(derive(lead.seed, "order", len(lead.curve)))
-        order = torch.randperm(count, generator=generator)
-        total = torch.zeros(len(self.lanes), dtype=torch.float64)
-        for images, labels in part.batches(lead.batch_size, order):
-            check()
-            self.image_numbers = images[0].numel()
-            losses, _ = self._losses(images, labels)
-            values = losses.detach().cpu().double()
-            rates = [self.recipe.rate(lane.lr, done / (steps * self.recipe.epochs)) for lane in self.lanes]
-            done += 1
-            for lane, value, rate in zip(self.lanes, values.tolist(), rates, strict=True):
-                if not math.isfinite(value) and lane.failure is None:
-                    step, epoch = done - steps * len(lead.curve), len(lead.curve) + 1
-                    lane.failure = f"loss {value} at step {step} of epoch {epoch}, learning rate {rate:.3g}"
-            live = [lane.failure is None for lane in self.lanes]
-            if not any(live):
-                break
-            gradients = torch.autograd.grad(losses.sum(), self.trained)
-            self.optimizer.step(torch.cat([g.flatten(1) for g in gradients], 1), rates, done, live)
-            total += values * len(labels)
-        return (total / count).tolist()
-
-    @torch.no_grad()
-    def evaluate(self, part: Part, check: Callable[[], None]) -> tuple[list[float], list[int]]:
-        """Mean loss and right answers of each lane."""
-        loss = torch.zeros(len(self.lanes), dtype=torch.float64)
-        correct = torch.zeros(len(self.lanes), dtype=torch.int64)
-        at_once = min(EVALUATION_IMAGES, EVALUATION_NUMBERS // self.image_numbers) // len(self.lanes)
-        for images, labels in part.batches(max(1, at_once)):
-            check()
-            losses, right = self._losses(images, labels)
-            loss += losses.cpu().double() * len(labels)
-            correct += right.cpu()
-        return (loss / len(part)).tolist(), correct.tolist()
+    def _parts(self, flat: Tensor) -> dict[str, Tensor]:
+        shapes = self.lanes[0].shapes
+        pieces = torch.split(flat, [shape.numel() for shape in shapes.values()], 1)
+        return {name: p.view(len(flat), *shape) for (name, shape), p in zip(shapes.items(), pieces, strict=True)}
 
     def save(self) -> None:
         """Give each lane its own state back."""
+        own = self._parts(self.flat.cpu())
         for place, lane in enumerate(self.lanes):
-            own = self._views(self.flat[place : place + 1].cpu())
-            lane.parameters = {name: view[0] for name, view in own.items()}
+            lane.parameters = {name: part[place] for name, part in own.items()}
             lane.moments = (self.m[place].cpu(), self.v[place].cpu())
 
 
-def _flatten(parameters: Mapping[str, Tensor]) -> Tensor:
-    return torch.cat([tensor.flatten() for tensor in parameters.values()])
+def _flatten(lane: Lane) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in lane.parameters.values()])
+
+
+class Cohort:
+    """Lanes of one pace for one epoch; ``lanes`` stand in the order of its stacks."""
+
+    def __init__(self, lanes: Sequence[Lane], program: Program, recipe: Recipe) -> None:
+        alike: list[list[Lane]] = []
+        for lane in lanes:
+            stack = next((stack for stack in alike if stack[0].shapes == lane.shapes), None)
+            stack.append(lane) if stack is not None else alike.append([lane])
+        self.recipe = recipe
+        self._stacks = [_Stack(own, recipe.device) for own in alike]
+        self.lanes = [lane for stack in self._stacks for lane in stack.lanes]
+        self._trained = [p for stack in self._stacks for p in stack.parameters.values()]
+        alphas = [[lane.alpha for lane in stack.lanes] for stack in self._stacks]
+        own = Lanes([(stack.parameters, alpha) for stack, alpha in zip(self._stacks, alphas, strict=True)])
+        self._image_numbers = 1
+        self._logits = program.bind(own, recipe.compute.compile)
+
+    def _losses(self, inputs: Inputs, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss ``[T]`` and logits ``[T, n, classes]`` of one batch."""
+        recipe, dtype = self.recipe, self._trained[0].dtype
+        device, half = torch.device(recipe.device), recipe.compute.precision == "bfloat16"
+        given = [tensor.to(device, dtype, non_blocking=True) for tensor in inputs]
+        if recipe.compute.channels_last:
+            given = [t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t for t in given]
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            logits = self._logits(*given)
+        labels = labels.to(device, non_blocking=True).repeat(len(self.lanes))
+        losses = F.cross_entropy(logits.to(dtype), labels, reduction="none")
+        return losses.view(len(self.lanes), -1).mean(1), torch.unflatten(logits, 0, (len(self.lanes), -1))
+
+    def train(self, rows: Rows, check: Callable[[], None]) -> list[float]:
+        """One epoch; the mean loss of each lane."""
+        lead, count = self.lanes[0], len(rows)
+        steps = -(-count // lead.batch_size)
+        before = steps * len(lead.curve)
+        generator = torch.Generator().manual_seed(derive(lead.seed, "order", len(lead.curve)))
+        order = torch.randperm(count, generator=generator)
+        total = torch.zeros(len(self.lanes), dtype=torch.float64)
+        for step, (inputs, labels) in enumerate(rows.batches(lead.batch_size, order)):
+            check()
+            self._image_numbers = sum(tensor[0].numel() for tensor in inputs)
+            losses, _ = self._losses(inputs, labels)
+            values = losses.detach().cpu().double()
+            rates = [self.recipe.rate(lane.lr, before + step, steps) for lane in self.lanes]
+            for lane, value, rate in zip(self.lanes, values.tolist(), rates, strict=True):
+                if not math.isfinite(value) and lane.failure is None:
+                    epoch = len(lead.curve) + 1
+                    lane.failure = f"loss {value} at step {step + 1} of epoch {epoch}, learning rate {rate:.3g}"
+            if all(lane.failure for lane in self.lanes):
+                break
+            self._step(torch.autograd.grad(losses.sum(), self._trained), rates, before + step + 1)
+            total += values * len(labels)
+        return (total / count).tolist()
+
+    def _step(self, gradients: Sequence[Tensor], rates: Sequence[float], t: int) -> None:
+        own, start = iter(gradients), 0
+        for stack in self._stacks:
+            g = torch.cat([next(own).flatten(1) for _ in stack.parameters], 1)
+            stop = start + len(stack.lanes)
+            stack.optimizer.step(g, rates[start:stop], t, [lane.failure is None for lane in stack.lanes])
+            start = stop
+
+    @torch.no_grad()
+    def evaluate(self, rows: Rows, check: Callable[[], None] = lambda: None) -> tuple[list[float], list[int]]:
+        """Mean loss and right answers of each lane."""
+        loss = torch.zeros(len(self.lanes), dtype=torch.float64)
+        correct = torch.zeros(len(self.lanes), dtype=torch.int64)
+        at_once = min(EVALUATION_IMAGES, EVALUATION_NUMBERS // self._image_numbers) // len(self.lanes)
+        for inputs, labels in rows.batches(max(1, at_once)):
+            check()
+            losses, logits = self._losses(inputs, labels)
+            loss += losses.cpu().double() * len(labels)
+            correct += (logits.argmax(2) == labels.to(logits.device)).sum(1).cpu()
+        return (loss / len(rows)).tolist(), correct.tolist()
+
+    def save(self) -> None:
+        """Give each lane its own state back."""
+        for stack in self._stacks:
+            stack.save()

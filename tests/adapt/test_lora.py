@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pipeline.adapt.contract import Adapter, Start, adapter_parameters, clipped_rank
 from pipeline.adapt.inits.paper import Paper
 from pipeline.adapt.inits.svd import ResidualSvd
+from pipeline.adapt.lanes import Lanes, attach
 from pipeline.adapt.lora import Lora
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.int1 import Int1
@@ -42,9 +43,12 @@ def lanes_of(model: nn.Module, adapter: Lora, alphas: list[float], rank: int = 2
 
 def attached(model: nn.Module, lanes: list[Mapping[str, Tensor]], alphas: list[float], adapter: Adapter) -> nn.Module:
     copy = shared_copy(model)
-    stacked = {name: torch.stack([lane[name] for lane in lanes]) for name in lanes[0]}
-    adapter.attach(copy, stacked, alphas)
+    attach(copy, adapter, Lanes([(stacked(lanes), alphas)]))
     return copy
+
+
+def stacked(lanes: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([lane[name] for lane in lanes]) for name in lanes[0]}
 
 
 @pytest.mark.parametrize("adapter", [Lora(), Lora(scale="alpha/sqrt(r)", bias=True)], ids=["", "sqrt and biases"])
@@ -69,18 +73,17 @@ def test_each_of_many_lanes_is_the_dense_layer_of_weight_q_plus_s_b_a(layer, sha
 def test_what_an_adapter_names_is_all_that_has_a_gradient_each_lane_its_own(layer, shape, bias):
     model, adapter, alphas = nn.Sequential(layer).double(), Lora(bias=bias), [1.0, 4.0]
     lanes = lanes_of(model, adapter, alphas)
-    stacked = {name: torch.stack([lane[name] for lane in lanes]) for name in lanes[0]}
+    held = {name: nn.Parameter(tensor) for name, tensor in stacked(lanes).items()}
     copy = shared_copy(model)
-    held = adapter.attach(copy, stacked, alphas)
+    attach(copy, adapter, Lanes([(held, alphas)]))
     x = torch.randn(2 * shape[0], *shape[1:], dtype=torch.float64)
     copy(x).chunk(2)[1].square().sum().backward()
     factors = {"0.lora_A", "0.lora_B"}
     assert held.keys() == factors | ({"0.bias"} if bias and layer.bias is not None else set())
     assert {name for name, p in copy.named_parameters() if p.requires_grad} == held.keys()
-    for name, tensor in held.items():
+    for tensor in held.values():
         assert not tensor.grad[0].any()
         assert tensor.grad[1].any()
-        assert tensor.shape == stacked[name].shape
     assert all(p.grad is None for name, p in copy.named_parameters() if name not in held)
 
 

@@ -5,12 +5,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipeline.adapt.contract import adapter_parameters, clipped_rank
+from pipeline.adapt.lanes import Lanes, attach
 from pipeline.compress.layers import find_targets, matrix_shape, shared_copy, weight_matrix
 from pipeline.compress.size import model_size
 from pipeline.export.pack import pack_model, unpack_model
 from pipeline.registry import ADAPTERS, COMPRESSIONS, INITS
 from pipeline.task.parts import TensorPart
-from pipeline.train.cohort import Lane, Recipe, train_epoch
+from pipeline.train.cohort import Lane, train_epoch
+from pipeline.train.program import make_program
+from pipeline.train.recipe import Recipe
+from pipeline.train.rows import image_rows
 
 EACH_INIT = pytest.mark.parametrize("init", list(variants(INITS)), ids=label)
 EACH_ADAPTER = pytest.mark.parametrize("adapter", list(variants(ADAPTERS)), ids=label)
@@ -67,7 +71,7 @@ def test_an_adapted_layer_starts_no_further_from_the_dense_one_than_the_compress
         for alpha in (0.5, 16.0):
             copy = shared_copy(compressed.model)
             begun = adapter.begin(compressed.model, starts, alpha)
-            adapter.attach(copy, {name: tensor[None] for name, tensor in begun.items()}, [alpha])
+            attach(copy, adapter, Lanes([({name: tensor[None] for name, tensor in begun.items()}, [alpha])]))
             assert copy(x).shape == model(x).shape
             assert (copy(x) - model(x)).norm() <= before * 1.1 + 1e-4
 
@@ -91,7 +95,10 @@ def test_an_epoch_trains_what_the_adapter_names_and_nothing_else_and_a_file_give
         begun = adapter.begin(compressed.model, starts_of(init, model, compressed, stats, 4), alpha)
         lanes.append(Lane(begun, alpha, "adam", 1e-3, 4, 0))
     start = {name: tensor.clone() for name, tensor in lanes[0].parameters.items()}
-    train_epoch(lanes, compressed.model, adapter, part, part, Recipe(epochs=1))
+    program = make_program(compressed.model, adapter, [[(lane.parameters, lane.alpha) for lane in lanes]], part.images)
+    assert program.cut is not None, program.why
+    rows = program.rows(image_rows(part))
+    train_epoch(lanes, program, rows, rows, Recipe(epochs=1))
 
     assert [lane.failure for lane in lanes] == [None] * 3
     assert lanes[0].parameters.keys() == start.keys()
@@ -116,6 +123,7 @@ def test_an_epoch_trains_what_the_adapter_names_and_nothing_else_and_a_file_give
     save_file(tensors, tmp_path / "model.safetensors")
     loaded = unpack_model(build(), load_file(tmp_path / "model.safetensors"), compression, targets, adapter, 4.0)
     adapted = shared_copy(compressed.model)
-    adapter.attach(adapted, {name: tensor[None] for name, tensor in lanes[0].best_parameters.items()}, [4.0])
+    best = {name: tensor[None] for name, tensor in lanes[0].best_parameters.items()}
+    attach(adapted, adapter, Lanes([(best, [4.0])]))
     with torch.no_grad():
         torch.testing.assert_close(loaded(part.images), adapted(part.images), rtol=1e-5, atol=1e-5)

@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_data import write_images
+from tiny_studies import adapted
 from typer.testing import CliRunner
 
 from pipeline.cli import app
@@ -96,7 +97,7 @@ class Exported:
         """The test part, and what the trained model in memory says of it."""
         images, labels = next(self.objective.task.test.batches(100))
         with torch.inference_mode():
-            logits = self.objective.adapted(self.parameters, self.alpha)(images)
+            logits = adapted(self.objective, self.parameters, self.alpha)(images)
         return {"images": images, "labels": labels, "logits": logits}
 
 

@@ -12,7 +12,7 @@ import fresh_process
 import optuna
 import pytest
 import torch
-from tiny_studies import BatchNormNet, Mlp, make_objective, make_spec
+from tiny_studies import BatchNormNet, Mlp, adapted, make_objective, make_spec
 from torch import nn
 
 from pipeline import load, save
@@ -202,7 +202,7 @@ def test_fault_25_a_fresh_process_comes_to_the_same_outputs_and_the_sizes_are_as
     parameters = train_again(objective, values, lambda: None).best_parameters
     images, labels = next(objective.task.test.batches(1000))
     with torch.inference_mode():
-        logits = objective.adapted(parameters, values.alpha)(images)
+        logits = adapted(objective, parameters, values.alpha)(images)
     search_tests = str(Path(__file__).parents[1] / "search")
     answer = fresh_process.ask(
         {folder: {"images": images, "labels": labels, "logits": logits}},

@@ -1,13 +1,12 @@
 import optuna
 import pytest
 import torch
-from tiny_studies import Mlp, blobs, make_objective, make_search, make_spec, make_task
+from tiny_studies import Mlp, blobs, make_objective, make_spec
 from torch import nn
 
 from pipeline.errors import SpecError
 from pipeline.search.keep import Kept
 from pipeline.search.objective import Objective
-from pipeline.search.run import lanes_at_once
 from pipeline.search.space import Cell
 from pipeline.task import Task
 
@@ -41,24 +40,22 @@ def own_task(module: nn.Module) -> Task:
 
 
 def test_lanes_of_a_model_with_the_batch_first_agree():
-    assert make_objective().lanes_agree()
+    program = make_objective().program
+    assert program.stacks
+    assert program.cut is not None
 
 
 def test_a_model_whose_batch_is_not_first_is_found_out():
     spec = make_spec()
-    assert not Objective(own_task(SequenceFirst()), spec.combination[0], spec.search).lanes_agree()
+    program = Objective(own_task(SequenceFirst()), spec.combination[0], spec.search).program
+    assert not program.stacks
+    assert program.why
 
 
 def test_a_target_that_the_model_never_calls_is_refused_by_name():
     spec = make_spec()
     with pytest.raises(SpecError, match=r"never calls.*read"):
         Objective(own_task(ReadsAWeight()), spec.combination[0], spec.search)
-
-
-def test_small_batches_go_together_and_large_ones_alone():
-    task = make_task()
-    assert lanes_at_once(task, make_search(batch_size=[16])) == 8
-    assert lanes_at_once(task, make_search(batch_size=[10_000_000])) == 1
 
 
 def test_a_study_that_minimises_is_refused_by_the_objective():

@@ -6,7 +6,7 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
-from tiny_studies import Mlp, blobs, make_objective, make_spec, make_task
+from tiny_studies import Mlp, adapted, blobs, make_objective, make_spec, make_task, measure
 
 from pipeline.errors import SpecError
 from pipeline.search.objective import Objective
@@ -43,11 +43,11 @@ def test_validation_accuracy_is_reported_after_every_epoch_and_the_best_epoch_is
 
 def test_what_it_returns_is_the_accuracy_of_the_adapted_model_on_the_validation_part():
     objective = make_objective()
-    from pipeline.search.select import measure, train_again
+    from pipeline.search.select import train_again
     from pipeline.search.space import Values
 
     lane = train_again(objective, Values(**VALUES), lambda: None)
-    correct, images = measure(objective, objective.adapted(lane.best_parameters, 4.0), objective.task.val)
+    correct, images = measure(adapted(objective, lane.best_parameters, 4.0), objective.task.val)
     assert objective(fixed()) == correct / images
 
 

@@ -10,6 +10,9 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 from torch import nn
 
+from pipeline.adapt.lanes import Lanes, attach
+from pipeline.compress.layers import shared_copy
+from pipeline.search.cohorts import Pass
 from pipeline.search.keep import Kept
 from pipeline.search.objective import Objective
 from pipeline.search.run import study_facts
@@ -18,7 +21,7 @@ from pipeline.search.space import Cell, cell_of
 from pipeline.search.storage import create_or_resume, study_name
 from pipeline.search.study import Coordinator, Progress
 from pipeline.spec import SearchSpec, StudySpec, parse_spec, pinned
-from pipeline.task import Task
+from pipeline.task import Part, Task, count_correct
 from pipeline.train.guard import Guard, StopTraining
 
 SEARCH: dict[str, Any] = {
@@ -109,6 +112,18 @@ def make_objective(spec: StudySpec | None = None, task: Task | None = None) -> O
     return Objective(task or make_task(), spec.combination[0], spec.search, seed=spec.seed)
 
 
+def adapted(objective: Objective, parameters: dict[str, torch.Tensor], alpha: float) -> nn.Module:
+    """The whole compressed model with one lane's adapter: what an exported checkpoint computes."""
+    model = shared_copy(objective.compressed.model)
+    attach(model, objective.adapter, Lanes([({name: t[None] for name, t in parameters.items()}, [alpha])]))
+    return model
+
+
+def measure(model: nn.Module, part: Part) -> list[int]:
+    """``[correct, images]`` of a whole model, every image taken through all of it."""
+    return [count_correct(model, part), len(part)]
+
+
 class StopAfter(Guard):
     """Stops a training before its ``batches + 1``-th batch."""
 
@@ -127,7 +142,7 @@ def stored_study(storage: RDBStorage, spec: StudySpec, objective: Objective) -> 
     combination = spec.combination[0]
     name, hashes = study_name(spec.name, combination.name), dict(objective.task.hashes)
     study = create_or_resume(storage, name, pinned(spec, combination), hashes, study_facts(spec, objective))
-    measure_references(objective, study, {"val": objective.task.val})
+    measure_references(objective, study, ["val"])
     return study
 
 
@@ -145,7 +160,7 @@ def search(
     objective = objective or make_objective(spec)
     study = stored_study(storage, spec, objective)
     show = (lambda progress: None) if shown is None else shown.append
-    Coordinator(objective, study, kept_of(spec), guard or Guard(), cohort, show).run()
+    Coordinator(objective, study, kept_of(spec), guard or Guard(), Pass(0, lanes=cohort), show).run()
     return study
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.adapt.contract import clipped_rank
 from pipeline.adapt.inits.paper import Paper
+from pipeline.adapt.lanes import Lanes, attach
 from pipeline.adapt.lora import Lora
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.int1 import Int1
@@ -15,8 +16,11 @@ from pipeline.compress.layers import find_targets, shared_copy, weight_matrix
 from pipeline.seeds import derive
 from pipeline.task.metric import count_correct
 from pipeline.task.parts import TensorPart
-from pipeline.train.cohort import Lane, Recipe, train_epoch
+from pipeline.train.cohort import Lane, train_epoch
 from pipeline.train.optimizers import RULES, LaneOptimizer
+from pipeline.train.program import Program, make_program, whole
+from pipeline.train.recipe import Recipe
+from pipeline.train.rows import image_rows
 
 
 @dataclass
@@ -27,14 +31,15 @@ class Setting:
     original: nn.Module
     train: TensorPart
     val: TensorPart
+    program: Program
 
-    def lane(self, **values: object) -> Lane:
-        """A lane that starts where all lanes of the setting start."""
+    def lane(self, rank: int = 2, **values: object) -> Lane:
+        """A lane that starts where all lanes of its rank start."""
         generator = torch.Generator().manual_seed(0)
         starts = {}
         for name, weight in self.compressed.weights.items():
             matrix = weight_matrix(self.original.get_submodule(name))
-            starts[name] = Paper().start(matrix, weight, clipped_rank(2, weight.shape), (), generator)
+            starts[name] = Paper().start(matrix, weight, clipped_rank(rank, weight.shape), (), generator)
         lane = Lane({}, alpha=4.0, optimizer="adam", lr=0.01, batch_size=16, seed=3)
         lane = replace(lane, **values)
         lane.parameters = Lora().begin(self.compressed.model, starts, lane.alpha)
@@ -44,7 +49,8 @@ class Setting:
         self, lanes: list[Lane], recipe: Recipe | None = None, check: Callable[[], None] = lambda: None, **parts: object
     ) -> None:
         parts = {"train": self.train, "val": self.val, **parts}
-        train_epoch(lanes, self.compressed.model, Lora(), **parts, recipe=recipe or Recipe(epochs=3), check=check)
+        rows = {name: self.program.rows(image_rows(part)) for name, part in parts.items()}
+        train_epoch(lanes, self.program, **rows, recipe=recipe or Recipe(epochs=3), check=check)
 
 
 def mlp() -> nn.Module:
@@ -62,15 +68,23 @@ def cnn() -> nn.Module:
     )
 
 
-def setting(build: Callable[[], nn.Module] = mlp, dtype: torch.dtype = torch.float32) -> Setting:
+def setting(
+    build: Callable[[], nn.Module] = mlp, dtype: torch.dtype = torch.float32, *, targets: str = "*", cached: bool = True
+) -> Setting:
+    """A trained model, compressed; ``cached`` where what lanes share is had once, else every image takes all of it."""
     torch.manual_seed(1)
     model = build().to(dtype)
     model(torch.randn(30, 2, 6, 6, dtype=dtype) * 2 + 1)  # batch norms have seen something
     model.eval()
-    compressed = Int1().compress_model(model, find_targets(model, ["*"]), {})
+    compressed = Int1().compress_model(model, find_targets(model, [targets]), {})
     labels = torch.arange(80) % 3
     images = torch.randn(80, 2, 6, 6, dtype=dtype) + labels[:, None, None, None]
-    return Setting(compressed, model, TensorPart(images[:50], labels[:50]), TensorPart(images[50:], labels[50:]))
+    own = Setting(compressed, model, TensorPart(images[:50], labels[:50]), TensorPart(images[50:], labels[50:]), None)
+    probes = [[(own.lane(rank).parameters, alpha) for alpha in (1.0, 2.0)] for rank in (1, 2)]
+    cut, uncut = make_program(compressed.model, Lora(), probes, images[:3]), whole(compressed.model, Lora())
+    own.program = cut if cached else uncut
+    assert (own.program.cut is not None) == cached
+    return own
 
 
 def equal(one: Lane, other: Lane) -> bool:
@@ -149,7 +163,7 @@ def test_a_lanes_accuracy_and_loss_are_those_of_its_adapted_model():
     own, lane = setting(cnn), setting(cnn).lane(lr=0.05)
     own.epoch([lane, own.lane(lr=0.001)])
     model = shared_copy(own.compressed.model)
-    Lora().attach(model, {name: tensor[None] for name, tensor in lane.parameters.items()}, [lane.alpha])
+    attach(model, Lora(), Lanes([({name: tensor[None] for name, tensor in lane.parameters.items()}, [lane.alpha])]))
     assert lane.curve[0].val_accuracy == count_correct(model, own.val) / 30
     with torch.no_grad():
         loss = nn.functional.cross_entropy(model(own.val.images), own.val.labels)

@@ -1,0 +1,130 @@
+"""Lanes: trials that train together, each with tensors of its own, over one frozen model.
+
+Legend: ``T`` lanes in all, ``n`` images. What differs by lane has the lanes' images one after the other,
+``[T * n, ...]``; what does not is ``[n, ...]``, and is computed once for all lanes.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from pipeline.adapt.contract import Adapter
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """What lanes of like shapes train in one layer.
+
+    Args:
+        parameters: By name within the layer, each with a leading axis of these lanes.
+        alpha: Alpha of each of them, ``[lanes]``.
+    """
+
+    parameters: Mapping[str, Tensor]
+    alpha: Tensor
+
+    def __len__(self) -> int:
+        return len(self.alpha)
+
+
+class Lanes:
+    """All lanes of a cohort, as layers find them: stacks of like shapes, one beside the other.
+
+    Args:
+        stacks: Of each stack its parameters by full name, with a leading axis of its lanes, and its alphas.
+    """
+
+    def __init__(self, stacks: Sequence[tuple[Mapping[str, Tensor], Sequence[float]]]) -> None:
+        self.count = sum(len(alphas) for _, alphas in stacks)
+        self._layers: dict[str, list[Stack]] = {}
+        for parameters, alphas in stacks:
+            first = next(iter(parameters.values()))
+            alpha = torch.tensor(alphas, dtype=first.dtype, device=first.device)
+            for layer, own in by_layer(parameters).items():
+                self._layers.setdefault(layer, []).append(Stack(own, alpha))
+
+    @property
+    def layers(self) -> list[str]:
+        return list(self._layers)
+
+    def of(self, layer: str) -> list[Stack]:
+        """The stacks of one layer; those of every layer stand in the same order."""
+        return self._layers[layer]
+
+
+def by_layer(parameters: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """``{"fc1.lora_A": A}`` -> ``{"fc1": {"lora_A": A}}``."""
+    layers: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in parameters.items():
+        layer, _, name = key.rpartition(".")
+        layers.setdefault(layer, {})[name] = tensor
+    return layers
+
+
+def each_lane(x: Tensor, count: int) -> Tensor:
+    """``[n, ...] -> [T * n, ...]``, a copy: whoever computes in place does so in its own memory."""
+    return x.repeat(count, *[1] * (x.ndim - 1))
+
+
+class LaneLayer(nn.Module):
+    """A layer in two parts: what is frozen, and what the lanes make of it.
+
+    Args:
+        frozen: The part that trains nothing; where its input is the same in every trial, so is its output.
+    """
+
+    def __init__(self, frozen: nn.Module) -> None:
+        super().__init__()
+        self.frozen = frozen
+
+    @abstractmethod
+    def forward(self, x: Tensor, y: Tensor, stacks: Sequence[Stack], shared: bool) -> Tensor:
+        """The layer's output of every lane, ``[T * n, ...]``.
+
+        Args:
+            x: The layer's input, ``[n, ...]`` where it is ``shared`` by all lanes, else ``[T * n, ...]``.
+            y: ``frozen(x)``.
+            stacks: The lanes.
+            shared: Which of the two ``x`` and ``y`` are.
+        """
+
+
+class Adapted(nn.Module):
+    """A lane layer in the place of a layer of a whole model; its input is ``[T * n, ...]``.
+
+    Args:
+        layer: How it computes.
+        stacks: Its lanes.
+    """
+
+    def __init__(self, layer: LaneLayer, stacks: Sequence[Stack]) -> None:
+        super().__init__()
+        self.layer = layer
+        self._stacks = list(stacks)
+        for place, stack in enumerate(self._stacks):
+            for name, tensor in stack.parameters.items():
+                parameter = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, requires_grad=False)
+                self.register_parameter(f"{name}_{place}" if place else name, parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x, self.layer.frozen(x), self._stacks, shared=False)
+        return y
+
+
+def attach(model: nn.Module, adapter: "Adapter", lanes: Lanes) -> None:
+    """Let ``model`` compute with ``lanes``: its batch holds lane 0's images, then lane 1's, and so on.
+
+    Args:
+        model: A copy of the compressed model that may be taken apart.
+        adapter: What is trained.
+        lanes: The lanes.
+    """
+    for name in lanes.layers:
+        stacks = lanes.of(name)
+        layer = adapter.layer(model.get_submodule(name), stacks[0].parameters.keys())
+        model.set_submodule(name, Adapted(layer, stacks))

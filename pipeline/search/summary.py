@@ -1,0 +1,115 @@
+"""The short summary that ``status`` reads, with SQL alone: importing this needs neither Optuna nor torch.
+
+The ledger writes it in the transaction of every trial that begins or ends, with the number of trials of each state that
+it covers. Trials only ever begin and end, so where those numbers are the database's, nothing happened since.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Row, create_engine, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+STATES = ("complete", "pruned", "fail", "running")
+COVERED = "summary"
+"""The stored study's attribute that counts the trials of each state which its summaries cover."""
+MOST = 1700
+"""Characters that the reasons of a cell may take, so that no attribute is over 2 kB; more of them are left out."""
+
+# One statement, so that attributes and counts are of the same moment.
+_READ = text("""
+SELECT study_id, study_name, 1 AS counts, CAST(state AS VARCHAR) AS key, CAST(count(*) AS VARCHAR) AS value
+FROM studies JOIN trials USING (study_id)
+WHERE substr(study_name, 1, :length) = :prefix GROUP BY study_id, study_name, state
+UNION ALL
+SELECT study_id, study_name, 0, key, value_json FROM studies JOIN study_user_attributes USING (study_id)
+WHERE substr(study_name, 1, :length) = :prefix ORDER BY study_id
+""")
+
+
+def summary_key(cell: object) -> str:
+    """The stored study's attribute that sums up a cell."""
+    return f"summary {cell}"
+
+
+def cell_summary(
+    states: Mapping[str, int], reasons: Mapping[str, int], best: float | None, trial: int | None
+) -> dict[str, Any]:
+    """What a cell came to; ``reasons`` is None where they are too long to be kept."""
+    return {
+        "states": dict(states),
+        "best": best,
+        "trial": trial,
+        "reasons": dict(reasons) if len(json.dumps(reasons)) <= MOST else None,
+    }
+
+
+def is_exhausted(states: Mapping[str, int], budget: int) -> bool:
+    """Whether a cell ended short of its budget, because as many trials failed as the budget has."""
+    return states["complete"] + states["pruned"] < budget <= states["fail"]
+
+
+def status_row(rank: int, init: str, budget: int, summary: Mapping[str, Any], tested: bool) -> dict[str, Any]:
+    """A cell in the table of ``status``."""
+    return {
+        "rank": rank,
+        "init": init,
+        "budget": budget,
+        "states": summary["states"],
+        "best": summary["best"],
+        "trial": summary["trial"],
+        "tested": tested,
+        "exhausted": is_exhausted(summary["states"], budget),
+        "reasons": summary["reasons"],
+    }
+
+
+def read_status(url: str, study: str, *, with_reasons: bool) -> list[dict[str, Any]] | None:
+    """Where each combination of a study stands, as ``status_table`` says it.
+
+    Returns:
+        None where only a full reading can tell: a summary is missing or behind, has no room for the reasons that are
+        asked for, or the database does not answer, of which the full reading says why.
+    """
+    attributes: dict[str, dict[str, Any]] = defaultdict(dict)
+    counts: dict[str, dict[str, int]] = defaultdict(dict)
+    for row in _read(url, f"{study}/"):
+        if row.counts:
+            counts[row.study_name][row.key] = int(row.value)
+        else:
+            attributes[row.study_name][row.key] = json.loads(row.value)
+    own = {name: facts for name, facts in attributes.items() if "pinned" in facts}
+    if not own or any(facts.get(COVERED) != counts[name] for name, facts in own.items()):
+        return None
+    cells = {name.partition("/")[2]: _cells(facts) for name, facts in own.items()}
+    if with_reasons and any(cell["reasons"] is None for each in cells.values() for cell in each):
+        return None
+    return [{"combination": name, "cells": each} for name, each in cells.items()]
+
+
+def _read(url: str, prefix: str) -> list[Row[Any]]:
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
+            return []  # to connect would make it
+        with create_engine(parsed, poolclass=NullPool).connect() as connection:
+            return list(connection.execute(_READ, {"length": len(prefix), "prefix": prefix}))
+    except (SQLAlchemyError, ImportError):  # no such tables, server or driver
+        return []
+
+
+def _cells(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for rank in facts["pinned"]["search"]["ranks"]:
+        for init in facts["pinned"]["search"]["inits"]:
+            cell = f"rank {rank} {init['method']}"
+            summary = facts.get(summary_key(cell), cell_summary(dict.fromkeys(STATES, 0), {}, None, None))
+            winner = facts.get(f"winner {cell}", {})
+            tested = winner.get("trial") == summary["trial"] and any("test" in seed for seed in winner.get("seeds", []))
+            rows.append(status_row(rank, init["method"], facts["budget"], summary, tested))
+    return rows

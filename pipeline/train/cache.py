@@ -1,0 +1,183 @@
+"""The frozen prefix: what a model's stem gives for every image, computed once, kept on disk, mapped into memory.
+
+A folder holds a file for each tensor, ``0.bin``, ``1.bin``, ...; a journal, so that a build that was stopped goes on;
+and, once it is whole, a card with the sha256 of each file.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx
+
+from pipeline.errors import StorageError
+from pipeline.paths import FEATURES, write_whole
+from pipeline.spec import fingerprint
+from pipeline.task.contract import Part
+from pipeline.task.hashes import hash_weights
+from pipeline.train.build import FORMAT, Build
+from pipeline.train.rows import Inputs, TensorRows
+from pipeline.train.shelf import CARD, keep, lock, make_room, read_card
+
+LIMIT = 50 * 10**9
+"""Bytes that all caches may take, unless a run is told otherwise."""
+SAMPLE = 16
+"""Rows that are computed again, in other company, once a cache is built."""
+WAIT = 0.2
+"""Seconds between two looks at a cache that another process builds."""
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+"""Of the largest number in the sample: rounding of another batch size, and of the cache's own precision."""
+
+Judge = Callable[[Inputs], Tensor]
+
+
+@dataclass
+class FeatureCache:
+    """Caches of frozen prefixes; one object serves all combinations of a task.
+
+    Args:
+        folder: Where they lie.
+        limit: Bytes that all of them may take.
+        dtype: How their numbers are kept.
+        device: Where stems compute.
+        say: Told what takes time.
+        check: Called before every batch; what it raises ends a build, which goes on where it was the next time.
+    """
+
+    folder: Path = FEATURES
+    limit: int = LIMIT
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+    say: Callable[[str], None] = lambda line: None
+    check: Callable[[], None] = lambda: None
+    _opened: dict[str, TensorRows | None] = field(default_factory=dict)
+
+    def rows(
+        self, stem: fx.GraphModule, part: Part, facts: Mapping[str, str], judge: Judge | None = None
+    ) -> TensorRows | None:
+        """What ``stem`` gives for each image of ``part``, mapped from disk; built first where it is not there.
+
+        Args:
+            stem: The frozen layers.
+            part: The images.
+            facts: Whatever else tells these images from others: hashes, the part's name, preprocessing.
+            judge: From what the stem gives to logits: where the cache rounds, right answers are counted both ways.
+
+        Returns:
+            None where it would be larger than the limit, or the stem gives something else when asked again.
+
+        Raises:
+            StorageError: The disk has no room for it.
+        """
+        key = self.key(stem, facts)
+        if key not in self._opened:
+            self._opened[key] = self._open(self._build(self.folder / key, stem, part, judge))
+        return self._opened[key]
+
+    def key(self, stem: fx.GraphModule, facts: Mapping[str, str]) -> str:
+        """The hash of everything that a cache depends on: weights, calls, images, and how its numbers are kept."""
+        modules = {name: repr(module) for name, module in stem.named_modules() if name}
+        return fingerprint([FORMAT, stem.code, modules, hash_weights(stem), dict(facts), str(self.dtype)])[:32]
+
+    def plan(self, stem: fx.GraphModule, part: Part, facts: Mapping[str, str]) -> tuple[int, bool]:
+        """Bytes that the cache of a part takes, and whether it is there."""
+        folder = self.folder / self.key(stem, facts)
+        return self._build(folder, stem, part, None).bytes, read_card(folder) is not None
+
+    def _build(self, folder: Path, stem: fx.GraphModule, part: Part, judge: Judge | None) -> Build:
+        images, _ = next(iter(part.batches(1, torch.tensor([0]))))
+        with torch.no_grad():
+            shapes = [[len(part), *tensor.shape[1:]] for tensor in stem(images.to(self.device))]
+        rounds = self.dtype.itemsize < images.dtype.itemsize
+        return Build(
+            folder, stem, part, shapes, self.dtype, self.device, judge if rounds else None, self.say, self.check
+        )
+
+    def _open(self, build: Build) -> TensorRows | None:
+        said = False
+        while True:
+            try:
+                with lock(build.folder, alone=False) as handle:
+                    rows = self._mapped(build, handle)
+                if rows is not None:
+                    return rows
+                with lock(build.folder, alone=True) as handle:
+                    return self._mapped(build, handle) or self._built(build, handle)  # another may have been quicker
+            except BlockingIOError:
+                if not said:
+                    self.say("cache: another process builds it, waiting")
+                said = True
+                self.check()
+                time.sleep(WAIT)
+
+    def _mapped(self, build: Build, handle: int) -> TensorRows | None:
+        """The rows of a complete folder that is sound; a damaged one is said, and of no use."""
+        card = read_card(build.folder)
+        if card is None:
+            return None
+        for place, noted in enumerate(card["sha256"]):
+            path = build.folder / f"{place}.bin"
+            found = _sha256(path)
+            if found != noted:
+                self.say(f"cache: {path} is damaged (sha256 {found}, noted {noted}); it is built again")
+                (build.folder / CARD).unlink()
+                return None
+        keep(build.folder, handle)
+        return TensorRows(_map(build), build.part.labels)
+
+    def _built(self, build: Build, handle: int) -> TensorRows | None:
+        if not make_room(build.folder, build.bytes, self.limit, self.say):
+            self.say(f"cache: {build.bytes / 1e9:.2f} GB are above --cache-limit; frozen layers run in every epoch")
+            return None
+        build.folder.mkdir(exist_ok=True)
+        try:
+            card = build.run()
+        except OSError as error:
+            raise StorageError(f"the cache in {build.folder} needs {build.bytes:,} bytes: {error}") from error
+        tensors = _map(build)
+        if not _is_repeatable(build, tensors):
+            shutil.rmtree(build.folder)
+            self.say(
+                "cache: the frozen layers give something else when they are asked again (random numbers, statistics of "
+                "a batch, or augmented images), so nothing is cached"
+            )
+            return None
+        write_whole(build.folder / CARD, lambda path: _write(path, json.dumps(card)))
+        keep(build.folder, handle)
+        return TensorRows(tensors, build.part.labels)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return str(error.strerror)
+
+
+def _map(build: Build) -> list[Tensor]:
+    tensors = []
+    for place, shape in enumerate(map(torch.Size, build.shapes)):
+        path = str(build.folder / f"{place}.bin")
+        tensors.append(torch.from_file(path, shared=False, size=shape.numel(), dtype=build.dtype).view(shape))
+    return tensors
+
+
+@torch.no_grad()
+def _is_repeatable(build: Build, tensors: Sequence[Tensor]) -> bool:
+    chosen = torch.randperm(len(build.part), generator=torch.Generator().manual_seed(0))[:SAMPLE]
+    images, _ = next(iter(build.part.batches(SAMPLE, chosen)))
+    for tensor, again in zip(tensors, build.stem(images.to(build.device)), strict=True):
+        kept, now = tensor.index_select(0, chosen).double(), again.cpu().double()
+        if not torch.allclose(kept, now, rtol=0, atol=TOLERANCE[build.dtype] * float(now.abs().max())):
+            return False
+    return True

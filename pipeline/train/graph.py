@@ -1,0 +1,311 @@
+"""Where a model can be cut: what no trained number reaches is the same in every trial, and is computed once.
+
+The model's calls are traced (``torch.fx``) down to its trained layers; whatever holds none of them stays whole. Then
+every value is either *shared*, because it depends on the images alone, or it belongs to a lane. Shared values are had
+in two stages::
+
+    images --stem--> few numbers, kept on disk --shared--> what the lanes need --tail--> logits [T * n, classes]
+
+The stem holds the costly frozen layers, as far as the first trained one; ``shared`` what is cheap, and the frozen part
+of those trained layers that see a shared input, the frozen base product of the first one among them.
+"""
+
+import inspect
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from pipeline.adapt.lanes import LaneLayer, each_lane
+from pipeline.compress.layers import shared_copy
+
+COSTLY = ("matmul", "mm", "einsum", "attention", "conv", "linear")
+"""Parts of the names of functions that multiply matrices; all others are cheap to do again."""
+IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
+
+
+class CannotCutError(Exception):
+    """The model cannot be cut; the text says why."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A model in stages. Each gives a tuple of tensors, one row an image, but ``tail`` and ``plain`` give logits.
+
+    Args:
+        stem: From images; none where no costly layer comes before the first trained one.
+        shared: From what the stem gives (from images, where there is none) to what the lanes need.
+        tail: From the lanes and what ``shared`` gives.
+        graph: The traced calls of the whole model, from what the stem gives; ``plain`` runs them.
+        names: What the stem gives, in words.
+    """
+
+    stem: fx.GraphModule | None
+    shared: fx.GraphModule
+    tail: fx.GraphModule
+    graph: fx.Graph
+    names: tuple[str, ...]
+
+    def plain(self, model: nn.Module) -> fx.GraphModule:
+        """A model of the same calls, with its own weights and without lanes, from what the stem gives."""
+        return fx.GraphModule(model, self.graph)
+
+
+def cut(model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) -> Cut:
+    """Cut a model before its trained layers.
+
+    Args:
+        model: The compressed model, in eval mode.
+        layers: The trained layers, by name.
+        images: Three images or more, to see what each call gives.
+
+    Raises:
+        CannotCutError: Its calls cannot be traced, or are not what cutting needs.
+    """
+    return _Cutter(model, layers, images).cut()
+
+
+class _Tracer(fx.Tracer):
+    """Goes into a module only where a trained layer lies within."""
+
+    def __init__(self, trained: Iterable[str]) -> None:
+        super().__init__()
+        self._trained = frozenset(trained)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        inside = f"{module_qualified_name}."
+        return not any(name.startswith(inside) for name in self._trained)
+
+
+class _Cutter:
+    def __init__(self, model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) -> None:
+        self.model, self.layers = model, layers
+        self.graph = _trace(model, layers)
+        self.nodes = list(self.graph.nodes)
+        self.images = self.nodes[0]
+        # What each call gives for n images and for one less: sizes that differ come from the number of images.
+        self.n = len(images)
+        self.values, self.fewer = (_values(model, self.graph, some) for some in (images, images[:-1]))
+        self.of_images, self.of_lane = set[fx.Node](), set[fx.Node]()
+        for node in self.nodes:
+            if node is self.images or any(each in self.of_images for each in node.all_input_nodes):
+                self.of_images.add(node)
+            if self.is_trained(node) or any(each in self.of_lane for each in node.all_input_nodes):
+                self.of_lane.add(node)
+
+    def is_trained(self, node: fx.Node) -> bool:
+        return node.op == "call_module" and node.target in self.layers
+
+    def is_shared(self, node: fx.Node) -> bool:
+        """Whether it is a tensor with one row an image that is the same in every trial."""
+        value = self.values.get(node)
+        return node in self.of_images and node not in self.of_lane and isinstance(value, Tensor) and value.ndim > 0
+
+    def is_size(self, node: fx.Node) -> bool:
+        """Whether it is a number, or numbers, of the images' shapes: no tensor, nor a tuple that holds one."""
+        value = self.values.get(node)
+        several = value if isinstance(value, tuple | list) else (value,)
+        return node in self.of_images and node.op != "output" and not any(isinstance(v, Tensor) for v in several)
+
+    def cut(self) -> Cut:
+        output = self.nodes[-1]
+        if output.all_input_nodes != [output.args[0]] or output.args[0] not in self.of_lane:
+            raise CannotCutError("its output is not one tensor that a trained layer reaches")
+        trained = [node for node in self.nodes if self.is_trained(node)]
+        for node in trained:
+            if node.kwargs or len(node.args) != 1:
+                raise CannotCutError(f"its layer '{node.target}' is not called with one tensor")
+        needed = self._needed()
+        frontier = self._frontier(needed)
+        bases = [node for node in trained if self.is_shared(_input(node))]
+        root = _with_lane_layers(self.model, self.layers)
+        stem = None if frontier == [self.images] else _module(self.model, self._stage([self.images], frontier))
+        shared, inputs = self._shared(frontier, needed, bases)
+        return Cut(
+            stem=stem,
+            shared=_module(root, shared),
+            tail=_module(root, self._tail(inputs, bases)),
+            graph=self._stage(frontier, [output.args[0]], whole=True),
+            names=tuple("images" if node is self.images else str(node) for node in frontier),
+        )
+
+    def _needed(self) -> list[fx.Node]:
+        """Shared tensors that calls of lanes take, in the order of the calls."""
+        taken = dict.fromkeys(each for node in self.nodes if node in self.of_lane for each in node.all_input_nodes)
+        needed = [node for node in self.nodes if node in taken and self.is_shared(node)]
+        if any((len(self.values[node]), len(self.fewer[node])) != (self.n, self.n - 1) for node in needed):
+            raise CannotCutError("what its frozen layers give does not have one row an image")
+        return needed
+
+    def _frontier(self, needed: Sequence[fx.Node]) -> list[fx.Node]:
+        """What the stem gives: the needed tensors, but for those that others of them give cheaply."""
+        behind = set[fx.Node]()
+        for node in reversed(self.nodes):
+            if node in needed or any(user in behind for user in node.users):
+                behind.add(node)
+        if not any(self._is_costly(node) for node in behind if node not in self.of_lane):
+            return [self.images]
+        frontier = list(needed)
+        for node in reversed(needed):
+            rest = [each for each in frontier if each is not node]
+            given = {each for each in node.all_input_nodes if each in self.of_images}
+            if given and given <= set(rest) and not self._is_costly(node) and not self._is_in_place(node):
+                frontier = rest
+        return frontier
+
+    def _is_costly(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            module = self.model.get_submodule(str(node.target))
+            return any(parameter.ndim > 1 for parameter in module.parameters())
+        name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+        return node.op in ("call_function", "call_method") and any(part in name for part in COSTLY)
+
+    def _is_in_place(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return bool(getattr(self.model.get_submodule(str(node.target)), "inplace", False))
+        method = node.op == "call_method" and str(node.target).endswith("_")
+        return method or node.target in IN_PLACE or bool(node.kwargs.get("inplace"))
+
+    def _stage(self, given: Sequence[fx.Node], wanted: Sequence[Any], *, whole: bool = False) -> fx.Graph:
+        """The calls that lead from some values to others; a ``whole`` graph returns one tensor, else a tuple."""
+        graph = fx.Graph()
+        made: dict[fx.Node, Any] = {node: graph.placeholder(str(node)) for node in given}
+        first, between = made[given[0]], self._between(given, wanted)
+        if any(self._is_in_place(node) for node in between):  # what is given may lie in a file, or serve others
+            made = {node: graph.call_method("clone", (given_node,)) for node, given_node in made.items()}
+        for node in between:
+            if self.is_size(node):
+                made[node] = self._size(graph, node, 1, first)
+            else:
+                made[node] = graph.node_copy(node, lambda each: made[each])
+        graph.output(made[wanted[0]] if whole else tuple(made[node] for node in wanted))
+        return graph
+
+    def _between(self, given: Sequence[fx.Node], wanted: Sequence[fx.Node]) -> list[fx.Node]:
+        """Calls that ``wanted`` depends on, and that ``given`` does not spare, in their order."""
+        behind = set(wanted) - set(given)
+        for node in reversed(self.nodes):
+            if node in behind and not self.is_size(node):
+                behind |= set(node.all_input_nodes) - set(given)
+        if self.images in behind:
+            raise CannotCutError("a layer after its trained ones looks at the images again")
+        return [node for node in self.nodes if node in behind]
+
+    def _shared(
+        self, frontier: Sequence[fx.Node], needed: Sequence[fx.Node], bases: Sequence[fx.Node]
+    ) -> tuple[fx.Graph, list[fx.Node]]:
+        """Needed tensors and frozen products of shared inputs; and the calls whose values those are."""
+        graph = self._stage(frontier, needed)
+        output = next(iter(reversed(graph.nodes)))
+        made = dict(zip(needed, output.args[0], strict=True))
+        with graph.inserting_before(output):
+            products = [graph.call_module(f"{node.target}.frozen", (made[_input(node)],)) for node in bases]
+        output.args = ((*output.args[0], *products),)
+        return graph, [*needed, *bases]
+
+    def _tail(self, inputs: Sequence[fx.Node], bases: Sequence[fx.Node]) -> fx.Graph:
+        """What differs by lane, from the shared values on."""
+        graph = fx.Graph()
+        lanes = graph.placeholder("lanes")
+        given = {node: graph.placeholder(f"{node}_product" if node in bases else str(node)) for node in inputs}
+        count = graph.call_function(getattr, (lanes, "count"))
+        copies: dict[fx.Node, Any] = {}
+        made: dict[fx.Node, fx.Node] = {}
+
+        def operand(node: fx.Node) -> Any:
+            if node in made:
+                return made[node]
+            if node not in copies:
+                if self.is_shared(node):
+                    copies[node] = graph.call_function(each_lane, (given[node], count))
+                elif node not in self.of_images:  # parameters, and what is computed from them alone
+                    copies[node] = graph.node_copy(node, operand)
+                else:
+                    copies[node] = self._size(graph, node, count, next(iter(given.values())))
+            return copies[node]
+
+        for node in self.nodes:
+            if node not in self.of_lane:
+                continue
+            if not self.is_trained(node):
+                made[node] = graph.node_copy(node, operand)
+                continue
+            x, shared = _input(node), node in bases
+            entering = given[x] if shared else operand(x)
+            y = given[node] if shared else graph.call_module(f"{node.target}.frozen", (entering,))
+            stacks = graph.call_method("of", (lanes, str(node.target)))
+            made[node] = graph.call_module(str(node.target), (entering, y, stacks, shared))
+        return graph
+
+    def _size(self, graph: fx.Graph, node: fx.Node, count: fx.Node | int, first: fx.Node) -> Any:
+        """A number, or numbers, that a shape gave: as it was, but for the number of images."""
+
+        def replaced(value: Any, fewer: Any) -> Any:
+            if isinstance(value, tuple) and isinstance(fewer, tuple) and len(value) == len(fewer):
+                return tuple(map(replaced, value, fewer))
+            if isinstance(value, int | float | bool | str | torch.dtype | torch.device | None) and value == fewer:
+                return value
+            if (value, fewer) == (self.n, self.n - 1):
+                return graph.call_function(rows_of, (first, count))
+            raise CannotCutError(f"it computes {node} from its input, which cannot be told apart by lane")
+
+        return replaced(self.values.get(node), self.fewer.get(node))
+
+
+def _input(node: fx.Node) -> fx.Node:
+    """What a trained layer is called with."""
+    (x,) = node.all_input_nodes
+    return x
+
+
+def rows_of(first: Tensor, count: int) -> int:
+    """How many rows a tensor has that differs by lane."""
+    return len(first) * count
+
+
+def _trace(model: nn.Module, layers: Mapping[str, LaneLayer]) -> fx.Graph:
+    _, *others = inspect.signature(model.forward).parameters.values()
+    defaults = {each.name: each.default for each in others if each.default is not each.empty}
+    try:
+        return _Tracer(layers).trace(model, concrete_args=defaults)
+    except Exception as error:
+        # A model's own code runs on stand-ins here, and may raise anything at all.
+        raise CannotCutError(f"its calls cannot be traced ({_first_line(error)})") from error
+
+
+def _values(model: nn.Module, graph: fx.Graph, images: Tensor) -> dict[fx.Node, Any]:
+    """What each call gives."""
+
+    class Noting(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            noted[n] = super().run_node(n)
+            return noted[n]
+
+    noted: dict[fx.Node, Any] = {}
+    try:
+        with torch.no_grad():
+            Noting(model, graph=graph).run(images)
+    except Exception as error:
+        raise CannotCutError(f"its traced calls do not run ({_first_line(error)})") from error
+    return noted
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
+def _with_lane_layers(model: nn.Module, layers: Mapping[str, LaneLayer]) -> nn.Module:
+    root = shared_copy(model)
+    for name, layer in layers.items():
+        root.set_submodule(name, layer)
+    return root
+
+
+def _module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    try:
+        return fx.GraphModule(root, graph)
+    except (AttributeError, RuntimeError) as error:  # a weight of a trained layer is read, not its output
+        raise CannotCutError(f"its calls cannot be put together again ({_first_line(error)})") from error

@@ -1,0 +1,125 @@
+"""How lanes compute: by the stages of a cut model, or through the whole model, where it cannot be cut."""
+
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.adapt.contract import Adapter
+from pipeline.adapt.lanes import Lanes, attach, each_lane
+from pipeline.compress.layers import shared_copy
+from pipeline.train.graph import CannotCutError, Cut, cut
+from pipeline.train.rows import ComputedRows, Inputs, Rows, TensorRows
+
+Logits = Callable[..., Tensor]
+"""From the tensors of some rows to logits ``[T * n, classes]``."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """How lanes compute.
+
+    Args:
+        model: The compressed model, on its device.
+        adapter: What is trained.
+        cut: Its stages, where it could be cut.
+        why: Why it could not, in words.
+        stacks: Whether several lanes may share a pass.
+    """
+
+    model: nn.Module
+    adapter: Adapter
+    cut: Cut | None
+    why: str = ""
+    stacks: bool = True
+
+    def bind(self, lanes: Lanes, compiled: bool = False) -> Logits:
+        """The function from the tensors of ``rows`` to logits, for some lanes."""
+        if self.cut is not None:
+            tail = _compiled(self.cut.tail) if compiled else self.cut.tail
+            return functools.partial(tail, lanes)
+        whole = shared_copy(self.model)
+        attach(whole, self.adapter, lanes)
+        called = _compiled(whole) if compiled else whole
+        return lambda images: called(each_lane(images, lanes.count))
+
+    def inputs(self, images: Tensor) -> Inputs:
+        """What ``bind`` is fed with, from images."""
+        if self.cut is None:
+            return (images,)
+        given: Inputs = (images,) if self.cut.stem is None else self.cut.stem(images)
+        shared: Inputs = self.cut.shared(*given)
+        return shared
+
+    def rows(self, source: Rows, device: str = "cpu") -> Rows:
+        """What ``bind`` is fed with, from what the stem gives (from images, where there is none)."""
+        rows = source
+        if self.cut is not None:
+            shared, like = self.cut.shared, next(self.model.parameters())
+            rows = ComputedRows(source, lambda *inputs: shared(*(tensor.to(like) for tensor in inputs))).held()
+        on_a_gpu = torch.device(device).type != "cpu"
+        return rows.to(device) if on_a_gpu and isinstance(rows, TensorRows) else rows
+
+    def plain(self, model: nn.Module) -> Logits:
+        """A model of the same calls without lanes, from what the stem gives."""
+        if self.cut is None:
+            return model
+        return self.cut.plain(model)
+
+
+@functools.cache
+def _compiled(module: nn.Module) -> Any:
+    return torch.compile(module, dynamic=True)
+
+
+def whole(model: nn.Module, adapter: Adapter, why: str = "", *, stacks: bool = True) -> Program:
+    """The program that takes every image through the whole model."""
+    return Program(model, adapter, None, why, stacks)
+
+
+Probe = tuple[Mapping[str, Tensor], float]
+"""One lane: what it trains, and its alpha."""
+
+
+def make_program(model: nn.Module, adapter: Adapter, probes: Sequence[Sequence[Probe]], images: Tensor) -> Program:
+    """Cut a model where that is safe; whatever is returned gives the logits that every lane gives alone.
+
+    Args:
+        model: The compressed model, on its device.
+        adapter: What is trained.
+        probes: Stacks of like lanes with random parameters, to try it with.
+        images: Three images or more, on the device.
+    """
+    lanes = Lanes([(_stacked([lane for lane, _ in stack]), [alpha for _, alpha in stack]) for stack in probes])
+    alone = [
+        whole(model, adapter).bind(Lanes([(_stacked([lane]), [alpha])])) for stack in probes for lane, alpha in stack
+    ]
+    with torch.no_grad():
+        expected = torch.cat([logits(images) for logits in alone])
+
+    def agrees(program: Program) -> bool:
+        with torch.no_grad():
+            logits = program.bind(lanes)(*program.inputs(images))
+        close = 1e-3 * float(expected.abs().max())
+        return logits.shape == expected.shape and torch.allclose(logits, expected, rtol=1e-3, atol=close)
+
+    try:
+        layers = {name: adapter.layer(model.get_submodule(name), lanes.of(name)[0].parameters) for name in lanes.layers}
+        program = Program(model, adapter, cut(model, layers, images))
+        if agrees(program):
+            return program
+        why = "its cut form gives other outputs"
+    except (CannotCutError, RuntimeError) as error:
+        why = str(error).partition("\n")[0]
+    try:
+        return whole(model, adapter, why, stacks=agrees(whole(model, adapter)))
+    except RuntimeError:
+        return whole(model, adapter, why, stacks=False)
+
+
+def _stacked(lanes: Collection[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    first = next(iter(lanes))
+    return {name: torch.stack([lane[name] for lane in lanes]) for name in first}

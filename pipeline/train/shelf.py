@@ -1,0 +1,93 @@
+"""Folders of a cache on disk: one builds while others wait, whoever uses one keeps it there, the oldest go first."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import StorageError
+
+CARD = "card.json"
+"""Written last: a folder without it is not complete."""
+
+
+_kept: dict[Path, int] = {}
+"""Folders that this process computes with, and the handles of their locks."""
+
+
+@contextmanager
+def lock(folder: Path, *, alone: bool) -> Iterator[int]:
+    """Hold a folder, alone or beside other readers. The file that is locked lies beside it, so it may be removed.
+
+    Raises:
+        BlockingIOError: Another process holds it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if alone and folder in _kept:  # this process knows what it does
+        os.close(_kept.pop(folder))
+    handle = os.open(f"{folder}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def keep(folder: Path, handle: int) -> None:
+    """Hold a locked folder against removal as long as this process lives, beside other readers."""
+    _kept[folder] = os.dup(handle)
+    fcntl.flock(handle, fcntl.LOCK_SH)
+    os.utime(folder)
+
+
+def read_card(folder: Path) -> dict[str, Any] | None:
+    """The card of a complete folder."""
+    try:
+        card: dict[str, Any] = json.loads((folder / CARD).read_text())
+    except (OSError, ValueError):
+        return None
+    return card
+
+
+def make_room(folder: Path, needed: int, limit: int, say: Callable[[str], None]) -> bool:
+    """Remove the oldest folders beside ``folder`` until it fits the limit; False where it never will.
+
+    Raises:
+        StorageError: The disk has less room than it needs.
+    """
+    if needed > limit:
+        return False
+    others = sorted((each for each in folder.parent.iterdir() if each.is_dir() and each != folder), key=_age)
+    sizes = {each: size(each) for each in others}
+    for oldest in others:
+        if needed + sum(sizes.values()) <= limit:
+            break
+        try:
+            with lock(oldest, alone=True):
+                shutil.rmtree(oldest)
+            say(f"cache: removed {oldest.name}, the oldest, {sizes.pop(oldest) / 1e9:.2f} GB, for --cache-limit")
+        except BlockingIOError:  # someone computes with it
+            continue
+    if needed + sum(sizes.values()) > limit:
+        return False
+    free = shutil.disk_usage(folder.parent).free
+    missing = needed - (size(folder) if folder.exists() else 0)
+    if missing > free:
+        raise StorageError(
+            f"the cache of the frozen layers takes {needed:,} bytes in {folder}, and {free:,} are free; make room, or "
+            f'give compute.cache = "float16" (half as large) or "off" (slow)'
+        )
+    return True
+
+
+def _age(folder: Path) -> float:
+    return folder.stat().st_mtime
+
+
+def size(folder: Path) -> int:
+    """Bytes of the files of a folder."""
+    return sum(path.stat().st_size for path in folder.iterdir())

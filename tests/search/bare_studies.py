@@ -1,0 +1,41 @@
+"""A stored study without a task behind it, for whoever writes or reads trials without training any."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+from tiny_studies import make_search
+
+from pipeline.search.history import Ask
+from pipeline.search.ledger import Ledger
+from pipeline.search.space import Cell, Values, full_space
+from pipeline.search.storage import create_or_resume
+
+CELL = Cell(2, "svd")
+SPACE = full_space(make_search())
+
+
+def bare_study(storage: RDBStorage, name: str = "tiny/int1-lora", budget: int = 4) -> optuna.Study:
+    search = make_search()
+    pinned = {"search": {"ranks": list(search.ranks), "inits": [{"method": init.name} for init in search.inits]}}
+    return create_or_resume(storage, name, pinned, {}, {"budget": budget})
+
+
+def make_ledger(storage: RDBStorage, **study: Any) -> Ledger:
+    return Ledger(bare_study(storage, **study), SPACE)
+
+
+def make_ask(number: int = 0, cell: Cell = CELL, seconds: float = 0.0) -> Ask:
+    """A trial that was asked for some seconds ago."""
+    values = Values(cell.rank, cell.init, 4.0, "adam", 1e-2, 16)
+    return Ask(cell, number, "sampler", values, datetime.now() - timedelta(seconds=seconds))
+
+
+def complete(ledger: Ledger, number: int, value: float, cell: Cell = CELL) -> int:
+    return ledger.finish(make_ask(number, cell), TrialState.COMPLETE, [value], {"best_epoch": 1}, value)
+
+
+def fail(ledger: Ledger, number: int, reason: str, **more: Any) -> int:
+    return ledger.finish(make_ask(number), TrialState.FAIL, [], {"reason": reason, **more}, None)
