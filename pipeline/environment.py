@@ -54,9 +54,9 @@ def keep_freed_memory() -> None:
     nothing.
     """
     if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        for option, value in _MALLOPT.items() if mallopt else ():
-            mallopt(option, value)
+        libc = ctypes.CDLL(None)
+        for option, value in _MALLOPT.items() if hasattr(libc, "mallopt") else ():
+            libc.mallopt(option, value)
 
 
 _MALLOPT = {-3: 2**30, -1: 2**31 - 1, -2: 2**26}

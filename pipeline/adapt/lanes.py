@@ -83,14 +83,13 @@ class LaneLayer(nn.Module):
         self.frozen = frozen
 
     @abstractmethod
-    def forward(self, x: Tensor, y: Tensor, stacks: Sequence[Stack], shared: bool) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor | None, stacks: Sequence[Stack]) -> Tensor:
         """The layer's output of every lane, ``[T * n, ...]``.
 
         Args:
-            x: The layer's input, ``[n, ...]`` where it is ``shared`` by all lanes, else ``[T * n, ...]``.
-            y: ``frozen(x)``.
+            x: The layer's input: ``[n, ...]`` where all lanes share it, ``[T * n, ...]`` where each has its own.
+            y: ``frozen(x)`` of a shared input, ``[n, ...]``; none where each lane has its own.
             stacks: The lanes.
-            shared: Which of the two ``x`` and ``y`` are.
         """
 
 
@@ -112,7 +111,7 @@ class Adapted(nn.Module):
                 self.register_parameter(f"{name}_{place}" if place else name, parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.layer(x, self.layer.frozen(x), self._stacks, shared=False)
+        y: Tensor = self.layer(x, None, self._stacks)
         return y
 
 

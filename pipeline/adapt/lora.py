@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.adapt import low_rank
 from pipeline.adapt.contract import Adapter, Start
 from pipeline.adapt.lanes import LaneLayer, Stack
 from pipeline.compress.layers import group_count
@@ -33,34 +34,26 @@ class LoraLinear(LaneLayer):
         super().__init__(base)
         self._scaling = scaling
 
-    def forward(self, x: Tensor, y: Tensor, stacks: Sequence[Stack], shared: bool) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor | None, stacks: Sequence[Stack]) -> Tensor:
         """``[n or T * n, ..., in] -> [T * n, ..., out]``."""
-        vectors, frozen = x.flatten(0, -2), y.flatten(0, -2)
-        outputs = []
-        for stack, low, base in zip(stacks, *_low(vectors, frozen, stacks, shared), strict=True):
-            scaled = low * self._scaling.s(stack.alpha, low.shape[2])[:, None, None]
-            output = torch.baddbmm(base, scaled, stack.parameters["lora_B"].mT)
-            bias = stack.parameters.get("bias")
-            outputs.append((output if bias is None else output + bias[:, None]).flatten(0, 1))
-        whole = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        lead = x.shape[0] * (sum(map(len, stacks)) if shared else 1)
-        return whole.reshape(lead, *x.shape[1:-1], -1)
+        weight, bias = self.frozen.get_parameter("weight"), self.frozen._parameters["bias"]
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        factors = [self._factors(stack, dtype) for stack in stacks]
+        vectors = x.flatten(0, -2).to(dtype)
+        if y is None:
+            out = low_rank.on_own(vectors, weight.to(dtype), None if bias is None else bias.to(dtype), factors)
+        else:
+            out = low_rank.on_shared(vectors, y.flatten(0, -2).to(dtype), factors)
+        T = sum(map(len, stacks))
+        biases = [stack.parameters["bias"] for stack in stacks if "bias" in stack.parameters]
+        if biases:
+            out = (torch.unflatten(out, 0, (T, -1)) + torch.cat(biases)[:, None]).flatten(0, 1)
+        return out.view(len(x) * (1 if y is None else T), *x.shape[1:-1], -1)
 
-
-def _low(x: Tensor, y: Tensor, stacks: Sequence[Stack], shared: bool) -> tuple[list[Tensor], list[Tensor]]:
-    """Of each stack ``x A^T``, ``[T, n, r]``, and the frozen product, ``[T, n, out]``."""
-    factors = [stack.parameters["lora_A"] for stack in stacks]
-    if shared:
-        # All lanes' A in one product, whatever their ranks: x is read once, and no rank is padded to another.
-        side_by_side = x @ torch.cat([A.flatten(0, 1) for A in factors]).T
-        pieces = torch.split(side_by_side, [A.shape[0] * A.shape[1] for A in factors], 1)
-        low = [piece.view(len(x), *A.shape[:2]).transpose(0, 1) for piece, A in zip(pieces, factors, strict=True)]
-        return low, [y.expand(len(A), *y.shape) for A in factors]
-    n = len(x) // sum(map(len, stacks))
-    rows = [len(A) * n for A in factors]
-    own = [piece.view(len(A), n, -1) for piece, A in zip(torch.split(x, rows), factors, strict=True)]
-    low = [piece @ A.mT for piece, A in zip(own, factors, strict=True)]
-    return low, [piece.view(len(A), n, -1) for piece, A in zip(torch.split(y, rows), factors, strict=True)]
+    def _factors(self, stack: Stack, dtype: torch.dtype) -> low_rank.Factors:
+        A, B = stack.parameters["lora_A"].to(dtype), stack.parameters["lora_B"].to(dtype)
+        return A, B, self._scaling.s(stack.alpha, A.shape[1]).to(dtype)[:, None, None]
 
 
 class LoraConv2d(LaneLayer):
@@ -77,17 +70,19 @@ class LoraConv2d(LaneLayer):
         super().__init__(base)
         self._scaling = scaling
 
-    def forward(self, x: Tensor, y: Tensor, stacks: Sequence[Stack], shared: bool) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor | None, stacks: Sequence[Stack]) -> Tensor:
         """``[n or T * n, C, H, W] -> [T * n, out, H', W']``."""
-        n = len(x) if shared else len(x) // sum(map(len, stacks))
+        if y is not None:
+            return _joined([self._stack(x, y, stack, shared=True) for stack in stacks])
+        y, n = self.frozen(x), len(x) // sum(map(len, stacks))
         outputs, start = [], 0
         for stack in stacks:
-            rows = slice(None) if shared else slice(start, start + len(stack) * n)
-            start += len(stack) * n
-            outputs.append(self._stack(x[rows], y[rows], stack, shared))
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+            rows = slice(start, start + len(stack) * n)
+            start = rows.stop
+            outputs.append(self._stack(x[rows], y[rows], stack, shared=False))
+        return _joined(outputs)
 
-    def _stack(self, x: Tensor, y: Tensor, stack: Stack, shared: bool) -> Tensor:
+    def _stack(self, x: Tensor, y: Tensor, stack: Stack, *, shared: bool) -> Tensor:
         A, B, bias = stack.parameters["lora_A"], stack.parameters["lora_B"], stack.parameters.get("bias")
         T, r, _ = A.shape
         base = self.frozen
@@ -104,6 +99,10 @@ class LoraConv2d(LaneLayer):
         low = F.conv2d(down, up, None if bias is None else bias.flatten(), groups=T * groups)
         by_lane = torch.unflatten(low, 1, (T, -1)).transpose(0, 1)
         return torch.add(by_lane, y if shared else torch.unflatten(y, 0, (T, -1))).flatten(0, 1)
+
+
+def _joined(outputs: list[Tensor]) -> Tensor:
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 def convolve(base: nn.Module, x: Tensor, kernel: Tensor, groups: int) -> Tensor:

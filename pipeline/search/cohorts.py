@@ -1,27 +1,30 @@
 """Which lanes share a pass: as many as this machine trains most quickly together, whatever cell they are of."""
 
+import functools
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice, pairwise
-from typing import TypeVar
 
 import torch
 
 from pipeline.search.objective import Objective
 from pipeline.search.space import Values
 from pipeline.train.cohort import Cohort, Lane
+from pipeline.train.parallel import side_by_side, workers
 from pipeline.train.rows import TensorRows
 
 MOST = 64
 """Lanes in one pass."""
-STEPS = 3
-"""Steps that are timed of each number of lanes, after one that is not."""
+STEPS = 2
+"""Steps of each number of lanes that are timed together."""
+TRIES = 3
+"""How often they are timed; the quickest counts, for the first one pays for memory."""
+ENOUGH, WORSE = 0.9, 0.75
+"""The fewest lanes that reach the first part of the best rate are taken; below the second, no more are tried."""
 PROBED = 32
 """Images that a probe takes through the frozen layers; it repeats them to fill a batch."""
-GAIN = 1.05
-"""What twice as many lanes must be quicker by, to be worth their memory."""
 
 
 @dataclass(frozen=True)
@@ -47,48 +50,57 @@ class Pass:
         return self.lanes or min(MOST, max(1, self.images // batch_size))
 
 
-T = TypeVar("T")
+def pack(lanes: Iterable[Lane], size: Pass, workers: int = 1) -> list[list[Lane]]:
+    """Cohorts of the lanes that may share one: enough to keep all workers busy, each as full as the others of its pace.
 
-
-def pack(trials: Iterable[tuple[Lane, T]], size: Pass) -> list[list[T]]:
-    """Cohorts of the lanes that may share one, each as full as the others, ranks that are alike together."""
-    paces: dict[object, list[tuple[Lane, T]]] = defaultdict(list)
-    for lane, trial in trials:
-        paces[lane.pace].append((lane, trial))
+    Lanes of like ranks come together, whatever cell they are of; the cohort with the most to do comes first.
+    """
+    paces: dict[object, list[Lane]] = defaultdict(list)
+    for lane in lanes:
+        paces[lane.pace].append(lane)
+    counts = {pace: -(-len(own) // size.most(own[0].batch_size)) for pace, own in paces.items()}
+    while sum(counts.values()) < min(workers, sum(map(len, paces.values()))):
+        fullest = max(paces, key=lambda pace: len(paces[pace]) / counts[pace])
+        counts[fullest] += 1
     cohorts = []
-    for members in paces.values():
-        members.sort(key=lambda member: sum(shape.numel() for shape in member[0].shapes.values()))
-        count = -(-len(members) // size.most(members[0][0].batch_size))
-        bounds = [len(members) * place // count for place in range(count + 1)]
-        cohorts += [[trial for _, trial in members[a:b]] for a, b in pairwise(bounds)]
-    return cohorts
+    for pace, own in paces.items():
+        own.sort(key=_numbers)
+        bounds = [len(own) * place // counts[pace] for place in range(counts[pace] + 1)]
+        cohorts += [own[start:stop] for start, stop in pairwise(bounds)]
+    return sorted(cohorts, key=lambda cohort: -sum(map(_numbers, cohort)))
+
+
+def _numbers(lane: Lane) -> int:
+    return sum(shape.numel() for shape in lane.shapes.values())
 
 
 def measure_pass(objective: Objective) -> Pass:
-    """Try 1, 2, 4, ... lanes of the middle batch size, their values as mixed as the search's, for some steps each."""
-    search = objective.search
+    """Try 1, 2, 4, ... lanes of the middle batch size, their values as mixed as the search's, for some steps each.
+
+    As many cohorts as will train at once are tried at once: they share the machine's caches and memory.
+    """
+    search, program, device = objective.search, objective.program, objective.recipe.device
     batch = min(sorted(search.batch_size)[len(search.batch_size) // 2], len(objective.task.train))
-    rows = probe_rows(objective, batch * (STEPS + 1))
-    most = MOST if objective.program.stacks else 1
-    best, best_lanes, lanes = 0.0, 1, 1
-    while lanes <= most:
-        cohort = Cohort(
-            [objective.lane(values) for values in _mixed(objective, lanes, batch)], objective.program, objective.recipe
-        )
-        rate = _images_per_second(cohort, rows, lanes)
-        if rate > best * (GAIN if best else 1):
-            best, best_lanes = rate, lanes
-        elif rate < best * 0.8 or lanes >= 4 * best_lanes:
-            break
+    rows = probe_rows(objective, batch * STEPS)
+    most = MOST if program.stacks else 1
+    rates: dict[int, float] = {}
+    lanes = 1
+    while lanes <= most and (not rates or rates[lanes // 2] > WORSE * max(rates.values())):
+        values = _mixed(objective, lanes, batch)
+        cohorts = [
+            Cohort([objective.lane(each) for each in values], program, objective.recipe) for _ in range(workers(device))
+        ]
+        took = min(_seconds(cohorts, rows, device) for _ in range(TRIES))
+        rates[lanes] = lanes * len(cohorts) * len(rows) / took
         lanes *= 2
-    return Pass(best_lanes * batch, stacks=objective.program.stacks, seconds=1 / best)
+    enough = next(count for count, rate in rates.items() if rate > ENOUGH * max(rates.values()))
+    return Pass(enough * batch, stacks=program.stacks, seconds=1 / rates[enough])
 
 
-def _images_per_second(cohort: Cohort, rows: TensorRows, lanes: int) -> float:
-    started: list[float] = []
-    cohort.train(rows, lambda: started.append(time.perf_counter()))
-    took = time.perf_counter() - started[1]  # the first step pays for threads and memory
-    return lanes * (len(rows) - len(rows) // len(started)) / took
+def _seconds(cohorts: Sequence[Cohort], rows: TensorRows, device: str) -> float:
+    started = time.perf_counter()
+    side_by_side([functools.partial(cohort.train, rows, lambda: None) for cohort in cohorts], device)
+    return time.perf_counter() - started
 
 
 def _mixed(objective: Objective, count: int, batch: int) -> Sequence[Values]:

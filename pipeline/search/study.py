@@ -1,5 +1,6 @@
 """The coordinator of a combination: waves of asks from every cell, trained as cohorts, told, and written."""
 
+import functools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pipeline.search.objective import Objective
 from pipeline.search.space import Cell, cell_of, cells, full_space
 from pipeline.train.cohort import Lane
 from pipeline.train.guard import Guard, StopTraining
+from pipeline.train.parallel import side_by_side, workers
 
 KILLS = 3
 """How often a trial is tried again whose run was killed under it."""
@@ -144,10 +146,13 @@ class Coordinator:
         return trials
 
     def _train_epoch(self, trials: list[_Trial]) -> None:
-        for cohort in pack([(trial.lane, trial) for trial in trials], self.size):
-            for trial in cohort:
-                self._ledger.progress(trial.ask, trial.accuracies)
-            self.objective.train_epoch([trial.lane for trial in cohort], self.guard.check)
+        for trial in trials:
+            known = self.objective.attributes(trial.lane, trial.ask.values)
+            self._ledger.progress(trial.ask, trial.accuracies, known)
+        device = self.objective.recipe.device
+        cohorts = pack([trial.lane for trial in trials], self.size, workers(device))
+        train = self.objective.train_epoch
+        side_by_side([functools.partial(train, cohort, self.guard.check) for cohort in cohorts], device)
 
     def _judge(self, trials: list[_Trial]) -> None:
         """Report the epoch of all trials, then end those that failed, are pruned, or are complete."""

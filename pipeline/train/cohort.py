@@ -24,6 +24,8 @@ from pipeline.train.rows import Inputs, Rows
 EVALUATION_IMAGES = 4096
 EVALUATION_NUMBERS = 2**23
 """Most images, and most numbers of input and output, in one pass of an evaluation, all lanes together."""
+FEW_CLASSES = 64
+"""Up to so many, a softmax runs along the images, eight times as quick: 38 against 307 us for 2,048 rows of 10."""
 
 
 @dataclass(frozen=True)
@@ -172,9 +174,12 @@ class Cohort:
             given = [t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t for t in given]
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             logits = self._logits(*given)
-        labels = labels.to(device, non_blocking=True).repeat(len(self.lanes))
-        losses = F.cross_entropy(logits.to(dtype), labels, reduction="none")
-        return losses.view(len(self.lanes), -1).mean(1), torch.unflatten(logits, 0, (len(self.lanes), -1))
+        by_lane = torch.unflatten(logits.to(dtype), 0, (len(self.lanes), -1))
+        labels = labels.to(device, non_blocking=True).expand(len(self.lanes), -1)
+        if by_lane.shape[2] <= FEW_CLASSES:
+            return F.cross_entropy(by_lane.mT, labels, reduction="none").mean(1), by_lane
+        losses = F.cross_entropy(by_lane.flatten(0, 1), labels.flatten(), reduction="none")
+        return losses.view(len(self.lanes), -1).mean(1), by_lane
 
     def train(self, rows: Rows, check: Callable[[], None]) -> list[float]:
         """One epoch; the mean loss of each lane."""

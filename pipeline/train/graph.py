@@ -235,9 +235,8 @@ class _Cutter:
                 continue
             x, shared = _input(node), node in bases
             entering = given[x] if shared else operand(x)
-            y = given[node] if shared else graph.call_module(f"{node.target}.frozen", (entering,))
             stacks = graph.call_method("of", (lanes, str(node.target)))
-            made[node] = graph.call_module(str(node.target), (entering, y, stacks, shared))
+            made[node] = graph.call_module(str(node.target), (entering, given[node] if shared else None, stacks))
         return graph
 
     def _size(self, graph: fx.Graph, node: fx.Node, count: fx.Node | int, first: fx.Node) -> Any:
