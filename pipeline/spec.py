@@ -211,6 +211,20 @@ def pinned(spec: StudySpec, combination: CombinationSpec) -> dict[str, Any]:
     return table
 
 
+def upgraded(table: dict[str, Any]) -> dict[str, Any]:
+    """A pinned table of an earlier version, with the defaults of options that it did not know yet.
+
+    An option's default is what versions without it did, so such a study goes on as it began.
+    """
+    try:
+        search = {**table["search"], "trials": 10**6}
+        whole = {**table, "search": search, "combination": [table["combination"]], "name": "stored"}
+        spec = StudySpec.model_validate(whole)
+    except (KeyError, TypeError, ValidationError):
+        return table  # the differences will be shown
+    return pinned(spec, spec.combination[0])
+
+
 def study_file(study: str) -> Path:
     """A study's file from its path, or from its name in ``studies/``."""
     path = Path(study)

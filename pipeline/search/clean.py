@@ -4,13 +4,14 @@ from pathlib import Path
 
 from optuna.storages import RDBStorage
 
-from pipeline.paths import BASELINES, STORAGE
+from pipeline.paths import BASELINES, FEATURES, STORAGE
 from pipeline.search.keep import Kept
 from pipeline.search.results import own_studies, read_results
+from pipeline.train.shelf import is_in_use
 
 
 def unneeded(storage: RDBStorage) -> list[Path]:
-    """Caches, half-written files and folders, and adapters of this database's studies that are no winner's."""
+    """Caches that are not in use, half-written files and folders, and adapters that are no stored winner's."""
     studies = {name.partition("/")[0] for name in own_studies(storage)}
     winners = {
         Kept(study, result.name).path(cell.cell)
@@ -24,4 +25,5 @@ def unneeded(storage: RDBStorage) -> list[Path]:
     swaps = (STORAGE / "exports").rglob(".rank-*")
     replaced = {path for path in swaps if path.with_name(path.name[1:].rpartition(".")[0]).exists()}
     half_written = {*STORAGE.rglob(".*.tmp"), *replaced}
-    return sorted({*half_written, *(adapters - winners), *BASELINES.glob("*.safetensors")})
+    features = {folder for folder in FEATURES.glob("*") if folder.is_dir() and not is_in_use(folder)}
+    return sorted({*half_written, *(adapters - winners), *BASELINES.glob("*.safetensors"), *features})

@@ -19,6 +19,7 @@ from sqlalchemy.engine import make_url
 
 from pipeline.errors import NothingUsableError, SpecError, StorageError
 from pipeline.search.lock import exclusive
+from pipeline.spec import upgraded
 
 METRIC = "validation accuracy"
 LOCK_WAIT = 30
@@ -177,10 +178,11 @@ def refuse_differences(
     Raises:
         SpecError: Its space, direction, seed, weights or data differ; the message shows where.
     """
+    stored = {"pinned": upgraded(attributes.get("pinned", pinned)), "hashes": attributes.get("hashes", hashes)}
     lines = [
         f"  {difference}"
         for key, now in {"pinned": pinned, "hashes": hashes}.items()
-        for difference in _differences(attributes.get(key, now), now)
+        for difference in _differences(stored[key], now)
     ]
     if lines:
         raise SpecError(

@@ -68,6 +68,7 @@ class Coordinator:
         guard: Asked before every batch whether to go on.
         size: What one pass holds.
         show: Told after every epoch of a wave.
+        ledger: What writes to the stored study, from the start of a run.
     """
 
     objective: Objective
@@ -76,6 +77,7 @@ class Coordinator:
     guard: Guard
     size: Pass
     show: Callable[[Progress], None]
+    ledger: Ledger = field(init=False)
     _best: dict[Cell, float] = field(default_factory=dict)
     _done: int = 0
 
@@ -87,7 +89,7 @@ class Coordinator:
         """
         search = self.objective.search
         bury_abandoned(self.study)
-        self._ledger = Ledger(self.study, full_space(search))
+        self.ledger = Ledger(self.study, full_space(search))
         self._histories = {cell: History(cell, search, self.objective.seed) for cell in cells(search)}
         stored: dict[Cell, dict[int, FrozenTrial]] = defaultdict(dict)
         killed: Counter[tuple[Cell, int]] = Counter()
@@ -148,7 +150,7 @@ class Coordinator:
     def _train_epoch(self, trials: list[_Trial]) -> None:
         for trial in trials:
             known = self.objective.attributes(trial.lane, trial.ask.values)
-            self._ledger.progress(trial.ask, trial.accuracies, known)
+            self.ledger.progress(trial.ask, trial.accuracies, known)
         device = self.objective.recipe.device
         cohorts = pack([trial.lane for trial in trials], self.size, workers(device))
         train = self.objective.train_epoch
@@ -173,7 +175,7 @@ class Coordinator:
         attributes = self.objective.attributes(trial.lane, trial.ask.values)
         if interrupted:
             attributes |= {"interrupted": True, "reason": interrupted}
-        number = self._ledger.finish(trial.ask, state, trial.accuracies, attributes, trial.value)
+        number = self.ledger.finish(trial.ask, state, trial.accuracies, attributes, trial.value)
         if self._count(trial.ask.cell, state, trial.value):
             self.kept.save(trial.ask.cell, number, trial.lane.best_parameters)
 

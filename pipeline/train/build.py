@@ -50,6 +50,10 @@ class Build:
     check: Callable[[], None]
 
     @property
+    def journal(self) -> Path:
+        return self.folder / "journal.jsonl"
+
+    @property
     def row_bytes(self) -> list[int]:
         return [torch.Size(shape[1:]).numel() * self.dtype.itemsize for shape in self.shapes]
 
@@ -64,7 +68,7 @@ class Build:
             path.touch()
         files = [path.open("r+b") for path in paths]
         try:
-            progress = _Progress(files, self.row_bytes, self.folder / "journal.jsonl")
+            progress = _Progress(files, self.row_bytes, self.journal)
             self._write(progress)
         finally:
             for file in files:
@@ -126,18 +130,21 @@ class _Progress:
 
     def _sound_lines(self) -> Iterator[str]:
         """Lines of an earlier build's journal whose rows are there, unchanged."""
-        for line in self.journal.read_text().splitlines() if self.journal.exists() else []:
+        for line in self.journal.read_bytes().splitlines() if self.journal.exists() else []:
             try:
                 noted = json.loads(line)
-            except ValueError:  # the build was killed while it wrote this
+                rows, correct, sha256 = (noted[name] for name in ("rows", "correct", "sha256"))
+            except (ValueError, TypeError, KeyError):  # the build was killed while it wrote this, or it is damaged
                 return
             digests = [digest.copy() for digest in self._digests]
             for file, digest, row in zip(self.files, digests, self.row_bytes, strict=True):
-                digest.update(file.read((noted["rows"] - self.rows) * row))
-            if [digest.hexdigest() for digest in digests] != noted["sha256"]:
+                digest.update(file.read((rows - self.rows) * row))
+                if file.tell() != rows * row:
+                    return
+            if [digest.hexdigest() for digest in digests] != sha256:
                 return
-            self._digests, self.rows, self.correct = digests, noted["rows"], noted["correct"]
-            yield line
+            self._digests, self.rows, self.correct = digests, rows, correct
+            yield line.decode()
 
     def append(self, tensors: Sequence[Tensor], correct: Sequence[int], *, last: bool) -> None:
         for file, digest, tensor in zip(self.files, self._digests, tensors, strict=True):

@@ -8,7 +8,8 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -117,16 +118,16 @@ class FeatureCache:
 
     def _mapped(self, build: Build, handle: int) -> TensorRows | None:
         """The rows of a complete folder that is sound; a damaged one is said, and of no use."""
-        card = read_card(build.folder)
-        if card is None:
+        if not (build.folder / CARD).exists():
             return None
-        for place, noted in enumerate(card["sha256"]):
-            path = build.folder / f"{place}.bin"
-            found = _sha256(path)
-            if found != noted:
-                self.say(f"cache: {path} is damaged (sha256 {found}, noted {noted}); it is built again")
-                (build.folder / CARD).unlink()
-                return None
+        damage = _damage(build)
+        if damage is None and not _is_repeatable(build, _map(build)):  # code and plain attributes are in no key
+            damage = f"{build.folder} holds something else than the frozen layers give now"
+            build.journal.unlink(missing_ok=True)
+        if damage is not None:
+            self.say(f"cache: {damage}; it is built again")
+            (build.folder / CARD).unlink(missing_ok=True)
+            return None
         keep(build.folder, handle)
         return TensorRows(_map(build), build.part.labels)
 
@@ -134,11 +135,9 @@ class FeatureCache:
         if not make_room(build.folder, build.bytes, self.limit, self.say):
             self.say(f"cache: {build.bytes / 1e9:.2f} GB are above --cache-limit; frozen layers run in every epoch")
             return None
-        build.folder.mkdir(exist_ok=True)
-        try:
+        with _storing(build):
+            build.folder.mkdir(exist_ok=True)
             card = build.run()
-        except OSError as error:
-            raise StorageError(f"the cache in {build.folder} needs {build.bytes:,} bytes: {error}") from error
         tensors = _map(build)
         if not _is_repeatable(build, tensors):
             shutil.rmtree(build.folder)
@@ -147,13 +146,35 @@ class FeatureCache:
                 "a batch, or augmented images), so nothing is cached"
             )
             return None
-        write_whole(build.folder / CARD, lambda path: _write(path, json.dumps(card)))
+        with _storing(build):
+            write_whole(build.folder / CARD, lambda path: _write(path, json.dumps(card)))
         keep(build.folder, handle)
         return TensorRows(tensors, build.part.labels)
 
 
+@contextmanager
+def _storing(build: Build) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"the cache in {build.folder} needs {build.bytes:,} bytes: {error}") from error
+
+
 def _write(path: Path, text: str) -> None:
     path.write_text(text)
+
+
+def _damage(build: Build) -> str | None:
+    """What of a folder with a card is not as it was written, in words."""
+    card = read_card(build.folder)
+    if card is None or len(card["sha256"]) != len(build.shapes):
+        return f"{build.folder / CARD} is damaged"
+    for place, noted in enumerate(card["sha256"]):
+        path = build.folder / f"{place}.bin"
+        found = _sha256(path)
+        if found != noted:
+            return f"{path} is damaged (sha256 {found}, noted {noted})"
+    return None
 
 
 def _sha256(path: Path) -> str:

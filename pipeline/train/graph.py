@@ -11,7 +11,6 @@ of those trained layers that see a shared input, the frozen base product of the 
 """
 
 import inspect
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +23,6 @@ from pipeline.compress.layers import shared_copy
 
 COSTLY = ("matmul", "mm", "einsum", "attention", "conv", "linear")
 """Parts of the names of functions that multiply matrices; all others are cheap to do again."""
-IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
 
 class CannotCutError(Exception):
@@ -88,13 +86,35 @@ class _Cutter:
         self.images = self.nodes[0]
         # What each call gives for n images and for one less: sizes that differ come from the number of images.
         self.n = len(images)
-        self.values, self.fewer = (_values(model, self.graph, some) for some in (images, images[:-1]))
+        self.in_place = set[fx.Node]()
+        self.values, self.fewer = (self._values(some.clone()) for some in (images, images[:-1]))
         self.of_images, self.of_lane = set[fx.Node](), set[fx.Node]()
         for node in self.nodes:
             if node is self.images or any(each in self.of_images for each in node.all_input_nodes):
                 self.of_images.add(node)
             if self.is_trained(node) or any(each in self.of_lane for each in node.all_input_nodes):
                 self.of_lane.add(node)
+
+    def _values(self, images: Tensor) -> dict[fx.Node, Any]:
+        """What each call gives; those that change what they are given are noted, whatever lies within them."""
+        in_place = self.in_place
+
+        class Noting(fx.Interpreter):
+            def run_node(self, n: fx.Node) -> Any:
+                given = [noted[each] for each in n.all_input_nodes if isinstance(noted[each], Tensor)]
+                versions = [tensor._version for tensor in given]
+                noted[n] = super().run_node(n)
+                if [tensor._version for tensor in given] != versions:
+                    in_place.add(n)
+                return noted[n]
+
+        noted: dict[fx.Node, Any] = {}
+        try:
+            with torch.no_grad():
+                Noting(self.model, graph=self.graph).run(images)
+        except Exception as error:
+            raise CannotCutError(f"its traced calls do not run ({_first_line(error)})") from error
+        return noted
 
     def is_trained(self, node: fx.Node) -> bool:
         return node.op == "call_module" and node.target in self.layers
@@ -136,8 +156,12 @@ class _Cutter:
         """Shared tensors that calls of lanes take, in the order of the calls."""
         taken = dict.fromkeys(each for node in self.nodes if node in self.of_lane for each in node.all_input_nodes)
         needed = [node for node in self.nodes if node in taken and self.is_shared(node)]
-        if any((len(self.values[node]), len(self.fewer[node])) != (self.n, self.n - 1) for node in needed):
-            raise CannotCutError("what its frozen layers give does not have one row an image")
+        for node in needed:
+            rows, fewer = self.values[node], self.fewer[node]
+            if (len(rows), len(fewer)) != (self.n, self.n - 1):
+                raise CannotCutError("what its frozen layers give does not have one row an image")
+            if not _alike(rows[:-1], fewer):
+                raise CannotCutError("what its frozen layers give for an image depends on the images beside it")
         return needed
 
     def _frontier(self, needed: Sequence[fx.Node]) -> list[fx.Node]:
@@ -152,7 +176,7 @@ class _Cutter:
         for node in reversed(needed):
             rest = [each for each in frontier if each is not node]
             given = {each for each in node.all_input_nodes if each in self.of_images}
-            if given and given <= set(rest) and not self._is_costly(node) and not self._is_in_place(node):
+            if given and given <= set(rest) and not self._is_costly(node) and node not in self.in_place:
                 frontier = rest
         return frontier
 
@@ -163,18 +187,12 @@ class _Cutter:
         name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
         return node.op in ("call_function", "call_method") and any(part in name for part in COSTLY)
 
-    def _is_in_place(self, node: fx.Node) -> bool:
-        if node.op == "call_module":
-            return bool(getattr(self.model.get_submodule(str(node.target)), "inplace", False))
-        method = node.op == "call_method" and str(node.target).endswith("_")
-        return method or node.target in IN_PLACE or bool(node.kwargs.get("inplace"))
-
     def _stage(self, given: Sequence[fx.Node], wanted: Sequence[Any], *, whole: bool = False) -> fx.Graph:
         """The calls that lead from some values to others; a ``whole`` graph returns one tensor, else a tuple."""
         graph = fx.Graph()
         made: dict[fx.Node, Any] = {node: graph.placeholder(str(node)) for node in given}
         first, between = made[given[0]], self._between(given, wanted)
-        if any(self._is_in_place(node) for node in between):  # what is given may lie in a file, or serve others
+        if not self.in_place.isdisjoint(between):  # what is given may lie in a file, or serve others
             made = {node: graph.call_method("clone", (given_node,)) for node, given_node in made.items()}
         for node in between:
             if self.is_size(node):
@@ -275,21 +293,12 @@ def _trace(model: nn.Module, layers: Mapping[str, LaneLayer]) -> fx.Graph:
         raise CannotCutError(f"its calls cannot be traced ({_first_line(error)})") from error
 
 
-def _values(model: nn.Module, graph: fx.Graph, images: Tensor) -> dict[fx.Node, Any]:
-    """What each call gives."""
-
-    class Noting(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            noted[n] = super().run_node(n)
-            return noted[n]
-
-    noted: dict[fx.Node, Any] = {}
-    try:
-        with torch.no_grad():
-            Noting(model, graph=graph).run(images)
-    except Exception as error:
-        raise CannotCutError(f"its traced calls do not run ({_first_line(error)})") from error
-    return noted
+def _alike(some: Tensor, others: Tensor) -> bool:
+    """Whether they are the same but for rounding."""
+    if not some.is_floating_point():
+        return torch.equal(some, others)
+    close = 1e-3 * float(some.nan_to_num(0, 0, 0).abs().max()) if some.numel() else 0.0
+    return torch.allclose(some, others, rtol=1e-3, atol=close, equal_nan=True)
 
 
 def _first_line(error: Exception) -> str:

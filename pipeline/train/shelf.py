@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +39,29 @@ def lock(folder: Path, *, alone: bool) -> Iterator[int]:
 
 def keep(folder: Path, handle: int) -> None:
     """Hold a locked folder against removal as long as this process lives, beside other readers."""
+    os.utime(folder)
+    if folder in _kept:
+        os.close(_kept[folder])
     _kept[folder] = os.dup(handle)
     fcntl.flock(handle, fcntl.LOCK_SH)
-    os.utime(folder)
+
+
+def is_in_use(folder: Path) -> bool:
+    """Whether another process builds it, or computes with it."""
+    try:
+        with lock(folder, alone=True):
+            return False
+    except BlockingIOError:
+        return True
 
 
 def read_card(folder: Path) -> dict[str, Any] | None:
     """The card of a complete folder."""
     try:
         card: dict[str, Any] = json.loads((folder / CARD).read_text())
-    except (OSError, ValueError):
+        return card if isinstance(card["sha256"], list) else None
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged
         return None
-    return card
 
 
 def make_room(folder: Path, needed: int, limit: int, say: Callable[[str], None]) -> bool:
@@ -68,7 +79,8 @@ def make_room(folder: Path, needed: int, limit: int, say: Callable[[str], None])
             break
         try:
             with lock(oldest, alone=True):
-                shutil.rmtree(oldest)
+                if oldest.exists():  # another process may have been quicker
+                    shutil.rmtree(oldest)
             say(f"cache: removed {oldest.name}, the oldest, {sizes.pop(oldest) / 1e9:.2f} GB, for --cache-limit")
         except BlockingIOError:  # someone computes with it
             continue
@@ -85,9 +97,16 @@ def make_room(folder: Path, needed: int, limit: int, say: Callable[[str], None])
 
 
 def _age(folder: Path) -> float:
-    return folder.stat().st_mtime
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def size(folder: Path) -> int:
-    """Bytes of the files of a folder."""
-    return sum(path.stat().st_size for path in folder.iterdir())
+    """Bytes of the files of a folder, less those that another process removes meanwhile."""
+    total = 0
+    for path in folder.glob("*"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total

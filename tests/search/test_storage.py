@@ -11,7 +11,8 @@ from tiny_studies import asks, by_cell, make_objective, make_spec, outcomes, sea
 
 from pipeline.errors import NothingUsableError, SpecError, StorageError
 from pipeline.search.results import read_results
-from pipeline.search.storage import METRIC, alone, open_storage, without_password
+from pipeline.search.storage import METRIC, alone, create_or_resume, open_storage, without_password
+from pipeline.spec import pinned
 
 SECRET = "hunter2"
 
@@ -159,3 +160,18 @@ def test_a_server_that_refuses_is_named_without_the_password(postgresql):
     with pytest.raises(StorageError, match=r"127\.0\.0\.1") as refused:
         open_storage(wrong)
     assert SECRET not in str(refused.value)
+
+
+def test_a_study_of_a_version_that_knew_fewer_options_goes_on_and_one_with_other_values_does_not(storage):
+    spec = make_spec()
+    old = pinned(spec, spec.combination[0])
+    del old["compute"]
+    del old["search"]["warmup"]
+    now = pinned(spec, spec.combination[0])
+    study = create_or_resume(storage, "tiny/int1-lora", now, {}, {})
+    study.set_user_attr("pinned", old)
+    assert create_or_resume(storage, "tiny/int1-lora", now, {}, {}).user_attrs["pinned"] == now
+    study.set_user_attr("pinned", old)
+    warmed = make_spec(warmup=1.0)
+    with pytest.raises(SpecError, match=r"warmup: stored 0.0, now 1.0"):
+        create_or_resume(storage, "tiny/int1-lora", pinned(warmed, warmed.combination[0]), {}, {})
