@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -282,7 +281,7 @@ def clean(
 ) -> None:
     """Remove caches, half-written files, and kept adapters that are no stored winner's; never trials or exports."""
     from pipeline.paths import default_database
-    from pipeline.search.clean import unneeded
+    from pipeline.search.clean import remove, unneeded
     from pipeline.search.storage import open_storage, storage_errors
 
     url = storage or default_database()
@@ -291,7 +290,7 @@ def clean(
     for path in paths:
         print(path)
         if not dry_run:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            remove(path)
 
 
 def main() -> None:

@@ -51,6 +51,9 @@ trials = 12                # of each cell
 ask_ahead = 4              # trials of a cell that are asked for at once
 sampler = {{ method = "tpe", startup = 4 }}
 pruner = {{ method = "halving", first = 1, factor = 3 }}
+
+# [compute]                # outputs of frozen layers on disk: float32, float16, bfloat16 or off
+# cache = "float32"
 """
 
 

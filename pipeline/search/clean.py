@@ -1,5 +1,6 @@
 """What may be removed from ``storage/`` without losing a trial, a winner or an export."""
 
+import shutil
 from pathlib import Path
 
 from optuna.storages import RDBStorage
@@ -7,7 +8,7 @@ from optuna.storages import RDBStorage
 from pipeline.paths import BASELINES, FEATURES, STORAGE
 from pipeline.search.keep import Kept
 from pipeline.search.results import own_studies, read_results
-from pipeline.train.shelf import is_in_use
+from pipeline.train.shelf import discard, is_in_use
 
 
 def unneeded(storage: RDBStorage) -> list[Path]:
@@ -24,6 +25,17 @@ def unneeded(storage: RDBStorage) -> list[Path]:
     # A folder that was stopped between two renames may hold the only copy of the checkpoint that it was to replace.
     swaps = (STORAGE / "exports").rglob(".rank-*")
     replaced = {path for path in swaps if path.with_name(path.name[1:].rpartition(".")[0]).exists()}
-    half_written = {*STORAGE.rglob(".*.tmp"), *replaced}
+    strays = {path for path in STORAGE.rglob(".*.tmp") if FEATURES not in path.parents}  # a build clears its own
+    half_written = {*strays, *replaced}
     features = {folder for folder in FEATURES.glob("*") if folder.is_dir() and not is_in_use(folder)}
     return sorted({*half_written, *(adapters - winners), *BASELINES.glob("*.safetensors"), *features})
+
+
+def remove(path: Path) -> None:
+    """Remove what was found unneeded; a cache that came into use meanwhile stays."""
+    if path.parent == FEATURES:
+        discard(path)
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -15,11 +15,11 @@ from pipeline.train.cohort import Cohort, Lane
 from pipeline.train.parallel import side_by_side, workers
 from pipeline.train.rows import TensorRows
 
-MOST = 64
+MOST = 32
 """Lanes in one pass."""
 STEPS = 2
 """Steps of each number of lanes that are timed together."""
-TRIES = 3
+TRIES = 2
 """How often they are timed; the quickest counts, for the first one pays for memory."""
 ENOUGH, WORSE = 0.9, 0.75
 """The fewest lanes that reach the first part of the best rate are taken; below the second, no more are tried."""
@@ -51,7 +51,7 @@ class Pass:
 
 
 def pack(lanes: Iterable[Lane], size: Pass, workers: int = 1) -> list[list[Lane]]:
-    """Cohorts of the lanes that may share one: enough to keep all workers busy, each as full as the others of its pace.
+    """Cohorts of the lanes that may share one: as many for each worker, each as full as the others of its pace.
 
     Lanes of like ranks come together, whatever cell they are of; the cohort with the most to do comes first.
     """
@@ -59,7 +59,8 @@ def pack(lanes: Iterable[Lane], size: Pass, workers: int = 1) -> list[list[Lane]
     for lane in lanes:
         paces[lane.pace].append(lane)
     counts = {pace: -(-len(own) // size.most(own[0].batch_size)) for pace, own in paces.items()}
-    while sum(counts.values()) < min(workers, sum(map(len, paces.values()))):
+    # Three cohorts on two cores would leave one idle for a third of the time.
+    while sum(counts.values()) % workers and any(counts[pace] < len(own) for pace, own in paces.items()):
         fullest = max(paces, key=lambda pace: len(paces[pace]) / counts[pace])
         counts[fullest] += 1
     cohorts = []

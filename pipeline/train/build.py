@@ -64,6 +64,8 @@ class Build:
     def run(self) -> dict[str, Any]:
         """Build what is missing, and give the card."""
         paths = [self.folder / f"{place}.bin" for place in range(len(self.shapes))]
+        for half_written in self.folder.glob(".*.tmp"):
+            half_written.unlink()
         for path in paths:
             path.touch()
         files = [path.open("r+b") for path in paths]

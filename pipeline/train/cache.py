@@ -29,10 +29,17 @@ LIMIT = 50 * 10**9
 """Bytes that all caches may take, unless a run is told otherwise."""
 SAMPLE = 16
 """Rows that are computed again, in other company, once a cache is built."""
+LONG = 1000
+"""Images above which a sample is asked for twice before a build, and not only after it."""
 WAIT = 0.2
 """Seconds between two looks at a cache that another process builds."""
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 """Of the largest number in the sample: rounding of another batch size, and of the cache's own precision."""
+
+UNSTEADY = (
+    "cache: the frozen layers give something else when they are asked again (random numbers, statistics of a batch, or "
+    "augmented images), so nothing is cached"
+)
 
 Judge = Callable[[Inputs], Tensor]
 
@@ -135,16 +142,16 @@ class FeatureCache:
         if not make_room(build.folder, build.bytes, self.limit, self.say):
             self.say(f"cache: {build.bytes / 1e9:.2f} GB are above --cache-limit; frozen layers run in every epoch")
             return None
+        if len(build.part) > LONG and not _is_steady(build):
+            self.say(UNSTEADY)
+            return None
         with _storing(build):
             build.folder.mkdir(exist_ok=True)
             card = build.run()
         tensors = _map(build)
         if not _is_repeatable(build, tensors):
             shutil.rmtree(build.folder)
-            self.say(
-                "cache: the frozen layers give something else when they are asked again (random numbers, statistics of "
-                "a batch, or augmented images), so nothing is cached"
-            )
+            self.say(UNSTEADY)
             return None
         with _storing(build):
             write_whole(build.folder / CARD, lambda path: _write(path, json.dumps(card)))
@@ -193,12 +200,32 @@ def _map(build: Build) -> list[Tensor]:
     return tensors
 
 
+def _sample(build: Build) -> Tensor:
+    return torch.randperm(len(build.part), generator=torch.Generator().manual_seed(0))[:SAMPLE]
+
+
 @torch.no_grad()
+def _given(build: Build, chosen: Tensor, batch_size: int) -> list[Tensor]:
+    """What the stem gives for some images, so many at a time."""
+    batches = [build.stem(images.to(build.device)) for images, _ in build.part.batches(batch_size, chosen)]
+    return [torch.cat(each).cpu() for each in zip(*batches, strict=True)]
+
+
+def _is_steady(build: Build) -> bool:
+    """Whether the stem gives the same for a few images in other company: before hours are spent on all."""
+    chosen = _sample(build)
+    return _close(_given(build, chosen, SAMPLE), _given(build, chosen, SAMPLE // 2), build.dtype)
+
+
 def _is_repeatable(build: Build, tensors: Sequence[Tensor]) -> bool:
-    chosen = torch.randperm(len(build.part), generator=torch.Generator().manual_seed(0))[:SAMPLE]
-    images, _ = next(iter(build.part.batches(SAMPLE, chosen)))
-    for tensor, again in zip(tensors, build.stem(images.to(build.device)), strict=True):
-        kept, now = tensor.index_select(0, chosen).double(), again.cpu().double()
-        if not torch.allclose(kept, now, rtol=0, atol=TOLERANCE[build.dtype] * float(now.abs().max())):
-            return False
-    return True
+    """Whether what is kept is what the stem gives now."""
+    chosen = _sample(build)
+    kept = [tensor.index_select(0, chosen) for tensor in tensors]
+    return _close(kept, _given(build, chosen, SAMPLE), build.dtype)
+
+
+def _close(ones: Sequence[Tensor], others: Sequence[Tensor], dtype: torch.dtype) -> bool:
+    return all(
+        torch.allclose(one.double(), other.double(), rtol=0, atol=TOLERANCE[dtype] * float(other.abs().max()))
+        for one, other in zip(ones, others, strict=True)
+    )

@@ -138,16 +138,21 @@ class _Cutter:
         for node in trained:
             if node.kwargs or len(node.args) != 1:
                 raise CannotCutError(f"its layer '{node.target}' is not called with one tensor")
+        read = [
+            node for node in self.nodes if node.op == "get_attr" and str(node.target).rpartition(".")[0] in self.layers
+        ]
+        if read:
+            raise CannotCutError(f"it reads '{read[0].target}' of a trained layer itself")
         needed = self._needed()
         frontier = self._frontier(needed)
         bases = [node for node in trained if self.is_shared(_input(node))]
         root = _with_lane_layers(self.model, self.layers)
-        stem = None if frontier == [self.images] else _module(self.model, self._stage([self.images], frontier))
+        stem = None if frontier == [self.images] else fx.GraphModule(self.model, self._stage([self.images], frontier))
         shared, inputs = self._shared(frontier, needed, bases)
         return Cut(
             stem=stem,
-            shared=_module(root, shared),
-            tail=_module(root, self._tail(inputs, bases)),
+            shared=fx.GraphModule(root, shared),
+            tail=fx.GraphModule(root, self._tail(inputs, bases)),
             graph=self._stage(frontier, [output.args[0]], whole=True),
             names=tuple("images" if node is self.images else str(node) for node in frontier),
         )
@@ -175,10 +180,20 @@ class _Cutter:
         frontier = list(needed)
         for node in reversed(needed):
             rest = [each for each in frontier if each is not node]
-            given = {each for each in node.all_input_nodes if each in self.of_images}
-            if given and given <= set(rest) and not self._is_costly(node) and node not in self.in_place:
+            if rest and self._is_cheap(node, rest):
                 frontier = rest
         return frontier
+
+    def _is_cheap(self, node: fx.Node, given: Sequence[fx.Node]) -> bool:
+        """Whether it can be had again from some values without a costly call."""
+        behind = {node}
+        for each in reversed(self.nodes):
+            if each not in behind or each in given or each not in self.of_images or self.is_size(each):
+                continue
+            if each is self.images or self._is_costly(each) or each in self.in_place:
+                return False
+            behind |= set(each.all_input_nodes)
+        return True
 
     def _is_costly(self, node: fx.Node) -> bool:
         if node.op == "call_module":
@@ -310,10 +325,3 @@ def _with_lane_layers(model: nn.Module, layers: Mapping[str, LaneLayer]) -> nn.M
     for name, layer in layers.items():
         root.set_submodule(name, layer)
     return root
-
-
-def _module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    try:
-        return fx.GraphModule(root, graph)
-    except (AttributeError, RuntimeError) as error:  # a weight of a trained layer is read, not its output
-        raise CannotCutError(f"its calls cannot be put together again ({_first_line(error)})") from error

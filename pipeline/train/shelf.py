@@ -55,6 +55,18 @@ def is_in_use(folder: Path) -> bool:
         return True
 
 
+def discard(folder: Path) -> bool:
+    """Remove a folder, unless a process computes with it or builds it."""
+    if folder in _kept:
+        return False
+    try:
+        with lock(folder, alone=True):
+            shutil.rmtree(folder, ignore_errors=True)  # another process may have been quicker
+        return True
+    except BlockingIOError:
+        return False
+
+
 def read_card(folder: Path) -> dict[str, Any] | None:
     """The card of a complete folder."""
     try:
@@ -77,13 +89,8 @@ def make_room(folder: Path, needed: int, limit: int, say: Callable[[str], None])
     for oldest in others:
         if needed + sum(sizes.values()) <= limit:
             break
-        try:
-            with lock(oldest, alone=True):
-                if oldest.exists():  # another process may have been quicker
-                    shutil.rmtree(oldest)
+        if discard(oldest):
             say(f"cache: removed {oldest.name}, the oldest, {sizes.pop(oldest) / 1e9:.2f} GB, for --cache-limit")
-        except BlockingIOError:  # someone computes with it
-            continue
     if needed + sum(sizes.values()) > limit:
         return False
     free = shutil.disk_usage(folder.parent).free

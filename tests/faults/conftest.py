@@ -6,7 +6,7 @@ import pytest
 import torch
 
 # Helpers of the folders beside this one.
-sys.path += [str(Path(__file__).parents[1] / name) for name in ("cli", "export", "search", "task")]
+sys.path += [str(Path(__file__).parents[1] / name) for name in ("cli", "export", "search", "task", "train")]
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
+from safetensors.torch import load_file
 from tiny_studies import (
     BatchNormNet,
     asks,
@@ -19,6 +20,7 @@ from tiny_studies import (
 from pipeline.search import ledger
 from pipeline.search.history import COUNTED
 from pipeline.search.space import Cell
+from pipeline.task.hashes import hash_tensors
 
 ATTRIBUTES = {
     "ask", "bytes", "layer_ratio", "macs", "origin", "peak_memory", "ratio", "seconds", "seed", "split", "trainable",
@@ -67,14 +69,38 @@ def test_the_same_study_asks_the_same_twice_and_another_seed_asks_otherwise(open
     assert asks(first) != asks(search(open_database("c"), make_spec(seed=1)))
 
 
-def test_how_many_lanes_train_together_changes_neither_asks_nor_values(open_database):
-    alone, together = search(open_database("a"), cohort=1), search(open_database("b"), cohort=4)
-    assert asks(alone) == asks(together)
+@pytest.mark.parametrize("together", [4, 16])
+def test_how_many_lanes_train_together_changes_neither_asks_nor_values(open_database, together):
+    spec = make_spec(ranks=[1, 2, 4], trials=8, ask_ahead=4, optimizer=["adam", "sgd", "nesterov", "adamw", "rmsprop"])
+    one, many = search(open_database("a"), spec, cohort=1), search(open_database("b"), spec, cohort=together)
+    assert asks(one) == asks(many)
     images = len(make_task().val)
-    for cell, trials in outcomes(alone).items():
-        for (state, accuracies), (other_state, other_accuracies) in zip(trials, outcomes(together)[cell], strict=True):
+    for cell, trials in outcomes(one).items():
+        for (state, accuracies), (other_state, other_accuracies) in zip(trials, outcomes(many)[cell], strict=True):
             assert state == other_state
             assert accuracies == pytest.approx(other_accuracies, abs=1 / images)
+
+
+@pytest.fixture
+def three_threads():
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("cohort", [1, 3, 16])
+def test_a_study_that_trains_in_several_threads_comes_to_the_same_bits_twice(open_database, cohort, three_threads):
+    found = []
+    for name in ("a", "b"):
+        study = search(open_database(name), make_spec(batch_size=[16]), cohort=cohort)
+        losses = [(t.number, t.params, t.user_attrs["train_loss"], t.user_attrs["val_loss"]) for t in study.trials]
+        kept = {
+            path.name: hash_tensors(sorted(load_file(path).items()))
+            for path in sorted(kept_of(make_spec()).folder.iterdir())
+        }
+        found.append((asks(study), outcomes(study), sorted(losses, key=str), kept))
+        assert torch.get_num_threads() == 3
+    assert found[0] == found[1]
 
 
 def test_a_cell_starts_up_tries_its_neighbours_best_and_goes_on_to_the_sampler(storage):

@@ -1,97 +1,34 @@
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
+from tiny_settings import SETTINGS, TRIALS, Setting, cnn, equal, mlp, setting
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import clipped_rank
-from pipeline.adapt.inits.paper import Paper
 from pipeline.adapt.lanes import Lanes, attach
 from pipeline.adapt.lora import Lora
-from pipeline.compress.contract import CompressedModel
-from pipeline.compress.int1 import Int1
-from pipeline.compress.layers import find_targets, shared_copy, weight_matrix
+from pipeline.compress.layers import shared_copy
 from pipeline.seeds import derive
+from pipeline.spec import ComputeSpec
 from pipeline.task.metric import count_correct
 from pipeline.task.parts import TensorPart
-from pipeline.train.cohort import Lane, train_epoch
+from pipeline.train.cohort import Lane
 from pipeline.train.optimizers import RULES, LaneOptimizer
-from pipeline.train.program import Program, make_program, whole
 from pipeline.train.recipe import Recipe
-from pipeline.train.rows import image_rows
+
+RECIPES = {
+    "constant": Recipe(epochs=3),
+    "cosine": Recipe(epochs=4, schedule="cosine"),
+    "warm-up": Recipe(epochs=3, schedule="cosine", warmup=0.6),
+}
 
 
-@dataclass
-class Setting:
-    """A compressed model, and something to train it on."""
-
-    compressed: CompressedModel
-    original: nn.Module
-    train: TensorPart
-    val: TensorPart
-    program: Program
-
-    def lane(self, rank: int = 2, **values: object) -> Lane:
-        """A lane that starts where all lanes of its rank start."""
-        generator = torch.Generator().manual_seed(0)
-        starts = {}
-        for name, weight in self.compressed.weights.items():
-            matrix = weight_matrix(self.original.get_submodule(name))
-            starts[name] = Paper().start(matrix, weight, clipped_rank(rank, weight.shape), (), generator)
-        lane = Lane({}, alpha=4.0, optimizer="adam", lr=0.01, batch_size=16, seed=3)
-        lane = replace(lane, **values)
-        lane.parameters = Lora().begin(self.compressed.model, starts, lane.alpha)
-        return lane
-
-    def epoch(
-        self, lanes: list[Lane], recipe: Recipe | None = None, check: Callable[[], None] = lambda: None, **parts: object
-    ) -> None:
-        parts = {"train": self.train, "val": self.val, **parts}
-        rows = {name: self.program.rows(image_rows(part)) for name, part in parts.items()}
-        train_epoch(lanes, self.program, **rows, recipe=recipe or Recipe(epochs=3), check=check)
-
-
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(2 * 6 * 6, 9), nn.ReLU(), nn.Dropout(0.5), nn.Linear(9, 3))
-
-
-def cnn() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(2, 6, 3, stride=2, padding=1),
-        nn.BatchNorm2d(6),
-        nn.ReLU(),
-        nn.Conv2d(6, 6, 3, padding=1, groups=6),
-        nn.Flatten(),
-        nn.Linear(54, 3),
-    )
-
-
-def setting(
-    build: Callable[[], nn.Module] = mlp, dtype: torch.dtype = torch.float32, *, targets: str = "*", cached: bool = True
-) -> Setting:
-    """A trained model, compressed; ``cached`` where what lanes share is had once, else every image takes all of it."""
-    torch.manual_seed(1)
-    model = build().to(dtype)
-    model(torch.randn(30, 2, 6, 6, dtype=dtype) * 2 + 1)  # batch norms have seen something
-    model.eval()
-    compressed = Int1().compress_model(model, find_targets(model, [targets]), {})
-    labels = torch.arange(80) % 3
-    images = torch.randn(80, 2, 6, 6, dtype=dtype) + labels[:, None, None, None]
-    own = Setting(compressed, model, TensorPart(images[:50], labels[:50]), TensorPart(images[50:], labels[50:]), None)
-    probes = [[(own.lane(rank).parameters, alpha) for alpha in (1.0, 2.0)] for rank in (1, 2)]
-    cut, uncut = make_program(compressed.model, Lora(), probes, images[:3]), whole(compressed.model, Lora())
-    own.program = cut if cached else uncut
-    assert (own.program.cut is not None) == cached
-    return own
-
-
-def equal(one: Lane, other: Lane) -> bool:
-    """Whether two lanes are at the same place, bit for bit."""
-    tensors = [(one.parameters[name], other.parameters[name]) for name in one.parameters]
-    moments = list(zip(one.moments or (), other.moments or (), strict=True))
-    return one.curve == other.curve and all(torch.equal(*pair) for pair in [*tensors, *moments])
+def own_setting(name: str, dtype: torch.dtype = torch.float32, *, cached: bool = True) -> Setting:
+    build, targets = SETTINGS[name]
+    return setting(build, dtype, targets=targets, cached=cached)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
@@ -331,3 +268,140 @@ def test_the_rate_stays_or_falls_over_all_steps_of_a_trial_to_near_zero(schedule
         assert all(later < earlier for earlier, later in pairwise(rates))
         assert rates[20] == pytest.approx(0.25)
         assert 0 < rates[-1] < 0.001
+
+
+def trained(own: Setting, recipe: Recipe, *, together: bool) -> list[Lane]:
+    """``TRIALS``, a neighbour that is pruned after its first epoch, and one that fails in it."""
+    lanes = [own.lane(**values) for values in TRIALS]
+    pruned, failing = own.lane(2, optimizer="adam"), own.lane(3, optimizer="sgd", lr=1e200)
+    for epoch in range(recipe.epochs):
+        cohort = [*lanes[:2], pruned, failing, *lanes[2:]] if epoch == 0 else lanes
+        for part in [cohort] if together else [[lane] for lane in cohort]:
+            own.epoch(part, recipe)
+    assert failing.failure
+    return [*lanes, pruned]
+
+
+def assert_same(lane: Lane, other: Lane) -> None:
+    for name, tensor in lane.parameters.items():
+        torch.testing.assert_close(tensor, other.parameters[name], rtol=0, atol=1e-9)
+        torch.testing.assert_close(lane.best_parameters[name], other.best_parameters[name], rtol=0, atol=1e-9)
+    for epoch, its in zip(lane.curve, other.curve, strict=True):
+        assert (epoch.train_loss, epoch.val_loss) == pytest.approx((its.train_loss, its.val_loss), abs=1e-9)
+        assert epoch.val_accuracy == its.val_accuracy
+    assert (lane.failure, lane.best_epoch) == (other.failure, other.best_epoch)
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_whole_float64_training_is_the_same_together_alone_and_uncut_whoever_leaves_the_cohort(name, recipe):
+    own = own_setting(name, torch.float64)
+    together, alone = trained(own, recipe, together=True), trained(own, recipe, together=False)
+    uncut = trained(own_setting(name, torch.float64, cached=False), recipe, together=True)
+    for lane, lone, through_all in zip(together, alone, uncut, strict=True):
+        assert_same(lane, lone)
+        assert_same(lane, through_all)
+    assert {lane.optimizer for lane in together} == RULES.keys()
+    assert [len(lane.curve) for lane in together] == [recipe.epochs] * len(TRIALS) + [1]
+    assert len({lane.curve[-1].train_loss for lane in together}) == len(together)
+
+
+@pytest.mark.parametrize("cached", [True, False], ids=["cut", "uncut"])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_in_float32_every_lanes_gradient_is_its_lone_gradient_at_the_start_and_after_some_epochs(name, cached):
+    own = own_setting(name, cached=cached)
+    lanes = [own.lane(**{**values, "batch_size": 50}) for values in TRIALS]
+    for epochs in (0, 1, 2):
+        for _ in range(epochs):
+            own.epoch(lanes)
+        # After one step of momentum the first moment is the gradient.
+        sampled = [replace(lane, optimizer="sgd", moments=None) for lane in copy.deepcopy(lanes)]
+        alone = copy.deepcopy(sampled)
+        own.epoch(sampled)
+        for lane, lone in zip(sampled, alone, strict=True):
+            own.epoch([lone])
+            difference = (lane.moments[0] - lone.moments[0]).norm()
+            assert difference < 1e-5 * lone.moments[0].norm()
+
+
+def test_whole_float32_trainings_come_as_close_as_other_seeds_do():
+    recipe, seeds = Recipe(epochs=4), range(3)
+    own = own_setting("cnn")
+    best = {}
+    for seed in seeds:
+        together, alone = [[own.lane(**values, seed=seed) for values in TRIALS] for _ in range(2)]
+        for _ in range(recipe.epochs):
+            own.epoch(together, recipe)
+            for lane in alone:
+                own.epoch([lane], recipe)
+        best[seed] = [[lane.best for lane in lanes] for lanes in (together, alone)]
+    for place in range(len(TRIALS)):
+        alone = [best[seed][1][place] for seed in seeds]
+        spread = max(max(alone) - min(alone), 1 / len(own.val))
+        assert all(abs(best[seed][0][place] - best[seed][1][place]) <= spread for seed in seeds)
+
+
+@pytest.mark.parametrize("broken", ["a rate", "a parameter"])
+@pytest.mark.parametrize("cached", [True, False], ids=["cut", "uncut"])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_fault_12_neighbours_of_other_ranks_keep_every_bit_beside_a_lane_that_fails(name, cached, broken):
+    own = own_setting(name, cached=cached)
+    healthy, disturbed = [[own.lane(**values) for values in TRIALS] for _ in range(2)]
+    bad = disturbed[0]
+    if broken == "a rate":
+        bad.lr = 1e30
+    else:
+        next(iter(bad.parameters.values())).flatten()[0] = torch.nan
+    own.epoch(healthy)
+    own.epoch(disturbed)
+    assert bad.failure
+    assert not bad.curve
+    rest = [(lane, other) for lane, other in zip(disturbed, healthy, strict=True) if lane is not bad]
+    assert all(lane.failure is None and lane.curve and equal(lane, other) for lane, other in rest)
+    survivors, others = [list(lanes) for lanes in zip(*rest, strict=True)]
+    own.epoch(survivors)
+    own.epoch(others)
+    assert all(equal(*pair) for pair in zip(survivors, others, strict=True))
+
+
+COMPUTE = {
+    "bfloat16": (ComputeSpec(precision="bfloat16"), 0.02),
+    "channels last": (ComputeSpec(channels_last=True), 1e-5),
+    "both": (ComputeSpec(precision="bfloat16", channels_last=True), 0.02),
+}
+
+
+@pytest.mark.parametrize(("compute", "near"), COMPUTE.values(), ids=COMPUTE)
+@pytest.mark.parametrize("cached", [True, False], ids=["cut", "uncut"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "vit", "vit's last block"])
+def test_how_numbers_are_computed_changes_losses_little(name, cached, compute, near):
+    own = own_setting(name, cached=cached)
+    # RMSprop's first steps are ten times the others', and with them what rounding comes to.
+    steady = [values for values in TRIALS if values["optimizer"] != "rmsprop"]
+    lanes, plain = [[own.lane(**values) for values in steady] for _ in range(2)]
+    own.epoch(lanes, Recipe(epochs=1, compute=compute))
+    own.epoch(plain, Recipe(epochs=1))
+    for lane, other in zip(lanes, plain, strict=True):
+        assert all(tensor.dtype == torch.float32 for tensor in lane.parameters.values())
+        epoch, its = lane.curve[0], other.curve[0]
+        assert (epoch.train_loss, epoch.val_loss) == pytest.approx((its.train_loss, its.val_loss), rel=near)
+    if compute.precision == "bfloat16":
+        assert [lane.curve for lane in lanes] != [lane.curve for lane in plain]
+
+
+def test_a_compiled_training_is_the_same(monkeypatch):
+    # Without the last stage of the compiler, which takes 20 s and changes no number but by rounding.
+    compiled, torchs = [], torch.compile
+
+    def compile_(module: nn.Module, **options: object) -> nn.Module:
+        compiled.append(module)
+        return torchs(module, backend="aot_eager", **options)
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    own = own_setting("head on a frozen trunk", torch.float64)
+    lanes, plain = [[own.lane(**values) for values in TRIALS[:3]] for _ in range(2)]
+    own.epoch(lanes, Recipe(epochs=1, compute=ComputeSpec(compile=True)))
+    own.epoch(plain, Recipe(epochs=1))
+    assert compiled == [own.program.cut.tail]
+    for lane, other in zip(lanes, plain, strict=True):
+        assert_same(lane, other)

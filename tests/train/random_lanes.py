@@ -1,0 +1,59 @@
+"""Random lanes over any model, each lane alone, and a model whose calls a test gives."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.adapt.contract import Start, clipped_rank
+from pipeline.adapt.lanes import Lanes, attach
+from pipeline.adapt.lora import Lora
+from pipeline.compress.layers import matrix_shape, shared_copy
+
+Trial = tuple[dict[str, Tensor], float]
+
+
+def trials(model: nn.Module, targets: Sequence[str], ranks: Sequence[int] = (1, 1, 3)) -> list[Trial]:
+    """Lanes of random factors, and their alphas."""
+    own = []
+    for alpha, rank in enumerate(ranks, start=1):
+        starts = {}
+        for name in targets:
+            out, inner = matrix_shape(model.get_submodule(name))
+            r = clipped_rank(rank, (out, inner))
+            starts[name] = Start(torch.randn(r, inner).double() / inner**0.5, torch.randn(out, r).double())
+        own.append((Lora().begin(model, starts, float(alpha)), float(alpha)))
+    return own
+
+
+def in_stacks(own: Sequence[Trial]) -> Lanes:
+    """The first lanes as a stack, and the last one beside it."""
+    stacks = [own[:-1], own[-1:]]
+    return Lanes(
+        [({k: torch.stack([p[k] for p, _ in stack]) for k in stack[0][0]}, [a for _, a in stack]) for stack in stacks]
+    )
+
+
+def alone(model: nn.Module, trial: Trial, images: Tensor) -> Tensor:
+    """The logits of the whole model with one adapter."""
+    copy = shared_copy(model)
+    attach(copy, Lora(), Lanes([({name: tensor[None] for name, tensor in trial[0].items()}, [trial[1]])]))
+    return copy(images.clone())
+
+
+class Calls(nn.Module):
+    """A frozen layer ``a``, trained layers ``b`` and ``c``, and how they are called."""
+
+    def __init__(self, calls: Callable[["Calls", Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.hidden = nn.Sequential(nn.Hardswish(inplace=True), nn.Identity())
+        self.norm, self.drop = nn.LayerNorm(6), nn.Dropout(0.5)
+        self.calls = calls
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.calls(self, x)
+
+
+def made(calls: Callable[[Calls, Tensor], Tensor]) -> tuple[Calls, Tensor]:
+    return Calls(calls).double().eval(), torch.randn(3, 6, dtype=torch.float64)

@@ -1,0 +1,96 @@
+import functools
+import threading
+import time
+from collections.abc import Iterator
+from itertools import chain
+
+import pytest
+import torch
+from tiny_settings import SETTINGS, TRIALS, Setting, equal, setting
+
+from pipeline.train.cohort import Lane
+from pipeline.train.parallel import side_by_side, workers
+
+
+@pytest.fixture(autouse=True)
+def _four_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_there_is_a_worker_for_each_core_and_one_for_a_gpu():
+    assert workers("cpu") == 4
+    assert workers("cuda:0") == 1
+
+
+@pytest.mark.parametrize(("jobs", "threads"), [(2, 2), (3, 1), (4, 1), (9, 1)])
+def test_each_job_runs_once_with_its_share_of_the_threads(jobs, threads):
+    seen: list[tuple[int, int]] = []
+    side_by_side([lambda job=job: seen.append((job, torch.get_num_threads())) for job in range(jobs)], "cpu")
+    assert sorted(seen) == [(job, threads) for job in range(jobs)]
+    assert torch.get_num_threads() == 4
+
+
+@pytest.mark.parametrize(("jobs", "device"), [(1, "cpu"), (0, "cpu"), (3, "cuda")])
+def test_jobs_that_are_not_side_by_side_run_in_turn_here_with_all_threads(jobs, device):
+    seen = []
+    here = threading.get_ident()
+    run = [lambda job=job: seen.append((job, torch.get_num_threads(), threading.get_ident())) for job in range(jobs)]
+    side_by_side(run, device)
+    assert seen == [(job, 4, here) for job in range(jobs)]
+
+
+def test_jobs_run_at_the_same_time():
+    both = threading.Barrier(2, timeout=10)
+    side_by_side([both.wait, both.wait], "cpu")
+
+
+def test_what_a_job_raises_is_raised_once_all_have_ended_and_the_threads_are_as_they_were():
+    ended = []
+
+    def fail() -> None:
+        raise InterruptedError("the test said so")
+
+    def work() -> None:
+        time.sleep(0.05)
+        ended.append(1)
+
+    with pytest.raises(InterruptedError, match="the test said so"):
+        side_by_side([fail, work, work, work, work, work], "cpu")
+    assert len(ended) == 5
+    assert torch.get_num_threads() == 4
+
+
+def cohort(own: Setting) -> list[Lane]:
+    return [own.lane(**values) for values in TRIALS]
+
+
+def trained_beside(own: Setting, others: int) -> list[Lane]:
+    """A cohort after two epochs, each of them trained beside other cohorts."""
+    cohorts = [cohort(own) for _ in range(others + 1)]
+    for lane in chain(*cohorts[1:]):
+        lane.lr /= 2
+    for _ in range(2):
+        side_by_side([functools.partial(own.epoch, lanes) for lanes in cohorts], "cpu")
+    return cohorts[0]
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "vit's last block"])
+def test_a_cohort_comes_to_the_same_bits_whatever_trains_beside_it(name):
+    build, targets = SETTINGS[name]
+    own = setting(build, targets=targets)
+    first = trained_beside(own, 3)
+    for others in (3, 5, 2):
+        assert all(map(equal, first, trained_beside(own, others)))
+
+
+def test_cohorts_side_by_side_come_as_close_to_cohorts_in_turn_as_rounding_lets_them():
+    own = setting(SETTINGS["cnn"][0], torch.float64)
+    in_turn = cohort(own)
+    for _ in range(2):
+        own.epoch(in_turn)
+    for lane, other in zip(trained_beside(own, 2), in_turn, strict=True):
+        for name, tensor in lane.parameters.items():
+            torch.testing.assert_close(tensor, other.parameters[name], rtol=0, atol=1e-9)

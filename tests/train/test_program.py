@@ -1,0 +1,115 @@
+import pytest
+import torch
+from random_lanes import Calls, Trial, alone, in_stacks, made, trials
+from torch import Tensor, nn
+
+from pipeline.adapt.lanes import Lanes
+from pipeline.adapt.lora import Lora
+from pipeline.task.parts import TensorPart
+from pipeline.train.program import Program, make_program, whole
+from pipeline.train.rows import image_rows
+
+
+def program_of(model: nn.Module, own: list[Trial], images: Tensor) -> Program:
+    return make_program(model, Lora(), [own[:-1], own[-1:]], images)
+
+
+def branching(m: Calls, x: Tensor) -> Tensor:
+    h = m.a(x)
+    return m.c(m.b(h) if h.abs().max() > 0.1 else m.b(-h))
+
+
+def of_its_length(m: Calls, x: Tensor) -> Tensor:
+    return m.c(m.b(m.a(x).reshape(len(x), 6)))
+
+
+def aliased(m: Calls, x: Tensor) -> Tensor:
+    h = same = m.a(x)
+    h += m.b(m.norm(h))
+    return m.c(h * same)
+
+
+def across_images(m: Calls, x: Tensor) -> Tensor:
+    h = m.a(x)
+    return m.c(m.b(h - h.mean(0, keepdim=True)))
+
+
+FALL_BACKS = {
+    "its calls depend on what it is given": (branching, "control flow"),
+    "it asks for the number of images": (of_its_length, "len"),
+    "a name stays with what is changed in place": (aliased, "other outputs"),
+    "images are seen beside each other": (across_images, "beside it"),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("calls", "why"), FALL_BACKS.values(), ids=FALL_BACKS)
+def test_what_cannot_be_cut_goes_through_the_whole_model_and_gives_the_same_numbers(calls, why):
+    model, images = made(calls)
+    own = trials(model, ["b", "c"])
+    program = program_of(model, own, images)
+    assert program.cut is None
+    assert program.stacks
+    assert why in program.why
+    expected = torch.cat([alone(model, trial, images) for trial in own])
+    logits = program.bind(in_stacks(own))(*program.inputs(images))
+    torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
+
+
+def random_numbers(m: Calls, x: Tensor) -> Tensor:
+    return m.c(m.b(m.a(x)) + torch.rand_like(x))
+
+
+def random_stem(m: Calls, x: Tensor) -> Tensor:
+    return m.c(m.b(m.a(x) + torch.rand(6, dtype=x.dtype)))
+
+
+def across_lanes(m: Calls, x: Tensor) -> Tensor:
+    h = m.b(m.a(x))
+    return m.c(h - h.mean(0))
+
+
+@pytest.mark.parametrize("calls", [random_numbers, random_stem, across_lanes])
+def test_a_model_that_gives_other_numbers_in_other_company_takes_one_lane_a_pass(calls):
+    model, images = made(calls)
+    program = program_of(model, trials(model, ["b", "c"]), images)
+    assert program.cut is None
+    assert not program.stacks
+    assert program.why
+
+
+@torch.no_grad()
+def test_a_model_whose_batch_is_its_second_axis_takes_one_lane_a_pass_and_is_right():
+    model, images = made(lambda m, x: m.c(m.b(m.a(x)[:, None].expand(-1, 2, -1).transpose(0, 1)).tanh()).mean(0))
+    own = trials(model, ["b", "c"])
+    program = program_of(model, own, images)
+    assert not program.stacks
+    for parameters, alpha in own:
+        one = Lanes([({name: tensor[None] for name, tensor in parameters.items()}, [alpha])])
+        logits = program.bind(one)(*program.inputs(images))
+        torch.testing.assert_close(logits, alone(model, (parameters, alpha), images), rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def test_rows_hold_what_the_lanes_need_and_the_images_stay_as_they_were():
+    model, images = made(lambda m, x: m.c(m.b(x).relu()))
+    own = trials(model, ["b", "c"])
+    program = program_of(model, own, images)
+    assert program.cut.stem is None
+    part = TensorPart(torch.randn(9, 6, dtype=torch.float64), torch.arange(9) % 3)
+    before = part.images.clone()
+    rows = program.rows(image_rows(part))
+    ((inputs, labels),) = rows.batches(9)
+    assert torch.equal(part.images, before)
+    assert torch.equal(labels, part.labels)
+    assert inputs[0].data_ptr() == part.images.data_ptr(), "images that pass through are held once"
+    torch.testing.assert_close(inputs[1], model.b(part.images), rtol=1e-12, atol=1e-12)
+    expected = torch.cat([alone(model, trial, part.images) for trial in own])
+    torch.testing.assert_close(program.bind(in_stacks(own))(*inputs), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_whole_program_takes_images_as_they_are():
+    model, images = made(lambda m, x: m.c(m.b(m.a(x))))
+    program = whole(model, Lora(), "the test said so")
+    assert program.inputs(images) == (images,)
+    assert (program.why, program.stacks, program.plain(model)) == ("the test said so", True, model)
