@@ -348,7 +348,9 @@ class Augmented:
     ],
     ids=["random numbers", "statistics of a batch", "augmented images"],
 )
-def test_what_is_something_else_each_time_is_not_cached(make, said, stem, part):
+@pytest.mark.parametrize("long", [1000, 1], ids=["found at the end", "found before the build"])
+def test_what_is_something_else_each_time_is_not_cached(make, said, stem, part, long, monkeypatch):
+    monkeypatch.setattr(cache, "LONG", long)
     features = make()
     assert features.rows(stem, part, FACTS) is None
     assert folders(features) == []
