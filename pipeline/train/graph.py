@@ -10,8 +10,7 @@ The stem holds the costly frozen layers, as far as the first trained one; ``shar
 of those trained layers that see a shared input, the frozen base product of the first one among them.
 """
 
-import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +19,7 @@ from torch import Tensor, fx, nn
 
 from pipeline.adapt.lanes import LaneLayer, each_lane
 from pipeline.compress.layers import shared_copy
-
-COSTLY = ("matmul", "mm", "einsum", "attention", "conv", "linear")
-"""Parts of the names of functions that multiply matrices; all others are cheap to do again."""
-
-
-class CannotCutError(Exception):
-    """The model cannot be cut; the text says why."""
+from pipeline.train.trace import Calls, CannotCutError
 
 
 @dataclass(frozen=True)
@@ -63,107 +56,45 @@ def cut(model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) -> Cu
     Raises:
         CannotCutError: Its calls cannot be traced, or are not what cutting needs.
     """
-    return _Cutter(model, layers, images).cut()
-
-
-class _Tracer(fx.Tracer):
-    """Goes into a module only where a trained layer lies within."""
-
-    def __init__(self, trained: Iterable[str]) -> None:
-        super().__init__()
-        self._trained = frozenset(trained)
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        inside = f"{module_qualified_name}."
-        return not any(name.startswith(inside) for name in self._trained)
+    return _Cutter(Calls(model, layers, images)).cut()
 
 
 class _Cutter:
-    def __init__(self, model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) -> None:
-        self.model, self.layers = model, layers
-        self.graph = _trace(model, layers)
-        self.nodes = list(self.graph.nodes)
-        self.images = self.nodes[0]
-        # What each call gives for n images and for one less: sizes that differ come from the number of images.
-        self.n = len(images)
-        self.in_place = set[fx.Node]()
-        self.values, self.fewer = (self._values(some.clone()) for some in (images, images[:-1]))
-        self.of_images, self.of_lane = set[fx.Node](), set[fx.Node]()
-        for node in self.nodes:
-            if node is self.images or any(each in self.of_images for each in node.all_input_nodes):
-                self.of_images.add(node)
-            if self.is_trained(node) or any(each in self.of_lane for each in node.all_input_nodes):
-                self.of_lane.add(node)
-
-    def _values(self, images: Tensor) -> dict[fx.Node, Any]:
-        """What each call gives; those that change what they are given are noted, whatever lies within them."""
-        in_place = self.in_place
-
-        class Noting(fx.Interpreter):
-            def run_node(self, n: fx.Node) -> Any:
-                given = [noted[each] for each in n.all_input_nodes if isinstance(noted[each], Tensor)]
-                versions = [tensor._version for tensor in given]
-                noted[n] = super().run_node(n)
-                if [tensor._version for tensor in given] != versions:
-                    in_place.add(n)
-                return noted[n]
-
-        noted: dict[fx.Node, Any] = {}
-        try:
-            with torch.no_grad():
-                Noting(self.model, graph=self.graph).run(images)
-        except Exception as error:
-            raise CannotCutError(f"its traced calls do not run ({_first_line(error)})") from error
-        return noted
-
-    def is_trained(self, node: fx.Node) -> bool:
-        return node.op == "call_module" and node.target in self.layers
-
-    def is_shared(self, node: fx.Node) -> bool:
-        """Whether it is a tensor with one row an image that is the same in every trial."""
-        value = self.values.get(node)
-        return node in self.of_images and node not in self.of_lane and isinstance(value, Tensor) and value.ndim > 0
-
-    def is_size(self, node: fx.Node) -> bool:
-        """Whether it is a number, or numbers, of the images' shapes: no tensor, nor a tuple that holds one."""
-        value = self.values.get(node)
-        several = value if isinstance(value, tuple | list) else (value,)
-        return node in self.of_images and node.op != "output" and not any(isinstance(v, Tensor) for v in several)
+    def __init__(self, calls: Calls) -> None:
+        self.calls = calls
 
     def cut(self) -> Cut:
-        output = self.nodes[-1]
-        if output.all_input_nodes != [output.args[0]] or output.args[0] not in self.of_lane:
+        output = self.calls.nodes[-1]
+        if output.all_input_nodes != [output.args[0]] or output.args[0] not in self.calls.of_lane:
             raise CannotCutError("its output is not one tensor that a trained layer reaches")
-        trained = [node for node in self.nodes if self.is_trained(node)]
+        trained = [node for node in self.calls.nodes if self.calls.is_trained(node)]
         for node in trained:
             if node.kwargs or len(node.args) != 1:
                 raise CannotCutError(f"its layer '{node.target}' is not called with one tensor")
-        read = [
-            node for node in self.nodes if node.op == "get_attr" and str(node.target).rpartition(".")[0] in self.layers
-        ]
-        if read:
-            raise CannotCutError(f"it reads '{read[0].target}' of a trained layer itself")
+        for node in self.calls.nodes:
+            if node.op == "get_attr" and str(node.target).rpartition(".")[0] in self.calls.layers:
+                raise CannotCutError(f"it reads '{node.target}' of a trained layer itself")
         needed = self._needed()
         frontier = self._frontier(needed)
-        bases = [node for node in trained if self.is_shared(_input(node))]
-        root = _with_lane_layers(self.model, self.layers)
-        stem = None if frontier == [self.images] else fx.GraphModule(self.model, self._stage([self.images], frontier))
+        bases = [node for node in trained if self.calls.is_shared(_input(node))]
+        root = _with_lane_layers(self.calls.model, self.calls.layers)
+        before = None if frontier == [self.calls.images] else self._stage([self.calls.images], frontier)
         shared, inputs = self._shared(frontier, needed, bases)
         return Cut(
-            stem=stem,
+            stem=before and fx.GraphModule(self.calls.model, before),
             shared=fx.GraphModule(root, shared),
             tail=fx.GraphModule(root, self._tail(inputs, bases)),
             graph=self._stage(frontier, [output.args[0]], whole=True),
-            names=tuple("images" if node is self.images else str(node) for node in frontier),
+            names=tuple("images" if node is self.calls.images else str(node) for node in frontier),
         )
 
     def _needed(self) -> list[fx.Node]:
         """Shared tensors that calls of lanes take, in the order of the calls."""
-        taken = dict.fromkeys(each for node in self.nodes if node in self.of_lane for each in node.all_input_nodes)
-        needed = [node for node in self.nodes if node in taken and self.is_shared(node)]
+        taken = {each for node in self.calls.of_lane for each in node.all_input_nodes}
+        needed = [node for node in self.calls.nodes if node in taken and self.calls.is_shared(node)]
         for node in needed:
-            rows, fewer = self.values[node], self.fewer[node]
-            if (len(rows), len(fewer)) != (self.n, self.n - 1):
+            rows, fewer = self.calls.values[node], self.calls.fewer[node]
+            if (len(rows), len(fewer)) != (self.calls.n, self.calls.n - 1):
                 raise CannotCutError("what its frozen layers give does not have one row an image")
             if not _alike(rows[:-1], fewer):
                 raise CannotCutError("what its frozen layers give for an image depends on the images beside it")
@@ -172,11 +103,11 @@ class _Cutter:
     def _frontier(self, needed: Sequence[fx.Node]) -> list[fx.Node]:
         """What the stem gives: the needed tensors, but for those that others of them give cheaply."""
         behind = set[fx.Node]()
-        for node in reversed(self.nodes):
+        for node in reversed(self.calls.nodes):
             if node in needed or any(user in behind for user in node.users):
                 behind.add(node)
-        if not any(self._is_costly(node) for node in behind if node not in self.of_lane):
-            return [self.images]
+        if not any(self.calls.is_costly(node) for node in behind if node not in self.calls.of_lane):
+            return [self.calls.images]
         frontier = list(needed)
         for node in reversed(needed):
             rest = [each for each in frontier if each is not node]
@@ -187,30 +118,23 @@ class _Cutter:
     def _is_cheap(self, node: fx.Node, given: Sequence[fx.Node]) -> bool:
         """Whether it can be had again from some values without a costly call."""
         behind = {node}
-        for each in reversed(self.nodes):
-            if each not in behind or each in given or each not in self.of_images or self.is_size(each):
+        for each in reversed(self.calls.nodes):
+            if each not in behind or each in given or each not in self.calls.of_images or self.calls.is_size(each):
                 continue
-            if each is self.images or self._is_costly(each) or each in self.in_place:
+            if each is self.calls.images or self.calls.is_costly(each) or each in self.calls.in_place:
                 return False
             behind |= set(each.all_input_nodes)
         return True
-
-    def _is_costly(self, node: fx.Node) -> bool:
-        if node.op == "call_module":
-            module = self.model.get_submodule(str(node.target))
-            return any(parameter.ndim > 1 for parameter in module.parameters())
-        name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
-        return node.op in ("call_function", "call_method") and any(part in name for part in COSTLY)
 
     def _stage(self, given: Sequence[fx.Node], wanted: Sequence[Any], *, whole: bool = False) -> fx.Graph:
         """The calls that lead from some values to others; a ``whole`` graph returns one tensor, else a tuple."""
         graph = fx.Graph()
         made: dict[fx.Node, Any] = {node: graph.placeholder(str(node)) for node in given}
         first, between = made[given[0]], self._between(given, wanted)
-        if not self.in_place.isdisjoint(between):  # what is given may lie in a file, or serve others
+        if not self.calls.in_place.isdisjoint(between):  # what is given may lie in a file, or serve others
             made = {node: graph.call_method("clone", (given_node,)) for node, given_node in made.items()}
         for node in between:
-            if self.is_size(node):
+            if self.calls.is_size(node):
                 made[node] = self._size(graph, node, 1, first)
             else:
                 made[node] = graph.node_copy(node, lambda each: made[each])
@@ -220,12 +144,12 @@ class _Cutter:
     def _between(self, given: Sequence[fx.Node], wanted: Sequence[fx.Node]) -> list[fx.Node]:
         """Calls that ``wanted`` depends on, and that ``given`` does not spare, in their order."""
         behind = set(wanted) - set(given)
-        for node in reversed(self.nodes):
-            if node in behind and not self.is_size(node):
+        for node in reversed(self.calls.nodes):
+            if node in behind and not self.calls.is_size(node):
                 behind |= set(node.all_input_nodes) - set(given)
-        if self.images in behind:
+        if self.calls.images in behind:
             raise CannotCutError("a layer after its trained ones looks at the images again")
-        return [node for node in self.nodes if node in behind]
+        return [node for node in self.calls.nodes if node in behind]
 
     def _shared(
         self, frontier: Sequence[fx.Node], needed: Sequence[fx.Node], bases: Sequence[fx.Node]
@@ -252,18 +176,18 @@ class _Cutter:
             if node in made:
                 return made[node]
             if node not in copies:
-                if self.is_shared(node):
+                if self.calls.is_shared(node):
                     copies[node] = graph.call_function(each_lane, (given[node], count))
-                elif node not in self.of_images:  # parameters, and what is computed from them alone
+                elif node not in self.calls.of_images:  # parameters, and what is computed from them alone
                     copies[node] = graph.node_copy(node, operand)
                 else:
                     copies[node] = self._size(graph, node, count, next(iter(given.values())))
             return copies[node]
 
-        for node in self.nodes:
-            if node not in self.of_lane:
+        for node in self.calls.nodes:
+            if node not in self.calls.of_lane:
                 continue
-            if not self.is_trained(node):
+            if not self.calls.is_trained(node):
                 made[node] = graph.node_copy(node, operand)
                 continue
             x, shared = _input(node), node in bases
@@ -280,11 +204,11 @@ class _Cutter:
                 return tuple(map(replaced, value, fewer))
             if isinstance(value, int | float | bool | str | torch.dtype | torch.device | None) and value == fewer:
                 return value
-            if (value, fewer) == (self.n, self.n - 1):
+            if (value, fewer) == (self.calls.n, self.calls.n - 1):
                 return graph.call_function(rows_of, (first, count))
             raise CannotCutError(f"it computes {node} from its input, which cannot be told apart by lane")
 
-        return replaced(self.values.get(node), self.fewer.get(node))
+        return replaced(self.calls.values.get(node), self.calls.fewer.get(node))
 
 
 def _input(node: fx.Node) -> fx.Node:
@@ -298,26 +222,12 @@ def rows_of(first: Tensor, count: int) -> int:
     return len(first) * count
 
 
-def _trace(model: nn.Module, layers: Mapping[str, LaneLayer]) -> fx.Graph:
-    _, *others = inspect.signature(model.forward).parameters.values()
-    defaults = {each.name: each.default for each in others if each.default is not each.empty}
-    try:
-        return _Tracer(layers).trace(model, concrete_args=defaults)
-    except Exception as error:
-        # A model's own code runs on stand-ins here, and may raise anything at all.
-        raise CannotCutError(f"its calls cannot be traced ({_first_line(error)})") from error
-
-
 def _alike(some: Tensor, others: Tensor) -> bool:
     """Whether they are the same but for rounding."""
     if not some.is_floating_point():
         return torch.equal(some, others)
     close = 1e-3 * float(some.nan_to_num(0, 0, 0).abs().max()) if some.numel() else 0.0
     return torch.allclose(some, others, rtol=1e-3, atol=close, equal_nan=True)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def _with_lane_layers(model: nn.Module, layers: Mapping[str, LaneLayer]) -> nn.Module:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from pipeline.adapt.contract import Adapter
 from pipeline.adapt.lanes import Lanes, attach, each_lane
 from pipeline.compress.layers import shared_copy
-from pipeline.train.graph import CannotCutError, Cut, cut
+from pipeline.train.graph import Cut, cut
 from pipeline.train.rows import ComputedRows, Inputs, Rows, TensorRows
+from pipeline.train.trace import CannotCutError
 
 Logits = Callable[..., Tensor]
 """From the tensors of some rows to logits ``[T * n, classes]``."""

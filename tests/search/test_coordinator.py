@@ -231,6 +231,7 @@ def test_a_finished_trial_has_all_attributes_and_those_of_its_seed_and_split(sto
 def test_long_trials_are_shown_while_they_train_and_end_whole(storage, monkeypatch):
     monkeypatch.setattr(ledger, "LONG", 0.0)
     monkeypatch.setattr(ledger, "EVERY", 0.0)
+    monkeypatch.setattr(ledger, "AT_FIRST", math.inf)  # however slow the disk is
     spec, seen = make_spec(epochs=4, ranks=[2], inits=["svd"], pruner={"method": "none"}), []
     objective = make_objective(spec)
     train_epoch = objective.train_epoch
@@ -256,6 +257,7 @@ def test_showing_long_trials_changes_neither_asks_nor_values(open_database, monk
     whole = search(open_database("a"))
     monkeypatch.setattr(ledger, "LONG", 0.0)
     monkeypatch.setattr(ledger, "EVERY", 0.0)
+    monkeypatch.setattr(ledger, "AT_FIRST", math.inf)  # however slow the disk is
     shown = search(open_database("b"))
     assert (asks(shown), outcomes(shown)) == (asks(whole), outcomes(whole))
 

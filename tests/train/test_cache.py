@@ -28,6 +28,7 @@ from pipeline.search.objective import Objective
 from pipeline.spec import CombinationSpec, SearchSpec
 from pipeline.task import Task
 from pipeline.task.parts import DatasetPart, TensorPart
+from pipeline.train import cache
 from pipeline.train.cache import FeatureCache
 from pipeline.train.guard import StopTraining
 from pipeline.train.rows import ComputedRows

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from pipeline.adapt.lora import Lora
 from pipeline.compress.layers import find_targets
-from pipeline.train.graph import CannotCutError, Cut, cut
+from pipeline.train.graph import Cut, cut
 from pipeline.train.program import make_program
+from pipeline.train.trace import CannotCutError
 
 
 def cut_at(model: nn.Module, targets: Sequence[str], images: Tensor) -> Cut:
