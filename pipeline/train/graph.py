@@ -81,7 +81,7 @@ class _Cutter:
         before = None if frontier == [self.calls.images] else self._stage([self.calls.images], frontier)
         shared, inputs = self._shared(frontier, needed, bases)
         return Cut(
-            stem=before and fx.GraphModule(self.calls.model, before),
+            stem=None if before is None else fx.GraphModule(self.calls.model, before),
             shared=fx.GraphModule(root, shared),
             tail=fx.GraphModule(root, self._tail(inputs, bases)),
             graph=self._stage(frontier, [output.args[0]], whole=True),

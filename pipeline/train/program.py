@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pipeline.adapt.contract import Adapter
 from pipeline.adapt.lanes import Lanes, attach, each_lane
 from pipeline.compress.layers import shared_copy
+from pipeline.errors import SpecError
 from pipeline.train.graph import Cut, cut
 from pipeline.train.rows import ComputedRows, Inputs, Rows, TensorRows
 from pipeline.train.trace import CannotCutError
@@ -93,13 +94,22 @@ def make_program(model: nn.Module, adapter: Adapter, probes: Sequence[Sequence[P
         adapter: What is trained.
         probes: Stacks of like lanes with random parameters, to try it with.
         images: Three images or more, on the device.
+
+    Raises:
+        SpecError: The model reads a target's weight itself.
     """
     lanes = Lanes([(_stacked([lane for lane, _ in stack]), [alpha for _, alpha in stack]) for stack in probes])
     alone = [
         whole(model, adapter).bind(Lanes([(_stacked([lane]), [alpha])])) for stack in probes for lane, alpha in stack
     ]
-    with torch.no_grad():
-        expected = torch.cat([logits(images) for logits in alone])
+    try:
+        with torch.no_grad():
+            expected = torch.cat([logits(images) for logits in alone])
+    except AttributeError as error:
+        raise SpecError(
+            f"the model reads something of a target itself, so no adapter can stand there ({error}); targets are "
+            f"{', '.join(lanes.layers[:5])}: leave that layer out"
+        ) from error
 
     def agrees(program: Program) -> bool:
         with torch.no_grad():

@@ -2,9 +2,11 @@ import pytest
 import torch
 from random_lanes import Calls, Trial, alone, in_stacks, made, trials
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pipeline.adapt.lanes import Lanes
 from pipeline.adapt.lora import Lora
+from pipeline.errors import SpecError
 from pipeline.task.parts import TensorPart
 from pipeline.train.program import Program, make_program, whole
 from pipeline.train.rows import image_rows
@@ -113,3 +115,9 @@ def test_a_whole_program_takes_images_as_they_are():
     program = whole(model, Lora(), "the test said so")
     assert program.inputs(images) == (images,)
     assert (program.why, program.stacks, program.plain(model)) == ("the test said so", True, model)
+
+
+def test_a_target_whose_weight_the_model_reads_itself_is_refused():
+    model, images = made(lambda m, x: m.c(F.linear(m.b(m.a(x)), m.b.weight)))
+    with pytest.raises(SpecError, match="reads something of a target itself"):
+        program_of(model, trials(model, ["b", "c"]), images)
