@@ -41,6 +41,11 @@ def _in_stacks(factors: Sequence[Tensor], *tensors: Tensor) -> Iterator[tuple[Fa
         start = stop
 
 
+def _d_low(B: Tensor, d: Tensor) -> Tensor:
+    """``B^T d^T``; of a ``B`` that lies transposed, two columns take 490 us where they take 183 so."""
+    return B.mT.contiguous() @ d.mT
+
+
 class _OnOwn(autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *factors: Tensor) -> Tensor:
@@ -59,7 +64,7 @@ class _OnOwn(autograd.Function):
         d_out = gradients[0].contiguous()
         dx, gone = d_out @ weight, []
         for ((A, B, s), (own, d, d_own)), low in zip(_in_stacks(factors, x, d_out, dx), lows, strict=True):
-            d_low = (B.mT @ d.mT).mul_(s)
+            d_low = _d_low(B, d).mul_(s)
             d_own.baddbmm_(d_low.mT, A)
             gone += [d_low @ own, (low @ d).mT, None]
         return dx, None, None, *gone
@@ -86,7 +91,7 @@ class _OnShared(autograd.Function):
         factors, lows = rest[: len(rest) // 4 * 3], rest[len(rest) // 4 * 3 :]
         d_lows, d_Bs = [], []
         for ((_, B, s), (d,)), low in zip(_in_stacks(factors, gradients[0].contiguous()), lows, strict=True):
-            d_lows.append((B.mT @ d.mT).mul_(s))
+            d_lows.append(_d_low(B, d).mul_(s))
             d_Bs.append((low @ d).mT)
         d_As = torch.split(
             torch.cat([low.flatten(0, 1) for low in d_lows]) @ x, [len(low) * low.shape[1] for low in d_lows]

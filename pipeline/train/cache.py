@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, nn
 
 from pipeline.errors import StorageError
 from pipeline.paths import FEATURES, write_whole
@@ -66,7 +66,7 @@ class FeatureCache:
     _opened: dict[str, TensorRows | None] = field(default_factory=dict)
 
     def rows(
-        self, stem: fx.GraphModule, part: Part, facts: Mapping[str, str], judge: Judge | None = None
+        self, stem: nn.Module, part: Part, facts: Mapping[str, str], judge: Judge | None = None
     ) -> TensorRows | None:
         """What ``stem`` gives for each image of ``part``, mapped from disk; built first where it is not there.
 
@@ -87,17 +87,17 @@ class FeatureCache:
             self._opened[key] = self._open(self._build(self.folder / key, stem, part, judge))
         return self._opened[key]
 
-    def key(self, stem: fx.GraphModule, facts: Mapping[str, str]) -> str:
+    def key(self, stem: nn.Module, facts: Mapping[str, str]) -> str:
         """The hash of everything that a cache depends on: weights, calls, images, and how its numbers are kept."""
         modules = {name: repr(module) for name, module in stem.named_modules() if name}
-        return fingerprint([FORMAT, stem.code, modules, hash_weights(stem), dict(facts), str(self.dtype)])[:32]
+        return fingerprint([FORMAT, str(stem.code), modules, hash_weights(stem), dict(facts), str(self.dtype)])[:32]
 
-    def plan(self, stem: fx.GraphModule, part: Part, facts: Mapping[str, str]) -> tuple[int, bool]:
+    def plan(self, stem: nn.Module, part: Part, facts: Mapping[str, str]) -> tuple[int, bool]:
         """Bytes that the cache of a part takes, and whether it is there."""
         folder = self.folder / self.key(stem, facts)
         return self._build(folder, stem, part, None).bytes, read_card(folder) is not None
 
-    def _build(self, folder: Path, stem: fx.GraphModule, part: Part, judge: Judge | None) -> Build:
+    def _build(self, folder: Path, stem: nn.Module, part: Part, judge: Judge | None) -> Build:
         images, _ = next(iter(part.batches(1, torch.tensor([0]))))
         with torch.no_grad():
             shapes = [[len(part), *tensor.shape[1:]] for tensor in stem(images.to(self.device))]

@@ -10,7 +10,8 @@ The stem holds the costly frozen layers, as far as the first trained one; ``shar
 of those trained layers that see a shared input, the frozen base product of the first one among them.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from pipeline.adapt.lanes import LaneLayer, each_lane
 from pipeline.compress.layers import shared_copy
-from pipeline.train.trace import Calls, CannotCutError
+from pipeline.train.trace import Calls, CannotCutError, alike
 
 
 @dataclass(frozen=True)
@@ -27,22 +28,18 @@ class Cut:
     """A model in stages. Each gives a tuple of tensors, one row an image, but ``tail`` and ``plain`` give logits.
 
     Args:
-        stem: From images; none where no costly layer comes before the first trained one.
+        stem: From images; none where no costly layer comes before the first trained one. ``stem.code`` tells its calls.
         shared: From what the stem gives (from images, where there is none) to what the lanes need.
         tail: From the lanes and what ``shared`` gives.
-        graph: The traced calls of the whole model, from what the stem gives; ``plain`` runs them.
+        plain: From a model of the same calls to the rest of it, without lanes, from what the stem gives.
         names: What the stem gives, in words.
     """
 
-    stem: fx.GraphModule | None
-    shared: fx.GraphModule
-    tail: fx.GraphModule
-    graph: fx.Graph
+    stem: nn.Module | None
+    shared: Callable[..., tuple[Tensor, ...]]
+    tail: Callable[..., Tensor]
+    plain: Callable[[nn.Module], Callable[..., Tensor]]
     names: tuple[str, ...]
-
-    def plain(self, model: nn.Module) -> fx.GraphModule:
-        """A model of the same calls, with its own weights and without lanes, from what the stem gives."""
-        return fx.GraphModule(model, self.graph)
 
 
 def cut(model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) -> Cut:
@@ -84,7 +81,7 @@ class _Cutter:
             stem=None if before is None else fx.GraphModule(self.calls.model, before),
             shared=fx.GraphModule(root, shared),
             tail=fx.GraphModule(root, self._tail(inputs, bases)),
-            graph=self._stage(frontier, [output.args[0]], whole=True),
+            plain=functools.partial(_with_calls, graph=self._stage(frontier, [output.args[0]], whole=True)),
             names=tuple("images" if node is self.calls.images else str(node) for node in frontier),
         )
 
@@ -96,7 +93,7 @@ class _Cutter:
             rows, fewer = self.calls.values[node], self.calls.fewer[node]
             if (len(rows), len(fewer)) != (self.calls.n, self.calls.n - 1):
                 raise CannotCutError("what its frozen layers give does not have one row an image")
-            if not _alike(rows[:-1], fewer):
+            if not alike(rows[:-1], fewer):
                 raise CannotCutError("what its frozen layers give for an image depends on the images beside it")
         return needed
 
@@ -222,12 +219,8 @@ def rows_of(first: Tensor, count: int) -> int:
     return len(first) * count
 
 
-def _alike(some: Tensor, others: Tensor) -> bool:
-    """Whether they are the same but for rounding."""
-    if not some.is_floating_point():
-        return torch.equal(some, others)
-    close = 1e-3 * float(some.nan_to_num(0, 0, 0).abs().max()) if some.numel() else 0.0
-    return torch.allclose(some, others, rtol=1e-3, atol=close, equal_nan=True)
+def _with_calls(model: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    return fx.GraphModule(model, graph)
 
 
 def _with_lane_layers(model: nn.Module, layers: Mapping[str, LaneLayer]) -> nn.Module:

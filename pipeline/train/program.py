@@ -13,6 +13,7 @@ from pipeline.adapt.lanes import Lanes, attach, each_lane
 from pipeline.compress.layers import shared_copy
 from pipeline.errors import SpecError
 from pipeline.train.graph import Cut, cut
+from pipeline.train.head import cut_head
 from pipeline.train.rows import ComputedRows, Inputs, Rows, TensorRows
 from pipeline.train.trace import CannotCutError
 
@@ -73,7 +74,7 @@ class Program:
 
 
 @functools.cache
-def _compiled(module: nn.Module) -> Any:
+def _compiled(module: Callable[..., Tensor]) -> Any:
     return torch.compile(module, dynamic=True)
 
 
@@ -117,14 +118,17 @@ def make_program(model: nn.Module, adapter: Adapter, probes: Sequence[Sequence[P
         close = 1e-3 * float(expected.abs().max())
         return logits.shape == expected.shape and torch.allclose(logits, expected, rtol=1e-3, atol=close)
 
-    try:
-        layers = {name: adapter.layer(model.get_submodule(name), lanes.of(name)[0].parameters) for name in lanes.layers}
-        program = Program(model, adapter, cut(model, layers, images))
-        if agrees(program):
-            return program
-        why = "its cut form gives other outputs"
-    except (CannotCutError, RuntimeError) as error:
-        why = str(error).partition("\n")[0]
+    layers = {name: adapter.layer(model.get_submodule(name), lanes.of(name)[0].parameters) for name in lanes.layers}
+    reasons = []
+    for way in (cut, cut_head):
+        try:
+            program = Program(model, adapter, way(model, layers, images))
+            if agrees(program):
+                return program
+            reasons.append("its cut form gives other outputs")
+        except (CannotCutError, RuntimeError) as error:
+            reasons.append(str(error).partition("\n")[0])
+    why = reasons[0]
     try:
         return whole(model, adapter, why, stacks=agrees(whole(model, adapter)))
     except RuntimeError:
