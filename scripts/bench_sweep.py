@@ -3,8 +3,8 @@
     python scripts/bench_sweep.py [--quick] [--json FILE] [--data FOLDER]
 
 Needs `pip install -e '.[bench]'` and MNIST (``FOLDER/MNIST/raw``). Everything is measured in this one run, each part in
-a process of its own; run it on an otherwise idle machine. All of it takes about 35 minutes, ``--quick`` under 10: there
-the published sweep is trained for one epoch of ten, and the same budget with pruning for two.
+a process of its own; run it on an otherwise idle machine. All of it takes about 20 minutes on two cores, ``--quick``
+under 10: there the published sweep is trained for one epoch of ten, and the same budget with pruning for two.
 """
 
 import argparse

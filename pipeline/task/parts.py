@@ -166,7 +166,9 @@ class DatasetPart:
 
         def stacked(reading: list[Future[list[tuple[Tensor, Any]]]]) -> tuple[Tensor, Tensor]:
             items = [item for future in reading for item in future.result()]
-            return torch.stack([image for image, _ in items]), torch.tensor([int(label) for _, label in items])
+            images, labels = torch.stack([image for image, _ in items]), torch.tensor([int(label) for _, label in items])
+            # From pinned memory the copy to a GPU runs beside what computes there.
+            return (images.pin_memory(), labels.pin_memory()) if torch.cuda.is_available() else (images, labels)
 
         with ThreadPoolExecutor(self._threads) as pool:
             reading = None

@@ -70,6 +70,7 @@ def pruned_sweep(epochs: int = EPOCHS) -> dict[str, Any]:
 
 def cache_cost(images: int = 256) -> dict[str, float]:
     """Images a second of the one pass through the frozen layers, files included; and that it changes no result."""
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         task, spec = resnet_task(images), study(["int1"], ["fc"], batch_size=[32], ranks=[8], trials=10)
         cut, whole = (
@@ -87,7 +88,7 @@ def cache_cost(images: int = 256) -> dict[str, float]:
         seconds = time.perf_counter() - started
         values = [Values(8, "svd", 16.0, name, 1e-3, 32) for name in ("adam", "sgd")]
         pair = [train_all(objective, values, 1, Pass(0, lanes=2)) for objective in (cut, whole)]
-        losses = [torch.tensor([lane.curve[0].train_loss for lane in lanes]) for lanes in pair]
+        losses = [torch.tensor([lane.curve[0].train_loss for lane in lanes], dtype=torch.float64) for lanes in pair]
     return {
         "images_per_second": images / seconds,
         "largest_relative_difference_of_losses": float(((losses[0] - losses[1]) / losses[1]).abs().max()),
