@@ -233,6 +233,7 @@ def export(
     from pipeline.errors import NothingUsableError, UsageError
     from pipeline.export.trials import export_ranks, export_trial
     from pipeline.search.keep import Kept
+    from pipeline.search.objective import make_features
     from pipeline.search.run import make_objectives
     from pipeline.search.storage import refuse_differences
     from pipeline.spec import pinned
@@ -247,11 +248,13 @@ def export(
         raise UsageError(f"--trial needs --combination, one of: {', '.join(names)}")
     if not any(results[name].best_of_ranks() for name in names if name in results):
         raise NothingUsableError(f"no trial of '{spec.name}' is complete yet; next: restora run {study}")
-    task = prepare(spec.task, device=choose_device(device), say=Console().say)
-    objectives = make_objectives(spec, task, choose_device(device))
+    say, guard, device = Console().say, Guard(), choose_device(device)
+    task = prepare(spec.task, device=device, say=say)
+    features = make_features(spec.compute, device, say=say, check=guard.check)
+    objectives = make_objectives(spec, task, device, features)
     for name in names:
         refuse_differences(f"{spec.name}/{name}", results[name].facts, pinned(spec, spec.find(name)), dict(task.hashes))
-    with Guard() as guard:
+    with guard:
         for name in names:
             kept = Kept(spec.name, name, results[name].facts["id"])
             if trial is not None:

@@ -166,7 +166,7 @@ class ComputeSpec(Config):
     channels_last: bool = False
     """Lay images out as [N, H, W, C], which convolutions in bfloat16 on a GPU prefer."""
     compile: bool = False
-    """Compile the trained part (minutes, once); pays for deep ones on a GPU."""
+    """Compile what comes after the cut (minutes, once); pays for deep parts on a GPU."""
 
 
 class StudySpec(Config):

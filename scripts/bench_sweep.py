@@ -71,7 +71,7 @@ def pruned(found: dict[str, Any], *, quick: bool) -> None:
 
 
 def peft(found: dict[str, Any], data: Path, *, quick: bool) -> None:
-    trials = 16 if quick else 36
+    trials = 36
     theirs, own = alone(mlp.peft_side, data, trials), alone(mlp.restora_side, data, trials)
     found["peft"], found["restora"] = theirs, own
     found["peft_speedup"] = own["trials_per_minute"] / theirs["trials_per_minute"]

@@ -3,7 +3,7 @@
 import functools
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice, pairwise
 
@@ -19,9 +19,10 @@ MOST = 32
 """Lanes in one pass."""
 STEPS = 2
 """Steps of each number of lanes that are timed together."""
-TRIES = 2
-"""How often they are timed; the quickest counts, for the first one pays for memory."""
-ENOUGH, WORSE = 0.9, 0.75
+LONG = 1.0
+"""Seconds of one number of lanes; what is quicker is timed twice, for the first time pays for memory, and what takes
+longer is the last: a model whose steps take seconds gains little from company."""
+ENOUGH, WORSE = 0.95, 0.75
 """The fewest lanes that reach the first part of the best rate are taken; below the second, no more are tried."""
 PROBED = 32
 """Images that a probe takes through the frozen layers; it repeats them to fill a batch."""
@@ -75,10 +76,14 @@ def _numbers(lane: Lane) -> int:
     return sum(shape.numel() for shape in lane.shapes.values())
 
 
-def measure_pass(objective: Objective) -> Pass:
+def measure_pass(objective: Objective, check: Callable[[], None] = lambda: None) -> Pass:
     """Try 1, 2, 4, ... lanes of the middle batch size, their values as mixed as the search's, for some steps each.
 
     As many cohorts as will train at once are tried at once: they share the machine's caches and memory.
+
+    Args:
+        objective: What trains.
+        check: Called before every step; what it raises ends the measurement.
     """
     search, program, device = objective.search, objective.program, objective.recipe.device
     batch = min(sorted(search.batch_size)[len(search.batch_size) // 2], len(objective.task.train))
@@ -86,21 +91,28 @@ def measure_pass(objective: Objective) -> Pass:
     most = MOST if program.stacks else 1
     rates: dict[int, float] = {}
     lanes = 1
-    while lanes <= most and (not rates or rates[lanes // 2] > WORSE * max(rates.values())):
+    took = 0.0
+    while lanes <= most and took < LONG and (not rates or rates[lanes // 2] > WORSE * max(rates.values())):
         values = _mixed(objective, lanes, batch)
         cohorts = [
             Cohort([objective.lane(each) for each in values], program, objective.recipe) for _ in range(workers(device))
         ]
-        took = min(_seconds(cohorts, rows, device) for _ in range(TRIES))
+        try:
+            took = _seconds(cohorts, rows, device, check)
+            took = min(took, _seconds(cohorts, rows, device, check)) if took < LONG else took
+        except torch.OutOfMemoryError:
+            if not rates:
+                raise
+            break
         rates[lanes] = lanes * len(cohorts) * len(rows) / took
         lanes *= 2
     enough = next(count for count, rate in rates.items() if rate > ENOUGH * max(rates.values()))
     return Pass(enough * batch, stacks=program.stacks, seconds=1 / rates[enough])
 
 
-def _seconds(cohorts: Sequence[Cohort], rows: TensorRows, device: str) -> float:
+def _seconds(cohorts: Sequence[Cohort], rows: TensorRows, device: str, check: Callable[[], None]) -> float:
     started = time.perf_counter()
-    side_by_side([functools.partial(cohort.train, rows, lambda: None) for cohort in cohorts], device)
+    side_by_side([functools.partial(cohort.train, rows, check) for cohort in cohorts], device)
     return time.perf_counter() - started
 
 

@@ -168,4 +168,4 @@ def is_told(trial: FrozenTrial) -> bool:
 
 def was_killed(trial: FrozenTrial) -> bool:
     """Whether the run was killed while it trained this trial."""
-    return "killed" in trial.user_attrs
+    return "killed" in trial.user_attrs and "ask" in trial.user_attrs

@@ -30,7 +30,7 @@ from pipeline.spec import CombinationSpec, ComputeSpec, SearchSpec, fingerprint,
 from pipeline.task import Part, Task, prepare
 from pipeline.train.cache import FeatureCache
 from pipeline.train.cohort import Lane, train_epoch
-from pipeline.train.program import Program, make_program, whole
+from pipeline.train.program import Program, make_program
 from pipeline.train.recipe import Recipe
 from pipeline.train.rows import ComputedRows, Rows, image_rows
 
@@ -193,9 +193,8 @@ class Objective:
         chosen = torch.arange(PROBE_IMAGES) % len(self.task.train)
         images, _ = next(iter(self.task.train.batches(PROBE_IMAGES, chosen)))
         model, device = self.compressed.model, self.recipe.device
-        if self.recipe.compute.cache == "off":
-            return whole(model, self.adapter, 'compute.cache = "off"', stacks=True)
-        return make_program(model, self.adapter, stacks, images.to(device))
+        why_not = 'compute.cache = "off"' if self.recipe.compute.cache == "off" else ""
+        return make_program(model, self.adapter, stacks, images.to(device), why_not)
 
     def _random(self, rank: int, seed: int) -> tuple[dict[str, torch.Tensor], float]:
         """A lane with random numbers in the place of its parameters, and another alpha each."""
@@ -204,7 +203,9 @@ class Objective:
         )  # fmt: skip
         generator = torch.Generator().manual_seed(seed)
         drawn = self.lane(values).parameters
-        return {k: torch.randn(t.shape, generator=generator).to(t) for k, t in drawn.items()}, values.alpha
+        device = self.recipe.device
+        lane = {k: torch.randn(t.shape, generator=generator).to(device, t.dtype) for k, t in drawn.items()}
+        return lane, values.alpha
 
     def source(self, name: str) -> Rows:
         """What the frozen layers before the first trained one give for a part, from the cache; or its images.
@@ -232,6 +233,11 @@ class Objective:
             if name not in self._rows:
                 self._rows[name] = self.program.rows(self.source(name), self.recipe.device)
             return self._rows[name]
+
+    def release(self) -> None:
+        """Let go of what is held of each part; it is had again from the cache when it is asked for."""
+        with self._lock:
+            self._rows.clear()
 
     def train_epoch(self, lanes: list[Lane], check: Callable[[], None] = lambda: None) -> None:
         """Train lanes of one pace for one epoch."""

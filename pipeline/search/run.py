@@ -68,6 +68,7 @@ def run_study(
         for name, (study, kept) in searched.items():
             say(f"{name}: testing the winners")
             test_winners(objectives[name], study, kept, spec.seeds, guard.check)
+            objectives[name].release()
         if failed:
             said = "; ".join(f"'{name}': {error}" for name, error in failed.items())
             raise IntegrityError(f"these combinations failed, the others are done: {said}")
@@ -94,12 +95,17 @@ def _search(
     kept = Kept(spec.name, name, study.user_attrs["id"])
     measure_references(objective, study, ["val"])
     say(f"{name}: {len(objective.targets)} layers compressed; {said_of(objective.program)}")
-    size = _pass(objective, study, cohort, say)
+    for part in ("train", "val"):  # before anything is asked, and with all threads: a cache may have to be built
+        objective.rows(part)
+    size = _pass(objective, study, cohort, guard, say)
     Coordinator(objective, study, kept, guard, size, lambda progress: show(name, progress)).run()
+    objective.release()
     return study, kept
 
 
-def _pass(objective: Objective, study: optuna.Study, cohort: int | None, say: Callable[[str], None]) -> Pass:
+def _pass(
+    objective: Objective, study: optuna.Study, cohort: int | None, guard: Guard, say: Callable[[str], None]
+) -> Pass:
     """What one pass holds: as the user says, as this study did before on such a device, or as measured now.
 
     The stored study remembers, because the last digits of a trial may depend on its company.
@@ -109,7 +115,7 @@ def _pass(objective: Objective, study: optuna.Study, cohort: int | None, say: Ca
         return Pass(0, lanes=cohort, stacks=stacks)
     known: dict[str, int] = study.user_attrs.get("images_a_pass", {})
     if device not in known:
-        known = {**known, device: measure_pass(objective).images}
+        known = {**known, device: measure_pass(objective, guard.check).images}
         study.set_user_attr("images_a_pass", known)
     size = Pass(known[device], stacks=stacks)
     lanes = ", ".join(f"{size.most(batch)} of batch {batch}" for batch in objective.search.batch_size)

@@ -109,6 +109,7 @@ class DatasetPart:
         self._labels = labels
         self._threads = threads
         self._limit = limit
+        self._reading = threading.Semaphore(threads)  # of all streams together: cohorts may stream side by side
         self._held: TensorPart | None = None
         self._shape: torch.Size | None = None
         self._lock = threading.RLock()
@@ -155,7 +156,8 @@ class DatasetPart:
 
     def _stream(self, batch_size: int, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         def read(indices: Tensor) -> list[tuple[Tensor, Any]]:
-            items = [self._dataset[index] for index in indices.tolist()]
+            with self._reading:
+                items = [self._dataset[index] for index in indices.tolist()]
             for index, (image, _) in zip(indices.tolist(), items, strict=True):
                 if image.shape != self._shape:
                     raise IntegrityError(
@@ -166,9 +168,12 @@ class DatasetPart:
 
         def stacked(reading: list[Future[list[tuple[Tensor, Any]]]]) -> tuple[Tensor, Tensor]:
             items = [item for future in reading for item in future.result()]
-            images, labels = torch.stack([image for image, _ in items]), torch.tensor([int(label) for _, label in items])
+            images, labels = (
+                torch.stack([image for image, _ in items]),
+                torch.tensor([int(label) for _, label in items]),
+            )
             # From pinned memory the copy to a GPU runs beside what computes there.
-            return (images.pin_memory(), labels.pin_memory()) if torch.cuda.is_available() else (images, labels)
+            return (images.pin_memory(), labels.pin_memory()) if _on_gpu() else (images, labels)
 
         with ThreadPoolExecutor(self._threads) as pool:
             reading = None
@@ -179,3 +184,8 @@ class DatasetPart:
                 reading = ahead
             if reading:
                 yield stacked(reading)
+
+
+def _on_gpu() -> bool:
+    """Whether this process computes on a GPU already."""
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]

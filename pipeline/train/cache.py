@@ -140,7 +140,7 @@ class FeatureCache:
 
     def _built(self, build: Build, handle: int) -> TensorRows | None:
         if not make_room(build.folder, build.bytes, self.limit, self.say):
-            self.say(f"cache: {build.bytes / 1e9:.2f} GB are above --cache-limit; frozen layers run in every epoch")
+            self.say(f"cache: {build.bytes / 1e9:.2f} GB do not fit --cache-limit; frozen layers run in every epoch")
             return None
         if len(build.part) > LONG and not _is_steady(build):
             self.say(UNSTEADY)

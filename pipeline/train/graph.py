@@ -81,7 +81,9 @@ class _Cutter:
             stem=None if before is None else fx.GraphModule(self.calls.model, before),
             shared=fx.GraphModule(root, shared),
             tail=fx.GraphModule(root, self._tail(inputs, bases)),
-            plain=functools.partial(_with_calls, graph=self._stage(frontier, [output.args[0]], whole=True)),
+            plain=functools.partial(
+                _with_calls, traced=self.calls.model, graph=self._stage(frontier, [output.args[0]], whole=True)
+            ),
             names=tuple("images" if node is self.calls.images else str(node) for node in frontier),
         )
 
@@ -219,8 +221,12 @@ def rows_of(first: Tensor, count: int) -> int:
     return len(first) * count
 
 
-def _with_calls(model: nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    return fx.GraphModule(model, graph)
+def _with_calls(model: nn.Module, traced: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    root = shared_copy(model)
+    for node in graph.nodes:  # tensors that a forward makes itself are kept by the model that was traced
+        if node.op == "get_attr" and str(node.target).startswith("_tensor_constant"):
+            setattr(root, str(node.target), getattr(traced, str(node.target)))
+    return fx.GraphModule(root, graph)
 
 
 def _with_lane_layers(model: nn.Module, layers: Mapping[str, LaneLayer]) -> nn.Module:

@@ -1,9 +1,11 @@
 """Cohorts side by side on the cores of one machine."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 import torch
+
+from pipeline.train.guard import StopTraining
 
 
 def workers(device: str) -> int:
@@ -30,7 +32,12 @@ def side_by_side(jobs: Sequence[Callable[[], object]], device: str) -> None:
     try:
         with ThreadPoolExecutor(at_once) as pool:
             running = [pool.submit(run, job) for job in jobs]
-        for each in running:
-            each.result()
+            try:
+                wait(running, return_when=FIRST_EXCEPTION)
+            finally:  # one failed, or someone asked twice: what has not begun does not begin
+                pool.shutdown(cancel_futures=True)
+        errors = [each.exception() for each in running if not each.cancelled()]
+        for error in sorted(filter(None, errors), key=lambda error: isinstance(error, StopTraining)):
+            raise error
     finally:
         torch.set_num_threads(threads)

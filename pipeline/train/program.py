@@ -42,12 +42,14 @@ class Program:
     def bind(self, lanes: Lanes, compiled: bool = False) -> Logits:
         """The function from the tensors of ``rows`` to logits, for some lanes."""
         if self.cut is not None:
-            tail = _compiled(self.cut.tail) if compiled else self.cut.tail
-            return functools.partial(tail, lanes)
+            return functools.partial(self._compiled_tail if compiled else self.cut.tail, lanes)
         whole = shared_copy(self.model)
         attach(whole, self.adapter, lanes)
-        called = _compiled(whole) if compiled else whole
-        return lambda images: called(each_lane(images, lanes.count))
+        return lambda images: whole(each_lane(images, lanes.count))
+
+    @functools.cached_property
+    def _compiled_tail(self) -> Any:
+        return torch.compile(self.cut.tail, dynamic=True) if self.cut else None
 
     def inputs(self, images: Tensor) -> Inputs:
         """What ``bind`` is fed with, from images."""
@@ -73,11 +75,6 @@ class Program:
         return self.cut.plain(model)
 
 
-@functools.cache
-def _compiled(module: Callable[..., Tensor]) -> Any:
-    return torch.compile(module, dynamic=True)
-
-
 def whole(model: nn.Module, adapter: Adapter, why: str = "", *, stacks: bool = True) -> Program:
     """The program that takes every image through the whole model."""
     return Program(model, adapter, None, why, stacks)
@@ -87,7 +84,9 @@ Probe = tuple[Mapping[str, Tensor], float]
 """One lane: what it trains, and its alpha."""
 
 
-def make_program(model: nn.Module, adapter: Adapter, probes: Sequence[Sequence[Probe]], images: Tensor) -> Program:
+def make_program(
+    model: nn.Module, adapter: Adapter, probes: Sequence[Sequence[Probe]], images: Tensor, why_not: str = ""
+) -> Program:
     """Cut a model where that is safe; whatever is returned gives the logits that every lane gives alone.
 
     Args:
@@ -95,6 +94,7 @@ def make_program(model: nn.Module, adapter: Adapter, probes: Sequence[Sequence[P
         adapter: What is trained.
         probes: Stacks of like lanes with random parameters, to try it with.
         images: Three images or more, on the device.
+        why_not: Why it is not to be cut, where it is not.
 
     Raises:
         SpecError: The model reads a target's weight itself.
@@ -119,8 +119,8 @@ def make_program(model: nn.Module, adapter: Adapter, probes: Sequence[Sequence[P
         return logits.shape == expected.shape and torch.allclose(logits, expected, rtol=1e-3, atol=close)
 
     layers = {name: adapter.layer(model.get_submodule(name), lanes.of(name)[0].parameters) for name in lanes.layers}
-    reasons = []
-    for way in (cut, cut_head):
+    reasons = [why_not] if why_not else []
+    for way in () if why_not else (cut, cut_head):
         try:
             program = Program(model, adapter, way(model, layers, images))
             if agrees(program):

@@ -126,7 +126,7 @@ def assert_at_start(lane: Lane, start: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(
     ("rates", "lanes"),
     [
-        ({1: 100, 2: 300, 4: 360, 8: 380, 16: 390}, 4),
+        ({1: 100, 2: 300, 4: 360, 8: 380, 16: 390}, 8),
         ({1: 100, 2: 40, 4: 900}, 1),
         ({1: 100, 2: 200, 4: 400, 8: 800, 16: 1600}, 16),
     ],
@@ -134,11 +134,12 @@ def assert_at_start(lane: Lane, start: dict[str, Tensor]) -> None:
 )
 def test_the_fewest_lanes_that_come_near_the_best_rate_are_taken_and_what_is_slow_ends_it(rates, lanes, monkeypatch):
     monkeypatch.setattr(cohorts, "MOST", 16)
+    monkeypatch.setattr(cohorts, "LONG", float("inf"))
     # Images that all lanes of all cohorts take, over the rate that is to be measured.
     monkeypatch.setattr(
         cohorts,
         "_seconds",
-        lambda own, rows, device: len(own) * len(rows) * len(own[0].lanes) / rates[len(own[0].lanes)],
+        lambda own, rows, device, check: len(own) * len(rows) * len(own[0].lanes) / rates[len(own[0].lanes)],
     )
     size = measure_pass(make_objective())
     assert size == Pass(32 * lanes, seconds=pytest.approx(1 / rates[lanes]))
@@ -163,3 +164,25 @@ def test_a_probe_repeats_a_few_images_with_their_labels():
     places = torch.arange(100) % 32
     assert torch.equal(own, labels[places])
     assert all(torch.equal(tensor, other[places]) for tensor, other in zip(inputs, expected, strict=True))
+
+
+def test_a_measurement_can_be_stopped_and_ends_where_one_try_takes_long(monkeypatch):
+    def stop() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        measure_pass(make_objective(), stop)
+    tried = []
+    monkeypatch.setattr(cohorts, "_seconds", lambda own, *_: tried.append(len(own[0].lanes)) or 1e6)
+    assert measure_pass(make_objective()).images == 32
+    assert tried == [1]
+
+
+def test_a_measurement_that_runs_out_of_memory_keeps_what_it_has(monkeypatch):
+    def seconds(own, *_):
+        if len(own[0].lanes) == 4:
+            raise torch.OutOfMemoryError
+        return 0.1
+
+    monkeypatch.setattr(cohorts, "_seconds", seconds)
+    assert measure_pass(make_objective()).images == 64

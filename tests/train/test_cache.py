@@ -414,13 +414,13 @@ def test_nothing_is_cached_where_others_that_are_in_use_leave_no_room(make, aged
     with hold(aged[0]):
         assert make(limit=room_for(1)).rows(make_stem(), make_part(), FACTS) is None
     assert aged[0].exists()
-    assert "above --cache-limit" in said[-1]
+    assert "do not fit --cache-limit" in said[-1]
 
 
 def test_a_cache_larger_than_the_limit_is_said_and_not_built_and_removes_none(make, aged, said):
     stem = make_stem()
     assert make(limit=IMAGES * ROW - 1).rows(stem, make_part(), FACTS) is None
-    assert said == [*said[:-1], "cache: 0.00 GB are above --cache-limit; frozen layers run in every epoch"]
+    assert said == [*said[:-1], "cache: 0.00 GB do not fit --cache-limit; frozen layers run in every epoch"]
     assert built(stem) == 0
     assert all(folder.exists() for folder in aged)
     assert make(limit=room_for(1)).rows(stem, make_part(), FACTS)
