@@ -2,15 +2,12 @@
 
 import json
 import os
-import re
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.terminal import Console, carried_out
+from pipeline.terminal import Console, carried_out, command_given
 
 if TYPE_CHECKING:
     from pipeline.spec import StudySpec
@@ -160,15 +157,11 @@ def run(
                 show=console.show,
             )
         except (StopTraining, KeyboardInterrupt) as stop:
-            console.say(f"stopped: {stop or 'interrupted twice'}; what had finished is stored. To resume: {_again()}")
+            console.say(
+                f"stopped: {stop or 'interrupted twice'}; what had finished is stored. To resume: {command_given()}"
+            )
             raise typer.Exit(stop.exit_code if isinstance(stop, StopTraining) else 130) from None
     console.say(f"done. next: restora report {study}; restora export {study}; restora dashboard")
-
-
-def _again() -> str:
-    """The command that was given, without a password that a URL in it may hold."""
-    words = [re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", word) for word in sys.argv[1:]]
-    return shlex.join(["restora", *words])
 
 
 @app.command(epilog="Example: restora status quickstart --json    Next: restora run quickstart")

@@ -2,6 +2,8 @@
 
 import functools
 import os
+import re
+import shlex
 import sys
 import time
 import traceback
@@ -117,6 +119,12 @@ class Console:
             self._status = Terminal(stderr=True).status(line)
             self._status.start()
         self._status.update(line)
+
+
+def command_given() -> str:
+    """The command that was given, without a password that a URL in it may hold."""
+    words = [re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", word) for word in sys.argv[1:]]
+    return shlex.join(["restora", *words])
 
 
 def listing() -> dict[str, list[dict[str, str]]]:

@@ -152,13 +152,16 @@ def _place(ask: Ask) -> dict[str, Any]:
 
 
 def bury_abandoned(study: optuna.Study) -> None:
-    """Mark as failed the trials that a killed run left running; their values will be asked for again."""
+    """Mark as failed the trials that a killed run left running; their values will be asked for again.
+
+    A trial that someone else asked for, outside a run, is theirs to end.
+    """
     with Session(engine_of(study)) as session, session.begin():
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            write_attributes(
-                session, trial._trial_id, {"reason": "its run was killed", "interrupted": True, "killed": True}
-            )
-            end_trial(session, trial._trial_id, TrialState.FAIL, None)
+            if "ask" in trial.user_attrs:
+                why = {"reason": "its run was killed", "interrupted": True, "killed": True}
+                write_attributes(session, trial._trial_id, why)
+                end_trial(session, trial._trial_id, TrialState.FAIL, None)
 
 
 def is_told(trial: FrozenTrial) -> bool:
@@ -168,4 +171,4 @@ def is_told(trial: FrozenTrial) -> bool:
 
 def was_killed(trial: FrozenTrial) -> bool:
     """Whether the run was killed while it trained this trial."""
-    return "killed" in trial.user_attrs and "ask" in trial.user_attrs
+    return "killed" in trial.user_attrs

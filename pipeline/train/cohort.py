@@ -102,15 +102,18 @@ def train_epoch(
     started = time.perf_counter()
     cohort = Cohort(lanes, program, recipe)
     losses = cohort.train(train, check)
-    val_losses, correct = cohort.evaluate(val, check)
+    if not all(lane.failure for lane in lanes):
+        val_losses, correct = cohort.evaluate(val, check)
     cohort.save()
     share = (time.perf_counter() - started) / len(lanes)
     for place, lane in enumerate(cohort.lanes):
         lane.seconds += share
+        if lane.failure is not None:
+            continue
         loss = val_losses[place]
-        if not math.isfinite(loss) and lane.failure is None:  # the epoch's last step broke it
+        if not math.isfinite(loss):  # the epoch's last step broke it
             lane.failure = f"validation loss {loss} after epoch {len(lane.curve) + 1}, learning rate {lane.lr:.3g}"
-        if lane.failure is None:
+        else:
             accuracy = correct[place] / len(val)
             lane.curve.append(Epoch(losses[place], loss, accuracy))
             if len(lane.curve) == 1 or accuracy > lane.best:

@@ -245,12 +245,12 @@ def test_fault_23_a_password_is_never_said(verb, monkeypatch):
 
 @pytest.mark.parametrize("words", [["--storage", "{}"], ["--storage={}"]])
 def test_fault_23_nor_in_the_command_that_resumes(monkeypatch, words):
-    from pipeline.cli import _again
+    from pipeline.terminal import command_given
 
     url = f"postgresql+psycopg://me:{SECRET}@host/studies"
     monkeypatch.setattr("sys.argv", ["restora", "run", "tiny", *(word.format(url) for word in words)])
-    assert SECRET not in _again()
-    assert re.match(r"restora run tiny '?--storage", _again())
+    assert SECRET not in command_given()
+    assert re.match(r"restora run tiny '?--storage", command_given())
 
 
 def test_fault_24_an_export_with_no_finished_trial_says_what_to_do():

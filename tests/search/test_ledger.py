@@ -1,10 +1,12 @@
 import math
 from contextlib import contextmanager
 
+import optuna
 import pytest
 import sqlalchemy
 from bare_studies import SPACE, bare_study, complete, fail, make_ask, make_ledger
 from optuna.trial import TrialState, create_trial
+from tiny_studies import make_spec, search
 
 from pipeline.errors import StorageError
 from pipeline.search import ledger as ledger_module
@@ -178,3 +180,12 @@ def test_a_trial_whose_showing_was_interrupted_still_ends_whole_and_the_summary_
     assert read_status(url, "tiny", with_reasons=True) is None
     make_ledger(storage)
     assert read_status(url, "tiny", with_reasons=True) is not None
+
+
+def test_a_trial_that_someone_asked_for_outside_a_run_is_left_running_and_does_not_stop_one(storage):
+    search(storage, make_spec(trials=4))
+    own = optuna.load_study(study_name="tiny/int1-lora", storage=storage)
+    theirs = own.ask()
+    search(storage, make_spec(trials=5))
+    assert own.trials[theirs.number].state == TrialState.RUNNING
+    search(storage, make_spec(trials=6))
