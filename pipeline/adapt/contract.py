@@ -6,16 +6,17 @@ Legend: ``r`` rank, ``A [r, in]`` and ``B [out, r]`` the factors, ``s`` the scal
 
 import math
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.adapt.lanes import LaneLayer
-from pipeline.compress.contract import CompressedWeight, LayerStats
+from pipeline.adapt.lanes import LaneLayer, OwnLayer
+from pipeline.compress.contract import CompressedModel, CompressedWeight, DenseWeight, LayerStats
 from pipeline.registry import Method
+from pipeline.spec import Range
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,17 @@ class Start:
         return Start(self.A[:rank], self.B[:, :rank], self.residual, self.base)
 
 
+Compress = Callable[[Tensor], CompressedWeight]
+"""The layer's own compression, of any matrix ``[out, in]``."""
+
+
 class Init(Method):
     """A function from a layer to the start of its adapter."""
 
     nested: ClassVar[bool] = False
     """Whether the start draws nothing and every rank is a prefix of the highest: then it is computed once."""
+    moves_base: ClassVar[bool] = False
+    """Whether ``Start.base`` is given: base and frozen product are then of each (rank, init), and so are all starts."""
 
     @property
     def needs_statistics(self) -> bool:
@@ -63,35 +70,102 @@ class Init(Method):
         rank: int,
         stats: Sequence[LayerStats],
         generator: torch.Generator,
+        compress: Compress,
     ) -> Start:
-        """Start values at ``rank`` for ``weight [out, in]`` compressed to ``compressed``; ``rank <= min(out, in)``."""
+        """Start values of one layer.
+
+        Args:
+            weight: What the layer would compute with were it not compressed, ``[out, in]``.
+            compressed: What it computes with.
+            rank: ``r <= min(out, in)``.
+            stats: Statistics of its inputs, one for each group; read only if ``needs_statistics``.
+            generator: Of all that is drawn.
+            compress: How ``compressed`` came from ``weight``, for inits that move the base.
+        """
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a trial was drawn beside its optimizer: the values that an adapter starts with.
+
+    Args:
+        alpha: Of low-rank adapters.
+        extra: Of each name in ``Adapter.space``.
+        seed: Of all that the adapter draws itself.
+    """
+
+    alpha: float = 1.0
+    extra: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
 
 
 class Adapter(Method):
-    """What is trained on top of a compressed model, and how it enters the model's layers."""
+    """What is trained on top of a compressed model, and how it enters the model's layers.
+
+    Each tensor that it names is either a parameter of the model, ``fc1.bias``, in whose place it stands, or its own,
+    ``fc1.lora_A``.
+    """
+
+    low_rank: ClassVar[bool] = False
+    """Whether it has a rank, an init and an alpha; one that has not is searched in a single cell."""
+    trains: ClassVar[bool] = True
+    """Whether anything is trained at all; what is not has one trial."""
+
+    @property
+    def space(self) -> Mapping[str, Range]:
+        """What is searched for it beside rank, init, alpha and the optimizer's values, by name."""
+        return {}
 
     @abstractmethod
-    def begin(self, model: nn.Module, starts: Mapping[str, Start], alpha: float) -> dict[str, Tensor]:
-        """All that one lane trains, by name, at its start values: nothing else will change.
+    def begin(self, compressed: CompressedModel, starts: Mapping[str, Start], draw: Draw) -> dict[str, Tensor]:
+        """All tensors of one lane, by name, at their start values: nothing else will change.
 
         Args:
-            model: The compressed model.
-            starts: The start of each target layer.
-            alpha: The lane's alpha.
+            compressed: The compressed model.
+            starts: The start of each target layer; none where it is not ``low_rank``.
+            draw: The lane's own values.
         """
 
-    @abstractmethod
+    def is_frozen(self, name: str) -> bool:
+        """Whether a tensor of ``begin`` is the lane's own and yet never trained."""
+        return False
+
     def layer(self, base: nn.Module, trains: Collection[str]) -> LaneLayer:
-        """How a layer computes with lanes.
+        """How a layer computes with lanes; here as ever, with the lane's own parameters in the place of its own.
 
         Args:
             base: The layer of the compressed model; it stays as it is.
             trains: Names, within the layer, of what ``begin`` names there.
         """
+        return OwnLayer(base)
 
-    @abstractmethod
+    def rounded(self, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """A lane's tensors, or stacks of lanes' with an axis before, as they come back from a file."""
+        return parameters
+
+    def to_tensors(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The packed form of what ``absorb`` left, by name in a file; a parameter of the model keeps its name."""
+        return dict(parameters)
+
+    def from_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What ``to_tensors`` packed."""
+        return dict(tensors)
+
+    def absorb(
+        self, weights: Mapping[str, CompressedWeight], parameters: Mapping[str, Tensor]
+    ) -> tuple[Mapping[str, CompressedWeight], Mapping[str, Tensor]]:
+        """Move into the compressed weights what may become part of them; what is left stands beside them.
+
+        Here a weight that was trained whole takes the place of the compressed one.
+        """
+        whole = {name for name in weights if f"{name}.weight" in parameters}
+        dense = {name: DenseWeight(parameters[f"{name}.weight"].flatten(1)) for name in whole}
+        left = {key: tensor for key, tensor in parameters.items() if key.removesuffix(".weight") not in whole}
+        return {**weights, **dense}, left
+
     def macs(self, shape: tuple[int, int], rank: int) -> int:
         """Multiply-accumulates that it adds to a layer ``(out, in)``, for one vector."""
+        return 0
 
 
 def clipped_rank(rank: int, shape: tuple[int, int]) -> int:
@@ -99,13 +173,38 @@ def clipped_rank(rank: int, shape: tuple[int, int]) -> int:
     return min(rank, *shape)
 
 
-def adapter_parameters(
-    adapter: Adapter, model: nn.Module, shapes: Mapping[str, tuple[int, int]], rank: int
-) -> dict[str, int]:
-    """How many numbers an adapter trains, by the name of each tensor, before any start is computed."""
+def blank(adapter: Adapter, compressed: CompressedModel, ranks: Mapping[str, int]) -> dict[str, Tensor]:
+    """Tensors of the shapes that an adapter begins with, before any start is computed.
+
+    Args:
+        adapter: What is trained.
+        compressed: The compressed model.
+        ranks: The rank of each target layer.
+    """
+    shapes = {name: compressed.weights[name].shape for name in ranks}
     starts = {
-        name: Start(torch.zeros(r, shape[1]), torch.zeros(shape[0], r))
-        for name, shape in shapes.items()
-        for r in [clipped_rank(rank, shape)]
+        name: Start(torch.zeros(rank, shapes[name][1]), torch.zeros(shapes[name][0], rank))
+        for name, rank in ranks.items()
     }
-    return {name: tensor.numel() for name, tensor in adapter.begin(model, starts, alpha=1.0).items()}
+    return adapter.begin(compressed, starts if adapter.low_rank else {}, Draw())
+
+
+def trained_numbers(adapter: Adapter, parameters: Mapping[str, Tensor]) -> dict[str, int]:
+    """How many numbers are trained, by the name of each tensor."""
+    return {name: tensor.numel() for name, tensor in parameters.items() if not adapter.is_frozen(name)}
+
+
+def packed(
+    adapter: Adapter, compressed: CompressedModel, parameters: Mapping[str, Tensor]
+) -> tuple[CompressedModel, dict[str, int]]:
+    """What is stored of a lane: the compressed model with what its weights absorbed, and bits beside it by layer.
+
+    A trained parameter of the model takes the place of the frozen one, and no bits.
+    """
+    weights, left = adapter.absorb(compressed.weights, parameters)
+    own, bits = compressed.model.state_dict().keys(), dict[str, int]()
+    for key, tensor in adapter.to_tensors(left).items():
+        if key not in own:
+            layer = key.rpartition(".")[0]
+            bits[layer] = bits.get(layer, 0) + 8 * tensor.nbytes
+    return replace(compressed, weights=weights), bits

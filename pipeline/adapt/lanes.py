@@ -4,8 +4,9 @@ Legend: ``T`` lanes in all, ``n`` images. What differs by lane has the lanes' im
 ``[T * n, ...]``; what does not is ``[n, ...]``, and is computed once for all lanes.
 """
 
+import copy
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,9 +44,8 @@ class Lanes:
         self.count = sum(len(alphas) for _, alphas in stacks)
         self._layers: dict[str, list[Stack]] = {}
         for parameters, alphas in stacks:
-            first = next(iter(parameters.values()))
-            alpha = torch.tensor(alphas, dtype=first.dtype, device=first.device)
             for layer, own in by_layer(parameters).items():
+                alpha = torch.tensor(alphas).to(next(iter(own.values())))
                 self._layers.setdefault(layer, []).append(Stack(own, alpha))
 
     @property
@@ -55,6 +55,18 @@ class Lanes:
     def of(self, layer: str) -> list[Stack]:
         """The stacks of one layer; those of every layer stand in the same order."""
         return self._layers[layer]
+
+    def each(self) -> Iterator["Lanes"]:
+        """Each lane alone, its tensors views of these."""
+        for stack, own in enumerate(next(iter(self._layers.values()))):
+            for lane in range(len(own)):
+                one = slice(lane, lane + 1)
+                parameters = {
+                    f"{layer}.{name}" if layer else name: tensor[one]
+                    for layer, stacks in self._layers.items()
+                    for name, tensor in stacks[stack].parameters.items()
+                }
+                yield Lanes([(parameters, own.alpha[one].tolist())])
 
 
 def by_layer(parameters: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -115,15 +127,68 @@ class Adapted(nn.Module):
         return y
 
 
+class OwnLayer(LaneLayer):
+    """Any layer, each lane with parameters of its own in the place of those that are trained.
+
+    Args:
+        base: The layer, called with one tensor.
+    """
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__(nn.Identity())  # nothing of it is the same in every trial
+        self._base = base
+
+    def forward(self, x: Tensor, y: Tensor | None, stacks: Sequence[Stack]) -> Tensor:
+        """``[n or T * n, ...] -> [T * n, ...]``."""
+        T, start, outputs = sum(map(len, stacks)), 0, []
+        by_lane = x if y is not None else torch.unflatten(x, 0, (T, -1))
+        for stack in stacks:
+            own = by_lane if y is not None else by_lane[start : start + len(stack)]
+            start += len(stack)
+            in_dims = (0, None if y is not None else 0)
+            outputs.append(torch.vmap(self._one, in_dims)(stack.parameters, own).flatten(0, 1))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _one(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        y: Tensor = with_parameters(self._base, parameters)(x)
+        return y
+
+
+def with_parameters(layer: nn.Module, tensors: Mapping[str, Tensor | None]) -> nn.Module:
+    """The same layer with other parameters; unlike ``functional_call``, safe where threads share the layer."""
+    other = copy.copy(layer)
+    other.__dict__["_parameters"] = {**layer._parameters, **tensors}
+    return other
+
+
+def is_container(module: nn.Module) -> bool:
+    """Whether a module holds others, so that it is not replaced as a whole when a parameter of its own is trained."""
+    return any(True for _ in module.children())
+
+
 def attach(model: nn.Module, adapter: "Adapter", lanes: Lanes) -> None:
     """Let ``model`` compute with ``lanes``: its batch holds lane 0's images, then lane 1's, and so on.
 
     Args:
         model: A copy of the compressed model that may be taken apart.
         adapter: What is trained.
-        lanes: The lanes.
+        lanes: The lanes; a single one where it trains what no single layer holds (``held_apart``).
     """
     for name in lanes.layers:
-        stacks = lanes.of(name)
-        layer = adapter.layer(model.get_submodule(name), stacks[0].parameters.keys())
-        model.set_submodule(name, Adapted(layer, stacks))
+        stacks, module = lanes.of(name), model.get_submodule(name)
+        if is_container(module):
+            for key, tensor in stacks[0].parameters.items():
+                del module._parameters[key]
+                setattr(module, key, tensor[0])
+        else:
+            model.set_submodule(name, Adapted(adapter.layer(module, stacks[0].parameters.keys()), stacks))
+
+
+def held_apart(model: nn.Module, lanes: Lanes) -> list[str]:
+    """Names of trained parameters that no single layer holds: class tokens, positional embeddings."""
+    return [
+        f"{name}.{key}" if name else key
+        for name in lanes.layers
+        if is_container(model.get_submodule(name))
+        for key in lanes.of(name)[0].parameters
+    ]

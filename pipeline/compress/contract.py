@@ -11,16 +11,10 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.layers import (
-    group_count,
-    matrix_shape,
-    naming,
-    replace_weight,
-    shared_copy,
-    weight_groups,
-)
+from pipeline.compress.layers import group_count, naming, replace_weight, shared_copy, weight_matrix
 from pipeline.errors import IntegrityError
 from pipeline.registry import Method
+from pipeline.task.contract import Part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +81,18 @@ class LayerStats:
 
 @dataclass(frozen=True)
 class CompressedModel:
-    """A model whose target layers compute with dense forms of compressed weights; frozen, in eval mode."""
+    """A model whose target layers compute with dense forms of compressed weights; frozen, in eval mode.
+
+    Args:
+        model: The compressed model.
+        weights: The compressed weight of each target layer.
+        reference: What it comes nearest to: the uncompressed model or, where a method changed the architecture, the
+            model of the same layers that its ``weights`` stand for. Residuals and statistics are those of its layers.
+    """
 
     model: nn.Module
     weights: Mapping[str, CompressedWeight]
+    reference: nn.Module
 
 
 class Compression(Method):
@@ -103,7 +105,11 @@ class Compression(Method):
 
     @abstractmethod
     def compress_model(
-        self, model: nn.Module, targets: Sequence[str], stats: Mapping[str, Sequence[LayerStats]]
+        self,
+        model: nn.Module,
+        targets: Sequence[str],
+        stats: Mapping[str, Sequence[LayerStats]],
+        train: Part | None = None,
     ) -> CompressedModel:
         """Compress the target layers of a copy of ``model``; all other tensors are shared with it.
 
@@ -111,23 +117,41 @@ class Compression(Method):
             model: The trained model; it stays as it is.
             targets: Names of Linear and Conv2d layers.
             stats: Statistics of each target's inputs, one for each group; read only if ``needs_statistics``.
+            train: The training part, for methods that train or ask for gradients.
         """
 
     @abstractmethod
-    def load_layers(self, model: nn.Module, packed: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Give the bare architecture ``model`` its compressed layers back, in place.
+    def compress_layer(self, layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> CompressedWeight:
+        """Compress ``matrix [out, in]`` for the place of one layer, for starts that move the base.
+
+        Args:
+            layer: The layer of ``CompressedModel.reference``.
+            matrix: What stands in its place.
+            stats: Statistics of its inputs, one for each group; read only if ``needs_statistics``.
+        """
+
+    def reshape(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+        """Give the bare architecture ``model`` the shapes of a packed model, in place, where a method changes them.
 
         Args:
             model: The uncompressed architecture; its weights mean nothing.
-            packed: By layer name, what ``to_tensors`` of its weight gave.
+            tensors: All tensors of the packed model.
+        """
+
+    @abstractmethod
+    def load_weight(self, tensors: Mapping[str, Tensor], shape: tuple[int, int], groups: int) -> CompressedWeight:
+        """Load what ``to_tensors`` gave for a layer of ``shape`` and so many groups.
 
         Raises:
-            ValueError: The tensors are not those of such a layer; the layer is named.
+            KeyError, ValueError, IndexError, RuntimeError: The tensors are not those of such a layer.
         """
 
 
 class LayerCompression(Compression):
-    """A method that compresses one weight matrix; here it is lifted to whole models."""
+    """A method that compresses one weight matrix; here it is lifted to whole models.
+
+    A layer that would not shrink stays dense.
+    """
 
     @abstractmethod
     def compress(self, weight: Tensor, stats: LayerStats | None) -> CompressedWeight:
@@ -138,38 +162,62 @@ class LayerCompression(Compression):
         """Load what ``CompressedWeight.to_tensors`` gave for a weight of ``shape``."""
 
     def compress_model(
-        self, model: nn.Module, targets: Sequence[str], stats: Mapping[str, Sequence[LayerStats]]
+        self,
+        model: nn.Module,
+        targets: Sequence[str],
+        stats: Mapping[str, Sequence[LayerStats]],
+        train: Part | None = None,
     ) -> CompressedModel:
         copy, weights = shared_copy(model), {}
         for name in targets:
-            groups = weight_groups(model.get_submodule(name))
-            if not groups.isfinite().all():
-                raise IntegrityError(f"the weight of layer '{name}' holds NaN or infinite values; load sound weights")
-            layer_stats = stats[name] if self.needs_statistics else [None] * len(groups)
-            with naming(name):
-                weights[name] = join([self.compress(*pair) for pair in zip(groups, layer_stats, strict=True)])
-            replace_weight(copy, name, weights[name].dense())
-        return CompressedModel(copy, weights)
-
-    def load_layers(self, model: nn.Module, packed: Mapping[str, Mapping[str, Tensor]]) -> None:
-        for name, tensors in packed.items():
             layer = model.get_submodule(name)
-            try:
-                weight = self.load_weight(tensors, matrix_shape(layer), group_count(layer))
-                fits = weight.bits.total() == 8 * sum(tensor.nbytes for tensor in tensors.values())
-            except (KeyError, ValueError, IndexError, RuntimeError):
-                fits = False
-            if not fits:
-                raise ValueError(name)
-            replace_weight(model, name, weight.dense())
+            matrix = weight_matrix(layer)
+            if not matrix.isfinite().all():
+                raise IntegrityError(f"the weight of layer '{name}' holds NaN or infinite values; load sound weights")
+            with naming(name):
+                weights[name] = self.compress_layer(layer, matrix, stats.get(name, ()))
+            replace_weight(copy, name, weights[name].dense())
+        return CompressedModel(copy, weights, model)
+
+    def compress_layer(self, layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> CompressedWeight:
+        groups = matrix.reshape(group_count(layer), -1, matrix.shape[1])
+        own = stats if self.needs_statistics else [None] * len(groups)
+        small = join([self.compress(*pair) for pair in zip(groups, own, strict=True)])
+        return small if small.bits.total() < 32 * matrix.numel() else DenseWeight(matrix.clone())
 
     def load_weight(self, tensors: Mapping[str, Tensor], shape: tuple[int, int], groups: int) -> CompressedWeight:
-        """Load a whole layer's weight of ``shape``, its groups joined."""
+        if tensors.keys() == {"dense"}:
+            return DenseWeight(tensors["dense"].reshape(shape))
         if groups == 1:
             return self.from_tensors(tensors, shape)
         part_shape = (shape[0] // groups, shape[1])
         parts = [{key: tensor[g] for key, tensor in tensors.items()} for g in range(groups)]
         return GroupedWeight([self.from_tensors(part, part_shape) for part in parts])
+
+
+@dataclass(frozen=True)
+class DenseWeight(CompressedWeight):
+    """The weight as it is, 32 bits each."""
+
+    weight: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.weight.shape[0], self.weight.shape[1]
+
+    def dense(self) -> Tensor:
+        return self.weight
+
+    @property
+    def bits(self) -> BitCount:
+        return BitCount(payload=32 * self.weight.numel())
+
+    @property
+    def macs(self) -> int:
+        return self.weight.numel()
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        return {"dense": self.weight.float()}
 
 
 def join(groups: Sequence[CompressedWeight]) -> CompressedWeight:

@@ -1,5 +1,6 @@
 """Bytes and multiply-accumulates of a layer and of a model, exact before training starts."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -29,6 +30,11 @@ class LayerSize:
         """``base + adapter``; the three switches leave out what published formulas do not count."""
         return self.base.total(index=index, scale=scale, bias=bias) + self.adapter
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether the weight takes as much as it did."""
+        return self.base.payload >= self.dense
+
     def ratio(self, *, index: bool = True, scale: bool = True, bias: bool = True) -> float:
         """How many times smaller than dense. All switches off: ``32 m n / (base + 32 r (m + n))``, as published."""
         return (self.dense + self.bias * bias) / self.bits(index=index, scale=scale, bias=bias)
@@ -42,11 +48,15 @@ class ModelSize:
         layers: The compressed layers.
         untouched: Bits of all other parameters.
         buffers: Bits of the buffers (batch-norm statistics); published figures leave them out.
+        dense: Bits of all parameters of the uncompressed model.
+        dense_buffers: Bits of its buffers.
     """
 
     layers: Mapping[str, LayerSize]
     untouched: int
-    buffers: int = 0
+    buffers: int
+    dense: int
+    dense_buffers: int
 
     @property
     def bytes(self) -> int:
@@ -54,14 +64,9 @@ class ModelSize:
         return (sum(layer.bits() for layer in self.layers.values()) + self.untouched + self.buffers) // 8
 
     @property
-    def base_bytes(self) -> int:
-        """Bytes without the adapter."""
-        return self.bytes - sum(layer.adapter for layer in self.layers.values()) // 8
-
-    @property
     def dense_bytes(self) -> int:
         """Bytes of the uncompressed model."""
-        return (sum(layer.dense + layer.bias for layer in self.layers.values()) + self.untouched + self.buffers) // 8
+        return (self.dense + self.dense_buffers) // 8
 
     @property
     def layer_bytes(self) -> int:
@@ -78,7 +83,7 @@ class ModelSize:
     def published_ratio(self) -> float:
         """Without index bits, scales and buffers, as published; biases stand on both sides."""
         small = sum(layer.bits(index=False, scale=False) for layer in self.layers.values())
-        return (8 * self.dense_bytes - self.buffers) / (small + self.untouched)
+        return self.dense / (small + self.untouched)
 
 
 def model_size(original: nn.Module, compressed: CompressedModel, adapter_bits: Mapping[str, int]) -> ModelSize:
@@ -102,7 +107,13 @@ def model_size(original: nn.Module, compressed: CompressedModel, adapter_bits: M
     inside = {f"{name}.{kind}" for name in layers for kind in ("weight", "bias")}
     parameters = sum(tensor.numel() for key, tensor in compressed.model.named_parameters() if key not in inside)
     beside = sum(bits for name, bits in adapter_bits.items() if name not in layers)
-    return ModelSize(layers, 32 * parameters + beside, 8 * sum(tensor_bytes(buffers=compressed.model)))
+    return ModelSize(
+        layers,
+        untouched=32 * parameters + beside,
+        buffers=8 * sum(tensor_bytes(buffers=compressed.model)),
+        dense=32 * sum(tensor.numel() for tensor in original.parameters()),
+        dense_buffers=8 * sum(tensor_bytes(buffers=original)),
+    )
 
 
 def tensor_bytes(buffers: nn.Module) -> list[int]:
@@ -117,19 +128,20 @@ def _bias_bits(layer: nn.Module) -> int:
 
 
 def model_macs(
-    compressed: CompressedModel, positions: Mapping[str, int], adapter_macs: Mapping[str, int]
+    original: nn.Module, compressed: CompressedModel, positions: Mapping[str, int], adapter_macs: Mapping[str, int]
 ) -> tuple[int, int]:
     """Multiply-accumulates of one image in all Linear and Conv2d layers: ``(compressed with adapter, dense)``.
 
     Args:
-        compressed: The compressed model.
+        original: The uncompressed model.
+        compressed: The same, compressed.
         positions: How often each layer's matrix meets a vector (``output_positions``).
         adapter_macs: Those of the adapter for one vector, by layer name.
     """
     small = dense = 0
-    for name in layer_names(compressed.model):
-        out, inner = matrix_shape(compressed.model.get_submodule(name))
+    for name in layer_names(original):
+        before, after = (math.prod(matrix_shape(each.get_submodule(name))) for each in (original, compressed.model))
         weight = compressed.weights.get(name)
-        small += positions[name] * ((weight.macs if weight else out * inner) + adapter_macs.get(name, 0))
-        dense += positions[name] * out * inner
+        small += positions[name] * ((weight.macs if weight else after) + adapter_macs.get(name, 0))
+        dense += positions[name] * before
     return small, dense

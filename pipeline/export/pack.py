@@ -8,23 +8,30 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import Adapter, adapter_parameters
+from pipeline.adapt.contract import Adapter, blank
 from pipeline.adapt.lanes import Lanes, attach
-from pipeline.compress.contract import CompressedModel, Compression
-from pipeline.compress.layers import matrix_shape
+from pipeline.compress.contract import CompressedModel, CompressedWeight, Compression
+from pipeline.compress.layers import group_count, matrix_shape, replace_weight
 from pipeline.errors import IntegrityError
 
 
-def pack_model(compressed: CompressedModel, adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All tensors of a recovered model."""
+def pack_model(compressed: CompressedModel, adapter: Adapter, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All tensors of a recovered model.
+
+    Args:
+        compressed: The compressed model that was adapted.
+        adapter: What was trained.
+        parameters: Its tensors.
+    """
+    weights, left = adapter.absorb(compressed.weights, parameters)
     packed = {
         f"{name}.weight.{kind}": tensor
-        for name, weight in compressed.weights.items()
+        for name, weight in weights.items()
         for kind, tensor in weight.to_tensors().items()
     }
-    dense = {f"{name}.weight" for name in compressed.weights}
+    dense = {f"{name}.weight" for name in weights}
     untouched = {key: tensor for key, tensor in compressed.model.state_dict().items() if key not in dense}
-    tensors = {**packed, **untouched, **adapter}
+    tensors = {**packed, **untouched, **adapter.to_tensors(left)}
     return {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
 
 
@@ -49,12 +56,13 @@ def unpack_model(
     Raises:
         IntegrityError: The tensors are not those of this architecture; the first that differ are named.
     """
+    compression.reshape(model, tensors)
     dense = {f"{name}.weight" for name in targets}
     layers = dict(model.named_modules())
     held = tuple(f"{name}." for name in targets if name in layers)
     packed = {key for key in tensors if key.rpartition(".")[0] in dense}
     own = {key: tensor for key, tensor in model.state_dict().items() if key not in dense}
-    trained = {key: tensor for key, tensor in tensors.items() if key not in packed and key not in own}
+    beside = {key: tensor for key, tensor in tensors.items() if key not in packed and key not in own}
     missing = [key for key in own if key not in tensors or tensors[key].shape != own[key].shape]
     strange = sorted(key for key in tensors if key not in own and not key.startswith(held))
     if missing or strange:
@@ -64,17 +72,33 @@ def unpack_model(
     for key in packed:
         weight, _, kind = key.rpartition(".")
         parts[weight.removesuffix(".weight")][kind] = tensors[key]
-    try:
-        compression.load_layers(model, parts)
-    except (ValueError, AttributeError) as error:
-        raise _another([f"{error}.weight"], []) from None
-    shapes = {name: matrix_shape(model.get_submodule(name)) for name in targets}
-    names = adapter_parameters(adapter, model, shapes, rank=1).keys() - own.keys()  # a trained bias is there already
-    if trained and names != trained.keys():
-        raise _another(sorted(names - trained.keys()), sorted(trained.keys() - names))
-    if trained:
-        attach(model, adapter, Lanes([({key: tensor[None] for key, tensor in trained.items()}, [alpha])]))
+    weights = {name: _load_weight(model, name, compression, part) for name, part in parts.items()}
+    compressed = CompressedModel(model, weights, model)
+    # What the adapter trained whole, or made part of a weight, is there already.
+    blanks = blank(adapter, compressed, dict.fromkeys(targets, 1))
+    names = adapter.to_tensors(adapter.absorb(weights, blanks)[1]).keys() - own.keys()
+    if beside and names != beside.keys():
+        raise _another(sorted(names - beside.keys()), sorted(beside.keys() - names))
+    if beside:
+        lane = {key: tensor[None] for key, tensor in adapter.from_tensors(beside).items()}
+        attach(model, adapter, Lanes([(lane, [alpha])]))
     return model.eval().requires_grad_(False)
+
+
+def _load_weight(
+    model: nn.Module, name: str, compression: Compression, tensors: Mapping[str, Tensor]
+) -> CompressedWeight:
+    """Give a layer its compressed weight back, in place."""
+    try:
+        layer = model.get_submodule(name)
+        weight = compression.load_weight(tensors, matrix_shape(layer), group_count(layer))
+        fits = weight.bits.total() == 8 * sum(tensor.nbytes for tensor in tensors.values())
+    except (AttributeError, KeyError, ValueError, IndexError, RuntimeError):
+        fits = False
+    if not fits:
+        raise _another([f"{name}.weight"], [])
+    replace_weight(model, name, weight.dense())
+    return weight
 
 
 def _another(missing: list[str], strange: list[str]) -> IntegrityError:

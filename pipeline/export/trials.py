@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
+from torch import Tensor
 
 from pipeline.errors import NothingUsableError
 from pipeline.export.card import add_study, make_card
@@ -30,7 +31,7 @@ def save(objective: Objective, trial: FrozenTrial, folder: str | Path, *, force:
     """
     got = recover(objective, None, trial, lambda: None)
     card = make_card(objective, trial, got, _validated(objective, got), _tested(objective, trial, got))
-    return write_checkpoint(Path(folder), pack_model(objective.compressed, got.parameters), card, force=force)
+    return write_checkpoint(Path(folder), _tensors(objective, trial, got), card, force=force)
 
 
 def export_ranks(
@@ -84,7 +85,7 @@ def _export_stored(
     card = make_card(objective, trial, got, val, test)
     add_study(card, kept.study, result, cell, chosen_by)
     folder = exports_folder(kept.study, kept.combination, cell.cell.rank)
-    return write_checkpoint(folder, pack_model(objective.compressed, got.parameters), card, force=force)
+    return write_checkpoint(folder, _tensors(objective, trial, got), card, force=force)
 
 
 def _validated(objective: Objective, got: Recovered) -> Score:
@@ -93,4 +94,9 @@ def _validated(objective: Objective, got: Recovered) -> Score:
 
 
 def _tested(objective: Objective, trial: FrozenTrial, got: Recovered) -> Score:
-    return Score(*score_adapter(objective, got.parameters, values_of(trial).alpha, "test"))
+    return Score(*score_adapter(objective, values_of(trial), got.parameters, "test"))
+
+
+def _tensors(objective: Objective, trial: FrozenTrial, got: Recovered) -> dict[str, Tensor]:
+    compressed = objective.base(values_of(trial).cell).compressed
+    return pack_model(compressed, objective.adapter, got.parameters)

@@ -56,10 +56,10 @@ class TrialRow(TypedDict):
     state: str
     rank: int
     init: str
-    alpha: float
-    optimizer: str
-    lr: float
-    batch_size: int
+    alpha: float | None
+    optimizer: str | None
+    lr: float | None
+    batch_size: int | None
     value: float | None
     """Validation accuracy at the best epoch of a complete trial."""
     epochs: int

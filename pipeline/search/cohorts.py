@@ -10,13 +10,15 @@ from itertools import cycle, islice, pairwise
 import torch
 
 from pipeline.search.objective import Objective
-from pipeline.search.space import Values
+from pipeline.search.space import Values, cells
 from pipeline.train.cohort import Cohort, Lane
 from pipeline.train.parallel import side_by_side, workers
 from pipeline.train.rows import TensorRows
 
 MOST = 32
 """Lanes in one pass."""
+HELD_BY_LANES = 2**31
+"""Bytes that the lanes of one pass may hold: 16 a trained number, with its gradient and moments."""
 STEPS = 2
 """Steps of each number of lanes that are timed together."""
 LONG = 1.0
@@ -85,10 +87,11 @@ def measure_pass(objective: Objective, check: Callable[[], None] = lambda: None)
         objective: What trains.
         check: Called before every step; what it raises ends the measurement.
     """
-    search, program, device = objective.search, objective.program, objective.recipe.device
+    search, program, device = objective.search, objective.common.program, objective.recipe.device
     batch = min(sorted(search.batch_size)[len(search.batch_size) // 2], len(objective.task.train))
     rows = probe_rows(objective, batch * STEPS)
-    most = MOST if program.stacks else 1
+    most = min(MOST, max(1, HELD_BY_LANES // (16 * objective.facts(search.ranks[-1]).trainable + 1)))
+    most = most if program.stacks else 1
     rates: dict[int, float] = {}
     lanes = 1
     took = 0.0
@@ -118,10 +121,12 @@ def _seconds(cohorts: Sequence[Cohort], rows: TensorRows, device: str, check: Ca
 
 def _mixed(objective: Objective, count: int, batch: int) -> Sequence[Values]:
     search = objective.search
-    each = zip(cycle(search.ranks), cycle(search.optimizer), strict=False)
-    init = search.inits[0].name
+    own = [cell for cell in cells(search) if cell.init == cells(search)[0].init]
+    extra = {name: range_.low for name, range_ in objective.adapter.space.items()}
+    each = zip(cycle(own), cycle(search.optimizer), strict=False)
     return [
-        Values(rank, init, search.alpha.low, optimizer, search.lr.low, batch) for rank, optimizer in islice(each, count)
+        Values(cell.rank, cell.init, search.alpha.low, optimizer, search.lr.low, batch, extra)
+        for cell, optimizer in islice(each, count)
     ]
 
 
@@ -130,6 +135,6 @@ def probe_rows(objective: Objective, count: int) -> TensorRows:
     """As many rows as asked for, from a few images of the training part; no cache is built for them."""
     few = min(PROBED, count, len(objective.task.train))
     images, labels = next(iter(objective.task.train.batches(few, torch.arange(few))))
-    tensors = objective.program.inputs(images.to(objective.recipe.device))
+    tensors = objective.common.program.inputs(images.to(objective.recipe.device))
     places = torch.arange(count, device=tensors[0].device) % few
     return TensorRows([tensor[places] for tensor in tensors], labels[places.cpu()].to(tensors[0].device))

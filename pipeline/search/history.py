@@ -6,11 +6,12 @@ from datetime import datetime
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from pipeline.search.pruners import make_pruner
-from pipeline.search.space import Cell, Values, cell_space
+from pipeline.search.space import Cell, Values
 from pipeline.seeds import derive
 from pipeline.spec import SearchSpec
 
@@ -44,14 +45,15 @@ class History:
 
     Args:
         cell: The cell.
-        search: Budget, sampler, pruner and ranges.
+        search: Budget, sampler and pruner.
+        space: What is searched.
         seed: The study's seed.
     """
 
-    def __init__(self, cell: Cell, search: SearchSpec, seed: int) -> None:
+    def __init__(self, cell: Cell, search: SearchSpec, space: Mapping[str, BaseDistribution], seed: int) -> None:
         self.cell, self.search, self.seed = cell, search, seed
         self.study = optuna.create_study(direction="maximize", pruner=make_pruner(search))
-        self._space = cell_space(search)
+        self._space = dict(space)
 
     @property
     def _trials(self) -> list[FrozenTrial]:
@@ -96,7 +98,7 @@ class History:
             trial.set_user_attr("origin", origin)
             params = trial.params
         queued[:1] = []
-        return Ask(self.cell, number, origin, Values(rank=self.cell.rank, init=self.cell.init, **params))
+        return Ask(self.cell, number, origin, Values.of({"rank": self.cell.rank, "init": self.cell.init, **params}))
 
     def _add_running(self, params: dict[str, Any], origin: str) -> None:
         trial = create_trial(

@@ -118,7 +118,8 @@ class Ledger:
         return replace(shown, epochs=len(accuracies), when=time.monotonic())
 
     def _begin(self, session: Session, ask: Ask) -> _Shown:
-        return _Shown(*begin_trial(session, self.study._study_id, ask.asked, ask.values.params(), self._space))
+        params = {name: value for name, value in ask.values.params().items() if name in self._space}
+        return _Shown(*begin_trial(session, self.study._study_id, ask.asked, params, self._space))
 
     def finish(
         self, ask: Ask, state: TrialState, accuracies: list[float], attributes: Mapping[str, Any], value: float | None

@@ -1,8 +1,9 @@
 """One combination as a plain Optuna objective: values in, validation accuracy out."""
 
+import functools
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import optuna
 import torch
 
-from pipeline.adapt.contract import Adapter, Init, Start, adapter_parameters, clipped_rank
+from pipeline.adapt.contract import Adapter, Draw, Init, Start, blank, clipped_rank, packed, trained_numbers
 from pipeline.compress.contract import CompressedModel, Compression
 from pipeline.compress.layers import (
     find_targets,
@@ -18,21 +19,24 @@ from pipeline.compress.layers import (
     matrix_shape,
     naming,
     on_device,
+    replace_weight,
+    shared_copy,
     weight_matrix,
 )
 from pipeline.compress.size import ModelSize, model_macs, model_size
 from pipeline.compress.stats import Statistics, output_positions
 from pipeline.environment import peak_memory, versions
 from pipeline.errors import SpecError
-from pipeline.search.space import Values, suggest
+from pipeline.search.base import Base
+from pipeline.search.space import Cell, Values, cells, fitted, suggest
 from pipeline.seeds import derive
-from pipeline.spec import CombinationSpec, ComputeSpec, SearchSpec, fingerprint, load_spec
-from pipeline.task import Part, Task, prepare
+from pipeline.spec import CombinationSpec, ComputeSpec, SearchSpec, load_spec
+from pipeline.task import Task, prepare
 from pipeline.train.cache import FeatureCache
 from pipeline.train.cohort import Lane, train_epoch
-from pipeline.train.program import Program, make_program
+from pipeline.train.program import Probe
 from pipeline.train.recipe import Recipe
-from pipeline.train.rows import ComputedRows, Rows, image_rows
+from pipeline.train.rows import HELD
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,6 @@ class Facts:
     trainable: int
     ranks: dict[str, int]
     """The rank of each target layer, clipped to what the layer can take."""
-
-
-PROBE_IMAGES = 3
 
 
 def make_features(compute: ComputeSpec, device: str, **settings: Any) -> FeatureCache:
@@ -89,26 +90,20 @@ class Objective:
         statistics: Statistics | None = None,
         features: FeatureCache | None = None,
     ) -> None:
-        self.task, self.combination, self.search, self.seed = task, combination, search, seed
+        self.task, self.combination, self.seed = task, combination, seed
         self.adapter: Adapter = combination.adapter
+        self.search = search = fitted(search, self.adapter)
         self.inits: dict[str, Init] = {init.name: init for init in search.inits}
         self.recipe = Recipe(search.epochs, search.schedule, search.warmup, device, compute or ComputeSpec())
         self.features = features or make_features(self.recipe.compute, device)
-        self.targets = find_targets(task.model, combination.targets)
-        self.statistics = statistics or Statistics(task.model, task.train)
+        self.model = task.model
+        self.targets = find_targets(self.model, combination.targets)
+        self.statistics = statistics or Statistics(self.model, task.train)
         self._facts: dict[int, Facts] = {}
         self._starts: dict[str, dict[str, Start]] = {}
-        self._rows: dict[str, Rows] = {}
+        self._bases: dict[Hashable, Base] = {}
         self._lock = threading.RLock()
-        shapes = {name: matrix_shape(task.model.get_submodule(name)) for name in self.targets}
-        highest = max(min(shape) for shape in shapes.values())
-        above = [rank for rank in search.ranks if rank > highest]
-        if above:
-            raise SpecError(
-                f"search.ranks = {above} is above what any target of combination '{combination.name}' can take; "
-                f"allowed: 1 to {highest}"
-            )
-
+        self._refuse_high_ranks()
         unused = [name for name in self.targets if not self._positions[name]]
         if unused:
             raise SpecError(
@@ -124,124 +119,161 @@ class Objective:
         task = prepare(spec.task, device=device)
         return cls(task, chosen, spec.search, spec.compute, seed=spec.seed, device=device)
 
+    def _refuse_high_ranks(self) -> None:
+        highest = max(min(matrix_shape(self.model.get_submodule(name))) for name in self.targets)
+        above = [rank for rank in self.search.ranks if rank > highest]
+        if above:
+            raise SpecError(
+                f"search.ranks = {above} is above what any target of combination '{self.combination.name}' can take; "
+                f"allowed: 1 to {highest}"
+            )
+
     @cached_property
     def compressed(self) -> CompressedModel:
         """The compressed model, before any adapter."""
         compression: Compression = self.combination.compression
         stats = self.statistics.of(self.targets) if compression.needs_statistics else {}
-        compressed = compression.compress_model(self.task.model, self.targets, stats)
-        return CompressedModel(on_device(compressed.model, self.recipe.device), compressed.weights)
+        compressed = compression.compress_model(self.model, self.targets, stats, self.task.train)
+        return replace(compressed, model=on_device(compressed.model, self.recipe.device))
+
+    @cached_property
+    def compressed_size(self) -> ModelSize:
+        """The size of the compressed model, before any adapter."""
+        return model_size(self.model, self.compressed, {})
 
     @cached_property
     def _positions(self) -> Any:
         images, _ = next(iter(self.task.train.batches(1, torch.tensor([0]))))
-        return output_positions(self.task.model, layer_names(self.task.model), images)
+        return output_positions(self.model, layer_names(self.model), images)
+
+    def layer_ranks(self, rank: int) -> dict[str, int]:
+        """The rank of each target layer, clipped to what the layer can take."""
+        shapes = {name: weight.shape for name, weight in self.compressed.weights.items()}
+        return {name: clipped_rank(rank, shape) for name, shape in shapes.items()}
 
     def facts(self, rank: int) -> Facts:
         """Size, multiply-accumulates and trained parameters at a rank."""
         with self._lock:
             if rank not in self._facts:
-                shapes = {name: weight.shape for name, weight in self.compressed.weights.items()}
-                ranks = {name: clipped_rank(rank, shape) for name, shape in shapes.items()}
-                counts = adapter_parameters(self.adapter, self.compressed.model, shapes, rank)
-                bits, base = dict.fromkeys(shapes, 0), self.compressed.model.state_dict()
-                for key, count in counts.items():
-                    if key not in base:  # a trained bias or norm takes the place of the frozen one
-                        name = key.rpartition(".")[0]
-                        bits[name] = bits.get(name, 0) + 32 * count
-                added = {name: self.adapter.macs(shape, ranks[name]) for name, shape in shapes.items()}
-                macs, dense = model_macs(self.compressed, self._positions, added)
-                size = model_size(self.task.model, self.compressed, bits)
-                self._facts[rank] = Facts(size, macs, dense, sum(counts.values()), ranks)
+                ranks = self.layer_ranks(rank)
+                begun = blank(self.adapter, self.compressed, ranks)
+                whole, bits = packed(self.adapter, self.compressed, begun)
+                added = {name: self.adapter.macs(whole.weights[name].shape, r) for name, r in ranks.items()}
+                macs, dense = model_macs(self.model, whole, self._positions, added)
+                size = model_size(self.model, whole, bits)
+                self._facts[rank] = Facts(size, macs, dense, sum(trained_numbers(self.adapter, begun).values()), ranks)
             return self._facts[rank]
 
+    @cached_property
+    def _reference_statistics(self) -> Statistics:
+        reference = self.compressed.reference
+        return self.statistics if reference is self.model else Statistics(reference, self.task.train)
+
     def _start(self, init: Init, rank: int, seed: int) -> dict[str, Start]:
-        stats = self.statistics.of(self.targets) if init.needs_statistics else {}
+        reference, weights = self.compressed.reference, self.compressed.weights
+        stats = self._reference_statistics.of(self.targets) if init.needs_statistics or init.moves_base else {}
         starts = {}
-        for place, (name, weight) in enumerate(self.compressed.weights.items()):
+        for place, (name, r) in enumerate(self.layer_ranks(rank).items()):
             generator = torch.Generator().manual_seed(derive(seed, "init", place))
-            matrix = weight_matrix(self.task.model.get_submodule(name))
-            r = clipped_rank(rank, weight.shape)
+            layer, own = reference.get_submodule(name), stats.get(name, ())
+            compress = functools.partial(self.combination.compression.compress_layer, layer, stats=own)
             with naming(name):
-                starts[name] = init.start(matrix, weight, r, stats.get(name, ()), generator)
-            if starts[name].base is not None:
-                raise SpecError(f"init '{init.name}' moves the base of layer '{name}', which a study cannot hold yet")
+                starts[name] = init.start(weight_matrix(layer), weights[name], r, own, generator, compress)
         return starts
 
     def starts(self, values: Values, seed: int) -> dict[str, Start]:
         """Where the factors of each target layer start; inits whose ranks are nested are decomposed once."""
+        if not self.adapter.low_rank:
+            return {}
         init = self.inits[values.init]
+        if init.moves_base:
+            return self._moved(values.cell)
         if not init.nested:
             return self._start(init, values.rank, seed)
         with self._lock:
             if values.init not in self._starts:
                 self._starts[values.init] = self._start(init, max(self.search.ranks), 0)
-            return {name: start.prefix(values.rank) for name, start in self._starts[values.init].items()}
+            ranks = self.layer_ranks(values.rank)
+            return {name: start.prefix(ranks[name]) for name, start in self._starts[values.init].items()}
+
+    def _moved(self, cell: Cell) -> dict[str, Start]:
+        """The starts of a cell whose init moves the base: they are the base's, whatever the lane's seed."""
+        with self._lock:
+            if str(cell) not in self._starts:
+                self._starts[str(cell)] = self._start(self.inits[cell.init], cell.rank, self.seed)
+            return self._starts[str(cell)]
+
+    def base(self, cell: Cell) -> Base:
+        """The compressed model that the trials of a cell adapt: the combination's, or where its init moved it."""
+        moving = [own for own in cells(self.search) if own.init in self.inits and self.inits[own.init].moves_base]
+        key = cell if cell in moving else None
+        with self._lock:
+            if key not in self._bases:
+                self._bases[key] = Base(
+                    self.task,
+                    self.compressed if key is None else self._with_moved_base(key),
+                    self.adapter,
+                    self.recipe,
+                    self.features,
+                    self._probes,
+                    held=HELD // (1 + len(moving)),
+                )
+            return self._bases[key]
+
+    @property
+    def common(self) -> Base:
+        """The base of all cells but those whose init moves it."""
+        return self.base(Cell(0, ""))
+
+    def _with_moved_base(self, cell: Cell) -> CompressedModel:
+        model, weights = shared_copy(self.compressed.model), dict(self.compressed.weights)
+        for name, start in self._moved(cell).items():
+            if start.base is None:
+                raise TypeError(f"init '{cell.init}' says that it moves the base, and gave none for layer '{name}'")
+            weights[name] = start.base
+            replace_weight(model, name, start.base.dense().to(model.get_submodule(name).get_parameter("weight")))
+        return replace(self.compressed, model=model, weights=weights)
+
+    def _probes(self) -> Sequence[Sequence[Probe]]:
+        lowest, highest = min(self.search.ranks), max(self.search.ranks)
+        probes = [[self._random(lowest, 0), self._random(lowest, 1)], [self._random(highest, 2)]]
+        return [[*probes[0], *probes[1]]] if lowest == highest else probes
+
+    def _random(self, rank: int, seed: int) -> Probe:
+        """A lane with random numbers in the place of its parameters, and another alpha each."""
+        generator = torch.Generator().manual_seed(seed)
+        drawn = blank(self.adapter, self.compressed, self.layer_ranks(rank))
+        device = self.recipe.device
+        lane = {k: torch.randn(t.shape, generator=generator).to(device, t.dtype) for k, t in drawn.items()}
+        return lane, float(1 + seed)
 
     def lane(self, values: Values, *, order_seed: int | None = None) -> Lane:
         """A trial that is ready to be trained; ``order_seed`` takes the place of the study's seed."""
         seed = self.seed if order_seed is None else order_seed
-        parameters = self.adapter.begin(self.compressed.model, self.starts(values, seed), values.alpha)
-        return Lane(parameters, values.alpha, values.optimizer, values.lr, values.batch_size, seed)
-
-    @cached_property
-    def program(self) -> Program:
-        """How lanes compute: what is the same in every trial is had once, where the model can be cut."""
-        lowest, highest = min(self.search.ranks), max(self.search.ranks)
-        probes = [[self._random(lowest, 0), self._random(lowest, 1)], [self._random(highest, 2)]]
-        stacks = [[*probes[0], *probes[1]]] if lowest == highest else probes
-        chosen = torch.arange(PROBE_IMAGES) % len(self.task.train)
-        images, _ = next(iter(self.task.train.batches(PROBE_IMAGES, chosen)))
-        model, device = self.compressed.model, self.recipe.device
-        why_not = 'compute.cache = "off"' if self.recipe.compute.cache == "off" else ""
-        return make_program(model, self.adapter, stacks, images.to(device), why_not)
-
-    def _random(self, rank: int, seed: int) -> tuple[dict[str, torch.Tensor], float]:
-        """A lane with random numbers in the place of its parameters, and another alpha each."""
-        values = Values(
-            rank, self.search.inits[0].name, float(1 + seed), self.search.optimizer[0], self.search.lr.low, 1
-        )  # fmt: skip
-        generator = torch.Generator().manual_seed(seed)
-        drawn = self.lane(values).parameters
-        device = self.recipe.device
-        lane = {k: torch.randn(t.shape, generator=generator).to(device, t.dtype) for k, t in drawn.items()}
-        return lane, values.alpha
-
-    def source(self, name: str) -> Rows:
-        """What the frozen layers before the first trained one give for a part, from the cache; or its images.
-
-        Args:
-            name: ``train``, ``val`` or ``test``.
-        """
-        part: Part = getattr(self.task, name)
-        if self.program.cut is None or self.program.cut.stem is None:
-            return image_rows(part)
-        stem, device = self.program.cut.stem, self.recipe.device
-        judge = self.program.plain(on_device(self.task.model, device)) if name == "val" else None
-        rows = self.features.rows(stem, part, self.feature_facts(name), judge and (lambda inputs: judge(*inputs)))
-        return rows or ComputedRows(image_rows(part), lambda images: stem(images.to(device)))
-
-    def feature_facts(self, name: str) -> Mapping[str, str]:
-        """What tells a part's images from all others, as they enter the model."""
-        preprocessing = fingerprint(self.task.description.get("preprocessing"))
-        hashes = {key: self.task.hashes[key] for key in ("data", "split")}
-        return {**hashes, "preprocessing": preprocessing, "part": name}
-
-    def rows(self, name: str) -> Rows:
-        """What lanes are fed with for a part: also the frozen product of the first trained layer is there once."""
-        with self._lock:
-            if name not in self._rows:
-                self._rows[name] = self.program.rows(self.source(name), self.recipe.device)
-            return self._rows[name]
+        base = self.base(values.cell)
+        draw = Draw(values.alpha, values.extra, derive(seed, "adapter"))
+        parameters = self.adapter.begin(base.compressed, self.starts(values, seed), draw)
+        return Lane(
+            parameters,
+            values.alpha,
+            values.optimizer,
+            values.lr,
+            values.batch_size,
+            seed,
+            frozen=frozenset(name for name in parameters if self.adapter.is_frozen(name)),
+            base=values.cell if base is not self.common else None,
+        )
 
     def release(self) -> None:
         """Let go of what is held of each part; it is had again from the cache when it is asked for."""
         with self._lock:
-            self._rows.clear()
+            for base in self._bases.values():
+                base.release()
 
     def train_epoch(self, lanes: list[Lane], check: Callable[[], None] = lambda: None) -> None:
         """Train lanes of one pace for one epoch."""
-        train_epoch(lanes, self.program, self.rows("train"), self.rows("val"), self.recipe, check)
+        base = self._bases[lanes[0].base]
+        train_epoch(lanes, base.program, base.rows("train"), base.rows("val"), self.recipe, check)
 
     def attributes(self, lane: Lane, values: Values) -> dict[str, Any]:
         """What is kept beside a trial's values: plain Python, small, and the same for every trial."""
@@ -269,7 +301,7 @@ class Objective:
     def __call__(self, trial: optuna.Trial) -> float:
         if isinstance(trial, optuna.Trial) and trial.study.directions != [optuna.study.StudyDirection.MAXIMIZE]:
             raise SpecError('the objective is an accuracy; create the study with direction="maximize"')
-        values = suggest(trial, self.search)
+        values = suggest(trial, self.search, self.adapter)
         lane = self.lane(values)
         pruned = False
         while len(lane.curve) < self.recipe.epochs and lane.failure is None and not pruned:

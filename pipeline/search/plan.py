@@ -51,6 +51,8 @@ class RankPlan:
     """Layers that take less than the rank, with what they take."""
     larger: list[str]
     """Layers whose adapter holds more numbers than their dense weight."""
+    dense: list[str]
+    """Layers that stay dense, because the compression would not shrink them or the adapter trains them whole."""
     tensors: dict[str, int]
     """Bytes of each packed tensor of the compressed layers."""
 
@@ -59,6 +61,7 @@ def plan_rank(objective: Objective, rank: int) -> RankPlan:
     """Sizes at a rank, exact before training."""
     facts = objective.facts(rank)
     layers = facts.size.layers
+    stay = [] if objective.combination.compression.name == "none" else [n for n, own in layers.items() if own.is_dense]
     return RankPlan(
         rank=rank,
         trainable=facts.trainable,
@@ -69,6 +72,7 @@ def plan_rank(objective: Objective, rank: int) -> RankPlan:
         macs_ratio=facts.dense_macs / facts.macs,
         clipped={name: r for name, r in facts.ranks.items() if r < rank},
         larger=[name for name, layer in layers.items() if layer.adapter >= layer.dense],
+        dense=stay,
         tensors={
             f"{name}.{kind}": bits // 8
             for name, layer in layers.items()
@@ -106,11 +110,12 @@ class CachePlan:
 
 def plan_cache(objective: Objective) -> CachePlan:
     """Sizes are exact; the time is that of a few images."""
-    program, task = objective.program, objective.task
+    base, task = objective.common, objective.task
+    program = base.program
     if program.cut is None or program.cut.stem is None:
         return CachePlan(said_of(program))
     parts = {"train": task.train, "val": task.val, "test": task.test}
-    plans = [objective.features.plan(program.cut.stem, part, objective.feature_facts(n)) for n, part in parts.items()]
+    plans = [objective.features.plan(program.cut.stem, part, base.feature_facts(n)) for n, part in parts.items()]
     missing = [(size, len(part)) for (size, there), part in zip(plans, parts.values(), strict=True) if not there]
     images, _ = next(iter(task.train.batches(PROBED, torch.arange(min(PROBED, len(task.train))))))
     started = time.perf_counter()
@@ -131,14 +136,15 @@ def plan_study(spec: StudySpec, task: Task, objectives: dict[str, Objective]) ->
     Time counts what halving leaves of the epochs, and trials in full cohorts.
     """
     keep_freed_memory()
-    search, own = spec.search, cells(spec.search)
     combinations: list[dict[str, Any]] = []
     for name, objective in objectives.items():
+        search = objective.search
+        own = cells(search)
         ranks = [plan_rank(objective, rank) for rank in search.ranks]
         trials = search.trials * len(own)
         size, cache = measure_pass(objective), plan_cache(objective)
         epoch = (size.seconds or 0.0) * (len(task.train) + EVALUATED * len(task.val))
-        adapters = sum(4 * plan.trainable * len(search.inits) for plan in ranks)
+        adapters = sum(4 * plan.trainable * len(own) // len(ranks) for plan in ranks)
         combinations.append(
             {
                 "combination": name,
@@ -160,7 +166,7 @@ def plan_study(spec: StudySpec, task: Task, objectives: dict[str, Objective]) ->
         "study": spec.name,
         "trained_baseline": task.trained,
         "parts": {"train": len(task.train), "val": len(task.val), "test": len(task.test)},
-        "dense_bytes": next(iter(objectives.values())).facts(search.ranks[0]).size.dense_bytes,
+        "dense_bytes": next(iter(objectives.values())).compressed_size.dense_bytes,
         "trials": sum(combination["trials"] for combination in combinations),
         "seconds": round(sum(combination["seconds"] for combination in combinations), 1),
         "disk_bytes": sum(combination["disk_bytes"] for combination in combinations),

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 from pipeline.errors import NothingUsableError
 from pipeline.search.space import Cell
 from pipeline.search.storage import study_name
-from pipeline.search.summary import is_exhausted
+from pipeline.search.summary import is_exhausted, stored_cells
 from pipeline.search.tally import Tally, tally
 
 
@@ -132,10 +132,9 @@ def own_studies(storage: RDBStorage) -> list[str]:
 def _read(storage: RDBStorage, name: str) -> CombinationResult:
     study = optuna.load_study(study_name=name, storage=storage)
     facts = study.user_attrs
-    search = facts["pinned"]["search"]
     trials = study.get_trials(deepcopy=False)
     tallies = tally(trials)
-    own = [Cell(rank, init["method"]) for rank in search["ranks"] for init in search["inits"]]
+    own = [Cell(rank, init) for rank, init in stored_cells(facts)]
     return CombinationResult(
         name=name.partition("/")[2],
         study=study,

@@ -15,6 +15,7 @@ from pipeline.search.keep import Kept
 from pipeline.search.lock import exclusive
 from pipeline.search.objective import Objective, make_features
 from pipeline.search.select import measure_references, test_winners
+from pipeline.search.space import cells
 from pipeline.search.storage import alone, create_or_resume, study_name
 from pipeline.search.study import Coordinator, Progress
 from pipeline.spec import StudySpec, pinned
@@ -94,9 +95,9 @@ def _search(
     )
     kept = Kept(spec.name, name, study.user_attrs["id"])
     measure_references(objective, study, ["val"])
-    say(f"{name}: {len(objective.targets)} layers compressed; {said_of(objective.program)}")
+    say(f"{name}: {len(objective.targets)} layers compressed; {said_of(objective.common.program)}")
     for part in ("train", "val"):  # before anything is asked, and with all threads: a cache may have to be built
-        objective.rows(part)
+        objective.common.rows(part)
     size = _pass(objective, study, cohort, guard, say)
     Coordinator(objective, study, kept, guard, size, lambda progress: show(name, progress)).run()
     objective.release()
@@ -110,7 +111,7 @@ def _pass(
 
     The stored study remembers, because the last digits of a trial may depend on its company.
     """
-    stacks, device = objective.program.stacks, objective.recipe.device
+    stacks, device = objective.common.program.stacks, objective.recipe.device
     if cohort is not None:
         return Pass(0, lanes=cohort, stacks=stacks)
     known: dict[str, int] = study.user_attrs.get("images_a_pass", {})
@@ -151,14 +152,15 @@ def make_objectives(
 
 def study_facts(spec: StudySpec, objective: Objective) -> dict[str, object]:
     """What the stored study says of itself beside its trials."""
-    first = objective.facts(spec.search.ranks[0])
+    search = objective.search
     return {
         "study": spec.name,
         "combination": objective.combination.name,
-        "budget": spec.search.trials,
+        "budget": search.trials,
+        "cells": [[cell.rank, cell.init] for cell in cells(search)],
         "task": dict(objective.task.description),
         "targets": len(objective.targets),
-        "dense_bytes": first.size.dense_bytes,
-        "compressed_bytes": first.size.base_bytes,
-        "dense_macs": first.dense_macs,
+        "dense_bytes": objective.compressed_size.dense_bytes,
+        "compressed_bytes": objective.compressed_size.bytes,
+        "dense_macs": objective.facts(search.ranks[0]).dense_macs,
     }

@@ -10,7 +10,6 @@ from optuna.trial import FrozenTrial
 from torch import Tensor, nn
 
 from pipeline.adapt.lanes import Lanes
-from pipeline.compress.layers import on_device
 from pipeline.errors import NothingUsableError
 from pipeline.search.keep import Kept
 from pipeline.search.objective import Objective
@@ -23,7 +22,7 @@ from pipeline.train.rows import Rows
 
 
 def values_of(trial: FrozenTrial) -> Values:
-    return Values(**trial.params)
+    return Values.of(trial.params)
 
 
 PASS = 256
@@ -31,19 +30,19 @@ PASS = 256
 
 
 def score_model(objective: Objective, model: nn.Module, part: str) -> list[int]:
-    """``[correct, images]`` of a model of the task's architecture on one part; frozen layers run at most once."""
-    logits = objective.program.plain(on_device(model, objective.recipe.device))
-    return _score(objective, logits, objective.source(part))
+    """``[correct, images]`` of a model without an adapter on one part; frozen layers run at most once."""
+    return _score(*objective.common.without_lanes(model, part), objective)
 
 
-def score_adapter(objective: Objective, parameters: dict[str, Tensor], alpha: float, part: str) -> list[int]:
-    """``[correct, images]`` of the compressed model with an adapter on one part."""
+def score_adapter(objective: Objective, values: Values, parameters: dict[str, Tensor], part: str) -> list[int]:
+    """``[correct, images]`` of the compressed model of some values with an adapter on one part."""
+    base = objective.base(values.cell)
     stacked = {name: tensor[None].to(objective.recipe.device) for name, tensor in parameters.items()}
-    return _score(objective, objective.program.bind(Lanes([(stacked, [alpha])])), objective.rows(part))
+    return _score(base.program.bind(Lanes([(stacked, [values.alpha])])), base.rows(part), objective)
 
 
 @torch.no_grad()
-def _score(objective: Objective, logits: Logits, rows: Rows) -> list[int]:
+def _score(logits: Logits, rows: Rows, objective: Objective) -> list[int]:
     like, correct = next(objective.compressed.model.parameters()), 0
     for inputs, labels in rows.batches(PASS):
         answers = logits(*(tensor.to(like) for tensor in inputs)).argmax(1)
@@ -118,25 +117,25 @@ def test_winners(objective: Objective, study: optuna.Study, kept: Kept, seeds: i
         if known.get("trial") != trial.number:
             got = recover(objective, kept, trial, check)
             kept.save(cell, trial.number, got.parameters)
-            own = _of_seed(objective, got.parameters, values.alpha, objective.seed, got.val_accuracy)
+            own = _of_seed(objective, got.parameters, values, objective.seed, got.val_accuracy)
             known = {"trial": trial.number, "seeds": [own]}
             study.set_user_attr(cell.winner_key, known)
         for number in range(len(known["seeds"]), seeds):
             seed = derive(objective.seed, "again", number)
             lane = train_again(objective, values, check, order_seed=seed)
             if lane.failure is None:
-                known["seeds"].append(_of_seed(objective, lane.best_parameters, values.alpha, seed, lane.best))
+                known["seeds"].append(_of_seed(objective, lane.best_parameters, values, seed, lane.best))
             else:
                 known["seeds"].append({"seed": seed, "reason": lane.failure})
             study.set_user_attr(cell.winner_key, known)
 
 
 def _of_seed(
-    objective: Objective, parameters: dict[str, Tensor], alpha: float, seed: int, val_accuracy: float
+    objective: Objective, parameters: dict[str, Tensor], values: Values, seed: int, val_accuracy: float
 ) -> dict[str, Any]:
     images = len(objective.task.val)
     return {
         "seed": seed,
         "val": [round(val_accuracy * images), images],
-        "test": score_adapter(objective, parameters, alpha, "test"),
+        "test": score_adapter(objective, values, parameters, "test"),
     }

@@ -1,13 +1,16 @@
 """What a trial's values are, and where they are searched."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from pipeline.spec import OptimizerName, Range, SearchSpec
+
+if TYPE_CHECKING:  # reading a stored study needs no torch
+    from pipeline.adapt.contract import Adapter
 
 
 @dataclass(frozen=True, order=True)
@@ -28,14 +31,26 @@ class Cell:
 
 @dataclass(frozen=True)
 class Values:
-    """One set of values, to be trained."""
+    """One set of values, to be trained; those that its adapter does not search are as they stand here.
+
+    Args:
+        extra: Of each name in ``Adapter.space``.
+    """
 
     rank: int
     init: str
-    alpha: float
-    optimizer: OptimizerName
-    lr: float
-    batch_size: int
+    alpha: float = 1.0
+    optimizer: OptimizerName = "adam"
+    lr: float = 1e-3
+    batch_size: int = 256
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> "Values":
+        """From Optuna's parameters."""
+        own = {each.name for each in fields(cls)}
+        known = {name: value for name, value in params.items() if name in own}
+        return cls(**known, extra={name: value for name, value in params.items() if name not in own})
 
     @property
     def cell(self) -> Cell:
@@ -43,47 +58,68 @@ class Values:
 
     def params(self) -> dict[str, Any]:
         """As Optuna's parameters."""
-        return asdict(self)
+        own = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "extra"}
+        return {**own, **self.extra}
+
+
+UNRANKED = "none"
+"""What stands for the init of an adapter that has none; its rank is 0."""
+
+
+def fitted(search: SearchSpec, adapter: "Adapter") -> SearchSpec:
+    """A study's search as a combination takes it: one cell without ranks, and one trial where nothing is trained."""
+    if not adapter.low_rank:
+        search = search.model_copy(update={"ranks": (0,), "inits": ()})
+    if not adapter.trains:
+        startup = search.sampler.model_copy(update={"startup": 1})
+        search = search.model_copy(update={"trials": 1, "epochs": 1, "warmup": 0.0, "sampler": startup})
+    return search
 
 
 def cells(search: SearchSpec) -> list[Cell]:
     """All cells, ranks first."""
-    return [Cell(rank, init.name) for rank in search.ranks for init in search.inits]
+    return [Cell(rank, init) for rank in search.ranks for init in _inits(search)]
+
+
+def _inits(search: SearchSpec) -> list[str]:
+    return [init.name for init in search.inits] or [UNRANKED]
 
 
 def _float(range_: Range) -> FloatDistribution:
     return FloatDistribution(range_.low, range_.high, log=range_.log)
 
 
-def cell_space(search: SearchSpec) -> dict[str, BaseDistribution]:
+def cell_space(search: SearchSpec, adapter: "Adapter") -> dict[str, BaseDistribution]:
     """What is searched within a cell."""
+    if not adapter.trains:
+        return {}
     return {
-        "alpha": _float(search.alpha),
+        **({"alpha": _float(search.alpha)} if adapter.low_rank else {}),
         "optimizer": CategoricalDistribution(search.optimizer),
         "lr": _float(search.lr),
         "batch_size": CategoricalDistribution(search.batch_size),
+        **{name: _float(range_) for name, range_ in adapter.space.items()},
     }
 
 
-def full_space(search: SearchSpec) -> dict[str, BaseDistribution]:
+def full_space(search: SearchSpec, adapter: "Adapter") -> dict[str, BaseDistribution]:
     """What is searched in a combination: the cell, and the values within it."""
     return {
         "rank": CategoricalDistribution(search.ranks),
-        "init": CategoricalDistribution([init.name for init in search.inits]),
-        **cell_space(search),
+        "init": CategoricalDistribution(_inits(search)),
+        **cell_space(search, adapter),
     }
 
 
-def suggest(trial: optuna.Trial, search: SearchSpec) -> Values:
+def suggest(trial: optuna.Trial, search: SearchSpec, adapter: "Adapter") -> Values:
     """Ask any Optuna trial for all values of a combination."""
-    return Values(
-        rank=trial.suggest_categorical("rank", search.ranks),
-        init=trial.suggest_categorical("init", [init.name for init in search.inits]),
-        alpha=trial.suggest_float("alpha", search.alpha.low, search.alpha.high, log=search.alpha.log),
-        optimizer=trial.suggest_categorical("optimizer", search.optimizer),
-        lr=trial.suggest_float("lr", search.lr.low, search.lr.high, log=search.lr.log),
-        batch_size=trial.suggest_categorical("batch_size", search.batch_size),
-    )
+    return Values.of({name: _suggest(trial, name, each) for name, each in full_space(search, adapter).items()})
+
+
+def _suggest(trial: optuna.Trial, name: str, each: BaseDistribution) -> Any:
+    if isinstance(each, FloatDistribution):
+        return trial.suggest_float(name, each.low, each.high, log=each.log)
+    return trial.suggest_categorical(name, cast(CategoricalDistribution, each).choices)
 
 
 def cell_of(params: Mapping[str, Any]) -> Cell:

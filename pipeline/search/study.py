@@ -13,7 +13,7 @@ from pipeline.search.history import COUNTED, Ask, History
 from pipeline.search.keep import Kept
 from pipeline.search.ledger import Ledger, bury_abandoned, is_told, was_killed
 from pipeline.search.objective import Objective
-from pipeline.search.space import Cell, cell_of, cells, full_space
+from pipeline.search.space import Cell, cell_of, cell_space, cells, full_space
 from pipeline.train.cohort import Lane
 from pipeline.train.guard import Guard, StopTraining
 from pipeline.train.parallel import side_by_side, workers
@@ -87,10 +87,11 @@ class Coordinator:
         Raises:
             StopTraining: The guard said so; what had finished is stored, the rest will be asked for again.
         """
-        search = self.objective.search
+        search, adapter, seed = self.objective.search, self.objective.adapter, self.objective.seed
         bury_abandoned(self.study)
-        self.ledger = Ledger(self.study, full_space(search))
-        self._histories = {cell: History(cell, search, self.objective.seed) for cell in cells(search)}
+        self.ledger = Ledger(self.study, full_space(search, adapter))
+        space = cell_space(search, adapter)
+        self._histories = {cell: History(cell, search, space, seed) for cell in cells(search)}
         stored: dict[Cell, dict[int, FrozenTrial]] = defaultdict(dict)
         killed: Counter[tuple[Cell, int]] = Counter()
         for trial in self.study.get_trials(deepcopy=False):

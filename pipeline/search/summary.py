@@ -103,13 +103,19 @@ def _read(url: str, prefix: str) -> list[Row[Any]]:
         return []
 
 
+def stored_cells(facts: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """Rank and init of each cell of a stored study; one that does not say has every rank with every init."""
+    search = facts["pinned"]["search"]
+    every = [(rank, init["method"]) for rank in search["ranks"] for init in search["inits"]]
+    return [(rank, init) for rank, init in facts.get("cells", every)]
+
+
 def _cells(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
-    for rank in facts["pinned"]["search"]["ranks"]:
-        for init in facts["pinned"]["search"]["inits"]:
-            cell = f"rank {rank} {init['method']}"
-            summary = facts.get(summary_key(cell), cell_summary(dict.fromkeys(STATES, 0), {}, None, None))
-            winner = facts.get(f"winner {cell}", {})
-            tested = winner.get("trial") == summary["trial"] and any("test" in seed for seed in winner.get("seeds", []))
-            rows.append(status_row(rank, init["method"], facts["budget"], summary, tested))
+    for rank, init in stored_cells(facts):
+        cell = f"rank {rank} {init}"
+        summary = facts.get(summary_key(cell), cell_summary(dict.fromkeys(STATES, 0), {}, None, None))
+        winner = facts.get(f"winner {cell}", {})
+        tested = winner.get("trial") == summary["trial"] and any("test" in seed for seed in winner.get("seeds", []))
+        rows.append(status_row(rank, init, facts["budget"], summary, tested))
     return rows

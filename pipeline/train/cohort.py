@@ -6,7 +6,7 @@ of other ranks stand beside it, and all lanes take one pass together.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +17,7 @@ from pipeline.adapt.lanes import Lanes
 from pipeline.seeds import derive
 from pipeline.spec import OptimizerName
 from pipeline.train.optimizers import LaneOptimizer
-from pipeline.train.program import Program
+from pipeline.train.program import Logits, Program
 from pipeline.train.recipe import Recipe
 from pipeline.train.rows import Inputs, Rows
 
@@ -42,11 +42,13 @@ class Lane:
     """One trial in training: its values, what it trains, and how it went so far.
 
     Args:
-        parameters: What the adapter trains, by name.
+        parameters: The tensors of its adapter, by name.
         alpha: Alpha of its adapter.
         optimizer: Name of its update rule.
         lr: Peak learning rate.
         seed: Seed of its batch order; lanes of one cohort share it.
+        frozen: Which of the parameters are its own, and yet never trained.
+        base: What tells its compressed model from those of lanes with other bases.
     """
 
     parameters: dict[str, Tensor]
@@ -55,6 +57,8 @@ class Lane:
     lr: float
     batch_size: int
     seed: int
+    frozen: frozenset[str] = frozenset()
+    base: Hashable = None
     moments: tuple[Tensor, Tensor] | None = None
     curve: list[Epoch] = field(default_factory=list)
     best_parameters: dict[str, Tensor] = field(default_factory=dict)
@@ -68,9 +72,9 @@ class Lane:
         return self.curve[self.best_epoch - 1].val_accuracy
 
     @property
-    def pace(self) -> tuple[int, int, int]:
-        """Lanes that agree in this meet the same batches next, and may share a cohort."""
-        return self.batch_size, self.seed, len(self.curve)
+    def pace(self) -> tuple[object, ...]:
+        """Lanes that agree in this meet the same batches next on the same base, and may share a cohort."""
+        return self.batch_size, self.seed, len(self.curve), self.base
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
@@ -118,37 +122,47 @@ def train_epoch(
             lane.curve.append(Epoch(losses[place], loss, accuracy))
             if len(lane.curve) == 1 or accuracy > lane.best:
                 lane.best_epoch = len(lane.curve)
-                lane.best_parameters = {name: tensor.clone() for name, tensor in lane.parameters.items()}
+                kept = program.adapter.rounded(lane.parameters)
+                lane.best_parameters = {name: tensor.clone() for name, tensor in kept.items()}
 
 
 class _Stack:
-    """Lanes of like shapes: one flat tensor of parameters ``[T, P]``, of which layers see parts."""
+    """Lanes of like shapes: one flat tensor of what they train ``[T, P]``, of which layers see parts."""
 
     def __init__(self, lanes: Sequence[Lane], device: str) -> None:
         # Neighbours of one optimizer share the passes of its step.
         self.lanes = sorted(lanes, key=lambda lane: lane.optimizer)
-        self.flat = torch.stack([_flatten(lane) for lane in self.lanes]).to(device)
+        first = self.lanes[0]
+        self._shapes = {name: shape for name, shape in first.shapes.items() if name not in first.frozen}
+        self.flat = torch.stack([self._flattened(lane) for lane in self.lanes]).to(device)
         zeros = torch.zeros_like(self.flat[0], device="cpu")
         moments = [lane.moments or (zeros, zeros) for lane in self.lanes]
         self.m, self.v = (torch.stack(each).to(device) for each in zip(*moments, strict=True))
         self.optimizer = LaneOptimizer(self.flat, self.m, self.v, [lane.optimizer for lane in self.lanes])
-        self.parameters = {name: nn.Parameter(part) for name, part in self._parts(self.flat).items()}
+        self.trained = {name: nn.Parameter(part) for name, part in self._parts(self.flat).items()}
+        self.frozen = {
+            name: torch.stack([lane.parameters[name] for lane in self.lanes]).to(device) for name in first.frozen
+        }
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """All tensors of its lanes."""
+        return {**self.trained, **self.frozen}
+
+    def _flattened(self, lane: Lane) -> Tensor:
+        return torch.cat([lane.parameters[name].flatten() for name in self._shapes] or [torch.empty(0)])
 
     def _parts(self, flat: Tensor) -> dict[str, Tensor]:
-        shapes = self.lanes[0].shapes
-        pieces = torch.split(flat, [shape.numel() for shape in shapes.values()], 1)
-        return {name: p.view(len(flat), *shape) for (name, shape), p in zip(shapes.items(), pieces, strict=True)}
+        pieces = torch.split(flat, [shape.numel() for shape in self._shapes.values()], 1)
+        own = zip(self._shapes.items(), pieces, strict=True)
+        return {name: piece.view(len(flat), *shape) for (name, shape), piece in own}
 
     def save(self) -> None:
         """Give each lane its own state back."""
         own = self._parts(self.flat.cpu())
         for place, lane in enumerate(self.lanes):
-            lane.parameters = {name: part[place] for name, part in own.items()}
+            lane.parameters |= {name: part[place] for name, part in own.items()}
             lane.moments = (self.m[place].cpu(), self.v[place].cpu())
-
-
-def _flatten(lane: Lane) -> Tensor:
-    return torch.cat([tensor.flatten() for tensor in lane.parameters.values()])
 
 
 class Cohort:
@@ -162,21 +176,34 @@ class Cohort:
         self.recipe = recipe
         self._stacks = [_Stack(own, recipe.device) for own in alike]
         self.lanes = [lane for stack in self._stacks for lane in stack.lanes]
-        self._trained = [p for stack in self._stacks for p in stack.parameters.values()]
-        alphas = [[lane.alpha for lane in stack.lanes] for stack in self._stacks]
-        own = Lanes([(stack.parameters, alpha) for stack, alpha in zip(self._stacks, alphas, strict=True)])
+        self._trained = [p for stack in self._stacks for p in stack.trained.values()]
+        self._like = next(program.model.parameters())
+        self._program = program
         self._image_numbers = 1
-        self._logits = program.bind(own, recipe.compute.compile)
+        self._logits = self._bound([stack.parameters for stack in self._stacks])
 
-    def _losses(self, inputs: Inputs, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _bound(self, parameters: Sequence[Mapping[str, Tensor]]) -> Logits:
+        """How its lanes compute with some tensors, a mapping for each stack."""
+        alphas = [[lane.alpha for lane in stack.lanes] for stack in self._stacks]
+        own = Lanes(list(zip(parameters, alphas, strict=True)))
+        return self._program.bind(own, self.recipe.compute.compile)
+
+    def _as_stored(self) -> Logits:
+        """How its lanes compute with their tensors as they come back from a file."""
+        held = [stack.parameters for stack in self._stacks]
+        rounded = [self._program.adapter.rounded(parameters) for parameters in held]
+        as_they_are = all(one is other for one, other in zip(held, rounded, strict=True))
+        return self._logits if as_they_are else self._bound(rounded)
+
+    def _losses(self, logits_of: Logits, inputs: Inputs, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss ``[T]`` and logits ``[T, n, classes]`` of one batch."""
-        recipe, dtype = self.recipe, self._trained[0].dtype
+        recipe, dtype = self.recipe, self._like.dtype
         device, half = torch.device(recipe.device), recipe.compute.precision == "bfloat16"
         given = [tensor.to(device, dtype, non_blocking=True) for tensor in inputs]
         if recipe.compute.channels_last:
             given = [t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t for t in given]
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            logits = self._logits(*given)
+            logits = logits_of(*given)
         by_lane = torch.unflatten(logits.to(dtype), 0, (len(self.lanes), -1))
         labels = labels.to(device, non_blocking=True).expand(len(self.lanes), -1)
         if by_lane.shape[2] <= FEW_CLASSES:
@@ -195,7 +222,7 @@ class Cohort:
         for step, (inputs, labels) in enumerate(rows.batches(lead.batch_size, order)):
             check()
             self._image_numbers = sum(tensor[0].numel() for tensor in inputs)
-            losses, _ = self._losses(inputs, labels)
+            losses, _ = self._losses(self._logits, inputs, labels)
             values = losses.detach().cpu().double()
             rates = [self.recipe.rate(lane.lr, before + step, steps) for lane in self.lanes]
             for lane, value, rate in zip(self.lanes, values.tolist(), rates, strict=True):
@@ -204,27 +231,29 @@ class Cohort:
                     lane.failure = f"loss {value} at step {step + 1} of epoch {epoch}, learning rate {rate:.3g}"
             if all(lane.failure for lane in self.lanes):
                 break
-            self._step(torch.autograd.grad(losses.sum(), self._trained), rates, before + step + 1)
+            if self._trained:
+                self._step(torch.autograd.grad(losses.sum(), self._trained), rates, before + step + 1)
             total += values * len(labels)
         return (total / count).tolist()
 
     def _step(self, gradients: Sequence[Tensor], rates: Sequence[float], t: int) -> None:
         own, start = iter(gradients), 0
         for stack in self._stacks:
-            g = torch.cat([next(own).flatten(1) for _ in stack.parameters], 1)
+            g = torch.cat([next(own).flatten(1) for _ in stack.trained], 1)
             stop = start + len(stack.lanes)
             stack.optimizer.step(g, rates[start:stop], t, [lane.failure is None for lane in stack.lanes])
             start = stop
 
     @torch.no_grad()
     def evaluate(self, rows: Rows, check: Callable[[], None] = lambda: None) -> tuple[list[float], list[int]]:
-        """Mean loss and right answers of each lane."""
+        """Mean loss and right answers of each lane, its tensors as they come back from a file."""
+        stored = self._as_stored()
         loss = torch.zeros(len(self.lanes), dtype=torch.float64)
         correct = torch.zeros(len(self.lanes), dtype=torch.int64)
         at_once = min(EVALUATION_IMAGES, EVALUATION_NUMBERS // self._image_numbers) // len(self.lanes)
         for inputs, labels in rows.batches(max(1, at_once)):
             check()
-            losses, logits = self._losses(inputs, labels)
+            losses, logits = self._losses(stored, inputs, labels)
             loss += losses.cpu().double() * len(labels)
             correct += (logits.argmax(2) == labels.to(logits.device)).sum(1).cpu()
         return (loss / len(rows)).tolist(), correct.tolist()

@@ -33,6 +33,7 @@ class Cut:
         tail: From the lanes and what ``shared`` gives.
         plain: From a model of the same calls to the rest of it, without lanes, from what the stem gives.
         names: What the stem gives, in words.
+        state: Tensors of the model that the stem computes with, by the model's own names.
     """
 
     stem: nn.Module | None
@@ -40,6 +41,7 @@ class Cut:
     tail: Callable[..., Tensor]
     plain: Callable[[nn.Module], Callable[..., Tensor]]
     names: tuple[str, ...]
+    state: Mapping[str, Tensor]
 
 
 def cut(model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) -> Cut:
@@ -77,14 +79,17 @@ class _Cutter:
         root = _with_lane_layers(self.calls.model, self.calls.layers)
         before = None if frontier == [self.calls.images] else self._stage([self.calls.images], frontier)
         shared, inputs = self._shared(frontier, needed, bases)
+        stem = None if before is None else fx.GraphModule(self.calls.model, before)
+        state = stem.state_dict() if stem is not None else {}
         return Cut(
-            stem=None if before is None else fx.GraphModule(self.calls.model, before),
+            stem=stem,
             shared=fx.GraphModule(root, shared),
             tail=fx.GraphModule(root, self._tail(inputs, bases)),
             plain=functools.partial(
                 _with_calls, traced=self.calls.model, graph=self._stage(frontier, [output.args[0]], whole=True)
             ),
             names=tuple("images" if node is self.calls.images else str(node) for node in frontier),
+            state={name: tensor for name, tensor in state.items() if not name.startswith(MADE)},
         )
 
     def _needed(self) -> list[fx.Node]:
@@ -210,6 +215,10 @@ class _Cutter:
         return replaced(self.calls.values.get(node), self.calls.fewer.get(node))
 
 
+MADE = "_tensor_constant"
+"""How names begin of tensors that a forward makes itself."""
+
+
 def _input(node: fx.Node) -> fx.Node:
     """What a trained layer is called with."""
     (x,) = node.all_input_nodes
@@ -224,7 +233,7 @@ def rows_of(first: Tensor, count: int) -> int:
 def _with_calls(model: nn.Module, traced: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     root = shared_copy(model)
     for node in graph.nodes:  # tensors that a forward makes itself are kept by the model that was traced
-        if node.op == "get_attr" and str(node.target).startswith("_tensor_constant"):
+        if node.op == "get_attr" and str(node.target).startswith(MADE):
             setattr(root, str(node.target), getattr(traced, str(node.target)))
     return fx.GraphModule(root, graph)
 

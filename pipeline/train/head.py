@@ -59,7 +59,9 @@ def cut_head(model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) 
         logits: Tensor = layer(x, y, lanes.of(name))
         return logits
 
-    return Cut(trunk, shared, tail, lambda other: other.get_submodule(name), (f"input of {name}",))
+    return Cut(
+        trunk, shared, tail, lambda other: other.get_submodule(name), (f"input of {name}",), trunk.model.state_dict()
+    )
 
 
 def _refuse_decisions(trunk: nn.Module, images: Tensor) -> None:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.adapt.contract import Adapter
-from pipeline.adapt.lanes import Lanes, attach, each_lane
+from pipeline.adapt.lanes import Lanes, attach, each_lane, held_apart
 from pipeline.compress.layers import shared_copy
 from pipeline.errors import SpecError
 from pipeline.train.graph import Cut, cut
 from pipeline.train.head import cut_head
-from pipeline.train.rows import ComputedRows, Inputs, Rows, TensorRows
+from pipeline.train.rows import HELD, ComputedRows, Inputs, Rows, TensorRows
 from pipeline.train.trace import CannotCutError
 
 Logits = Callable[..., Tensor]
@@ -43,9 +43,16 @@ class Program:
         """The function from the tensors of ``rows`` to logits, for some lanes."""
         if self.cut is not None:
             return functools.partial(self._compiled_tail if compiled else self.cut.tail, lanes)
-        whole = shared_copy(self.model)
-        attach(whole, self.adapter, lanes)
-        return lambda images: whole(each_lane(images, lanes.count))
+        apart = self.adapter.trains and held_apart(self.model, lanes)
+        models = [self._with_lanes(own) for own in (lanes.each() if apart else [lanes])]
+        if not apart:
+            return lambda images: models[0](each_lane(images, lanes.count))
+        return lambda images: torch.cat([model(each_lane(images, 1)) for model in models])
+
+    def _with_lanes(self, lanes: Lanes) -> nn.Module:
+        model = shared_copy(self.model)
+        attach(model, self.adapter, lanes)
+        return model
 
     @functools.cached_property
     def _compiled_tail(self) -> Any:
@@ -59,20 +66,36 @@ class Program:
         shared: Inputs = self.cut.shared(*given)
         return shared
 
-    def rows(self, source: Rows, device: str = "cpu") -> Rows:
-        """What ``bind`` is fed with, from what the stem gives (from images, where there is none)."""
+    def rows(self, source: Rows, device: str = "cpu", limit: int = HELD) -> Rows:
+        """What ``bind`` is fed with, from what the stem gives (from images, where there is none).
+
+        Args:
+            source: What is given.
+            device: Where it is held.
+            limit: Bytes up to which it is.
+        """
         rows = source
         if self.cut is not None:
             shared, like = self.cut.shared, next(self.model.parameters())
-            rows = ComputedRows(source, lambda *inputs: shared(*(tensor.to(like) for tensor in inputs))).held()
+            rows = ComputedRows(source, lambda *inputs: shared(*(tensor.to(like) for tensor in inputs))).held(limit)
         on_a_gpu = torch.device(device).type != "cpu"
-        return rows.to(device) if on_a_gpu and isinstance(rows, TensorRows) else rows
+        return rows.to(device, limit) if on_a_gpu and isinstance(rows, TensorRows) else rows
+
+    def begins_like(self, model: nn.Module) -> bool:
+        """Whether a model's layers before the first trained one are these, so that ``plain`` may go on from there."""
+        own, state = self.cut.state if self.cut is not None else {}, model.state_dict()
+        return all(name in state and same(tensor, state[name]) for name, tensor in own.items())
 
     def plain(self, model: nn.Module) -> Logits:
         """A model of the same calls without lanes, from what the stem gives."""
         if self.cut is None:
             return model
         return self.cut.plain(model)
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same numbers; those of one memory do."""
+    return one.shape == other.shape and (one.data_ptr() == other.data_ptr() or torch.equal(one, other))
 
 
 def whole(model: nn.Module, adapter: Adapter, why: str = "", *, stacks: bool = True) -> Program:
@@ -118,6 +141,9 @@ def make_program(
         close = 1e-3 * float(expected.abs().max())
         return logits.shape == expected.shape and torch.allclose(logits, expected, rtol=1e-3, atol=close)
 
+    apart = held_apart(model, lanes)
+    if apart:
+        return whole(model, adapter, f"it trains '{apart[0]}', which no single layer holds")
     layers = {name: adapter.layer(model.get_submodule(name), lanes.of(name)[0].parameters) for name in lanes.layers}
     reasons = [why_not] if why_not else []
     for way in () if why_not else (cut, cut_head):

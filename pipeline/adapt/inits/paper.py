@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.adapt.contract import Init, Start
+from pipeline.adapt.contract import Compress, Init, Start
 from pipeline.compress.contract import CompressedWeight, LayerStats
 from pipeline.registry import INITS
 
@@ -29,6 +29,7 @@ class Paper(Init):
         rank: int,
         stats: Sequence[LayerStats],
         generator: torch.Generator,
+        compress: Compress,
     ) -> Start:
         out, inner = weight.shape
         A = torch.empty(rank, inner, dtype=weight.dtype)

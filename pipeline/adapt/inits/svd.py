@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pipeline.adapt.contract import Init, Start
+from pipeline.adapt.contract import Compress, Init, Start
 from pipeline.compress.contract import CompressedWeight, LayerStats
 from pipeline.registry import INITS
 
@@ -24,6 +24,7 @@ class ResidualSvd(Init):
         rank: int,
         stats: Sequence[LayerStats],
         generator: torch.Generator,
+        compress: Compress,
     ) -> Start:
         residual = weight.double() - compressed.dense().double()
         U, S, Vh = torch.linalg.svd(residual, full_matrices=False)

@@ -1,0 +1,32 @@
+"""DoRA: weight-decomposed low-rank adaptation (Liu et al., 2024, arXiv:2402.09353)."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from pipeline.adapt.contract import Draw, Start
+from pipeline.adapt.lora import Lora, row_norms
+from pipeline.compress.contract import CompressedModel
+from pipeline.compress.layers import weight_matrix
+from pipeline.registry import ADAPTERS
+
+
+@ADAPTERS.register("dora")
+class Dora(Lora):
+    """A low-rank sum and a magnitude ``m`` a row: ``W = m (Q + s B A) / ||Q + s B A||``, the norm of each row.
+
+    ``m [out]`` starts as that norm, so that the first weight is that of LoRA; the norm has no gradient, as published.
+    """
+
+    def begin(self, compressed: CompressedModel, starts: Mapping[str, Start], draw: Draw) -> dict[str, Tensor]:
+        parameters = super().begin(compressed, starts, draw)
+        for name, start in starts.items():
+            A, B = parameters[f"{name}.lora_A"], parameters[f"{name}.lora_B"]
+            W = weight_matrix(compressed.model.get_submodule(name)).cpu().to(A)
+            s = torch.tensor([self.s(draw.alpha, len(start.A))], dtype=A.dtype)
+            parameters[f"{name}.magnitude"] = row_norms(W, A[None], B[None], s)[0]
+        return parameters
+
+    def macs(self, shape: tuple[int, int], rank: int) -> int:
+        return super().macs(shape, rank) + shape[0]

@@ -1,0 +1,20 @@
+"""Linear probing: only the classifier is trained."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from pipeline.adapt.contract import Adapter, Draw, Start
+from pipeline.adapt.full import own_parameters
+from pipeline.compress.contract import CompressedModel
+from pipeline.compress.layers import find_targets
+from pipeline.registry import ADAPTERS
+
+
+@ADAPTERS.register("head")
+class Head(Adapter):
+    """The weight and bias of the classifier are trained; compressed or not, it is dense afterwards."""
+
+    def begin(self, compressed: CompressedModel, starts: Mapping[str, Start], draw: Draw) -> dict[str, Tensor]:
+        (head,) = find_targets(compressed.model, ["head"])
+        return {key: tensor for key, tensor in own_parameters(compressed.model).items() if key.startswith(f"{head}.")}
