@@ -15,7 +15,7 @@ from pipeline.search.keep import Kept
 from pipeline.search.lock import exclusive
 from pipeline.search.objective import Objective, make_features
 from pipeline.search.select import measure_references, test_winners
-from pipeline.search.space import cells
+from pipeline.search.space import cells, fitted
 from pipeline.search.storage import alone, create_or_resume, study_name
 from pipeline.search.study import Coordinator, Progress
 from pipeline.spec import StudySpec, pinned
@@ -152,7 +152,7 @@ def make_objectives(
 
 def study_facts(spec: StudySpec, objective: Objective) -> dict[str, object]:
     """What the stored study says of itself beside its trials."""
-    search = objective.search
+    search = fitted(spec.search, objective.adapter)
     return {
         "study": spec.name,
         "combination": objective.combination.name,

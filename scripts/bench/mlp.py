@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from bench import peft_loop, plain_loop
 from bench.tasks import study, train_all
+from pipeline.adapt.lora import Lora
 from pipeline.environment import keep_freed_memory
 from pipeline.search.cohorts import Pass
 from pipeline.search.history import Ask
@@ -101,7 +102,7 @@ def restora_side(root: Path, trials: int) -> dict[str, Any]:
         values = [Values(init="paper", batch_size=peft_loop.BATCH_SIZE, **each) for each in queued(trials)]
         lanes = train_all(objective, values, peft_loop.EPOCHS)
         stored = create_or_resume(storage, "benchmark/mlp", {}, {}, {})
-        ledger = Ledger(stored, full_space(spec.search))
+        ledger = Ledger(stored, full_space(spec.search, Lora()))
         for number, (lane, each) in enumerate(zip(lanes, values, strict=True)):
             accuracies = [epoch.val_accuracy for epoch in lane.curve]
             ask = Ask(each.cell, number, "queued", each)

@@ -13,13 +13,14 @@ import optuna
 from optuna.trial import TrialState
 
 from bench.tasks import head_task, study
+from pipeline.adapt.lora import Lora
 from pipeline.search.cohorts import measure_pass
 from pipeline.search.history import Ask, History
 from pipeline.search.keep import Kept
 from pipeline.search.ledger import Ledger
 from pipeline.search.objective import Objective
 from pipeline.search.run import study_facts
-from pipeline.search.space import Cell, Values, cells, full_space
+from pipeline.search.space import Cell, Values, cell_space, cells, full_space
 from pipeline.search.storage import create_or_resume, open_storage
 from pipeline.search.study import Coordinator
 from pipeline.train.cohort import Epoch, Lane
@@ -89,8 +90,10 @@ def cost_of_a_trial(stored: int, database: Path, measured: int = 56) -> dict[str
         own = create_or_resume(
             storage, "benchmark/int1-lora", {"search": spec.search.model_dump(mode="json")}, {}, facts
         )
-        histories = {cell: History(cell, spec.search, 0) for cell in cells(spec.search)}
-        ledger = Ledger(own, full_space(spec.search))
+        histories = {
+            cell: History(cell, spec.search, cell_space(spec.search, Lora()), 0) for cell in cells(spec.search)
+        }
+        ledger = Ledger(own, full_space(spec.search, Lora()))
         generator = optuna.samplers.RandomSampler(seed=0)
         lane = objective.lane(Values(8, "paper", 16.0, "adam", 1e-3, 32))
         lane.curve, lane.best_epoch = [Epoch(1.0, 1.0, 0.1 * epoch) for epoch in range(10)], 10

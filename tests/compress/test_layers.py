@@ -117,7 +117,7 @@ def test_multiply_accumulates_are_those_that_torch_counts():
     compressed = NoCompression().compress_model(model, ["stem", "grouped"], {})
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(image)
-    small, dense = model_macs(compressed, positions, {})
+    small, dense = model_macs(model, compressed, positions, {})
     assert small == dense == counter.get_total_flops() / 2
 
 
@@ -125,4 +125,4 @@ def test_multiply_accumulates_of_tokens_and_adapters_count_each_position():
     model = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 2))
     positions = output_positions(model, ["0", "1"], torch.randn(1, 7, 8))
     compressed = Sparse(block="1:4").compress_model(model, ["0"], {})
-    assert model_macs(compressed, positions, {"0": 2 * 12}) == (7 * (8 + 24 + 8), 7 * (32 + 8))
+    assert model_macs(model, compressed, positions, {"0": 2 * 12}) == (7 * (8 + 24 + 8), 7 * (32 + 8))

@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import adapter_parameters
+from pipeline.adapt.contract import blank, clipped_rank, packed
 from pipeline.adapt.lora import Lora
 from pipeline.compress.contract import BitCount, CompressedModel, CompressedWeight, LayerCompression
 from pipeline.compress.int1 import Int1
@@ -19,10 +19,8 @@ PUBLISHED = {"index": False, "scale": False, "bias": False}
 
 def lora_size(model: nn.Module, compression: LayerCompression, targets: list[str], rank: int) -> ModelSize:
     compressed = compression.compress_model(model, targets, {})
-    shapes = {name: weight.shape for name, weight in compressed.weights.items()}
-    counts = adapter_parameters(Lora(), compressed.model, shapes, rank)
-    bits = {name: 32 * sum(n for key, n in counts.items() if key.startswith(f"{name}.")) for name in targets}
-    return model_size(model, compressed, bits)
+    ranks = {name: clipped_rank(rank, weight.shape) for name, weight in compressed.weights.items()}
+    return model_size(model, *packed(Lora(), compressed, blank(Lora(), compressed, ranks)))
 
 
 @pytest.mark.parametrize(
@@ -43,7 +41,6 @@ def test_the_honest_ratio_counts_index_scales_and_biases():
     int1 = lora_size(model, Int1(), ["0"], 2)
     assert int1.layers["0"].bits() == 512 * 1000 + 32 * (1000 + 1000 + 2 * 1512)
     assert int1.layer_bytes == int1.bytes == (512 * 1000 + 32 * (1000 + 1000 + 2 * 1512)) / 8
-    assert int1.base_bytes == int1.bytes - 4 * 2 * 1512
     assert int1.layer_ratio == int1.ratio == 4 * (512 * 1000 + 1000) / int1.bytes
 
 
@@ -123,7 +120,7 @@ def test_an_mlp_as_svd_factors_has_the_published_size():
     weights = {}
     for name, rank in (("0", 30), ("2", 19), ("4", 6)):
         weights |= Factors(rank=rank, values_apart=True).compress_model(model, [name], {}).weights
-    assert percent(model_size(model, CompressedModel(model, weights), {}), 235_146) == (39_773, 16.914)
+    assert percent(model_size(model, CompressedModel(model, weights, model), {}), 235_146) == (39_773, 16.914)
 
 
 def pruned(model: nn.Sequential, kept: dict[str, int], *, drop_dead_inputs: bool) -> CompressedModel:
@@ -136,7 +133,7 @@ def pruned(model: nn.Sequential, kept: dict[str, int], *, drop_dead_inputs: bool
         weights[name] = Stated((out, inner), rows * (inputs if inputs and drop_dead_inputs else inner))
         small.get_submodule(name).bias = nn.Parameter(layer.bias[:rows], requires_grad=False)
         inputs = rows
-    return CompressedModel(small, weights)
+    return CompressedModel(small, weights, model)
 
 
 def test_an_mlp_of_fewer_rows_has_the_published_size_with_and_without_its_dead_inputs():
@@ -157,6 +154,6 @@ def test_a_vit_of_factors_has_the_published_size(pieces, parameters):
     for name in find_targets(model, ["blocks.*.attn.*", "blocks.*.mlp.*"]):
         method = Factors(rank=288, pieces=pieces if name.endswith("qkv") else 1)
         weights[name] = method.compress(model.get_submodule(name).weight, None)
-    size = model_size(model, CompressedModel(model, weights), {})
+    size = model_size(model, CompressedModel(model, weights, model), {})
     assert size.dense_bytes / 4 == 85_875_556
     assert size.bytes / 4 == parameters

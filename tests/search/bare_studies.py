@@ -8,13 +8,14 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from tiny_studies import make_search
 
+from pipeline.adapt.lora import Lora
 from pipeline.search.history import Ask
 from pipeline.search.ledger import Ledger
 from pipeline.search.space import Cell, Values, full_space
 from pipeline.search.storage import create_or_resume
 
 CELL = Cell(2, "svd")
-SPACE = full_space(make_search())
+SPACE = full_space(make_search(), Lora())
 
 
 def bare_study(storage: RDBStorage, name: str = "tiny/int1-lora", budget: int = 4) -> optuna.Study:

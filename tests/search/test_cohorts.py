@@ -147,7 +147,7 @@ def test_the_fewest_lanes_that_come_near_the_best_rate_are_taken_and_what_is_slo
 
 def test_a_model_that_takes_one_lane_a_pass_is_measured_with_one(monkeypatch):
     objective = make_objective()
-    objective.program = replace(objective.program, stacks=False)
+    objective.common.program = replace(objective.common.program, stacks=False)
     size = measure_pass(objective)
     assert size.images == 32
     assert not size.stacks
@@ -160,7 +160,7 @@ def test_a_probe_repeats_a_few_images_with_their_labels():
     assert len(rows) == 100
     images, labels = next(iter(make_task().train.batches(32, torch.arange(32))))
     ((inputs, own),) = rows.batches(100)
-    expected = objective.program.inputs(images)
+    expected = objective.common.program.inputs(images)
     places = torch.arange(100) % 32
     assert torch.equal(own, labels[places])
     assert all(torch.equal(tensor, other[places]) for tensor, other in zip(inputs, expected, strict=True))

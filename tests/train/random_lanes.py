@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import Start, clipped_rank
+from pipeline.adapt.contract import Draw, Start, clipped_rank
 from pipeline.adapt.lanes import Lanes, attach
 from pipeline.adapt.lora import Lora
+from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layers import matrix_shape, shared_copy
 
 Trial = tuple[dict[str, Tensor], float]
@@ -22,7 +23,7 @@ def trials(model: nn.Module, targets: Sequence[str], ranks: Sequence[int] = (1, 
             out, inner = matrix_shape(model.get_submodule(name))
             r = clipped_rank(rank, (out, inner))
             starts[name] = Start(torch.randn(r, inner).double() / inner**0.5, torch.randn(out, r).double())
-        own.append((Lora().begin(model, starts, float(alpha)), float(alpha)))
+        own.append((Lora().begin(CompressedModel(model, {}, model), starts, Draw(float(alpha))), float(alpha)))
     return own
 
 

@@ -7,10 +7,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import clipped_rank
+from pipeline.adapt.contract import Draw, clipped_rank
 from pipeline.adapt.inits.paper import Paper
 from pipeline.adapt.lora import Lora
-from pipeline.compress.contract import CompressedModel
+from pipeline.compress.contract import CompressedModel, DenseWeight
 from pipeline.compress.int1 import Int1
 from pipeline.compress.layers import find_targets, weight_matrix
 from pipeline.task.parts import TensorPart
@@ -36,10 +36,10 @@ class Setting:
         starts = {}
         for name, weight in self.compressed.weights.items():
             matrix = weight_matrix(self.original.get_submodule(name))
-            starts[name] = Paper().start(matrix, weight, clipped_rank(rank, weight.shape), (), generator)
+            starts[name] = Paper().start(matrix, weight, clipped_rank(rank, weight.shape), (), generator, DenseWeight)
         lane = Lane({}, alpha=4.0, optimizer="adam", lr=0.01, batch_size=16, seed=3)
         lane = replace(lane, **values)
-        lane.parameters = Lora().begin(self.compressed.model, starts, lane.alpha)
+        lane.parameters = Lora().begin(self.compressed, starts, Draw(lane.alpha))
         return lane
 
     def epoch(
