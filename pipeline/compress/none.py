@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from torch import Tensor
 
@@ -32,6 +33,9 @@ class DenseWeight(CompressedWeight):
 
     def to_tensors(self) -> dict[str, Tensor]:
         return {"dense": self.weight.float()}
+
+    def scaled_rows(self, gain: Tensor) -> Self:
+        return type(self)(self.weight * gain.to(self.weight)[:, None])
 
 
 @COMPRESSIONS.register("none")
