@@ -13,6 +13,9 @@ from pipeline.compress.none import DenseWeight
 from pipeline.compress.packing import part_of, side_by_side
 from pipeline.registry import COMPRESSIONS
 
+PairOfMethods = tuple[LayerCompression, LayerCompression]
+"""What compresses the first factor, and what the second."""
+
 
 @dataclass(frozen=True)
 class FactorWeight(CompressedWeight):
@@ -78,11 +81,7 @@ def product(first: Tensor, second: Tensor) -> Tensor:
 
 
 def compress_factors(
-    first: Tensor,
-    second: Tensor,
-    values: Tensor,
-    methods: tuple[LayerCompression, LayerCompression],
-    dtype: torch.dtype,
+    first: Tensor, second: Tensor, values: Tensor, methods: PairOfMethods, dtype: torch.dtype
 ) -> FactorWeight:
     """Round float64 factors to ``dtype`` and compress each by its method."""
     own, other = (
@@ -92,9 +91,7 @@ def compress_factors(
     return FactorWeight(own, other, values.to(dtype))
 
 
-def load_factors(
-    tensors: Mapping[str, Tensor], shape: tuple[int, int], methods: tuple[LayerCompression, LayerCompression]
-) -> FactorWeight:
+def load_factors(tensors: Mapping[str, Tensor], shape: tuple[int, int], methods: PairOfMethods) -> FactorWeight:
     """Load what ``FactorWeight.to_tensors`` gave, the factors having been compressed by these methods."""
     own, other = part_of(tensors, "first"), part_of(tensors, "second")
     values = tensors.get("values", torch.empty(0))

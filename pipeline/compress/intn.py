@@ -44,7 +44,7 @@ class CodeWeight(CompressedWeight):
     def dense(self) -> Tensor:
         if len(self.zero):
             return self._spread(self.scale) * self.code + self._spread(self.zero)
-        return self._spread(self.scale) * (self.code.to(self.scale.dtype) - 2 ** (self.width - 1))
+        return self._spread(self.scale) * (self.code.to(self.scale.dtype) - (1 << (self.width - 1)))
 
     def _spread(self, of_groups: Tensor) -> Tensor:
         """``[out, groups] -> [out, in]``."""
@@ -117,7 +117,7 @@ class IntN(LayerCompression):
         """
         scale = stretch * (high - low) / 2**self.bits
         if self.symmetric:
-            return scale, -(2 ** (self.bits - 1)) * scale
+            return scale, -(1 << (self.bits - 1)) * scale
         return scale, low + (1 - stretch).clamp_min(0) / 2 * (high - low)
 
     def _codes(self, rows: Tensor, scale: Tensor, zero: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.compress.contract import BitCount, CompressedWeight, LayerCompression, LayerStats
-from pipeline.compress.factors import FactorWeight, compress_factors, load_factors, product
+from pipeline.compress.contract import BitCount, CompressedWeight, LayerStats
+from pipeline.compress.factors import FactorWeight, PairOfMethods, compress_factors, load_factors, product
 from pipeline.compress.int1 import Int1
 from pipeline.compress.intn import IntN
 from pipeline.compress.none import NoCompression
@@ -17,7 +17,11 @@ from pipeline.compress.packing import part_of, side_by_side
 from pipeline.compress.truncation import Truncation, balanced
 from pipeline.registry import COMPRESSIONS
 
-FACTORS: dict[int, LayerCompression] = {32: NoCompression(), 8: IntN(bits=8), 1: Int1()}
+FACTORS: dict[int, PairOfMethods] = {
+    32: (NoCompression(), NoCompression()),
+    8: (IntN(bits=8), IntN(bits=8)),
+    1: (Int1(), Int1()),
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,6 @@ class SvdLora(Truncation):
     def compress(self, weight: Tensor, stats: LayerStats | None) -> SumWeight:
         U, S, V = self.decomposed(weight, stats)
         total = self.kept_rank(S, (weight.shape[0], weight.shape[1]))
-        methods = (FACTORS[self.bits], FACTORS[self.bits])
         count, done, left = min(self.steps, total), list[FactorWeight](), weight.double()
         for j in range(count):
             if done:
@@ -77,10 +80,9 @@ class SvdLora(Truncation):
                 U, S, V = self.decomposed(left, stats)
             r = total // count + (j < total % count)
             first, second = balanced(U[:, :r], S[:r], V[:r])
-            done.append(compress_factors(first, second, S[:0], methods, weight.dtype))
+            done.append(compress_factors(first, second, S[:0], FACTORS[self.bits], weight.dtype))
         return SumWeight(done)
 
     def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> SumWeight:
-        methods = (FACTORS[self.bits], FACTORS[self.bits])
         parts = [part for j in range(self.steps) if (part := part_of(tensors, f"step{j}"))]
-        return SumWeight([load_factors(part, shape, methods) for part in parts])
+        return SumWeight([load_factors(part, shape, FACTORS[self.bits]) for part in parts])
