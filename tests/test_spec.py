@@ -99,7 +99,7 @@ WRONG = {
     "batch 0": ({"search__batch_size": [0]}, "search.batch_size.0 = 0: must be greater than or equal to 1"),
     "unknown init": ({"search__inits": ["svdd"]}, "\"svdd\": unknown init 'svdd'; did you mean 'svd'?"),
     "unknown adapter": ({"combination__0__adapter": "lorra"}, "unknown adapter 'lorra'; did you mean 'lora'?"),
-    "unknown compression": ({"combination__1__compression": "int"}, "unknown compression 'int'; did you mean 'int1'?"),
+    "unknown compression": ({"combination__1__compression": "tuo"}, "unknown compression 'tuo'; did you mean 'tou'?"),
     "unknown model": ({"task__model": {"source": "tim"}}, "unknown model source 'tim'; did you mean 'timm'?"),
     "unknown data": ({"task__data": "mnits"}, "task.data = \"mnits\": unknown data set 'mnits'; did you mean 'mnist'?"),
     "no method named": ({"combination__0__adapter": {"rank": 1}}, 'give a name, or a table with method = "<name>"'),

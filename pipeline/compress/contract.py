@@ -6,12 +6,14 @@ Shapes: a weight is ``[out, in]``; a convolution enters as its ``[out, in * kh *
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.compress.layers import group_count, naming, replace_weight, shared_copy, weight_matrix
+from pipeline.compress.packing import part_of, side_by_side
 from pipeline.errors import IntegrityError
 from pipeline.registry import Method
 from pipeline.task.contract import Part
@@ -62,6 +64,22 @@ class CompressedWeight:
     def to_tensors(self) -> dict[str, Tensor]:
         """The packed form; ``from_tensors`` of the config reads it back bit for bit."""
 
+    @abstractmethod
+    def scaled_rows(self, gain: Tensor) -> Self:
+        """The same form and size with row i of the dense form multiplied by ``gain[i]``; ``gain [out]``.
+
+        Raises:
+            ValueError: The form has no place for a gain of each row.
+        """
+
+    @property
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """``[out, k]`` and ``[k, in]`` where the weight is held as their product; else none."""
+        return None
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # nothing in it changes
+
 
 @dataclass(frozen=True)
 class LayerStats:
@@ -73,10 +91,32 @@ class LayerStats:
 
     second_moment: Tensor
 
+    @property
+    def ridge(self) -> Tensor:
+        """``1e-6 mean(diag C)``, the least eigenvalue that a damped moment can have."""
+        return 1e-6 * self.second_moment.diagonal().mean().clamp_min(1e-12)
+
     def damped(self) -> Tensor:
-        """``C + 1e-6 mean(diag C) I``, which has an inverse where some inputs are always zero (dead pixels)."""
-        ridge = 1e-6 * self.second_moment.diagonal().mean().clamp_min(1e-12)
-        return self.second_moment + ridge * torch.eye(len(self.second_moment), dtype=self.second_moment.dtype)
+        """``C + ridge I``, which has an inverse where some inputs are always zero (dead pixels)."""
+        return self.second_moment + self.ridge * torch.eye(len(self.second_moment), dtype=self.second_moment.dtype)
+
+    @cached_property
+    def eigen(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues ``[in]``, ascending and positive, and eigenvectors ``[in, in]`` (columns) of ``damped()``."""
+        values, vectors = torch.linalg.eigh(self.damped().double())
+        return values.clamp_min(self.ridge), vectors
+
+    @cached_property
+    def root(self) -> Tensor:
+        """``C^(1/2)``, damped, symmetric, ``[in, in]``."""
+        values, vectors = self.eigen
+        return vectors * values.sqrt() @ vectors.T
+
+    @cached_property
+    def inverse_root(self) -> Tensor:
+        """``C^(-1/2)``, damped, symmetric, ``[in, in]``."""
+        values, vectors = self.eigen
+        return vectors * values.rsqrt() @ vectors.T
 
 
 @dataclass(frozen=True)
@@ -153,6 +193,11 @@ class LayerCompression(Compression):
     A layer that would not shrink stays dense.
     """
 
+    @property
+    def sized_by_shape(self) -> bool:
+        """Whether a weight's size follows from its shape alone, whatever its values."""
+        return True
+
     @abstractmethod
     def compress(self, weight: Tensor, stats: LayerStats | None) -> CompressedWeight:
         """Compress ``weight [out, in]``."""
@@ -191,8 +236,7 @@ class LayerCompression(Compression):
         if groups == 1:
             return self.from_tensors(tensors, shape)
         part_shape = (shape[0] // groups, shape[1])
-        parts = [{key: tensor[g] for key, tensor in tensors.items()} for g in range(groups)]
-        return GroupedWeight([self.from_tensors(part, part_shape) for part in parts])
+        return GroupedWeight([self.from_tensors(part, part_shape) for part in GroupedWeight.split(tensors, groups)])
 
 
 @dataclass(frozen=True)
@@ -219,6 +263,9 @@ class DenseWeight(CompressedWeight):
     def to_tensors(self) -> dict[str, Tensor]:
         return {"dense": self.weight.float()}
 
+    def scaled_rows(self, gain: Tensor) -> Self:
+        return type(self)(self.weight * gain.to(self.weight)[:, None])
+
 
 def join(groups: Sequence[CompressedWeight]) -> CompressedWeight:
     """One weight for a layer of one or many groups."""
@@ -226,7 +273,10 @@ def join(groups: Sequence[CompressedWeight]) -> CompressedWeight:
 
 
 class GroupedWeight(CompressedWeight):
-    """The weights of a grouped convolution, one above the other; their packed tensors on a leading axis."""
+    """The weights of a grouped convolution, one above the other.
+
+    Their packed tensors lie on a leading axis; where the groups differ in size, side by side as ``group<g>_<kind>``.
+    """
 
     def __init__(self, groups: Sequence[CompressedWeight]) -> None:
         self.groups = groups
@@ -249,4 +299,17 @@ class GroupedWeight(CompressedWeight):
 
     def to_tensors(self) -> dict[str, Tensor]:
         packed = [group.to_tensors() for group in self.groups]
+        shapes = [{key: tensor.shape for key, tensor in part.items()} for part in packed]
+        if any(shape != shapes[0] for shape in shapes):
+            return side_by_side({f"group{g}": part for g, part in enumerate(packed)})
         return {key: torch.stack([part[key] for part in packed]) for key in packed[0]}
+
+    @staticmethod
+    def split(tensors: Mapping[str, Tensor], groups: int) -> list[dict[str, Tensor]]:
+        """What ``to_tensors`` of each group gave."""
+        apart = [part_of(tensors, f"group{g}") for g in range(groups)]
+        return apart if any(apart) else [{key: tensor[g] for key, tensor in tensors.items()} for g in range(groups)]
+
+    def scaled_rows(self, gain: Tensor) -> Self:
+        gains = torch.split(gain, [group.shape[0] for group in self.groups])
+        return type(self)([group.scaled_rows(own) for group, own in zip(self.groups, gains, strict=True)])

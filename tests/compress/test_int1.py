@@ -59,6 +59,13 @@ def test_the_activation_scale_is_the_closed_form():
         )
 
 
+@pytest.mark.parametrize(("scale", "have"), [("tensor", "one scale for all rows"), ("none", "no scale")])
+def test_a_gain_of_each_row_is_refused_where_rows_have_no_scale_of_their_own(scale, have):
+    small = Int1(scale=scale).compress(weight_with_zeros(), None)
+    with pytest.raises(ValueError, match=f'int1 weights with {have} cannot take a gain .* choose scale = "row"'):
+        small.scaled_rows(torch.ones(6))
+
+
 @pytest.mark.parametrize("method", [Int1(), Int1(scale="tensor"), Int1(metric="activation")], ids=str)
 def test_fault_14_a_zero_weight_and_dead_inputs_give_a_zero_weight(method):
     for stats in (random_stats(11), random_stats(11, dead=4), random_stats(11, dead=11)):

@@ -7,9 +7,13 @@ from torch import nn
 
 from pipeline.compress.contract import LayerCompression, join
 from pipeline.compress.int1 import Int1
+from pipeline.compress.intn import IntN
 from pipeline.compress.none import NoCompression
 from pipeline.compress.packing import pack, packed_bits, unpack
 from pipeline.compress.sparse import Sparse
+from pipeline.compress.svd import Svd
+from pipeline.compress.svdlora import SvdLora
+from pipeline.compress.tou import Tou
 
 BLOCKS = ("4x4", "1x16", "3x3", "5x5", "2:4", "1:4", "4:8")
 METHODS = [
@@ -19,8 +23,15 @@ METHODS = [
     *(Sparse(block=block, score="activation", refit=True) for block in BLOCKS),
     Sparse(score="max"),
     Sparse(score="max", refit=True),
+    *(IntN(bits=bits, group=group) for bits in (2, 3, 4, 8) for group in (0, 7)),
+    *(IntN(bits=bits, symmetric=False, group=group) for bits in (3, 8) for group in (0, 7)),
+    Svd(budget=0.3, singular_values=True),
+    *(Svd(rank=3, metric="activation", factors=factors) for factors in ("none", "int1", "intN", "sparse")),
+    *(SvdLora(rank=5, steps=3, bits=bits) for bits in (32, 8, 1)),
+    Tou(rank=4, frozen="int1"),
 ]
-OF = {"sign": "payload", "dense": "payload", "value": "payload", "index": "index", "scale": "scale"}
+OF = {"sign": "payload", "dense": "payload", "value": "payload", "values": "payload", "code": "payload"}
+OF |= {"index": "index", "rank": "index", "scale": "scale", "zero": "scale"}
 
 
 def random_weight(out: int, inner: int, seed: int) -> torch.Tensor:
@@ -33,9 +44,8 @@ def random_weight(out: int, inner: int, seed: int) -> torch.Tensor:
 
 
 def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.dtype == other.dtype and torch.equal(
-        one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8)
-    )
+    same_kind = (one.dtype, one.shape) == (other.dtype, other.shape)
+    return same_kind and torch.equal(*(tensor.flatten().view(torch.uint8) for tensor in (one, other)))
 
 
 @given(width=st.integers(1, 16), codes=st.lists(st.integers(0, 2**16 - 1), max_size=70))
@@ -64,8 +74,9 @@ def test_a_packed_weight_comes_back_bit_for_bit_at_its_predicted_size(method: La
     assert all(same_bits(loaded.to_tensors()[key], tensor) for key, tensor in tensors.items())
 
     assert small.bits.total() == 8 * sum(tensor.nbytes for tensor in tensors.values())
-    for key, tensor in tensors.items():
-        assert getattr(small.bits, OF[key]) == 8 * tensor.nbytes
+    for use in ("payload", "index", "scale"):
+        nbytes = [tensor.nbytes for key, tensor in tensors.items() if OF[key.rpartition("_")[2]] == use]
+        assert getattr(small.bits, use) == 8 * sum(nbytes)
     assert method.compress(torch.zeros(out, inner), stats).bits == small.bits == loaded.bits
     assert loaded.macs == small.macs
     assert loaded.shape == small.shape == (out, inner)
@@ -87,3 +98,17 @@ def test_a_grouped_weight_comes_back_group_by_group(method: LayerCompression, la
     assert same_bits(loaded.dense(), torch.cat([part.dense() for part in parts]))
     assert small.bits.total() == 8 * sum(tensor.nbytes for tensor in tensors.values())
     assert small.macs == sum(part.macs for part in parts)
+
+
+def test_groups_of_unequal_rank_are_packed_side_by_side():
+    method = Svd(energy=0.9)
+    one = torch.outer(torch.randn(6), torch.randn(9))
+    small = join([method.compress(weight, None) for weight in (one, torch.randn(6, 9))])
+    tensors = small.to_tensors()
+    assert {key.partition("_")[0] for key in tensors} == {"group0", "group1"}
+    assert tensors["group0_first_dense"].shape[1] == 1 < tensors["group1_first_dense"].shape[1]
+    loaded = method.load_weight(tensors, (12, 9), 2)
+    assert same_bits(loaded.dense(), small.dense())
+    assert small.bits.total() == 8 * sum(tensor.nbytes for tensor in tensors.values())
+    gain = torch.arange(12.0)
+    torch.testing.assert_close(small.scaled_rows(gain).dense(), gain[:, None] * small.dense())

@@ -7,12 +7,13 @@ from torch import Tensor, nn
 
 from pipeline.adapt.contract import blank, clipped_rank, packed
 from pipeline.adapt.lora import Lora
-from pipeline.compress.contract import BitCount, CompressedModel, CompressedWeight, LayerCompression
+from pipeline.compress.contract import BitCount, CompressedModel, CompressedWeight, LayerCompression, join
 from pipeline.compress.int1 import Int1
 from pipeline.compress.layers import find_targets, matrix_shape, shared_copy
 from pipeline.compress.none import NoCompression
 from pipeline.compress.size import ModelSize, model_size
 from pipeline.compress.sparse import Sparse
+from pipeline.compress.svd import Svd
 
 PUBLISHED = {"index": False, "scale": False, "bias": False}
 
@@ -89,22 +90,6 @@ class Stated(CompressedWeight):
         return self.numbers
 
 
-class Factors(LayerCompression):
-    """``r (m + n)`` numbers, with singular values apart ``r (m + n + 1)``; a fused weight as ``pieces`` pairs."""
-
-    rank: int
-    values_apart: bool = False
-    pieces: int = 1
-
-    def compress(self, weight: Tensor, stats: object) -> Stated:
-        out, inner = weight.shape
-        piece = self.rank * (out // self.pieces + inner + self.values_apart)
-        return Stated((out, inner), self.pieces * piece)
-
-    def from_tensors(self, tensors: object, shape: tuple[int, int]) -> Stated:
-        raise NotImplementedError
-
-
 def mlp() -> nn.Sequential:
     return nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10))
 
@@ -119,7 +104,7 @@ def test_an_mlp_as_svd_factors_has_the_published_size():
     model = mlp()
     weights = {}
     for name, rank in (("0", 30), ("2", 19), ("4", 6)):
-        weights |= Factors(rank=rank, values_apart=True).compress_model(model, [name], {}).weights
+        weights |= Svd(rank=rank, singular_values=True).compress_model(model, [name], {}).weights
     assert percent(model_size(model, CompressedModel(model, weights, model), {}), 235_146) == (39_773, 16.914)
 
 
@@ -150,10 +135,11 @@ def test_an_mlp_of_fewer_rows_has_the_published_size_with_and_without_its_dead_i
 def test_a_vit_of_factors_has_the_published_size(pieces, parameters):
     with torch.device("meta"):
         model = timm.create_model("vit_base_patch16_224", num_classes=100)
-    weights = {}
+    weights, method = {}, Svd(rank=288)
     for name in find_targets(model, ["blocks.*.attn.*", "blocks.*.mlp.*"]):
-        method = Factors(rank=288, pieces=pieces if name.endswith("qkv") else 1)
-        weights[name] = method.compress(model.get_submodule(name).weight, None)
+        weight = model.get_submodule(name).weight
+        apart = weight.chunk(pieces) if name.endswith("qkv") else [weight]
+        weights[name] = join([method.compress(piece, None) for piece in apart])
     size = model_size(model, CompressedModel(model, weights, model), {})
     assert size.dense_bytes / 4 == 85_875_556
     assert size.bytes / 4 == parameters

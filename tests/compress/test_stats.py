@@ -1,8 +1,10 @@
 import pytest
 import torch
+from moments import random_stats
 from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
+from pipeline.compress.contract import LayerStats
 from pipeline.compress.layers import weight_groups
 from pipeline.compress.stats import Statistics, gather_statistics
 from pipeline.task.parts import TensorPart
@@ -59,6 +61,27 @@ def test_a_damped_moment_has_an_inverse_where_inputs_are_dead():
         stats = gather_statistics(model, ["0"], [batch])["0"][0]
         assert torch.linalg.cholesky(stats.damped()).isfinite().all()
         torch.testing.assert_close(stats.damped(), stats.second_moment, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dead", [0, 3, 8], ids=["", "some dead", "all dead"])
+def test_both_roots_come_from_one_decomposition_of_the_damped_moment(dead, monkeypatch):
+    stats = random_stats(8, dead=dead)
+    C, identity = stats.damped(), torch.eye(8, dtype=torch.float64)
+    calls = []
+    eigh = torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: calls.append(matrix) or eigh(matrix))
+    assert stats.root is stats.root
+    torch.testing.assert_close(stats.root @ stats.root, C, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(stats.root @ stats.inverse_root, identity, rtol=0, atol=1e-6)
+    torch.testing.assert_close(stats.inverse_root, stats.inverse_root.T)
+    assert bool((stats.eigen[0] > 0).all())
+    assert len(calls) == 1
+
+
+def test_an_eigenvalue_that_rounds_below_zero_is_held_at_the_ridge():
+    stats = LayerStats(torch.diag(torch.tensor([1.0, -1e-3, 0.5], dtype=torch.float64)))
+    assert stats.eigen[0][0] == stats.ridge > 0
+    assert stats.inverse_root.isfinite().all()
 
 
 class Asked(TensorPart):

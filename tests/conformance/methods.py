@@ -9,13 +9,33 @@ from torch import Tensor, nn
 
 from pipeline.adapt.contract import Init, Start, clipped_rank
 from pipeline.compress.contract import CompressedModel, LayerStats
+from pipeline.compress.intn import IntN
 from pipeline.compress.layers import weight_groups, weight_matrix
 from pipeline.compress.stats import gather_statistics
+from pipeline.compress.svd import Svd
+from pipeline.compress.svdlora import SvdLora
+from pipeline.compress.tou import Tou
 from pipeline.registry import Method, Registry
+
+FURTHER: dict[type[Method], list[dict[str, Any]]] = {
+    IntN: [{"group": 4}, {"group": 5, "symmetric": False}],
+    Svd: [
+        {"rank": 2},
+        {"energy": 0.5},
+        {"factors": {"method": "intN", "bits": 8}},
+        {"factors": "int1", "singular_values": True},
+        {"factors": {"method": "int1", "scale": "tensor"}},
+        {"factors": {"method": "sparse", "block": "1x16"}},
+        {"factors": {"method": "svd", "energy": 0.9, "factors": "intN"}},
+    ],
+    SvdLora: [{"rank": 4, "steps": 3}, {"energy": 0.9, "bits": 8}, {"steps": 1, "bits": 1}],
+    Tou: [{"energy": 0.5}, {"frozen": {"method": "intN", "bits": 8}}],
+}
+"""Options beside those of one choice: numbers and methods within methods."""
 
 
 def variants(registry: Registry[Any]) -> Iterator[Method]:
-    """The defaults of each method, then each other value of each of its options that is a choice."""
+    """The defaults of each method, each other value of each of its options that is a choice, and ``FURTHER``."""
     for method in registry:
         default = method()
         yield default
@@ -24,6 +44,7 @@ def variants(registry: Registry[Any]) -> Iterator[Method]:
             for choice in (False, True) if field.annotation is bool else choices:
                 if choice != getattr(default, name):
                     yield method(**{name: choice})
+        yield from (method(**options) for options in FURTHER.get(method, ()))
 
 
 def label(method: Method) -> str:

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from methods import groups_and_stats, label, mlp, resnet, settled, statistics, variants, vit
@@ -7,16 +9,22 @@ from torch import nn
 
 from pipeline.adapt.lora import Lora
 from pipeline.compress.contract import Compression, LayerCompression, join
+from pipeline.compress.intn import IntN
 from pipeline.compress.layers import find_targets, group_count, matrix_shape
+from pipeline.compress.none import NoCompression
 from pipeline.compress.size import model_size
 from pipeline.compress.stats import gather_statistics
+from pipeline.compress.svd import Svd
+from pipeline.compress.svdlora import SvdLora
+from pipeline.compress.tou import Tou
 from pipeline.errors import IntegrityError
 from pipeline.export.pack import pack_model, unpack_model
 from pipeline.registry import COMPRESSIONS
 
 ALL = list(variants(COMPRESSIONS))
 EACH = pytest.mark.parametrize("compression", ALL, ids=label)
-EACH_LAYERWISE = pytest.mark.parametrize("compression", [m for m in ALL if isinstance(m, LayerCompression)], ids=label)
+LAYERWISE = [method for method in ALL if isinstance(method, LayerCompression)]
+EACH_LAYERWISE = pytest.mark.parametrize("compression", LAYERWISE, ids=label)
 
 LAYERS = {
     "linear": (nn.Linear(13, 7), (13,)),
@@ -54,13 +62,76 @@ def test_a_layer_keeps_its_shape_and_comes_back_from_a_file_of_the_size_that_was
 
 
 @EACH_LAYER
-@EACH_LAYERWISE
+@pytest.mark.parametrize("compression", [method for method in LAYERWISE if method.sized_by_shape], ids=label)
 def test_size_is_known_from_the_shape_alone(compression, layer, shape):
     pairs = groups_and_stats(layer, *shape)
     sizes = {
         join([compression.compress(f(w), s) for w, s in pairs]).bits for f in (torch.clone, torch.zeros_like, torch.neg)
     }
     assert len(sizes) == 1
+
+
+def has_row_scales(method: LayerCompression) -> bool:
+    """Whether neither it nor the method of its factors is int1 with fewer scales than rows."""
+    return getattr(getattr(method, "factors", method), "scale", "row") == "row"
+
+
+@EACH_LAYER
+@pytest.mark.parametrize("compression", [m for m in LAYERWISE if has_row_scales(m)], ids=label)
+def test_a_gain_of_each_row_scales_the_dense_form_and_leaves_the_size(compression, layer, shape):
+    pairs = groups_and_stats(layer, *shape)
+    small = join([compression.compress(*pair) for pair in pairs])
+    gain = torch.randn(len(small.dense()))
+    scaled = small.scaled_rows(gain)
+    assert type(scaled) is type(small)
+    torch.testing.assert_close(scaled.dense(), gain[:, None] * small.dense(), rtol=1e-5, atol=1e-6)
+    assert (scaled.bits, scaled.macs) == (small.bits, small.macs)
+    loaded = compression.load_weight(scaled.to_tensors(), small.shape, group_count(layer))
+    assert torch.equal(loaded.dense(), scaled.dense())
+
+
+@EACH_LAYER
+@EACH_LAYERWISE
+def test_factors_multiply_to_the_dense_form_and_a_copy_is_the_weight_itself(compression, layer, shape):
+    pairs = groups_and_stats(layer, *shape)
+    small = compression.compress(*pairs[0])
+    if small.factors is not None:
+        first, second = small.factors
+        assert first.shape[1] == second.shape[0] <= min(small.shape)
+        torch.testing.assert_close(first @ second, small.dense(), rtol=1e-4, atol=1e-5)
+    grouped = join([small] * 2)
+    assert grouped.factors is None
+    for weight in (small, grouped):
+        assert copy.deepcopy(weight) is weight
+
+
+WHOLE = [
+    NoCompression(),
+    Svd(rank=100),
+    Svd(energy=1.0),
+    Svd(rank=100, metric="activation"),
+    Svd(rank=100, singular_values=True, metric="activation"),
+    SvdLora(rank=100, steps=1),
+    SvdLora(rank=100, steps=4, metric="activation"),
+    Tou(energy=1.0),
+    Tou(rank=100, metric="activation"),
+]
+NEARLY_WHOLE = [
+    IntN(bits=8),
+    IntN(bits=8, symmetric=False, group=8),
+    Svd(rank=100, factors=IntN(bits=8)),
+    SvdLora(rank=100, bits=8, steps=2),
+]
+
+
+@EACH_LAYER
+@pytest.mark.parametrize(
+    ("compression", "lost"), [*((m, 1e-6) for m in WHOLE), *((m, 2e-2) for m in NEARLY_WHOLE)], ids=str
+)
+def test_the_full_setting_is_the_identity(compression, lost, layer, shape):
+    for weight, stats in groups_and_stats(layer, *shape):
+        dense = compression.compress(weight, stats).dense()
+        assert (dense - weight).norm() <= lost * weight.norm()
 
 
 @MODELS

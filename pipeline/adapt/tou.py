@@ -1,0 +1,101 @@
+"""TOU: the second factor of each factorised layer, and everything outside those layers, is trained.
+
+Legend: ``k`` rank of the factors, ``first [out, k] = U_k S_k``, ``second [k, in] = V_k^T``; lanes have a leading ``T``.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.adapt.contract import Adapter, Draw, Start
+from pipeline.adapt.full import own_parameters
+from pipeline.adapt.lanes import LaneLayer, OwnLayer
+from pipeline.adapt.lora import convolve
+from pipeline.compress.contract import CompressedModel, CompressedWeight, DenseWeight
+from pipeline.compress.factors import FactorWeight
+from pipeline.compress.layers import find_targets
+from pipeline.errors import SpecError
+from pipeline.registry import ADAPTERS
+from pipeline.seeds import derive
+from pipeline.spec import Range
+
+KINDS = ("weight", "bias")
+
+
+class TouLayer(OwnLayer):
+    """``y = first (second x) + b``; the first factor of a convolution is one of 1 x 1."""
+
+    def _one(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        first, second = parameters["first"], parameters["second"]
+        bias = parameters.get("bias", self._base._parameters["bias"])
+        if not isinstance(self._base, nn.Conv2d):
+            return F.linear(F.linear(x, second), first, bias)
+        kernel = second.reshape(len(second), *self._base.weight.shape[1:])
+        return F.conv2d(convolve(self._base, x, kernel, 1), first[:, :, None, None], bias)
+
+
+@ADAPTERS.register("tou")
+class Tou(Adapter):
+    """Second factors, norms, biases, embeddings and head are trained; needs a compression into two factors.
+
+    Noise ``N(0, sigma^2)`` is added to both factors first (to a quantised first one it is not); the first stays frozen.
+    Afterwards both are stored as the layer's weight, whose dense form gives the same outputs.
+    """
+
+    ffn: Literal["trained", "frozen"] = "trained"
+    """``frozen`` leaves the factors and biases of the feed-forward layers (target group ``mlp``) as they are."""
+    sigma: Range | None = None
+    """Standard deviation of the noise, a number or a range to search; no noise where it is not given."""
+
+    @property
+    def space(self) -> Mapping[str, Range]:
+        return {} if self.sigma is None else {"sigma": self.sigma}
+
+    def begin(self, compressed: CompressedModel, starts: Mapping[str, Start], draw: Draw) -> dict[str, Tensor]:
+        factorised = {name: weight for name, weight in compressed.weights.items() if isinstance(weight, FactorWeight)}
+        if not factorised:
+            raise SpecError(
+                "adapter 'tou' trains the second factor of each layer, but no layer is held as two factors; choose "
+                "compression 'tou' or 'svd'"
+            )
+        frozen = find_targets(compressed.model, ["mlp"]) if self.ffn == "frozen" else []
+        replaced = {f"{name}.weight" for name in factorised} | {f"{name}.{kind}" for name in frozen for kind in KINDS}
+        parameters = {key: own for key, own in own_parameters(compressed.model).items() if key not in replaced}
+        sigma = draw.extra.get("sigma", 0.0)
+        for place, (name, weight) in enumerate(factorised.items()):
+            if name in frozen:
+                continue
+            generator = torch.Generator().manual_seed(derive(draw.seed, "noise", place))
+            first, second = (_noisy(factor, sigma, generator) for factor in weight.factors)
+            parameters[f"{name}.first"] = weight.factors[0] if _is_quantised(weight) else first
+            parameters[f"{name}.second"] = second
+        return parameters
+
+    def is_frozen(self, name: str) -> bool:
+        return name.endswith(".first")
+
+    def layer(self, base: nn.Module, trains: Collection[str]) -> LaneLayer:
+        return TouLayer(base) if "second" in trains else super().layer(base, trains)
+
+    def absorb(
+        self, weights: Mapping[str, CompressedWeight], parameters: Mapping[str, Tensor]
+    ) -> tuple[Mapping[str, CompressedWeight], Mapping[str, Tensor]]:
+        own, left = super().absorb(weights, parameters)
+        trained = {
+            name: weight.refactored(None if _is_quantised(weight) else left[f"{name}.first"], left[f"{name}.second"])
+            for name, weight in own.items()
+            if isinstance(weight, FactorWeight) and f"{name}.second" in left
+        }
+        held = {f"{name}.{factor}" for name in trained for factor in ("first", "second")}
+        return {**own, **trained}, {key: tensor for key, tensor in left.items() if key not in held}
+
+
+def _is_quantised(weight: FactorWeight) -> bool:
+    return not isinstance(weight.first, DenseWeight)
+
+
+def _noisy(factor: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
+    return factor + sigma * torch.randn(factor.shape, generator=generator, dtype=factor.dtype)

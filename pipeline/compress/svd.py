@@ -1,0 +1,35 @@
+"""The best low-rank weight, as factors; by outputs it is QERA's (Zhang et al., 2024, arXiv:2410.06040) and EoRA's."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from pipeline.compress.contract import LayerStats
+from pipeline.compress.factors import FactorMethod, FactorWeight, compress_factors, load_factors
+from pipeline.compress.none import NoCompression
+from pipeline.compress.truncation import Truncation, balanced
+from pipeline.registry import COMPRESSIONS
+
+
+@COMPRESSIONS.register("svd")
+class Svd(Truncation):
+    """Two factors of rank r: ``Q = [W]_r = (U sqrt(S)) (sqrt(S) V)``, or the best on the layer's outputs."""
+
+    singular_values: bool = False
+    """Store ``S`` beside ``U`` and ``V``, ``r (out + in + 1)`` numbers; else each factor takes ``sqrt(S)``."""
+    factors: FactorMethod = NoCompression()
+    """How both factors are compressed in turn."""
+
+    @property
+    def sized_by_shape(self) -> bool:
+        return super().sized_by_shape and self.factors.sized_by_shape
+
+    def compress(self, weight: Tensor, stats: LayerStats | None) -> FactorWeight:
+        U, S, V = self.decomposed(weight, stats)
+        r = self.kept_rank(S, (weight.shape[0], weight.shape[1]))
+        U, S, V = U[:, :r], S[:r], V[:r]
+        first, second, values = (U, V, S) if self.singular_values else (*balanced(U, S, V), S[:0])
+        return compress_factors(first, second, values, (self.factors, self.factors), weight.dtype)
+
+    def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> FactorWeight:
+        return load_factors(tensors, shape, (self.factors, self.factors))
