@@ -13,7 +13,6 @@ import torch
 from pipeline.adapt.contract import Adapter, Init, Start, adapter_parameters, clipped_rank
 from pipeline.compress.contract import CompressedModel, Compression
 from pipeline.compress.layers import (
-    find_targets,
     layer_names,
     matrix_shape,
     naming,
@@ -22,6 +21,7 @@ from pipeline.compress.layers import (
 )
 from pipeline.compress.size import ModelSize, model_macs, model_size
 from pipeline.compress.stats import Statistics, output_positions
+from pipeline.compress.targets import find_targets
 from pipeline.environment import peak_memory, versions
 from pipeline.errors import SpecError
 from pipeline.search.space import Values, suggest

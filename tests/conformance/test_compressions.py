@@ -7,9 +7,10 @@ from torch import nn
 
 from pipeline.adapt.lora import Lora
 from pipeline.compress.contract import Compression, LayerCompression, join
-from pipeline.compress.layers import find_targets, group_count, matrix_shape
+from pipeline.compress.layers import group_count, matrix_shape
 from pipeline.compress.size import model_size
 from pipeline.compress.stats import gather_statistics
+from pipeline.compress.targets import find_targets
 from pipeline.errors import IntegrityError
 from pipeline.export.pack import pack_model, unpack_model
 from pipeline.registry import COMPRESSIONS

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.adapt.lora import Lora
-from pipeline.compress.layers import find_targets
+from pipeline.compress.targets import find_targets
 from pipeline.train.graph import Cut, cut
 from pipeline.train.program import make_program
 from pipeline.train.trace import CannotCutError
