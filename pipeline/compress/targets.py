@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
@@ -12,7 +13,7 @@ from pipeline.errors import SpecError
 from pipeline.registry import nearest
 from pipeline.spec import TargetSpec
 
-QUERIES = ({"qkv"}, {"q", "k", "v"}, {"q", "kv"}, {"query", "key", "value"})
+QUERIES = ({"qkv"}, {"q", "k", "v"}, {"q", "kv"}, {"qk", "v"}, {"query", "key", "value"})
 """Names of an attention module's projections, but for ``to_`` before and ``_proj`` behind."""
 
 FEED_FORWARD = re.compile(r"(.*_)?(mlp|ffn?|feed_?forward)\d*(_.*)?", re.IGNORECASE)
@@ -27,9 +28,8 @@ def resolve(model: nn.Module, entries: Sequence[TargetSpec | str]) -> dict[str, 
 
     - ``all``: every layer, as ``*``; ``linear`` and ``conv``: those of the class.
     - ``head``: timm's ``get_classifier()``; of other models the layer ``head``, or where there is none the last layer.
-    - ``attention``: Linear layers in a module that holds query, key and value projections: children ``qkv``; ``q``,
-      ``k`` and ``v``; ``q`` and ``kv``; ``query``, ``key`` and ``value`` (or ``to_q``, ``q_proj``, ...); or an
-      ``in_proj`` that gives three times what ``out_proj`` takes.
+    - ``attention``: Linear layers in a module that holds query, key and value projections: children named as in
+      ``QUERIES`` (or ``to_q``, ``q_proj``, ...), or an ``in_proj`` that gives three times what ``out_proj`` takes.
     - ``mlp``: Linear layers and 1 x 1 convolutions in a module called ``mlp``, ``ffn``, ``ff`` or ``feed_forward``,
       alone or beside other words, the last of which gives what the first takes. A plain MLP has none of them.
 
@@ -86,7 +86,7 @@ def _of_class(kind: type[nn.Module]) -> Callable[[nn.Module, Sequence[str]], lis
 
 
 def _head(model: nn.Module, names: Sequence[str]) -> list[str]:
-    found = getattr(model, "get_classifier", tuple)()
+    found: Any = getattr(model, "get_classifier", tuple)()
     classifiers = found if isinstance(found, tuple | list) else (found,)
     inside = {module for each in classifiers if isinstance(each, nn.Module) for module in each.modules()}
     own = [name for name in names if model.get_submodule(name) in inside]
