@@ -9,7 +9,16 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from pipeline.errors import SpecError
@@ -89,14 +98,46 @@ class TaskSpec(Config):
     baseline: BaselineSpec | None = None
 
 
+class TargetSpec(Config):
+    """Layers to compress and adapt: ``"layer1.*"``, or with options ``{match = "layer1.*", rank = 4}``."""
+
+    match: str = Field(min_length=1)
+    """A group (``head``, ``attention``, ``mlp``, ``linear``, ``conv``, ``all``), or a glob over names of layers."""
+    rank: int | None = Field(None, ge=1)
+    """Their rank in every cell, clipped to what each takes; none: the cell's."""
+    dense: bool = False
+    """Leave them as they are: neither compressed nor adapted."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        return {"match": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _either(self) -> "TargetSpec":
+        if self.dense and self.rank is not None:
+            raise ValueError(f"a dense layer has no adapter, so no rank = {self.rank}; give one of the two")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _bare_again(self, handler: SerializerFunctionWrapHandler) -> Any:
+        options = {key: value for key, value in handler(self).items() if value not in (None, False)}
+        return options if len(options) > 1 else self.match
+
+    def __str__(self) -> str:
+        return self.match
+
+
 class CombinationSpec(Config):
     """One compression with one adapter on the layers that match ``targets``; one Optuna study."""
 
     name: Slug
     compression: _method(COMPRESSIONS)  # type: ignore[valid-type]
     adapter: _method(ADAPTERS)  # type: ignore[valid-type]
-    targets: _choices(str) = ("*",)  # type: ignore[valid-type]
-    """Glob patterns over the names of Linear and Conv2d layers."""
+    targets: _choices(TargetSpec) = (TargetSpec(match="*"),)  # type: ignore[valid-type]
+    """Which Linear and Conv2d layers; where several match a layer, the last of them says what becomes of it."""
+    qkv: Literal["fused", "split"] = "fused"
+    """Whether the query, key and value projections of attention are one layer, or three: ``qkv.q``, ``.k``, ``.v``."""
 
 
 class SamplerSpec(Config):

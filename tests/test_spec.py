@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import SpecError
-from pipeline.spec import StudySpec, fingerprint, load_spec, parse_spec, pinned
+from pipeline.spec import StudySpec, fingerprint, load_spec, parse_spec, pinned, upgraded
 
 TABLE: dict[str, Any] = {
     "name": "study",
@@ -111,6 +111,26 @@ WRONG = {
         {"combination__1__compression": {"method": "sparse", "block": "4x"}},
         "combination.1.compression.block = \"4x\": give a tile",
     ),
+    "a rank for a dense layer": (
+        {"combination__0__targets": [{"match": "fc1", "rank": 2, "dense": True}]},
+        "a dense layer has no adapter, so no rank = 2; give one of the two",
+    ),
+    "typo of a target's option": (
+        {"combination__0__targets": ["*", {"match": "fc1", "rnak": 2}]},
+        "combination.0.targets.1.rnak = 2: unknown key; did you mean 'rank'?",
+    ),
+    "rank 0 of a target": (
+        {"combination__0__targets": [{"match": "fc1", "rank": 0}]},
+        "combination.0.targets.0.rank = 0: must be greater than or equal to 1",
+    ),
+    "options for no layer": (
+        {"combination__0__targets": [{"rank": 2}]},
+        "combination.0.targets.0.match: required, and not given",
+    ),
+    "an empty target": ({"combination__0__targets": [""]}, "should have at least 1 character"),
+    "a number for a target": ({"combination__0__targets": [3]}, "targets.0 = 3: must be a valid dictionary"),
+    "target twice": ({"combination__0__targets": ["fc1", "fc1"]}, "each choice once; repeated: fc1"),
+    "typo of qkv": ({"combination__0__qkv": "spilt"}, "\"spilt\": must be 'fused' or 'split'; did you mean 'split'?"),
     "no start left to the sampler": (
         {"search__sampler": {"startup": 9}},
         "search.sampler.startup = 9: leaves none of the 9 trials of a cell to the sampler; lower it",
@@ -199,7 +219,8 @@ PINNED = {
     "search__sampler": {"startup": 2},
     "task__split__seed": 1,
     "task__model__widths": [784, 10],
-    "combination__0__targets": ["fc1"],
+    "combination__0__targets": [{"match": "*", "rank": 2}],
+    "combination__0__qkv": "split",
     "combination__0__compression__metric": "weight",
 }
 
@@ -218,6 +239,21 @@ def test_defaults_are_pinned_with_their_values():
     assert table["combination"]["compression"] == {"method": "sparse", "block": "4x4", "score": "abs", "refit": False}
     assert table["search"]["sampler"] == {"method": "tpe", "startup": 4}
     assert json.loads(json.dumps(table)) == table
+
+
+def test_a_target_without_options_is_pinned_as_the_plain_string_it_was():
+    entries = ["*", {"match": "fc1"}, {"match": "fc2", "rank": 2}, {"match": "fc3", "dense": True}]
+    spec = parse_spec(table(combination__1__targets=entries), "")
+    assert pinned(spec, spec.find("one"))["combination"]["targets"] == ["*"]
+    assert pinned(spec, spec.find("two"))["combination"]["targets"] == ["*", "fc1", *entries[2:]]
+    assert StudySpec.model_validate(tomllib.loads(as_toml(spec))) == spec
+
+
+def test_a_study_that_was_stored_before_qkv_could_be_split_goes_on():
+    spec = parse_spec(TABLE, "")
+    stored = pinned(spec, spec.find("two"))
+    del stored["combination"]["qkv"]
+    assert upgraded(stored) == pinned(spec, spec.find("two"))
 
 
 def toml(value: Any) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor
 from pipeline.adapt.contract import Adapter, Draw, Start
 from pipeline.adapt.full import own_parameters
 from pipeline.compress.contract import CompressedModel
-from pipeline.compress.layers import find_targets
+from pipeline.compress.targets import find_targets
 from pipeline.registry import ADAPTERS
 
 

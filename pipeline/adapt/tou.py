@@ -16,7 +16,7 @@ from pipeline.adapt.lanes import LaneLayer, OwnLayer
 from pipeline.adapt.lora import convolve
 from pipeline.compress.contract import CompressedModel, CompressedWeight, DenseWeight
 from pipeline.compress.factors import FactorWeight
-from pipeline.compress.layers import find_targets
+from pipeline.compress.targets import find_targets
 from pipeline.errors import SpecError
 from pipeline.registry import ADAPTERS
 from pipeline.seeds import derive

@@ -69,7 +69,7 @@ class FactorWeight(CompressedWeight):
         return replace(self, first=self.first.scaled_rows(gain))
 
     def refactored(self, first: Tensor | None, second: Tensor) -> Self:
-        """The same with a trained dense ``second [k, in]`` and, where it is given, ``first [out, k]`` with the values."""
+        """The same with a trained dense ``second [k, in]`` and, where given, ``first [out, k]`` with the values."""
         if first is None:
             return replace(self, second=DenseWeight(second))
         return replace(self, first=DenseWeight(first), second=DenseWeight(second), values=self.values[:0])

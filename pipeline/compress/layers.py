@@ -1,9 +1,8 @@
-"""The layers that can be compressed and adapted: finding them by pattern, viewing and replacing their weights."""
+"""The layers that can be compressed and adapted: their names, and views and replacements of their weights."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from itertools import chain
 
 import torch
@@ -11,51 +10,30 @@ from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.linear import Linear
 from torch import Tensor, nn
 
-from pipeline.errors import IntegrityError, SpecError
-from pipeline.registry import nearest
+from pipeline.errors import IntegrityError
 
 # A subclass with a forward of its own may transform its weight first (weight standardisation does), and then
 # a low-rank sum on the stored weight is not a low-rank sum on the weight in use.
 PLAIN_FORWARDS = (nn.Linear.forward, Linear.forward, nn.Conv2d.forward, Conv2dSame.forward)
 
 
+def is_plain(module: nn.Module) -> bool:
+    """Whether it multiplies with its weight as it is stored."""
+    return isinstance(module, nn.Linear | nn.Conv2d) and type(module).forward in PLAIN_FORWARDS
+
+
 def layer_names(model: nn.Module) -> list[str]:
     """Names of every layer that can be compressed and adapted, in the model's order.
 
-    The output projection of ``nn.MultiheadAttention`` is not among them: attention reads its weight, never calls it.
+    The output projection of ``nn.MultiheadAttention`` is not among them: attention reads its weight, never calls it;
+    ``attention.arranged`` makes layers of it that are called.
     """
     attention = tuple(f"{n}." for n, module in model.named_modules() if isinstance(module, nn.MultiheadAttention))
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d)
-        and type(module).forward in PLAIN_FORWARDS
-        and not (attention and name.startswith(attention))
+        if is_plain(module) and not (attention and name.startswith(attention))
     ]
-
-
-def find_targets(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Names of the layers that match any of the glob ``patterns``, in the model's order.
-
-    Raises:
-        SpecError: A pattern matches no layer, or only such as cannot be adapted.
-    """
-    names = layer_names(model)
-    others = [name for name, _ in model.named_modules() if name and name not in names]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            refused = [name for name in others if fnmatchcase(name, pattern)]
-            if refused:
-                kind = type(model.get_submodule(refused[0])).__name__
-                reason = f"matches '{refused[0]}', a {kind}, which cannot be adapted; only Linear and Conv2d layers can"
-            else:
-                reason = f"matches no layer{nearest(pattern, names)}"
-            raise SpecError(f"targets: '{pattern}' {reason}; layers: {_shortened(names)}")
-    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
-
-
-def _shortened(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:10])}, ... {names[-1]} ({len(names)} in all)"
 
 
 def matrix_shape(layer: nn.Module) -> tuple[int, int]:

@@ -22,7 +22,8 @@ def make_card(objective: Objective, trial: FrozenTrial, got: Recovered, val: Sco
         "method": {
             "compression": combination.compression.model_dump(mode="json"),
             "adapter": combination.adapter.model_dump(mode="json"),
-            "layers": objective.targets,
+            "layers": list(objective.compressed.weights),
+            "qkv": combination.qkv,
             "values": values.params(),
             "epochs": search.epochs,
             "schedule": search.schedule,

@@ -12,6 +12,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from pipeline.compress.attention import arranged
 from pipeline.errors import IntegrityError, StorageError, UsageError
 from pipeline.export.pack import unpack_model
 from pipeline.registry import ADAPTERS, COMPRESSIONS
@@ -121,7 +122,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         raise IntegrityError(f"cannot read {folder / WEIGHTS}: {error}; export it again") from None
     method = card["method"]
     return unpack_model(
-        model if model is not None else rebuild(card["task"]),
+        arranged(model if model is not None else rebuild(card["task"]), method.get("qkv", "fused")),
         tensors,
         COMPRESSIONS.parse(method["compression"]),
         method["layers"],

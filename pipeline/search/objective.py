@@ -12,9 +12,9 @@ import optuna
 import torch
 
 from pipeline.adapt.contract import Adapter, Draw, Init, Start, blank, clipped_rank, packed, trained_numbers
+from pipeline.compress.attention import arranged
 from pipeline.compress.contract import CompressedModel, Compression
 from pipeline.compress.layers import (
-    find_targets,
     layer_names,
     matrix_shape,
     naming,
@@ -25,6 +25,7 @@ from pipeline.compress.layers import (
 )
 from pipeline.compress.size import ModelSize, model_macs, model_size
 from pipeline.compress.stats import Statistics, output_positions
+from pipeline.compress.targets import resolve
 from pipeline.environment import peak_memory, versions
 from pipeline.errors import SpecError
 from pipeline.search.base import Base
@@ -96,8 +97,9 @@ class Objective:
         self.inits: dict[str, Init] = {init.name: init for init in search.inits}
         self.recipe = Recipe(search.epochs, search.schedule, search.warmup, device, compute or ComputeSpec())
         self.features = features or make_features(self.recipe.compute, device)
-        self.model = task.model
-        self.targets = find_targets(self.model, combination.targets)
+        self.model = arranged(task.model, combination.qkv)
+        self._fixed_ranks = resolve(self.model, combination.targets)
+        self.targets = list(self._fixed_ranks)
         self.statistics = statistics or Statistics(self.model, task.train)
         self._facts: dict[int, Facts] = {}
         self._starts: dict[str, dict[str, Start]] = {}
@@ -120,7 +122,8 @@ class Objective:
         return cls(task, chosen, spec.search, spec.compute, seed=spec.seed, device=device)
 
     def _refuse_high_ranks(self) -> None:
-        highest = max(min(matrix_shape(self.model.get_submodule(name))) for name in self.targets)
+        free = [name for name, rank in self._fixed_ranks.items() if rank is None] or self.targets
+        highest = max(min(matrix_shape(self.model.get_submodule(name))) for name in free)
         above = [rank for rank in self.search.ranks if rank > highest]
         if above:
             raise SpecError(
@@ -149,7 +152,7 @@ class Objective:
     def layer_ranks(self, rank: int) -> dict[str, int]:
         """The rank of each target layer, clipped to what the layer can take."""
         shapes = {name: weight.shape for name, weight in self.compressed.weights.items()}
-        return {name: clipped_rank(rank, shape) for name, shape in shapes.items()}
+        return {name: clipped_rank(self._fixed_ranks[name] or rank, shape) for name, shape in shapes.items()}
 
     def facts(self, rank: int) -> Facts:
         """Size, multiply-accumulates and trained parameters at a rank."""

@@ -1,12 +1,12 @@
 """A whole study: each combination searched, its winners tested."""
 
 from collections.abc import Callable
-from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
 
 from pipeline import paths
+from pipeline.compress.attention import arranged
 from pipeline.compress.stats import Statistics
 from pipeline.environment import keep_freed_memory
 from pipeline.errors import IntegrityError
@@ -138,13 +138,19 @@ def make_objectives(
     spec: StudySpec, task: Task, device: str, features: FeatureCache | None = None
 ) -> dict[str, Objective]:
     """The objective of each combination by name; they share the task's layer statistics and caches."""
-    shared: dict[str, Any] = {
-        "statistics": Statistics(task.model, task.train),
-        "features": features or make_features(spec.compute, device),
-    }
+    arrangements = {combination.qkv for combination in spec.combination}
+    statistics = {qkv: Statistics(arranged(task.model, qkv), task.train) for qkv in arrangements}
+    features = features or make_features(spec.compute, device)
     return {
         combination.name: Objective(
-            task, combination, spec.search, spec.compute, seed=spec.seed, device=device, **shared
+            task,
+            combination,
+            spec.search,
+            spec.compute,
+            seed=spec.seed,
+            device=device,
+            statistics=statistics[combination.qkv],
+            features=features,
         )
         for combination in spec.combination
     }

@@ -14,8 +14,9 @@ from pipeline.adapt.lanes import Lanes, attach
 from pipeline.adapt.lora import Lora
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.int1 import Int1
-from pipeline.compress.layers import find_targets, matrix_shape, replace_weight, shared_copy, weight_matrix
+from pipeline.compress.layers import matrix_shape, replace_weight, shared_copy, weight_matrix
 from pipeline.compress.sparse import Sparse
+from pipeline.compress.targets import find_targets
 
 LAYERS = {
     "linear": (nn.Linear(10, 6), (4, 10)),

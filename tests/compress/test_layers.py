@@ -10,11 +10,12 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.compress.int1 import Int1
-from pipeline.compress.layers import find_targets, layer_names, weight_groups
+from pipeline.compress.layers import layer_names, weight_groups
 from pipeline.compress.none import NoCompression
 from pipeline.compress.size import model_macs
 from pipeline.compress.sparse import Sparse
 from pipeline.compress.stats import output_positions
+from pipeline.compress.targets import find_targets
 from pipeline.errors import IntegrityError, SpecError
 
 

@@ -6,8 +6,9 @@ from torch import nn
 
 from pipeline.adapt.contract import adapter_parameters, clipped_rank
 from pipeline.adapt.lanes import Lanes, attach
-from pipeline.compress.layers import find_targets, matrix_shape, shared_copy, weight_matrix
+from pipeline.compress.layers import matrix_shape, shared_copy, weight_matrix
 from pipeline.compress.size import model_size
+from pipeline.compress.targets import find_targets
 from pipeline.export.pack import pack_model, unpack_model
 from pipeline.registry import ADAPTERS, COMPRESSIONS, INITS
 from pipeline.task.parts import TensorPart

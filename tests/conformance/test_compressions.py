@@ -10,12 +10,13 @@ from torch import nn
 from pipeline.adapt.lora import Lora
 from pipeline.compress.contract import Compression, LayerCompression, join
 from pipeline.compress.intn import IntN
-from pipeline.compress.layers import find_targets, group_count, matrix_shape
+from pipeline.compress.layers import group_count, matrix_shape
 from pipeline.compress.none import NoCompression
 from pipeline.compress.size import model_size
 from pipeline.compress.stats import gather_statistics
 from pipeline.compress.svd import Svd
 from pipeline.compress.svdlora import SvdLora
+from pipeline.compress.targets import find_targets
 from pipeline.compress.tou import Tou
 from pipeline.errors import IntegrityError
 from pipeline.export.pack import pack_model, unpack_model

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.adapt.lora import Lora
-from pipeline.compress.layers import find_targets
+from pipeline.compress.attention import arranged
+from pipeline.compress.targets import find_targets
 from pipeline.train.graph import Cut, cut
 from pipeline.train.program import make_program
 from pipeline.train.trace import CannotCutError
@@ -66,6 +67,18 @@ def torchvision_vit() -> nn.Module:
     return torchvision.models.VisionTransformer(**shape, num_layers=2, num_heads=2, num_classes=5)
 
 
+def split_vit() -> nn.Module:
+    return arranged(tiny_vit(), "split")
+
+
+def fused_torchvision_vit() -> nn.Module:
+    return arranged(torchvision_vit())
+
+
+def split_torchvision_vit() -> nn.Module:
+    return arranged(torchvision_vit(), "split")
+
+
 class TwoHeads(nn.Module):
     """A trunk and two heads, whose answers are averaged."""
 
@@ -109,6 +122,21 @@ CUTS = {
     "torchvision's vit, head": (torchvision_vit, 32, ["heads.head"], ["getitem_5"]),
     "torchvision's vit, last block": (torchvision_vit, 32, ["encoder.layers.encoder_layer_1.*"], ["add_1"]),
     "torchvision's vit, everything": (torchvision_vit, 32, ["*"], None),
+    "a split vit, one projection": (
+        split_vit,
+        32,
+        ["blocks.1.attn.qkv.v", "head"],
+        ["blocks_0", "blocks_1_attn_qkv_q", "blocks_1_attn_qkv_k"],
+    ),
+    "a split vit, attention": (split_vit, 32, ["attention"], ["norm_pre"]),
+    "torchvision's vit, attention": (fused_torchvision_vit, 32, ["attention", "head"], ["encoder_dropout"]),
+    "torchvision's vit, what attention gives": (
+        fused_torchvision_vit,
+        32,
+        ["*_1.*.out_proj", "head"],
+        ["encoder_layers_encoder_layer_0", "flatten"],
+    ),
+    "torchvision's vit, split attention": (split_torchvision_vit, 32, ["attention", "head"], ["encoder_dropout"]),
     "two heads": (TwoHeads, 8, ["head", "other"], ["trunk"]),
     "one of two heads": (TwoHeads, 8, ["other"], ["trunk", "head"]),
     "two heads, everything": (TwoHeads, 8, ["*"], None),
