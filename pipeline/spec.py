@@ -138,6 +138,8 @@ class CombinationSpec(Config):
     """Which Linear and Conv2d layers; where several match a layer, the last of them says what becomes of it."""
     qkv: Literal["fused", "split"] = "fused"
     """Whether the query, key and value projections of attention are one layer, or three: ``qkv.q``, ``.k``, ``.v``."""
+    batch_norm: Literal["kept", "reestimated"] = "kept"
+    """Whether batch norms take their statistics again, from training images, once the layers are compressed."""
 
 
 class SamplerSpec(Config):

@@ -1,7 +1,7 @@
 """Second moments of layer inputs, gathered from training data in one pass."""
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -85,6 +85,12 @@ CALIBRATION_IMAGES = 2048
 """Training images that statistics are gathered from; second moments of many positions or few inputs settle sooner."""
 
 
+def calibration(train: Part) -> Iterator[Tensor]:
+    """Batches of some images of the training part, always the same."""
+    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:CALIBRATION_IMAGES]
+    return (images for images, _ in train.batches(32, chosen))
+
+
 class Statistics:
     """The statistics of a task's layers, gathered once, when a method first asks for them.
 
@@ -103,8 +109,5 @@ class Statistics:
         with self._lock:
             missing = [name for name in targets if name not in self._known]
             if missing:
-                generator = torch.Generator().manual_seed(0)
-                chosen = torch.randperm(len(self._train), generator=generator)[:CALIBRATION_IMAGES]
-                batches = (images for images, _ in self._train.batches(32, chosen))
-                self._known |= gather_statistics(self._model, missing, batches)
+                self._known |= gather_statistics(self._model, missing, calibration(self._train))
             return {name: self._known[name] for name in targets}

@@ -13,6 +13,7 @@ import torch
 
 from pipeline.adapt.contract import Adapter, Draw, Init, Start, blank, clipped_rank, packed, trained_numbers
 from pipeline.compress.attention import arranged
+from pipeline.compress.batch_norm import reestimate
 from pipeline.compress.contract import CompressedModel, Compression
 from pipeline.compress.layers import (
     layer_names,
@@ -24,7 +25,7 @@ from pipeline.compress.layers import (
     weight_matrix,
 )
 from pipeline.compress.size import ModelSize, model_macs, model_size
-from pipeline.compress.stats import Statistics, output_positions
+from pipeline.compress.stats import Statistics, calibration, output_positions
 from pipeline.compress.targets import resolve
 from pipeline.environment import peak_memory, versions
 from pipeline.errors import SpecError
@@ -137,7 +138,10 @@ class Objective:
         compression: Compression = self.combination.compression
         stats = self.statistics.of(self.targets) if compression.needs_statistics else {}
         compressed = compression.compress_model(self.model, self.targets, stats, self.task.train)
-        return replace(compressed, model=on_device(compressed.model, self.recipe.device))
+        model = on_device(compressed.model, self.recipe.device)
+        if self.combination.batch_norm == "reestimated":
+            reestimate(model, (images.to(self.recipe.device) for images in calibration(self.task.train)))
+        return replace(compressed, model=model)
 
     @cached_property
     def compressed_size(self) -> ModelSize:

@@ -94,7 +94,7 @@ def recover(objective: Objective, kept: Kept | None, trial: FrozenTrial, check: 
 
 def measure_references(objective: Objective, study: optuna.Study, parts: Sequence[str]) -> None:
     """Measure the uncompressed and the only compressed model on those parts where the stored study lacks it."""
-    for key, model in {"baseline": objective.task.model, "compressed": objective.compressed.model}.items():
+    for key, model in {"baseline": objective.model, "compressed": objective.compressed.model}.items():
         known: dict[str, Any] = study.user_attrs.get(key, {})
         missing = {part: score_model(objective, model, part) for part in parts if part not in known}
         if missing:
