@@ -34,8 +34,8 @@ def layer_names(model: nn.Module) -> list[str]:
     ]
 
 
-def find_targets(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Names of the layers that match any of the glob ``patterns``, in the model's order.
+def find_targets(model: nn.Module, patterns: Sequence[str], option: str = "targets") -> list[str]:
+    """Names of the layers that match any of the glob ``patterns`` of an ``option``, in the model's order.
 
     Raises:
         SpecError: A pattern matches no layer, or only such as cannot be adapted.
@@ -50,7 +50,7 @@ def find_targets(model: nn.Module, patterns: Sequence[str]) -> list[str]:
                 reason = f"matches '{refused[0]}', a {kind}, which cannot be adapted; only Linear and Conv2d layers can"
             else:
                 reason = f"matches no layer{nearest(pattern, names)}"
-            raise SpecError(f"targets: '{pattern}' {reason}; layers: {_shortened(names)}")
+            raise SpecError(f"{option}: '{pattern}' {reason}; layers: {_shortened(names)}")
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
