@@ -1,5 +1,6 @@
 """Spectra over epochs as one moving picture, from plain data."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -9,7 +10,7 @@ from typing import Any
 from plotly.subplots import make_subplots
 
 from pipeline.report.figures.contract import Figure
-from pipeline.report.figures.look import DASHES, INKS, finish, log_axis, whole_steps
+from pipeline.report.figures.look import DASHES, INKS, finish, whole_steps
 from pipeline.spectra.course import Course
 
 PANELS = {"W": "weight W, training", "s B A": "adapter s B A, recovery", "Q + s B A": "adapted weight, recovery"}
@@ -50,29 +51,37 @@ def draw_courses(always: Sequence[Course], choices: Mapping[str, Sequence[Course
         rows=2,
         cols=len(columns),
         column_titles=[PANELS[matrix] for matrix in columns],
-        row_heights=[0.6, 0.4],
+        row_heights=[0.62, 0.38],
         horizontal_spacing=0.07,
-        vertical_spacing=0.14,
+        vertical_spacing=0.13,
     )
     for one in drawn:
         for row, trace in ((1, _spectrum(one)), (2, _ranks(one)), (2, _mark(one))):
             figure.add_scatter(**trace, visible=one.choice in (None, *list(choices)[:1]), row=row, col=one.column)
     for layer, line in lines.items():
         figure.add_scatter(x=[None], y=[None], mode="lines", name=escape(layer), legendgroup=layer, line=line)
-    shown = [share for course in courses for epoch in course.shares for share in epoch if share >= FLOOR]
     epochs = max(len(course.shares) for course in courses)
     for column, matrix in enumerate(columns, start=1):
         widest = max(len(course.shares[0]) for course in courses if course.matrix == matrix)
-        figure.update_xaxes(whole_steps(widest), title="j", range=[0.5, widest + 0.5], row=1, col=column)
-    figure.update_xaxes(whole_steps(epochs - 1), title="Epoch", row=2)
-    figure.update_yaxes(log_axis(shown or [FLOOR, 1.0]), row=1)
+        figure.update_xaxes(whole_steps(widest), title="j", range=[0, widest + 1], row=1, col=column)
+    margin = 0.03 * epochs
+    figure.update_xaxes(whole_steps(epochs - 1), title="Epoch", range=[-margin, epochs - 1 + margin], row=2)
+    figure.update_yaxes(_decades(courses), row=1)
     figure.update_yaxes(title="s<sub>j</sub> / Σ s", row=1, col=1)
     figure.update_yaxes(title="Effective rank", row=2, col=1)
     figure.frames = [_frame(drawn, epoch) for epoch in range(epochs)]
-    finish(figure, "Singular values and effective rank by epoch", height=760)
+    finish(figure, "Singular values and effective rank by epoch", height=840)
     menus = [_play(epochs), *([_menu(drawn, list(choices), len(lines))] if len(choices) > 1 else [])]
     figure.update_layout(sliders=[_slider(epochs)], updatemenus=menus, margin={"t": 110, "b": 190})
     return figure
+
+
+def _decades(courses: Sequence[Course]) -> dict[str, Any]:
+    """A logarithmic axis that stands still: whole decades around all shares of all epochs."""
+    shown = [share for course in courses for epoch in course.shares for share in epoch if share >= FLOOR]
+    low, high = math.floor(math.log10(min(shown, default=FLOOR))), math.ceil(math.log10(max(shown, default=1.0)))
+    # Half a mark beyond the upper end: all of a spectrum of rank one lies there.
+    return {"type": "log", "range": [low, high + 0.1], "dtick": 1, "exponentformat": "power"}
 
 
 def _lines(layers: Mapping[str, None]) -> dict[str, dict[str, Any]]:
@@ -95,7 +104,7 @@ def _spectrum(one: _Drawn) -> dict[str, Any]:
         "x": list(range(1, len(shares) + 1)),
         "y": shares,
         "mode": "lines+markers",
-        "marker": {"size": 4 if len(shares) > 16 else 7},
+        "marker": {"size": 4 if len(shares) > 16 else 6},
         **_common(one, "s<sub>%{x}</sub> / Σ s = %{y:.3g}"),
     }
 

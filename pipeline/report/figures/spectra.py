@@ -14,8 +14,8 @@ from pipeline.spectra.course import Course, read_spectra, trial_key
     place=60,
     title="Spectra",
     says="Singular values of the layers that the study file names, as shares of their sum, largest first, and the "
-    "effective rank exp(-Σ p ln p) of all shares (Roy and Vetterli, 2007). Epoch 0 is the start. The menu chooses whose "
-    "recovery is shown; a training that has ended stays at its last epoch.",
+    "effective rank exp(-Σ p ln p) of all shares (Roy and Vetterli, 2007). Epoch 0 is the start; a training that has "
+    "ended stays at its last epoch. The menu chooses whose recovery is shown.",
 )
 def spectra(results: Sequence[CombinationResult]) -> Figure:
     """Shares of singular values, a frame an epoch, and the effective rank over epochs."""
