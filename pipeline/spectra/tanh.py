@@ -66,7 +66,7 @@ def watch_tanh(seed: int, epochs: int, lr: float = 3e-3) -> tuple[tuple[Course, 
     losses = []
     for _ in range(epochs):
         total = 0.0
-        for chosen in torch.randperm(SAMPLES, generator=order).split(BATCH):
+        for chosen in torch.split(torch.randperm(SAMPLES, generator=order), BATCH):
             loss = nn.functional.mse_loss(model(x[chosen]), y[chosen])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

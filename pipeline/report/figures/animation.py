@@ -13,7 +13,7 @@ from pipeline.report.figures.contract import Figure
 from pipeline.report.figures.look import DASHES, INKS, finish, whole_steps
 from pipeline.spectra.course import Course
 
-PANELS = {"W": "weight W, training", "s B A": "adapter s B A, recovery", "Q + s B A": "adapted weight, recovery"}
+PANELS = {"W": "trained W", "s B A": "adapter s B A", "Q + s B A": "adapted Q + s B A"}
 FLOOR = 1e-6
 """Shares below are off the axis: they are the rounding of zeros."""
 SECONDS = 6.0
@@ -66,8 +66,8 @@ def draw_courses(always: Sequence[Course], choices: Mapping[str, Sequence[Course
         figure.update_xaxes(whole_steps(widest), title="j", range=[0, widest + 1], row=1, col=column)
     margin = 0.03 * epochs
     figure.update_xaxes(whole_steps(epochs - 1), title="Epoch", range=[-margin, epochs - 1 + margin], row=2)
-    figure.update_yaxes(_decades(courses), row=1)
-    figure.update_yaxes(title="s<sub>j</sub> / Σ s", row=1, col=1)
+    figure.update_yaxes(_decades(courses), showticklabels=False, row=1)
+    figure.update_yaxes(title="s<sub>j</sub> / Σ s", showticklabels=True, row=1, col=1)
     figure.update_yaxes(title="Effective rank", row=2, col=1)
     figure.frames = [_frame(drawn, epoch) for epoch in range(epochs)]
     finish(figure, "Singular values and effective rank by epoch", height=840)
