@@ -74,6 +74,13 @@ def test_a_record_that_is_missing_or_damaged_is_named_under_the_title(store, sto
     assert subtitle == "Not recorded: the baseline; int1-lora, rank 2 svd"
 
 
+def test_a_baseline_that_was_loaded_and_not_trained_is_not_missed(store, storage):
+    stored = store(ranks=(2,), inits=("svd",), watched=("fc1",))
+    stored.winner_spectra(2, "svd", stored.trial(2, "svd", 0.9))
+    stored.study.set_user_attr("task", {**stored.study.user_attrs["task"], "baseline": None})
+    assert spectra(read_results(storage, "digits")).layout.title.subtitle.text is None
+
+
 def test_a_record_of_another_trial_is_not_drawn(store, storage):
     stored = store(ranks=(2,), inits=("svd",), watched=("fc1",))
     stored.baseline_spectra()

@@ -32,7 +32,8 @@ def spectra(results: Sequence[CombinationResult]) -> Figure:
     if not baseline and not choices:
         raise NothingToDraw("; ".join(["no spectrum is recorded yet", *said]))
     figure = draw_courses(baseline, choices)
-    missing = [name for name, courses in {"the baseline": baseline, **recorded}.items() if not courses]
+    trained = {"the baseline": baseline} if asked[0].facts["task"].get("baseline") else {}
+    missing = [name for name, courses in {**trained, **recorded}.items() if not courses]
     if missing:
         figure.update_layout(title_subtitle_text=escape(f"Not recorded: {'; '.join(missing)}"))
     return figure
