@@ -8,6 +8,7 @@ from pathlib import Path
 STORAGE = Path("storage")
 BASELINES = STORAGE / "cache" / "baselines"
 FEATURES = STORAGE / "cache" / "features"
+SPECTRA = STORAGE / "spectra"
 LOGS = STORAGE / "logs"
 LOCKS = STORAGE / "locks"
 
@@ -15,6 +16,16 @@ LOCKS = STORAGE / "locks"
 def adapters_folder(study: str, combination: str) -> Path:
     """Where the best adapter of each cell is kept while its study runs."""
     return STORAGE / "artifacts" / study / combination
+
+
+def baseline_spectra(weights: str) -> Path:
+    """The recorded spectra of a baseline, by the sha256 of its weights."""
+    return SPECTRA / f"{weights}.json"
+
+
+def winner_spectra(study: str, combination: str, rank: int, init: str) -> Path:
+    """The recorded spectra of a cell's winner, beside its adapter."""
+    return adapters_folder(study, combination) / f"rank-{rank}.{init}.spectra.json"
 
 
 def exports_folder(study: str, combination: str, rank: int) -> Path:

@@ -212,6 +212,15 @@ class ComputeSpec(Config):
     """Compile what comes after the cut (minutes, once); pays for deep parts on a GPU."""
 
 
+class SpectraSpec(Config):
+    """Which layers' singular values are recorded, after every epoch of the baseline and of each cell's winner."""
+
+    layers: _choices(str)  # type: ignore[valid-type]
+    """Glob patterns over the names of Linear and Conv2d layers."""
+    values: int = Field(64, ge=1)
+    """How many singular values of a matrix are kept at most, the largest; the effective rank counts all."""
+
+
 class StudySpec(Config):
     """One study file."""
 
@@ -224,6 +233,8 @@ class StudySpec(Config):
     combination: Annotated[tuple[CombinationSpec, ...], Field(strict=False), AfterValidator(_some)]
     search: SearchSpec
     compute: ComputeSpec = ComputeSpec()
+    spectra: SpectraSpec | None = None
+    """Spectra to record; winners are trained once more for them, trials are not slowed."""
 
     @model_validator(mode="after")
     def _combinations_have_names_of_their_own(self) -> "StudySpec":
@@ -245,8 +256,8 @@ def fingerprint(table: object) -> str:
 
 
 def pinned(spec: StudySpec, combination: CombinationSpec) -> dict[str, Any]:
-    """What may not change while a stored study grows; budget, seeds of the winners and folders may."""
-    table = spec.model_dump(mode="json", exclude={"combination", "seeds", "name"})
+    """What may not change while a stored study grows; budget, seeds of the winners, spectra and folders may."""
+    table = spec.model_dump(mode="json", exclude={"combination", "seeds", "name", "spectra"})
     table["combination"] = combination.model_dump(mode="json")
     del table["search"]["trials"]
     for where_from in ("root", "download"):

@@ -54,6 +54,9 @@ pruner = {{ method = "halving", first = 1, factor = 3 }}
 
 # [compute]                # outputs of frozen layers on disk: float32, float16, bfloat16 or off
 # cache = "float32"
+
+# [spectra]                # singular values to record over epochs, of the baseline and of each cell's winner
+# layers = ["fc"]
 """
 
 

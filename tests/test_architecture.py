@@ -15,6 +15,7 @@ FLOW = [
     {"task"},
     {"compress"},
     {"adapt"},
+    {"spectra"},
     {"train"},
     {"search"},
     {"export", "report"},

@@ -106,6 +106,8 @@ WRONG = {
     "val 1": ({"task__split__val": 1.0}, "task.split.val = 1.0: must be less than 1"),
     "combination twice": ({"combination__1__name": "one"}, "each choice once; repeated: one"),
     "version of the future": ({"version": 2}, "version = 2: must be 1"),
+    "no layers of spectra": ({"spectra": {"layers": []}}, "spectra.layers = []: must hold at least one"),
+    "no spectral value": ({"spectra": {"layers": ["*"], "values": 0}}, "spectra.values = 0: must be greater than or"),
     "seed negative": ({"seed": -1}, "seed = -1: must be greater than or equal to 0"),
     "block of a compression": (
         {"combination__1__compression": {"method": "sparse", "block": "4x"}},
@@ -198,6 +200,7 @@ FREE = {
     "name": "other",
     "seeds": 3,
     "search__trials": 50,
+    "spectra": {"layers": ["fc1"]},
     "task__data__root": "/elsewhere",
     "task__data__download": True,
 }

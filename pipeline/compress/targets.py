@@ -20,8 +20,8 @@ FEED_FORWARD = re.compile(r"(.*_)?(mlp|ffn?|feed_?forward)\d*(_.*)?", re.IGNOREC
 """Names of modules that hold a feed-forward network."""
 
 
-def resolve(model: nn.Module, entries: Sequence[TargetSpec | str]) -> dict[str, int | None]:
-    """The layers that ``entries`` choose, in the model's order, each with its own rank, or none for the cell's.
+def resolve(model: nn.Module, entries: Sequence[TargetSpec | str], option: str = "targets") -> dict[str, int | None]:
+    """The layers that the ``entries`` of an option choose, in the model's order, each with its rank, or none for the cell's.
 
     An entry is a group or a glob over names of layers; a group goes before a layer of the same name. Where several
     entries match a layer the last one holds: the general first, the exceptions after it. The groups:
@@ -43,22 +43,22 @@ def resolve(model: nn.Module, entries: Sequence[TargetSpec | str]) -> dict[str, 
     unmatched = [f"'{rule.match}' {_why_not(model, names, rule.match)}" for rule, found in matched if not found]
     if unmatched:
         raise SpecError(
-            f"targets: {'; '.join(unmatched)}; layers: {_shortened(names)}; groups: {', '.join(sorted(GROUPS))}"
+            f"{option}: {'; '.join(unmatched)}; layers: {_shortened(names)}; groups: {', '.join(sorted(GROUPS))}"
         )
     chosen = {name: rule for rule, found in matched for name in found}
     for rule in rules:
         if (rule.dense or rule.rank) and all(rule is not holds for holds in chosen.values()):
-            raise SpecError(f"targets: later entries override '{rule.match}' everywhere; put it after them")
+            raise SpecError(f"{option}: later entries override '{rule.match}' everywhere; put it after them")
     targets = [name for name in names if name in chosen and not chosen[name].dense]
     if not targets:
-        raise SpecError('targets: all that match are dense, and nothing is left to train; begin with "*"')
+        raise SpecError(f'{option}: all that match are dense, and nothing is left to train; begin with "*"')
     ranks = {name: chosen[name].rank for name in targets}
     return {name: rank and min(rank, *matrix_shape(model.get_submodule(name))) for name, rank in ranks.items()}
 
 
-def find_targets(model: nn.Module, entries: Sequence[TargetSpec | str]) -> list[str]:
+def find_targets(model: nn.Module, entries: Sequence[TargetSpec | str], option: str = "targets") -> list[str]:
     """Names of the layers that ``resolve`` finds."""
-    return list(resolve(model, entries))
+    return list(resolve(model, entries, option))
 
 
 def _matches(model: nn.Module, names: Sequence[str], match: str) -> list[str]:

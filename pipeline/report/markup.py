@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --quiet: #5c5c5c; --line: #d5d5d5; --ground: #fff; --best: #eef5ea; }
@@ -40,6 +41,19 @@ def heading(text: str) -> str:
 
 def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
+
+
+def figure(drawn: Any, name: str, *, include_plotly: bool) -> str:
+    """A plotly figure; the first of a page brings the library along."""
+    html = drawn.to_html(
+        full_html=False,
+        include_plotlyjs=include_plotly,
+        div_id=name,
+        auto_play=False,
+        # Without showSendToCloud the picture has a button that uploads its data.
+        config={"displaylogo": False, "responsive": True, "showSendToCloud": False},
+    )
+    return f"<figure>{html}</figure>"
 
 
 def table(columns: Mapping[str, str], rows: Sequence[Sequence[str]], best: Sequence[bool] = ()) -> str:

@@ -5,8 +5,8 @@ from html import escape
 from pathlib import Path
 
 from pipeline.paths import write_whole
-from pipeline.report.figures.contract import NothingToDraw, Picture, pictures
-from pipeline.report.markup import heading, page, paragraph
+from pipeline.report.figures.contract import NotAskedFor, NothingToDraw, pictures
+from pipeline.report.markup import figure, heading, page, paragraph
 from pipeline.report.rows import EpochRow, EvaluationRow, TrialRow
 from pipeline.report.sections import (
     evaluation_section,
@@ -72,21 +72,12 @@ def _progress(results: Sequence[CombinationResult]) -> str:
 def _picture_section(results: Sequence[CombinationResult]) -> list[str]:
     parts, drawn = [], 0
     for picture in pictures():
-        parts += [heading(picture.title), paragraph(picture.says)]
         try:
-            parts.append(_draw(picture, results, include_plotly=drawn == 0))
+            shown = figure(picture.draw(results), picture.name, include_plotly=drawn == 0)
             drawn += 1
+        except NotAskedFor:
+            continue
         except NothingToDraw as reason:
-            parts.append(paragraph(f"No picture: {reason}."))
+            shown = paragraph(f"No picture: {reason}.")
+        parts += [heading(picture.title), paragraph(picture.says), shown]
     return parts
-
-
-def _draw(picture: Picture, results: Sequence[CombinationResult], *, include_plotly: bool) -> str:
-    figure = picture.draw(results).to_html(
-        full_html=False,
-        include_plotlyjs=include_plotly,
-        div_id=picture.name,
-        # Without showSendToCloud the picture has a button that uploads its data.
-        config={"displaylogo": False, "responsive": True, "showSendToCloud": False},
-    )
-    return f"<figure>{figure}</figure>"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.paths import adapters_folder, write_whole
 from pipeline.search.space import Cell
+from pipeline.spectra.course import trial_key
 from pipeline.task.hashes import hash_tensors
 
 
@@ -29,13 +30,10 @@ class Kept:
     def path(self, cell: Cell) -> Path:
         return self.folder / f"rank-{cell.rank}.{cell.init}.safetensors"
 
-    def _key(self, number: int) -> str:
-        return f"{self.identity}/{number}"
-
     def save(self, cell: Cell, number: int, parameters: Mapping[str, Tensor]) -> None:
         """Keep the parameters of trial ``number``, in the place of the one that was best before."""
         tensors = {name: tensor.contiguous() for name, tensor in parameters.items()}
-        metadata = {"trial": self._key(number), "sha256": _hash(tensors)}
+        metadata = {"trial": trial_key(self.identity, number), "sha256": _hash(tensors)}
         write_whole(self.path(cell), lambda path: save_file(tensors, path, metadata=metadata))
 
     def load(self, cell: Cell, number: int) -> dict[str, Tensor] | None:
@@ -43,7 +41,7 @@ class Kept:
         try:
             with safe_open(self.path(cell), framework="pt") as file:
                 noted = file.metadata() or {}
-                if noted.get("trial") != self._key(number):
+                if noted.get("trial") != trial_key(self.identity, number):
                     return None
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
                 return tensors if noted.get("sha256") == _hash(tensors) else None

@@ -13,6 +13,7 @@ from pipeline.search.objective import Objective
 from pipeline.search.pruners import expected_epochs
 from pipeline.search.run import make_objectives, said_of
 from pipeline.search.space import cells
+from pipeline.search.spectra import watched_layers
 from pipeline.spec import StudySpec
 from pipeline.task import Task, prepare
 
@@ -28,7 +29,9 @@ TARGETS_FIT = "targets and ranks fit"
 def targets_fit(spec: StudySpec) -> tuple[str, bool, str]:
     """A tick of ``check``: whether every combination's targets are there, and can take the ranks."""
     try:
-        objectives = make_objectives(spec, prepare(spec.task, train_baseline=False), "cpu")
+        task = prepare(spec.task, train_baseline=False)
+        watched_layers(spec, task.model)
+        objectives = make_objectives(spec, task, "cpu")
     except SpecError as error:
         return TARGETS_FIT, False, str(error)
     said = ", ".join(f"{name}: {len(objective.targets)} layers" for name, objective in objectives.items())

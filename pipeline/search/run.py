@@ -16,9 +16,11 @@ from pipeline.search.lock import exclusive
 from pipeline.search.objective import Objective, make_features
 from pipeline.search.select import measure_references, test_winners
 from pipeline.search.space import cells, fitted
+from pipeline.search.spectra import keep_baseline_spectra, record_winners, watch_weights, watched_layers
 from pipeline.search.storage import alone, create_or_resume, study_name
 from pipeline.search.study import Coordinator, Progress
 from pipeline.spec import StudySpec, pinned
+from pipeline.spectra.snapshot import Snapshot
 from pipeline.task import Task, prepare
 from pipeline.train.cache import FeatureCache
 from pipeline.train.guard import Guard
@@ -56,9 +58,13 @@ def run_study(
         task = prepare(spec.task, device=device, train_baseline=False)
         features = make_features(spec.compute, device, limit=cache_limit, say=say, check=guard.check)
         objectives = make_objectives(spec, task, device, features)
-        if not task.trained:  # only now, for targets and ranks are known to fit
-            task = prepare(spec.task, device=device, say=say, check=guard.check)
+        watched_layers(spec, task.model)
+        snapshots: list[Snapshot] = []
+        if not task.trained:  # only now, for targets, ranks and watched layers are known to fit
+            watch = watch_weights(spec, snapshots)
+            task = prepare(spec.task, device=device, say=say, check=guard.check, watch=watch)
             objectives = make_objectives(spec, task, device, features)
+        keep_baseline_spectra(spec, task, snapshots, say)
         searched, failed = {}, {}
         for name, objective in objectives.items():
             try:
@@ -69,6 +75,7 @@ def run_study(
         for name, (study, kept) in searched.items():
             say(f"{name}: testing the winners")
             test_winners(objectives[name], study, kept, spec.seeds, guard.check)
+            record_winners(spec, objectives[name], study, guard.check, say)
             objectives[name].release()
         if failed:
             said = "; ".join(f"'{name}': {error}" for name, error in failed.items())
@@ -169,4 +176,5 @@ def study_facts(spec: StudySpec, objective: Objective) -> dict[str, object]:
         "dense_bytes": objective.compressed_size.dense_bytes,
         "compressed_bytes": objective.compressed_size.bytes,
         "dense_macs": objective.facts(search.ranks[0]).dense_macs,
+        "spectra": watched_layers(spec, objective.model),
     }

@@ -68,11 +68,20 @@ class Recovered:
     retrained: bool
 
 
-def train_again(objective: Objective, values: Values, check: Callable[[], None], order_seed: int | None = None) -> Lane:
-    """Train one set of values to the end, alone."""
+def train_again(
+    objective: Objective,
+    values: Values,
+    check: Callable[[], None],
+    order_seed: int | None = None,
+    watch: Callable[[Lane], None] = lambda lane: None,
+) -> Lane:
+    """Train one set of values to the end, alone; ``watch`` is called before the first epoch and after each."""
     lane = objective.lane(values, order_seed=order_seed)
+    watch(lane)
     while len(lane.curve) < objective.recipe.epochs and lane.failure is None:
         objective.train_epoch([lane], check)
+        if lane.failure is None:
+            watch(lane)
     return lane
 
 

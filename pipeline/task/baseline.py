@@ -63,12 +63,14 @@ def train_baseline(
     device: torch.device,
     say: Callable[[str], None],
     check: Callable[[], None],
+    watch: Callable[[nn.Module], None],
 ) -> None:
     """Train ``model`` in place on ``part``; the weights after the last epoch stay.
 
     An ordinary loop in train mode, with dropout on and batch norm learning its statistics. It draws from generators
     of its own, so that it neither depends on the global ones nor moves them. ``check`` is called before every batch,
-    and what it raises ends the training.
+    and what it raises ends the training; ``watch`` before the first epoch and after each, and must leave the model as
+    it is.
 
     Raises:
         SpecError: The loss becomes infinite or NaN; with its epoch.
@@ -79,6 +81,7 @@ def train_baseline(
     # All GPUs, because torch.manual_seed seeds all of them.
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
+        watch(model)
         for epoch in range(1, spec.epochs + 1):
             loss = _train_epoch(model, part, spec.batch_size, order, optimizer, device, check)
             if not loss < float("inf"):
@@ -87,6 +90,7 @@ def train_baseline(
                     f"another optimizer"
                 )
             say(f"baseline: epoch {epoch}/{spec.epochs}, loss {loss:.4f}")
+            watch(model)
     model.to("cpu").eval()
 
 

@@ -27,6 +27,7 @@ def prepare(
     train_baseline: bool = True,
     say: Callable[[str], None] = lambda line: None,
     check: Callable[[], None] = lambda: None,
+    watch: Callable[[nn.Module], None] = lambda model: None,
 ) -> Task:
     """Open the data, split it, load the model, and train its baseline where the study file asks for one.
 
@@ -37,6 +38,7 @@ def prepare(
             ``hashes`` has no ``weights``.
         say: Told what takes time, and what was found damaged.
         check: Called before every batch of a baseline; what it raises ends the training.
+        watch: Called with the model before a baseline's first epoch and after each.
 
     Raises:
         SpecError: The model does not fit the data, or has neither weights nor a baseline to train.
@@ -77,7 +79,7 @@ def prepare(
         description["trained"] = load_baseline(model, key, say)
         if train_baseline and not description["trained"]:
             say(f"baseline: training {spec.baseline.epochs} epochs on {len(parts['train'])} images")
-            train(model, parts["train"], spec.baseline, spec.split.seed, torch.device(device), say, check)
+            train(model, parts["train"], spec.baseline, spec.split.seed, torch.device(device), say, check, watch)
             keep_baseline(model, key)
             description["trained"] = True
     return Task(

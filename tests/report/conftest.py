@@ -1,5 +1,5 @@
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,12 @@ def _opened(folder: Path) -> Iterator[RDBStorage]:
     storage.engine.dispose()
 
 
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything below storage/ lies in a folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def storage(tmp_path: Path) -> Iterator[RDBStorage]:
     with _opened(tmp_path) as storage:
@@ -33,19 +39,43 @@ def store(storage: RDBStorage) -> Callable[..., Stored]:
     return make
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[CombinationResult]]:
-    """Two combinations, searched and tested."""
-    with _opened(tmp_path_factory.mktemp("finished")) as storage:
-        finish_study(Stored(storage))
-        finish_study(Stored(storage, combination="sparse-lora", base_bytes=120_000), lift=0.003)
-        yield read_results(storage, "digits")
+Finished = tuple[list[CombinationResult], Path]
+"""A study, and the folder that it was run in."""
 
 
 @pytest.fixture(scope="session")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[CombinationResult]]:
-    """Two combinations whose names are HTML."""
-    with _opened(tmp_path_factory.mktemp("hostile")) as storage:
-        for name in ("<script>alert(1)</script>", "<b>bold</b>"):
-            finish_study(Stored(storage, combination=name, ranks=(2,), inits=("<img src=x>", "svd")))
-        yield read_results(storage, "digits")
+def _finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+    folder = tmp_path_factory.mktemp("finished")
+    watched = ("fc1", "fc2")
+    with _opened(folder) as storage:
+        with chdir(folder):
+            finish_study(Stored(storage, watched=watched))
+            finish_study(Stored(storage, combination="sparse-lora", base_bytes=120_000, watched=watched), lift=0.003)
+        yield read_results(storage, "digits"), folder
+
+
+@pytest.fixture
+def finished(_finished: Finished, monkeypatch: pytest.MonkeyPatch) -> list[CombinationResult]:
+    """Two combinations, searched and tested, with spectra of two layers."""
+    results, folder = _finished
+    monkeypatch.chdir(folder)
+    return results
+
+
+@pytest.fixture(scope="session")
+def _hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+    folder = tmp_path_factory.mktemp("hostile")
+    study: dict[str, Any] = {"ranks": (2,), "inits": ("<img src=x>", "svd"), "watched": ("<b>fc</b>",)}
+    with _opened(folder) as storage:
+        with chdir(folder):
+            for name in ("<script>alert(1)</script>", "<b>bold</b>"):
+                finish_study(Stored(storage, combination=name, **study))
+        yield read_results(storage, "digits"), folder
+
+
+@pytest.fixture
+def hostile(_hostile: Finished, monkeypatch: pytest.MonkeyPatch) -> list[CombinationResult]:
+    """Two combinations and a layer whose names are HTML."""
+    results, folder = _hostile
+    monkeypatch.chdir(folder)
+    return results

@@ -11,13 +11,16 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
+from pipeline.paths import baseline_spectra, winner_spectra
 from pipeline.search.history import Ask
 from pipeline.search.ledger import Ledger
 from pipeline.search.space import Cell, Values
 from pipeline.search.storage import create_or_resume, study_name
+from pipeline.spectra.course import Course, Matrix, Spectra, trial_key, write_spectra
 
 EPOCHS = 6
 IMAGES = {"val": 5400, "test": 10000}
+WEIGHTS = "3" * 64
 DENSE_BYTES, BASE_BYTES = 940_584, 58_624
 
 
@@ -32,6 +35,7 @@ class Stored:
     budget: int = 4
     base_bytes: int = BASE_BYTES
     optimizers: tuple[str, ...] = ("adam", "sgd")
+    watched: tuple[str, ...] = ()
     asked: int = 0
     study: optuna.Study = field(init=False)
 
@@ -42,7 +46,7 @@ class Stored:
             self.storage,
             study_name("digits", self.combination),
             {"version": 1, "seed": 0, "search": search, "combination": {"name": self.combination, **methods}},
-            {"data": "d" * 64, "split": "5" * 64, "weights": "3" * 64},
+            {"data": "d" * 64, "split": "5" * 64, "weights": WEIGHTS},
             self._facts(),
         )
         space = {
@@ -70,6 +74,7 @@ class Stored:
                 "trained": True,
             },
             "targets": 3,
+            "spectra": list(self.watched),
             "dense_bytes": DENSE_BYTES,
             "compressed_bytes": self.base_bytes,
             "dense_macs": 234_752,
@@ -129,6 +134,19 @@ class Stored:
         asked = datetime.now() - timedelta(seconds=60)
         self._ledger.progress(Ask(Cell(rank, init), self.asked, "sampler", values, asked), [0.5, 0.6])
 
+    def baseline_spectra(self) -> None:
+        """Write the spectra of a baseline's training, ten epochs long."""
+        own = tuple(course("W", layer, 10) for layer in self.watched)
+        write_spectra(baseline_spectra(WEIGHTS), Spectra(of=WEIGHTS, values=64, courses=own))
+
+    def winner_spectra(self, rank: int, init: str, number: int) -> None:
+        """Write the spectra of a winner's training, which begins with B = 0."""
+        key = trial_key(self.study.user_attrs["id"], number)
+        products = [_zero_start(course("s B A", layer, EPOCHS, values=rank)) for layer in self.watched]
+        own = [*products, *(course("Q + s B A", layer, EPOCHS) for layer in self.watched)]
+        path = winner_spectra("digits", self.combination, rank, init)
+        write_spectra(path, Spectra(of=key, values=64, courses=tuple(own)))
+
     def test(self, rank: int, init: str, number: int, *accuracies: float) -> None:
         """Write the test accuracies of a winner, one a seed."""
         value = self.study.trials[number].value
@@ -137,8 +155,21 @@ class Stored:
         self.study.set_user_attr(Cell(rank, init).winner_key, {"trial": number, "seeds": seeds})
 
 
+def course(matrix: Matrix, layer: str, epochs: int, values: int = 20) -> Course:
+    """A made-up course: a spectrum that falls the steeper the longer it is trained."""
+    spectra = [[math.exp(-0.05 * (1 + epoch) * j) for j in range(values)] for epoch in range(epochs + 1)]
+    shares = tuple(tuple(value / sum(own) for value in own) for own in spectra)
+    ranks = tuple(math.exp(-sum(p * math.log(p) for p in own)) for own in shares)
+    return Course(matrix=matrix, layer=layer, shares=shares, effective_rank=ranks)
+
+
+def _zero_start(course: Course) -> Course:
+    shares = ((0.0,) * len(course.shares[0]), *course.shares[1:])
+    return course.model_copy(update={"shares": shares, "effective_rank": (0.0, *course.effective_rank[1:])})
+
+
 def finish_study(stored: Stored, lift: float = 0.0) -> None:
-    """Fill every cell, a failed trial among the first's, and test the winners under two seeds."""
+    """Fill every cell, a failed trial among the first's, and test the winners under two seeds, record their spectra."""
     stored.references("val", 0.981, 0.42 + lift)
     for place, init in enumerate(stored.inits):
         for rank in stored.ranks:
@@ -146,5 +177,8 @@ def finish_study(stored: Stored, lift: float = 0.0) -> None:
             numbers = [stored.trial(rank, init, top - 0.004 * step) for step in (2, 0, 1)]
             stored.trial(rank, init, top - 0.2, TrialState.PRUNED)
             stored.test(rank, init, numbers[1], top - 0.001, top - 0.003)
+            if stored.watched:
+                stored.baseline_spectra()
+                stored.winner_spectra(rank, init, numbers[1])
     stored.trial(stored.ranks[0], stored.inits[0], 0.1, TrialState.FAIL, reason="loss is not finite <epoch 1>")
     stored.references("test", 0.98, 0.41 + lift)

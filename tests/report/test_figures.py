@@ -32,16 +32,16 @@ def test_every_picture_draws_a_finished_study(one, finished):
 
 @ALL
 def test_every_picture_says_why_there_is_none_of_a_study_that_has_just_begun(one, store, storage):
-    store().trial(2, "svd", 0.1, TrialState.FAIL, reason="not finite")
-    with pytest.raises(NothingToDraw, match=r"no trial has completed|two complete trials, there are none"):
+    store(watched=("fc1",)).trial(2, "svd", 0.1, TrialState.FAIL, reason="not finite")
+    with pytest.raises(NothingToDraw, match=r"no trial has completed|two complete trials, there are none|no spectrum"):
         one.draw(read_results(storage, "digits"))
 
 
 @ALL
 def test_every_picture_but_the_importances_draws_a_single_trial(one, store, storage):
-    stored = store(ranks=(2,), inits=("svd",))
+    stored = store(ranks=(2,), inits=("svd",), watched=("fc1",))
     stored.references("val", 0.98, 0.4)
-    stored.trial(2, "svd", 0.9)
+    stored.winner_spectra(2, "svd", stored.trial(2, "svd", 0.9))
     results = read_results(storage, "digits")
     if one.name == "importances":
         with pytest.raises(NothingToDraw, match="need two complete trials, there is one"):

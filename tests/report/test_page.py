@@ -45,7 +45,7 @@ def test_the_page_needs_no_network_and_holds_plotly_once(finished):
     links = [attrs[key] for _, attrs in page.tags for key in ("src", "href") if key in attrs]
     assert links == ["evaluation.csv", "trials.csv", "epochs.csv"]
     assert text.count("plotly.js v") == 1
-    assert text.count('"showSendToCloud": false') == sum(tag == "figure" for tag, _ in page.tags) == 5
+    assert text.count('"showSendToCloud": false') == sum(tag == "figure" for tag, _ in page.tags) == 6
 
 
 def test_the_same_study_gives_the_same_page(finished):
@@ -79,6 +79,7 @@ def test_a_study_that_runs_has_a_page(store, storage):
     page = Tags(render(read_results(storage, "digits")))
     assert any("Not every winner is tested yet." in line for line in page.text)
     assert sum(tag == "figure" for tag, _ in page.tags) == 4
+    assert "Spectra" not in page.text, "a picture that was not asked for is left out"
     assert "No picture: int1-lora: importances need two complete trials, there is one; later: " in " ".join(page.text)
 
 

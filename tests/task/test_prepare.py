@@ -73,6 +73,19 @@ def test_a_baseline_is_trained_once_and_kept(tmp_path):
     assert len(kept()) == 1
 
 
+def test_a_baseline_is_watched_from_its_start_through_every_epoch_and_is_the_same(tmp_path):
+    first = prepare(spec(tmp_path))
+    kept()[0].unlink()
+    seen = []
+    watched = prepare(spec(tmp_path), watch=lambda model: seen.append(model.fc1.weight.detach().clone()))
+    assert watched.hashes == first.hashes
+    assert len(seen) == 3
+    assert not torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[2], watched.model.fc1.weight)
+    prepare(spec(tmp_path), watch=seen.append)
+    assert len(seen) == 3, "a kept baseline is not trained"
+
+
 def test_a_baseline_is_the_same_whatever_the_global_generator_holds_and_leaves_it_alone(tmp_path):
     torch.manual_seed(1)
     first = prepare(spec(tmp_path))

@@ -18,6 +18,10 @@ class NothingToDraw(Exception):  # noqa: N818 - a study that has just begun is n
     """There is no picture yet; the text says why."""
 
 
+class NotAskedFor(NothingToDraw):
+    """The study file asks for nothing of the kind; the page leaves the picture out."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """One picture of the page.
@@ -27,7 +31,7 @@ class Picture:
         place: Pictures stand on the page in this order.
         title: Its heading.
         says: How to read it, in a sentence or two.
-        draw: Draws it, or raises ``NothingToDraw``.
+        draw: Draws it, or raises ``NothingToDraw`` or ``NotAskedFor``.
     """
 
     name: str

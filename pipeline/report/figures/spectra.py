@@ -1,0 +1,53 @@
+"""How singular values went on over the training of the baseline and of the winners."""
+
+from collections.abc import Sequence
+from html import escape
+
+from pipeline.paths import baseline_spectra, winner_spectra
+from pipeline.report.figures.animation import draw_courses
+from pipeline.report.figures.contract import Figure, NotAskedFor, NothingToDraw, picture
+from pipeline.search.results import CellResult, CombinationResult
+from pipeline.spectra.course import Course, read_spectra, trial_key
+
+
+@picture(
+    place=60,
+    title="Spectra",
+    says="Singular values of the layers that the study file names, as shares of their sum, largest first, and the "
+    "effective rank exp(-Σ p ln p) of all shares (Roy and Vetterli, 2007). Epoch 0 is the start; a training that has "
+    "ended stays at its last epoch. The menu chooses whose recovery is shown.",
+)
+def spectra(results: Sequence[CombinationResult]) -> Figure:
+    """Shares of singular values, a frame an epoch, and the effective rank over epochs."""
+    asked = [result for result in results if result.facts.get("spectra")]
+    if not asked:
+        raise NotAskedFor("the study file names no layers under [spectra]")
+    said: list[str] = []
+    baseline = _baseline(asked[0], said)
+    cells = [(result, cell) for result in asked for cell in result.cells if cell.best]
+    # The best winner is what the menu shows first.
+    cells.sort(key=lambda pair: -(pair[1].best.value or 0.0) if pair[1].best else 0.0)
+    recorded = {f"{result.name}, {cell.cell}": _winner(result, cell, said) for result, cell in cells}
+    choices = {name: courses for name, courses in recorded.items() if courses}
+    if not baseline and not choices:
+        raise NothingToDraw("; ".join(["no spectrum is recorded yet", *said]))
+    figure = draw_courses(baseline, choices)
+    trained = {"the baseline": baseline} if asked[0].facts["task"].get("baseline") else {}
+    missing = [name for name, courses in {**trained, **recorded}.items() if not courses]
+    if missing:
+        figure.update_layout(title_subtitle_text=escape(f"Not recorded: {'; '.join(missing)}"))
+    return figure
+
+
+def _baseline(result: CombinationResult, said: list[str]) -> tuple[Course, ...]:
+    weights = result.facts["hashes"].get("weights")
+    found = read_spectra(baseline_spectra(weights), weights, said.append) if weights else None
+    return found.courses if found else ()
+
+
+def _winner(result: CombinationResult, cell: CellResult, said: list[str]) -> tuple[Course, ...]:
+    if cell.best is None:
+        return ()
+    path = winner_spectra(result.facts["study"], result.name, cell.cell.rank, cell.cell.init)
+    found = read_spectra(path, trial_key(result.facts["id"], cell.best.number), said.append)
+    return found.courses if found else ()
