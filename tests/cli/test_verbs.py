@@ -108,7 +108,7 @@ def test_check_ticks_what_is_sound_and_names_an_image_that_is_not():
 @pytest.mark.parametrize("verb", ["check", "plan", "run"])
 def test_a_study_file_that_is_not_valid_is_refused_with_all_its_errors(verb):
     path = write_study()
-    text = path.read_text().replace("ranks = [1, 2]", "ranks = [0]").replace('"int1"', '"intl"')
+    text = path.read_text().replace("ranks = [1, 2]", "ranks = [0]").replace('"int1"', '"imt1"')
     path.write_text(text.replace("epochs = 1\n", "epochs = 1\nepocs = 3\n"))
     before = files()
     result = invoke(verb, "tiny")
