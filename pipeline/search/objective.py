@@ -32,7 +32,8 @@ from pipeline.train.cache import FeatureCache
 from pipeline.train.cohort import Lane, train_epoch
 from pipeline.train.program import Program, make_program
 from pipeline.train.recipe import Recipe
-from pipeline.train.rows import ComputedRows, Rows, image_rows
+from pipeline.train.rows import ComputedRows, Rows, beside, image_rows
+from pipeline.train.teacher import Teacher, teacher_logits
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,16 @@ class Objective:
         self.task, self.combination, self.search, self.seed = task, combination, search, seed
         self.adapter: Adapter = combination.adapter
         self.inits: dict[str, Init] = {init.name: init for init in search.inits}
-        self.recipe = Recipe(search.epochs, search.schedule, search.warmup, device, compute or ComputeSpec())
+        self.recipe = Recipe(
+            search.epochs, search.schedule, search.warmup, device, compute or ComputeSpec(), search.loss
+        )
         self.features = features or make_features(self.recipe.compute, device)
         self.targets = find_targets(task.model, combination.targets)
         self.statistics = statistics or Statistics(task.model, task.train)
         self._facts: dict[int, Facts] = {}
         self._starts: dict[str, dict[str, Start]] = {}
         self._rows: dict[str, Rows] = {}
+        self._taught: dict[str, torch.Tensor] = {}
         self._lock = threading.RLock()
         shapes = {name: matrix_shape(task.model.get_submodule(name)) for name in self.targets}
         highest = max(min(shape) for shape in shapes.values())
@@ -234,14 +238,31 @@ class Objective:
                 self._rows[name] = self.program.rows(self.source(name), self.recipe.device)
             return self._rows[name]
 
+    @cached_property
+    def teacher(self) -> Teacher | None:
+        """The uncompressed model, where the loss learns from it."""
+        return Teacher(on_device(self.task.model, self.recipe.device)) if self.recipe.loss.needs_teacher else None
+
+    def lessons(self, name: str) -> Rows:
+        """``rows``, and as their last tensor the teacher's logits, where there is one."""
+        if self.teacher is None:
+            return self.rows(name)
+        with self._lock:
+            if name not in self._taught:
+                part, device = getattr(self.task, name), self.recipe.device
+                cache = None if self.recipe.compute.cache == "off" else self.features
+                self._taught[name] = teacher_logits(self.teacher, part, device, cache, self.feature_facts(name))
+            return beside(self.rows(name), self._taught[name])
+
     def release(self) -> None:
         """Let go of what is held of each part; it is had again from the cache when it is asked for."""
         with self._lock:
             self._rows.clear()
+            self._taught.clear()
 
     def train_epoch(self, lanes: list[Lane], check: Callable[[], None] = lambda: None) -> None:
         """Train lanes of one pace for one epoch."""
-        train_epoch(lanes, self.program, self.rows("train"), self.rows("val"), self.recipe, check)
+        train_epoch(lanes, self.program, self.lessons("train"), self.lessons("val"), self.recipe, check)
 
     def attributes(self, lane: Lane, values: Values) -> dict[str, Any]:
         """What is kept beside a trial's values: plain Python, small, and the same for every trial."""

@@ -96,7 +96,7 @@ def _search(
     measure_references(objective, study, ["val"])
     say(f"{name}: {len(objective.targets)} layers compressed; {said_of(objective.program)}")
     for part in ("train", "val"):  # before anything is asked, and with all threads: a cache may have to be built
-        objective.rows(part)
+        objective.lessons(part)
     size = _pass(objective, study, cohort, guard, say)
     Coordinator(objective, study, kept, guard, size, lambda progress: show(name, progress)).run()
     objective.release()
