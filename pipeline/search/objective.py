@@ -93,9 +93,8 @@ class Objective:
         self.task, self.combination, self.search, self.seed = task, combination, search, seed
         self.adapter: Adapter = combination.adapter
         self.inits: dict[str, Init] = {init.name: init for init in search.inits}
-        self.recipe = Recipe(
-            search.epochs, search.schedule, search.warmup, device, compute or ComputeSpec(), search.loss
-        )
+        compute = compute or ComputeSpec()
+        self.recipe = Recipe(search.epochs, search.schedule, search.warmup, device, compute, search.loss)
         self.features = features or make_features(self.recipe.compute, device)
         self.targets = find_targets(task.model, combination.targets)
         self.statistics = statistics or Statistics(task.model, task.train)

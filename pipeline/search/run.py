@@ -52,7 +52,7 @@ def run_study(
     """
     keep_freed_memory()
     with exclusive(paths.LOCKS / f"{spec.name}.lock", f"study '{spec.name}'"), alone(storage, spec.name):
-        task = prepare(spec.task, device=device, train_baseline=False)
+        task = prepare(spec.task, device=device, train_baseline=False, say=say, check=guard.check)
         features = make_features(spec.compute, device, limit=cache_limit, say=say, check=guard.check)
         objectives = make_objectives(spec, task, device, features)
         if not task.trained:  # only now, for targets and ranks are known to fit

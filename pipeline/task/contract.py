@@ -52,7 +52,10 @@ def check_parts(train: Part, val: Part, test: Part, classes: int) -> None:
     counts = torch.bincount(train.labels, minlength=classes)
     present, absent = counts.nonzero().flatten().tolist(), (counts == 0).nonzero().flatten().tolist()
     if len(present) == 1:
-        raise IntegrityError(f"every training image is of class {present[0]}; there is nothing to tell apart")
+        raise IntegrityError(
+            f"every training image is of class {present[0]}; there is nothing to tell apart: give two classes or more, "
+            f'or metric = "agreement", which uses no labels'
+        )
     if absent:
         named = ", ".join(map(str, absent[:10])) + (", ..." if len(absent) > 10 else "")
         raise IntegrityError(
