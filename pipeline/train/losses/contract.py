@@ -51,4 +51,5 @@ def divergence(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     student, wanted = (logits.mT, teacher.mT) if axis == 1 else (logits, teacher)
     log_q = F.log_softmax(student / temperature, axis)
     log_p = F.log_softmax(wanted / temperature, axis - 1)
-    return (log_p.exp() * (log_p - log_q)).sum(axis).mean(1)
+    # One product in the place of a multiplication and a sum: at 1,000 classes that saves two passes over all lanes.
+    return (log_p - log_q).flatten(1) @ log_p.exp().flatten() / logits.shape[1]
