@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 STORAGE = Path("storage")
+ANSWERS = STORAGE / "cache" / "answers"
 BASELINES = STORAGE / "cache" / "baselines"
 FEATURES = STORAGE / "cache" / "features"
 SPECTRA = STORAGE / "spectra"

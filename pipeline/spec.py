@@ -22,8 +22,9 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from pipeline.errors import SpecError
-from pipeline.registry import ADAPTERS, COMPRESSIONS, DATASETS, INITS, MODELS, Config, Method, Registry
+from pipeline.registry import ADAPTERS, COMPRESSIONS, DATASETS, INITS, LOSSES, MODELS, Config, Method, Registry
 
+Metric = Literal["accuracy", "agreement"]
 OptimizerName = Literal["adam", "adamw", "nesterov", "rmsprop", "sgd"]
 Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
@@ -96,6 +97,16 @@ class TaskSpec(Config):
     data: _method(DATASETS)  # type: ignore[valid-type]
     split: SplitSpec = SplitSpec()
     baseline: BaselineSpec | None = None
+    metric: Metric = "accuracy"
+    """What is won back: right answers, or the uncompressed model's own, where the images' labels mean nothing to it."""
+
+    @model_validator(mode="after")
+    def _agrees_with_something(self) -> "TaskSpec":
+        if self.metric == "agreement" and self.baseline is not None:
+            raise ValueError(
+                'metric = "agreement" uses no labels, so [task.baseline] has nothing to train on; leave one of them out'
+            )
+        return self
 
 
 class TargetSpec(Config):
@@ -172,6 +183,8 @@ class SearchSpec(Config):
     """The learning rate over a trial: constant, or one half cosine from ``lr`` to zero."""
     warmup: float = Field(0.0, ge=0)
     """Epochs over which the rate rises linearly to ``lr`` first."""
+    loss: _method(LOSSES) = Field("cross-entropy", validate_default=True)  # type: ignore[valid-type]
+    """What trials are trained on; their validation loss is of the same."""
     trials: int = Field(ge=1)
     """Budget of each cell: trials that completed or were pruned."""
     ask_ahead: int = Field(4, ge=1)

@@ -131,9 +131,12 @@ def listing() -> dict[str, list[dict[str, str]]]:
     """Everything that a study file can name, and the study files in ``studies/``."""
     import tomllib
 
-    from pipeline.registry import ADAPTERS, COMPRESSIONS, DATASETS, INITS, MODELS
+    from pipeline.registry import ADAPTERS, COMPRESSIONS, DATASETS, INITS, LOSSES, MODELS
 
-    nouns = {"models": MODELS, "datasets": DATASETS, "compressions": COMPRESSIONS, "adapters": ADAPTERS, "inits": INITS}
+    nouns = {
+        "models": MODELS, "datasets": DATASETS, "compressions": COMPRESSIONS, "adapters": ADAPTERS, "inits": INITS,
+        "losses": LOSSES,
+    }  # fmt: skip
     table = {
         noun: [{"name": method.name, "summary": method.summary()} for method in registry]
         for noun, registry in nouns.items()

@@ -3,9 +3,12 @@ from typing import Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from pipeline.registry import ADAPTERS, COMPRESSIONS, DATASETS, INITS, MODELS, Method, Registry
+from pipeline.registry import ADAPTERS, COMPRESSIONS, DATASETS, INITS, LOSSES, MODELS, Method, Registry
 
-KINDS = {"model": MODELS, "data set": DATASETS, "compression": COMPRESSIONS, "adapter": ADAPTERS, "init": INITS}
+KINDS = {
+    "model": MODELS, "data set": DATASETS, "compression": COMPRESSIONS, "adapter": ADAPTERS, "init": INITS,
+    "loss": LOSSES,
+}  # fmt: skip
 
 
 class Shrink(Method):

@@ -21,7 +21,7 @@ FEED_FORWARD = re.compile(r"(.*_)?(mlp|ffn?|feed_?forward)\d*(_.*)?", re.IGNOREC
 
 
 def resolve(model: nn.Module, entries: Sequence[TargetSpec | str], option: str = "targets") -> dict[str, int | None]:
-    """The layers that the ``entries`` of an option choose, in the model's order, each with its rank, none for the cell's.
+    """The layers that the ``entries`` of an option choose, in the model's order, with its rank, none for the cell's.
 
     An entry is a group or a glob over names of layers; a group goes before a layer of the same name. Where several
     entries match a layer the last one holds: the general first, the exceptions after it. The groups:

@@ -135,6 +135,7 @@ def probe_rows(objective: Objective, count: int) -> TensorRows:
     """As many rows as asked for, from a few images of the training part; no cache is built for them."""
     few = min(PROBED, count, len(objective.task.train))
     images, labels = next(iter(objective.task.train.batches(few, torch.arange(few))))
-    tensors = objective.common.program.inputs(images.to(objective.recipe.device))
+    images = images.to(objective.recipe.device)
+    tensors = (*objective.common.program.inputs(images), *(objective.teacher(images) if objective.teacher else ()))
     places = torch.arange(count, device=tensors[0].device) % few
     return TensorRows([tensor[places] for tensor in tensors], labels[places.cpu()].to(tensors[0].device))

@@ -38,7 +38,8 @@ from pipeline.train.cache import FeatureCache
 from pipeline.train.cohort import Lane, train_epoch
 from pipeline.train.program import Probe
 from pipeline.train.recipe import Recipe
-from pipeline.train.rows import HELD
+from pipeline.train.rows import HELD, Rows, beside
+from pipeline.train.teacher import Teacher, teacher_logits
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ class Objective:
         self.adapter: Adapter = combination.adapter
         self.search = search = fitted(search, self.adapter)
         self.inits: dict[str, Init] = {init.name: init for init in search.inits}
-        self.recipe = Recipe(search.epochs, search.schedule, search.warmup, device, compute or ComputeSpec())
+        compute = compute or ComputeSpec()
+        self.recipe = Recipe(search.epochs, search.schedule, search.warmup, device, compute, search.loss)
         self.features = features or make_features(self.recipe.compute, device)
         self.model = arranged(task.model, combination.qkv)
         self._fixed_ranks = resolve(self.model, combination.targets)
@@ -105,6 +107,7 @@ class Objective:
         self._facts: dict[int, Facts] = {}
         self._starts: dict[str, dict[str, Start]] = {}
         self._bases: dict[Hashable, Base] = {}
+        self._taught: dict[str, torch.Tensor] = {}
         self._lock = threading.RLock()
         self._refuse_high_ranks()
         unused = [name for name in self.targets if not self._positions[name]]
@@ -271,16 +274,34 @@ class Objective:
             base=values.cell if base is not self.common else None,
         )
 
+    @cached_property
+    def teacher(self) -> Teacher | None:
+        """The uncompressed model, where the loss learns from it."""
+        return Teacher(on_device(self.task.model, self.recipe.device)) if self.recipe.loss.needs_teacher else None
+
+    def lessons(self, base: Base, name: str) -> Rows:
+        """The rows of a part, and as their last tensor the teacher's logits, where there is one."""
+        if self.teacher is None:
+            return base.rows(name)
+        with self._lock:
+            if name not in self._taught:
+                part, device = getattr(self.task, name), self.recipe.device
+                cache = None if self.recipe.compute.cache == "off" else self.features
+                self._taught[name] = teacher_logits(self.teacher, part, device, cache, base.feature_facts(name))
+            return beside(base.rows(name), self._taught[name])
+
     def release(self) -> None:
         """Let go of what is held of each part; it is had again from the cache when it is asked for."""
         with self._lock:
+            self._taught.clear()
             for base in self._bases.values():
                 base.release()
 
     def train_epoch(self, lanes: list[Lane], check: Callable[[], None] = lambda: None) -> None:
         """Train lanes of one pace for one epoch."""
         base = self._bases[lanes[0].base]
-        train_epoch(lanes, base.program, base.rows("train"), base.rows("val"), self.recipe, check)
+        train, val = self.lessons(base, "train"), self.lessons(base, "val")
+        train_epoch(lanes, base.program, train, val, self.recipe, check)
 
     def attributes(self, lane: Lane, values: Values) -> dict[str, Any]:
         """What is kept beside a trial's values: plain Python, small, and the same for every trial."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from pipeline.environment import keep_freed_memory, peak_memory
 from pipeline.errors import SpecError
@@ -15,7 +16,7 @@ from pipeline.search.run import make_objectives, said_of
 from pipeline.search.space import cells
 from pipeline.search.spectra import watched_layers
 from pipeline.spec import StudySpec
-from pipeline.task import Task, prepare
+from pipeline.task import Part, Task, prepare
 
 TRIAL_ROW_BYTES = 6_000
 """What a trial takes in the database, measured on SQLite with ten epochs."""
@@ -96,7 +97,7 @@ EVALUATED = 1 / 3
 
 @dataclass(frozen=True)
 class CachePlan:
-    """What the frozen layers before the first trained one cost.
+    """What the frozen layers before the first trained one cost, and the logits of a teacher.
 
     Args:
         said: Where the model is cut, or why it is not.
@@ -115,22 +116,27 @@ def plan_cache(objective: Objective) -> CachePlan:
     """Sizes are exact; the time is that of a few images."""
     base, task = objective.common, objective.task
     program = base.program
-    if program.cut is None or program.cut.stem is None:
-        return CachePlan(said_of(program))
-    parts = {"train": task.train, "val": task.val, "test": task.test}
-    plans = [objective.features.plan(program.cut.stem, part, base.feature_facts(n)) for n, part in parts.items()]
-    missing = [(size, len(part)) for (size, there), part in zip(plans, parts.values(), strict=True) if not there]
+    stem = program.cut.stem if program.cut else None
+    wanted: list[tuple[nn.Module, str]] = [(stem, name) for name in ("train", "val", "test")] if stem else []
+    if objective.teacher and objective.recipe.compute.cache != "off":
+        wanted += [(objective.teacher, name) for name in ("train", "val")]
     images, _ = next(iter(task.train.batches(PROBED, torch.arange(min(PROBED, len(task.train))))))
+    each = {module: _seconds(module, images.to(objective.recipe.device)) / len(images) for module, _ in wanted}
+    size, missing, seconds = 0, 0, 0.0
+    for module, name in wanted:
+        part: Part = getattr(task, name)
+        own, there = objective.features.plan(module, part, base.feature_facts(name))
+        size += own
+        missing += 0 if there else own
+        seconds += 0 if there else each[module] * len(part)
+    return CachePlan(said=said_of(program), bytes=size, missing_bytes=missing, seconds=round(seconds, 1))
+
+
+@torch.no_grad()
+def _seconds(module: nn.Module, images: torch.Tensor) -> float:
     started = time.perf_counter()
-    with torch.no_grad():
-        program.cut.stem(images.to(objective.recipe.device))
-    each = (time.perf_counter() - started) / len(images)
-    return CachePlan(
-        said=said_of(program),
-        bytes=sum(size for size, _ in plans),
-        missing_bytes=sum(size for size, _ in missing),
-        seconds=round(each * sum(images for _, images in missing), 1),
-    )
+    module(images)
+    return time.perf_counter() - started
 
 
 def plan_study(spec: StudySpec, task: Task, objectives: dict[str, Objective]) -> dict[str, Any]:

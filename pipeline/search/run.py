@@ -55,7 +55,7 @@ def run_study(
     """
     keep_freed_memory()
     with exclusive(paths.LOCKS / f"{spec.name}.lock", f"study '{spec.name}'"), alone(storage, spec.name):
-        task = prepare(spec.task, device=device, train_baseline=False)
+        task = prepare(spec.task, device=device, train_baseline=False, say=say, check=guard.check)
         features = make_features(spec.compute, device, limit=cache_limit, say=say, check=guard.check)
         objectives = make_objectives(spec, task, device, features)
         watched_layers(spec, task.model)
@@ -104,7 +104,7 @@ def _search(
     measure_references(objective, study, ["val"])
     say(f"{name}: {len(objective.targets)} layers compressed; {said_of(objective.common.program)}")
     for part in ("train", "val"):  # before anything is asked, and with all threads: a cache may have to be built
-        objective.common.rows(part)
+        objective.lessons(objective.common, part)
     size = _pass(objective, study, cohort, guard, say)
     Coordinator(objective, study, kept, guard, size, lambda progress: show(name, progress)).run()
     objective.release()

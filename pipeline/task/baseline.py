@@ -5,15 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from pipeline.errors import SpecError
-from pipeline.paths import BASELINES, write_whole
-from pipeline.spec import BaselineSpec, fingerprint
-from pipeline.task.hashes import hash_tensors
+from pipeline.paths import BASELINES
+from pipeline.spec import BaselineSpec
+from pipeline.task.kept import keep, read_kept
 from pipeline.task.parts import Part
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -34,15 +32,8 @@ def load_baseline(model: nn.Module, key: str, say: Callable[[str], None]) -> boo
     if not path.exists():
         return False
     try:
-        with safe_open(path, framework="pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            noted = (file.metadata() or {}).get("sha256")
-        found = _hash(key, state)
-        if found != noted:
-            raise ValueError(f"its sha256 is {found}, and {noted} was noted")
-        model.load_state_dict(state)
-    except Exception as error:
-        # A damaged header makes the reader raise nearly anything; whatever it is, the cure is the same.
+        model.load_state_dict(read_kept(path))
+    except Exception as error:  # whatever is wrong with it, the cure is the same
         say(f"baseline {path} is damaged ({error}); it is trained again")
         return False
     return True
@@ -50,9 +41,7 @@ def load_baseline(model: nn.Module, key: str, say: Callable[[str], None]) -> boo
 
 def keep_baseline(model: nn.Module, key: str) -> None:
     """Write ``model`` so that ``load_baseline`` finds it."""
-    # Cloned, because safetensors refuses entries that share memory.
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    write_whole(kept_at(key), lambda path: save_file(state, path, metadata={"sha256": _hash(key, state)}))
+    keep(kept_at(key), model.state_dict())
 
 
 def train_baseline(
@@ -117,8 +106,3 @@ def _train_epoch(
         total += loss.detach() * len(images)
         seen += len(images)
     return float(total) / seen
-
-
-def _hash(key: str, state: dict[str, Tensor]) -> str:
-    """sha256 over the weights and what they are the baseline of, so that another task's file is noticed."""
-    return fingerprint([key, hash_tensors((name, state[name]) for name in sorted(state))])

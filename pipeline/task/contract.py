@@ -3,22 +3,32 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from pipeline.errors import IntegrityError
-from pipeline.spec import fingerprint
+from pipeline.spec import Metric, fingerprint
+from pipeline.task.agreement import AnsweredPart
 from pipeline.task.hashes import hash_tensors, hash_weights
 from pipeline.task.parts import READ_BATCH, Part, as_part
 
 __all__ = ["Part", "Task", "check_parts"]
 
 
+def check_filled(train: Part, val: Part, test: Part) -> None:
+    """Refuse parts without an image.
+
+    Raises:
+        IntegrityError: A part is empty.
+    """
+    for name, part in (("train", train), ("val", val), ("test", test)):
+        if not len(part):
+            raise IntegrityError(f"the {name} part is empty; give it images, or split off a larger fraction")
+
+
 def _check_labels(part: Part, name: str, classes: int) -> None:
-    if not len(part):
-        raise IntegrityError(f"the {name} part is empty; give it images, or split off a larger fraction")
     labels = part.labels
     wrong = ((labels < 0) | (labels >= classes)).nonzero()
     if len(wrong):
@@ -36,12 +46,16 @@ def check_parts(train: Part, val: Part, test: Part, classes: int) -> None:
         IntegrityError: A part is empty, a label is not in ``0 .. classes - 1``, a class has no training image, or all
             training images have the same.
     """
+    check_filled(train, val, test)
     for name, part in (("train", train), ("val", val), ("test", test)):
         _check_labels(part, name, classes)
     counts = torch.bincount(train.labels, minlength=classes)
     present, absent = counts.nonzero().flatten().tolist(), (counts == 0).nonzero().flatten().tolist()
     if len(present) == 1:
-        raise IntegrityError(f"every training image is of class {present[0]}; there is nothing to tell apart")
+        raise IntegrityError(
+            f"every training image is of class {present[0]}; there is nothing to tell apart: give two classes or more, "
+            f'or metric = "agreement", which uses no labels'
+        )
     if absent:
         named = ", ".join(map(str, absent[:10])) + (", ..." if len(absent) > 10 else "")
         raise IntegrityError(
@@ -77,7 +91,8 @@ class Task:
             a copy of it, in eval mode and frozen, so that the given one can go on being trained.
         train, val, test: Whatever ``as_part`` takes: a pair of tensors, a map-style data set of ``(image tensor,
             label)``, or a ``Part``.
-        metric: What is to be won back.
+        metric: What is to be won back: ``accuracy``, or ``agreement`` with the model's own answers, which then take the
+            place of all labels.
         description: JSON-able facts for the card and the stored study, and enough to build the model again.
             ``classes`` is found by asking the model where it is not given.
         hashes: sha256 of ``weights``, ``data`` and ``split``; computed where they are not given, which reads every
@@ -91,7 +106,7 @@ class Task:
     train: Part
     val: Part
     test: Part
-    metric: Literal["accuracy"] = "accuracy"
+    metric: Metric = "accuracy"
     description: Mapping[str, Any] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
 
@@ -104,13 +119,17 @@ class Task:
                 f"models, so give the model as model.float()"
             )
         parts = {name: as_part(getattr(self, name)) for name in ("train", "val", "test")}
-        description = dict(self.description)
+        description = {**self.description, "metric": self.metric}
         if "classes" not in description:
             description["classes"] = _outputs(model, parts["train"])
-        check_parts(**parts, classes=description["classes"])
-        for name, value in {"model": model, **parts, "description": description}.items():
+        hashes = {**self._missing_hashes(model, parts), **self.hashes}
+        if self.metric == "agreement":
+            check_filled(**parts)
+            parts = {n: p if isinstance(p, AnsweredPart) else AnsweredPart(p, model) for n, p in parts.items()}
+        else:
+            check_parts(**parts, classes=description["classes"])
+        for name, value in {"model": model, **parts, "description": description, "hashes": hashes}.items():
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "hashes", {**self._missing_hashes(), **self.hashes})
 
     @property
     def classes(self) -> int:
@@ -122,13 +141,14 @@ class Task:
         """False where the baseline has been left untrained; the weights are then no part of ``hashes``."""
         return bool(self.description.get("trained", True))
 
-    def _missing_hashes(self) -> dict[str, str]:
-        parts = {"train": self.train, "val": self.val, "test": self.test}
+    def _missing_hashes(self, model: nn.Module, parts: Mapping[str, Part]) -> dict[str, str]:
         hashes = {}
         if "weights" not in self.hashes and self.trained:
-            hashes["weights"] = hash_weights(self.model)
+            hashes["weights"] = hash_weights(model)
         if "data" not in self.hashes:
             hashes["data"] = fingerprint({name: _hash_part(part) for name, part in parts.items()})
-        if "split" not in self.hashes:
+        if "split" not in self.hashes and self.metric == "agreement":  # labels follow from weights and data
+            hashes["split"] = fingerprint([self.metric, {name: len(part) for name, part in parts.items()}])
+        elif "split" not in self.hashes:
             hashes["split"] = hash_tensors((name, part.labels) for name, part in parts.items())
         return hashes

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from pipeline.errors import RestoraError, SpecError
 from pipeline.registry import MODELS
 from pipeline.spec import TaskSpec, fingerprint
+from pipeline.task.agreement import AnsweredPart, answers_at
 from pipeline.task.baseline import keep_baseline, load_baseline
 from pipeline.task.baseline import train_baseline as train
 from pipeline.task.contract import Task, check_parts
 from pipeline.task.data.contract import Images, Items
 from pipeline.task.hashes import hash_weights
 from pipeline.task.models.contract import Preprocessing
-from pipeline.task.parts import DatasetPart
+from pipeline.task.parts import DatasetPart, Part
 from pipeline.task.split import Split, split
 
 
@@ -59,17 +60,19 @@ def prepare(
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would seed the generators of the GPUs as well.
         torch.default_generator.manual_seed(spec.split.seed)
-        model = spec.model.load(len(images.classes))
+        classes = spec.model.own_classes() if spec.metric == "agreement" else len(images.classes)
+        model = spec.model.load(classes)
     preprocessing = spec.model.preprocessing(model)
     parts = _parts(images, divided, preprocessing)
-    check_parts(**parts, classes=len(images.classes))
+    if spec.metric == "accuracy":
+        check_parts(**parts, classes=classes)
     hashes = {"data": images.fingerprint(), "split": divided.hash()}
     description: dict[str, Any] = {
         "model": spec.model.model_dump(mode="json"),
         "data": spec.data.model_dump(mode="json", exclude={"root", "download"}),
         "split": spec.split.model_dump(mode="json"),
         "baseline": spec.baseline and spec.baseline.model_dump(mode="json"),
-        "classes": len(images.classes),
+        "classes": classes,
         "preprocessing": preprocessing.facts,
         "parts": {name: len(part) for name, part in parts.items()},
         "trained": True,
@@ -82,9 +85,14 @@ def prepare(
             train(model, parts["train"], spec.baseline, spec.split.seed, torch.device(device), say, check, watch)
             keep_baseline(model, key)
             description["trained"] = True
-    return Task(
-        model, train=parts["train"], val=parts["val"], test=parts["test"], description=description, hashes=hashes
-    )
+    if spec.metric == "agreement":
+        hashes |= {"weights": hash_weights(model), "split": fingerprint([hashes["split"], spec.metric])}
+        key, own = fingerprint({**description, **hashes}), model.eval()
+        parts = {
+            name: AnsweredPart(part, own, device=device, file=answers_at(key, name), say=say, check=check)
+            for name, part in parts.items()
+        }
+    return Task(model, **parts, metric=spec.metric, description=description, hashes=hashes)
 
 
 def rebuild(description: Mapping[str, Any]) -> nn.Module:
@@ -123,7 +131,7 @@ class _Selected:
         return self._preprocessing(image), label
 
 
-def _parts(images: Images, divided: Split, preprocessing: Preprocessing) -> dict[str, DatasetPart]:
+def _parts(images: Images, divided: Split, preprocessing: Preprocessing) -> dict[str, Part]:
     own_test = images.test if images.test is not None else images.train
     sources = {
         "train": (images.train, divided.train),

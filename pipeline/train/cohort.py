@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pipeline.adapt.lanes import Lanes
 from pipeline.seeds import derive
@@ -24,8 +23,6 @@ from pipeline.train.rows import Inputs, Rows
 EVALUATION_IMAGES = 4096
 EVALUATION_NUMBERS = 2**23
 """Most images, and most numbers of input and output, in one pass of an evaluation, all lanes together."""
-FEW_CLASSES = 64
-"""Up to so many, a softmax runs along the images, eight times as quick: 38 against 307 us for 2,048 rows of 10."""
 
 
 @dataclass(frozen=True)
@@ -196,20 +193,17 @@ class Cohort:
         return self._logits if as_they_are else self._bound(rounded)
 
     def _losses(self, logits_of: Logits, inputs: Inputs, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean loss ``[T]`` and logits ``[T, n, classes]`` of one batch."""
+        """Mean loss ``[T]`` and logits ``[T, n, classes]`` of one batch; a teacher's logits are its last tensor."""
         recipe, dtype = self.recipe, self._like.dtype
         device, half = torch.device(recipe.device), recipe.compute.precision == "bfloat16"
         given = [tensor.to(device, dtype, non_blocking=True) for tensor in inputs]
         if recipe.compute.channels_last:
             given = [t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t for t in given]
+        teacher = given.pop() if recipe.loss.needs_teacher else None
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             logits = logits_of(*given)
         by_lane = torch.unflatten(logits.to(dtype), 0, (len(self.lanes), -1))
-        labels = labels.to(device, non_blocking=True).expand(len(self.lanes), -1)
-        if by_lane.shape[2] <= FEW_CLASSES:
-            return F.cross_entropy(by_lane.mT, labels, reduction="none").mean(1), by_lane
-        losses = F.cross_entropy(by_lane.flatten(0, 1), labels.flatten(), reduction="none")
-        return losses.view(len(self.lanes), -1).mean(1), by_lane
+        return recipe.loss.losses(by_lane, labels.to(device, non_blocking=True), teacher), by_lane
 
     def train(self, rows: Rows, check: Callable[[], None]) -> list[float]:
         """One epoch; the mean loss of each lane."""

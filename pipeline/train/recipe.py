@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, field
 
 from pipeline.spec import ComputeSpec
+from pipeline.train.losses.contract import Loss
+from pipeline.train.losses.cross_entropy import CrossEntropy
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,7 @@ class Recipe:
         warmup: Epochs over which the rate rises linearly to its peak first.
         device: Where it is trained.
         compute: Precision, memory format and compilation.
+        loss: What is made small.
     """
 
     epochs: int
@@ -23,6 +26,7 @@ class Recipe:
     warmup: float = 0.0
     device: str = "cpu"
     compute: ComputeSpec = field(default_factory=ComputeSpec)
+    loss: Loss = field(default_factory=CrossEntropy)
 
     def rate(self, lr: float, step: int, steps_an_epoch: int) -> float:
         """The learning rate of a step, counted from 0, of a trial whose peak rate is ``lr``."""

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from pipeline.task.agreement import AnsweredPart
 from pipeline.task.contract import Part
 from pipeline.task.parts import DatasetPart, TensorPart
 
@@ -73,8 +74,31 @@ class _PartRows:
 
 def image_rows(part: Part) -> Rows:
     """The images of a part."""
-    whole = part.in_memory() if isinstance(part, DatasetPart) else part
+    whole = part.in_memory() if isinstance(part, DatasetPart | AnsweredPart) else part
     return TensorRows([whole.images], whole.labels) if type(whole) is TensorPart else _PartRows(part)
+
+
+def beside(rows: Rows, extra: Tensor) -> Rows:
+    """The same rows, and of ``extra`` ``[N, ...]`` each image's own as the last tensor, whatever the order."""
+    if isinstance(rows, TensorRows):
+        return TensorRows([*rows.tensors, extra], rows.labels)
+    return _Beside(rows, extra)
+
+
+class _Beside:
+    """Rows that are streamed or computed, and a whole tensor beside them."""
+
+    def __init__(self, rows: Rows, extra: Tensor) -> None:
+        self._rows, self._extra = rows, extra
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def batches(self, batch_size: int, order: Tensor | None = None) -> Iterator[tuple[Inputs, Tensor]]:
+        order = torch.arange(len(self)) if order is None else order
+        chosen = torch.split(order.to(self._extra.device), batch_size)
+        for (inputs, labels), places in zip(self._rows.batches(batch_size, order), chosen, strict=True):
+            yield (*inputs, self._extra.index_select(0, places)), labels
 
 
 class ComputedRows:

@@ -67,7 +67,7 @@ def test_ls_lists_all_that_a_study_file_can_name():
     Path("studies/broken.toml").write_text("name = ")
     result = invoke("ls", "--json")
     table = json.loads(result.stdout)
-    assert list(table) == ["models", "datasets", "compressions", "adapters", "inits", "studies"]
+    assert list(table) == ["models", "datasets", "compressions", "adapters", "inits", "losses", "studies"]
     for entries in table.values():
         assert all(entry["name"] and entry["summary"] for entry in entries)
     assert {"timm", "torchvision", "mlp"} <= {entry["name"] for entry in table["models"]}

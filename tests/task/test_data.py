@@ -90,9 +90,10 @@ def test_files_that_are_not_images_by_name_are_left_out_and_folders_below_a_clas
     assert images.classes == ("blue", "green", "red")
 
 
-def test_fault_17_a_folder_with_one_class_or_a_foreign_test_class_is_named(tmp_path):
-    with pytest.raises(IntegrityError, match="has 1 class folders"):
-        folder(write_images(tmp_path / "one", 2, classes={"red": (255, 0, 0)}))
+def test_fault_17_a_folder_without_class_folders_or_with_a_foreign_test_class_is_named(tmp_path):
+    (tmp_path / "none" / "train").mkdir(parents=True)
+    with pytest.raises(IntegrityError, match="has no class folders"):
+        folder(tmp_path / "none")
     write_images(tmp_path / "two" / "train", 2)
     write_images(tmp_path / "two" / "test", 2, classes={"violet": (90, 0, 90)})
     with pytest.raises(IntegrityError, match="has class 'violet'"):

@@ -47,10 +47,10 @@ class Setting:
         self, lanes: list[Lane], recipe: Recipe | None = None, check: Callable[[], None] = lambda: None, **parts: object
     ) -> None:
         parts = {"train": self.train, "val": self.val, **parts}
-        rows = {name: self.program.rows(self._source(part)) for name, part in parts.items()}
+        rows = {name: self.program.rows(self.source(part)) for name, part in parts.items()}
         train_epoch(lanes, self.program, **rows, recipe=recipe or Recipe(epochs=3), check=check)
 
-    def _source(self, part: TensorPart) -> Rows:
+    def source(self, part: TensorPart) -> Rows:
         stem = self.program.cut and self.program.cut.stem
         return ComputedRows(image_rows(part), stem) if stem else image_rows(part)
 

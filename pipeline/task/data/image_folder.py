@@ -22,8 +22,8 @@ class ImageFolder(FolderSource):
         train = root / "train" if (root / "train").is_dir() else root
         test = next((root / name for name in ("test", "val") if train != root and (root / name).is_dir()), None)
         classes = _folders(train)
-        if len(classes) < 2:
-            raise IntegrityError(f"{train} has {len(classes)} class folders; give two or more, one folder a class")
+        if not classes:
+            raise IntegrityError(f"{train} has no class folders; give one folder a class")
         if test and (foreign := sorted(set(_folders(test)) - set(classes))):
             raise IntegrityError(
                 f"{test} has class '{foreign[0]}', which {train} has not; give both the same class folders"

@@ -127,6 +127,8 @@ def _renamed(state: dict[str, Tensor], own: dict[str, Tensor], classes: int, pat
 class CheckpointSource(ModelSource):
     """A source of image classifiers whose weights may lie in a file of yours."""
 
+    architecture: str
+    """The model's name."""
     checkpoint: str | None = None
     """Load the weights from this file: ``.safetensors``, or one that ``torch.load(weights_only=True)`` reads."""
     rename: Rename = "none"
@@ -141,5 +143,25 @@ class CheckpointSource(ModelSource):
 
     def load_checkpoint(self, model: nn.Module, classes: int) -> None:
         """Load the file named by ``checkpoint``."""
-        path = Path(self.checkpoint or "").expanduser()
-        load_checkpoint(model, path, classes, rename=self.rename, new_head=self.new_head)
+        load_checkpoint(model, self._path, classes, rename=self.rename, new_head=self.new_head)
+
+    def checkpoint_classes(self) -> int:
+        """How many classes the checkpoint's head tells apart: what entries show whose shape follows the class count.
+
+        Raises:
+            IntegrityError: The file cannot be read, or has no head of this architecture.
+        """
+        state = read_state(self._path)
+        two, three = (self.build(classes).state_dict() for classes in (2, 3))
+        if self.rename == "order":
+            state = dict(zip(two, state.values(), strict=False))
+        for key, value in two.items():
+            if value.shape != three[key].shape and key in state and state[key].ndim:
+                return len(state[key])
+        raise IntegrityError(
+            f"{self._path} has no head of '{self.architecture}'; name the architecture that the weights are of"
+        )
+
+    @property
+    def _path(self) -> Path:
+        return Path(self.checkpoint or "").expanduser()

@@ -51,5 +51,13 @@ class ModelSource(Method):
         """
 
     @abstractmethod
+    def own_classes(self) -> int:
+        """How many classes its weights tell apart, whatever data it is given.
+
+        Raises:
+            IntegrityError: The weights are not there, damaged, or another architecture's.
+        """
+
+    @abstractmethod
     def preprocessing(self, model: nn.Module) -> Preprocessing:
         """What the model's weights expect of an image."""

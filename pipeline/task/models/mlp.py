@@ -66,6 +66,9 @@ class Mlp(ModelSource):
     def load(self, classes: int) -> nn.Module:
         return self.build(classes)
 
+    def own_classes(self) -> int:
+        return self.widths[-1]
+
     def preprocessing(self, model: nn.Module) -> Preprocessing:
         channels, side = self._input()
         mean, std = (torch.tensor(values, dtype=torch.float32).view(-1, 1, 1) for values in (self.mean, self.std))

@@ -74,6 +74,11 @@ class Timm(CheckpointSource):
             self.load_checkpoint(model, classes)
         return model
 
+    def own_classes(self) -> int:
+        if self.checkpoint is not None:
+            return self.checkpoint_classes()
+        return int(_timm().models.get_pretrained_cfg(self.architecture).num_classes)
+
     def _create(self, classes: int, pretrained: bool = False) -> nn.Module:
         timm = _timm()
         known = timm.models.get_pretrained_cfg(self.architecture)

@@ -75,6 +75,9 @@ class Torchvision(CheckpointSource):
             load_state(model, dict(state), f"torchvision's {self.architecture}", classes, new_head=self.new_head)
         return model
 
+    def own_classes(self) -> int:
+        return self.checkpoint_classes() if self.checkpoint is not None else len(self._weights().meta["categories"])
+
     def _weights(self) -> Any:
         """The chosen weights, or the default ones: their preprocessing is the architecture's own."""
         return _zoo().get_model_weights(self.architecture)[self.weights or "DEFAULT"]

@@ -1,0 +1,231 @@
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from tiny_data import write_images
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from pipeline.errors import IntegrityError
+from pipeline.paths import ANSWERS
+from pipeline.registry import MODELS
+from pipeline.spec import TaskSpec
+from pipeline.task import Task, check, count_correct, prepare
+from pipeline.task.agreement import FEW, AnsweredPart
+from pipeline.task.parts import DatasetPart, Part, TensorPart
+from pipeline.train.rows import TensorRows, image_rows
+
+
+class Counting(nn.Module):
+    """Five outputs, and how many images it was asked about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.asked = nn.Linear(4, 5), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked += len(x)
+        return self.fc(x)
+
+
+def images(count: int, seed: int = 0) -> Tensor:
+    return torch.randn(count, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def task(**changes: object) -> Task:
+    parts = {name: (images(40, seed), torch.zeros(40).long()) for seed, name in enumerate(("train", "val", "test"))}
+    return Task(Counting(), **{**parts, "metric": "agreement", **changes})
+
+
+def test_labels_are_the_models_own_answers_so_that_it_scores_everything():
+    own = task()
+    for part in (own.train, own.val, own.test):
+        assert torch.equal(part.labels, own.model(part.part.images).argmax(1))
+        assert len(part.labels.unique()) > 1
+        assert count_correct(own.model, part) == len(part) == 40
+    assert own.classes == 5
+    assert own.description["metric"] == "agreement"
+
+
+def test_labels_that_mean_nothing_to_the_model_are_not_looked_at():
+    nonsense = (images(6), torch.tensor([99, -1, 0, 0, 7, 1000]))
+    own = task(val=nonsense)
+    assert torch.equal(own.val.labels, own.model(nonsense[0]).argmax(1))
+    with pytest.raises(IntegrityError, match="label 99 of image 0 of the val part is out of range"):
+        task(val=nonsense, metric="accuracy")
+
+
+def test_a_part_without_images_is_still_refused():
+    with pytest.raises(IntegrityError, match="the test part is empty"):
+        task(test=(images(0), torch.zeros(0).long()))
+
+
+def test_making_a_task_asks_about_no_more_than_one_image_and_its_labels_about_each_once():
+    own = task()
+    assert own.model.asked == 1
+    for _ in range(2):
+        assert len(own.train.labels) == 40
+    assert own.model.asked == 41
+
+
+def test_a_look_at_a_few_images_does_not_wait_for_all():
+    model = Counting()
+    part = AnsweredPart(TensorPart(images(3 * FEW), torch.zeros(3 * FEW).long()), model)
+    order = torch.tensor([9, 0, 3 * FEW - 1])
+    ((some, labels),) = part.batches(4, order)
+    assert model.asked == 3
+    assert torch.equal(some, part.part.images[order])
+    assert torch.equal(labels, part.labels[order])
+    assert model.asked == 3 + 3 * FEW
+
+
+def streamed(source: TensorPart) -> Part:
+    return DatasetPart(TensorDataset(source.images, source.labels), limit=0)
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("order", [None, torch.tensor([39, 2, 2, 7, 0]), torch.arange(FEW + 30) % 40])
+@pytest.mark.parametrize(
+    "make", [lambda source: source, streamed, lambda source: DatasetPart(TensorDataset(source.images, source.labels))]
+)
+def test_every_image_comes_with_its_own_answer_whatever_the_order(make, order, known):
+    source, model = TensorPart(images(40), torch.arange(40)), Counting()
+    part = AnsweredPart(make(source), model)
+    expected = model(source.images).argmax(1)
+    if known:
+        assert torch.equal(part.labels, expected)
+    places = torch.arange(40) if order is None else order
+    batches = list(part.batches(7, order))
+    assert torch.equal(torch.cat([some for some, _ in batches]), source.images[places])
+    assert torch.equal(torch.cat([labels for _, labels in batches]), expected[places])
+    rows = image_rows(part)
+    assert isinstance(rows, TensorRows) == (make is not streamed)
+    assert torch.equal(torch.cat([labels for _, labels in rows.batches(7, order)]), expected[places])
+
+
+def test_threads_that_want_labels_at_once_ask_once():
+    model = Counting()
+    part = AnsweredPart(TensorPart(images(4000), torch.zeros(4000).long()), model)
+    threads = [threading.Thread(target=lambda: part.labels) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert model.asked == 4000
+
+
+def test_the_metric_is_part_of_what_a_task_is_recognised_by():
+    agreement, accuracy = task(), task(train=(images(40), torch.arange(40) % 5), metric="accuracy")
+    assert {k for k in agreement.hashes if agreement.hashes[k] != accuracy.hashes[k]} == {"weights", "split"}
+    assert task(train=(images(41), torch.zeros(41).long())).hashes["split"] != agreement.hashes["split"]
+
+
+def checkpoint(path: Path, classes: int = 7) -> dict[str, object]:
+    table = {"source": "timm", "architecture": "test_byobnet", "image_size": 32}
+    torch.manual_seed(1)
+    torch.save(MODELS.parse(table).build(classes).state_dict(), path / "weights.pt")
+    return {**table, "checkpoint": str(path / "weights.pt")}
+
+
+def spec(path: Path, metric: str = "agreement", **changes: object) -> TaskSpec:
+    if not (path / "data").exists():
+        write_images(path / "data" / "train", 10, side=32)
+        write_images(path / "data" / "test", 4, seed=1, side=32)
+    data = {"source": "image-folder", "root": str(path / "data")}
+    return TaskSpec.model_validate({"model": checkpoint(path), "data": data, "metric": metric, **changes})
+
+
+def test_a_study_files_model_keeps_the_outputs_of_its_weights(tmp_path):
+    own = prepare(spec(tmp_path))
+    assert own.classes == 7
+    assert count_correct(own.model, own.test) == len(own.test) == 12
+    assert set(own.hashes) == {"weights", "data", "split"}
+    with pytest.raises(IntegrityError, match="has 7 classes, and the data has 3"):
+        prepare(spec(tmp_path, "accuracy"))
+
+
+def test_entries_paired_by_order_tell_the_outputs_too(tmp_path):
+    own = spec(tmp_path)
+    path = Path(own.model.checkpoint)
+    torch.save({f"entry{place}": value for place, value in enumerate(torch.load(path).values())}, path)
+    assert prepare(spec_of(own, rename="order")).classes == 7
+    with pytest.raises(IntegrityError, match="has no head of 'test_byobnet'"):
+        prepare(own)
+
+
+def spec_of(own: TaskSpec, **options: object) -> TaskSpec:
+    return own.model_copy(update={"model": own.model.model_copy(update=options)})
+
+
+@pytest.mark.parametrize(
+    ("table", "classes"),
+    [
+        ({"source": "mlp", "widths": [192, 8, 3]}, 3),
+        ({"source": "timm", "architecture": "resnet18.a1_in1k", "hub": True}, 1000),
+        ({"source": "timm", "architecture": "vit_tiny_patch16_224.augreg_in21k", "hub": True}, 21843),
+        ({"source": "torchvision", "architecture": "resnet18", "weights": "DEFAULT"}, 1000),
+    ],
+)
+def test_every_source_knows_how_many_outputs_its_weights_have(table, classes):
+    assert MODELS.parse(table).own_classes() == classes
+
+
+def test_answers_are_kept_and_asked_for_again_only_by_another_task(tmp_path):
+    said = []
+    first = prepare(spec(tmp_path), say=said.append)
+    assert not said
+    labels = first.val.labels
+    assert said == ["agreement: the uncompressed model is asked about 3 images"]
+    assert torch.equal(prepare(spec(tmp_path), say=said.append).val.labels, labels)
+    assert len(said) == 1
+    for other in (
+        spec(tmp_path, split={"seed": 3}),
+        spec_of(spec(tmp_path), mean=(0.1, 0.2, 0.3)),
+        spec_of(spec(tmp_path), architecture="test_byobnet.r160_in1k"),
+    ):
+        prepare(other, say=said.append).val.labels  # noqa: B018
+    assert len(said) == 4
+    assert len(list(ANSWERS.iterdir())) == 4
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-4], lambda data: data[:-1] + bytes([data[-1] ^ 1])])
+def test_damaged_answers_are_named_and_asked_for_again(tmp_path, damage):
+    said = []
+    labels = prepare(spec(tmp_path)).val.labels
+    (path,) = ANSWERS.iterdir()
+    path.write_bytes(damage(path.read_bytes()))
+    assert torch.equal(prepare(spec(tmp_path), say=said.append).val.labels, labels)
+    assert f"answers {path} are damaged" in said[0]
+    assert "asked about 3 images" in said[1]
+    assert torch.equal(prepare(spec(tmp_path), say=said.append).val.labels, labels)
+    assert len(said) == 2
+
+
+class StopError(Exception):
+    pass
+
+
+def test_asking_can_be_stopped_and_keeps_nothing_half_done(tmp_path):
+    def stop():
+        raise StopError
+
+    with pytest.raises(StopError):
+        prepare(spec(tmp_path), check=stop).train.labels  # noqa: B018
+    assert not ANSWERS.exists()
+
+
+def test_a_folder_of_one_class_and_a_class_without_training_images_are_no_matter(tmp_path):
+    write_images(tmp_path / "data", 20, side=32, classes={"all": (90, 90, 90)})
+    own = prepare(spec(tmp_path))
+    assert (own.classes, len(own.train)) == (7, 16)
+    ticks = {what: ok for what, ok, _ in check(spec(tmp_path))}
+    assert all(ticks.values())
+    assert "classes have images" not in ticks
+    assert not all(ok for _, ok, _ in check(spec(tmp_path, "accuracy")))
+
+
+def test_a_baseline_to_train_makes_no_sense_with_it(tmp_path):
+    with pytest.raises(ValidationError, match="has nothing to train on; leave one of them out"):
+        spec(tmp_path, baseline={"epochs": 1})

@@ -1,0 +1,182 @@
+import pytest
+import torch
+from pydantic import ValidationError
+from tiny_settings import Setting, mlp, setting
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.registry import LOSSES
+from pipeline.task.parts import TensorPart
+from pipeline.train.cache import FeatureCache
+from pipeline.train.cohort import Lane, train_epoch
+from pipeline.train.losses.contract import FEW_CLASSES, Loss
+from pipeline.train.losses.cross_entropy import CrossEntropy
+from pipeline.train.losses.distillation import Distillation
+from pipeline.train.recipe import Recipe
+from pipeline.train.rows import beside, image_rows
+from pipeline.train.teacher import Teacher, teacher_logits
+
+T, N = 3, 12
+CLASSES = pytest.mark.parametrize("classes", [5, FEW_CLASSES, FEW_CLASSES + 1])
+LOSSES_HERE = [
+    CrossEntropy(),
+    CrossEntropy(smoothing=0.1),
+    Distillation(),
+    Distillation(temperature=4.0, labels=0.3, smoothing=0.2),
+]
+EACH = pytest.mark.parametrize("loss", LOSSES_HERE, ids=str)
+
+
+def batch(classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits of lanes, labels, and a teacher's logits."""
+    logits = 3 * torch.randn(T, N, classes, dtype=torch.float64)
+    return logits, torch.randint(classes, (N,)), 3 * torch.randn(N, classes, dtype=torch.float64)
+
+
+def test_every_loss_is_tried_here():
+    assert {type(loss) for loss in LOSSES_HERE} == set(LOSSES)
+
+
+@CLASSES
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+def test_cross_entropy_is_torchs_own_for_each_lane(classes, smoothing):
+    logits, labels, _ = batch(classes)
+    own = CrossEntropy(smoothing=smoothing).losses(logits, labels, None)
+    expected = torch.stack([F.cross_entropy(lane, labels, label_smoothing=smoothing) for lane in logits])
+    torch.testing.assert_close(own, expected)
+
+
+@CLASSES
+@pytest.mark.parametrize(("temperature", "weight", "smoothing"), [(1.0, 0.0, 0.0), (2.5, 0.0, 0.0), (4.0, 0.3, 0.1)])
+def test_distillation_is_the_weighted_sum_of_torchs_own_for_each_lane(classes, temperature, weight, smoothing):
+    logits, labels, teacher = batch(classes)
+    own = Distillation(temperature=temperature, labels=weight, smoothing=smoothing).losses(logits, labels, teacher)
+    p = (teacher / temperature).softmax(1)
+    for lane, value in zip(logits, own, strict=True):
+        kl = F.kl_div((lane / temperature).log_softmax(1), p, reduction="batchmean")
+        hard = F.cross_entropy(lane, labels, label_smoothing=smoothing)
+        torch.testing.assert_close(value, weight * hard + (1 - weight) * temperature**2 * kl)
+
+
+@EACH
+@CLASSES
+def test_gradients_are_those_of_finite_differences(loss, classes):
+    logits, labels, teacher = batch(classes)
+    logits = logits[:2, :3].clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: loss.losses(z, labels[:3], teacher[:3]), (logits,))
+
+
+@EACH
+@CLASSES
+def test_a_lanes_loss_does_not_depend_on_its_neighbours(loss, classes):
+    logits, labels, teacher = batch(classes)
+    alone = torch.cat([loss.losses(lane[None], labels, teacher) for lane in logits])
+    torch.testing.assert_close(loss.losses(logits, labels, teacher), alone)
+
+
+@CLASSES
+def test_at_temperature_one_a_teacher_that_is_sure_of_the_labels_gives_cross_entropy(classes):
+    logits, labels, _ = batch(classes)
+    teacher = 1e4 * F.one_hot(labels, classes).double()
+    own = Distillation(temperature=1.0).losses(logits, labels, teacher)
+    torch.testing.assert_close(own, CrossEntropy().losses(logits, labels, None))
+
+
+def test_a_student_that_says_what_its_teacher_says_has_nothing_left_to_learn():
+    _, labels, teacher = batch(7)
+    student = (teacher + 5)[None].requires_grad_()  # a softmax takes no notice of what all logits share
+    loss = Distillation(temperature=3.0).losses(student, labels, teacher)
+    (gradient,) = torch.autograd.grad(loss.sum(), student)
+    assert loss.abs().max() < 1e-12
+    assert gradient.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(("weight", "same"), [(0.0, True), (0.5, False)])
+def test_a_label_free_loss_takes_no_notice_of_labels(weight, same):
+    logits, labels, teacher = batch(6)
+    gradients = []
+    for given in (labels, (labels + 1) % 6):
+        student = logits.clone().requires_grad_()
+        loss = Distillation(labels=weight).losses(student, given, teacher)
+        gradients += torch.autograd.grad(loss.sum(), student)
+    assert torch.equal(*gradients) == same
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"smoothing": 1.0}, "smoothing"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"labels": 1.0}, "labels"),
+        ({"smoothing": 0.1}, "labels = 0 uses none; raise labels"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, said):
+    with pytest.raises(ValidationError, match=said):
+        Distillation(**options)
+
+
+def test_distillation_without_a_teacher_is_refused():
+    logits, labels, _ = batch(3)
+    with pytest.raises(ValueError, match="give rows that hold them last"):
+        Distillation().losses(logits, labels, None)
+
+
+class Streamed(TensorPart):
+    """A part that is not held as one tensor."""
+
+
+@pytest.mark.parametrize("kind", [TensorPart, Streamed])
+@pytest.mark.parametrize("order", [None, torch.tensor([22, 3, 3, 0, 17])])
+def test_what_lies_beside_rows_is_each_images_own_whatever_the_order(kind, order):
+    part = kind(torch.randn(23, 4), torch.arange(23))
+    rows = beside(image_rows(part), torch.arange(23)[:, None] * torch.tensor([1, 10]))
+    assert len(rows) == 23
+    seen = []
+    for (images, extra), labels in rows.batches(4, order):
+        assert torch.equal(images, part.images[labels])
+        assert torch.equal(extra, torch.stack([labels, 10 * labels], 1))
+        seen.append(labels)
+    assert torch.equal(torch.cat(seen), torch.arange(23) if order is None else order)
+
+
+def test_a_teachers_logits_are_the_models_and_are_kept_on_disk_once(tmp_path):
+    own, said = setting(), []
+    cache = FeatureCache(folder=tmp_path, say=said.append)
+    expected = own.original(own.train.images)
+    for _ in range(2):
+        for held in (cache, FeatureCache(folder=tmp_path, say=said.append), None):
+            logits = teacher_logits(Teacher(own.original), own.train, "cpu", held, {"part": "train"})
+            torch.testing.assert_close(logits, expected)
+            assert not logits.requires_grad
+    assert len([line for line in said if "run once over 50 images" in line]) == len(said) == 1
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_lanes_are_distilled_from_a_teacher_whatever_their_labels_say(cached):
+    curves = []
+    for shift in (0, 1):
+        own = setting(mlp, torch.float64, cached=cached)
+        parts = {}
+        for name in ("train", "val"):
+            part = getattr(own, name)
+            parts[name] = TensorPart(part.images, (part.labels + shift) % 3)
+        lanes = [own.lane(lr=lr, batch_size=8) for lr in (0.003, 0.01)]
+        for _ in range(6):
+            distil(own, lanes, Distillation(), parts)
+        for lane in lanes:
+            assert lane.failure is None
+            assert lane.curve[-1].train_loss < 0.5 * lane.curve[0].train_loss
+            assert lane.curve[-1].val_loss < lane.curve[0].val_loss
+        curves.append([[(epoch.train_loss, epoch.val_loss) for epoch in lane.curve] for lane in lanes])
+    assert curves[0] == curves[1]
+
+
+def distil(own: Setting, lanes: list[Lane], loss: Loss, parts: dict[str, TensorPart]) -> None:
+    """One epoch of lanes from the setting's uncompressed model."""
+    teacher = Teacher(own.original)
+    rows = {
+        name: beside(own.program.rows(own.source(part)), teacher_logits(teacher, part, "cpu", None, {}))
+        for name, part in parts.items()
+    }
+    train_epoch(lanes, own.program, **rows, recipe=Recipe(epochs=6, loss=loss))
