@@ -16,7 +16,7 @@ def own_parameters(model: nn.Module) -> dict[str, Tensor]:
 
 @ADAPTERS.register("full")
 class Full(Adapter):
-    """Every parameter is trained. What was compressed is dense again, and the size says so; pruned layers stay small."""
+    """Every parameter is trained. Compressed layers are dense again, and the size says so; pruned ones stay small."""
 
     def begin(self, compressed: CompressedModel, starts: Mapping[str, Start], draw: Draw) -> dict[str, Tensor]:
         return own_parameters(compressed.model)

@@ -5,7 +5,8 @@ Shapes: a weight is ``[out, in]``; a convolution enters as its ``[out, in * kh *
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -62,6 +63,14 @@ class CompressedWeight:
     def to_tensors(self) -> dict[str, Tensor]:
         """The packed form; ``from_tensors`` of the config reads it back bit for bit."""
 
+    @abstractmethod
+    def scaled_rows(self, gain: Tensor) -> Self:
+        """The same form and size with row i of the dense form multiplied by ``gain[i]``; ``gain [out]``.
+
+        Raises:
+            ValueError: The form has no place for a gain of each row.
+        """
+
 
 @dataclass(frozen=True)
 class LayerStats:
@@ -73,10 +82,32 @@ class LayerStats:
 
     second_moment: Tensor
 
+    @property
+    def ridge(self) -> Tensor:
+        """``1e-6 mean(diag C)``, the least eigenvalue that a damped moment can have."""
+        return 1e-6 * self.second_moment.diagonal().mean().clamp_min(1e-12)
+
     def damped(self) -> Tensor:
-        """``C + 1e-6 mean(diag C) I``, which has an inverse where some inputs are always zero (dead pixels)."""
-        ridge = 1e-6 * self.second_moment.diagonal().mean().clamp_min(1e-12)
-        return self.second_moment + ridge * torch.eye(len(self.second_moment), dtype=self.second_moment.dtype)
+        """``C + ridge I``, which has an inverse where some inputs are always zero (dead pixels)."""
+        return self.second_moment + self.ridge * torch.eye(len(self.second_moment), dtype=self.second_moment.dtype)
+
+    @cached_property
+    def eigen(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues ``[in]``, ascending and positive, and eigenvectors ``[in, in]`` (columns) of ``damped()``."""
+        values, vectors = torch.linalg.eigh(self.damped().double())
+        return values.clamp_min(self.ridge), vectors
+
+    @cached_property
+    def root(self) -> Tensor:
+        """``C^(1/2)``, damped, symmetric, ``[in, in]``."""
+        values, vectors = self.eigen
+        return vectors * values.sqrt() @ vectors.T
+
+    @cached_property
+    def inverse_root(self) -> Tensor:
+        """``C^(-1/2)``, damped, symmetric, ``[in, in]``."""
+        values, vectors = self.eigen
+        return vectors * values.rsqrt() @ vectors.T
 
 
 @dataclass(frozen=True)
@@ -219,6 +250,9 @@ class DenseWeight(CompressedWeight):
     def to_tensors(self) -> dict[str, Tensor]:
         return {"dense": self.weight.float()}
 
+    def scaled_rows(self, gain: Tensor) -> Self:
+        return replace(self, weight=self.weight * gain.to(self.weight)[:, None])
+
 
 def join(groups: Sequence[CompressedWeight]) -> CompressedWeight:
     """One weight for a layer of one or many groups."""
@@ -250,3 +284,7 @@ class GroupedWeight(CompressedWeight):
     def to_tensors(self) -> dict[str, Tensor]:
         packed = [group.to_tensors() for group in self.groups]
         return {key: torch.stack([part[key] for part in packed]) for key in packed[0]}
+
+    def scaled_rows(self, gain: Tensor) -> Self:
+        gains = torch.split(gain, [group.shape[0] for group in self.groups])
+        return type(self)([group.scaled_rows(own) for group, own in zip(self.groups, gains, strict=True)])

@@ -1,8 +1,8 @@
 """One bit a weight, as in XNOR-Net (Rastegari et al., 2016, arXiv:1603.05279): a sign each and a scale a row."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -44,6 +44,12 @@ class SignWeight(CompressedWeight):
     def to_tensors(self) -> dict[str, Tensor]:
         signs = {"sign": pack(self.positive, 1)}
         return {**signs, "scale": self.scale.float()} if len(self.scale) else signs
+
+    def scaled_rows(self, gain: Tensor) -> Self:
+        if len(self.scale) != len(self.positive):
+            have = "one scale for all rows" if len(self.scale) else "no scale"
+            raise ValueError(f'int1 weights with {have} cannot take a gain for each row; choose scale = "row"')
+        return replace(self, scale=self.scale * gain.to(self.scale))
 
 
 @COMPRESSIONS.register("int1")

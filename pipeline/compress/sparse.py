@@ -3,9 +3,9 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import AfterValidator
@@ -121,6 +121,9 @@ class SparseWeight(CompressedWeight):
         chosen = chosen | (absent & (absent.cumsum(1) <= missing))
         codes = torch.searchsorted(self.blocks.key(self.blocks.choices()), self.blocks.key(chosen))
         return {"index": pack(codes, self.blocks.code_width), "value": self.weight[self.kept].float()}
+
+    def scaled_rows(self, gain: Tensor) -> Self:
+        return replace(self, weight=self.weight * gain.to(self.weight)[:, None])
 
 
 def block_scores(weight: Tensor, score: str, stats: LayerStats | None) -> Tensor:
