@@ -24,12 +24,12 @@ from pipeline.compress.layers import find_targets, matrix_shape, shared_copy
 from pipeline.compress.size import model_size
 from pipeline.errors import SpecError
 from pipeline.export.pack import pack_model, unpack_model
-from pipeline.registry import ADAPTERS, COMPRESSIONS, INITS
+from pipeline.registry import ADAPTERS, COMPRESSIONS, INITS, Method
 from pipeline.task.parts import TensorPart
 from pipeline.train.cohort import Lane, train_epoch
 from pipeline.train.program import make_program
 from pipeline.train.recipe import Recipe
-from pipeline.train.rows import image_rows
+from pipeline.train.rows import ComputedRows, image_rows
 
 
 def pairs() -> Iterator[tuple[Adapter, Init | None]]:
@@ -41,12 +41,15 @@ def pairs() -> Iterator[tuple[Adapter, Init | None]]:
             yield Lora(), init
 
 
-def pair_label(value: Adapter | Init | None) -> str:
-    return label(value) if value else ""
+def pair_label(value: object) -> str:
+    return label(value) if isinstance(value, Method) else getattr(value, "__name__", "")
 
 
 EACH_INIT = pytest.mark.parametrize("init", list(variants(INITS)), ids=label)
 EACH_PAIR = pytest.mark.parametrize(("adapter", "init"), list(pairs()), ids=pair_label)
+DEFAULTS = [(method(), ResidualSvd() if method.low_rank else None) for method in ADAPTERS]
+TRAINED = [*((mlp, *pair) for pair in pairs()), *((build, *pair) for build in (resnet, vit) for pair in DEFAULTS)]
+"""Every pair on a quick model, and the defaults on the others."""
 EACH_COMPRESSION = pytest.mark.parametrize("compression", [method() for method in COMPRESSIONS], ids=label)
 
 LAYERS = {
@@ -124,9 +127,8 @@ def test_an_adapted_layer_starts_no_further_from_the_dense_one_than_the_compress
             assert (copy(x) - compressed.reference(x)).norm() <= before * 1.1 + 1e-4
 
 
-@pytest.mark.parametrize("build", [mlp, resnet, vit])
 @EACH_COMPRESSION
-@EACH_PAIR
+@pytest.mark.parametrize(("build", "adapter", "init"), TRAINED, ids=pair_label)
 def test_an_epoch_trains_what_the_adapter_names_and_nothing_else_and_a_file_gives_it_back(
     adapter: Adapter, init: Init | None, compression: Compression, build, tmp_path
 ):
@@ -147,7 +149,8 @@ def test_an_epoch_trains_what_the_adapter_names_and_nothing_else_and_a_file_give
     start = {name: tensor.clone() for name, tensor in lanes[0].parameters.items()}
     program = make_program(compressed.model, adapter, [[(lane.parameters, lane.alpha) for lane in lanes]], part.images)
     assert program.cut is not None or not adapter.low_rank, program.why
-    rows = program.rows(image_rows(part))
+    stem = program.cut.stem if program.cut is not None else None
+    rows = program.rows(ComputedRows(image_rows(part), stem) if stem is not None else image_rows(part))
     train_epoch(lanes, program, rows, rows, Recipe(epochs=1))
 
     assert [lane.failure for lane in lanes] == [None] * 3
