@@ -42,5 +42,7 @@ class Qera(Init):
     ) -> Start:
         inputs = of_all_groups(stats)
         residual = weight.double() - compressed.dense().double()
-        A, B = best_product(residual @ inputs.root, rank, otherwise=weight.double() @ inputs.root)
-        return Start((A @ inputs.inverse_root).to(weight.dtype), B.to(weight.dtype), residual=True)
+        # All directions, whatever the rank: a product of fewer rows may differ in its last bit, and ranks are prefixes.
+        A, B = best_product(residual @ inputs.root, min(weight.shape), otherwise=weight.double() @ inputs.root)
+        A = A @ inputs.inverse_root
+        return Start(A[:rank].to(weight.dtype), B[:, :rank].to(weight.dtype), residual=True)
