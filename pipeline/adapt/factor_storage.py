@@ -1,8 +1,7 @@
 """How the factors of an adapter are stored: as they are, in half precision, or in 8 bits.
 
 In 8 bits every one of the ``r`` directions, a row of ``A [r, in]`` and a column of ``B [out, r]``, has a float32 scale:
-``q = round(a / scale)``, ``scale = max |a| / 127``, rounded up to 16 bits: its product with any code is then exact, and
-storing again what was read changes nothing.
+``q = round(127 a / max |a|)``. Storing again what was read changes nothing.
 """
 
 from collections.abc import Mapping
@@ -22,8 +21,7 @@ def _is_factor(name: str) -> bool:
 
 def _coded(name: str, tensor: Tensor) -> tuple[Tensor, Tensor]:
     """Codes and scales; axes before the two of a factor are lanes."""
-    mantissa, exponent = torch.frexp(tensor.abs().amax(ALONG[name.rpartition(".")[2]], keepdim=True) / 127)
-    scale = torch.ldexp((mantissa * 2**16).ceil() / 2**16, exponent)
+    scale = tensor.abs().amax(ALONG[name.rpartition(".")[2]], keepdim=True) / 127
     return (tensor / scale.where(scale > 0, 1)).round().to(torch.int8), scale
 
 

@@ -225,9 +225,11 @@ def test_loftq_of_one_round_is_the_svd_start_on_the_same_base(compression, shape
     assert torch.equal(one.base.dense(), compression.compress(weight, None).dense())
 
 
-@COMPRESSED
+@pytest.mark.parametrize("compression", [Int1(), Sparse(block="1:4"), Sparse(block="1:4", score="max")], ids=str)
 @given(layer=LAYERS, rank=st.integers(1, 12))
-def test_more_rounds_of_loftq_never_lose_more(compression, layer, rank):
+def test_more_rounds_of_loftq_never_lose_more_not_even_where_a_method_keeps_what_is_not_nearest(
+    compression, layer, rank
+):
     out, inner, seed = layer
     weight = weight_of((out, inner), seed)
     losses = [
