@@ -1,6 +1,7 @@
 import functools
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 import torch
@@ -235,7 +236,7 @@ def test_more_rounds_of_loftq_never_lose_more_not_even_where_a_method_takes_what
     out, inner, seed = layer
     weight, stats, rank = weight_of((out, inner), seed), [inputs_of(inner, seed)], min(rank, out, inner)
     losses = [lost(start_of(LoftQ(rounds=T), weight, rank, stats, compression), weight) for T in (1, 2, 5)]
-    assert all(more <= less + 1e-9 for less, more in zip(losses, losses[1:], strict=False))
+    assert all(more <= less + 1e-9 for less, more in pairwise(losses))
 
 
 def test_rounds_of_loftq_do_come_nearer_and_the_base_is_that_of_the_last_product():
