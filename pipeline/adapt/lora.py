@@ -24,7 +24,7 @@ from pipeline.registry import ADAPTERS
 
 
 class LowRankLayer(LaneLayer):
-    """``y = g * base(x) + s B A x + b``, and for DoRA ``y = (m / norm) * (base(x) + s B A x) + b``.
+    """``y = g * base(x) + s B A x + b``, and for DoRA ``y = (m / norm) * (g * base(x) + s B A x) + b``.
 
     Gains ``g`` and magnitudes ``m`` are ``[T, out]``, one number a row of the weight.
 
@@ -74,7 +74,8 @@ class LowRankLayer(LaneLayer):
     @torch.no_grad()
     def _norms(self, stack: Stack) -> Tensor:
         A, B = stack.parameters["lora_A"], stack.parameters["lora_B"]
-        return row_norms(weight_matrix(self.frozen).to(A), A, B, self._scaling.s(stack.alpha, A.shape[1]))
+        s = self._scaling.s(stack.alpha, A.shape[1])
+        return row_norms(weight_matrix(self.frozen).to(A), A, B, s, stack.parameters.get("gain", 1.0))
 
 
 class LoraLinear(LowRankLayer):
@@ -151,15 +152,15 @@ def convolve(base: nn.Module, x: Tensor, kernel: Tensor, groups: int) -> Tensor:
     return y
 
 
-def row_norms(W: Tensor, A: Tensor, B: Tensor, s: Tensor) -> Tensor:
-    """``||W + s B A||`` of each row of each lane, ``[T, out]``, and no product ``B A`` is built.
+def row_norms(W: Tensor, A: Tensor, B: Tensor, s: Tensor, gain: Tensor | float = 1.0) -> Tensor:
+    """``||g W + s B A||`` of each row of each lane, ``[T, out]``, and no product ``B A`` is built.
 
-    ``||w + s b A||^2 = ||w||^2 + 2 s b (A w) + s^2 b (A A^T) b``.
+    ``||g w + s b A||^2 = g^2 ||w||^2 + 2 g s b (A w) + s^2 b (A A^T) b``; ``g [T, out]``.
     """
     s = s[:, None]
     cross = ((W @ A.mT) * B).sum(2)
     square = ((B @ (A @ A.mT)) * B).sum(2)
-    return (W.square().sum(1) + 2 * s * cross + s.square() * square).clamp_min(1e-24).sqrt()
+    return (gain**2 * W.square().sum(1) + 2 * gain * s * cross + s.square() * square).clamp_min(1e-24).sqrt()
 
 
 S = TypeVar("S", float, Tensor)

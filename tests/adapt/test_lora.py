@@ -7,12 +7,13 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import Adapter, Start, adapter_parameters, clipped_rank
+from pipeline.adapt.contract import Adapter, Draw, Start, blank, clipped_rank, trained_numbers
+from pipeline.adapt.dora import Dora
 from pipeline.adapt.inits.paper import Paper
 from pipeline.adapt.inits.svd import ResidualSvd
 from pipeline.adapt.lanes import Lanes, attach
 from pipeline.adapt.lora import Lora
-from pipeline.compress.contract import CompressedModel
+from pipeline.compress.contract import CompressedModel, DenseWeight
 from pipeline.compress.int1 import Int1
 from pipeline.compress.layers import matrix_shape, replace_weight, shared_copy, weight_matrix
 from pipeline.compress.sparse import Sparse
@@ -35,11 +36,13 @@ LAYERS = {
 
 
 def lanes_of(model: nn.Module, adapter: Lora, alphas: list[float], rank: int = 2) -> list[dict[str, Tensor]]:
-    """Random factors for a lane each, on the layer ``0``; biases that have moved, where they are trained."""
+    """Random factors for a lane each, on the layer ``0``; whatever else is trained has moved."""
     out, inner = matrix_shape(model[0])
     starts = [{"0": Start(torch.randn(rank, inner).double(), torch.randn(out, rank).double())} for _ in alphas]
-    lanes = [adapter.begin(model, start, alpha) for start, alpha in zip(starts, alphas, strict=True)]
-    return [{key: t + torch.randn_like(t) if "bias" in key else t for key, t in lane.items()} for lane in lanes]
+    bare = CompressedModel(model, {}, model)
+    lanes = [adapter.begin(bare, start, Draw(alpha)) for start, alpha in zip(starts, alphas, strict=True)]
+    moved = ("bias", "gain", "magnitude")
+    return [{key: t + torch.randn_like(t) if key.endswith(moved) else t for key, t in lane.items()} for lane in lanes]
 
 
 def attached(model: nn.Module, lanes: list[Mapping[str, Tensor]], alphas: list[float], adapter: Adapter) -> nn.Module:
@@ -52,35 +55,69 @@ def stacked(lanes: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([lane[name] for lane in lanes]) for name in lanes[0]}
 
 
-@pytest.mark.parametrize("adapter", [Lora(), Lora(scale="alpha/sqrt(r)", bias=True)], ids=["", "sqrt and biases"])
+def dense_form(layer: nn.Module, adapter: Lora, lane: Mapping[str, Tensor], alpha: float) -> tuple[Tensor, Tensor]:
+    """The weight ``[out, in]`` that a lane stands for, and its bias."""
+    A, B, rows = lane["0.lora_A"], lane["0.lora_B"], lane["0.lora_B"].new_ones(len(lane["0.lora_B"]))
+    s = alpha / (len(A) if adapter.scale == "alpha/r" else len(A) ** 0.5)
+    weight = lane.get("0.gain", rows)[:, None] * weight_matrix(layer) + s * B @ A
+    if "0.magnitude" in lane:
+        weight = lane["0.magnitude"][:, None] * weight / weight.norm(dim=1, keepdim=True)
+    return weight, lane.get("0.bias", layer.bias)
+
+
+KINDS = {
+    "lora": Lora(),
+    "sqrt and biases": Lora(scale="alpha/sqrt(r)", bias=True),
+    "gains": Lora(scales=True),
+    "gains and biases": Lora(scales=True, bias=True),
+    "dora": Dora(),
+    "dora, sqrt and biases": Dora(scale="alpha/sqrt(r)", bias=True),
+    "dora with gains": Dora(scales=True),
+}
+EACH_KIND = pytest.mark.parametrize("adapter", KINDS.values(), ids=KINDS)
+
+
+@EACH_KIND
 @pytest.mark.parametrize(("layer", "shape"), LAYERS.values(), ids=LAYERS)
-def test_each_of_many_lanes_is_the_dense_layer_of_weight_q_plus_s_b_a(layer, shape, adapter):
+def test_each_of_many_lanes_is_the_dense_layer_that_it_stands_for(layer, shape, adapter):
     model, alphas = nn.Sequential(layer).double(), [1.0, 4.0, 0.5]
     lanes = lanes_of(model, adapter, alphas)
     images = [torch.randn(shape, dtype=torch.float64) for _ in alphas]
     together = attached(model, lanes, alphas, adapter)(torch.cat(images)).chunk(3)
     for lane, alpha, x, out in zip(lanes, alphas, images, together, strict=True):
         dense = shared_copy(model)
-        s = alpha / (2 if adapter.scale == "alpha/r" else 2**0.5)
-        replace_weight(dense, "0", weight_matrix(layer) + s * lane["0.lora_B"] @ lane["0.lora_A"])
-        if "0.bias" in lane:
-            dense[0].bias = nn.Parameter(lane["0.bias"])
+        weight, bias = dense_form(layer, adapter, lane, alpha)
+        replace_weight(dense, "0", weight)
+        dense[0].bias = None if bias is None else nn.Parameter(bias)
         torch.testing.assert_close(out, dense(x), rtol=1e-11, atol=1e-11)
         torch.testing.assert_close(attached(model, [lane], [alpha], adapter)(x), out, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("bias", [False, True], ids=["", "biases"])
+@EACH_KIND
 @pytest.mark.parametrize(("layer", "shape"), LAYERS.values(), ids=LAYERS)
-def test_what_an_adapter_names_is_all_that_has_a_gradient_each_lane_its_own(layer, shape, bias):
-    model, adapter, alphas = nn.Sequential(layer).double(), Lora(bias=bias), [1.0, 4.0]
+def test_lanes_of_a_shared_input_compute_as_those_with_inputs_of_their_own(layer, shape, adapter):
+    model, alphas = nn.Sequential(layer).double(), [1.0, 4.0]
+    lanes = lanes_of(model, adapter, alphas)
+    base, x = shared_copy(model)[0], torch.randn(shape, dtype=torch.float64)
+    lane_layer = adapter.layer(base, {name.removeprefix("0.") for name in lanes[0]})
+    shared = lane_layer(x, lane_layer.frozen(x), Lanes([(stacked(lanes), alphas)]).of("0"))
+    own = attached(model, lanes, alphas, adapter)(torch.cat([x, x]))
+    torch.testing.assert_close(shared, own, rtol=1e-11, atol=1e-11)
+
+
+@EACH_KIND
+@pytest.mark.parametrize(("layer", "shape"), LAYERS.values(), ids=LAYERS)
+def test_what_an_adapter_names_is_all_that_has_a_gradient_each_lane_its_own(layer, shape, adapter):
+    model, alphas = nn.Sequential(layer).double(), [1.0, 4.0]
     lanes = lanes_of(model, adapter, alphas)
     held = {name: nn.Parameter(tensor) for name, tensor in stacked(lanes).items()}
     copy = shared_copy(model)
     attach(copy, adapter, Lanes([(held, alphas)]))
     x = torch.randn(2 * shape[0], *shape[1:], dtype=torch.float64)
     copy(x).chunk(2)[1].square().sum().backward()
-    factors = {"0.lora_A", "0.lora_B"}
-    assert held.keys() == factors | ({"0.bias"} if bias and layer.bias is not None else set())
+    factors, more = {"0.lora_A", "0.lora_B"}, {"0.bias"} if adapter.bias and layer.bias is not None else set()
+    more |= ({"0.gain"} if adapter.scales else set()) | ({"0.magnitude"} if isinstance(adapter, Dora) else set())
+    assert held.keys() == factors | more
     assert {name for name, p in copy.named_parameters() if p.requires_grad} == held.keys()
     for tensor in held.values():
         assert not tensor.grad[0].any()
@@ -116,13 +153,11 @@ def vit() -> nn.Module:
 
 
 def starts_of(compressed: CompressedModel, model: nn.Module, init: Paper | ResidualSvd, rank: int) -> dict[str, Start]:
-    generator = torch.Generator().manual_seed(0)
-    return {
-        name: init.start(
-            weight_matrix(model.get_submodule(name)), weight, clipped_rank(rank, weight.shape), (), generator
-        )
-        for name, weight in compressed.weights.items()
-    }
+    generator, starts = torch.Generator().manual_seed(0), {}
+    for name, weight in compressed.weights.items():
+        matrix, r = weight_matrix(model.get_submodule(name)), clipped_rank(rank, weight.shape)
+        starts[name] = init.start(matrix, weight, r, (), generator, DenseWeight)
+    return starts
 
 
 @pytest.mark.parametrize("compression", [Int1(), Sparse()], ids=["int1", "sparse"])
@@ -130,7 +165,7 @@ def starts_of(compressed: CompressedModel, model: nn.Module, init: Paper | Resid
 def test_the_full_rank_svd_start_gives_the_uncompressed_models_outputs(build, compression):
     model = build().double().eval()
     compressed = compression.compress_model(model, find_targets(model, ["*"]), {})
-    lane = Lora().begin(compressed.model, starts_of(compressed, model, ResidualSvd(), 10_000), 8.0)
+    lane = Lora().begin(compressed, starts_of(compressed, model, ResidualSvd(), 10_000), Draw(8.0))
     x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
     with torch.no_grad():
         assert (compressed.model(x) - model(x)).abs().max() > 1e-3
@@ -141,7 +176,7 @@ def test_the_full_rank_svd_start_gives_the_uncompressed_models_outputs(build, co
 def test_the_papers_start_gives_the_compressed_models_outputs(build):
     model = build().eval()
     compressed = Int1().compress_model(model, find_targets(model, ["*"]), {})
-    lane = Lora().begin(compressed.model, starts_of(compressed, model, Paper(), 4), 8.0)
+    lane = Lora().begin(compressed, starts_of(compressed, model, Paper(), 4), Draw(8.0))
     x = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(attached(compressed.model, [lane], [8.0], Lora())(x), compressed.model(x))
@@ -150,10 +185,10 @@ def test_the_papers_start_gives_the_compressed_models_outputs(build):
 def test_ranks_are_clipped_to_what_each_layer_takes_and_counted_before_any_start():
     model = mlp()
     compressed = Int1().compress_model(model, ["1", "3"], {})
-    shapes = {name: weight.shape for name, weight in compressed.weights.items()}
-    counts = adapter_parameters(Lora(), compressed.model, shapes, 16)
+    ranks = {name: clipped_rank(16, weight.shape) for name, weight in compressed.weights.items()}
+    counts = trained_numbers(Lora(), blank(Lora(), compressed, ranks))
     assert counts == {"1.lora_A": 16 * 3072, "1.lora_B": 16 * 24, "3.lora_A": 5 * 24, "3.lora_B": 5 * 5}
-    lane = Lora().begin(compressed.model, starts_of(compressed, model, ResidualSvd(), 16), 1.0)
+    lane = Lora().begin(compressed, starts_of(compressed, model, ResidualSvd(), 16), Draw(1.0))
     assert {name: tensor.numel() for name, tensor in lane.items()} == counts
     assert Lora().macs((24, 3072), 16) == 16 * (24 + 3072)
 
@@ -162,7 +197,7 @@ def test_attaching_leaves_the_compressed_model_as_it_was():
     model = cnn()
     compressed = Int1().compress_model(model, find_targets(model, ["*"]), {})
     before = {name: tensor.clone() for name, tensor in compressed.model.state_dict().items()}
-    lane = Lora().begin(compressed.model, starts_of(compressed, model, Paper(), 2), 1.0)
+    lane = Lora().begin(compressed, starts_of(compressed, model, Paper(), 2), Draw(1.0))
     attached(compressed.model, [lane, lane], [1.0, 2.0], Lora())(torch.randn(4, 3, 32, 32))
     after = compressed.model.state_dict()
     assert list(after) == list(before)

@@ -1,6 +1,8 @@
 """Every registered method with every choice of its options, one changed at a time; and models to hold them against."""
 
+import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args, get_origin
 
 import timm
@@ -8,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.adapt.contract import Init, Start, clipped_rank
-from pipeline.compress.contract import CompressedModel, LayerStats
+from pipeline.compress.contract import CompressedModel, Compression, LayerStats
 from pipeline.compress.intn import IntN
-from pipeline.compress.layers import weight_groups, weight_matrix
+from pipeline.compress.layers import replace_weight, shared_copy, weight_groups, weight_matrix
 from pipeline.compress.stats import gather_statistics
 from pipeline.compress.svd import Svd
 from pipeline.compress.svdlora import SvdLora
@@ -86,11 +88,23 @@ def groups_and_stats(layer: nn.Module, *shape: int) -> list[tuple[Tensor, LayerS
 
 
 def starts_of(
-    init: Init, model: nn.Module, compressed: CompressedModel, stats: dict[str, Any], rank: int, seed: int = 0
+    init: Init, compression: Compression, compressed: CompressedModel, stats: dict[str, Any], rank: int, seed: int = 0
 ) -> dict[str, Start]:
+    """Starts of every target, as an objective asks for them; ``stats`` are those of ``compressed.reference``."""
     generator = torch.Generator().manual_seed(seed)
     starts = {}
     for name, weight in compressed.weights.items():
-        matrix = weight_matrix(model.get_submodule(name))
-        starts[name] = init.start(matrix, weight, clipped_rank(rank, weight.shape), stats[name], generator)
+        layer = compressed.reference.get_submodule(name)
+        compress = functools.partial(compression.compress_layer, layer, stats=stats[name])
+        r = clipped_rank(rank, weight.shape)
+        starts[name] = init.start(weight_matrix(layer), weight, r, stats[name], generator, compress)
     return starts
+
+
+def on_moved_bases(compressed: CompressedModel, starts: dict[str, Start]) -> CompressedModel:
+    """The compressed model that the starts belong to: their bases in the place of its own."""
+    bases = {name: start.base for name, start in starts.items() if start.base is not None}
+    model = shared_copy(compressed.model)
+    for name, base in bases.items():
+        replace_weight(model, name, base.dense())
+    return replace(compressed, model=model, weights={**compressed.weights, **bases})

@@ -1,6 +1,5 @@
 """The start of the LoRA paper (Hu et al., 2021, arXiv:2106.09685): the adapted layer begins as the compressed one."""
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.adapt.contract import Compress, Init, Start
+from pipeline.adapt.factors import kaiming
 from pipeline.compress.contract import CompressedWeight, LayerStats
 from pipeline.registry import INITS
 
@@ -32,10 +32,8 @@ class Paper(Init):
         compress: Compress,
     ) -> Start:
         out, inner = weight.shape
-        A = torch.empty(rank, inner, dtype=weight.dtype)
         if self.distribution == "normal":
-            A.normal_(0, self.sigma, generator=generator)
+            A = torch.empty(rank, inner, dtype=weight.dtype).normal_(0, self.sigma, generator=generator)
         else:
-            bound = 1 / math.sqrt(inner)
-            A.uniform_(-bound, bound, generator=generator)
+            A = kaiming((rank, inner), weight.dtype, generator)
         return Start(A, torch.zeros(out, rank, dtype=weight.dtype))

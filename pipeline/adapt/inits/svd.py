@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.adapt.contract import Compress, Init, Start
+from pipeline.adapt.factors import best_product
 from pipeline.compress.contract import CompressedWeight, LayerStats
 from pipeline.registry import INITS
 
@@ -27,11 +28,5 @@ class ResidualSvd(Init):
         compress: Compress,
     ) -> Start:
         residual = weight.double() - compressed.dense().double()
-        U, S, Vh = torch.linalg.svd(residual, full_matrices=False)
-        root = S[:rank].sqrt()
-        # Where nothing was lost B is zero; A may not be too, or neither would ever have a gradient. Nor may it be the
-        # identity, which is all that a zero matrix gives: the first inputs may be dead, and W knows those that are not.
-        if not S.any():
-            Vh = torch.linalg.svd(weight.double(), full_matrices=False).Vh
-        A = torch.where(root > 0, root, 1)[:, None] * Vh[:rank]
-        return Start(A.to(weight.dtype), (U[:, :rank] * root).to(weight.dtype), residual=True)
+        A, B = best_product(residual, rank, otherwise=weight)
+        return Start(A.to(weight.dtype), B.to(weight.dtype), residual=True)

@@ -1,0 +1,46 @@
+"""LoftQ (Li et al., 2023, arXiv:2310.08659): compressed weight and low-rank sum, fitted to the weight in turns."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from pipeline.adapt.contract import Compress, Init, Start
+from pipeline.adapt.factors import best_product
+from pipeline.compress.contract import CompressedWeight, LayerStats
+from pipeline.registry import INITS
+
+
+@INITS.register("loftq")
+class LoftQ(Init):
+    """Rounds of ``Q <- compress(W - B A)``, ``B A <- [W - Q]_r``, with any compression; one round is ``svd``.
+
+    No round need come nearer than the one before; the round with the least ``||W - Q - B A||`` is the start, where the
+    published method takes the last.
+    """
+
+    moves_base: ClassVar[bool] = True
+
+    rounds: int = Field(5, ge=1)
+    """How often both are fitted; every round compresses the layer once and decomposes it once."""
+
+    def start(
+        self,
+        weight: Tensor,
+        compressed: CompressedWeight,
+        rank: int,
+        stats: Sequence[LayerStats],
+        generator: torch.Generator,
+        compress: Compress,
+    ) -> Start:
+        W, base, starts = weight.double(), compressed, []
+        for _ in range(self.rounds):
+            residual = W - base.dense().double()
+            A, B = best_product(residual, rank, otherwise=W)
+            error = float((residual - B @ A).norm())
+            starts.append((error, Start(A.to(weight.dtype), B.to(weight.dtype), residual=True, base=base)))
+            if len(starts) < self.rounds:
+                base = compress((W - B @ A).to(weight.dtype))
+        return min(starts, key=lambda each: each[0])[1]
