@@ -162,7 +162,7 @@ def test_a_whole_model_comes_back_from_a_file_of_the_size_that_was_predicted(com
     model = settled(build)
     targets = find_targets(model, ["*"])
     compressed = compression.compress_model(model, targets, statistics(model, targets, 3, 32, 32))
-    tensors = pack_model(compressed, {})
+    tensors = pack_model(compressed, Lora(), {})
     assert sum(tensor.nbytes for tensor in tensors.values()) == model_size(model, compressed, {}).bytes
     save_file(tensors, tmp_path / "model.safetensors")
     bare = unpack_model(build(), load_file(tmp_path / "model.safetensors"), compression, targets, Lora(), 1.0)
