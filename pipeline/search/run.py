@@ -133,6 +133,8 @@ def _pass(
 
 def said_of(program: Program) -> str:
     """Where a model was cut, in words."""
+    if not program.adapter.trains:
+        return "nothing is trained, so the compressed model is judged once"
     if program.cut is None:
         alone = "" if program.stacks else ", and trials are trained one at a time: lanes of one batch would mix"
         return f"every image takes the whole model in every epoch: {program.why}{alone}"

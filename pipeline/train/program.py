@@ -43,7 +43,7 @@ class Program:
         """The function from the tensors of ``rows`` to logits, for some lanes."""
         if self.cut is not None:
             return functools.partial(self._compiled_tail if compiled else self.cut.tail, lanes)
-        apart = self.adapter.trains and held_apart(self.model, lanes)
+        apart = held_apart(self.model, lanes)
         models = [self._with_lanes(own) for own in (lanes.each() if apart else [lanes])]
         if not apart:
             return lambda images: models[0](each_lane(images, lanes.count))
@@ -141,6 +141,8 @@ def make_program(
         close = 1e-3 * float(expected.abs().max())
         return logits.shape == expected.shape and torch.allclose(logits, expected, rtol=1e-3, atol=close)
 
+    if not lanes.layers:
+        return whole(model, adapter, "nothing is trained")
     apart = held_apart(model, lanes)
     if apart:
         return whole(model, adapter, f"it trains '{apart[0]}', which no single layer holds")
