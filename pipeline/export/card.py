@@ -23,6 +23,7 @@ def make_card(objective: Objective, trial: FrozenTrial, got: Recovered, val: Sco
             "compression": combination.compression.model_dump(mode="json"),
             "adapter": combination.adapter.model_dump(mode="json"),
             "layers": objective.targets,
+            "ranks": objective.layer_ranks(values.rank),
             "values": values.params(),
             "epochs": search.epochs,
             "schedule": search.schedule,

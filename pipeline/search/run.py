@@ -96,8 +96,9 @@ def _search(
     kept = Kept(spec.name, name, study.user_attrs["id"])
     measure_references(objective, study, ["val"])
     say(f"{name}: {len(objective.targets)} layers compressed; {said_of(objective.common.program)}")
-    for part in ("train", "val"):  # before anything is asked, and with all threads: a cache may have to be built
-        objective.common.rows(part)
+    for base in objective.bases:  # before anything is asked, and with all threads: caches may have to be built
+        for part in ("train", "val"):
+            base.rows(part)
     size = _pass(objective, study, cohort, guard, say)
     Coordinator(objective, study, kept, guard, size, lambda progress: show(name, progress)).run()
     objective.release()

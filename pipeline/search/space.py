@@ -67,9 +67,12 @@ UNRANKED = "none"
 
 
 def fitted(search: SearchSpec, adapter: "Adapter") -> SearchSpec:
-    """A study's search as a combination takes it: one cell without ranks, and one trial where nothing is trained."""
+    """A study's search as a combination takes it: one cell without ranks, and one trial where nothing is trained.
+
+    Without ranks there is nothing to spread a budget over, and no cell to score against others.
+    """
     if not adapter.low_rank:
-        search = search.model_copy(update={"ranks": (0,), "inits": ()})
+        search = search.model_copy(update={"ranks": (0,), "inits": (), "allocation": None, "queued": 0})
     if not adapter.trains:
         startup = search.sampler.model_copy(update={"startup": 1})
         search = search.model_copy(update={"trials": 1, "epochs": 1, "warmup": 0.0, "sampler": startup})
