@@ -102,7 +102,15 @@ def check(study: Study, as_json: Json = False) -> None:
 
 @app.command(epilog="Example: restora plan quickstart    Next: restora run quickstart")
 @carried_out
-def plan(study: Study, as_json: Json = False, device: Device = "auto", seed: Seed = None) -> None:
+def plan(
+    study: Study,
+    as_json: Json = False,
+    device: Device = "auto",
+    seed: Seed = None,
+    score: Annotated[
+        bool, typer.Option("--score", help="Score every cell before any training; needs the baseline, and trains it.")
+    ] = False,
+) -> None:
     """Say what a run would do and take: cells, trials, trained parameters, bytes, memory, disk, time."""
     from pipeline.environment import choose_device
     from pipeline.search.plan import plan_study
@@ -112,8 +120,8 @@ def plan(study: Study, as_json: Json = False, device: Device = "auto", seed: See
 
     spec, console = _spec(study, seed), Console()
     device = choose_device(device)
-    task = prepare(spec.task, device=device, train_baseline=False, say=console.say)
-    table = plan_study(spec, task, make_objectives(spec, task, device))
+    task = prepare(spec.task, device=device, train_baseline=score, say=console.say)
+    table = plan_study(spec, task, make_objectives(spec, task, device), score=score)
     if as_json:
         _print(table)
     else:
