@@ -115,12 +115,15 @@ def plan(
     from pipeline.environment import choose_device
     from pipeline.search.plan import plan_study
     from pipeline.search.run import make_objectives
+    from pipeline.search.scores import ERROR_IMAGES, SCORE_IMAGES
     from pipeline.task import prepare
     from pipeline.terminal import plan_lines
 
     spec, console = _spec(study, seed), Console()
     device = choose_device(device)
     task = prepare(spec.task, device=device, train_baseline=score, say=console.say)
+    if score:
+        console.say(f"scoring: each cell takes {SCORE_IMAGES} validation and {ERROR_IMAGES} training images, or all")
     table = plan_study(spec, task, make_objectives(spec, task, device), score=score)
     if as_json:
         _print(table)

@@ -170,6 +170,7 @@ def plan_lines(table: dict[str, Any]) -> list[str]:
         f"disk: {size_text(table['disk_bytes'])}",
     ]
     for combination in table["combinations"]:
+        rank = "budget" if combination["allocation"] else "  rank"
         lines += [
             "",
             f"{combination['combination']}: {combination['cells']} cells, {combination['trials']} trials, "
@@ -178,7 +179,7 @@ def plan_lines(table: dict[str, Any]) -> list[str]:
             "  trials in one pass: "
             + ", ".join(f"{lanes} of batch {batch}" for batch, lanes in combination["lanes"].items()),
             *_allocation_lines(combination["allocation"], ready=table["trained_baseline"]),
-            f"  {'budget' if combination['allocation'] else '  rank'}    trained       bytes   smaller   layers    macs",
+            f"  {rank}    trained       bytes   smaller   layers    macs",
         ]
         for plan in combination["ranks"]:
             lines.append(
@@ -217,14 +218,14 @@ def _score_lines(scores: dict[str, Any]) -> list[str]:
     """The cells as they start, the best first."""
     if not scores["cells"]:
         return ["  no cells to score: the adapter has neither rank nor init"]
+    named = {f"rank {cell['rank']} {cell['init']}": cell for cell in scores["cells"]}
+    wide = max(map(len, named))
     return [
-        f"  before any training, every range at its middle: accuracy on {scores['images']} validation images, error of "
-        f"layer outputs on {scores['error_images']} training images; took {scores['seconds']:.1f} s",
-        "  cell              accuracy  output error",
-        *(
-            f"  rank {cell['rank']:<4} {cell['init']:<8} {cell['accuracy']:>8.4f} {cell['output_error']:>13.4f}"
-            for cell in scores["cells"]
-        ),
+        f"  before any training, every range at its middle ({scores['seconds']:.1f} s): accuracy on {scores['images']} "
+        f"validation images,",
+        f"  relative error of the layers' outputs on {scores['error_images']} training images",
+        f"  {'cell':<{wide}}  accuracy  output error",
+        *(f"  {name:<{wide}}  {cell['accuracy']:>8.4f}  {cell['output_error']:>12.4f}" for name, cell in named.items()),
     ]
 
 

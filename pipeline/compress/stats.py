@@ -62,15 +62,12 @@ def gather_sensitivity(
         batches: Images and labels from the training part.
     """
     squares, images_seen = dict.fromkeys(targets, 0.0), 0
+    outputs: list[tuple[str, Tensor]] = []
 
     def watch(name: str) -> Any:
-        def add(gradient: Tensor) -> None:
-            squares[name] += float(gradient.double().square().sum())
-
         def hook(layer: nn.Module, _: object, output: Tensor) -> Tensor:
-            y = output.requires_grad_().clone()  # what follows may change it in place
-            y.register_hook(add)
-            return y
+            outputs.append((name, output.requires_grad_()))
+            return output.clone()  # what follows may change it in place
 
         return model.get_submodule(name).register_forward_hook(hook)
 
@@ -78,7 +75,11 @@ def gather_sensitivity(
     try:
         with torch.enable_grad():
             for images, labels in batches:
-                F.cross_entropy(model(images), labels, reduction="sum").backward()
+                outputs.clear()
+                loss = F.cross_entropy(model(images), labels, reduction="sum")  # so that each image's is its own
+                gradients = torch.autograd.grad(loss, [output for _, output in outputs], materialize_grads=True)
+                for (name, _), gradient in zip(outputs, gradients, strict=True):
+                    squares[name] += float(gradient.double().square().sum())
                 images_seen += len(labels)
     finally:
         for hook in hooks:

@@ -161,7 +161,8 @@ def spectrum(matrix: Tensor, stats: Sequence[LayerStats]) -> Tensor:
     groups = matrix.double().reshape(len(stats), -1, matrix.shape[1])
     # Any root of C will do: the squares are eigenvalues of M C M^T.
     weighted = [own @ torch.linalg.cholesky(each.damped()) for own, each in zip(groups, stats, strict=True)]
-    return torch.linalg.svdvals(torch.cat(weighted))
+    values: Tensor = torch.linalg.svdvals(torch.cat(weighted))
+    return values
 
 
 def costs(adapter: Adapter, compressed: CompressedModel, unit: str) -> dict[str, Cost]:

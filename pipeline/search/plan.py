@@ -40,7 +40,7 @@ def targets_fit(spec: StudySpec) -> tuple[str, bool, str]:
 def _allocation(objective: Objective) -> dict[str, Any] | None:
     """How budgets are spread, and by whose spectra: of what was lost, or of the weights where nothing was."""
     spec = objective.search.allocation
-    return spec and {**spec.model_dump(), "spectra": "residual" if objective.lossy else "weight"}
+    return None if spec is None else {**spec.model_dump(), "spectra": "residual" if objective.lossy else "weight"}
 
 
 @dataclass(frozen=True)
