@@ -123,7 +123,7 @@ def plan(
     device = choose_device(device)
     task = prepare(spec.task, device=device, train_baseline=score, say=console.say)
     if score:
-        console.say(f"scoring: each cell takes {SCORE_IMAGES} validation and {ERROR_IMAGES} training images, or all")
+        console.say(f"scoring: each cell takes up to {SCORE_IMAGES} validation and {ERROR_IMAGES} training images")
     table = plan_study(spec, task, make_objectives(spec, task, device), score=score)
     if as_json:
         _print(table)

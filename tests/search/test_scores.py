@@ -103,7 +103,7 @@ def test_a_study_with_nothing_queued_scores_nothing(storage, monkeypatch):
     assert "score" not in {trial.user_attrs["origin"] for trial in study.trials}
 
 
-@pytest.mark.parametrize("batches", [0, 3, 60, 110])
+@pytest.mark.parametrize("batches", [0, 3, 40, 80])
 def test_a_study_that_was_stopped_goes_on_with_the_same_asks(open_database, batches):
     spec = make_spec(queued=2, batch_size=[16])
     expected = search(open_database("whole"), spec)
@@ -118,7 +118,7 @@ def test_a_study_that_was_stopped_goes_on_with_the_same_asks(open_database, batc
 def test_scores_are_measured_only_while_some_cell_has_not_begun(storage, monkeypatch):
     spec = make_spec(queued=1)
     with pytest.raises(StopTraining):
-        search(storage, spec, guard=StopAfter(110))
+        search(storage, spec, guard=StopAfter(80))
     assert len({(trial.params["rank"], trial.params["init"]) for trial in storage.get_all_trials(1)}) == len(
         cells(spec.search)
     )
