@@ -2,7 +2,7 @@
 
 Legend: ``s_1 >= s_2 >= ...`` the singular values of what a layer lost, ``(W - Q) C^1/2``. Every way of spreading puts
 the ranks of all layers in one order that no budget changes, and gives the longest beginning of it that fits. So a
-larger budget never takes a rank from a layer.
+larger budget never takes a rank from a layer, and what is left of one is less than what comes next would cost.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +14,10 @@ from torch import Tensor
 
 from pipeline.adapt.contract import Adapter, blank, packed, trained_numbers
 from pipeline.compress.contract import CompressedModel, LayerStats
+from pipeline.compress.layers import naming, weight_matrix
+from pipeline.compress.stats import Statistics
 from pipeline.errors import SpecError
+from pipeline.spec import AllocationSpec
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,37 @@ def spectrum(matrix: Tensor, stats: Sequence[LayerStats]) -> Tensor:
     return values
 
 
+def layers_of(
+    adapter: Adapter, compressed: CompressedModel, statistics: Statistics, spec: AllocationSpec
+) -> dict[str, Layer]:
+    """What is known of each target layer; where compression lost nothing at all, spectra are those of the weights.
+
+    Args:
+        adapter: What is trained.
+        compressed: The compressed model.
+        statistics: Of the layers of its reference.
+        spec: What a budget counts, and how it is spread.
+    """
+    own, names, lossy = costs(adapter, compressed, spec.unit), list(compressed.weights), is_lossy(compressed)
+    stats = statistics.of(names)
+    sensitivity = statistics.sensitivity(names) if spec.by == "gain" else dict.fromkeys(names, 1.0)
+    layers = {}
+    for name, weight in compressed.weights.items():
+        W = weight_matrix(compressed.reference.get_submodule(name)).double()
+        with naming(name):
+            values = spectrum(W - weight.dense() if lossy else W, stats[name])
+        layers[name] = Layer(own[name], values, sensitivity[name])
+    return layers
+
+
+def is_lossy(compressed: CompressedModel) -> bool:
+    """Whether compression changed any weight."""
+    return any(
+        not torch.equal(weight_matrix(compressed.reference.get_submodule(name)), weight.dense())
+        for name, weight in compressed.weights.items()
+    )
+
+
 def costs(adapter: Adapter, compressed: CompressedModel, unit: str) -> dict[str, Cost]:
     """What the ranks of each layer cost, from what the adapter stores or trains at a few of them.
 
@@ -174,7 +208,7 @@ def costs(adapter: Adapter, compressed: CompressedModel, unit: str) -> dict[str,
     most = {name: min(weight.shape) for name, weight in compressed.weights.items()}
     at = [_at_rank(adapter, compressed, {name: min(rank, most[name]) for name in most}, unit) for rank in (1, 2, 3)]
     own = {name: Cost(at[0].get(name, 0), at[1].get(name, 0) - at[0].get(name, 0), most[name]) for name in most}
-    free = any(cost.first < 1 or cost.of(min(2, cost.most)) < cost.most for cost in own.values())
+    free = any(cost.first < 1 or (cost.more < 1 and cost.most > 1) for cost in own.values())
     if free or sum(at[2].values()) != sum(cost.of(min(3, cost.most)) for cost in own.values()):
         raise SpecError(
             f"search.allocation needs an adapter whose every rank has a cost of its own, which '{adapter.name}' has "

@@ -27,7 +27,7 @@ from pipeline.compress.size import ModelSize, model_macs, model_size
 from pipeline.compress.stats import Statistics, output_positions
 from pipeline.environment import peak_memory, versions
 from pipeline.errors import SpecError
-from pipeline.search.allocation import Layer, costs, refuse_budgets, spectrum, spread
+from pipeline.search.allocation import Layer, costs, layers_of, refuse_budgets, spread
 from pipeline.search.base import Base
 from pipeline.search.space import Cell, Values, cells, fitted, suggest
 from pipeline.seeds import derive
@@ -175,25 +175,7 @@ class Objective:
         """What an allocation spreads ranks over."""
         if self.search.allocation is None:
             return {}
-        by, unit = self.search.allocation.by, self.search.allocation.unit
-        statistics, own = self._reference_statistics, costs(self.adapter, self.compressed, unit)
-        stats = statistics.of(self.targets)
-        sensitivity = statistics.sensitivity(self.targets) if by == "gain" else {}
-        spectra = {}
-        for name, weight in self.compressed.weights.items():
-            W = weight_matrix(self.compressed.reference.get_submodule(name)).double()
-            with naming(name):
-                spectra[name] = spectrum(W - weight.dense() if self.lossy else W, stats[name])
-        return {name: Layer(own[name], each, sensitivity.get(name, 1.0)) for name, each in spectra.items()}
-
-    @cached_property
-    def lossy(self) -> bool:
-        """Whether compression changed any weight; where it did not, ranks are spread by the weights' own spectra."""
-        reference = self.compressed.reference
-        return any(
-            not torch.equal(weight_matrix(reference.get_submodule(name)), weight.dense())
-            for name, weight in self.compressed.weights.items()
-        )
+        return layers_of(self.adapter, self.compressed, self._reference_statistics, self.search.allocation)
 
     def facts(self, rank: int) -> Facts:
         """Size, multiply-accumulates and trained parameters at a rank."""

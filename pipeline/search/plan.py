@@ -8,6 +8,7 @@ import torch
 
 from pipeline.environment import keep_freed_memory, peak_memory
 from pipeline.errors import SpecError
+from pipeline.search.allocation import is_lossy
 from pipeline.search.base import Base
 from pipeline.search.cohorts import PROBED, measure_pass
 from pipeline.search.objective import Objective
@@ -40,7 +41,9 @@ def targets_fit(spec: StudySpec) -> tuple[str, bool, str]:
 def _allocation(objective: Objective) -> dict[str, Any] | None:
     """How budgets are spread, and by whose spectra: of what was lost, or of the weights where nothing was."""
     spec = objective.search.allocation
-    return None if spec is None else {**spec.model_dump(), "spectra": "residual" if objective.lossy else "weight"}
+    if spec is None:
+        return None
+    return {**spec.model_dump(), "spectra": "residual" if is_lossy(objective.compressed) else "weight"}
 
 
 @dataclass(frozen=True)

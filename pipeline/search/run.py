@@ -100,6 +100,8 @@ def _search(
         for part in ("train", "val"):
             base.rows(part)
     size = _pass(objective, study, cohort, guard, say)
+    if objective.search.queued:
+        say(f"{name}: the {objective.search.queued} cells that score best before any training begin with the middle")
     Coordinator(objective, study, kept, guard, size, lambda progress: show(name, progress)).run()
     objective.release()
     return study, kept

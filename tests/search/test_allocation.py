@@ -9,11 +9,12 @@ from tiny_studies import adapted, asks, by_cell, kept_of, make_objective, make_s
 from torch import nn
 
 from pipeline.adapt.contract import blank, packed, trained_numbers
+from pipeline.adapt.lora import Lora
 from pipeline.compress.contract import LayerStats
 from pipeline.errors import SpecError
 from pipeline.export import trials as export
 from pipeline.export.checkpoint import load, read_card
-from pipeline.search.allocation import ORDERS, Cost, Layer, effective_rank, refuse_budgets, spectrum, spread
+from pipeline.search.allocation import ORDERS, Cost, Layer, effective_rank, is_lossy, refuse_budgets, spectrum, spread
 from pipeline.search.plan import plan_rank
 from pipeline.search.space import Cell, cells, middle
 from pipeline.spec import parse_spec
@@ -172,11 +173,20 @@ def test_a_budget_of_parameters_counts_what_is_trained(adapter):
     assert sum(trained_numbers(objective.adapter, begun).values()) == objective.facts(100).trainable <= 100
 
 
+def test_an_adapter_whose_ranks_have_no_cost_of_their_own_is_refused(monkeypatch):
+    def shared(self, parameters):
+        return {"shared.lora_A": next(iter(parameters.values())), **parameters}
+
+    monkeypatch.setattr(Lora, "to_tensors", shared)
+    with pytest.raises(SpecError, match=r"cost of its own, which 'lora' has not"):
+        make_objective(allocated(ranks=[300]))
+
+
 def test_ranks_are_spread_by_what_compression_lost_or_by_the_weights_where_it_lost_nothing():
     lossy = make_objective(allocated(ranks=[600]))
-    assert lossy.lossy
+    assert is_lossy(lossy.compressed)
     dense = make_objective(allocated(ranks=[600], combination={"compression": "none"}))
-    assert not dense.lossy
+    assert not is_lossy(dense.compressed)
     stats = dense.statistics.of(dense.targets)
     expected = spectrum(make_task().model.fc1.weight.detach(), stats["fc1"])
     torch.testing.assert_close(dense._layers["fc1"].spectrum, expected)
