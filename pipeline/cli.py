@@ -102,18 +102,29 @@ def check(study: Study, as_json: Json = False) -> None:
 
 @app.command(epilog="Example: restora plan quickstart    Next: restora run quickstart")
 @carried_out
-def plan(study: Study, as_json: Json = False, device: Device = "auto", seed: Seed = None) -> None:
+def plan(
+    study: Study,
+    as_json: Json = False,
+    device: Device = "auto",
+    seed: Seed = None,
+    score: Annotated[
+        bool, typer.Option("--score", help="Score every cell before any training; needs the baseline, and trains it.")
+    ] = False,
+) -> None:
     """Say what a run would do and take: cells, trials, trained parameters, bytes, memory, disk, time."""
     from pipeline.environment import choose_device
     from pipeline.search.plan import plan_study
     from pipeline.search.run import make_objectives
+    from pipeline.search.scores import ERROR_IMAGES, SCORE_IMAGES
     from pipeline.task import prepare
     from pipeline.terminal import plan_lines
 
     spec, console = _spec(study, seed), Console()
     device = choose_device(device)
-    task = prepare(spec.task, device=device, train_baseline=False, say=console.say)
-    table = plan_study(spec, task, make_objectives(spec, task, device))
+    task = prepare(spec.task, device=device, train_baseline=score, say=console.say)
+    if score:
+        console.say(f"scoring: each cell takes up to {SCORE_IMAGES} validation and {ERROR_IMAGES} training images")
+    table = plan_study(spec, task, make_objectives(spec, task, device), score=score)
     if as_json:
         _print(table)
     else:

@@ -169,10 +169,22 @@ class PrunerSpec(Config):
     factor: int = Field(3, ge=2)
 
 
+class AllocationSpec(Config):
+    """How a budget of the whole adapter is spread over layers, so that each has a rank of its own."""
+
+    by: Literal["gain", "energy", "effective_rank"]
+    """Marginal gain (squared singular value x sensitivity / cost), one share of energy, or effective rank."""
+    unit: Literal["bytes", "parameters"] = "bytes"
+    """What a budget counts: bytes as the adapter is stored, or trained numbers."""
+
+
 class SearchSpec(Config):
     """What each cell, that is each (rank, init), tries with its own equal budget."""
 
     ranks: _choices(Annotated[int, Field(ge=1)])  # type: ignore[valid-type]
+    """Ranks of every layer; with an ``allocation``, budgets of the whole adapter."""
+    allocation: AllocationSpec | None = None
+    """Spreads each of ``ranks``, a budget then, over the layers; without it every layer has the same rank."""
     inits: _choices(_method(INITS))  # type: ignore[valid-type]
     alpha: Range
     optimizer: _choices(OptimizerName)  # type: ignore[valid-type]
@@ -189,6 +201,8 @@ class SearchSpec(Config):
     """Budget of each cell: trials that completed or were pruned."""
     ask_ahead: int = Field(4, ge=1)
     """Trials of a cell that are asked for before the first of them is told."""
+    queued: int = Field(0, ge=0)
+    """How many of the cells that score best before any training begin with the middle of every range."""
     warm_start: int = Field(3, ge=0)
     """How many of the best values of the next higher rank each cell tries, once its start-up trials are done."""
     sampler: SamplerSpec = SamplerSpec()

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Callable
@@ -172,6 +173,7 @@ def plan_lines(table: dict[str, Any]) -> list[str]:
         f"disk: {size_text(table['disk_bytes'])}",
     ]
     for combination in table["combinations"]:
+        rank = "budget" if combination["allocation"] else "  rank"
         lines += [
             "",
             f"{combination['combination']}: {combination['cells']} cells, {combination['trials']} trials, "
@@ -179,18 +181,55 @@ def plan_lines(table: dict[str, Any]) -> list[str]:
             f"  {combination['cache']['said']}" + _cache_text(combination["cache"]),
             "  trials in one pass: "
             + ", ".join(f"{lanes} of batch {batch}" for batch, lanes in combination["lanes"].items()),
-            "  rank    trained       bytes   smaller   layers    macs",
+            *_allocation_lines(combination["allocation"], ready=table["trained_baseline"]),
+            f"  {rank}    trained       bytes   smaller   layers    macs",
         ]
         for plan in combination["ranks"]:
             lines.append(
-                f"  {plan['rank']:>4} {plan['trainable']:>10} {plan['bytes']:>11}   {plan['ratio']:>6.2f}x "
+                f"  {plan['rank']:>6} {plan['trainable']:>10} {plan['bytes']:>11}   {plan['ratio']:>6.2f}x "
                 f"{plan['layer_ratio']:>7.2f}x {plan['macs_ratio']:>6.2f}x"
             )
             for name, rank in plan["clipped"].items():
                 lines.append(f"       {name} takes rank {rank}")
             for name in plan["larger"]:
                 lines.append(f"       {name}: the adapter is larger than the dense weight")
+            if plan["spread"]:
+                lines += _spread_lines(plan["spread"])
+        if combination["scores"]:
+            lines += _score_lines(combination["scores"])
     return lines
+
+
+def _allocation_lines(allocation: dict[str, Any] | None, *, ready: bool) -> list[str]:
+    if allocation is None:
+        return []
+    weights = "; compression loses nothing, so by the weights' own spectra" if allocation["spectra"] == "weight" else ""
+    untrained = "" if ready else "; of the untrained model: ranks will differ once the baseline is trained"
+    by = allocation["by"].replace("_", " ")
+    return [f"  budgets are {allocation['unit']} of the whole adapter, spread over layers by {by}{weights}{untrained}"]
+
+
+def _spread_lines(ranks: dict[str, int]) -> list[str]:
+    """The rank of each layer, and which get no adapter."""
+    taken = ", ".join(f"{name} {rank}" for name, rank in ranks.items() if rank)
+    none = ", ".join(name for name, rank in ranks.items() if not rank)
+    text = f"ranks: {taken}" + (f"; no adapter: {none}" if none else "")
+    return textwrap.wrap(text, 110, initial_indent=" " * 9, subsequent_indent=" " * 11, break_on_hyphens=False)
+
+
+def _score_lines(scores: dict[str, Any]) -> list[str]:
+    """The cells as they start, the best first."""
+    if not scores["cells"]:
+        return ["  no cells to score: the adapter has neither rank nor init"]
+    named = {f"rank {cell['rank']} {cell['init']}": cell for cell in scores["cells"]}
+    wide = max(map(len, named))
+    return [
+        f"  before any training, every range at its middle ({scores['seconds']:.1f} s): accuracy on {scores['images']} "
+        f"validation images,",
+        f"  relative error of the layers' outputs on {scores['error_images']} training images",
+        f"  {'cell':<{wide}}  accuracy  output error",
+        *(f"  {name:<{wide}}  {cell['accuracy']:>8.4f}  {cell['output_error']:>12.4f}" for name, cell in named.items()),
+    ]
 
 
 def _cache_text(cache: dict[str, Any]) -> str:

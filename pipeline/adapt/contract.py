@@ -179,7 +179,7 @@ def blank(adapter: Adapter, compressed: CompressedModel, ranks: Mapping[str, int
     Args:
         adapter: What is trained.
         compressed: The compressed model.
-        ranks: The rank of each target layer.
+        ranks: The rank of each target layer that is adapted.
     """
     shapes = {name: compressed.weights[name].shape for name in ranks}
     starts = {

@@ -1,4 +1,4 @@
-"""Second moments of layer inputs, gathered from training data in one pass."""
+"""Second moments of layer inputs, and what the loss makes of layer outputs, gathered from training data."""
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -47,6 +47,47 @@ def gather_statistics(
     return {name: [LayerStats(group.cpu() / counts[name]) for group in sums[name]] for name in targets}
 
 
+def gather_sensitivity(
+    model: nn.Module, targets: Sequence[str], batches: Iterable[tuple[Tensor, Tensor]]
+) -> dict[str, float]:
+    """``E ||g||^2 / (2 out)`` of each target layer, ``g`` the gradient of an image's loss in all the layer's outputs.
+
+    It is the mean of the diagonal of the empirical Fisher information, half of it: where a layer's outputs are off by
+    ``d``, the cross-entropy grows by about ``sensitivity * E ||d||^2``, a mean over the vectors ``[out]`` of all
+    positions (Theis et al., 2018, arXiv:1801.05787).
+
+    Args:
+        model: The uncompressed model, in eval mode.
+        targets: Names of Linear and Conv2d layers.
+        batches: Images and labels from the training part.
+    """
+    squares, images_seen = dict.fromkeys(targets, 0.0), 0
+    outputs: list[tuple[str, Tensor]] = []
+
+    def watch(name: str) -> Any:
+        def hook(layer: nn.Module, _: object, output: Tensor) -> Tensor:
+            outputs.append((name, output.requires_grad_()))
+            return output.clone()  # what follows may change it in place
+
+        return model.get_submodule(name).register_forward_hook(hook)
+
+    hooks = [watch(name) for name in targets]
+    try:
+        with torch.enable_grad():
+            for images, labels in batches:
+                outputs.clear()
+                loss = F.cross_entropy(model(images), labels, reduction="sum")  # so that each image's is its own
+                gradients = torch.autograd.grad(loss, [output for _, output in outputs], materialize_grads=True)
+                for (name, _), gradient in zip(outputs, gradients, strict=True):
+                    squares[name] += float(gradient.double().square().sum())
+                images_seen += len(labels)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    outs = {name: len(model.get_submodule(name).get_parameter("weight")) for name in targets}
+    return {name: square / (2 * images_seen * outs[name]) for name, square in squares.items()}
+
+
 def input_vectors(layer: nn.Module, x: Tensor) -> Tensor:
     """The vectors that a layer's weight matrix meets, ``[groups, n, in]``: rows of ``x``, or patches of images."""
     if not isinstance(layer, nn.Conv2d):
@@ -85,10 +126,10 @@ CALIBRATION_IMAGES = 2048
 """Training images that statistics are gathered from; second moments of many positions or few inputs settle sooner."""
 
 
-def calibration(train: Part) -> Iterator[Tensor]:
-    """Batches of some images of the training part, always the same."""
+def calibration(train: Part) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of some images of the training part and their labels, always the same."""
     chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:CALIBRATION_IMAGES]
-    return (images for images, _ in train.batches(32, chosen))
+    return train.batches(32, chosen)
 
 
 class Statistics:
@@ -101,13 +142,24 @@ class Statistics:
 
     def __init__(self, model: nn.Module, train: Part) -> None:
         self._model, self._train = model, train
-        self._known: dict[str, Sequence[LayerStats]] = {}
+        self._moments: dict[str, Sequence[LayerStats]] = {}
+        self._sensitivity: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def of(self, targets: Sequence[str]) -> Mapping[str, Sequence[LayerStats]]:
         """Second moments of the inputs of each target."""
         with self._lock:
-            missing = [name for name in targets if name not in self._known]
+            missing = [name for name in targets if name not in self._moments]
             if missing:
-                self._known |= gather_statistics(self._model, missing, calibration(self._train))
-            return {name: self._known[name] for name in targets}
+                self._moments |= gather_statistics(
+                    self._model, missing, (images for images, _ in calibration(self._train))
+                )
+            return {name: self._moments[name] for name in targets}
+
+    def sensitivity(self, targets: Sequence[str]) -> Mapping[str, float]:
+        """How much the loss grows with the error of each target's outputs (``gather_sensitivity``)."""
+        with self._lock:
+            missing = [name for name in targets if name not in self._sensitivity]
+            if missing:
+                self._sensitivity |= gather_sensitivity(self._model, missing, calibration(self._train))
+            return {name: self._sensitivity[name] for name in targets}

@@ -24,6 +24,7 @@ def make_card(objective: Objective, trial: FrozenTrial, got: Recovered, val: Sco
             "adapter": combination.adapter.model_dump(mode="json"),
             "layers": list(objective.compressed.weights),
             "qkv": combination.qkv,
+            "ranks": objective.layer_ranks(values.rank),
             "values": values.params(),
             "epochs": search.epochs,
             "schedule": search.schedule,

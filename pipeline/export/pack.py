@@ -4,7 +4,7 @@ A file holds, for a compressed layer ``fc1``, ``fc1.weight.<kind>`` for each pac
 under its own names (``fc1.lora_A``), and every untouched tensor of the model's ``state_dict`` as it is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor, nn
 
@@ -42,6 +42,7 @@ def unpack_model(
     targets: list[str],
     adapter: Adapter,
     alpha: float,
+    adapted: Collection[str] | None = None,
 ) -> nn.Module:
     """Fill a bare architecture with packed tensors.
 
@@ -52,6 +53,7 @@ def unpack_model(
         targets: The compressed layers.
         adapter: What was trained.
         alpha: Its alpha.
+        adapted: The targets that have an adapter; all, where not given.
 
     Raises:
         IntegrityError: The tensors are not those of this architecture; the first that differ are named.
@@ -75,7 +77,7 @@ def unpack_model(
     weights = {name: _load_weight(model, name, compression, part) for name, part in parts.items()}
     compressed = CompressedModel(model, weights, model)
     # What the adapter trained whole, or made part of a weight, is there already.
-    blanks = blank(adapter, compressed, dict.fromkeys(targets, 1))
+    blanks = blank(adapter, compressed, dict.fromkeys(targets if adapted is None else adapted, 1))
     names = adapter.to_tensors(adapter.absorb(weights, blanks)[1]).keys() - own.keys()
     if beside and names != beside.keys():
         raise _another(sorted(names - beside.keys()), sorted(beside.keys() - names))

@@ -74,7 +74,7 @@ class TrialRow(TypedDict):
     device: str | None
     seed: int | None
     origin: str | None
-    """Who chose the values: ``start-up``, ``neighbour`` or ``sampler``."""
+    """Who chose the values: ``score``, ``start-up``, ``neighbour`` or ``sampler``."""
     interrupted: bool
     """Whether the run ended before the trial did; such a trial counts for nothing."""
     reason: str | None

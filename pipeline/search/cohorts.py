@@ -90,7 +90,7 @@ def measure_pass(objective: Objective, check: Callable[[], None] = lambda: None)
     search, program, device = objective.search, objective.common.program, objective.recipe.device
     batch = min(sorted(search.batch_size)[len(search.batch_size) // 2], len(objective.task.train))
     rows = probe_rows(objective, batch * STEPS)
-    most = min(MOST, max(1, HELD_BY_LANES // (16 * objective.facts(search.ranks[-1]).trainable + 1)))
+    most = min(MOST, max(1, HELD_BY_LANES // (16 * objective.facts(max(search.ranks)).trainable + 1)))
     most = most if program.stacks else 1
     rates: dict[int, float] = {}
     lanes = 1
@@ -121,7 +121,8 @@ def _seconds(cohorts: Sequence[Cohort], rows: TensorRows, device: str, check: Ca
 
 def _mixed(objective: Objective, count: int, batch: int) -> Sequence[Values]:
     search = objective.search
-    own = [cell for cell in cells(search) if cell.init == cells(search)[0].init]
+    widest, init = objective.adapted(max(search.ranks)), cells(search)[0].init
+    own = [cell for cell in cells(search) if cell.init == init and objective.adapted(cell.rank) == widest]
     extra = {name: range_.low for name, range_ in objective.adapter.space.items()}
     each = zip(cycle(own), cycle(search.optimizer), strict=False)
     return [

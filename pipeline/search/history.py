@@ -26,7 +26,7 @@ class Ask:
     Args:
         cell: Its cell.
         number: Its number in the cell's history.
-        origin: Who chose its values: ``start-up``, ``neighbour`` or ``sampler``.
+        origin: Who chose its values: ``score``, ``start-up``, ``neighbour`` or ``sampler``.
         values: What is to be trained.
         asked: When.
     """
@@ -48,10 +48,18 @@ class History:
         search: Budget, sampler and pruner.
         space: What is searched.
         seed: The study's seed.
+        first: What it tries first, where its score has earned it that.
     """
 
-    def __init__(self, cell: Cell, search: SearchSpec, space: Mapping[str, BaseDistribution], seed: int) -> None:
-        self.cell, self.search, self.seed = cell, search, seed
+    def __init__(
+        self,
+        cell: Cell,
+        search: SearchSpec,
+        space: Mapping[str, BaseDistribution],
+        seed: int,
+        first: Values | None = None,
+    ) -> None:
+        self.cell, self.search, self.seed, self.first = cell, search, seed, first
         self.study = optuna.create_study(direction="maximize", pruner=make_pruner(search))
         self._space = dict(space)
 
@@ -87,6 +95,9 @@ class History:
         if number in stored:
             origin = stored[number].user_attrs["origin"]
             params = {name: stored[number].params[name] for name in self._space}
+            self._add_running(params, origin)
+        elif number == 0 and self.first is not None:
+            origin, params = "score", {name: self.first.params()[name] for name in self._space}
             self._add_running(params, origin)
         elif queued:
             origin, params = "neighbour", queued[0]

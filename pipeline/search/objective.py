@@ -2,7 +2,7 @@
 
 import functools
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from pipeline.adapt.contract import Adapter, Draw, Init, Start, blank, clipped_rank, packed, trained_numbers
 from pipeline.compress.attention import arranged
 from pipeline.compress.batch_norm import reestimate
-from pipeline.compress.contract import CompressedModel, Compression
+from pipeline.compress.contract import CompressedModel, Compression, DenseWeight
 from pipeline.compress.layers import (
     layer_names,
     matrix_shape,
@@ -29,6 +29,7 @@ from pipeline.compress.stats import Statistics, calibration, output_positions
 from pipeline.compress.targets import resolve
 from pipeline.environment import peak_memory, versions
 from pipeline.errors import SpecError
+from pipeline.search.allocation import Layer, costs, layers_of, refuse_budgets, spread
 from pipeline.search.base import Base
 from pipeline.search.space import Cell, Values, cells, fitted, suggest
 from pipeline.seeds import derive
@@ -51,7 +52,11 @@ class Facts:
     dense_macs: int
     trainable: int
     ranks: dict[str, int]
-    """The rank of each target layer, clipped to what the layer can take."""
+    """The rank of each layer that is adapted."""
+
+
+BaseKey = tuple[Cell | None, frozenset[str]]
+"""What tells bases apart: the cell whose init moved it, if one did, and the layers that are adapted."""
 
 
 def make_features(compute: ComputeSpec, device: str, **settings: Any) -> FeatureCache:
@@ -78,7 +83,8 @@ class Objective:
         features: The caches of frozen layers to share between them; made below ``storage/`` where none are given.
 
     Raises:
-        SpecError: A target pattern matches nothing, or a rank is above what every target can take.
+        SpecError: A target pattern matches nothing, a rank is above what every target can take, or a budget is out of
+            what an allocation can spread.
     """
 
     def __init__(
@@ -105,11 +111,12 @@ class Objective:
         self.targets = list(self._fixed_ranks)
         self.statistics = statistics or Statistics(self.model, task.train)
         self._facts: dict[int, Facts] = {}
+        self._spread: dict[int, dict[str, int]] = {}
         self._starts: dict[str, dict[str, Start]] = {}
         self._bases: dict[Hashable, Base] = {}
         self._taught: dict[str, torch.Tensor] = {}
         self._lock = threading.RLock()
-        self._refuse_high_ranks()
+        self._refuse_ranks()
         unused = [name for name in self.targets if not self._positions[name]]
         if unused:
             raise SpecError(
@@ -125,7 +132,12 @@ class Objective:
         task = prepare(spec.task, device=device)
         return cls(task, chosen, spec.search, spec.compute, seed=spec.seed, device=device)
 
-    def _refuse_high_ranks(self) -> None:
+    def _refuse_ranks(self) -> None:
+        if self.search.allocation is not None:
+            dense = {name: DenseWeight(weight_matrix(self.model.get_submodule(name))) for name in self.targets}
+            uncompressed = CompressedModel(self.model, dense, self.model)
+            refuse_budgets(self.search.ranks, costs(self.adapter, uncompressed, self.search.allocation.unit))
+            return
         free = [name for name, rank in self._fixed_ranks.items() if rank is None] or self.targets
         highest = max(min(matrix_shape(self.model.get_submodule(name))) for name in free)
         above = [rank for rank in self.search.ranks if rank > highest]
@@ -143,7 +155,7 @@ class Objective:
         compressed = compression.compress_model(self.model, self.targets, stats, self.task.train)
         model = on_device(compressed.model, self.recipe.device)
         if self.combination.batch_norm == "reestimated":
-            reestimate(model, (images.to(self.recipe.device) for images in calibration(self.task.train)))
+            reestimate(model, (images.to(self.recipe.device) for images, _ in calibration(self.task.train)))
         return replace(compressed, model=model)
 
     @cached_property
@@ -157,9 +169,29 @@ class Objective:
         return output_positions(self.model, layer_names(self.model), images)
 
     def layer_ranks(self, rank: int) -> dict[str, int]:
-        """The rank of each target layer, clipped to what the layer can take."""
-        shapes = {name: weight.shape for name, weight in self.compressed.weights.items()}
-        return {name: clipped_rank(self._fixed_ranks[name] or rank, shape) for name, shape in shapes.items()}
+        """The rank of each layer that is adapted: its own, or ``rank``, clipped to what the layer can take.
+
+        With an allocation ``rank`` is a budget, and a layer that gets nothing of it is left out.
+        """
+        fixed = self._fixed_ranks
+        if self.search.allocation is None:
+            shapes = {name: weight.shape for name, weight in self.compressed.weights.items()}
+            return {name: clipped_rank(fixed[name] or rank, shape) for name, shape in shapes.items()}
+        with self._lock:
+            if rank not in self._spread:
+                own = {name: min(r, self._layers[name].cost.most) for name, r in fixed.items() if r is not None}
+                spent = sum(self._layers[name].cost.of(r) for name, r in own.items())
+                free = {name: layer for name, layer in self._layers.items() if name not in own}
+                shared = spread(free, self.search.allocation.by, rank - spent)
+                self._spread[rank] = {name: r for name in self._layers if (r := own.get(name) or shared.get(name))}
+            return self._spread[rank]
+
+    @cached_property
+    def _layers(self) -> dict[str, Layer]:
+        """What an allocation spreads ranks over."""
+        if self.search.allocation is None:
+            return {}
+        return layers_of(self.adapter, self.compressed, self._reference_statistics, self.search.allocation)
 
     def facts(self, rank: int) -> Facts:
         """Size, multiply-accumulates and trained parameters at a rank."""
@@ -179,61 +211,85 @@ class Objective:
         reference = self.compressed.reference
         return self.statistics if reference is self.model else Statistics(reference, self.task.train)
 
-    def _start(self, init: Init, rank: int, seed: int) -> dict[str, Start]:
+    def _start(self, init: Init, ranks: Mapping[str, int], seed: int) -> dict[str, Start]:
         reference, weights = self.compressed.reference, self.compressed.weights
         stats = self._reference_statistics.of(self.targets) if init.needs_statistics or init.moves_base else {}
         starts = {}
-        for place, (name, r) in enumerate(self.layer_ranks(rank).items()):
+        for place, name in enumerate(weights):
+            if name not in ranks:
+                continue
             generator = torch.Generator().manual_seed(derive(seed, "init", place))
             layer, own = reference.get_submodule(name), stats.get(name, ())
             compress = functools.partial(self.combination.compression.compress_layer, layer, stats=own)
             with naming(name):
-                starts[name] = init.start(weight_matrix(layer), weights[name], r, own, generator, compress)
+                starts[name] = init.start(weight_matrix(layer), weights[name], ranks[name], own, generator, compress)
         return starts
 
     def starts(self, values: Values, seed: int) -> dict[str, Start]:
-        """Where the factors of each target layer start; inits whose ranks are nested are decomposed once."""
+        """Where the factors of each adapted layer start; inits whose ranks are nested are decomposed once."""
         if not self.adapter.low_rank:
             return {}
         init = self.inits[values.init]
         if init.moves_base:
             return self._moved(values.cell)
         if not init.nested:
-            return self._start(init, values.rank, seed)
+            return self._start(init, self.layer_ranks(values.rank), seed)
         with self._lock:
             if values.init not in self._starts:
-                self._starts[values.init] = self._start(init, max(self.search.ranks), 0)
-            ranks = self.layer_ranks(values.rank)
-            return {name: start.prefix(ranks[name]) for name, start in self._starts[values.init].items()}
+                highest = dict[str, int]()
+                for rank in self.search.ranks:
+                    highest |= {name: max(r, highest.get(name, 0)) for name, r in self.layer_ranks(rank).items()}
+                self._starts[values.init] = self._start(init, highest, 0)
+            starts = self._starts[values.init]
+            return {name: starts[name].prefix(r) for name, r in self.layer_ranks(values.rank).items()}
 
     def _moved(self, cell: Cell) -> dict[str, Start]:
         """The starts of a cell whose init moves the base: they are the base's, whatever the lane's seed."""
         with self._lock:
             if str(cell) not in self._starts:
-                self._starts[str(cell)] = self._start(self.inits[cell.init], cell.rank, self.seed)
+                self._starts[str(cell)] = self._start(self.inits[cell.init], self.layer_ranks(cell.rank), self.seed)
             return self._starts[str(cell)]
 
     def base(self, cell: Cell) -> Base:
-        """The compressed model that the trials of a cell adapt: the combination's, or where its init moved it."""
-        moving = [own for own in cells(self.search) if own.init in self.inits and self.inits[own.init].moves_base]
-        key = cell if cell in moving else None
-        with self._lock:
-            if key not in self._bases:
-                self._bases[key] = Base(
-                    self.task,
-                    self.compressed if key is None else self._with_moved_base(key),
-                    self.adapter,
-                    self.recipe,
-                    self.features,
-                    self._probes,
-                    held=HELD // (1 + len(moving)),
-                )
-            return self._bases[key]
+        """The compressed model that the trials of a cell adapt, one for all cells that adapt the same layers.
+
+        A cell whose init moves the base has its own.
+        """
+        return self._base(self._base_key(cell))
 
     @property
     def common(self) -> Base:
-        """The base of all cells but those whose init moves it."""
-        return self.base(Cell(0, ""))
+        """The base of the cells of the highest rank, but for those whose init moves it."""
+        return self._base((None, self.adapted(max(self.search.ranks))))
+
+    @property
+    def bases(self) -> list[Base]:
+        """The bases of all cells but those whose init moves it, one for each set of adapted layers."""
+        return [self._base((None, layers)) for layers in dict.fromkeys(map(self.adapted, self.search.ranks))]
+
+    def adapted(self, rank: int) -> frozenset[str]:
+        """The layers that are adapted at a rank."""
+        return frozenset(self.layer_ranks(rank))
+
+    def _base_key(self, cell: Cell) -> BaseKey:
+        moves = cell.init in self.inits and self.inits[cell.init].moves_base
+        return cell if moves else None, self.adapted(cell.rank)
+
+    def _base(self, key: BaseKey) -> Base:
+        cell, layers = key
+        with self._lock:
+            if key not in self._bases:
+                shares = {self._base_key(own) for own in cells(self.search)} | {key}
+                self._bases[key] = Base(
+                    self.task,
+                    self.compressed if cell is None else self._with_moved_base(cell),
+                    self.adapter,
+                    self.recipe,
+                    self.features,
+                    functools.partial(self._probes, layers),
+                    held=HELD // len(shares),
+                )
+            return self._bases[key]
 
     def _with_moved_base(self, cell: Cell) -> CompressedModel:
         model, weights = shared_copy(self.compressed.model), dict(self.compressed.weights)
@@ -244,8 +300,9 @@ class Objective:
             replace_weight(model, name, start.base.dense().to(model.get_submodule(name).get_parameter("weight")))
         return replace(self.compressed, model=model, weights=weights)
 
-    def _probes(self) -> Sequence[Sequence[Probe]]:
-        lowest, highest = min(self.search.ranks), max(self.search.ranks)
+    def _probes(self, layers: frozenset[str]) -> Sequence[Sequence[Probe]]:
+        own = [rank for rank in self.search.ranks if self.adapted(rank) == layers]
+        lowest, highest = min(own), max(own)
         probes = [[self._random(lowest, 0), self._random(lowest, 1)], [self._random(highest, 2)]]
         return [[*probes[0], *probes[1]]] if lowest == highest else probes
 
@@ -271,7 +328,7 @@ class Objective:
             values.batch_size,
             seed,
             frozen=frozenset(name for name in parameters if self.adapter.is_frozen(name)),
-            base=values.cell if base is not self.common else None,
+            base=self._base_key(values.cell),
         )
 
     @cached_property

@@ -9,10 +9,12 @@ from torch import nn
 
 from pipeline.environment import keep_freed_memory, peak_memory
 from pipeline.errors import SpecError
+from pipeline.search.allocation import is_lossy
 from pipeline.search.cohorts import PROBED, measure_pass
 from pipeline.search.objective import Objective
 from pipeline.search.pruners import expected_epochs
 from pipeline.search.run import make_objectives, said_of
+from pipeline.search.scores import ERROR_IMAGES, ranked, score_cells
 from pipeline.search.space import cells
 from pipeline.search.spectra import watched_layers
 from pipeline.spec import StudySpec
@@ -39,6 +41,14 @@ def targets_fit(spec: StudySpec) -> tuple[str, bool, str]:
     return TARGETS_FIT, True, said
 
 
+def _allocation(objective: Objective) -> dict[str, Any] | None:
+    """How budgets are spread, and by whose spectra: of what was lost, or of the weights where nothing was."""
+    spec = objective.search.allocation
+    if spec is None:
+        return None
+    return {**spec.model_dump(), "spectra": "residual" if is_lossy(objective.compressed) else "weight"}
+
+
 @dataclass(frozen=True)
 class RankPlan:
     """What every trial of a rank has in common."""
@@ -53,6 +63,8 @@ class RankPlan:
     macs_ratio: float
     clipped: dict[str, int]
     """Layers that take less than the rank, with what they take."""
+    spread: dict[str, int] | None
+    """What each layer takes of a budget, 0 where it gets no adapter; none where every layer has the rank."""
     larger: list[str]
     """Layers whose adapter holds more numbers than their dense weight."""
     dense: list[str]
@@ -63,7 +75,7 @@ class RankPlan:
 
 def plan_rank(objective: Objective, rank: int) -> RankPlan:
     """Sizes at a rank, exact before training."""
-    facts = objective.facts(rank)
+    facts, spread = objective.facts(rank), objective.search.allocation is not None
     layers = facts.size.layers
     stay = [] if objective.combination.compression.name == "none" else [n for n, own in layers.items() if own.is_dense]
     return RankPlan(
@@ -74,7 +86,8 @@ def plan_rank(objective: Objective, rank: int) -> RankPlan:
         layer_ratio=facts.size.layer_ratio,
         published_ratio=facts.size.published_ratio(),
         macs_ratio=facts.dense_macs / facts.macs,
-        clipped={name: r for name, r in facts.ranks.items() if r < rank},
+        clipped={} if spread else {name: r for name, r in facts.ranks.items() if r < rank},
+        spread={name: facts.ranks.get(name, 0) for name in layers} if spread else None,
         larger=[name for name, layer in layers.items() if layer.adapter >= layer.dense],
         dense=stay,
         tensors={
@@ -100,7 +113,7 @@ class CachePlan:
     """What the frozen layers before the first trained one cost, and the logits of a teacher.
 
     Args:
-        said: Where the model is cut, or why it is not.
+        said: Where the model is cut, or why it is not; where cells adapt other layers, that of the highest rank.
         bytes: Of all parts' caches on disk.
         missing_bytes: Of those that are not there yet.
         seconds: To build those.
@@ -114,22 +127,24 @@ class CachePlan:
 
 def plan_cache(objective: Objective) -> CachePlan:
     """Sizes are exact; the time is that of a few images."""
-    base, task = objective.common, objective.task
-    program = base.program
-    stem = program.cut.stem if program.cut else None
-    wanted: list[tuple[nn.Module, str]] = [(stem, name) for name in ("train", "val", "test")] if stem else []
-    if objective.teacher and objective.recipe.compute.cache != "off":
-        wanted += [(objective.teacher, name) for name in ("train", "val")]
+    task, teacher, wanted = objective.task, objective.teacher, list[tuple[nn.Module, str]]()
+    for base in objective.bases:
+        stem = base.program.cut.stem if base.program.cut else None
+        wanted += [(stem, name) for name in ("train", "val", "test")] if stem else []
+    said = said_of(objective.common.program)
+    if teacher and objective.recipe.compute.cache != "off":
+        wanted += [(teacher, name) for name in ("train", "val")]
+        said += "; the uncompressed model's logits are kept for distillation"
     images, _ = next(iter(task.train.batches(PROBED, torch.arange(min(PROBED, len(task.train))))))
     each = {module: _seconds(module, images.to(objective.recipe.device)) / len(images) for module, _ in wanted}
     size, missing, seconds = 0, 0, 0.0
     for module, name in wanted:
         part: Part = getattr(task, name)
-        own, there = objective.features.plan(module, part, base.feature_facts(name))
+        own, there = objective.features.plan(module, part, objective.common.feature_facts(name))
         size += own
         missing += 0 if there else own
         seconds += 0 if there else each[module] * len(part)
-    return CachePlan(said=said_of(program), bytes=size, missing_bytes=missing, seconds=round(seconds, 1))
+    return CachePlan(said=said, bytes=size, missing_bytes=missing, seconds=round(seconds, 1))
 
 
 @torch.no_grad()
@@ -139,10 +154,36 @@ def _seconds(module: nn.Module, images: torch.Tensor) -> float:
     return time.perf_counter() - started
 
 
-def plan_study(spec: StudySpec, task: Task, objectives: dict[str, Objective]) -> dict[str, Any]:
+def plan_scores(objective: Objective) -> dict[str, Any]:
+    """The score of every cell before any training, the best first, and what scoring took."""
+    started = time.perf_counter()
+    scores = ranked(score_cells(objective))
+    return {
+        "images": scores[0].images if scores else 0,
+        "error_images": min(ERROR_IMAGES, len(objective.task.train)),
+        "seconds": round(time.perf_counter() - started, 1),
+        "cells": [
+            {
+                "rank": score.cell.rank,
+                "init": score.cell.init,
+                "accuracy": score.accuracy,
+                "output_error": score.output_error,
+            }
+            for score in scores
+        ],
+    }
+
+
+def plan_study(spec: StudySpec, task: Task, objectives: dict[str, Objective], *, score: bool = False) -> dict[str, Any]:
     """Cells, trials, sizes, memory, disk and time of a study, JSON-able.
 
     Time counts what halving leaves of the epochs, and trials in full cohorts.
+
+    Args:
+        spec: The study.
+        task: Its task.
+        objectives: That of each combination.
+        score: Whether every cell is scored as well (``plan_scores``); the baseline must then be trained.
     """
     keep_freed_memory()
     combinations: list[dict[str, Any]] = []
@@ -168,7 +209,9 @@ def plan_study(spec: StudySpec, task: Task, objectives: dict[str, Objective]) ->
                 + adapters
                 + sum(p.bytes + HEADER_BYTES for p in ranks)
                 + trials * TRIAL_ROW_BYTES,
+                "allocation": _allocation(objective),
                 "ranks": [vars(plan) for plan in ranks],
+                "scores": plan_scores(objective) if score else None,
             }
         )
     return {

@@ -103,9 +103,12 @@ def _search(
     kept = Kept(spec.name, name, study.user_attrs["id"])
     measure_references(objective, study, ["val"])
     say(f"{name}: {len(objective.targets)} layers compressed; {said_of(objective.common.program)}")
-    for part in ("train", "val"):  # before anything is asked, and with all threads: a cache may have to be built
-        objective.lessons(objective.common, part)
+    for base in objective.bases:  # before anything is asked, and with all threads: caches may have to be built
+        for part in ("train", "val"):
+            objective.lessons(base, part)
     size = _pass(objective, study, cohort, guard, say)
+    if objective.search.queued:
+        say(f"{name}: the {objective.search.queued} cells that score best before any training begin with the middle")
     Coordinator(objective, study, kept, guard, size, lambda progress: show(name, progress)).run()
     objective.release()
     return study, kept

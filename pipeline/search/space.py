@@ -1,5 +1,6 @@
 """What a trial's values are, and where they are searched."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, cast
@@ -67,9 +68,12 @@ UNRANKED = "none"
 
 
 def fitted(search: SearchSpec, adapter: "Adapter") -> SearchSpec:
-    """A study's search as a combination takes it: one cell without ranks, and one trial where nothing is trained."""
+    """A study's search as a combination takes it: one cell without ranks, and one trial where nothing is trained.
+
+    Without ranks there is nothing to spread a budget over, and no cell to score against others.
+    """
     if not adapter.low_rank:
-        search = search.model_copy(update={"ranks": (0,), "inits": ()})
+        search = search.model_copy(update={"ranks": (0,), "inits": (), "allocation": None, "queued": 0})
     if not adapter.trains:
         startup = search.sampler.model_copy(update={"startup": 1})
         search = search.model_copy(update={"trials": 1, "epochs": 1, "warmup": 0.0, "sampler": startup})
@@ -100,6 +104,19 @@ def cell_space(search: SearchSpec, adapter: "Adapter") -> dict[str, BaseDistribu
         "batch_size": CategoricalDistribution(search.batch_size),
         **{name: _float(range_) for name, range_ in adapter.space.items()},
     }
+
+
+def middle(cell: Cell, search: SearchSpec, adapter: "Adapter") -> Values:
+    """The middle of every range of a cell, that of its logarithm where that is searched; of choices the first."""
+    space = cell_space(search, adapter)
+    return Values.of({"rank": cell.rank, "init": cell.init, **{name: _middle(each) for name, each in space.items()}})
+
+
+def _middle(each: BaseDistribution) -> Any:
+    if not isinstance(each, FloatDistribution):
+        return cast(CategoricalDistribution, each).choices[0]
+    centre = math.sqrt(each.low * each.high) if each.log else (each.low + each.high) / 2
+    return min(max(centre, each.low), each.high)  # a root rounds
 
 
 def full_space(search: SearchSpec, adapter: "Adapter") -> dict[str, BaseDistribution]:

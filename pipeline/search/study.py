@@ -13,7 +13,8 @@ from pipeline.search.history import COUNTED, Ask, History
 from pipeline.search.keep import Kept
 from pipeline.search.ledger import Ledger, bury_abandoned, is_told, was_killed
 from pipeline.search.objective import Objective
-from pipeline.search.space import Cell, cell_of, cell_space, cells, full_space
+from pipeline.search.scores import best_scored, score_cells
+from pipeline.search.space import Cell, Values, cell_of, cell_space, cells, full_space, middle
 from pipeline.train.cohort import Lane
 from pipeline.train.guard import Guard, StopTraining
 from pipeline.train.parallel import side_by_side, workers
@@ -91,7 +92,6 @@ class Coordinator:
         bury_abandoned(self.study)
         self.ledger = Ledger(self.study, full_space(search, adapter))
         space = cell_space(search, adapter)
-        self._histories = {cell: History(cell, search, space, seed) for cell in cells(search)}
         stored: dict[Cell, dict[int, FrozenTrial]] = defaultdict(dict)
         killed: Counter[tuple[Cell, int]] = Counter()
         for trial in self.study.get_trials(deepcopy=False):
@@ -100,6 +100,8 @@ class Coordinator:
                 self._count(cell_of(trial.params), trial.state, trial.value)
             elif was_killed(trial):
                 killed[cell_of(trial.params), trial.user_attrs["ask"]] += 1
+        first = self._queued({cell for cell in cells(search) if 0 not in stored[cell]})
+        self._histories = {cell: History(cell, search, space, seed, first.get(cell)) for cell in cells(search)}
         while asks := list(self._ask(stored)):
             old = [(ask, stored[ask.cell][ask.number]) for ask in asks if ask.number in stored[ask.cell]]
             for ask, trial in old:
@@ -111,6 +113,14 @@ class Coordinator:
             ended += [(trial.ask, trial.state, trial.value) for trial in trials]
             for ask, state, value in ended:
                 self._histories[ask.cell].tell(ask.number, state, value if state == TrialState.COMPLETE else None)
+
+    def _queued(self, unbegun: set[Cell]) -> dict[Cell, Values]:
+        """What the best-scored cells try first; nothing is scored where every cell has begun."""
+        search, adapter = self.objective.search, self.objective.adapter
+        if not search.queued or not unbegun:
+            return {}
+        best = best_scored(score_cells(self.objective, check=self.guard.check), search.queued)
+        return {cell: middle(cell, search, adapter) for cell in best}
 
     def _ask(self, stored: dict[Cell, dict[int, FrozenTrial]]) -> Iterator[Ask]:
         ranks = sorted(self.objective.search.ranks)

@@ -145,6 +145,49 @@ def test_plan_changes_nothing_and_has_sizes_before_anything_is_trained():
     assert files() == before
 
 
+@pytest.mark.usefixtures("_own_folder")
+def test_plan_scores_every_cell_before_any_training_the_best_first():
+    write_study()
+    result = invoke("plan", "tiny", "--score", "--json")
+    assert result.exit_code == 0
+    assert "scoring: each cell takes up to" in result.stderr
+    table = json.loads(result.stdout)
+    assert table["trained_baseline"]
+    for combination in table["combinations"]:
+        scores = combination["scores"]
+        assert sorted((cell["rank"], cell["init"]) for cell in scores["cells"]) == [
+            (1, "paper"), (1, "svd"), (2, "paper"), (2, "svd"),
+        ]  # fmt: skip
+        order = [(-cell["accuracy"], cell["output_error"]) for cell in scores["cells"]]
+        assert order == sorted(order)
+        assert scores["images"] == table["parts"]["val"]
+        assert scores["seconds"] >= 0
+    words = invoke("plan", "tiny", "--score").stdout
+    assert words.count("output error") == 2
+    assert not Path("storage/studies.db").exists()
+    assert json.loads(invoke("plan", "tiny", "--json").stdout)["combinations"][0]["scores"] is None
+
+
+@pytest.mark.usefixtures("_own_folder")
+def test_plan_shows_the_rank_of_each_layer_of_a_budget():
+    path = write_study()
+    text = path.read_text().replace("ranks = [1, 2]", 'ranks = [60, 1700]\nallocation = { by = "gain" }')
+    path.write_text(text.replace('compression = "int1"', 'compression = "none"').replace('targets = ["fc1"]\n', ""))
+    result = invoke("plan", "tiny", "--json")
+    assert result.exit_code == 0, result.stderr
+    dense, sparse = json.loads(result.stdout)["combinations"]
+    assert dense["allocation"] == {"by": "gain", "unit": "bytes", "spectra": "weight"}
+    assert sparse["allocation"]["spectra"] == "residual"
+    for plan in dense["ranks"]:
+        taken = plan["spread"]
+        bytes_taken = 4 * (taken["fc1"] * (192 + 8) + taken["fc2"] * (8 + 3))
+        assert 0 < bytes_taken <= plan["rank"]
+    words = invoke("plan", "tiny").stdout
+    assert "spread over layers by gain; compression loses nothing, so by the weights' own spectra" in words
+    assert "no adapter: fc1" in words
+    assert "the untrained model" in words
+
+
 def test_run_says_where_it_stands_on_stderr_and_in_a_log_file(ran):
     assert ran.stdout == ""
     assert "int1-lora: 8/8 trials (100%)" in ran.stderr

@@ -6,7 +6,7 @@ from torch import nn
 
 from pipeline.compress.contract import LayerStats
 from pipeline.compress.layers import weight_groups
-from pipeline.compress.stats import Statistics, gather_statistics
+from pipeline.compress.stats import Statistics, gather_sensitivity, gather_statistics
 from pipeline.task.parts import TensorPart
 
 CONVOLUTIONS = {
@@ -105,3 +105,53 @@ def test_statistics_are_gathered_once_from_the_training_part_at_the_first_questi
     assert sorted(part.orders[0].tolist()) == list(range(40))
     X = part.images.double()
     torch.testing.assert_close(first[0].second_moment, X.T @ X / 40)
+
+
+def sensitivity_of(model, images, labels, name):
+    """By the definition, one image at a time; ``model`` is a sequence of layers."""
+    total, place = 0.0, int(name) + 1
+    for image, label in zip(images, labels, strict=True):
+        y = model[:place](image[None]).requires_grad_()
+        (g,) = torch.autograd.grad(nn.functional.cross_entropy(model[place:](y), label[None]), y)
+        total += float(g.square().sum())
+    return total / (2 * len(images) * len(model.get_submodule(name).weight))
+
+
+def test_a_sensitivity_is_half_the_mean_squared_gradient_of_an_output():
+    first, second, head = nn.Conv2d(1, 3, 3), nn.Conv2d(3, 2, 2), nn.Linear(8, 5)
+    in_place = nn.ReLU(inplace=True)
+    model = nn.Sequential(first, in_place, second, in_place, nn.Flatten(), head).double().requires_grad_(False)
+    images, labels = torch.randn(7, 1, 5, 5, dtype=torch.float64), torch.arange(7) % 5
+    plain = nn.Sequential(*[nn.ReLU() if isinstance(each, nn.ReLU) else each for each in model])
+    found = gather_sensitivity(model, ["0", "2", "5"], [(images[:3], labels[:3]), (images[3:], labels[3:])])
+    assert found == pytest.approx({name: sensitivity_of(plain, images, labels, name) for name in found})
+    assert not any(module._forward_hooks for module in model.modules())
+    assert not any(p.requires_grad or p.grad is not None for p in model.parameters())
+
+
+def test_a_sensitivity_times_the_squared_error_of_outputs_is_what_the_loss_grows_by():
+    # Labels drawn from the model's own answers: then the Fisher information is the curvature of the loss.
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)).double().requires_grad_(False)
+    images = torch.randn(40_000, 6, dtype=torch.float64)
+    labels = torch.distributions.Categorical(logits=model(images)).sample()
+    sensitivity = gather_sensitivity(model, ["0"], [(images, labels)])["0"]
+
+    def grown(scale):
+        d = scale * torch.randn(len(images), 8, dtype=torch.float64)
+        hook = model[0].register_forward_hook(lambda _layer, _inputs, y: y + d)
+        off = nn.functional.cross_entropy(model(images), labels)
+        hook.remove()
+        return float(off - nn.functional.cross_entropy(model(images), labels)), float(d.square().sum(1).mean())
+
+    growth, error = grown(0.3)
+    assert growth == pytest.approx(sensitivity * error, rel=0.3)
+
+
+def test_sensitivities_are_gathered_once_from_the_same_images_of_the_training_part():
+    part = Asked(torch.randn(40, 4), torch.arange(40) % 2)
+    statistics = Statistics(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)).requires_grad_(False), part)
+    statistics.of(["0"])
+    first = statistics.sensitivity(["0", "1"])
+    assert statistics.sensitivity(["1"])["1"] == first["1"] > 0
+    assert [order.tolist() for order in part.orders] == [part.orders[0].tolist()] * 2

@@ -1,0 +1,223 @@
+"""A budget of the whole adapter, spread over the layers: each has a rank of its own, or no adapter at all.
+
+Legend: ``s_1 >= s_2 >= ...`` the singular values of what a layer lost, ``(W - Q) C^1/2``. Every way of spreading puts
+the ranks of all layers in one order that no budget changes, and gives the longest beginning of it that fits. So a
+larger budget never takes a rank from a layer, and what is left of one is less than what comes next would cost.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+
+import torch
+from torch import Tensor
+
+from pipeline.adapt.contract import Adapter, blank, packed, trained_numbers
+from pipeline.compress.contract import CompressedModel, LayerStats
+from pipeline.compress.layers import naming, weight_matrix
+from pipeline.compress.stats import Statistics
+from pipeline.errors import SpecError
+from pipeline.spec import AllocationSpec
+from pipeline.spectra.measure import effective_rank
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the adapter of one layer takes, in bytes or in trained numbers.
+
+    Args:
+        first: At rank 1, with all that does not depend on the rank.
+        more: Of each further rank.
+        most: The highest rank that the layer can take.
+    """
+
+    first: int
+    more: int
+    most: int
+
+    def of(self, rank: int) -> int:
+        """At a rank; nothing at rank 0."""
+        return self.first + (rank - 1) * self.more if rank else 0
+
+    def step(self, rank: int) -> int:
+        """Of a rank over the one before it."""
+        return self.first if rank == 1 else self.more
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What is known of a layer before ranks are spread.
+
+    Args:
+        cost: What its ranks cost.
+        spectrum: Its singular values ``[min(out, in)]``, falling.
+        sensitivity: How much the loss grows with the squared error of its outputs.
+    """
+
+    cost: Cost
+    spectrum: Tensor
+    sensitivity: float = 1.0
+
+
+def spread(layers: Mapping[str, Layer], by: str, budget: int) -> dict[str, int]:
+    """The rank of each layer for a budget; a layer that gets none is left out.
+
+    Args:
+        layers: The layers by name.
+        by: A key of ``ORDERS``.
+        budget: In the unit of the layers' costs.
+
+    Raises:
+        SpecError: It is too small for any rank, or larger than all layers at full rank.
+    """
+    ranks, steps = dict[str, int](), list(_steps(layers, by))
+    bounds = list(accumulate(cost for _, cost in steps))
+    _refuse_beyond(budget, bounds[0], _full({name: layer.cost for name, layer in layers.items()}))
+    for (names, _), bound in zip(steps, bounds, strict=True):
+        if bound > budget:
+            break
+        for name in names:
+            ranks[name] = ranks.get(name, 0) + 1
+    return {name: ranks[name] for name in layers if name in ranks}
+
+
+def refuse_budgets(budgets: Sequence[int], costs: Mapping[str, Cost]) -> None:
+    """Refuse budgets that no spectrum could make fit.
+
+    Raises:
+        SpecError: One is below the cheapest rank of any layer, or above all layers at full rank.
+    """
+    for budget in budgets:
+        _refuse_beyond(budget, min(cost.first for cost in costs.values()), _full(costs))
+
+
+def _full(costs: Mapping[str, Cost]) -> int:
+    return sum(cost.of(cost.most) for cost in costs.values())
+
+
+def _refuse_beyond(budget: int, lowest: int, highest: int) -> None:
+    if not lowest <= budget <= highest:
+        wrong = "too small for a first rank" if budget < lowest else "more than all layers take at full rank"
+        raise SpecError(
+            f"search.ranks holds the budget {budget}, which is {wrong}; with this search.allocation allowed: {lowest} "
+            f"to {highest}"
+        )
+
+
+def _steps(layers: Mapping[str, Layer], by: str) -> Iterator[tuple[list[str], int]]:
+    """Layers that get one more rank together, and what that costs, in the order in which they get it."""
+    ordered = sorted(
+        (key, place, rank, name)
+        for place, (name, layer) in enumerate(layers.items())
+        for rank, key in enumerate(ORDERS[by](layer), 1)
+    )
+    for _, group in groupby(ordered, key=lambda step: step[:3] if by == "gain" else step[:1]):
+        own = [(name, rank) for _, _, rank, name in group]
+        yield [name for name, _ in own], sum(layers[name].cost.step(rank) for name, rank in own)
+
+
+def _by_gain(layer: Layer) -> list[float]:
+    """By ``sensitivity s_j^2 / cost`` of one more rank, the highest first; each comes after the one before it."""
+    taken = enumerate(layer.spectrum[: layer.cost.most].tolist(), 1)
+    worth = (layer.sensitivity * s**2 / layer.cost.step(rank) for rank, s in taken)
+    return [-each for each in accumulate(worth, min)]
+
+
+def _by_energy(layer: Layer) -> list[float]:
+    """By the share of ``sum s^2`` that the ranks before hold: for any share ``c``, each layer's least rank with it."""
+    energy = layer.spectrum.square().cumsum(0)
+    if not energy[-1]:
+        return []
+    before = [0.0, *(energy / energy[-1]).tolist()]
+    return [share for share in before[: layer.cost.most] if share < 1]
+
+
+def _by_effective_rank(layer: Layer) -> list[float]:
+    """Ranks in proportion to the effective rank: rank ``j`` comes at ``j / effective_rank``."""
+    if not layer.spectrum.any():
+        return []
+    effective = effective_rank(layer.spectrum)
+    return [rank / effective for rank in range(1, layer.cost.most + 1)]
+
+
+ORDERS: Mapping[str, Callable[[Layer], list[float]]] = {
+    "gain": _by_gain,
+    "energy": _by_energy,
+    "effective_rank": _by_effective_rank,
+}
+"""When each rank of a layer comes, from 1: numbers that do not fall. Ranks that come at one share of energy, or at one
+multiple of effective ranks, come all or none; those of one gain by themselves."""
+
+
+def spectrum(matrix: Tensor, stats: Sequence[LayerStats]) -> Tensor:
+    """Singular values of ``matrix C^1/2``, float64, falling; their squares are energies of the layer's outputs.
+
+    Args:
+        matrix: ``[out, in]``.
+        stats: Of the layer's inputs, one for each group of its rows.
+    """
+    groups = matrix.double().reshape(len(stats), -1, matrix.shape[1])
+    # Any root of C will do: the squares are eigenvalues of M C M^T.
+    weighted = [own @ torch.linalg.cholesky(each.damped()) for own, each in zip(groups, stats, strict=True)]
+    values: Tensor = torch.linalg.svdvals(torch.cat(weighted))
+    return values
+
+
+def layers_of(
+    adapter: Adapter, compressed: CompressedModel, statistics: Statistics, spec: AllocationSpec
+) -> dict[str, Layer]:
+    """What is known of each target layer; where compression lost nothing at all, spectra are those of the weights.
+
+    Args:
+        adapter: What is trained.
+        compressed: The compressed model.
+        statistics: Of the layers of its reference.
+        spec: What a budget counts, and how it is spread.
+    """
+    own, names, lossy = costs(adapter, compressed, spec.unit), list(compressed.weights), is_lossy(compressed)
+    stats = statistics.of(names)
+    sensitivity = statistics.sensitivity(names) if spec.by == "gain" else dict.fromkeys(names, 1.0)
+    layers = {}
+    for name, weight in compressed.weights.items():
+        W = weight_matrix(compressed.reference.get_submodule(name)).double()
+        with naming(name):
+            values = spectrum(W - weight.dense() if lossy else W, stats[name])
+        layers[name] = Layer(own[name], values, sensitivity[name])
+    return layers
+
+
+def is_lossy(compressed: CompressedModel) -> bool:
+    """Whether compression changed any weight."""
+    return any(
+        not torch.equal(weight_matrix(compressed.reference.get_submodule(name)), weight.dense())
+        for name, weight in compressed.weights.items()
+    )
+
+
+def costs(adapter: Adapter, compressed: CompressedModel, unit: str) -> dict[str, Cost]:
+    """What the ranks of each layer cost, from what the adapter stores or trains at a few of them.
+
+    Raises:
+        SpecError: The layers share something, so that no rank has a cost of its own.
+    """
+    most = {name: min(weight.shape) for name, weight in compressed.weights.items()}
+    at = [_at_rank(adapter, compressed, {name: min(rank, most[name]) for name in most}, unit) for rank in (1, 2, 3)]
+    own = {name: Cost(at[0].get(name, 0), at[1].get(name, 0) - at[0].get(name, 0), most[name]) for name in most}
+    free = any(cost.first < 1 or (cost.more < 1 and cost.most > 1) for cost in own.values())
+    if free or sum(at[2].values()) != sum(cost.of(min(3, cost.most)) for cost in own.values()):
+        raise SpecError(
+            f"search.allocation needs an adapter whose every rank has a cost of its own, which '{adapter.name}' has "
+            f"not; leave it out, or choose another adapter"
+        )
+    return own
+
+
+def _at_rank(adapter: Adapter, compressed: CompressedModel, ranks: Mapping[str, int], unit: str) -> dict[str, int]:
+    begun = blank(adapter, compressed, ranks)
+    if unit == "bytes":
+        return {name: bits // 8 for name, bits in packed(adapter, compressed, begun)[1].items()}
+    numbers = dict[str, int]()
+    for key, count in trained_numbers(adapter, begun).items():
+        layer = key.rpartition(".")[0]
+        numbers[layer] = numbers.get(layer, 0) + count
+    return numbers
