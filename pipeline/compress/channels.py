@@ -5,6 +5,7 @@ of the next layers, batch norms, depthwise convolutions and across additions. Wh
 model that has lost channels must give what the whole one gives once no layer listens to them.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ class Thinned:
 
     Args:
         model: Frozen, in eval mode; what it kept whole lies in the memory of the model it was made from.
-        rows: Which rows are left of each target that lost some, ascending.
+        rows: Which rows are left of each layer that lost some, ascending.
     """
 
     model: nn.Module
@@ -67,30 +68,37 @@ def thin(
     """Take the output channels of lowest score out of the target layers; the model given stays as it is.
 
     A layer stays whole whose channels cannot leave: the classifier, one on the residual stream of a transformer, one
-    that is tied with layers that are no targets, and one whose removal, tried, gives other logits than the same
-    channels unheard.
+    that is tied with layers that are no targets, and one that the trial tells apart from the same channels unheard.
 
     Args:
         model: In any mode.
         targets: Names of Linear and Conv2d layers.
-        images: A batch of one, on the device of the model.
+        images: A batch of one, on the device of the model; noise tells more apart than a picture.
         scores: Of each target's rows, ``[out]``.
         left: From the name of a layer and its number of units (channels, or attention heads) to how many stay.
 
     Raises:
         SpecError: The package torch-pruning is not installed, or cannot follow the channels of this model.
     """
-    drop = {tied.root: tied.lowest(scores, left(tied.root, len(tied.units))) for tied in _tied(model, targets, images)}
+    trial, images = _shaken(model), images.double()
+    drop = {tied.root: tied.lowest(scores, left(tied.root, len(tied.units))) for tied in _tied(trial, targets, images)}
     drop = {root: rows for root, rows in drop.items() if rows}
-    thinned = _tried(model, targets, drop, images)
-    if thinned is not None:
-        return thinned
-    sound, best = dict[str, list[int]](), Thinned(shared_copy(model), {})
-    for root, rows in drop.items():
-        thinned = _tried(model, targets, {**sound, root: rows}, images)
-        if thinned is not None:
-            sound[root], best = rows, thinned
-    return best
+    if not _is_sound(trial, drop, images):
+        sound = dict[str, list[int]]()
+        for root, rows in drop.items():
+            if _is_sound(trial, {**sound, root: rows}, images):
+                sound[root] = rows
+        drop = sound
+    return _without(model, drop, images.to(next(model.parameters())))
+
+
+def _shaken(model: nn.Module) -> nn.Module:
+    """A copy in float64 with noise on its weights: layers that start at zero would hide what lies before them."""
+    copy, generator = shared_copy(model).double(), torch.Generator().manual_seed(0)
+    for parameter in copy.parameters():
+        noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+        parameter.data = parameter.data + 0.1 * noise / math.sqrt(parameter[:1].numel())
+    return copy
 
 
 def _tied(model: nn.Module, targets: Sequence[str], images: Tensor) -> list[Tied]:
@@ -105,46 +113,56 @@ def _tied(model: nn.Module, targets: Sequence[str], images: Tensor) -> list[Tied
         out = matrix_shape(layer)[0]
         group = _group(graph, layer, range(out))
         givers = {names[item.dep.target.module]: item for item in group if _gives(graph, item)}
-        seen |= givers.keys()
-        own = givers.keys() <= set(targets) and any(not _is_depthwise(copy.get_submodule(each)) for each in givers)
-        if own and all(_may_lose(graph, item.dep.target.module, names) for item in group):
-            layers = {each: torch.tensor([item.idxs, item.root_idxs]) for each, item in givers.items()}
+        own = givers.keys() & set(targets)
+        seen |= own
+        led = {each for each in givers if not _is_depthwise(copy.get_submodule(each))}
+        if led and led <= own and all(_may_lose(graph, item, names) for item in group):
+            layers = {each: torch.tensor([item.idxs, item.root_idxs]) for each, item in givers.items() if each in own}
             found.append(Tied(name, _units(copy, name, out), layers))
     return found
 
 
-def _tried(
-    model: nn.Module, targets: Sequence[str], drop: Mapping[str, Sequence[int]], images: Tensor
-) -> Thinned | None:
-    """The model without some rows of some layers; none where it is not the model that no longer hears them."""
-    copy, deaf = shared_copy(model), shared_copy(model)
-    graph, names = _trace(copy, images), {module: name for name, module in copy.named_modules()}
-    rows = {name: torch.ones(matrix_shape(model.get_submodule(name))[0], dtype=torch.bool) for name in targets}
+def _is_sound(model: nn.Module, drop: Mapping[str, Sequence[int]], images: Tensor) -> bool:
+    """Whether the model without some rows of some layers is the model that no longer hears them."""
+    with torch.no_grad():
+        expected = _deaf(model, drop, images)(images)
+        try:
+            logits = _without(model, drop, images).model(images)
+        except Exception:
+            # A forward of shapes that do not fit raises whatever it pleases.
+            return False
+    close = 1e-6 * float(expected.abs().max())
+    return logits.shape == expected.shape and torch.allclose(logits, expected, rtol=1e-6, atol=close)
+
+
+def _deaf(model: nn.Module, drop: Mapping[str, Sequence[int]], images: Tensor) -> nn.Module:
+    """A copy of the same shapes in which all weights of the inputs are zero that come from some rows of some layers."""
+    copy = shared_copy(model)
+    graph = _trace(copy, images)
     for root, lost in drop.items():
         for item in _group(graph, copy.get_submodule(root), lost):
-            name = names.get(item.dep.target.module, "")
-            if _gives(graph, item):
-                rows[name][item.idxs] = False
-            elif _hears(graph, item):
-                layer = deaf.get_submodule(name)
-                weight = layer.get_parameter("weight").clone()
+            if _hears(graph, item):
+                layer = item.dep.target.module
+                weight = layer.weight.detach().clone()
                 weight[:, item.idxs] = 0
                 layer.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
-    with torch.no_grad():
-        expected = deaf(images)
-        try:
-            for root, lost in drop.items():
-                _group(graph, copy.get_submodule(root), lost).prune()
-            fit_heads(copy)
-            logits = copy(images)
-        except Exception:
-            # A forward of shapes that do not fit raises whatever it pleases; such channels cannot leave.
-            return None
-    close = 1e-3 * float(expected.abs().max())
-    if not torch.allclose(logits, expected, rtol=1e-3, atol=close, equal_nan=True):
-        return None
-    kept = {name: left.nonzero().flatten() for name, left in rows.items() if not left.all()}
-    return Thinned(copy.requires_grad_(False).eval(), kept)
+    return copy
+
+
+def _without(model: nn.Module, drop: Mapping[str, Sequence[int]], images: Tensor) -> Thinned:
+    """A copy without some rows of some layers."""
+    copy, rows = shared_copy(model), dict[str, Tensor]()
+    graph, names = _trace(copy, images), {module: name for name, module in copy.named_modules()}
+    for root, lost in drop.items():
+        group = _group(graph, copy.get_submodule(root), lost)
+        for item in group:
+            if _gives(graph, item):
+                left = torch.ones(len(item.dep.target.module.weight), dtype=torch.bool)
+                left[item.idxs] = False
+                rows[names[item.dep.target.module]] = left.nonzero().flatten()
+        group.prune()
+    fit_heads(copy)
+    return Thinned(copy.requires_grad_(False).eval(), rows)
 
 
 def _trace(model: nn.Module, images: Tensor) -> Any:
@@ -156,12 +174,12 @@ def _trace(model: nn.Module, images: Tensor) -> Any:
             f"structured pruning needs the package torch-pruning, which is not installed ({error}); install it with: "
             f"pip install 'restora[pruning]'"
         ) from None
-    for parameter in model.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
+    model.requires_grad_(True)
     with torch.enable_grad():
         # The last layer's output is the graph's only where something comes after the layer.
         try:
-            return DependencyGraph().build_dependency(model, [images], output_transform=torch.neg, verbose=False)
+            graph = DependencyGraph()  # type: ignore[no-untyped-call]
+            return graph.build_dependency(model, [images], output_transform=torch.neg, verbose=False)
         except Exception as error:  # of calls that it does not know, it makes anything
             raise SpecError(
                 f"torch-pruning cannot follow the channels of this model ({type(error).__name__}: {error}); choose "
@@ -189,20 +207,23 @@ def _is_depthwise(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Conv2d) and 1 < layer.groups == layer.in_channels == layer.out_channels
 
 
-def _may_lose(graph: Any, module: Any, names: Mapping[nn.Module, str]) -> bool:
-    """Whether a module, or a call between modules, may lose channels."""
+def _may_lose(graph: Any, item: Any, names: Mapping[nn.Module, str]) -> bool:
+    """Whether a module, or a call between modules, may lose channels, and has those that it is said to lose."""
+    module = item.dep.target.module
     if module not in names:
         return not isinstance(module, graph.ops._OutputOp | nn.Parameter)
-    if isinstance(module, nn.Conv2d):
-        return module.groups == 1 or _is_depthwise(module)
-    return isinstance(module, nn.Linear | _BatchNorm | nn.PReLU)
+    if isinstance(module, nn.Conv2d) and module.groups > 1 and not _is_depthwise(module):
+        return False
+    if not isinstance(module, nn.Linear | nn.Conv2d):
+        return isinstance(module, _BatchNorm | nn.PReLU)
+    return max(item.idxs) < (module.weight.shape[1] if _hears(graph, item) else len(module.weight))
 
 
 def _units(model: nn.Module, root: str, out: int) -> Tensor:
     """``[units, n]``, the rows of a layer that leave at once."""
     rows = torch.arange(out)
     for name, module in model.named_modules():
-        if isinstance(module, Attention) and f"{root}.".startswith(f"{name}.qkv."):
+        if isinstance(module, Attention) and root == f"{name}.qkv":
             return rows.view(-1, module.num_heads, module.head_dim).transpose(0, 1).flatten(1)
     return rows[:, None]
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from pipeline.compress.channels import thin
 from pipeline.compress.contract import CompressedModel, LayerStats
-from pipeline.compress.pruning import StructuredPruning, one_image, packed, sound_matrices, training_part
+from pipeline.compress.pruning import StructuredPruning, noise_like, packed, sound_matrices, training_part
 from pipeline.errors import IntegrityError
 from pipeline.registry import COMPRESSIONS
 from pipeline.task.baseline import OPTIMIZERS
@@ -67,7 +67,7 @@ class PruneGradient(StructuredPruning):
 
     def _train(self, model: nn.Module, part: Part, scores: dict[str, Tensor]) -> nn.Module:
         """Train and prune ``model``; ``scores`` begin at zero, and follow what is left of it."""
-        image, generator = one_image(model, part), torch.Generator().manual_seed(self.seed)
+        noise, generator = noise_like(model, part), torch.Generator().manual_seed(self.seed)
         # Batch norm has no variance over a last batch of one.
         count = len(part) - (len(part) % self.batch_size == 1 and len(part) > 1)
         batches = math.ceil(count / self.batch_size)
@@ -77,13 +77,13 @@ class PruneGradient(StructuredPruning):
             order = torch.randperm(len(part), generator=generator)[:count]
             losses = []
             for images, labels in part.batches(self.batch_size, order):
-                losses.append(self._step(model, optimizer, images.to(image), labels.to(image.device), scores))
+                losses.append(self._step(model, optimizer, images.to(noise), labels.to(noise.device), scores))
                 share = due.get(epoch * batches + len(losses))
                 if share is not None:
                     left = functools.partial(self._left_after, share, whole)
-                    thinned = thin(model, list(scores), image, scores, left)
+                    thinned = thin(model, list(scores), noise, scores, left)
                     model, optimizer = thinned.model, self._begin(thinned.model)
-                    scores |= {name: scores[name][rows] for name, rows in thinned.rows.items()}
+                    scores |= {name: scores[name][rows] for name, rows in thinned.rows.items() if name in scores}
             mean = float(torch.stack(losses).mean())
             if not math.isfinite(mean):
                 raise IntegrityError(

@@ -7,7 +7,7 @@ from torch import nn
 
 from pipeline.compress.channels import thin
 from pipeline.compress.contract import CompressedModel, LayerStats
-from pipeline.compress.pruning import StructuredPruning, one_image, packed, sound_matrices, training_part
+from pipeline.compress.pruning import StructuredPruning, noise_like, packed, sound_matrices, training_part
 from pipeline.registry import COMPRESSIONS
 from pipeline.task.contract import Part
 
@@ -30,8 +30,8 @@ class PruneMagnitude(StructuredPruning):
         stats: Mapping[str, Sequence[LayerStats]],
         train: Part | None = None,
     ) -> CompressedModel:
-        image = one_image(model, training_part(self.name, train))
+        noise = noise_like(model, training_part(self.name, train))
         matrices = sound_matrices(model, targets)
         order = {"l1": 1, "l2": 2}[self.norm]
         norms = {name: matrix.double().norm(order, dim=1) for name, matrix in matrices.items()}
-        return packed(thin(model, targets, image, norms, lambda _, units: self.left(units)).model, targets)
+        return packed(thin(model, targets, noise, norms, lambda _, units: self.left(units)).model, targets)

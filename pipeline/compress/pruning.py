@@ -65,10 +65,11 @@ def training_part(method: str, train: Part | None) -> Part:
     return train
 
 
-def one_image(model: nn.Module, train: Part) -> Tensor:
-    """The first training image, as a batch on the device of the model."""
+def noise_like(model: nn.Module, train: Part) -> Tensor:
+    """A batch of one image of noise, of the shape of the training images, on the device of the model."""
     images, _ = next(iter(train.batches(1, torch.tensor([0]))))
-    return images.to(next(model.parameters()).device)
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0), dtype=images.dtype)
+    return noise.to(next(model.parameters()).device)
 
 
 def packed(model: nn.Module, targets: Sequence[str]) -> CompressedModel:
