@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.compress.layers import matrix_shape, shared_copy
-from pipeline.errors import SpecError
+from pipeline.errors import IntegrityError, SpecError
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ def thin(
 
     Raises:
         SpecError: The package torch-pruning is not installed, or cannot follow the channels of this model.
+        IntegrityError: The model gives logits that are not finite.
     """
     trial, images = _shaken(model), images.double()
     drop = {tied.root: tied.lowest(scores, left(tied.root, len(tied.units))) for tied in _tied(trial, targets, images)}
@@ -126,13 +127,14 @@ def _is_sound(model: nn.Module, drop: Mapping[str, Sequence[int]], images: Tenso
     """Whether the model without some rows of some layers is the model that no longer hears them."""
     with torch.no_grad():
         expected = _deaf(model, drop, images)(images)
+        if not expected.isfinite().all():
+            raise IntegrityError("the model gives NaN or infinite logits for an image of noise; load sound weights")
         try:
             logits = _without(model, drop, images).model(images)
         except Exception:
             # A forward of shapes that do not fit raises whatever it pleases.
             return False
-    close = 1e-6 * float(expected.abs().max())
-    return logits.shape == expected.shape and torch.allclose(logits, expected, rtol=1e-6, atol=close)
+    return bool((logits - expected).abs().max() <= 1e-6 * expected.abs().max())
 
 
 def _deaf(model: nn.Module, drop: Mapping[str, Sequence[int]], images: Tensor) -> nn.Module:
@@ -237,7 +239,7 @@ def fit_heads(model: nn.Module) -> None:
 
 
 def fit_shapes(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give Linear and Conv2d layers, batch norms, PReLUs and attention the shapes of tensors, in place.
+    """Let Linear and Conv2d layers, batch norms, PReLUs and attention shrink to the shapes of tensors, in place.
 
     Args:
         model: The architecture; the values of what changes are lost.
@@ -259,14 +261,14 @@ def fit_shapes(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _shape(name: str, own: Tensor, tensors: Mapping[str, Tensor]) -> torch.Size:
-    """What the tensor of a file asks for; the shape that is, where it is not there or another kind of tensor."""
+    """The shape in the file, where that is the tensor's own or a smaller one of its kind; else its own."""
     given, packed = tensors.get(name), tensors.get(f"{name}.dense")
-    if given is not None and given.ndim == own.ndim:
-        return given.shape
-    if packed is not None and packed.ndim == 2:
+    shape = own.shape if given is None else given.shape
+    if given is None and packed is not None and packed.ndim == 2:
         kernel = own.shape[2:]
-        return torch.Size([len(packed), packed.shape[1] // kernel.numel(), *kernel])
-    return own.shape
+        shape = torch.Size([len(packed), packed.shape[1] // kernel.numel(), *kernel])
+    smaller = len(shape) == own.ndim and all(now <= before for now, before in zip(shape, own.shape, strict=True))
+    return shape if smaller else own.shape
 
 
 def _fit_attributes(module: nn.Module) -> None:

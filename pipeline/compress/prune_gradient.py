@@ -80,17 +80,21 @@ class PruneGradient(StructuredPruning):
                 losses.append(self._step(model, optimizer, images.to(noise), labels.to(noise.device), scores))
                 share = due.get(epoch * batches + len(losses))
                 if share is not None:
+                    self._refuse_divergence(losses, epoch)
                     left = functools.partial(self._left_after, share, whole)
                     thinned = thin(model, list(scores), noise, scores, left)
                     model, optimizer = thinned.model, self._begin(thinned.model)
                     scores |= {name: scores[name][rows] for name, rows in thinned.rows.items() if name in scores}
-            mean = float(torch.stack(losses).mean())
-            if not math.isfinite(mean):
-                raise IntegrityError(
-                    f"{self.name}: the mean loss is {mean} in epoch {epoch + 1} of its training; lower "
-                    f"lr = {self.lr}, or choose another optimizer than {self.optimizer}"
-                )
+            self._refuse_divergence(losses, epoch)
         return model.eval().requires_grad_(False)
+
+    def _refuse_divergence(self, losses: Sequence[Tensor], epoch: int) -> None:
+        mean = float(torch.stack(list(losses)).mean())
+        if not math.isfinite(mean):
+            raise IntegrityError(
+                f"{self.name}: the mean loss is {mean} in epoch {epoch + 1} of its training; lower lr = {self.lr}, or "
+                f"choose another optimizer than {self.optimizer}"
+            )
 
     def _due(self, batches: int) -> dict[int, float]:
         """After which batches rows are lost, and which share of those to lose is lost by then."""

@@ -119,10 +119,18 @@ def test_a_bare_architecture_takes_the_shapes_of_a_thinned_model_and_computes_th
         torch.testing.assert_close(bare(image), thinned(image))
 
 
-def test_shapes_that_are_the_same_or_of_another_kind_change_nothing():
+def test_shapes_that_are_the_same_or_larger_or_of_another_kind_change_nothing():
     bare = mlp()
     before = {name: id(tensor) for name, tensor in bare.named_parameters()}
-    fit_shapes(bare, {**mlp().state_dict(), "1.weight": torch.zeros(3), "3.weight": torch.zeros(2, 2, 2)})
+    fit_shapes(
+        bare,
+        {
+            **mlp().state_dict(),
+            "1.weight": torch.zeros(3),
+            "3.weight": torch.zeros(2, 2, 2),
+            "5.weight": torch.zeros(3, 9),
+        },
+    )
     assert {name: id(tensor) for name, tensor in bare.named_parameters()} == before
 
 
