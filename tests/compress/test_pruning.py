@@ -6,7 +6,6 @@ from test_channels import MODELS, mlp, settled, shapes
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.adapt.lora import Lora
 from pipeline.adapt.none import NoAdapter
 from pipeline.compress.channels import thin
 from pipeline.compress.layers import find_targets, layer_names, weight_matrix
