@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.compress.layers import matrix_shape, shared_copy
+from pipeline.compress.shapes import fit_heads, is_depthwise
 from pipeline.errors import IntegrityError, SpecError
 
 
@@ -116,7 +117,7 @@ def _tied(model: nn.Module, targets: Sequence[str], images: Tensor) -> list[Tied
         givers = {names[item.dep.target.module]: item for item in group if _gives(graph, item)}
         own = givers.keys() & set(targets)
         seen |= own
-        led = {each for each in givers if not _is_depthwise(copy.get_submodule(each))}
+        led = {each for each in givers if not is_depthwise(copy.get_submodule(each))}
         if led and led <= own and all(_may_lose(graph, item, names) for item in group):
             layers = {each: torch.tensor([item.idxs, item.root_idxs]) for each, item in givers.items() if each in own}
             found.append(Tied(name, _units(copy, name, out), layers))
@@ -205,20 +206,16 @@ def _hears(graph: Any, item: Any) -> bool:
     return isinstance(item.dep.target.module, nn.Linear | nn.Conv2d) and not _gives(graph, item)
 
 
-def _is_depthwise(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Conv2d) and 1 < layer.groups == layer.in_channels == layer.out_channels
-
-
 def _may_lose(graph: Any, item: Any, names: Mapping[nn.Module, str]) -> bool:
     """Whether a module, or a call between modules, may lose channels, and has those that it is said to lose."""
     module = item.dep.target.module
     if module not in names:
         return not isinstance(module, graph.ops._OutputOp | nn.Parameter)
-    if isinstance(module, nn.Conv2d) and module.groups > 1 and not _is_depthwise(module):
+    if isinstance(module, nn.Conv2d) and module.groups > 1 and not is_depthwise(module):
         return False
     if not isinstance(module, nn.Linear | nn.Conv2d):
         return isinstance(module, _BatchNorm | nn.PReLU)
-    return max(item.idxs) < (module.weight.shape[1] if _hears(graph, item) else len(module.weight))
+    return bool(max(item.idxs) < (module.weight.shape[1] if _hears(graph, item) else len(module.weight)))
 
 
 def _units(model: nn.Module, root: str, out: int) -> Tensor:
@@ -228,59 +225,3 @@ def _units(model: nn.Module, root: str, out: int) -> Tensor:
         if isinstance(module, Attention) and root == f"{name}.qkv":
             return rows.view(-1, module.num_heads, module.head_dim).transpose(0, 1).flatten(1)
     return rows[:, None]
-
-
-def fit_heads(model: nn.Module) -> None:
-    """Give attention as many heads as its layers have."""
-    for module in model.modules():
-        if isinstance(module, Attention):
-            module.attn_dim = module.proj.in_features
-            module.num_heads = module.attn_dim // module.head_dim
-
-
-def fit_shapes(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Let Linear and Conv2d layers, batch norms, PReLUs and attention shrink to the shapes of tensors, in place.
-
-    Args:
-        model: The architecture; the values of what changes are lost.
-        tensors: By the names of a ``state_dict``; a packed weight is ``fc1.weight.dense [out, in * kh * kw]``.
-    """
-    for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear | nn.Conv2d | _BatchNorm | nn.PReLU):
-            continue
-        for own, parameter in list(module.named_parameters(recurse=False)):
-            shape = _shape(f"{name}.{own}".removeprefix("."), parameter, tensors)
-            if shape != parameter.shape:
-                module.register_parameter(own, nn.Parameter(parameter.new_empty(shape), parameter.requires_grad))
-        for own, buffer in list(module.named_buffers(recurse=False)):
-            shape = _shape(f"{name}.{own}".removeprefix("."), buffer, tensors)
-            if shape != buffer.shape:
-                module.register_buffer(own, buffer.new_empty(shape))
-        _fit_attributes(module)
-    fit_heads(model)
-
-
-def _shape(name: str, own: Tensor, tensors: Mapping[str, Tensor]) -> torch.Size:
-    """The shape in the file, where that is the tensor's own or a smaller one of its kind; else its own."""
-    given, packed = tensors.get(name), tensors.get(f"{name}.dense")
-    shape = own.shape if given is None else given.shape
-    if given is None and packed is not None and packed.ndim == 2:
-        kernel = own.shape[2:]
-        shape = torch.Size([len(packed), packed.shape[1] // kernel.numel(), *kernel])
-    smaller = len(shape) == own.ndim and all(now <= before for now, before in zip(shape, own.shape, strict=True))
-    return shape if smaller else own.shape
-
-
-def _fit_attributes(module: nn.Module) -> None:
-    """Numbers that a module keeps beside its tensors."""
-    if isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.Conv2d):
-        if _is_depthwise(module):
-            module.groups = len(module.weight)
-        module.out_channels, module.in_channels = len(module.weight), module.weight.shape[1] * module.groups
-    elif isinstance(module, nn.PReLU):
-        module.num_parameters = len(module.weight)
-    elif isinstance(module, _BatchNorm):
-        for each in (module.weight, module.running_mean):
-            module.num_features = module.num_features if each is None else len(each)

@@ -30,14 +30,14 @@ class PruneGradient(StructuredPruning):
     """
 
     score: Literal["signed", "abs", "taylor"] = "taylor"
-    """Of a row, summed over batches: ``sum g`` with its sign, as published, ``sum |g|``, or ``sum (g w)^2`` (Molchanov
-    et al., 2019, arXiv:1906.10771)."""
+    """Of a row, summed over batches: ``sum g``, as published, ``sum |g|``, or ``sum (g w)^2`` (Molchanov et al., 2019,
+    arXiv:1906.10771). The first is ranked with its sign: rows of negative sums leave first."""
     when: Literal["after", "once", "steps"] = "after"
     """Prune after the training, once half-way, or in equal ``steps`` spread over it."""
     steps: int = Field(4, ge=1)
     """How many, where ``when = "steps"``."""
     epochs: int = Field(1, ge=1)
-    """Of the training."""
+    """Passes over the training part."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """As torch has it, but for the learning rate."""
     lr: float = Field(1e-4, gt=0)

@@ -5,8 +5,9 @@ import torchvision
 from torch import nn
 
 from pipeline.compress import channels
-from pipeline.compress.channels import fit_shapes, thin
+from pipeline.compress.channels import thin
 from pipeline.compress.layers import find_targets, shared_copy, weight_matrix
+from pipeline.compress.shapes import fit_shapes
 from pipeline.errors import SpecError
 
 
