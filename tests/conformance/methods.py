@@ -13,11 +13,14 @@ from pipeline.adapt.contract import Init, Start, clipped_rank
 from pipeline.compress.contract import CompressedModel, Compression, LayerStats
 from pipeline.compress.intn import IntN
 from pipeline.compress.layers import replace_weight, shared_copy, weight_groups, weight_matrix
+from pipeline.compress.prune_gradient import PruneGradient
+from pipeline.compress.prune_magnitude import PruneMagnitude
 from pipeline.compress.stats import gather_statistics
 from pipeline.compress.svd import Svd
 from pipeline.compress.svdlora import SvdLora
 from pipeline.compress.tou import Tou
 from pipeline.registry import Method, Registry
+from pipeline.task.parts import TensorPart
 
 FURTHER: dict[type[Method], list[dict[str, Any]]] = {
     IntN: [{"group": 4}, {"group": 5, "symmetric": False}],
@@ -31,6 +34,8 @@ FURTHER: dict[type[Method], list[dict[str, Any]]] = {
         {"factors": {"method": "svd", "energy": 0.9, "factors": "intN"}},
     ],
     SvdLora: [{"rank": 4, "steps": 3}, {"energy": 0.9, "bits": 8}, {"steps": 1, "bits": 1}],
+    PruneMagnitude: [{"keep": 0.2, "rounding": "int"}],
+    PruneGradient: [{"when": "steps", "steps": 2, "epochs": 2, "batch_size": 4}],
     Tou: [{"energy": 0.5}, {"frozen": {"method": "intN", "bits": 8}}],
 }
 """Options beside those of one choice: numbers and methods within methods."""
@@ -79,6 +84,11 @@ def settled(build: Any) -> nn.Module:
 
 def statistics(model: nn.Module, targets: Sequence[str], *shape: int) -> dict[str, Sequence[LayerStats]]:
     return gather_statistics(model, targets, torch.randn(16, *shape).split(8))
+
+
+def images(*shape: int, count: int = 8, classes: int = 3) -> TensorPart:
+    """A training part of noise."""
+    return TensorPart(torch.randn(count, *shape), torch.arange(count) % classes)
 
 
 def groups_and_stats(layer: nn.Module, *shape: int) -> list[tuple[Tensor, LayerStats]]:

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from methods import label, mlp, on_moved_bases, resnet, settled, starts_of, statistics, variants, vit
+from methods import images, label, mlp, on_moved_bases, resnet, settled, starts_of, statistics, variants, vit
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -26,7 +26,6 @@ from pipeline.compress.targets import find_targets
 from pipeline.errors import SpecError
 from pipeline.export.pack import pack_model, unpack_model
 from pipeline.registry import ADAPTERS, COMPRESSIONS, INITS, Method
-from pipeline.task.parts import TensorPart
 from pipeline.train.cohort import Lane, train_epoch
 from pipeline.train.program import make_program
 from pipeline.train.recipe import Recipe
@@ -78,8 +77,9 @@ def begin(
 @EACH_COMPRESSION
 @EACH_INIT
 def test_a_start_has_the_shapes_of_its_rank_is_finite_and_the_same_for_the_same_seed(init, compression, layer, shape):
-    model = nn.Sequential(layer)
-    compressed = compression.compress_model(model, ["0"], statistics(model, ["0"], *shape))
+    model = nn.Sequential(layer, nn.Flatten())
+    part = images(*shape, count=2, classes=len(layer.weight))
+    compressed = compression.compress_model(model, ["0"], statistics(model, ["0"], *shape), part)
     stats = statistics(compressed.reference, ["0"], *shape)
     out, inner = matrix_shape(compressed.reference[0])
     for rank in {1, 3, 100}:
@@ -112,8 +112,9 @@ def test_an_adapted_layer_starts_no_further_from_the_dense_one_than_the_compress
 ):
     if init is not None and init.name == "random":
         pytest.skip("a control, which does disturb the first output")
-    model = nn.Sequential(layer)
-    compressed = compression.compress_model(model, ["0"], statistics(model, ["0"], *shape))
+    model = nn.Sequential(layer, nn.Flatten())
+    part = images(*shape, count=2, classes=len(layer.weight))
+    compressed = compression.compress_model(model, ["0"], statistics(model, ["0"], *shape), part)
     stats = statistics(compressed.reference, ["0"], *shape)
     starts = starts_of(init, compression, compressed, stats, 2) if init is not None else {}
     base = on_moved_bases(compressed, starts)
@@ -135,7 +136,7 @@ def test_an_epoch_trains_what_the_adapter_names_and_nothing_else_and_a_file_give
 ):
     model = settled(build)
     targets = find_targets(model, ["*"])
-    part = TensorPart(torch.randn(8, 3, 32, 32), torch.arange(8) % 3)
+    part = images(3, 32, 32)
     compressed = compression.compress_model(model, targets, statistics(model, targets, 3, 32, 32), part)
     stats = statistics(compressed.reference, targets, 3, 32, 32) if init is not None else {}
     starts = starts_of(init, compression, compressed, stats, 4) if init is not None else {}

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from methods import groups_and_stats, label, mlp, resnet, settled, statistics, variants, vit
+from methods import groups_and_stats, images, label, mlp, resnet, settled, statistics, variants, vit
 from safetensors.torch import load_file, save_file
 from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
@@ -21,6 +21,7 @@ from pipeline.compress.tou import Tou
 from pipeline.errors import IntegrityError
 from pipeline.export.pack import pack_model, unpack_model
 from pipeline.registry import COMPRESSIONS
+from pipeline.task.parts import TensorPart
 
 ALL = list(variants(COMPRESSIONS))
 EACH = pytest.mark.parametrize("compression", ALL, ids=label)
@@ -143,25 +144,27 @@ def test_a_model_gives_logits_is_the_same_each_time_and_leaves_the_original_alon
     targets = find_targets(model, ["*"])
     stats = statistics(model, targets, 3, 32, 32)
     given = stats if compression.needs_statistics else {}
-    one, other = (compression.compress_model(model, targets, given) for _ in range(2))
+    part = images(3, 32, 32)
+    one, other = (compression.compress_model(model, targets, given, part) for _ in range(2))
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         logits = one.model(x)
     assert logits.shape == (2, 3)
     assert logits.isfinite().all()
     assert list(one.weights) == targets
-    assert all(weight.shape == matrix_shape(model.get_submodule(name)) for name, weight in one.weights.items())
+    assert all(weight.shape == matrix_shape(one.reference.get_submodule(name)) for name, weight in one.weights.items())
     assert all(torch.equal(weight.dense(), other.weights[name].dense()) for name, weight in one.weights.items())
     assert not any(module.training for module in one.model.modules())
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
 
 
 @MODELS
-@EACH_LAYERWISE
+@EACH
 def test_a_whole_model_comes_back_from_a_file_of_the_size_that_was_predicted(compression, build, tmp_path):
     model = settled(build)
     targets = find_targets(model, ["*"])
-    compressed = compression.compress_model(model, targets, statistics(model, targets, 3, 32, 32))
+    stats = statistics(model, targets, 3, 32, 32)
+    compressed = compression.compress_model(model, targets, stats, images(3, 32, 32))
     tensors = pack_model(compressed, Lora(), {})
     assert sum(tensor.nbytes for tensor in tensors.values()) == model_size(model, compressed, {}).bytes
     save_file(tensors, tmp_path / "model.safetensors")
@@ -180,7 +183,7 @@ def test_fault_14_a_weight_that_is_not_finite_is_refused_by_the_name_of_its_laye
     stats = statistics(model, ["2", "4"], 3, 32, 32)
     model[4].weight.data[1, 2] = bad
     with pytest.raises(IntegrityError, match="layer '4'"):
-        compression.compress_model(model, ["2", "4"], stats)
+        compression.compress_model(model, ["2", "4"], stats, images(3, 32, 32))
 
 
 @EACH
@@ -188,11 +191,11 @@ def test_fault_14_zero_weights_and_inputs_that_are_always_zero_are_handled(compr
     model = settled(mlp)
     model[4].weight.data.zero_()
     model[2].weight.data[:, ::2] = 0
-    images = torch.randn(16, 3, 32, 32)
-    images[:, :, :5] = 0
-    for dead in (images, torch.zeros_like(images)):
+    part = images(3, 32, 32)
+    part.images[:, :, :5] = 0
+    for dead in (part.images, torch.zeros_like(part.images)):
         stats = gather_statistics(model, ["2", "4"], [dead])
-        compressed = compression.compress_model(model, ["2", "4"], stats)
+        compressed = compression.compress_model(model, ["2", "4"], stats, TensorPart(dead, part.labels))
         for name, weight in compressed.weights.items():
             assert weight.dense().isfinite().all(), name
-        assert compressed.model(images).isfinite().all()
+        assert compressed.model(part.images).isfinite().all()

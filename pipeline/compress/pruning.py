@@ -1,0 +1,78 @@
+"""What structured prunings have in common: how much stays, and models of fewer channels in files."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from pipeline.compress.contract import CompressedModel, CompressedWeight, Compression, DenseWeight, LayerStats
+from pipeline.compress.layers import shared_copy, weight_matrix
+from pipeline.compress.shapes import fit_shapes
+from pipeline.errors import IntegrityError, SpecError
+from pipeline.task.contract import Part
+
+
+class StructuredPruning(Compression):
+    """Output channels of the target layers leave, and with them all that depends on them; what is left is dense.
+
+    Attention of timm loses whole heads. The classifier, and what cannot lose channels, stays whole.
+    """
+
+    keep: float = Field(0.5, gt=0, le=1)
+    """``c``, the share of a layer's output channels that stay; at least one does."""
+    rounding: Literal["ceil", "int"] = "ceil"
+    """How ``c * out`` becomes a whole number of channels."""
+
+    def left(self, channels: int) -> int:
+        """How many of so many channels stay."""
+        exact = round(self.keep * channels, 9)  # 0.29 * 100 is meant to be 29
+        return max(1, math.ceil(exact) if self.rounding == "ceil" else int(exact))
+
+    def compress_layer(self, layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> CompressedWeight:
+        return DenseWeight(matrix.clone())
+
+    def reshape(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+        fit_shapes(model, tensors)
+
+    def load_weight(self, tensors: Mapping[str, Tensor], shape: tuple[int, int], groups: int) -> CompressedWeight:
+        return DenseWeight(tensors["dense"].reshape(shape))
+
+
+def sound_matrices(model: nn.Module, targets: Sequence[str]) -> dict[str, Tensor]:
+    """The weights of the targets, ``[out, in]``.
+
+    Raises:
+        IntegrityError: One of them is not finite.
+    """
+    matrices = {name: weight_matrix(model.get_submodule(name)) for name in targets}
+    for name, matrix in matrices.items():
+        if not matrix.isfinite().all():
+            raise IntegrityError(f"the weight of layer '{name}' holds NaN or infinite values; load sound weights")
+    return matrices
+
+
+def training_part(method: str, train: Part | None) -> Part:
+    """The part that a method needs.
+
+    Raises:
+        SpecError: It is not given.
+    """
+    if train is None:
+        raise SpecError(f"{method} runs training images through the model; give compress_model the part train=")
+    return train
+
+
+def noise_like(model: nn.Module, train: Part) -> Tensor:
+    """A batch of one image of noise, of the shape of the training images, on the device of the model."""
+    images, _ = next(iter(train.batches(1, torch.tensor([0]))))
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0), dtype=images.dtype)
+    return noise.to(next(model.parameters()).device)
+
+
+def packed(model: nn.Module, targets: Sequence[str]) -> CompressedModel:
+    """A pruned model; it is its own reference, for what is left is not compressed."""
+    weights = {name: DenseWeight(weight_matrix(model.get_submodule(name))) for name in targets}
+    return CompressedModel(model, weights, shared_copy(model))

@@ -1,0 +1,82 @@
+"""Adapters and trials on models that have lost channels."""
+
+import pytest
+import timm
+import torch
+from tiny_studies import Mlp, adapted, make_objective, make_spec, make_task, measure
+from torch import nn
+
+from pipeline.adapt.contract import Draw, Start
+from pipeline.adapt.lanes import Lanes
+from pipeline.adapt.lora import Lora
+from pipeline.compress.prune_magnitude import PruneMagnitude
+from pipeline.compress.targets import find_targets
+from pipeline.export.pack import pack_model, unpack_model
+from pipeline.search.space import Values
+from pipeline.task.parts import TensorPart
+from pipeline.train.cohort import Lane, train_epoch
+from pipeline.train.program import make_program
+from pipeline.train.recipe import Recipe
+from pipeline.train.rows import image_rows
+
+EACH = pytest.mark.parametrize(
+    "compression", ["prune_magnitude", {"method": "prune_gradient", "when": "steps", "batch_size": 16}], ids=str
+)
+
+
+class ResidualNet(nn.Module):
+    """Convolutions and batch norms around an addition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.bn1 = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.conv, self.bn2 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.bn1(self.stem(x.reshape(-1, 1, 4, 4))))
+        return self.head(torch.relu(x + self.bn2(self.conv(x))).mean((2, 3)))
+
+
+def test_lora_trains_on_a_pruned_resnet_and_comes_back_from_a_file():
+    build = lambda: timm.create_model("test_resnet", num_classes=3, zero_init_last=False)  # noqa: E731
+    model, part = build().eval(), TensorPart(torch.randn(8, 3, 32, 32), torch.arange(8) % 3)
+    targets, compression, adapter = find_targets(model, ["*"]), PruneMagnitude(), Lora()
+    compressed = compression.compress_model(model, targets, {}, part)
+    shapes = {name: weight.shape for name, weight in compressed.weights.items()}
+    starts = {name: Start(torch.randn(2, inner), torch.zeros(out, 2)) for name, (out, inner) in shapes.items()}
+    lane = Lane(adapter.begin(compressed, starts, Draw(4.0)), 4.0, "adam", 1e-2, 4, 0)
+    program = make_program(compressed.model, adapter, [[(lane.parameters, lane.alpha)]], part.images)
+    assert program.cut is not None, program.why
+    rows = program.rows(image_rows(part))
+    train_epoch([lane], program, rows, rows, Recipe(epochs=1))
+    assert all(tensor.any() for name, tensor in lane.parameters.items() if name.endswith("lora_B"))
+    loaded = unpack_model(
+        build(), pack_model(compressed, adapter, lane.parameters), compression, targets, adapter, lane.alpha
+    )
+    with torch.no_grad():
+        expected = program.bind(
+            Lanes([({name: tensor[None] for name, tensor in lane.parameters.items()}, [lane.alpha])])
+        )(*program.inputs(part.images))
+        torch.testing.assert_close(loaded(part.images), expected, rtol=1e-4, atol=1e-5)
+
+
+@EACH
+@pytest.mark.parametrize("module", [Mlp, ResidualNet])
+def test_an_objective_trains_and_sizes_a_pruned_model(compression, module):
+    task = make_task(module)
+    objective = make_objective(make_spec(combination={"compression": compression}), task)
+    small, facts = objective.compressed_size, objective.facts(2)
+    assert small.dense_bytes == sum(tensor.nbytes for tensor in task.model.state_dict().values())
+    assert small.bytes < 0.7 * small.dense_bytes
+    assert small.bytes < facts.size.bytes
+    assert facts.ranks == dict.fromkeys(objective.targets, 2)
+    for init in ("paper", "svd"):
+        lane = objective.lane(Values(2, init, 4.0, "adam", 1e-2, 16))
+        start = adapted(objective, lane.parameters, 4.0)
+        assert measure(start, task.val) == measure(objective.compressed.model, task.val)
+        objective.train_epoch([lane])
+        assert lane.failure is None
+        assert lane.curve
+        tensors = pack_model(objective.compressed, objective.adapter, lane.parameters)
+        assert sum(tensor.nbytes for tensor in tensors.values()) == facts.size.bytes
