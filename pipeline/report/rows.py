@@ -19,6 +19,8 @@ class EvaluationRow(TypedDict):
     optimizer: str | None
     lr: float | None
     batch_size: int | None
+    extra: str
+    """What its adapter searches beside these, as ``sigma=0.01``."""
     bytes: int | None
     """The packed model."""
     ratio: float | None
@@ -60,6 +62,8 @@ class TrialRow(TypedDict):
     optimizer: str | None
     lr: float | None
     batch_size: int | None
+    extra: str
+    """What its adapter searches beside these, as ``sigma=0.01``."""
     value: float | None
     """Validation accuracy at the best epoch of a complete trial."""
     epochs: int

@@ -115,6 +115,7 @@ _EVALUATION: dict[str, tuple[str, Callable[[EvaluationRow], str]]] = {
     "optimizer": ("text", lambda row: row["optimizer"] or ""),
     "lr": ("number", lambda row: _rounded(row["lr"], ".2g")),
     "batch": ("number", lambda row: _rounded(row["batch_size"], "d")),
+    "extra": ("text", lambda row: row["extra"]),
     "epoch": ("number", lambda row: _rounded(row["best_epoch"], "d")),
     "trial": ("number", lambda row: _rounded(row["trial"], "d")),
 }

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 from pipeline.paths import write_whole
 from pipeline.report.rows import EpochRow, EvaluationRow, TrialRow
 from pipeline.search.results import CellResult, CombinationResult, Score
+from pipeline.search.space import Values
 from pipeline.search.summary import status_row
 
 
@@ -60,6 +61,7 @@ def _evaluation_row(result: CombinationResult, cell: CellResult, checkpoint: boo
         optimizer=params.get("optimizer"),
         lr=params.get("lr"),
         batch_size=params.get("batch_size"),
+        extra=_extra(params),
         bytes=facts.get("bytes"),
         ratio=facts.get("ratio"),
         layer_ratio=facts.get("layer_ratio"),
@@ -78,6 +80,10 @@ def _evaluation_row(result: CombinationResult, cell: CellResult, checkpoint: boo
         test_std=std,
         best_epoch=facts.get("best_epoch"),
     )
+
+
+def _extra(params: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={value:.4g}" for name, value in Values.of(params).extra.items()) if params else ""
 
 
 def _accuracy(scores: Mapping[str, Score], part: str) -> float | None:
@@ -101,6 +107,7 @@ def _trial_row(combination: str, trial: FrozenTrial) -> TrialRow:
         optimizer=trial.params.get("optimizer"),
         lr=trial.params.get("lr"),
         batch_size=trial.params.get("batch_size"),
+        extra=_extra(trial.params),
         value=trial.value,
         epochs=len(trial.intermediate_values),
         best_epoch=facts.get("best_epoch"),

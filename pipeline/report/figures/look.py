@@ -107,7 +107,7 @@ def hover(result: CombinationResult, cell: CellResult, *lines: str) -> str:
     """What is shown of a cell's winner under the pointer."""
     if cell.best is None:
         raise ValueError(f"{cell.cell} has no winner to speak of")
-    params = ", ".join(f"{key} {_short(cell.best.params[key])}" for key in ("alpha", "optimizer", "lr", "batch_size"))
+    params = ", ".join(f"{key} {_short(v)}" for key, v in cell.best.params.items() if key not in ("rank", "init"))
     size = f"{readable_bytes(cell.best.user_attrs['bytes'])}, {cell.best.user_attrs['ratio']:.2f} times smaller"
     head = f"{result.name}, {cell.cell}, trial {cell.best.number}"
     return "<br>".join(map(escape, (head, *lines, params, size)))
