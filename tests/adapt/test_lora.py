@@ -19,6 +19,7 @@ from pipeline.compress.layers import matrix_shape, replace_weight, shared_copy, 
 from pipeline.compress.sparse import Sparse
 from pipeline.compress.targets import find_targets
 
+torch.manual_seed(0)  # these layers are the same whatever was imported before
 LAYERS = {
     "linear": (nn.Linear(10, 6), (4, 10)),
     "linear on tokens": (nn.Linear(10, 6, bias=False), (4, 3, 10)),
