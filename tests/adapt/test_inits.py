@@ -21,10 +21,11 @@ from pipeline.adapt.inits.random import Random
 from pipeline.adapt.inits.svd import ResidualSvd
 from pipeline.adapt.inits.zero import Zero
 from pipeline.adapt.lora import Lora
-from pipeline.compress.contract import CompressedModel, LayerCompression, LayerStats, join
+from pipeline.compress.contract import CompressedModel, LayerCompression, LayerStats
 from pipeline.compress.int1 import Int1
 from pipeline.compress.none import NoCompression
 from pipeline.compress.sparse import Sparse
+from pipeline.compress.weight import join
 
 SHAPES = [(9, 14), (14, 9), (1, 6), (20, 1)]
 EACH_SHAPE = pytest.mark.parametrize("shape", SHAPES)
