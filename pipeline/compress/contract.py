@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +76,9 @@ class CompressedModel:
 class Compression(Method):
     """A method that compresses whole models."""
 
+    trains: ClassVar[bool] = False
+    """Whether it trains the model: what came of it is then kept, and had again by ``restored``."""
+
     @property
     def needs_statistics(self) -> bool:
         """Whether ``stats`` must hold the layers' second moments."""
@@ -114,6 +118,10 @@ class Compression(Method):
             model: The uncompressed architecture; its weights mean nothing.
             tensors: All tensors of the packed model.
         """
+
+    def restored(self, model: nn.Module, targets: Sequence[str], tensors: Mapping[str, Tensor]) -> CompressedModel:
+        """What ``compress_model`` gave, from the ``state_dict`` of its model; only where the method ``trains``."""
+        raise NotImplementedError(f"{type(self).__name__} trains, and does not say how its model is had again")
 
     @abstractmethod
     def load_weight(self, tensors: Mapping[str, Tensor], shape: tuple[int, int], groups: int) -> CompressedWeight:

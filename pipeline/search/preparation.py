@@ -22,6 +22,7 @@ from pipeline.compress.layers import (
     shared_copy,
     weight_matrix,
 )
+from pipeline.compress.once import compress_once
 from pipeline.compress.size import ModelSize, model_macs, model_size
 from pipeline.compress.stats import Statistics, calibration, output_positions
 from pipeline.compress.targets import resolve
@@ -111,7 +112,7 @@ class Preparation:
         """The compressed model, before any adapter."""
         compression: Compression = self.combination.compression
         stats = self.statistics.of(self.targets) if compression.needs_statistics else {}
-        compressed = compression.compress_model(self.model, self.targets, stats, self.task.train)
+        compressed = compress_once(compression, self.task, self.model, self.targets, stats)
         model = on_device(compressed.model, self.device)
         if self.combination.batch_norm == "reestimated":
             reestimate(model, (images.to(self.device) for images, _ in calibration(self.task.train)))
