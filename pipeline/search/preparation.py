@@ -177,14 +177,16 @@ class Preparation:
 
     def _start(self, init: Init, ranks: Mapping[str, int], seed: int) -> dict[str, Start]:
         reference, weights = self.compressed.reference, self.compressed.weights
-        stats = self._reference_statistics.of(self.targets) if init.needs_statistics or init.moves_base else {}
+        compression: Compression = self.combination.compression
+        needed = init.needs_statistics or (init.moves_base and compression.needs_statistics)
+        stats = self._reference_statistics.of(self.targets) if needed else {}
         starts = {}
         for place, name in enumerate(weights):
             if name not in ranks:
                 continue
             generator = torch.Generator().manual_seed(derive(seed, "init", place))
             layer, own = reference.get_submodule(name), stats.get(name, ())
-            compress = functools.partial(self.combination.compression.compress_layer, layer, stats=own)
+            compress = functools.partial(compression.compress_layer, layer, stats=own)
             with naming(name):
                 starts[name] = init.start(weight_matrix(layer), weights[name], ranks[name], own, generator, compress)
         return starts
