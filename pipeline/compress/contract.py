@@ -44,17 +44,19 @@ class LayerStats:
         values, vectors = torch.linalg.eigh(self.damped().double())
         return values.clamp_min(self.ridge), vectors
 
-    @cached_property
+    # The symmetric root would be this one turned by the eigenvectors, which changes no norm and no best product, and
+    # takes a product of [in, in] matrices more.
+    @property
     def root(self) -> Tensor:
-        """``C^(1/2)``, damped, symmetric, ``[in, in]``."""
+        """``K [in, in]`` with ``K K^T = C``, damped: ``||M K||`` is the size of ``M x`` over the inputs."""
         values, vectors = self.eigen
-        return vectors * values.sqrt() @ vectors.T
+        return vectors * values.sqrt()
 
-    @cached_property
+    @property
     def inverse_root(self) -> Tensor:
-        """``C^(-1/2)``, damped, symmetric, ``[in, in]``."""
+        """``K^-1``, ``[in, in]``."""
         values, vectors = self.eigen
-        return vectors * values.rsqrt() @ vectors.T
+        return values.rsqrt()[:, None] * vectors.T
 
 
 @dataclass(frozen=True)
