@@ -82,9 +82,15 @@ class Program:
         return rows.to(device, limit) if on_a_gpu and isinstance(rows, TensorRows) else rows
 
     def begins_like(self, model: nn.Module) -> bool:
-        """Whether a model's layers before the first trained one are these, so that ``plain`` may go on from there."""
-        own, state = self.cut.state if self.cut is not None else {}, model.state_dict()
-        return all(name in state and same(tensor, state[name]) for name, tensor in own.items())
+        """Whether a model's layers before the first trained one are these, so that ``plain`` may go on from there.
+
+        Its tensors must have the same shapes as well: calls of a model that lost channels hold numbers of its own.
+        """
+        before, state = self.cut.state if self.cut is not None else {}, model.state_dict()
+        shapes, own = (
+            {name: tensor.shape for name, tensor in each.items()} for each in (state, self.model.state_dict())
+        )
+        return shapes == own and all(name in state and same(tensor, state[name]) for name, tensor in before.items())
 
     def plain(self, model: nn.Module) -> Logits:
         """A model of the same calls without lanes, from what the stem gives."""

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from random_lanes import Calls, Trial, alone, in_stacks, made, trials
@@ -121,3 +123,17 @@ def test_a_target_whose_weight_the_model_reads_itself_is_refused():
     model, images = made(lambda m, x: m.c(F.linear(m.b(m.a(x)), m.b.weight)))
     with pytest.raises(SpecError, match="reads something of a target itself"):
         program_of(model, trials(model, ["b", "c"]), images)
+
+
+def test_another_thread_computes_as_ever_while_a_model_is_traced():
+    other, images = made(lambda m, x: m.c(m.b(m.a(x))))
+    expected = other(images)
+
+    def meanwhile(m: Calls, x: Tensor) -> Tensor:
+        with ThreadPoolExecutor(1) as thread:
+            assert torch.equal(thread.submit(other, images).result(), expected)
+        return m.c(m.b(m.a(x)))
+
+    model, _ = made(meanwhile)
+    program = program_of(model, trials(model, ["b", "c"]), images)
+    assert program.cut is not None, program.why
