@@ -128,5 +128,5 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         method["layers"],
         ADAPTERS.parse(method["adapter"]),
         method["values"]["alpha"],
-        method.get("ranks", method["layers"]),
+        method.get("ranks"),
     )

@@ -126,7 +126,7 @@ def make_program(
         why_not: Why it is not to be cut, where it is not.
 
     Raises:
-        SpecError: The model reads a target's weight itself.
+        SpecError: The model reads the weight of a trained layer itself.
     """
     lanes = Lanes([(_stacked([lane for lane, _ in stack]), [alpha for _, alpha in stack]) for stack in probes])
     alone = [
@@ -135,10 +135,13 @@ def make_program(
     try:
         with torch.no_grad():
             expected = torch.cat([logits(images) for logits in alone])
-    except AttributeError as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, RuntimeError, TypeError) as error:
         raise SpecError(
-            f"the model reads something of a target itself, so no adapter can stand there ({error}); targets are "
-            f"{', '.join(lanes.layers[:5])}: leave that layer out"
+            f"the model reads something of a trained layer itself, or calls it with other than one tensor, so adapter "
+            f"'{adapter.name}' cannot stand there ({error}); it trains {', '.join(lanes.layers[:5])}: leave that layer "
+            f"out, or choose another adapter"
         ) from error
 
     def agrees(program: Program) -> bool:
