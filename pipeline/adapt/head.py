@@ -13,8 +13,8 @@ from pipeline.registry import ADAPTERS
 
 @ADAPTERS.register("head")
 class Head(Adapter):
-    """The weight and bias of the classifier are trained; compressed or not, it is dense afterwards."""
+    """The weight and bias of the classifier are trained, of all where there are several; they are dense afterwards."""
 
     def begin(self, compressed: CompressedModel, starts: Mapping[str, Start], draw: Draw) -> dict[str, Tensor]:
-        (head,) = find_targets(compressed.model, ["head"])
-        return {key: tensor for key, tensor in own_parameters(compressed.model).items() if key.startswith(f"{head}.")}
+        heads = tuple(f"{head}." for head in find_targets(compressed.model, ["head"]))
+        return {key: tensor for key, tensor in own_parameters(compressed.model).items() if key.startswith(heads)}

@@ -81,4 +81,4 @@ class Int1(LayerCompression):
 
     def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> SignWeight:
         positive = unpack(tensors["sign"], shape[0] * shape[1], 1).bool().reshape(shape)
-        return SignWeight(positive, tensors.get("scale", torch.empty(0)))
+        return SignWeight(positive, torch.empty(0) if self.scale == "none" else tensors["scale"])

@@ -31,20 +31,27 @@ def fit_shapes(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     for name, module in model.named_modules():
         if not isinstance(module, nn.Linear | nn.Conv2d | _BatchNorm | nn.PReLU):
             continue
+        channels = None  # the first tensor's, so that another length of bias or statistics is found to be misshapen
         for own, parameter in list(module.named_parameters(recurse=False)):
-            shape = _shape(f"{name}.{own}".removeprefix("."), parameter, tensors)
+            shape = _shape(f"{name}.{own}".removeprefix("."), parameter, tensors, channels)
+            channels = shape[0] if channels is None else channels
             if shape != parameter.shape:
                 module.register_parameter(own, nn.Parameter(parameter.new_empty(shape), parameter.requires_grad))
         for own, buffer in list(module.named_buffers(recurse=False)):
-            shape = _shape(f"{name}.{own}".removeprefix("."), buffer, tensors)
+            shape = _shape(f"{name}.{own}".removeprefix("."), buffer, tensors, channels)
             if shape != buffer.shape:
                 module.register_buffer(own, buffer.new_empty(shape))
         _fit_attributes(module)
     fit_heads(model)
 
 
-def _shape(name: str, own: Tensor, tensors: Mapping[str, Tensor]) -> torch.Size:
-    """The shape in the file, where that is the tensor's own or a smaller one of its kind; else its own."""
+def _shape(name: str, own: Tensor, tensors: Mapping[str, Tensor], channels: int | None) -> torch.Size:
+    """The shape in the file, where that is the tensor's own or a smaller one of its kind; else its own.
+
+    That of one number a channel follows from ``channels``, once they are known.
+    """
+    if channels is not None and own.ndim == 1:
+        return torch.Size([channels])
     given, packed = tensors.get(name), tensors.get(f"{name}.dense")
     shape = own.shape if given is None else given.shape
     if given is None and packed is not None and packed.ndim == 2:

@@ -8,6 +8,7 @@ from pipeline.environment import versions
 from pipeline.search.objective import Objective
 from pipeline.search.results import CellResult, CombinationResult, Score
 from pipeline.search.select import Recovered, values_of
+from pipeline.search.space import Cell
 from pipeline.task import wilson
 
 
@@ -38,7 +39,7 @@ def make_card(objective: Objective, trial: FrozenTrial, got: Recovered, val: Sco
                 "test": stated(test),
             }
         },
-        "size": _sizes(objective, values.rank),
+        "size": _sizes(objective, values.cell),
         "hashes": dict(objective.task.hashes),
         "versions": versions(),
     }
@@ -70,8 +71,8 @@ def stated(score: Score) -> dict[str, Any]:
     }
 
 
-def _sizes(objective: Objective, rank: int) -> dict[str, Any]:
-    size = objective.facts(rank).size
+def _sizes(objective: Objective, cell: Cell) -> dict[str, Any]:
+    size = objective.facts_of(cell).size
     layers = {
         name: {
             "dense_bytes": (layer.dense + layer.bias) // 8,

@@ -128,7 +128,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         method["layers"],
         ADAPTERS.parse(method["adapter"]),
         method["values"]["alpha"],
-        method.get("ranks", method["layers"]),
+        method.get("ranks"),
     )
 
 

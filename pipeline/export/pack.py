@@ -4,8 +4,10 @@ A file holds, for a compressed layer ``fc1``, ``fc1.weight.<kind>`` for each pac
 under its own names (``fc1.lora_A``), and every untouched tensor of the model's ``state_dict`` as it is.
 """
 
-from collections.abc import Collection, Mapping
+import operator
+from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from pipeline.adapt.contract import Adapter, blank
@@ -43,7 +45,7 @@ def unpack_model(
     targets: list[str],
     adapter: Adapter,
     alpha: float,
-    adapted: Collection[str] | None = None,
+    ranks: Mapping[str, int] | None = None,
 ) -> nn.Module:
     """Fill a bare architecture with packed tensors.
 
@@ -54,7 +56,7 @@ def unpack_model(
         targets: The compressed layers.
         adapter: What was trained.
         alpha: Its alpha.
-        adapted: The targets that have an adapter; all, where not given.
+        ranks: The rank of each target that has an adapter; where not given all have one, of whatever rank.
 
     Raises:
         IntegrityError: The tensors are not those of this architecture; the first that differ are named.
@@ -78,10 +80,12 @@ def unpack_model(
     weights = {name: _load_weight(model, name, compression, part) for name, part in parts.items()}
     compressed = CompressedModel(model, weights, model)
     # What the adapter trained whole, or made part of a weight, is there already.
-    blanks = blank(adapter, compressed, dict.fromkeys(targets if adapted is None else adapted, 1))
-    names = adapter.to_tensors(adapter.absorb(weights, blanks)[1]).keys() - own.keys()
-    if beside and names != beside.keys():
-        raise _another(sorted(names - beside.keys()), sorted(beside.keys() - names))
+    blanks = blank(adapter, compressed, dict.fromkeys(targets, 1) if ranks is None else ranks)
+    wanted = adapter.to_tensors(adapter.absorb(weights, blanks)[1])
+    absent = {key for key in wanted if key not in own and key not in beside and (beside or ranks)}
+    misshapen = {key for key in beside.keys() & wanted.keys() if ranks and _form(beside[key]) != _form(wanted[key])}
+    if absent or misshapen or not beside.keys() <= wanted.keys():
+        raise _another(sorted(absent | misshapen), sorted(beside.keys() - wanted.keys()))
     if beside:
         lane = {key: tensor[None] for key, tensor in adapter.from_tensors(beside).items()}
         attach(model, adapter, Lanes([(lane, [alpha])]))
@@ -95,13 +99,19 @@ def _load_weight(
     try:
         layer = model.get_submodule(name)
         weight = compression.load_weight(tensors, matrix_shape(layer), group_count(layer))
-        fits = weight.bits.total() == 8 * sum(tensor.nbytes for tensor in tensors.values())
-    except (AttributeError, KeyError, ValueError, IndexError, RuntimeError):
+        dense, again = weight.dense(), weight.to_tensors()
+        forms = ({kind: _form(tensor) for kind, tensor in each.items()} for each in (tensors, again))
+        fits = dense.shape == matrix_shape(layer) and dense.is_floating_point() and operator.eq(*forms)
+    except (AttributeError, KeyError, ValueError, IndexError, RuntimeError, TypeError):
         fits = False
     if not fits:
         raise _another([f"{name}.weight"], [])
-    replace_weight(model, name, weight.dense())
+    replace_weight(model, name, dense)
     return weight
+
+
+def _form(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
+    return tensor.shape, tensor.dtype
 
 
 def _another(missing: list[str], strange: list[str]) -> IntegrityError:

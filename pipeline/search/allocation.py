@@ -59,20 +59,26 @@ class Layer:
     sensitivity: float = 1.0
 
 
-def spread(layers: Mapping[str, Layer], by: str, budget: int) -> dict[str, int]:
+def spread(layers: Mapping[str, Layer], by: str, budget: int, spent: int = 0) -> dict[str, int]:
     """The rank of each layer for a budget; a layer that gets none is left out.
 
     Args:
         layers: The layers by name.
         by: A key of ``ORDERS``.
         budget: In the unit of the layers' costs.
+        spent: What of it other layers take.
 
     Raises:
-        SpecError: It is too small for any rank, or larger than all layers at full rank.
+        SpecError: It is too small for any rank, or larger than all layers at full rank; or no layer lost anything.
     """
     ranks, steps = dict[str, int](), list(_steps(layers, by))
-    bounds = list(accumulate(cost for _, cost in steps))
-    _refuse_beyond(budget, bounds[0], _full({name: layer.cost for name, layer in layers.items()}))
+    if not steps:
+        raise SpecError(
+            f"search.allocation spreads by {by}, and compression took nothing of the layers that share the budget "
+            f'({", ".join(layers)}); spread by "gain", or compress them more'
+        )
+    bounds = list(accumulate((cost for _, cost in steps), initial=spent))[1:]
+    _refuse_beyond(budget, bounds[0], spent + _full({name: layer.cost for name, layer in layers.items()}))
     for (names, _), bound in zip(steps, bounds, strict=True):
         if bound > budget:
             break
@@ -81,14 +87,32 @@ def spread(layers: Mapping[str, Layer], by: str, budget: int) -> dict[str, int]:
     return {name: ranks[name] for name in layers if name in ranks}
 
 
-def refuse_budgets(budgets: Sequence[int], costs: Mapping[str, Cost]) -> None:
+def refuse_budgets(budgets: Sequence[int], costs: Mapping[str, Cost], fixed: Mapping[str, int]) -> None:
     """Refuse budgets that no spectrum could make fit.
 
+    Args:
+        budgets: The budgets.
+        costs: Of each layer.
+        fixed: Ranks of the layers that have one of their own.
+
     Raises:
-        SpecError: One is below the cheapest rank of any layer, or above all layers at full rank.
+        SpecError: One is below the cheapest rank of any free layer, or above all of them at full rank, beside what the
+            fixed ones take; or no layer is free.
     """
+    free = {name: cost for name, cost in costs.items() if name not in fixed}
+    if not free:
+        raise SpecError(
+            "search.allocation spreads a budget over targets without a rank of their own, and every target has one; "
+            "leave search.allocation out, or a rank"
+        )
+    spent = spent_by(costs, fixed)
     for budget in budgets:
-        _refuse_beyond(budget, min(cost.first for cost in costs.values()), _full(costs))
+        _refuse_beyond(budget, spent + min(cost.first for cost in free.values()), spent + _full(free))
+
+
+def spent_by(costs: Mapping[str, Cost], ranks: Mapping[str, int]) -> int:
+    """What some layers take at these ranks, each clipped to what it can take."""
+    return sum(costs[name].of(min(rank, costs[name].most)) for name, rank in ranks.items())
 
 
 def _full(costs: Mapping[str, Cost]) -> int:

@@ -107,8 +107,7 @@ class Objective(Preparation):
         return [self._base((None, layers)) for layers in dict.fromkeys(map(self.adapted, self.search.ranks))]
 
     def _base_key(self, cell: Cell) -> BaseKey:
-        moves = cell.init in self.inits and self.inits[cell.init].moves_base
-        return cell if moves else None, self.adapted(cell.rank)
+        return cell if self.moves_base(cell) else None, self.adapted(cell.rank)
 
     def _base(self, key: BaseKey) -> Base:
         cell, layers = key
@@ -188,7 +187,7 @@ class Objective(Preparation):
 
     def attributes(self, lane: Lane, values: Values) -> dict[str, Any]:
         """What is kept beside a trial's values: plain Python, small, and the same for every trial."""
-        facts = self.facts(values.rank)
+        facts = self.facts_of(values.cell)
         return {
             "bytes": facts.size.bytes,
             "ratio": facts.size.ratio,

@@ -28,7 +28,7 @@ from pipeline.compress.stats import Statistics, calibration, output_positions
 from pipeline.compress.targets import resolve
 from pipeline.compress.weight import DenseWeight
 from pipeline.errors import SpecError
-from pipeline.search.allocation import Layer, costs, layers_of, refuse_budgets, spread
+from pipeline.search.allocation import Layer, costs, layers_of, refuse_budgets, spent_by, spread
 from pipeline.search.space import Cell, Values, fitted
 from pipeline.seeds import derive
 from pipeline.spec import CombinationSpec, SearchSpec
@@ -87,7 +87,7 @@ class Preparation:
         self._fixed_ranks = resolve(self.model, combination.targets)
         self.targets = list(self._fixed_ranks)
         self.statistics = statistics or Statistics(self.model, task.train)
-        self._facts: dict[int, Facts] = {}
+        self._facts: dict[int | Cell, Facts] = {}
         self._spread: dict[int, dict[str, int]] = {}
         self._starts: dict[str, dict[str, Start]] = {}
         self._lock = threading.RLock()
@@ -103,7 +103,8 @@ class Preparation:
         if self.search.allocation is not None:
             dense = {name: DenseWeight(weight_matrix(self.model.get_submodule(name))) for name in self.targets}
             uncompressed = CompressedModel(self.model, dense, self.model)
-            refuse_budgets(self.search.ranks, costs(self.adapter, uncompressed, self.search.allocation.unit))
+            own = costs(self.adapter, uncompressed, self.search.allocation.unit)
+            refuse_budgets(self.search.ranks, own, {name: r for name, r in self._fixed_ranks.items() if r is not None})
             return
         free = [name for name, rank in self._fixed_ranks.items() if rank is None] or self.targets
         highest = max(min(matrix_shape(self.model.get_submodule(name))) for name in free)
@@ -147,9 +148,9 @@ class Preparation:
         with self._lock:
             if rank not in self._spread:
                 own = {name: min(r, self._layers[name].cost.most) for name, r in fixed.items() if r is not None}
-                spent = sum(self._layers[name].cost.of(r) for name, r in own.items())
+                spent = spent_by({name: layer.cost for name, layer in self._layers.items()}, own)
                 free = {name: layer for name, layer in self._layers.items() if name not in own}
-                shared = spread(free, self.search.allocation.by, rank - spent)
+                shared = spread(free, self.search.allocation.by, rank, spent)
                 self._spread[rank] = {name: r for name in self._layers if (r := own.get(name) or shared.get(name))}
             return self._spread[rank]
 
@@ -164,18 +165,30 @@ class Preparation:
         """The layers that are adapted at a rank."""
         return frozenset(self.layer_ranks(rank))
 
+    def moves_base(self, cell: Cell) -> bool:
+        """Whether a cell's init moves the base, so that it has one of its own."""
+        return cell.init in self.inits and self.inits[cell.init].moves_base
+
     def facts(self, rank: int) -> Facts:
         """Size, multiply-accumulates and trained parameters at a rank."""
+        return self._facts_on(rank, rank)
+
+    def facts_of(self, cell: Cell) -> Facts:
+        """The same of a cell: on its own base where its init moves it, which may compress to another size."""
+        return self._facts_on(cell, cell.rank) if self.moves_base(cell) else self.facts(cell.rank)
+
+    def _facts_on(self, key: int | Cell, rank: int) -> Facts:
         with self._lock:
-            if rank not in self._facts:
+            if key not in self._facts:
+                base = self.with_moved_base(key) if isinstance(key, Cell) else self.compressed
                 ranks = self.layer_ranks(rank)
-                begun = blank(self.adapter, self.compressed, ranks)
-                whole, bits = packed(self.adapter, self.compressed, begun)
+                begun = blank(self.adapter, base, ranks)
+                whole, bits = packed(self.adapter, base, begun)
                 added = {name: self.adapter.macs(whole.weights[name].shape, r) for name, r in ranks.items()}
                 macs, dense = model_macs(self.model, whole, self._positions, added)
                 size = model_size(self.model, whole, bits)
-                self._facts[rank] = Facts(size, macs, dense, sum(trained_numbers(self.adapter, begun).values()), ranks)
-            return self._facts[rank]
+                self._facts[key] = Facts(size, macs, dense, sum(trained_numbers(self.adapter, begun).values()), ranks)
+            return self._facts[key]
 
     @cached_property
     def _reference_statistics(self) -> Statistics:

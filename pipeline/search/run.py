@@ -216,5 +216,5 @@ def study_facts(spec: StudySpec, objective: Objective) -> dict[str, object]:
         "dense_bytes": objective.compressed_size.dense_bytes,
         "compressed_bytes": objective.compressed_size.bytes,
         "dense_macs": objective.facts(search.ranks[0]).dense_macs,
-        "spectra": watched_layers(spec, objective.model),
+        "spectra": watched_layers(spec, objective.task.model),
     }

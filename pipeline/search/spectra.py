@@ -6,6 +6,7 @@ import optuna
 from torch import nn
 
 from pipeline.adapt.lora import Lora
+from pipeline.compress.attention import arranged
 from pipeline.compress.targets import find_targets
 from pipeline.paths import baseline_spectra, winner_spectra
 from pipeline.search.objective import Objective
@@ -19,17 +20,19 @@ from pipeline.train.cohort import Lane
 
 
 def watched_layers(spec: StudySpec, model: nn.Module) -> list[str]:
-    """The layers whose spectra a study asks for; none where it asks for none.
+    """The layers whose spectra a study asks for, by the names that its first combination gives them.
 
     Raises:
         SpecError: A pattern matches no layer.
     """
-    return find_targets(model, spec.spectra.layers, "spectra.layers") if spec.spectra else []
+    own = arranged(model, spec.combination[0].qkv)
+    return find_targets(own, spec.spectra.layers, "spectra.layers") if spec.spectra else []
 
 
 def watch_weights(spec: StudySpec, snapshots: list[Snapshot]) -> Callable[[nn.Module], None]:
     """What adds a snapshot of the asked layers' weights, whenever it is called."""
-    return lambda model: snapshots.append(weight_snapshot(model, watched_layers(spec, model)))
+    qkv = spec.combination[0].qkv
+    return lambda model: snapshots.append(weight_snapshot(arranged(model, qkv), watched_layers(spec, model)))
 
 
 def keep_baseline_spectra(
@@ -55,7 +58,7 @@ def record_winners(
     spec: StudySpec, objective: Objective, study: optuna.Study, check: Callable[[], None], say: Callable[[str], None]
 ) -> None:
     """Train each cell's winner once more, alone, and record its spectra; what is recorded already stays."""
-    name, watched = objective.combination.name, watched_layers(spec, objective.model)
+    name, watched = objective.combination.name, watched_layers(spec, objective.task.model)
     layers = [layer for layer in watched if layer in objective.targets]
     if spec.spectra is None or not layers:
         return

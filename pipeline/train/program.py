@@ -82,9 +82,15 @@ class Program:
         return rows.to(device, limit) if on_a_gpu and isinstance(rows, TensorRows) else rows
 
     def begins_like(self, model: nn.Module) -> bool:
-        """Whether a model's layers before the first trained one are these, so that ``plain`` may go on from there."""
-        own, state = self.cut.state if self.cut is not None else {}, model.state_dict()
-        return all(name in state and same(tensor, state[name]) for name, tensor in own.items())
+        """Whether a model's layers before the first trained one are these, so that ``plain`` may go on from there.
+
+        Its tensors must have the same shapes as well: calls of a model that lost channels hold numbers of its own.
+        """
+        before, state = self.cut.state if self.cut is not None else {}, model.state_dict()
+        shapes, own = (
+            {name: tensor.shape for name, tensor in each.items()} for each in (state, self.model.state_dict())
+        )
+        return shapes == own and all(name in state and same(tensor, state[name]) for name, tensor in before.items())
 
     def plain(self, model: nn.Module) -> Logits:
         """A model of the same calls without lanes, from what the stem gives."""
@@ -120,7 +126,7 @@ def make_program(
         why_not: Why it is not to be cut, where it is not.
 
     Raises:
-        SpecError: The model reads a target's weight itself.
+        SpecError: The model reads the weight of a trained layer itself.
     """
     lanes = Lanes([(_stacked([lane for lane, _ in stack]), [alpha for _, alpha in stack]) for stack in probes])
     alone = [
@@ -129,10 +135,13 @@ def make_program(
     try:
         with torch.no_grad():
             expected = torch.cat([logits(images) for logits in alone])
-    except AttributeError as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, RuntimeError, TypeError) as error:
         raise SpecError(
-            f"the model reads something of a target itself, so no adapter can stand there ({error}); targets are "
-            f"{', '.join(lanes.layers[:5])}: leave that layer out"
+            f"the model reads something of a trained layer itself, or calls it with other than one tensor, so adapter "
+            f"'{adapter.name}' cannot stand there ({error}); it trains {', '.join(lanes.layers[:5])}: leave that layer "
+            f"out, or choose another adapter"
         ) from error
 
     def agrees(program: Program) -> bool:

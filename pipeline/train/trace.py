@@ -1,6 +1,7 @@
 """A model's calls, traced down to its trained layers, with what each of them gives for a few images."""
 
 import inspect
+import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,12 +18,25 @@ class CannotCutError(Exception):
     """The model cannot be cut; the text says why."""
 
 
+_TRACING = threading.Lock()
+"""Held while a model is traced: ``fx`` changes what every module's call does, and undoes it in the opposite order."""
+
+
 class _Tracer(fx.Tracer):
-    """Goes into a module only where a trained layer lies within."""
+    """Goes into a module only where a trained layer lies within; other threads compute meanwhile as ever."""
 
     def __init__(self, trained: Iterable[str]) -> None:
         super().__init__()
         self._trained = frozenset(trained)
+        self._thread = threading.get_ident()
+
+    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        own = threading.get_ident() == self._thread
+        return super().call_module(m, forward, args, kwargs) if own else forward(*args, **kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        own = threading.get_ident() == self._thread
+        return super().getattr(attr, attr_val, parameter_proxy_cache) if own else attr_val
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         inside = f"{module_qualified_name}."
@@ -104,7 +118,8 @@ def _trace(model: nn.Module, layers: Mapping[str, LaneLayer]) -> fx.Graph:
     _, *others = inspect.signature(model.forward).parameters.values()
     defaults = {each.name: each.default for each in others if each.default is not each.empty}
     try:
-        return _Tracer(layers).trace(model, concrete_args=defaults)
+        with _TRACING:
+            return _Tracer(layers).trace(model, concrete_args=defaults)
     except Exception as error:
         # A model's own code runs on stand-ins here, and may raise anything at all.
         raise CannotCutError(f"its calls cannot be traced ({_first_line(error)})") from error

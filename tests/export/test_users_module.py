@@ -116,3 +116,18 @@ def test_a_trial_that_is_not_there_is_answered_with_those_that_are(stored):
     objective, result, kept = stored
     with pytest.raises(NothingUsableError, match=r"trial 99 .* complete trials: 0, 1"):
         export_trial(objective, result, kept, 99, go_on, force=False)
+
+
+def test_the_card_says_the_size_of_the_file_where_an_init_moved_the_base_to_one_of_another_size(tmp_path):
+    combination = {"compression": {"method": "svd", "energy": 0.6}}
+    objective = make_objective(make_spec(ranks=[2], inits=["pissa", "svd"], combination=combination))
+    sizes = set()
+    for init in ("pissa", "svd"):
+        study = optuna.create_study(direction="maximize")
+        study.enqueue_trial({"init": init})
+        study.optimize(objective, n_trials=1)
+        size = json.loads((save(objective, study.best_trial, tmp_path / init) / "card.json").read_text())["size"]
+        assert size["tensor_bytes"] == study.best_trial.user_attrs["bytes"]
+        assert size["ratio"] == size["dense_bytes"] / size["tensor_bytes"]
+        sizes.add(size["tensor_bytes"])
+    assert len(sizes) == 2

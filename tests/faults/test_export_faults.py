@@ -1,5 +1,6 @@
 """Faults of exported checkpoints and of files that are written whole. Numbers are those of the table of faults."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -12,6 +13,8 @@ import fresh_process
 import optuna
 import pytest
 import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 from tiny_studies import BatchNormNet, Mlp, adapted, make_objective, make_spec
 from torch import nn
 
@@ -150,6 +153,39 @@ class Narrow(Mlp):
 def test_fault_10_another_architecture_is_refused_with_the_first_keys(folder, module, missing, unexpected):
     with pytest.raises(IntegrityError, match=rf"another architecture: .*{missing}.* unexpected .*{unexpected}"):
         load(folder, model=module)
+
+
+@pytest.mark.parametrize(
+    ("compression", "adapter"),
+    [
+        ({"method": "intN", "bits": 4, "symmetric": False, "group": 5}, "lora"),
+        ({"method": "svd", "factors": "int1"}, {"method": "dora", "factors": "int8"}),
+        ("prune_magnitude", {"method": "lora", "bias": True}),
+        ("int1", "none"),
+    ],
+    ids=str,
+)
+def test_fault_10_tensors_that_are_missing_or_of_another_form_are_refused_by_name(compression, adapter, tmp_path):
+    objective = make_objective(make_spec(combination={"compression": compression, "adapter": adapter}))
+    study = optuna.create_study(direction="maximize")
+    study.optimize(objective, n_trials=1)
+    folder = save(objective, study.best_trial, tmp_path / "mine")
+    card, data = json.loads((folder / "card.json").read_text()), (folder / "model.safetensors").read_bytes()
+    whole = load_tensors(data)
+
+    def refused(tensors, layer):
+        data = save_tensors(tensors)
+        (folder / "model.safetensors").write_bytes(data)
+        (folder / "card.json").write_text(json.dumps({**card, "sha256": hashlib.sha256(data).hexdigest()}))
+        with pytest.raises(IntegrityError, match=rf"another architecture: .*{layer}"):
+            load(folder, model=Mlp())
+
+    for name, tensor in whole.items():
+        rest = {key: other for key, other in whole.items() if key != name}
+        refused(rest, name.partition(".")[0])
+        refused({**rest, name: tensor[None]}, name.partition(".")[0])
+        if tensor.dtype == torch.float32 and name not in Mlp().state_dict():
+            refused({**rest, name: tensor.view(torch.int32)}, name.partition(".")[0])
 
 
 def test_fault_28_a_card_of_another_format_says_which_version_wrote_it(folder):

@@ -130,7 +130,7 @@ def test_a_budget_out_of_range_is_an_error_that_says_what_is_allowed(budget, sai
     with pytest.raises(SpecError, match=rf"budget {budget}, which is {said}.*allowed: \d+ to 36"):
         spread(of, "effective_rank", budget)
     with pytest.raises(SpecError, match=r"allowed: 6 to 36"):
-        refuse_budgets([20, budget], {name: layer.cost for name, layer in of.items()})
+        refuse_budgets([20, budget], {name: layer.cost for name, layer in of.items()}, {})
 
 
 def test_a_spectrum_is_that_of_the_errors_of_a_layers_outputs():
@@ -198,6 +198,21 @@ def test_a_budget_that_cannot_be_spread_is_refused_before_anything_is_compressed
     monkeypatch.setattr("pipeline.search.objective.Objective.compressed", None)
     with pytest.raises(SpecError, match=rf"budget {budget}.*allowed: 64 to 1600"):
         make_objective(allocated(ranks=[200, budget]))
+
+
+def test_a_budget_counts_the_layers_that_have_a_rank_of_their_own():
+    own = {"match": "fc1", "rank": 2}
+    objective = make_objective(allocated(ranks=[400], combination={"targets": ["*", own]}))
+    assert objective.layer_ranks(400) == {"fc1": 2, "fc2": 2}
+    with pytest.raises(SpecError, match=r"budget 200.*too small.*allowed: 288 to 480"):
+        make_objective(allocated(ranks=[200], combination={"targets": ["*", own]}))
+
+
+def test_an_allocation_that_nothing_is_left_to_is_refused():
+    with pytest.raises(SpecError, match="every target has one"):
+        make_objective(allocated(ranks=[400], combination={"targets": [{"match": "*", "rank": 2}]}))
+    with pytest.raises(SpecError, match=r"compression took nothing.*none"):
+        spread({"none": Layer(Cost(3, 1, 2), torch.zeros(2))}, "energy", 4)
 
 
 def test_an_adapter_without_ranks_takes_no_notice_of_an_allocation():

@@ -12,7 +12,9 @@ from pipeline.adapt.lora import Lora
 from pipeline.compress.prune_magnitude import PruneMagnitude
 from pipeline.compress.targets import find_targets
 from pipeline.export.pack import pack_model, unpack_model
+from pipeline.search.select import score_model
 from pipeline.search.space import Values
+from pipeline.task import Task
 from pipeline.task.parts import TensorPart
 from pipeline.train.cohort import Lane, train_epoch
 from pipeline.train.program import make_program
@@ -80,3 +82,13 @@ def test_an_objective_trains_and_sizes_a_pruned_model(compression, module):
         assert lane.curve
         tensors = pack_model(objective.compressed, objective.adapter, lane.parameters)
         assert sum(tensor.nbytes for tensor in tensors.values()) == facts.size.bytes
+
+
+def test_a_pruned_transformer_is_held_against_the_whole_one():
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, embed_dim=48, num_classes=3)
+    images, labels = torch.randn(12, 3, 32, 32), torch.arange(12) % 3
+    task = Task(vit, *[(images, labels)] * 3)
+    objective = make_objective(make_spec(combination={"compression": "prune_magnitude"}), task)
+    assert objective.common.program.cut is not None
+    for model in (objective.model, objective.compressed.model):
+        assert score_model(objective, model, "val") == measure(model, task.val)

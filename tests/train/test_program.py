@@ -1,11 +1,18 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
+import timm
 import torch
 from random_lanes import Calls, Trial, alone, in_stacks, made, trials
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.adapt.contract import Draw
+from pipeline.adapt.full import Full
+from pipeline.adapt.head import Head
 from pipeline.adapt.lanes import Lanes
 from pipeline.adapt.lora import Lora
+from pipeline.compress.contract import CompressedModel
 from pipeline.errors import SpecError
 from pipeline.task.parts import TensorPart
 from pipeline.train.program import Program, make_program, whole
@@ -119,5 +126,43 @@ def test_a_whole_program_takes_images_as_they_are():
 
 def test_a_target_whose_weight_the_model_reads_itself_is_refused():
     model, images = made(lambda m, x: m.c(F.linear(m.b(m.a(x)), m.b.weight)))
-    with pytest.raises(SpecError, match="reads something of a target itself"):
+    with pytest.raises(SpecError, match="reads something of a trained layer itself"):
         program_of(model, trials(model, ["b", "c"]), images)
+
+
+def test_another_thread_computes_as_ever_while_a_model_is_traced():
+    other, images = made(lambda m, x: m.c(m.b(m.a(x))))
+    expected = other(images)
+
+    def meanwhile(m: Calls, x: Tensor) -> Tensor:
+        with ThreadPoolExecutor(1) as thread:
+            assert torch.equal(thread.submit(other, images).result(), expected)
+        return m.c(m.b(m.a(x)))
+
+    model, _ = made(meanwhile)
+    program = program_of(model, trials(model, ["b", "c"]), images)
+    assert program.cut is not None, program.why
+
+
+class Reading(nn.Module):
+    """A model that reads the weight of a layer and does not call it, as BEiT's attention does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.linear(x, self.read.weight, self.read.bias))
+
+
+def test_a_weight_that_is_read_and_not_called_cannot_be_trained_whole():
+    model = Reading().eval()
+    lane = {name: torch.randn_like(tensor) for name, tensor in model.named_parameters()}
+    with pytest.raises(SpecError, match=r"adapter 'full' cannot stand there.*read, head"):
+        make_program(model, Full(), [[(lane, 1.0)]], torch.randn(3, 4))
+
+
+def test_all_classifiers_of_a_model_are_its_head():
+    model = timm.create_model("deit_tiny_distilled_patch16_224", img_size=32, depth=1, embed_dim=48, num_classes=3)
+    names = Head().begin(CompressedModel(model, {}, model), {}, Draw())
+    assert set(names) == {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}
