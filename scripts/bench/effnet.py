@@ -2,7 +2,7 @@
 
 import tarfile
 import tempfile
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,11 @@ class Variant:
         size: What sets its size, in words.
         compression: Its table in a study file.
         rank: Of the adapter.
-        options: Other keys of the combination.
     """
 
     size: str
     compression: dict[str, Any]
     rank: int = RANK
-    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -40,8 +38,7 @@ class Variant:
     def combination(self, targets: tuple[str, ...]) -> dict[str, Any]:
         """Its table in a study file."""
         ranked = [{"match": target, "rank": self.rank} for target in targets]
-        adapter = {"compression": self.compression, "adapter": "lora", "targets": ranked}
-        return {"name": self.name, **adapter, **self.options}
+        return {"name": self.name, "compression": self.compression, "adapter": "lora", "targets": ranked}
 
 
 QUANTISED = (
@@ -71,7 +68,7 @@ class Place:
     """A part of the model, and what a trial spends there.
 
     Args:
-        name: In words.
+        name: In words; ``channels`` are those of the convolutions, taken out whole.
         targets: Its layers.
         inits: Of the adapters.
         lr: The highest learning rate that is tried; the lowest is a quarter of it.
@@ -105,7 +102,7 @@ def unpack(data: Path, folder: Path, train: int, test: int) -> None:
     """Bring the first images of each class to ``folder``, ``train`` and ``test`` of them over all ten classes.
 
     Args:
-        data: The folder, or a tar archive, with ``train/<class>/NNNN.jpg`` and ``test/<class>/NNNN.jpg``.
+        data: A tar archive with ``train/<class>/NNNN.jpg`` and ``test/<class>/NNNN.jpg``.
         folder: Where they will lie; nothing is done where it is there.
         train: Images of the training part.
         test: Images of the test part.
