@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from pipeline.export.checkpoint import load
     from pipeline.export.trials import save
     from pipeline.search.objective import Objective
-    from pipeline.spec import CombinationSpec, SearchSpec, StudySpec, load_spec
+    from pipeline.spec import CombinationSpec, SearchSpec, StudySpec
+    from pipeline.study_file import load_spec
     from pipeline.task import Task, prepare
 
 __all__ = ["CombinationSpec", "Objective", "SearchSpec", "StudySpec", "Task", "load", "load_spec", "prepare", "save"]
@@ -23,7 +24,7 @@ _HOMES = {
     "StudySpec": "pipeline.spec",
     "Task": "pipeline.task",
     "load": "pipeline.export.checkpoint",
-    "load_spec": "pipeline.spec",
+    "load_spec": "pipeline.study_file",
     "prepare": "pipeline.task",
     "save": "pipeline.export.trials",
 }

@@ -39,7 +39,7 @@ def _main(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks."
 
 
 def _spec(study: str, seed: int | None = None) -> "StudySpec":
-    from pipeline.spec import load_spec, study_file
+    from pipeline.study_file import load_spec, study_file
 
     return load_spec(study_file(study), seed)
 
@@ -81,7 +81,7 @@ def check(study: Study, as_json: Json = False) -> None:
     """Look at a study's file, weights and data before it starts: every image is decoded, nothing is trained."""
     from pipeline.errors import IntegrityError, SpecError
     from pipeline.search.plan import TARGETS_FIT, targets_fit
-    from pipeline.spec import study_file
+    from pipeline.study_file import study_file
     from pipeline.task import check as check_task
 
     spec = _spec(study)
@@ -181,7 +181,7 @@ def status(study: Study, storage: Database = None, as_json: Json = False) -> Non
     """Say of each cell: budget, trials by state, best value and trial."""
     from pipeline.paths import default_database
     from pipeline.search.summary import read_status
-    from pipeline.spec import stored_name
+    from pipeline.study_file import stored_name
     from pipeline.terminal import status_lines
 
     table = read_status(storage or default_database(), stored_name(study), with_reasons=as_json)
@@ -199,7 +199,7 @@ def _results(study: str, storage: str | None) -> Any:
     from pipeline.paths import default_database
     from pipeline.search.results import read_results
     from pipeline.search.storage import open_storage, storage_errors
-    from pipeline.spec import stored_name
+    from pipeline.study_file import stored_name
 
     url = storage or default_database()
     with storage_errors(url):
@@ -216,7 +216,7 @@ def report(
     """Write one HTML page and its tables: accuracy against rank and bytes, curves, history, importances."""
     from pipeline.paths import report_folder
     from pipeline.report.page import write_report
-    from pipeline.spec import stored_name
+    from pipeline.study_file import stored_name
 
     print(write_report(_results(study, storage), out or report_folder(stored_name(study))))
     Console().say(f"next: restora export {study}")
@@ -240,7 +240,7 @@ def export(
     from pipeline.search.objective import make_features
     from pipeline.search.run import make_objectives
     from pipeline.search.storage import refuse_differences
-    from pipeline.spec import pinned
+    from pipeline.study_file import pinned
     from pipeline.task import prepare
     from pipeline.train.guard import Guard
 

@@ -8,6 +8,7 @@ from pathlib import Path
 STORAGE = Path("storage")
 ANSWERS = STORAGE / "cache" / "answers"
 BASELINES = STORAGE / "cache" / "baselines"
+COMPRESSED = STORAGE / "cache" / "compressed"
 FEATURES = STORAGE / "cache" / "features"
 SPECTRA = STORAGE / "spectra"
 LOGS = STORAGE / "logs"

@@ -3,10 +3,6 @@
 What a study searches stands in its file and is pinned in the stored study; no default grows when a method is added.
 """
 
-import hashlib
-import json
-import tomllib
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -275,89 +271,3 @@ class StudySpec(Config):
                 return combination
         names = ", ".join(combination.name for combination in self.combination)
         raise SpecError(f"study '{self.name}' has no combination '{name}'; it has: {names}")
-
-
-def fingerprint(table: object) -> str:
-    """sha256 of a JSON-able table, its keys sorted."""
-    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
-
-
-def pinned(spec: StudySpec, combination: CombinationSpec) -> dict[str, Any]:
-    """What may not change while a stored study grows; budget, seeds of the winners, spectra and folders may."""
-    table = spec.model_dump(mode="json", exclude={"combination", "seeds", "name", "spectra"})
-    table["combination"] = combination.model_dump(mode="json")
-    del table["search"]["trials"]
-    for where_from in ("root", "download"):
-        table["task"]["data"].pop(where_from, None)
-    return table
-
-
-def upgraded(table: dict[str, Any]) -> dict[str, Any]:
-    """A pinned table of an earlier version, with the defaults of options that it did not know yet.
-
-    An option's default is what versions without it did, so such a study goes on as it began.
-    """
-    try:
-        search = {**table["search"], "trials": 10**6}
-        whole = {**table, "search": search, "combination": [table["combination"]], "name": "stored"}
-        spec = StudySpec.model_validate(whole)
-    except (KeyError, TypeError, ValidationError):
-        return table  # the differences will be shown
-    return pinned(spec, spec.combination[0])
-
-
-def study_file(study: str) -> Path:
-    """A study's file from its path, or from its name in ``studies/``."""
-    path = Path(study)
-    return path if path.suffix == ".toml" else Path("studies") / f"{study}.toml"
-
-
-def stored_name(study: str) -> str:
-    """The name under which a study is stored; its file need not be there any more, nor be valid."""
-    path = study_file(study)
-    if not path.is_file():
-        return path.stem
-    try:
-        return str(tomllib.loads(path.read_text()).get("name", path.stem))
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{path} is not valid TOML: {error}") from None
-
-
-def load_spec(path: Path, seed: int | None = None) -> StudySpec:
-    """Read and validate a study file.
-
-    Args:
-        path: The TOML file.
-        seed: Takes the place of the file's ``seed``.
-
-    Raises:
-        SpecError: The file is not there, is not TOML, or holds errors: all of them, a line each.
-    """
-    try:
-        table = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read study file {path}: {error}; `restora new NAME` writes one") from None
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{path} is not valid TOML: {error}") from None
-    if seed is not None:
-        table["seed"] = seed
-    return parse_spec({"name": path.stem, **table}, str(path))
-
-
-def parse_spec(table: dict[str, Any], source: str) -> StudySpec:
-    """Validate a study's table; ``source`` names it in messages."""
-    try:
-        return StudySpec.model_validate(table)
-    except ValidationError as error:
-        lines = [
-            f"  {'.'.join(map(str, line['loc'])) or 'study'} = {_shown(line['input'])}: {line['msg']}"
-            if line["type"] != "missing"
-            else f"  {'.'.join(map(str, line['loc']))}: required, and not given"
-            for line in error.errors(include_url=False)
-        ]
-        raise SpecError(f"{source}: {len(lines)} error{'s' * (len(lines) > 1)}\n" + "\n".join(lines)) from None
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -181,12 +181,13 @@ def plan_lines(table: dict[str, Any]) -> list[str]:
             f"  {combination['cache']['said']}" + _cache_text(combination["cache"]),
             "  trials in one pass: "
             + ", ".join(f"{lanes} of batch {batch}" for batch, lanes in combination["lanes"].items()),
+            *_dense_lines(combination["ranks"][0]["dense"]),
             *_allocation_lines(combination["allocation"], ready=table["trained_baseline"]),
             f"  {rank}    trained       bytes   smaller   layers    macs",
         ]
         for plan in combination["ranks"]:
             lines.append(
-                f"  {plan['rank']:>6} {plan['trainable']:>10} {plan['bytes']:>11}   {plan['ratio']:>6.2f}x "
+                f"  {plan['rank'] or '-':>6} {plan['trainable']:>10} {plan['bytes']:>11}   {plan['ratio']:>6.2f}x "
                 f"{plan['layer_ratio']:>7.2f}x {plan['macs_ratio']:>6.2f}x"
             )
             for name, rank in plan["clipped"].items():
@@ -198,6 +199,17 @@ def plan_lines(table: dict[str, Any]) -> list[str]:
         if combination["scores"]:
             lines += _score_lines(combination["scores"])
     return lines
+
+
+def _dense_lines(names: list[str]) -> list[str]:
+    """The layers that do not become smaller."""
+    text = f"stay dense, for they would not shrink, or are trained whole: {', '.join(names)}"
+    return _wrapped(text, indent=2) if names else []
+
+
+def _wrapped(text: str, indent: int) -> list[str]:
+    own, further = " " * indent, " " * (indent + 2)
+    return textwrap.wrap(text, 110, initial_indent=own, subsequent_indent=further, break_on_hyphens=False)
 
 
 def _allocation_lines(allocation: dict[str, Any] | None, *, ready: bool) -> list[str]:
@@ -214,7 +226,7 @@ def _spread_lines(ranks: dict[str, int]) -> list[str]:
     taken = ", ".join(f"{name} {rank}" for name, rank in ranks.items() if rank)
     none = ", ".join(name for name, rank in ranks.items() if not rank)
     text = f"ranks: {taken}" + (f"; no adapter: {none}" if none else "")
-    return textwrap.wrap(text, 110, initial_indent=" " * 9, subsequent_indent=" " * 11, break_on_hyphens=False)
+    return _wrapped(text, indent=9)
 
 
 def _score_lines(scores: dict[str, Any]) -> list[str]:

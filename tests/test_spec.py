@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import SpecError
-from pipeline.spec import StudySpec, fingerprint, load_spec, parse_spec, pinned, upgraded
+from pipeline.spec import StudySpec
+from pipeline.study_file import fingerprint, load_spec, parse_spec, pinned, upgraded
 
 TABLE: dict[str, Any] = {
     "name": "study",

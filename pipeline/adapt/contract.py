@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.adapt.lanes import LaneLayer, OwnLayer
-from pipeline.compress.contract import CompressedModel, CompressedWeight, DenseWeight, LayerStats
+from pipeline.compress.contract import CompressedModel, LayerStats
+from pipeline.compress.weight import CompressedWeight, DenseWeight
 from pipeline.registry import Method
 from pipeline.spec import Range
 

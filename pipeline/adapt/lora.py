@@ -17,8 +17,9 @@ from pipeline.adapt import factor_storage, low_rank
 from pipeline.adapt.contract import Adapter, Draw, Start
 from pipeline.adapt.factor_storage import FactorType
 from pipeline.adapt.lanes import LaneLayer, Stack, with_parameters
-from pipeline.compress.contract import CompressedModel, CompressedWeight
+from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layers import group_count, weight_matrix
+from pipeline.compress.weight import CompressedWeight
 from pipeline.errors import SpecError
 from pipeline.registry import ADAPTERS
 

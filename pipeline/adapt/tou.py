@@ -14,9 +14,10 @@ from pipeline.adapt.contract import Adapter, Draw, Start
 from pipeline.adapt.full import own_parameters
 from pipeline.adapt.lanes import LaneLayer, OwnLayer
 from pipeline.adapt.lora import convolve
-from pipeline.compress.contract import CompressedModel, CompressedWeight, DenseWeight
+from pipeline.compress.contract import CompressedModel
 from pipeline.compress.factors import FactorWeight
 from pipeline.compress.targets import find_targets
+from pipeline.compress.weight import CompressedWeight, DenseWeight
 from pipeline.errors import SpecError
 from pipeline.registry import ADAPTERS
 from pipeline.seeds import derive

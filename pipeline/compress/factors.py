@@ -8,8 +8,9 @@ import torch
 from pydantic import BeforeValidator, SerializeAsAny
 from torch import Tensor
 
-from pipeline.compress.contract import BitCount, CompressedWeight, DenseWeight, LayerCompression
+from pipeline.compress.contract import LayerCompression
 from pipeline.compress.packing import part_of, side_by_side
+from pipeline.compress.weight import BitCount, CompressedWeight, DenseWeight
 from pipeline.registry import COMPRESSIONS
 
 PairOfMethods = tuple[LayerCompression, LayerCompression]

@@ -7,8 +7,9 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from pipeline.compress.contract import BitCount, CompressedWeight, LayerCompression, LayerStats
+from pipeline.compress.contract import LayerCompression, LayerStats
 from pipeline.compress.packing import pack, packed_bits, unpack
+from pipeline.compress.weight import BitCount, CompressedWeight
 from pipeline.registry import COMPRESSIONS
 
 

@@ -8,8 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.compress.contract import BitCount, CompressedWeight, LayerCompression, LayerStats
+from pipeline.compress.contract import LayerCompression, LayerStats
 from pipeline.compress.packing import pack, packed_bits, unpack
+from pipeline.compress.weight import BitCount, CompressedWeight
 from pipeline.registry import COMPRESSIONS
 
 COVERS = {levels: 2**levels / (2**levels - 1) for levels in range(1, 9)}

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from pipeline.compress.contract import DenseWeight, LayerCompression, LayerStats
+from pipeline.compress.contract import LayerCompression, LayerStats
+from pipeline.compress.weight import DenseWeight
 from pipeline.registry import COMPRESSIONS
 
 

@@ -4,7 +4,7 @@ import copy
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -28,6 +28,8 @@ class PruneGradient(StructuredPruning):
     the device of the model. A new optimizer starts after each pruning. Scores are summed over layers that can only
     lose channels together, and over the rows of query, key and value of an attention head.
     """
+
+    trains: ClassVar[bool] = True
 
     score: Literal["signed", "abs", "taylor"] = "taylor"
     """Of a row, summed over batches: ``sum g``, as published, ``sum |g|``, or ``sum (g w)^2`` (Molchanov et al., 2019,

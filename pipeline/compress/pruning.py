@@ -1,5 +1,6 @@
 """What structured prunings have in common: how much stays, and models of fewer channels in files."""
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -8,9 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.compress.contract import CompressedModel, CompressedWeight, Compression, DenseWeight, LayerStats
+from pipeline.compress.contract import CompressedModel, Compression, LayerStats
 from pipeline.compress.layers import shared_copy, weight_matrix
 from pipeline.compress.shapes import fit_shapes
+from pipeline.compress.weight import CompressedWeight, DenseWeight
 from pipeline.errors import IntegrityError, SpecError
 from pipeline.task.contract import Part
 
@@ -36,6 +38,12 @@ class StructuredPruning(Compression):
 
     def reshape(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         fit_shapes(model, tensors)
+
+    def restored(self, model: nn.Module, targets: Sequence[str], tensors: Mapping[str, Tensor]) -> CompressedModel:
+        thinned = copy.deepcopy(model)
+        fit_shapes(thinned, tensors)
+        thinned.load_state_dict(tensors)
+        return packed(thinned.eval().requires_grad_(False), targets)
 
     def load_weight(self, tensors: Mapping[str, Tensor], shape: tuple[int, int], groups: int) -> CompressedWeight:
         return DenseWeight(tensors["dense"].reshape(shape))

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from pipeline.compress.contract import BitCount, CompressedModel
+from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layers import layer_names, matrix_shape
+from pipeline.compress.weight import BitCount
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from pydantic import AfterValidator
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.compress.contract import BitCount, CompressedWeight, LayerCompression, LayerStats
+from pipeline.compress.contract import LayerCompression, LayerStats
 from pipeline.compress.packing import pack, packed_bits, unpack
+from pipeline.compress.weight import BitCount, CompressedWeight
 from pipeline.registry import COMPRESSIONS
 
 

@@ -8,13 +8,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.compress.contract import BitCount, CompressedWeight, LayerStats
+from pipeline.compress.contract import LayerStats
 from pipeline.compress.factors import FactorWeight, PairOfMethods, compress_factors, load_factors, product
 from pipeline.compress.int1 import Int1
 from pipeline.compress.intn import IntN
 from pipeline.compress.none import NoCompression
 from pipeline.compress.packing import part_of, side_by_side
 from pipeline.compress.truncation import Truncation, balanced
+from pipeline.compress.weight import BitCount, CompressedWeight
 from pipeline.registry import COMPRESSIONS
 
 FACTORS: dict[int, PairOfMethods] = {

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from pipeline.adapt.contract import Adapter, blank
 from pipeline.adapt.lanes import Lanes, attach
-from pipeline.compress.contract import CompressedModel, CompressedWeight, Compression
+from pipeline.compress.contract import CompressedModel, Compression
 from pipeline.compress.layers import group_count, matrix_shape, replace_weight
+from pipeline.compress.weight import CompressedWeight
 from pipeline.errors import IntegrityError
 
 

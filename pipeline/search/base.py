@@ -11,7 +11,7 @@ from torch import nn
 from pipeline.adapt.contract import Adapter
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layers import on_device
-from pipeline.spec import fingerprint
+from pipeline.study_file import fingerprint
 from pipeline.task import Part, Task
 from pipeline.train.cache import FeatureCache
 from pipeline.train.program import Probe, Program, make_program

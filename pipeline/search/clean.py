@@ -5,7 +5,7 @@ from pathlib import Path
 
 from optuna.storages import RDBStorage
 
-from pipeline.paths import ANSWERS, BASELINES, FEATURES, STORAGE
+from pipeline.paths import ANSWERS, BASELINES, COMPRESSED, FEATURES, STORAGE
 from pipeline.search.keep import Kept
 from pipeline.search.results import own_studies, read_results
 from pipeline.train.shelf import discard, is_in_use
@@ -28,7 +28,7 @@ def unneeded(storage: RDBStorage) -> list[Path]:
     strays = {path for path in STORAGE.rglob(".*.tmp") if FEATURES not in path.parents}  # a build clears its own
     half_written = {*strays, *replaced}
     features = {folder for folder in FEATURES.glob("*") if folder.is_dir() and not is_in_use(folder)}
-    kept = {path for folder in (ANSWERS, BASELINES) for path in folder.glob("*.safetensors")}
+    kept = {path for folder in (ANSWERS, BASELINES, COMPRESSED) for path in folder.glob("*.safetensors")}
     return sorted({*half_written, *(adapters - winners), *kept, *features})
 
 

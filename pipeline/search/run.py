@@ -19,8 +19,9 @@ from pipeline.search.space import cells, fitted
 from pipeline.search.spectra import keep_baseline_spectra, record_winners, watch_weights, watched_layers
 from pipeline.search.storage import alone, create_or_resume, study_name
 from pipeline.search.study import Coordinator, Progress
-from pipeline.spec import StudySpec, pinned
+from pipeline.spec import StudySpec
 from pipeline.spectra.snapshot import Snapshot
+from pipeline.study_file import pinned
 from pipeline.task import Task, prepare
 from pipeline.train.cache import FeatureCache
 from pipeline.train.guard import Guard

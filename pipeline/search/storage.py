@@ -19,7 +19,7 @@ from sqlalchemy.engine import make_url
 
 from pipeline.errors import NothingUsableError, SpecError, StorageError
 from pipeline.search.lock import exclusive
-from pipeline.spec import upgraded
+from pipeline.study_file import upgraded
 
 METRIC = "validation accuracy"
 LOCK_WAIT = 30

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.paths import ANSWERS
-from pipeline.spec import fingerprint
+from pipeline.study_file import fingerprint
 from pipeline.task.kept import keep, read_kept
 from pipeline.task.parts import READ_BATCH, DatasetPart, Part, TensorPart
 

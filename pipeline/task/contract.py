@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from pipeline.errors import IntegrityError
-from pipeline.spec import Metric, fingerprint
+from pipeline.spec import Metric
+from pipeline.study_file import fingerprint
 from pipeline.task.agreement import AnsweredPart
 from pipeline.task.hashes import hash_tensors, hash_weights
 from pipeline.task.parts import READ_BATCH, Part, as_part

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.paths import write_whole
-from pipeline.spec import fingerprint
+from pipeline.study_file import fingerprint
 from pipeline.task.hashes import hash_tensors
 
 

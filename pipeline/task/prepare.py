@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from pipeline.errors import RestoraError, SpecError
 from pipeline.registry import MODELS
-from pipeline.spec import TaskSpec, fingerprint
+from pipeline.spec import TaskSpec
+from pipeline.study_file import fingerprint
 from pipeline.task.agreement import AnsweredPart, answers_at
 from pipeline.task.baseline import keep_baseline, load_baseline
 from pipeline.task.baseline import train_baseline as train

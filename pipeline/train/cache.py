@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import StorageError
 from pipeline.paths import FEATURES, write_whole
-from pipeline.spec import fingerprint
+from pipeline.study_file import fingerprint
 from pipeline.task.contract import Part
 from pipeline.task.hashes import hash_weights
 from pipeline.train.build import FORMAT, Build

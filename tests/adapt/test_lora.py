@@ -13,12 +13,14 @@ from pipeline.adapt.inits.paper import Paper
 from pipeline.adapt.inits.svd import ResidualSvd
 from pipeline.adapt.lanes import Lanes, attach
 from pipeline.adapt.lora import Lora
-from pipeline.compress.contract import CompressedModel, DenseWeight
+from pipeline.compress.contract import CompressedModel
 from pipeline.compress.int1 import Int1
 from pipeline.compress.layers import matrix_shape, replace_weight, shared_copy, weight_matrix
 from pipeline.compress.sparse import Sparse
 from pipeline.compress.targets import find_targets
+from pipeline.compress.weight import DenseWeight
 
+torch.manual_seed(0)  # these layers are the same whatever was imported before
 LAYERS = {
     "linear": (nn.Linear(10, 6), (4, 10)),
     "linear on tokens": (nn.Linear(10, 6, bias=False), (4, 3, 10)),

@@ -7,12 +7,13 @@ from pipeline.adapt.contract import Draw, trained_numbers
 from pipeline.adapt.lanes import Lanes, attach
 from pipeline.adapt.tou import Tou
 from pipeline.compress.attention import arranged
-from pipeline.compress.contract import CompressedModel, DenseWeight
+from pipeline.compress.contract import CompressedModel
 from pipeline.compress.factors import FactorWeight
 from pipeline.compress.int1 import Int1
 from pipeline.compress.layers import matrix_shape, replace_weight, shared_copy
 from pipeline.compress.targets import find_targets
 from pipeline.compress.tou import Tou as TouCompression
+from pipeline.compress.weight import DenseWeight
 from pipeline.errors import SpecError
 from pipeline.spec import Range
 

@@ -9,7 +9,7 @@ from command import VERBS, app, files, invoke, write_study
 from typer.testing import CliRunner
 
 from pipeline.export.checkpoint import load
-from pipeline.spec import load_spec
+from pipeline.study_file import load_spec
 from pipeline.task import prepare
 
 

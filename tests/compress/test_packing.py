@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from moments import random_stats
 from torch import nn
 
-from pipeline.compress.contract import LayerCompression, join
+from pipeline.compress.contract import LayerCompression
 from pipeline.compress.int1 import Int1
 from pipeline.compress.intn import IntN
 from pipeline.compress.none import NoCompression
@@ -14,6 +14,7 @@ from pipeline.compress.sparse import Sparse
 from pipeline.compress.svd import Svd
 from pipeline.compress.svdlora import SvdLora
 from pipeline.compress.tou import Tou
+from pipeline.compress.weight import join
 
 BLOCKS = ("4x4", "1x16", "3x3", "5x5", "2:4", "1:4", "4:8")
 METHODS = [

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pipeline.adapt.contract import blank, clipped_rank, packed
 from pipeline.adapt.lora import Lora
-from pipeline.compress.contract import BitCount, CompressedModel, CompressedWeight, LayerCompression, join
+from pipeline.compress.contract import CompressedModel, LayerCompression
 from pipeline.compress.int1 import Int1
 from pipeline.compress.layers import matrix_shape, shared_copy
 from pipeline.compress.none import NoCompression
@@ -15,6 +15,7 @@ from pipeline.compress.size import ModelSize, model_size
 from pipeline.compress.sparse import Sparse
 from pipeline.compress.svd import Svd
 from pipeline.compress.targets import find_targets
+from pipeline.compress.weight import BitCount, CompressedWeight, join
 
 PUBLISHED = {"index": False, "scale": False, "bias": False}
 

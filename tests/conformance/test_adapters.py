@@ -10,7 +10,6 @@ from pipeline.adapt.contract import (
     Adapter,
     Draw,
     Init,
-    Start,
     blank,
     clipped_rank,
     packed,
@@ -47,11 +46,16 @@ def pair_label(value: object) -> str:
 
 EACH_INIT = pytest.mark.parametrize("init", list(variants(INITS)), ids=label)
 EACH_PAIR = pytest.mark.parametrize(("adapter", "init"), list(pairs()), ids=pair_label)
+FAR = ("olora", "pissa", "random")
+"""Inits that promise nothing of the first output: it is a control, or what is left of the weight may compress worse."""
+CLOSE = [(adapter, init) for adapter, init in pairs() if init is None or init.name not in FAR]
+EACH_CLOSE_PAIR = pytest.mark.parametrize(("adapter", "init"), CLOSE, ids=pair_label)
 DEFAULTS = [(method(), ResidualSvd() if method.low_rank else None) for method in ADAPTERS]
 TRAINED = [*((mlp, *pair) for pair in pairs()), *((build, *pair) for build in (resnet, vit) for pair in DEFAULTS)]
 """Every pair on a quick model, and the defaults on the others."""
 EACH_COMPRESSION = pytest.mark.parametrize("compression", [method() for method in COMPRESSIONS], ids=label)
 
+torch.manual_seed(0)  # these layers are the same whatever was imported before
 LAYERS = {
     "linear": (nn.Linear(13, 7), (13,)),
     "one row": (nn.Linear(21, 1), (21,)),
@@ -62,15 +66,15 @@ LAYERS = {
 EACH_LAYER = pytest.mark.parametrize(("layer", "shape"), LAYERS.values(), ids=LAYERS)
 
 
-def begin(
-    adapter: Adapter, compressed: CompressedModel, starts: dict[str, Start], draw: Draw
-) -> dict[str, torch.Tensor]:
-    """A lane; skipped where there is nothing for the adapter to do."""
+def is_refused(adapter: Adapter, compressed: CompressedModel) -> bool:
+    """Whether there is nothing for the adapter to do, which it then says, with its name or its option."""
     try:
         packed(adapter, compressed, blank(adapter, compressed, dict.fromkeys(compressed.weights, 1)))
-        return adapter.begin(compressed, starts, draw)
+        return False
     except SpecError as error:
-        pytest.skip(str(error))
+        said = str(error)
+    assert any(what in said for what in (f"adapter '{adapter.name}'", "adapter.scales", "targets"))
+    return True
 
 
 @EACH_LAYER
@@ -106,24 +110,24 @@ def test_a_start_has_the_shapes_of_its_rank_is_finite_and_the_same_for_the_same_
 
 @EACH_LAYER
 @EACH_COMPRESSION
-@EACH_PAIR
+@EACH_CLOSE_PAIR
 def test_an_adapted_layer_starts_no_further_from_the_dense_one_than_the_compressed_layer(
     adapter, init, compression, layer, shape
 ):
-    if init is not None and init.name == "random":
-        pytest.skip("a control, which does disturb the first output")
     model = nn.Sequential(layer, nn.Flatten())
     part = images(*shape, count=2, classes=len(layer.weight))
     compressed = compression.compress_model(model, ["0"], statistics(model, ["0"], *shape), part)
     stats = statistics(compressed.reference, ["0"], *shape)
     starts = starts_of(init, compression, compressed, stats, 2) if init is not None else {}
     base = on_moved_bases(compressed, starts)
+    if is_refused(adapter, base):
+        return
     x = torch.randn(64, *shape)
     with torch.no_grad():
         before = (compressed.model(x) - compressed.reference(x)).norm()
         for alpha in (0.5, 16.0):
             copy = shared_copy(base.model)
-            begun = begin(adapter, base, starts, Draw(alpha))
+            begun = adapter.begin(base, starts, Draw(alpha))
             attach(copy, adapter, Lanes([({name: tensor[None] for name, tensor in begun.items()}, [alpha])]))
             assert copy(x).shape == compressed.reference(x).shape
             assert (copy(x) - compressed.reference(x)).norm() <= before * 1.1 + 1e-4
@@ -141,11 +145,13 @@ def test_an_epoch_trains_what_the_adapter_names_and_nothing_else_and_a_file_give
     stats = statistics(compressed.reference, targets, 3, 32, 32) if init is not None else {}
     starts = starts_of(init, compression, compressed, stats, 4) if init is not None else {}
     compressed = on_moved_bases(compressed, starts)
+    if is_refused(adapter, compressed):
+        return
     before = {name: tensor.clone() for name, tensor in compressed.model.state_dict().items()}
 
     lanes = []
     for alpha in (4.0, 8.0, 4.0):
-        begun = begin(adapter, compressed, starts, Draw(alpha))
+        begun = adapter.begin(compressed, starts, Draw(alpha))
         frozen = frozenset(name for name in begun if adapter.is_frozen(name))
         lanes.append(Lane(begun, alpha, "adam", 1e-3, 4, 0, frozen=frozen))
     start = {name: tensor.clone() for name, tensor in lanes[0].parameters.items()}

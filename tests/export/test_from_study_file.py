@@ -21,7 +21,7 @@ from pipeline.search.keep import Kept
 from pipeline.search.objective import Objective
 from pipeline.search.plan import plan_rank
 from pipeline.search.select import recover, values_of
-from pipeline.spec import load_spec
+from pipeline.study_file import load_spec
 from pipeline.task import prepare
 
 STUDY = """

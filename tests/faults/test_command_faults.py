@@ -20,7 +20,7 @@ from pipeline.errors import StorageError
 from pipeline.search import storage as storage_module
 from pipeline.search.lock import exclusive
 from pipeline.search.storage import open_storage
-from pipeline.spec import load_spec
+from pipeline.study_file import load_spec
 from pipeline.task import prepare
 
 SECRET = "hunter2"

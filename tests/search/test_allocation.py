@@ -17,7 +17,7 @@ from pipeline.export.checkpoint import load, read_card
 from pipeline.search.allocation import ORDERS, Cost, Layer, effective_rank, is_lossy, refuse_budgets, spectrum, spread
 from pipeline.search.plan import plan_rank
 from pipeline.search.space import Cell, cells, middle
-from pipeline.spec import parse_spec
+from pipeline.study_file import parse_spec
 
 WAYS = sorted(ORDERS)
 

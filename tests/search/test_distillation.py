@@ -16,7 +16,8 @@ from pipeline.search.run import make_objectives
 from pipeline.search.select import test_winners as score_winners
 from pipeline.search.space import Values
 from pipeline.search.storage import refuse_differences
-from pipeline.spec import ComputeSpec, StudySpec, pinned, upgraded
+from pipeline.spec import ComputeSpec, StudySpec
+from pipeline.study_file import pinned, upgraded
 from pipeline.task import Task
 from pipeline.train.cohort import Lane
 from pipeline.train.rows import TensorRows

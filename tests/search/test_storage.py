@@ -12,7 +12,7 @@ from tiny_studies import asks, by_cell, make_objective, make_spec, outcomes, sea
 from pipeline.errors import NothingUsableError, SpecError, StorageError
 from pipeline.search.results import read_results
 from pipeline.search.storage import METRIC, alone, create_or_resume, open_storage, without_password
-from pipeline.spec import pinned
+from pipeline.study_file import pinned
 
 SECRET = "hunter2"
 

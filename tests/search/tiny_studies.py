@@ -20,7 +20,8 @@ from pipeline.search.select import measure_references
 from pipeline.search.space import Cell, cell_of
 from pipeline.search.storage import create_or_resume, study_name
 from pipeline.search.study import Coordinator, Progress
-from pipeline.spec import SearchSpec, StudySpec, parse_spec, pinned
+from pipeline.spec import SearchSpec, StudySpec
+from pipeline.study_file import parse_spec, pinned
 from pipeline.task import Part, Task, count_correct
 from pipeline.train.guard import Guard, StopTraining
 

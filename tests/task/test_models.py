@@ -6,7 +6,7 @@ from torch import nn
 
 from pipeline.errors import IntegrityError, SpecError
 from pipeline.registry import MODELS
-from pipeline.spec import parse_spec
+from pipeline.study_file import parse_spec
 from pipeline.task import rebuild
 
 TABLES = [

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from pipeline.adapt.contract import Compress, Init, Start
 from pipeline.adapt.factors import kaiming
-from pipeline.compress.contract import CompressedWeight, LayerStats
+from pipeline.compress.contract import LayerStats
+from pipeline.compress.weight import CompressedWeight
 from pipeline.registry import INITS
 
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from pipeline.adapt.contract import Compress, Init, Start
 from pipeline.adapt.factors import best_product
-from pipeline.compress.contract import CompressedWeight, LayerStats
+from pipeline.compress.contract import LayerStats
+from pipeline.compress.weight import CompressedWeight
 from pipeline.registry import INITS
 
 

@@ -1,0 +1,226 @@
+"""A combination before any trial: the compressed model, the rank of each layer, sizes, and where factors start."""
+
+import functools
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from pipeline.adapt.contract import Adapter, Init, Start, blank, clipped_rank, packed, trained_numbers
+from pipeline.compress.attention import arranged
+from pipeline.compress.batch_norm import reestimate
+from pipeline.compress.contract import CompressedModel, Compression
+from pipeline.compress.layers import (
+    layer_names,
+    matrix_shape,
+    naming,
+    on_device,
+    replace_weight,
+    shared_copy,
+    weight_matrix,
+)
+from pipeline.compress.once import compress_once
+from pipeline.compress.size import ModelSize, model_macs, model_size
+from pipeline.compress.stats import Statistics, calibration, output_positions
+from pipeline.compress.targets import resolve
+from pipeline.compress.weight import DenseWeight
+from pipeline.errors import SpecError
+from pipeline.search.allocation import Layer, costs, layers_of, refuse_budgets, spread
+from pipeline.search.space import Cell, Values, fitted
+from pipeline.seeds import derive
+from pipeline.spec import CombinationSpec, SearchSpec
+from pipeline.task import Task
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a rank before it is trained."""
+
+    size: ModelSize
+    macs: int
+    dense_macs: int
+    trainable: int
+    ranks: dict[str, int]
+    """The rank of each layer that is adapted."""
+
+
+class Preparation:
+    """What every trial of a combination begins with; computed when it is first asked for, and kept.
+
+    Args:
+        task: Model, data and baseline.
+        combination: What compresses, what adapts, and which layers.
+        search: Ranks and inits.
+        seed: Of all that is drawn.
+        device: Where it trains.
+        statistics: Layer statistics to share between combinations of one task.
+
+    Raises:
+        SpecError: A target pattern matches nothing, a rank is above what every target can take, or a budget is out of
+            what an allocation can spread.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        combination: CombinationSpec,
+        search: SearchSpec,
+        seed: int,
+        device: str,
+        statistics: Statistics | None,
+    ) -> None:
+        self.task, self.combination, self.seed, self.device = task, combination, seed, device
+        self.adapter: Adapter = combination.adapter
+        self.search = search = fitted(search, self.adapter)
+        self.inits: dict[str, Init] = {init.name: init for init in search.inits}
+        self.model = arranged(task.model, combination.qkv)
+        self._fixed_ranks = resolve(self.model, combination.targets)
+        self.targets = list(self._fixed_ranks)
+        self.statistics = statistics or Statistics(self.model, task.train)
+        self._facts: dict[int, Facts] = {}
+        self._spread: dict[int, dict[str, int]] = {}
+        self._starts: dict[str, dict[str, Start]] = {}
+        self._lock = threading.RLock()
+        self._refuse_ranks()
+        unused = [name for name in self.targets if not self._positions[name]]
+        if unused:
+            raise SpecError(
+                f"targets of combination '{combination.name}' that the model never calls, so that no adapter would act "
+                f"there: {', '.join(unused[:5])}; leave them out (some attention layers read a weight themselves)"
+            )
+
+    def _refuse_ranks(self) -> None:
+        if self.search.allocation is not None:
+            dense = {name: DenseWeight(weight_matrix(self.model.get_submodule(name))) for name in self.targets}
+            uncompressed = CompressedModel(self.model, dense, self.model)
+            refuse_budgets(self.search.ranks, costs(self.adapter, uncompressed, self.search.allocation.unit))
+            return
+        free = [name for name, rank in self._fixed_ranks.items() if rank is None] or self.targets
+        highest = max(min(matrix_shape(self.model.get_submodule(name))) for name in free)
+        above = [rank for rank in self.search.ranks if rank > highest]
+        if above:
+            raise SpecError(
+                f"search.ranks = {above} is above what any target of combination '{self.combination.name}' can take; "
+                f"allowed: 1 to {highest}"
+            )
+
+    @cached_property
+    def compressed(self) -> CompressedModel:
+        """The compressed model, before any adapter."""
+        compression: Compression = self.combination.compression
+        stats = self.statistics.of(self.targets) if compression.needs_statistics else {}
+        compressed = compress_once(compression, self.task, self.model, self.targets, stats)
+        model = on_device(compressed.model, self.device)
+        if self.combination.batch_norm == "reestimated":
+            reestimate(model, (images.to(self.device) for images, _ in calibration(self.task.train)))
+        return replace(compressed, model=model)
+
+    @cached_property
+    def compressed_size(self) -> ModelSize:
+        """The size of the compressed model, before any adapter."""
+        return model_size(self.model, self.compressed, {})
+
+    @cached_property
+    def _positions(self) -> Any:
+        images, _ = next(iter(self.task.train.batches(1, torch.tensor([0]))))
+        return output_positions(self.model, layer_names(self.model), images)
+
+    def layer_ranks(self, rank: int) -> dict[str, int]:
+        """The rank of each layer that is adapted: its own, or ``rank``, clipped to what the layer can take.
+
+        With an allocation ``rank`` is a budget, and a layer that gets nothing of it is left out.
+        """
+        fixed = self._fixed_ranks
+        if self.search.allocation is None:
+            shapes = {name: weight.shape for name, weight in self.compressed.weights.items()}
+            return {name: clipped_rank(fixed[name] or rank, shape) for name, shape in shapes.items()}
+        with self._lock:
+            if rank not in self._spread:
+                own = {name: min(r, self._layers[name].cost.most) for name, r in fixed.items() if r is not None}
+                spent = sum(self._layers[name].cost.of(r) for name, r in own.items())
+                free = {name: layer for name, layer in self._layers.items() if name not in own}
+                shared = spread(free, self.search.allocation.by, rank - spent)
+                self._spread[rank] = {name: r for name in self._layers if (r := own.get(name) or shared.get(name))}
+            return self._spread[rank]
+
+    @cached_property
+    def _layers(self) -> dict[str, Layer]:
+        """What an allocation spreads ranks over."""
+        if self.search.allocation is None:
+            return {}
+        return layers_of(self.adapter, self.compressed, self._reference_statistics, self.search.allocation)
+
+    def adapted(self, rank: int) -> frozenset[str]:
+        """The layers that are adapted at a rank."""
+        return frozenset(self.layer_ranks(rank))
+
+    def facts(self, rank: int) -> Facts:
+        """Size, multiply-accumulates and trained parameters at a rank."""
+        with self._lock:
+            if rank not in self._facts:
+                ranks = self.layer_ranks(rank)
+                begun = blank(self.adapter, self.compressed, ranks)
+                whole, bits = packed(self.adapter, self.compressed, begun)
+                added = {name: self.adapter.macs(whole.weights[name].shape, r) for name, r in ranks.items()}
+                macs, dense = model_macs(self.model, whole, self._positions, added)
+                size = model_size(self.model, whole, bits)
+                self._facts[rank] = Facts(size, macs, dense, sum(trained_numbers(self.adapter, begun).values()), ranks)
+            return self._facts[rank]
+
+    @cached_property
+    def _reference_statistics(self) -> Statistics:
+        reference = self.compressed.reference
+        return self.statistics if reference is self.model else Statistics(reference, self.task.train)
+
+    def _start(self, init: Init, ranks: Mapping[str, int], seed: int) -> dict[str, Start]:
+        reference, weights = self.compressed.reference, self.compressed.weights
+        compression: Compression = self.combination.compression
+        needed = init.needs_statistics or (init.moves_base and compression.needs_statistics)
+        stats = self._reference_statistics.of(self.targets) if needed else {}
+        starts = {}
+        for place, name in enumerate(weights):
+            if name not in ranks:
+                continue
+            generator = torch.Generator().manual_seed(derive(seed, "init", place))
+            layer, own = reference.get_submodule(name), stats.get(name, ())
+            compress = functools.partial(compression.compress_layer, layer, stats=own)
+            with naming(name):
+                starts[name] = init.start(weight_matrix(layer), weights[name], ranks[name], own, generator, compress)
+        return starts
+
+    def starts(self, values: Values, seed: int) -> dict[str, Start]:
+        """Where the factors of each adapted layer start; inits whose ranks are nested are decomposed once."""
+        if not self.adapter.low_rank:
+            return {}
+        init = self.inits[values.init]
+        if init.moves_base:
+            return self._moved(values.cell)
+        if not init.nested:
+            return self._start(init, self.layer_ranks(values.rank), seed)
+        with self._lock:
+            if values.init not in self._starts:
+                highest = dict[str, int]()
+                for rank in self.search.ranks:
+                    highest |= {name: max(r, highest.get(name, 0)) for name, r in self.layer_ranks(rank).items()}
+                self._starts[values.init] = self._start(init, highest, 0)
+            starts = self._starts[values.init]
+            return {name: starts[name].prefix(r) for name, r in self.layer_ranks(values.rank).items()}
+
+    def _moved(self, cell: Cell) -> dict[str, Start]:
+        """The starts of a cell whose init moves the base: they are the base's, whatever the lane's seed."""
+        with self._lock:
+            if str(cell) not in self._starts:
+                self._starts[str(cell)] = self._start(self.inits[cell.init], self.layer_ranks(cell.rank), self.seed)
+            return self._starts[str(cell)]
+
+    def with_moved_base(self, cell: Cell) -> CompressedModel:
+        model, weights = shared_copy(self.compressed.model), dict(self.compressed.weights)
+        for name, start in self._moved(cell).items():
+            if start.base is None:
+                raise TypeError(f"init '{cell.init}' says that it moves the base, and gave none for layer '{name}'")
+            weights[name] = start.base
+            replace_weight(model, name, start.base.dense().to(model.get_submodule(name).get_parameter("weight")))
+        return replace(self.compressed, model=model, weights=weights)
