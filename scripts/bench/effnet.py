@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.search.results import CellResult, CombinationResult, Score
-from pipeline.spec import StudySpec, parse_spec
+from pipeline.spec import StudySpec
+from pipeline.study_file import parse_spec
 from pipeline.task import wilson
 
 HEAD = ("classifier",)
