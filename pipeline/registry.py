@@ -24,6 +24,7 @@ def nearest(name: str, names: list[str]) -> str:
 def _explained(line: ErrorDetails) -> str:
     """What pydantic says of one error, with the nearest choice where a choice was misspelt."""
     said = line["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    said = re.sub(r"a valid dictionary or instance of \w+", "a table", said).replace("a valid tuple", "a list")
     # An error of an inner table was explained there, and comes here without its choices.
     choices = re.findall(r"'([^']*)'", line.get("ctx", {}).get("expected", ""))
     if line["type"] == "literal_error" and isinstance(line["input"], str):

@@ -173,6 +173,11 @@ class AllocationSpec(Config):
     unit: Literal["bytes", "parameters"] = "bytes"
     """What a budget counts: bytes as the adapter is stored, or trained numbers."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        return {"by": value} if isinstance(value, str) else value
+
 
 class SearchSpec(Config):
     """What each cell, that is each (rank, init), tries with its own equal budget."""

@@ -176,11 +176,13 @@ def plan_lines(table: dict[str, Any]) -> list[str]:
         rank = "budget" if combination["allocation"] else "  rank"
         lines += [
             "",
-            f"{combination['combination']}: {combination['cells']} cells, {combination['trials']} trials, "
-            f"{len(combination['layers'])} layers, about {combination['seconds'] / 60:.1f} min",
+            f"{combination['combination']}: {_count(combination['cells'], 'cell')}, "
+            f"{_count(combination['trials'], 'trial')}, {_count(len(combination['layers']), 'layer')}, "
+            f"about {combination['seconds'] / 60:.1f} min",
             f"  {combination['cache']['said']}" + _cache_text(combination["cache"]),
             "  trials in one pass: "
             + ", ".join(f"{lanes} of batch {batch}" for batch, lanes in combination["lanes"].items()),
+            *_sizes_lines(combination, ready=table["trained_baseline"]),
             *_dense_lines(combination["ranks"][0]["dense"]),
             *_allocation_lines(combination["allocation"], ready=table["trained_baseline"]),
             f"  {rank}    trained       bytes   smaller   layers    macs",
@@ -199,6 +201,11 @@ def plan_lines(table: dict[str, Any]) -> list[str]:
         if combination["scores"]:
             lines += _score_lines(combination["scores"])
     return lines
+
+
+def _sizes_lines(combination: dict[str, Any], *, ready: bool) -> list[str]:
+    text = "  sizes follow from the weights' values: those of the trained baseline will be others"
+    return [text] if combination["sized_by_values"] and not ready else []
 
 
 def _dense_lines(names: list[str]) -> list[str]:
@@ -244,6 +251,10 @@ def _score_lines(scores: dict[str, Any]) -> list[str]:
     ]
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
 def _cache_text(cache: dict[str, Any]) -> str:
     if not cache["bytes"]:
         return ""
@@ -257,16 +268,21 @@ def status_lines(table: list[dict[str, Any]]) -> list[str]:
     """A status in words."""
     lines = []
     for combination in table:
+        wide = max(16, *(len(_cell_text(cell)) for cell in combination["cells"]))
         lines += [
             combination["combination"],
-            "  cell              complete pruned failed running  budget  best (trial)",
+            f"  {'cell':<{wide}}  complete pruned failed running  budget  best (trial)",
         ]
         for cell in combination["cells"]:
             best = "-" if cell["best"] is None else f"{cell['best']:.4f} ({cell['trial']})"
             states = cell["states"]
             lines.append(
-                f"  rank {cell['rank']:<4} {cell['init']:<8} {states['complete']:>8} {states['pruned']:>6} "
+                f"  {_cell_text(cell):<{wide}}  {states['complete']:>8} {states['pruned']:>6} "
                 f"{states['fail']:>6} {states['running']:>7} {cell['budget']:>7}  {best}"
                 + ("  exhausted" if cell["exhausted"] else "")
             )
     return lines
+
+
+def _cell_text(cell: dict[str, Any]) -> str:
+    return f"rank {cell['rank']:<4} {cell['init']}"

@@ -9,6 +9,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pipeline.errors import SpecError
 
 
+def running_norms(model: nn.Module) -> list[_BatchNorm]:
+    """The batch norms that keep running statistics.
+
+    Raises:
+        SpecError: There is none.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    if not norms:
+        raise SpecError('batch_norm = "reestimated", but the model has no batch norm; leave it "kept"')
+    return norms
+
+
 @torch.no_grad()
 def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Give every batch norm the mean and variance of its inputs over some training images, in place.
@@ -23,9 +35,7 @@ def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     Raises:
         SpecError: It has no batch norm with running statistics.
     """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    if not norms:
-        raise SpecError('batch_norm = "reestimated", but the model has no batch norm; leave it "kept"')
+    norms = running_norms(model)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         for name, buffer in list(norm.named_buffers(recurse=False)):

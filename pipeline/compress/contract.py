@@ -86,6 +86,11 @@ class Compression(Method):
         """Whether ``stats`` must hold the layers' second moments."""
         return False
 
+    @property
+    def sized_by_shape(self) -> bool:
+        """Whether a weight's size follows from its shape alone, whatever its values."""
+        return True
+
     @abstractmethod
     def compress_model(
         self,
@@ -139,11 +144,6 @@ class LayerCompression(Compression):
 
     A layer that would not shrink stays dense.
     """
-
-    @property
-    def sized_by_shape(self) -> bool:
-        """Whether a weight's size follows from its shape alone, whatever its values."""
-        return True
 
     @abstractmethod
     def compress(self, weight: Tensor, stats: LayerStats | None) -> CompressedWeight:

@@ -122,7 +122,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         raise IntegrityError(f"cannot read {folder / WEIGHTS}: {error}; export it again") from None
     method = card["method"]
     return unpack_model(
-        arranged(model if model is not None else rebuild(card["task"]), method.get("qkv", "fused")),
+        _arranged(model if model is not None else rebuild(card["task"]), method),
         tensors,
         COMPRESSIONS.parse(method["compression"]),
         method["layers"],
@@ -130,3 +130,8 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         method["values"]["alpha"],
         method.get("ranks", method["layers"]),
     )
+
+
+def _arranged(model: nn.Module, method: Mapping[str, Any]) -> nn.Module:
+    """The bare architecture as it was compressed; in cards that do not say how, attention was left as it is."""
+    return arranged(model, method["qkv"]) if "qkv" in method else model

@@ -13,12 +13,12 @@ from pipeline.search.allocation import is_lossy
 from pipeline.search.cohorts import PROBED, measure_pass
 from pipeline.search.objective import Objective
 from pipeline.search.pruners import expected_epochs
-from pipeline.search.run import make_objectives, said_of
+from pipeline.search.run import make_objectives, refuse_misfits, said_of
 from pipeline.search.scores import ERROR_IMAGES, ranked, score_cells
 from pipeline.search.space import cells
 from pipeline.search.spectra import watched_layers
 from pipeline.spec import StudySpec
-from pipeline.task import Part, Task, prepare
+from pipeline.task import prepare
 
 TRIAL_ROW_BYTES = 6_000
 """What a trial takes in the database, measured on SQLite with ten epochs."""
@@ -35,6 +35,7 @@ def targets_fit(spec: StudySpec) -> tuple[str, bool, str]:
         task = prepare(spec.task, train_baseline=False)
         watched_layers(spec, task.model)
         objectives = make_objectives(spec, task, "cpu")
+        refuse_misfits(objectives, cheaply=True)
     except SpecError as error:
         return TARGETS_FIT, False, str(error)
     said = ", ".join(f"{name}: {len(objective.targets)} layers" for name, objective in objectives.items())
@@ -125,8 +126,13 @@ class CachePlan:
     seconds: float = 0.0
 
 
-def plan_cache(objective: Objective) -> CachePlan:
-    """Sizes are exact; the time is that of a few images."""
+def plan_cache(objective: Objective, counted: set[str]) -> CachePlan:
+    """Sizes are exact; the time is that of a few images.
+
+    Args:
+        objective: What would train.
+        counted: Keys of caches that were counted for another combination; those of this one are added.
+    """
     task, teacher, wanted = objective.task, objective.teacher, list[tuple[nn.Module, str]]()
     for base in objective.bases:
         stem = base.program.cut.stem if base.program.cut else None
@@ -139,8 +145,12 @@ def plan_cache(objective: Objective) -> CachePlan:
     each = {module: _seconds(module, images.to(objective.recipe.device)) / len(images) for module, _ in wanted}
     size, missing, seconds = 0, 0, 0.0
     for module, name in wanted:
-        part: Part = getattr(task, name)
-        own, there = objective.features.plan(module, part, objective.common.feature_facts(name))
+        part, facts = getattr(task, name), objective.common.feature_facts(name)
+        key = objective.features.key(module, facts)
+        if key in counted:
+            continue
+        counted.add(key)
+        own, there = objective.features.plan(module, part, facts)
         size += own
         missing += 0 if there else own
         seconds += 0 if there else each[module] * len(part)
@@ -174,7 +184,7 @@ def plan_scores(objective: Objective) -> dict[str, Any]:
     }
 
 
-def plan_study(spec: StudySpec, task: Task, objectives: dict[str, Objective], *, score: bool = False) -> dict[str, Any]:
+def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool = False) -> dict[str, Any]:
     """Cells, trials, sizes, memory, disk and time of a study, JSON-able.
 
     Time counts what halving leaves of the epochs, and trials in full cohorts.
@@ -186,13 +196,14 @@ def plan_study(spec: StudySpec, task: Task, objectives: dict[str, Objective], *,
         score: Whether every cell is scored as well (``plan_scores``); the baseline must then be trained.
     """
     keep_freed_memory()
+    task, counted = next(iter(objectives.values())).task, set[str]()
     combinations: list[dict[str, Any]] = []
     for name, objective in objectives.items():
         search = objective.search
         own = cells(search)
         ranks = [plan_rank(objective, rank) for rank in search.ranks]
         trials = search.trials * len(own)
-        size, cache = measure_pass(objective), plan_cache(objective)
+        size, cache = measure_pass(objective), plan_cache(objective, counted)
         epoch = (size.seconds or 0.0) * (len(task.train) + EVALUATED * len(task.val))
         adapters = sum(4 * plan.trainable * len(own) // len(ranks) for plan in ranks)
         combinations.append(
@@ -210,6 +221,7 @@ def plan_study(spec: StudySpec, task: Task, objectives: dict[str, Objective], *,
                 + sum(p.bytes + HEADER_BYTES for p in ranks)
                 + trials * TRIAL_ROW_BYTES,
                 "allocation": _allocation(objective),
+                "sized_by_values": not objective.combination.compression.sized_by_shape,
                 "ranks": [vars(plan) for plan in ranks],
                 "scores": plan_scores(objective) if score else None,
             }

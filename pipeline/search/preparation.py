@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from pipeline.adapt.contract import Adapter, Init, Start, blank, clipped_rank, packed, trained_numbers
-from pipeline.compress.attention import arranged
-from pipeline.compress.batch_norm import reestimate
+from pipeline.compress.attention import SplitQkv, arranged
+from pipeline.compress.batch_norm import reestimate, running_norms
 from pipeline.compress.contract import CompressedModel, Compression
 from pipeline.compress.layers import (
     layer_names,
@@ -77,6 +77,13 @@ class Preparation:
         self.search = search = fitted(search, self.adapter)
         self.inits: dict[str, Init] = {init.name: init for init in search.inits}
         self.model = arranged(task.model, combination.qkv)
+        if combination.qkv == "split" and not any(isinstance(each, SplitQkv) for each in self.model.modules()):
+            raise SpecError(
+                f"qkv = \"split\" of combination '{combination.name}', but the model has no fused query, key and value "
+                f'projection; leave it "fused"'
+            )
+        if combination.batch_norm == "reestimated":
+            running_norms(self.model)
         self._fixed_ranks = resolve(self.model, combination.targets)
         self.targets = list(self._fixed_ranks)
         self.statistics = statistics or Statistics(self.model, task.train)

@@ -1,15 +1,16 @@
 """A whole study: each combination searched, its winners tested."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import optuna
 from optuna.storages import RDBStorage
 
 from pipeline import paths
 from pipeline.compress.attention import arranged
+from pipeline.compress.contract import Compression
 from pipeline.compress.stats import Statistics
 from pipeline.environment import keep_freed_memory
-from pipeline.errors import IntegrityError
+from pipeline.errors import IntegrityError, SpecError
 from pipeline.search.cohorts import Pass, measure_pass
 from pipeline.search.keep import Kept
 from pipeline.search.lock import exclusive
@@ -56,16 +57,9 @@ def run_study(
     """
     keep_freed_memory()
     with exclusive(paths.LOCKS / f"{spec.name}.lock", f"study '{spec.name}'"), alone(storage, spec.name):
-        task = prepare(spec.task, device=device, train_baseline=False, say=say, check=guard.check)
         features = make_features(spec.compute, device, limit=cache_limit, say=say, check=guard.check)
-        objectives = make_objectives(spec, task, device, features)
-        watched_layers(spec, task.model)
-        snapshots: list[Snapshot] = []
-        if not task.trained:  # only now, for targets, ranks and watched layers are known to fit
-            watch = watch_weights(spec, snapshots)
-            task = prepare(spec.task, device=device, say=say, check=guard.check, watch=watch)
-            objectives = make_objectives(spec, task, device, features)
-        keep_baseline_spectra(spec, task, snapshots, say)
+        objectives = trained_objectives(spec, device, features, say, guard.check)
+        refuse_misfits(objectives)
         searched, failed = {}, {}
         for name, objective in objectives.items():
             try:
@@ -81,6 +75,46 @@ def run_study(
         if failed:
             said = "; ".join(f"'{name}': {error}" for name, error in failed.items())
             raise IntegrityError(f"these combinations failed, the others are done: {said}")
+
+
+def trained_objectives(
+    spec: StudySpec, device: str, features: FeatureCache, say: Callable[[str], None], check: Callable[[], None]
+) -> dict[str, Objective]:
+    """The objectives of a study whose baseline is trained, now if it has to be, and its spectra kept."""
+    task = prepare(spec.task, device=device, train_baseline=False, say=say, check=check)
+    objectives = make_objectives(spec, task, device, features)
+    watched_layers(spec, task.model)
+    snapshots: list[Snapshot] = []
+    if not task.trained:  # only now, for targets, ranks and watched layers are known to fit
+        refuse_misfits(objectives, cheaply=True)
+        watch = watch_weights(spec, snapshots)
+        task = prepare(spec.task, device=device, say=say, check=check, watch=watch)
+        objectives = make_objectives(spec, task, device, features)
+    keep_baseline_spectra(spec, task, snapshots, say)
+    return objectives
+
+
+def refuse_misfits(objectives: Mapping[str, Objective], *, cheaply: bool = False) -> None:
+    """Refuse a study whose compressions, adapters and ranks do not go together, before its first trial.
+
+    Args:
+        objectives: The objective of each combination.
+        cheaply: Pass over compressions that train, or need statistics of the layers.
+
+    Raises:
+        SpecError: The first that does not fit; its combination is named.
+    """
+    for name, objective in objectives.items():
+        compression: Compression = objective.combination.compression
+        if cheaply and (compression.needs_statistics or compression.trains or objective.search.allocation):
+            continue
+        try:
+            for rank in objective.search.ranks:
+                objective.facts(rank)
+        except IntegrityError:
+            continue  # damaged weights fail their combination alone, when its turn comes
+        except SpecError as error:
+            raise SpecError(f"combination '{name}': {error}") from None
 
 
 def _search(

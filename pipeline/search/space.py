@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
+from pipeline.registry import LOSSES
 from pipeline.spec import OptimizerName, Range, SearchSpec
 
 if TYPE_CHECKING:  # reading a stored study needs no torch
@@ -76,7 +77,8 @@ def fitted(search: SearchSpec, adapter: "Adapter") -> SearchSpec:
         search = search.model_copy(update={"ranks": (0,), "inits": (), "allocation": None, "queued": 0})
     if not adapter.trains:
         startup = search.sampler.model_copy(update={"startup": 1})
-        search = search.model_copy(update={"trials": 1, "epochs": 1, "warmup": 0.0, "sampler": startup})
+        plain = {"epochs": 1, "warmup": 0.0, "loss": LOSSES.parse("cross-entropy")}
+        search = search.model_copy(update={"trials": 1, "sampler": startup, **plain})
     return search
 
 

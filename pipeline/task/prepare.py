@@ -46,6 +46,11 @@ def prepare(
         SpecError: The model does not fit the data, or has neither weights nor a baseline to train.
         IntegrityError: Data or weights are not there, damaged, or cannot be used.
     """
+    if spec.metric == "agreement" and not spec.model.pretrained:
+        raise SpecError(
+            f"task.metric = \"agreement\" needs a trained model, and task.model '{spec.model.name}' has none: give "
+            f"it hub, weights or a checkpoint"
+        )
     if spec.baseline is None and not spec.model.pretrained:
         raise SpecError(
             f"task.model '{spec.model.name}' has no weights of its own, and there is no [task.baseline] to train them; "

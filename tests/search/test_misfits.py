@@ -1,0 +1,45 @@
+"""What does not go together is refused before the first trial, by the name of its combination."""
+
+import pytest
+from tiny_studies import BatchNormNet, make_objective, make_spec, make_task
+
+from pipeline.errors import SpecError
+from pipeline.search.run import refuse_misfits
+
+PAIRS = {
+    "factors are wanted, and there are none": ({"adapter": "tou"}, "combination 'x': adapter 'tou'"),
+    "one scale for all rows": (
+        {"compression": {"method": "int1", "scale": "tensor"}, "adapter": {"method": "lora", "scales": True}},
+        "combination 'x': adapter.scales",
+    ),
+}
+MODELS = {
+    "no attention": ({"qkv": "split"}, 'leave it "fused"'),
+    "no batch norm": ({"batch_norm": "reestimated"}, 'leave it "kept"'),
+}
+
+
+@pytest.mark.parametrize(("combination", "said"), PAIRS.values(), ids=PAIRS)
+def test_a_compression_and_an_adapter_that_do_not_go_together_are_refused(combination, said):
+    objective = make_objective(make_spec(combination=combination))
+    with pytest.raises(SpecError, match=said):
+        refuse_misfits({"x": objective}, cheaply=True)
+
+
+@pytest.mark.parametrize(("combination", "said"), MODELS.values(), ids=MODELS)
+def test_an_option_that_would_change_nothing_of_the_model_is_refused(combination, said):
+    with pytest.raises(SpecError, match=said):
+        make_objective(make_spec(combination=combination))
+
+
+def test_what_goes_together_is_not():
+    objective = make_objective(make_spec(combination={"batch_norm": "reestimated"}), make_task(BatchNormNet))
+    refuse_misfits({"x": objective})
+
+
+def test_damaged_weights_are_left_to_fail_their_combination_alone():
+    task = make_task(BatchNormNet)
+    objective = make_objective(make_spec(), task)
+    objective.model = objective.model.__class__()
+    objective.model.conv1.weight.data.fill_(float("nan"))
+    refuse_misfits({"x": objective})
