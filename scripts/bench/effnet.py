@@ -95,7 +95,6 @@ PLACES = (
     Place("head", HEAD, ("qera", "svd"), 8e-3, epochs=8, trials=4, variants=QUANTISED + SPARSE + FACTORS),
     Place("convolutions", CONVOLUTIONS, ("qera",), 1e-3, epochs=4, trials=3, variants=QUANTISED + SPARSE + FACTORS),
     Place("channels", CONVOLUTIONS, ("paper",), 4e-3, epochs=4, trials=3, variants=PRUNED),
-    Place("both", CONVOLUTIONS + HEAD, ("qera",), 1e-3, epochs=4, trials=3, variants=QUANTISED),
 )
 
 
