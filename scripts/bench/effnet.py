@@ -1,0 +1,185 @@
+"""EfficientNet-Lite0 with ImageNet weights: compressions of its head and last convolutions, recovered label-free."""
+
+import tarfile
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.search.results import CellResult, CombinationResult, Score
+from pipeline.spec import StudySpec
+from pipeline.study_file import parse_spec
+from pipeline.task import wilson
+
+HEAD = ("classifier",)
+CONVOLUTIONS = ("blocks.6.0.conv_pw", "blocks.6.0.conv_pwl", "conv_head")
+"""All 1 x 1; the depthwise convolution between the first two is 1 % of them, and stays dense."""
+RANK = 8
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One compression at one size, as a combination of a study.
+
+    Args:
+        size: What sets its size, in words.
+        compression: Its table in a study file.
+        rank: Of the adapter.
+    """
+
+    size: str
+    compression: dict[str, Any]
+    rank: int = RANK
+
+    @property
+    def name(self) -> str:
+        """The combination's name."""
+        return f"{self.compression['method']}-{self.size}".replace(" ", "-").replace(":", "of")
+
+    def combination(self, targets: tuple[str, ...]) -> dict[str, Any]:
+        """Its table in a study file."""
+        ranked = [{"match": target, "rank": self.rank} for target in targets]
+        return {"name": self.name, "compression": self.compression, "adapter": "lora", "targets": ranked}
+
+
+QUANTISED = (
+    Variant("rank 8", {"method": "int1", "metric": "activation"}),
+    Variant("rank 32", {"method": "int1", "metric": "activation"}, 32),
+    Variant("4 bits", {"method": "intN", "bits": 4}),
+    Variant("2 bits", {"method": "intN", "bits": 2, "group": 64}),
+)
+SPARSE = tuple(
+    Variant(block, {"method": "sparse", "block": block, "score": "activation", "refit": True})
+    for block in ("2:4", "4x4")
+)
+FACTORS = tuple(
+    Variant(f"budget {budget:g}", {**method, "metric": "activation", "budget": budget})
+    for method in (
+        {"method": "svd"},
+        {"method": "svdlora", "bits": 8},
+        {"method": "tou", "frozen": {"method": "intN", "bits": 8}},
+    )
+    for budget in (0.5, 0.25)
+)
+PRUNED = tuple(Variant(f"keep {keep:g}", {"method": "prune_magnitude", "keep": keep}, 32) for keep in (0.75, 0.5))
+
+
+@dataclass(frozen=True)
+class Place:
+    """A part of the model, and what a trial spends there.
+
+    Args:
+        name: In words; ``channels`` are those of the convolutions, taken out whole.
+        targets: Its layers.
+        inits: Of the adapters.
+        lr: The highest learning rate that is tried; the lowest is a quarter of it.
+        epochs: Of a trial; the frozen layers before the targets are computed once, so a head's are cheap.
+        trials: Of each init; halving ends most of them early.
+        variants: What is tried there.
+    """
+
+    name: str
+    targets: tuple[str, ...]
+    inits: tuple[str, ...]
+    lr: float
+    epochs: int
+    trials: int
+    variants: tuple[Variant, ...]
+
+    def quick(self) -> "Place":
+        """One epoch of one trial."""
+        return replace(self, epochs=1, trials=1)
+
+
+PLACES = (
+    Place("head", HEAD, ("qera", "svd"), 8e-3, epochs=8, trials=4, variants=QUANTISED + SPARSE + FACTORS),
+    Place("convolutions", CONVOLUTIONS, ("qera",), 1e-3, epochs=4, trials=3, variants=QUANTISED + SPARSE + FACTORS),
+    Place("channels", CONVOLUTIONS, ("paper",), 4e-3, epochs=4, trials=3, variants=PRUNED),
+)
+
+
+def unpack(data: Path, folder: Path, train: int, test: int) -> None:
+    """Bring the first images of each class to ``folder``, ``train`` and ``test`` of them over all ten classes.
+
+    Args:
+        data: A tar archive with ``train/<class>/NNNN.jpg`` and ``test/<class>/NNNN.jpg``.
+        folder: Where they will lie; nothing is done where it is there.
+        train: Images of the training part.
+        test: Images of the test part.
+    """
+    if folder.is_dir():
+        return
+    wanted = {f"{part}/{own:04}" for part, count in (("train", train), ("test", test)) for own in range(count // 10)}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as new, tarfile.open(data, "r|*") as archive:
+        for member in archive:
+            part, _, name = member.name.partition("/")
+            if f"{part}/{Path(name).stem}" in wanted:
+                archive.extract(member, f"{new}/whole", filter="data")
+        Path(new, "whole").rename(folder)
+
+
+def study(place: Place, weights: Path, images: Path, name: str) -> StudySpec:
+    """The study of one place: the model's own answers are its labels, and its logits what trials learn from."""
+    model = {
+        "source": "timm",
+        "architecture": "tf_efficientnet_lite0",
+        "checkpoint": str(weights),
+        "rename": "order",
+        "mean": [127 / 255] * 3,
+        "std": [128 / 255] * 3,
+    }
+    task = {
+        "metric": "agreement",
+        "model": model,
+        "data": {"source": "image-folder", "root": str(images)},
+        "split": {"val": 0.2},
+    }
+    table = {
+        "name": name,
+        "task": task,
+        "combination": [variant.combination(place.targets) for variant in place.variants],
+        "search": {
+            "ranks": [RANK],
+            "inits": list(place.inits),
+            "alpha": {"low": 8, "high": 32, "log": True},
+            "optimizer": ["adam"],
+            "lr": {"low": place.lr / 4, "high": place.lr, "log": True},
+            "batch_size": [32],
+            "epochs": place.epochs,
+            "schedule": "cosine",
+            "trials": place.trials,
+            "sampler": {"method": "random"},
+            "loss": {"method": "distillation", "temperature": 2.0},
+        },
+    }
+    return parse_spec(table, name)
+
+
+def row(place: Place, variant: Variant, result: CombinationResult) -> dict[str, Any]:
+    """What one variant came to: the cell that validation prefers, on the test part before and after."""
+    (cell,) = result.best_of_ranks().values()
+    return {
+        "where": place.name,
+        "method": variant.compression["method"],
+        "size": variant.size,
+        "adapter_rank": variant.rank,
+        "init": cell.cell.init,
+        "dense_bytes": result.facts["dense_bytes"],
+        "compressed_bytes": result.facts["compressed_bytes"],
+        **_sizes(cell),
+        "before": _stated(result.compressed["test"]),
+        "after": _stated(cell.test),
+    }
+
+
+def _sizes(cell: CellResult) -> dict[str, Any]:
+    known = cell.best.user_attrs if cell.best else {}
+    return {name: known.get(name) for name in ("bytes", "ratio", "layer_bytes", "layer_ratio", "trainable")}
+
+
+def _stated(score: Score | None) -> dict[str, Any]:
+    if score is None:
+        raise ValueError("the winner has not been tested; run the study again")
+    low, high = wilson(score.correct, score.images)
+    return {"agreement": score.accuracy, "low": low, "high": high, "images": score.images}

@@ -1,0 +1,42 @@
+import tarfile
+from collections import Counter
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from bench.effnet import PLACES, Place, study, unpack
+from effnet_recovery import table
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
+def test_every_place_is_a_valid_study_of_each_compression_at_two_sizes(place: Place):
+    spec = study(place, Path("weights.pth"), Path("images"), "recovery")
+    sizes = Counter(combination.compression.name for combination in spec.combination)
+    assert set(sizes.values()) == {2}
+    for variant, combination in zip(place.variants, spec.combination, strict=True):
+        assert {target.rank for target in combination.targets} == {variant.rank}
+        assert tuple(target.match for target in combination.targets) == place.targets
+
+
+def test_only_the_first_images_of_each_class_are_unpacked_and_only_once(tmp_path: Path):
+    archive, folder = tmp_path / "images.tar", tmp_path / "some"
+    with tarfile.open(archive, "w") as tar:
+        for part in ("train", "test"):
+            for number in range(5):
+                tar.addfile(tarfile.TarInfo(f"{part}/cat/{number:04}.jpg"), BytesIO())
+    unpack(archive, folder, train=30, test=10)
+    found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.jpg"))
+    assert found == ["test/cat/0000.jpg", "train/cat/0000.jpg", "train/cat/0001.jpg", "train/cat/0002.jpg"]
+    archive.unlink()
+    unpack(archive, folder, train=30, test=10)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["some"]
+
+
+def test_the_table_tells_size_and_agreement_before_and_after():
+    share = {"agreement": 0.5, "low": 0.4, "high": 0.6}
+    sizes = {"bytes": 9_000_000, "ratio": 2.0, "layer_ratio": 20.0}
+    row = {"where": "head", "method": "int1", "size": "rank 8", "adapter_rank": 8, "init": "qera", **sizes}
+    assert table([{**row, "before": {**share, "agreement": 0.25}, "after": share}]).splitlines()[-1] == (
+        "| head | `int1` rank 8 | r = 8, qera | 9,000,000 | 50.0% | 5.0% | 25.0% | 50.0% (40.0% to 60.0%) |"
+    )
