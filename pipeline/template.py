@@ -11,6 +11,9 @@ name = "{name}"
 seed = 0       # of everything that is drawn
 seeds = 1      # the winner of each cell is trained under this many seeds; tables give mean and spread
 
+# [task]                   # without true labels: win back the loaded model's own answers
+# metric = "agreement"
+
 [task.model]
 source = "timm"            # `restora ls` lists them all
 architecture = "resnet18"
@@ -32,22 +35,28 @@ seed = 0
 # lr = 1e-3
 # batch_size = 128
 
-# One Optuna study for each combination.
+# One Optuna study for each combination; `restora ls` and docs/methods.md have all methods.
 [[combination]]
 name = "int1-lora"
-compression = {{ method = "int1", scale = "row" }}
-adapter = {{ method = "lora", scale = "alpha/r" }}
-targets = ["fc"]           # glob patterns over layer names, e.g. "layer4.*"
+compression = {{ method = "int1", scale = "row" }}       # intN, sparse, svd, svdlora, tou, prune_magnitude, ...
+adapter = {{ method = "lora", scale = "alpha/r" }}       # dora, tou, head, full, none
+targets = ["fc"]           # globs over layer names, "layer4.*", or groups: head, attention, mlp, conv, linear, all
+# targets = ["all", {{ match = "head", dense = true }}, {{ match = "layer4.*", rank = 4 }}]   # the last match holds
+# qkv = "split"            # query, key and value as layers of their own
+# batch_norm = "reestimated"   # statistics taken again behind compressed layers
 
 [search]
 ranks = [2, 4, 8]          # each (rank, init) is a cell with a budget of its own
-inits = ["paper", "svd"]
+# allocation = {{ by = "gain" }}   # ranks are then bytes of the whole adapter, spread over layers
+inits = ["paper", "svd"]   # qera, loftq, pissa, eva, ...
 alpha = {{ low = 1, high = 64, log = true }}
 optimizer = ["adam", "sgd"]
 lr = {{ low = 1e-4, high = 1e-2, log = true }}
 batch_size = [64, 128]
 epochs = 10
+# loss = {{ method = "distillation", labels = 0.5 }}       # from the uncompressed model
 trials = 12                # of each cell
+# queued = 4               # so many cells of best score before any training begin with the middle of every range
 ask_ahead = 4              # trials of a cell that are asked for at once
 sampler = {{ method = "tpe", startup = 4 }}
 pruner = {{ method = "halving", first = 1, factor = 3 }}
@@ -56,7 +65,7 @@ pruner = {{ method = "halving", first = 1, factor = 3 }}
 # cache = "float32"
 
 # [spectra]                # singular values to record over epochs, of the baseline and of each cell's winner
-# layers = ["fc"]
+# layers = ["fc"]          # as targets
 """
 
 

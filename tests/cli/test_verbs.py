@@ -88,6 +88,21 @@ def test_new_writes_a_study_file_that_is_valid_and_commented():
 
 
 @pytest.mark.usefixtures("_own_folder")
+def test_the_choices_that_new_writes_as_comments_hold_as_well():
+    invoke("new", "mine")
+    path = Path("studies/mine.toml")
+    chosen = re.sub(r"^(hub|targets) = .*\n", "", path.read_text(), flags=re.MULTILINE)
+    # Answers of the model and a baseline trained on labels exclude each other.
+    chosen = re.sub(r"^# \[task.baseline\]\n(# .*\n)+", "", chosen, flags=re.MULTILINE)
+    path.write_text(re.sub(r"^# (?=\[|\w+ = )", "", chosen, flags=re.MULTILINE))
+    spec = load_spec(path)
+    assert spec.task.metric == "agreement"
+    assert spec.search.allocation is not None
+    assert spec.spectra is not None
+    assert [str(each) for each in spec.combination[0].targets] == ["all", "head", "layer4.*"]
+
+
+@pytest.mark.usefixtures("_own_folder")
 def test_check_ticks_what_is_sound_and_names_an_image_that_is_not():
     write_study()
     result = invoke("check", "tiny")
