@@ -163,6 +163,12 @@ def create_or_resume(
         raise SpecError(f"study '{name}' is stored with direction minimize, now maximize; give the study another name")
     attributes = study.user_attrs
     refuse_differences(name, attributes, pinned, hashes)
+    before, now = attributes.get("targets"), facts.get("targets")
+    if before is not None and before != now:
+        raise SpecError(
+            f"study '{name}' was begun with {before} layers as targets, and has {now} now, for this version reaches more "
+            f"of them (projections of attention); give the study another name"
+        )
     identity = {"id": attributes.get("id") or uuid.uuid4().hex}
     for key, value in {"pinned": pinned, "hashes": hashes, **identity, **facts}.items():
         if attributes.get(key) != value:

@@ -31,6 +31,12 @@ def test_what_may_grow_or_move_does_not_make_a_study_another(storage):
     assert len(optuna.get_all_study_names(storage)) == 1
 
 
+def test_a_study_that_would_go_on_with_other_layers_than_it_began_with_is_refused(storage):
+    stored_study(storage, make_spec(), make_objective()).set_user_attr("targets", 1)
+    with pytest.raises(SpecError, match="begun with 1 layers as targets, and has 2 now"):
+        stored_study(storage, make_spec(), make_objective())
+
+
 def test_a_url_without_its_password_keeps_the_rest():
     url = f"postgresql+psycopg://me:{SECRET}@db.example:5432/studies"
     assert without_password(url) == "postgresql+psycopg://me:***@db.example:5432/studies"
