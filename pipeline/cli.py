@@ -113,24 +113,11 @@ def plan(
 ) -> None:
     """Say what a run would do and take: cells, trials, trained parameters, bytes, memory, disk, time."""
     from pipeline.environment import choose_device
-    from pipeline.search.objective import make_features
-    from pipeline.search.plan import plan_study
-    from pipeline.search.run import make_objectives, trained_objectives
-    from pipeline.search.scores import ERROR_IMAGES, SCORE_IMAGES
-    from pipeline.task import prepare
+    from pipeline.search.plan import objectives_to_plan, plan_study
     from pipeline.terminal import plan_lines
-    from pipeline.train.guard import Guard
 
     spec, console = _spec(study, seed), Console()
-    device = choose_device(device)
-    if score:
-        with Guard() as guard:
-            features = make_features(spec.compute, device, say=console.say, check=guard.check)
-            objectives = trained_objectives(spec, device, features, console.say, guard.check)
-        console.say(f"scoring: each cell takes up to {SCORE_IMAGES} validation and {ERROR_IMAGES} training images")
-    else:
-        task = prepare(spec.task, device=device, train_baseline=False, say=console.say)
-        objectives = make_objectives(spec, task, device)
+    objectives = objectives_to_plan(spec, choose_device(device), console.say, score=score)
     table = plan_study(spec, objectives, score=score)
     if as_json:
         _print(table)

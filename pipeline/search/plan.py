@@ -1,6 +1,7 @@
 """What a run would do, and what it would take; nothing is changed by asking."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +12,15 @@ from pipeline.environment import keep_freed_memory, peak_memory
 from pipeline.errors import SpecError
 from pipeline.search.allocation import is_lossy
 from pipeline.search.cohorts import PROBED, measure_pass
-from pipeline.search.objective import Objective
+from pipeline.search.objective import Objective, make_features
 from pipeline.search.pruners import expected_epochs
-from pipeline.search.run import make_objectives, refuse_misfits, said_of
-from pipeline.search.scores import ERROR_IMAGES, ranked, score_cells
+from pipeline.search.run import make_objectives, refuse_misfits, said_of, trained_objectives
+from pipeline.search.scores import ERROR_IMAGES, SCORE_IMAGES, ranked, score_cells
 from pipeline.search.space import cells
 from pipeline.search.spectra import watched_layers
 from pipeline.spec import StudySpec
 from pipeline.task import prepare
+from pipeline.train.guard import Guard
 
 TRIAL_ROW_BYTES = 6_000
 """What a trial takes in the database, measured on SQLite with ten epochs."""
@@ -182,6 +184,19 @@ def plan_scores(objective: Objective) -> dict[str, Any]:
             for score in scores
         ],
     }
+
+
+def objectives_to_plan(
+    spec: StudySpec, device: str, say: Callable[[str], None], *, score: bool
+) -> dict[str, Objective]:
+    """The objectives of a study; a missing baseline is trained only if cells are to be scored."""
+    if not score:
+        return make_objectives(spec, prepare(spec.task, device=device, train_baseline=False, say=say), device)
+    with Guard() as guard:
+        features = make_features(spec.compute, device, say=say, check=guard.check)
+        objectives = trained_objectives(spec, device, features, say, guard.check)
+    say(f"scoring: each cell takes up to {SCORE_IMAGES} validation and {ERROR_IMAGES} training images")
+    return objectives
 
 
 def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool = False) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def cache_cost(images: int = 256) -> dict[str, float]:
             for compute in (ComputeSpec(), ComputeSpec(cache="off"))
         )
         started = time.perf_counter()
-        cut.source("train")
+        cut.common.source("train")
         seconds = time.perf_counter() - started
         values = [Values(8, "svd", 16.0, name, 1e-3, 32) for name in ("adam", "sgd")]
         pair = [train_all(objective, values, 1, Pass(0, lanes=2)) for objective in (cut, whole)]
