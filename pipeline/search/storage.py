@@ -166,8 +166,8 @@ def create_or_resume(
     before, now = attributes.get("targets"), facts.get("targets")
     if before is not None and before != now:
         raise SpecError(
-            f"study '{name}' was begun with {before} layers as targets, and has {now} now, for this version reaches more "
-            f"of them (projections of attention); give the study another name"
+            f"study '{name}' was begun with {before} layers as targets, and has {now} now, for this version reaches "
+            f"others (projections of attention); give the study another name"
         )
     identity = {"id": attributes.get("id") or uuid.uuid4().hex}
     for key, value in {"pinned": pinned, "hashes": hashes, **identity, **facts}.items():

@@ -4,6 +4,7 @@ from pathlib import Path
 import torch
 
 from bench.published import configurations
+from bench.sweep import cache_cost
 from bench.tasks import head_task, study, train_all
 from pipeline.search.cohorts import Pass
 from pipeline.search.objective import Objective
@@ -29,3 +30,7 @@ def test_every_trial_of_a_benchmark_is_trained_for_all_its_epochs(tmp_path: Path
     lanes = train_all(objective, values, 2, Pass(0, lanes=2))
     assert [len(lane.curve) for lane in lanes] == [2] * 4
     assert {lane.parameters["fc.lora_A"].shape[0] for lane in lanes} == {2, 4}
+
+
+def test_a_cache_changes_no_loss_of_the_benchmark():
+    assert cache_cost(images=32)["largest_relative_difference_of_losses"] < 1e-6
