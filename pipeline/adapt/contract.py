@@ -46,8 +46,26 @@ class Start:
         return Start(self.A[:rank], self.B[:, :rank], self.residual, self.base)
 
 
-Compress = Callable[[Tensor], CompressedWeight]
-"""The layer's own compression, of any matrix ``[out, in]``."""
+@dataclass(frozen=True)
+class AdaptedLayer:
+    """What an init is told of a layer.
+
+    Args:
+        weight: What the layer would compute with were it not compressed, ``[out, in]``.
+        compressed: What it computes with.
+        compress: How the one came from the other, for any matrix ``[out, in]``.
+        stats: Statistics of its inputs, one for each group; there only for inits that need them.
+    """
+
+    weight: Tensor
+    compressed: CompressedWeight
+    compress: Callable[[Tensor], CompressedWeight]
+    stats: Sequence[LayerStats] = ()
+
+    @property
+    def residual(self) -> Tensor:
+        """``W - Q``, float64."""
+        return self.weight.double() - self.compressed.dense().double()
 
 
 class Init(Method):
@@ -60,28 +78,17 @@ class Init(Method):
 
     @property
     def needs_statistics(self) -> bool:
-        """Whether ``stats`` must hold the layer's second moment."""
+        """Whether ``AdaptedLayer.stats`` must hold the second moments of the layer's inputs."""
         return False
 
     @abstractmethod
-    def start(
-        self,
-        weight: Tensor,
-        compressed: CompressedWeight,
-        rank: int,
-        stats: Sequence[LayerStats],
-        generator: torch.Generator,
-        compress: Compress,
-    ) -> Start:
+    def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
         """Start values of one layer.
 
         Args:
-            weight: What the layer would compute with were it not compressed, ``[out, in]``.
-            compressed: What it computes with.
+            layer: The layer.
             rank: ``r <= min(out, in)``.
-            stats: Statistics of its inputs, one for each group; read only if ``needs_statistics``.
             generator: Of all that is drawn.
-            compress: How ``compressed`` came from ``weight``, for inits that move the base.
         """
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pipeline.adapt.contract import Adapter, Init, Start, blank, clipped_rank, packed, trained_numbers
+from pipeline.adapt.contract import AdaptedLayer, Adapter, Init, Start, blank, clipped_rank, packed, trained_numbers
 from pipeline.compress.attention import SplitQkv, arranged
 from pipeline.compress.batch_norm import reestimate, running_norms
 from pipeline.compress.contract import CompressedModel, Compression
@@ -208,7 +208,8 @@ class Preparation:
             layer, own = reference.get_submodule(name), stats.get(name, ())
             compress = functools.partial(compression.compress_layer, layer, stats=own)
             with naming(name):
-                starts[name] = init.start(weight_matrix(layer), weights[name], ranks[name], own, generator, compress)
+                told = AdaptedLayer(weight_matrix(layer), weights[name], compress, own)
+                starts[name] = init.start(told, ranks[name], generator)
         return starts
 
     def starts(self, values: Values, seed: int) -> dict[str, Start]:

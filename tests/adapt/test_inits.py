@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import Compress, Draw, Init, Start
+from pipeline.adapt.contract import AdaptedLayer, Draw, Init, Start
 from pipeline.adapt.inits.eva import Eva
 from pipeline.adapt.inits.loftq import LoftQ
 from pipeline.adapt.inits.olora import Olora
@@ -60,8 +60,8 @@ def start_of(
 ) -> Start:
     compression = compression or Int1()
     own = stats[0] if compression.needs_statistics else None
-    compress: Compress = functools.partial(compression.compress, stats=own)
-    return init.start(weight, compress(weight), rank, stats, generator(seed), compress)
+    compress = functools.partial(compression.compress, stats=own)
+    return init.start(AdaptedLayer(weight, compress(weight), compress, stats), rank, generator(seed))
 
 
 def residual_of(weight: Tensor, compression: LayerCompression | None = None) -> Tensor:
@@ -168,7 +168,7 @@ def test_groups_share_a_and_are_taken_as_one_set_of_inputs(init):
 def test_qera_of_groups_with_like_inputs_is_exact():
     weight, stats = weight_of((6, 8)), inputs_of(8)
     small = join([Int1(scale="tensor").compress(part, None) for part in weight.chunk(2)])
-    start = Qera().start(weight, small, 3, [stats, stats], generator(), NoCompression().compress)
+    start = Qera().start(AdaptedLayer(weight, small, NoCompression().compress, [stats, stats]), 3, generator())
     difference = weight - small.dense() - start.B @ start.A
     errors = [output_error(part, stats) for part in difference.chunk(2)]
     tail = torch.linalg.svdvals((weight - small.dense()) @ stats.root)[3:].square().sum()

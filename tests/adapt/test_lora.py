@@ -7,7 +7,7 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import Adapter, Draw, Start, blank, clipped_rank, trained_numbers
+from pipeline.adapt.contract import AdaptedLayer, Adapter, Draw, Start, blank, clipped_rank, trained_numbers
 from pipeline.adapt.dora import Dora
 from pipeline.adapt.inits.paper import Paper
 from pipeline.adapt.inits.svd import ResidualSvd
@@ -158,7 +158,7 @@ def starts_of(compressed: CompressedModel, model: nn.Module, init: Paper | Resid
     generator, starts = torch.Generator().manual_seed(0), {}
     for name, weight in compressed.weights.items():
         matrix, r = weight_matrix(model.get_submodule(name)), clipped_rank(rank, weight.shape)
-        starts[name] = init.start(matrix, weight, r, (), generator, DenseWeight)
+        starts[name] = init.start(AdaptedLayer(matrix, weight, DenseWeight), r, generator)
     return starts
 
 

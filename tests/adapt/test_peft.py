@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from test_lora import attached
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import Draw, Init, Start
+from pipeline.adapt.contract import AdaptedLayer, Draw, Init, Start
 from pipeline.adapt.dora import Dora
 from pipeline.adapt.inits.olora import Olora
 from pipeline.adapt.inits.pissa import Pissa
@@ -117,7 +117,9 @@ def test_starts_that_move_the_base_are_those_of_peft(init: Init, alpha: float):
     for name in ("fc1", "fc2"):
         weight = weight_matrix(model.get_submodule(name))
         dense = NoCompression().compress(weight, None)
-        start = init.start(weight, dense, RANK, (), torch.Generator(), lambda W: NoCompression().compress(W, None))
+        start = init.start(
+            AdaptedLayer(weight, dense, lambda W: NoCompression().compress(W, None)), RANK, torch.Generator()
+        )
         A, B = start.at_scale(s)
         torch.testing.assert_close(B @ A, (theirs[f"{name}.lora_B"] @ theirs[f"{name}.lora_A"]).detach())
         torch.testing.assert_close(A.T @ A, (theirs[f"{name}.lora_A"].T @ theirs[f"{name}.lora_A"]).detach())

@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import Init, Start, clipped_rank
+from pipeline.adapt.contract import AdaptedLayer, Init, Start, clipped_rank
 from pipeline.compress.contract import CompressedModel, Compression, LayerStats
 from pipeline.compress.intn import IntN
 from pipeline.compress.layers import replace_weight, shared_copy, weight_groups, weight_matrix
@@ -107,7 +107,7 @@ def starts_of(
         layer = compressed.reference.get_submodule(name)
         compress = functools.partial(compression.compress_layer, layer, stats=stats[name])
         r = clipped_rank(rank, weight.shape)
-        starts[name] = init.start(weight_matrix(layer), weight, r, stats[name], generator, compress)
+        starts[name] = init.start(AdaptedLayer(weight_matrix(layer), weight, compress, stats[name]), r, generator)
     return starts
 
 

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import Draw, clipped_rank
+from pipeline.adapt.contract import AdaptedLayer, Draw, clipped_rank
 from pipeline.adapt.inits.paper import Paper
 from pipeline.adapt.lora import Lora
 from pipeline.compress.contract import CompressedModel
@@ -38,7 +38,9 @@ class Setting:
         starts = {}
         for name, weight in self.compressed.weights.items():
             matrix = weight_matrix(self.original.get_submodule(name))
-            starts[name] = Paper().start(matrix, weight, clipped_rank(rank, weight.shape), (), generator, DenseWeight)
+            starts[name] = Paper().start(
+                AdaptedLayer(matrix, weight, DenseWeight), clipped_rank(rank, weight.shape), generator
+            )
         lane = Lane({}, alpha=4.0, optimizer="adam", lr=0.01, batch_size=16, seed=3)
         lane = replace(lane, **values)
         lane.parameters = Lora().begin(self.compressed, starts, Draw(lane.alpha))

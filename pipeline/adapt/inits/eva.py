@@ -1,15 +1,11 @@
 """EVA (Paischer et al., 2024, arXiv:2410.07170): the adapter begins to look where the layer's inputs vary most."""
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from pipeline.adapt.contract import Compress, Init, Start
+from pipeline.adapt.contract import AdaptedLayer, Init, Start
 from pipeline.adapt.factors import of_all_groups
-from pipeline.compress.contract import LayerStats
-from pipeline.compress.weight import CompressedWeight
 from pipeline.registry import INITS
 
 
@@ -27,15 +23,7 @@ class Eva(Init):
     def needs_statistics(self) -> bool:
         return True
 
-    def start(
-        self,
-        weight: Tensor,
-        compressed: CompressedWeight,
-        rank: int,
-        stats: Sequence[LayerStats],
-        generator: torch.Generator,
-        compress: Compress,
-    ) -> Start:
-        _, vectors = of_all_groups(stats).eigen
+    def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
+        _, vectors = of_all_groups(layer.stats).eigen
         A = vectors.T.flip(0)[:rank]
-        return Start(A.to(weight.dtype), torch.zeros(len(weight), rank, dtype=weight.dtype))
+        return Start(A.to(layer.weight.dtype), torch.zeros(len(layer.weight), rank, dtype=layer.weight.dtype))

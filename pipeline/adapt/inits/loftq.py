@@ -1,16 +1,12 @@
 """LoftQ (Li et al., 2023, arXiv:2310.08659): compressed weight and low-rank sum, fitted to the weight in turns."""
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
-from pipeline.adapt.contract import Compress, Init, Start
+from pipeline.adapt.contract import AdaptedLayer, Init, Start
 from pipeline.adapt.factors import best_product
-from pipeline.compress.contract import LayerStats
-from pipeline.compress.weight import CompressedWeight
 from pipeline.registry import INITS
 
 
@@ -27,21 +23,13 @@ class LoftQ(Init):
     rounds: int = Field(5, ge=1)
     """How often both are fitted; every round compresses the layer once and decomposes it once."""
 
-    def start(
-        self,
-        weight: Tensor,
-        compressed: CompressedWeight,
-        rank: int,
-        stats: Sequence[LayerStats],
-        generator: torch.Generator,
-        compress: Compress,
-    ) -> Start:
-        W, base, starts = weight.double(), compressed, []
+    def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
+        W, base, starts = layer.weight.double(), layer.compressed, []
         for _ in range(self.rounds):
             residual = W - base.dense().double()
             A, B = best_product(residual, rank, otherwise=W)
             error = float((residual - B @ A).norm())
-            starts.append((error, Start(A.to(weight.dtype), B.to(weight.dtype), residual=True, base=base)))
+            starts.append((error, Start(A.to(layer.weight.dtype), B.to(layer.weight.dtype), residual=True, base=base)))
             if len(starts) < self.rounds:
-                base = compress((W - B @ A).to(weight.dtype))
+                base = layer.compress((W - B @ A).to(layer.weight.dtype))
         return min(starts, key=lambda each: each[0])[1]

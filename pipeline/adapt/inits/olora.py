@@ -1,14 +1,10 @@
 """OLoRA (Büyükakyüz, 2024, arXiv:2406.01775): orthonormal directions of the weight's outputs are trained."""
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from pipeline.adapt.contract import Compress, Init, Start
-from pipeline.compress.contract import LayerStats
-from pipeline.compress.weight import CompressedWeight
+from pipeline.adapt.contract import AdaptedLayer, Init, Start
 from pipeline.registry import INITS
 
 
@@ -18,16 +14,8 @@ class Olora(Init):
 
     moves_base: ClassVar[bool] = True
 
-    def start(
-        self,
-        weight: Tensor,
-        compressed: CompressedWeight,
-        rank: int,
-        stats: Sequence[LayerStats],
-        generator: torch.Generator,
-        compress: Compress,
-    ) -> Start:
-        U, R = torch.linalg.qr(weight.double())
+    def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
+        U, R = torch.linalg.qr(layer.weight.double())
         A, B = R[:rank], U[:, :rank]
-        base = compress((weight.double() - B @ A).to(weight.dtype))
-        return Start(A.to(weight.dtype), B.to(weight.dtype), residual=True, base=base)
+        base = layer.compress((layer.weight.double() - B @ A).to(layer.weight.dtype))
+        return Start(A.to(layer.weight.dtype), B.to(layer.weight.dtype), residual=True, base=base)

@@ -1,16 +1,12 @@
 """The start of the LoRA paper (Hu et al., 2021, arXiv:2106.09685): the adapted layer begins as the compressed one."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
-from pipeline.adapt.contract import Compress, Init, Start
+from pipeline.adapt.contract import AdaptedLayer, Init, Start
 from pipeline.adapt.factors import kaiming
-from pipeline.compress.contract import LayerStats
-from pipeline.compress.weight import CompressedWeight
 from pipeline.registry import INITS
 
 
@@ -23,18 +19,10 @@ class Paper(Init):
     sigma: float = Field(0.02, gt=0)
     """Standard deviation of the normal start."""
 
-    def start(
-        self,
-        weight: Tensor,
-        compressed: CompressedWeight,
-        rank: int,
-        stats: Sequence[LayerStats],
-        generator: torch.Generator,
-        compress: Compress,
-    ) -> Start:
-        out, inner = weight.shape
+    def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
+        out, inner = layer.weight.shape
         if self.distribution == "normal":
-            A = torch.empty(rank, inner, dtype=weight.dtype).normal_(0, self.sigma, generator=generator)
+            A = torch.empty(rank, inner, dtype=layer.weight.dtype).normal_(0, self.sigma, generator=generator)
         else:
-            A = kaiming((rank, inner), weight.dtype, generator)
-        return Start(A, torch.zeros(out, rank, dtype=weight.dtype))
+            A = kaiming((rank, inner), layer.weight.dtype, generator)
+        return Start(A, torch.zeros(out, rank, dtype=layer.weight.dtype))

@@ -1,15 +1,11 @@
 """PiSSA (Meng et al., 2024, arXiv:2404.02948): the weight's largest directions are trained, the rest is compressed."""
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from pipeline.adapt.contract import Compress, Init, Start
+from pipeline.adapt.contract import AdaptedLayer, Init, Start
 from pipeline.adapt.factors import best_product
-from pipeline.compress.contract import LayerStats
-from pipeline.compress.weight import CompressedWeight
 from pipeline.registry import INITS
 
 
@@ -19,15 +15,7 @@ class Pissa(Init):
 
     moves_base: ClassVar[bool] = True
 
-    def start(
-        self,
-        weight: Tensor,
-        compressed: CompressedWeight,
-        rank: int,
-        stats: Sequence[LayerStats],
-        generator: torch.Generator,
-        compress: Compress,
-    ) -> Start:
-        A, B = best_product(weight, rank, otherwise=weight)
-        base = compress((weight.double() - B @ A).to(weight.dtype))
-        return Start(A.to(weight.dtype), B.to(weight.dtype), residual=True, base=base)
+    def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
+        A, B = best_product(layer.weight, rank, otherwise=layer.weight)
+        base = layer.compress((layer.weight.double() - B @ A).to(layer.weight.dtype))
+        return Start(A.to(layer.weight.dtype), B.to(layer.weight.dtype), residual=True, base=base)

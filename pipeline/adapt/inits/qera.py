@@ -6,16 +6,12 @@ Legend: ``R = W - Q`` the residual, ``C = E[x x^T]`` of the layer's inputs, damp
 each: exact where they agree, and near where groups see like inputs.
 """
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from pipeline.adapt.contract import Compress, Init, Start
+from pipeline.adapt.contract import AdaptedLayer, Init, Start
 from pipeline.adapt.factors import best_product, of_all_groups
-from pipeline.compress.contract import LayerStats
-from pipeline.compress.weight import CompressedWeight
 from pipeline.registry import INITS
 
 
@@ -32,18 +28,11 @@ class Qera(Init):
     def needs_statistics(self) -> bool:
         return True
 
-    def start(
-        self,
-        weight: Tensor,
-        compressed: CompressedWeight,
-        rank: int,
-        stats: Sequence[LayerStats],
-        generator: torch.Generator,
-        compress: Compress,
-    ) -> Start:
-        inputs = of_all_groups(stats)
-        residual = weight.double() - compressed.dense().double()
+    def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
+        inputs = of_all_groups(layer.stats)
         # All directions, whatever the rank: a product of fewer rows may differ in its last bit, and ranks are prefixes.
-        A, B = best_product(residual @ inputs.root, min(weight.shape), otherwise=weight.double() @ inputs.root)
+        A, B = best_product(
+            layer.residual @ inputs.root, min(layer.weight.shape), otherwise=layer.weight.double() @ inputs.root
+        )
         A = A @ inputs.inverse_root
-        return Start(A[:rank].to(weight.dtype), B[:, :rank].to(weight.dtype), residual=True)
+        return Start(A[:rank].to(layer.weight.dtype), B[:, :rank].to(layer.weight.dtype), residual=True)

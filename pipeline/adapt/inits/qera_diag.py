@@ -1,15 +1,11 @@
 """QERA's approximate form (Zhang et al., 2024, arXiv:2410.06040): as if the layer's inputs were uncorrelated."""
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from pipeline.adapt.contract import Compress, Init, Start
+from pipeline.adapt.contract import AdaptedLayer, Init, Start
 from pipeline.adapt.factors import best_product, of_all_groups
-from pipeline.compress.contract import LayerStats
-from pipeline.compress.weight import CompressedWeight
 from pipeline.registry import INITS
 
 
@@ -26,16 +22,7 @@ class QeraDiagonal(Init):
     def needs_statistics(self) -> bool:
         return True
 
-    def start(
-        self,
-        weight: Tensor,
-        compressed: CompressedWeight,
-        rank: int,
-        stats: Sequence[LayerStats],
-        generator: torch.Generator,
-        compress: Compress,
-    ) -> Start:
-        D = of_all_groups(stats).damped().diagonal().double().sqrt()
-        residual = weight.double() - compressed.dense().double()
-        A, B = best_product(residual * D, rank, otherwise=weight.double() * D)
-        return Start((A / D).to(weight.dtype), B.to(weight.dtype), residual=True)
+    def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
+        D = of_all_groups(layer.stats).damped().diagonal().double().sqrt()
+        A, B = best_product(layer.residual * D, rank, otherwise=layer.weight.double() * D)
+        return Start((A / D).to(layer.weight.dtype), B.to(layer.weight.dtype), residual=True)

@@ -1,15 +1,11 @@
 """The best low-rank form of what compression lost (Eckart and Young, 1936), as LQ-LoRA and others start from."""
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from pipeline.adapt.contract import Compress, Init, Start
+from pipeline.adapt.contract import AdaptedLayer, Init, Start
 from pipeline.adapt.factors import best_product
-from pipeline.compress.contract import LayerStats
-from pipeline.compress.weight import CompressedWeight
 from pipeline.registry import INITS
 
 
@@ -19,15 +15,6 @@ class ResidualSvd(Init):
 
     nested: ClassVar[bool] = True
 
-    def start(
-        self,
-        weight: Tensor,
-        compressed: CompressedWeight,
-        rank: int,
-        stats: Sequence[LayerStats],
-        generator: torch.Generator,
-        compress: Compress,
-    ) -> Start:
-        residual = weight.double() - compressed.dense().double()
-        A, B = best_product(residual, rank, otherwise=weight)
-        return Start(A.to(weight.dtype), B.to(weight.dtype), residual=True)
+    def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
+        A, B = best_product(layer.residual, rank, otherwise=layer.weight)
+        return Start(A.to(layer.weight.dtype), B.to(layer.weight.dtype), residual=True)
