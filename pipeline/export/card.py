@@ -26,7 +26,7 @@ def make_card(objective: Objective, trial: FrozenTrial, got: Recovered, val: Sco
             "layers": list(objective.compressed.weights),
             "qkv": combination.qkv,
             "ranks": objective.layer_ranks(values.rank),
-            "values": values.params(),
+            "values": dict(trial.params),
             "epochs": search.epochs,
             "schedule": search.schedule,
             "best_epoch": got.best_epoch,

@@ -127,7 +127,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         COMPRESSIONS.parse(method["compression"]),
         method["layers"],
         ADAPTERS.parse(method["adapter"]),
-        method["values"]["alpha"],
+        method["values"].get("alpha", 1.0),  # only low-rank adapters have one
         method.get("ranks"),
     )
 

@@ -11,7 +11,7 @@ from pipeline.search.results import CombinationResult, Score
 
 SIZE = (
     "Bytes are those of all tensors of the exported file, its header apart: compressed weights with their indices, "
-    "scales and biases, adapters at 32 bits a number, everything that was left as it is, and buffers. Ratios are the "
+    "scales and biases, adapters as they are stored, everything that was left as it is, and buffers. Ratios are the "
     "original's bytes divided by these; the layers' ratio counts the compressed layers with their adapters alone. "
     "Multiply-accumulates are those of one image in all linear and convolutional layers, the adapter not merged."
 )

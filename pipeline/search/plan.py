@@ -191,7 +191,9 @@ def objectives_to_plan(
 ) -> dict[str, Objective]:
     """The objectives of a study; a missing baseline is trained only if cells are to be scored."""
     if not score:
-        return make_objectives(spec, prepare(spec.task, device=device, train_baseline=False, say=say), device)
+        objectives = make_objectives(spec, prepare(spec.task, device=device, train_baseline=False, say=say), device)
+        refuse_misfits(objectives)
+        return objectives
     with Guard() as guard:
         features = make_features(spec.compute, device, say=say, check=guard.check)
         objectives = trained_objectives(spec, device, features, say, guard.check)

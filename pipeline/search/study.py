@@ -147,9 +147,9 @@ class Coordinator:
                 trial.lane.failure = f"its run was killed {KILLS} times while it trained"
                 self._finish(trial, TrialState.FAIL)
         try:
-            for _ in range(self.objective.recipe.epochs):
-                self._train_epoch([trial for trial in trials if trial.state == TrialState.RUNNING])
-                self._judge([trial for trial in trials if trial.state == TrialState.RUNNING])
+            while running := [trial for trial in trials if trial.state == TrialState.RUNNING]:
+                self._train_epoch(running)
+                self._judge(running)
                 self._show(trials)
         except (StopTraining, KeyboardInterrupt) as stop:
             for trial in trials:

@@ -307,7 +307,7 @@ def test_a_run_that_is_out_of_time_stops_well_and_says_how_to_go_on(monkeypatch)
 @pytest.mark.usefixtures("_own_folder")
 def test_a_bug_is_one_line_and_a_traceback_only_with_debug(monkeypatch):
     write_study()
-    monkeypatch.setattr("pipeline.task.prepare", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("pipeline.search.plan.prepare", lambda *_, **__: 1 / 0)
     result = invoke("plan", "tiny")
     assert result.exit_code == 1
     assert "ZeroDivisionError" in last_line(result.stderr)
