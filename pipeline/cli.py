@@ -29,7 +29,6 @@ Database = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Takes the place of the study file's seed.")]
-
 CacheLimit = Annotated[float, typer.Option(min=0, help="GB on disk for outputs of frozen layers; oldest out first.")]
 
 
@@ -107,9 +106,7 @@ def plan(
     as_json: Json = False,
     device: Device = "auto",
     seed: Seed = None,
-    score: Annotated[
-        bool, typer.Option("--score", help="Score every cell before any training; needs the baseline, and trains it.")
-    ] = False,
+    score: Annotated[bool, typer.Option("--score", help="Score cells untrained; trains a missing baseline.")] = False,
 ) -> None:
     """Say what a run would do and take: cells, trials, trained parameters, bytes, memory, disk, time."""
     from pipeline.environment import choose_device

@@ -1,8 +1,9 @@
 """Compressions that train are done once: what came of them is kept, and the same for every run and export."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.compress.contract import CompressedModel, Compression, LayerStats
 from pipeline.paths import COMPRESSED
@@ -32,10 +33,18 @@ def compress_once(
     names = [name for name, _ in model.named_parameters()]
     key = fingerprint([compression.model_dump(mode="json"), list(targets), names, dict(task.hashes)])
     path = COMPRESSED / f"{key}.safetensors"
+    tensors = _sound(path)
+    if tensors is not None:
+        return compression.restored(model, targets, tensors)
+    compressed = compression.compress_model(model, targets, stats, task.train)
+    keep(path, compressed.model.state_dict())
+    return compressed
+
+
+def _sound(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a kept file; none where it is not there, or damaged: it is then made again."""
     try:
-        return compression.restored(model, targets, read_kept(path))
+        return read_kept(path) if path.exists() else None
     except Exception:
-        # It is not there, or damaged, which makes the reader raise nearly anything: the cure is the same.
-        compressed = compression.compress_model(model, targets, stats, task.train)
-        keep(path, compressed.model.state_dict())
-        return compressed
+        # A damaged header makes the reader raise nearly anything, and whatever it is, the cure is the same.
+        return None

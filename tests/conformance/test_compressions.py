@@ -201,3 +201,14 @@ def test_fault_14_zero_weights_and_inputs_that_are_always_zero_are_handled(compr
         for name, weight in compressed.weights.items():
             assert weight.dense().isfinite().all(), name
         assert compressed.model(part.images).isfinite().all()
+
+
+@pytest.mark.parametrize("compression", [method for method in ALL if method.trains], ids=label)
+def test_what_a_method_trained_is_had_again_bit_for_bit(compression: Compression):
+    model = settled(mlp)
+    targets = find_targets(model, ["*"])
+    first = compression.compress_model(model, targets, {}, images(3, 32, 32))
+    again = compression.restored(model, targets, first.model.state_dict())
+    assert list(again.weights) == list(first.weights)
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name]), name
