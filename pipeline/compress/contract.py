@@ -12,9 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.layers import group_count, naming, replace_weight, shared_copy, weight_matrix
+from pipeline.compress.layers import in_groups, naming, replace_weight, shared_copy, sound_matrix
 from pipeline.compress.weight import CompressedWeight, DenseWeight, GroupedWeight, join
-from pipeline.errors import IntegrityError
 from pipeline.registry import Method
 from pipeline.task.contract import Part
 
@@ -162,17 +161,14 @@ class LayerCompression(Compression):
     ) -> CompressedModel:
         copy, weights = shared_copy(model), {}
         for name in targets:
-            layer = model.get_submodule(name)
-            matrix = weight_matrix(layer)
-            if not matrix.isfinite().all():
-                raise IntegrityError(f"the weight of layer '{name}' holds NaN or infinite values; load sound weights")
+            matrix = sound_matrix(model, name)
             with naming(name):
-                weights[name] = self.compress_layer(layer, matrix, stats.get(name, ()))
+                weights[name] = self.compress_layer(model.get_submodule(name), matrix, stats.get(name, ()))
             replace_weight(copy, name, weights[name].dense())
         return CompressedModel(copy, weights, model)
 
     def compress_layer(self, layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> CompressedWeight:
-        groups = matrix.reshape(group_count(layer), -1, matrix.shape[1])
+        groups = in_groups(layer, matrix)
         own = stats if self.needs_statistics else [None] * len(groups)
         small = join([self.compress(*pair) for pair in zip(groups, own, strict=True)])
         return small if small.bits.total() < 32 * matrix.numel() else DenseWeight(matrix.clone())

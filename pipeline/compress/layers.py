@@ -51,10 +51,21 @@ def group_count(layer: nn.Module) -> int:
     return layer.groups if isinstance(layer, nn.Conv2d) else 1
 
 
-def weight_groups(layer: nn.Module) -> Tensor:
-    """The weight as ``[groups, out / groups, in]``."""
-    matrix = weight_matrix(layer)
+def in_groups(layer: nn.Module, matrix: Tensor) -> Tensor:
+    """``[out, in] -> [groups, out / groups, in]``."""
     return matrix.reshape(group_count(layer), -1, matrix.shape[1])
+
+
+def sound_matrix(model: nn.Module, name: str) -> Tensor:
+    """The weight of a layer, ``[out, in]``.
+
+    Raises:
+        IntegrityError: It holds NaN or infinite values.
+    """
+    matrix = weight_matrix(model.get_submodule(name))
+    if not matrix.isfinite().all():
+        raise IntegrityError(f"the weight of layer '{name}' holds NaN or infinite values; load sound weights")
+    return matrix
 
 
 @contextmanager

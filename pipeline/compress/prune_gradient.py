@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from pipeline.compress.channels import thin
 from pipeline.compress.contract import CompressedModel, LayerStats
-from pipeline.compress.pruning import StructuredPruning, noise_like, packed, sound_matrices, training_part
+from pipeline.compress.layers import sound_matrix
+from pipeline.compress.pruning import StructuredPruning, noise_like, packed, training_part
 from pipeline.errors import IntegrityError
 from pipeline.registry import COMPRESSIONS
 from pipeline.task.baseline import OPTIMIZERS
@@ -59,7 +60,7 @@ class PruneGradient(StructuredPruning):
         part = training_part(self.name, train)
         scores = {
             name: matrix.new_zeros(len(matrix), dtype=torch.float64)
-            for name, matrix in sound_matrices(model, targets).items()
+            for name, matrix in ((name, sound_matrix(model, name)) for name in targets)
         }
         # All GPUs, because torch.manual_seed seeds all of them.
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.enable_grad():

@@ -7,7 +7,8 @@ from torch import nn
 
 from pipeline.compress.channels import thin
 from pipeline.compress.contract import CompressedModel, LayerStats
-from pipeline.compress.pruning import StructuredPruning, noise_like, packed, sound_matrices, training_part
+from pipeline.compress.layers import sound_matrix
+from pipeline.compress.pruning import StructuredPruning, noise_like, packed, training_part
 from pipeline.registry import COMPRESSIONS
 from pipeline.task.contract import Part
 
@@ -31,7 +32,7 @@ class PruneMagnitude(StructuredPruning):
         train: Part | None = None,
     ) -> CompressedModel:
         noise = noise_like(model, training_part(self.name, train))
-        matrices = sound_matrices(model, targets)
+        matrices = {name: sound_matrix(model, name) for name in targets}
         order = {"l1": 1, "l2": 2}[self.norm]
         norms = {name: matrix.double().norm(order, dim=1) for name, matrix in matrices.items()}
         return packed(thin(model, targets, noise, norms, lambda _, units: self.left(units)).model, targets)

@@ -13,7 +13,7 @@ from pipeline.compress.contract import CompressedModel, Compression, LayerStats
 from pipeline.compress.layers import shared_copy, weight_matrix
 from pipeline.compress.shapes import fit_shapes
 from pipeline.compress.weight import CompressedWeight, DenseWeight
-from pipeline.errors import IntegrityError, SpecError
+from pipeline.errors import SpecError
 from pipeline.task.contract import Part
 
 
@@ -47,19 +47,6 @@ class StructuredPruning(Compression):
 
     def load_weight(self, tensors: Mapping[str, Tensor], shape: tuple[int, int], groups: int) -> CompressedWeight:
         return DenseWeight(tensors["dense"].reshape(shape))
-
-
-def sound_matrices(model: nn.Module, targets: Sequence[str]) -> dict[str, Tensor]:
-    """The weights of the targets, ``[out, in]``.
-
-    Raises:
-        IntegrityError: One of them is not finite.
-    """
-    matrices = {name: weight_matrix(model.get_submodule(name)) for name in targets}
-    for name, matrix in matrices.items():
-        if not matrix.isfinite().all():
-            raise IntegrityError(f"the weight of layer '{name}' holds NaN or infinite values; load sound weights")
-    return matrices
 
 
 def training_part(method: str, train: Part | None) -> Part:

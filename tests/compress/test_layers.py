@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.compress.int1 import Int1
-from pipeline.compress.layers import layer_names, weight_groups
+from pipeline.compress.layers import in_groups, layer_names, weight_matrix
 from pipeline.compress.none import NoCompression
 from pipeline.compress.size import model_macs
 from pipeline.compress.sparse import Sparse
@@ -77,7 +77,7 @@ def test_a_convolution_enters_as_its_matrix_and_a_grouped_one_group_by_group():
     torch.testing.assert_close(compressed.model.stem(x).flatten(2), by_hand)
 
     scales = compressed.weights["grouped"].dense().abs()
-    for group, its in zip(weight_groups(model.grouped), scales.chunk(2), strict=True):
+    for group, its in zip(in_groups(model.grouped, weight_matrix(model.grouped)), scales.chunk(2), strict=True):
         torch.testing.assert_close(its, group.abs().mean().expand(6, 12))
     assert len(compressed.weights["depthwise"].groups) == 8
 

@@ -5,7 +5,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 from pipeline.compress.contract import LayerStats
-from pipeline.compress.layers import weight_groups
+from pipeline.compress.layers import in_groups, weight_matrix
 from pipeline.compress.stats import Statistics, gather_sensitivity, gather_statistics
 from pipeline.task.parts import TensorPart
 
@@ -31,7 +31,7 @@ def test_the_moment_of_a_convolutions_inputs_gives_the_moment_of_its_outputs(lay
     stats = gather_statistics(model, ["0"], images.split(2))["0"]
     y = model(images).detach().transpose(0, 1).flatten(1)
     assert len(stats) == layer.groups
-    for W, its, own in zip(weight_groups(layer), stats, y.chunk(layer.groups), strict=True):
+    for W, its, own in zip(in_groups(layer, weight_matrix(layer)), stats, y.chunk(layer.groups), strict=True):
         assert torch.linalg.matrix_rank(W) == W.shape[1]
         torch.testing.assert_close(W @ its.second_moment @ W.T, own @ own.T / own.shape[1])
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipeline.adapt.contract import AdaptedLayer, Init, Start, clipped_rank
 from pipeline.compress.contract import CompressedModel, Compression, LayerStats
 from pipeline.compress.intn import IntN
-from pipeline.compress.layers import replace_weight, shared_copy, weight_groups, weight_matrix
+from pipeline.compress.layers import in_groups, replace_weight, shared_copy, weight_matrix
 from pipeline.compress.prune_gradient import PruneGradient
 from pipeline.compress.prune_magnitude import PruneMagnitude
 from pipeline.compress.stats import gather_statistics
@@ -94,7 +94,7 @@ def images(*shape: int, count: int = 8, classes: int = 3) -> TensorPart:
 def groups_and_stats(layer: nn.Module, *shape: int) -> list[tuple[Tensor, LayerStats]]:
     """What a layer method is given, group by group."""
     stats = statistics(nn.Sequential(layer), ["0"], *shape)["0"]
-    return list(zip(weight_groups(layer), stats, strict=True))
+    return list(zip(in_groups(layer, weight_matrix(layer)), stats, strict=True))
 
 
 def starts_of(
