@@ -11,6 +11,7 @@ BASELINES = STORAGE / "cache" / "baselines"
 COMPRESSED = STORAGE / "cache" / "compressed"
 FEATURES = STORAGE / "cache" / "features"
 SPECTRA = STORAGE / "spectra"
+PICTURES = STORAGE / "pictures"
 LOGS = STORAGE / "logs"
 LOCKS = STORAGE / "locks"
 

@@ -55,7 +55,7 @@ ask_ahead = 2
 sampler = {{ startup = 1 }}
 pruner = {{ method = "none" }}
 """
-VERBS = ("ls", "new", "check", "plan", "run", "status", "report", "export", "dashboard", "clean")
+VERBS = ("ls", "new", "check", "plan", "run", "status", "report", "dashboard", "export", "clean")
 
 
 def write_study(name: str = "tiny", *, seed: int = 0, epochs: int = 1, trials: int = 2) -> Path:

@@ -1,0 +1,58 @@
+"""The command, what its verbs share, and the options that several take."""
+
+import json
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.search.results import CombinationResult
+    from pipeline.spec import StudySpec
+
+app = typer.Typer(
+    name="restora",
+    help="Compress a trained vision model, win the lost accuracy back, keep the best checkpoint of each size.",
+    epilog="Begin with: restora new mystudy; restora check mystudy; restora plan mystudy; restora run mystudy",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Study = Annotated[str, typer.Argument(help="A study file, or the name of one in studies/.", metavar="STUDY")]
+Database = Annotated[
+    str | None,
+    typer.Option("--storage", help="SQLAlchemy URL of the stored studies [RESTORA_STORAGE, or storage/studies.db]."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Takes the place of the study file's seed.")]
+CacheLimit = Annotated[float, typer.Option(min=0, help="GB on disk for outputs of frozen layers; oldest out first.")]
+
+
+@app.callback()
+def _main(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+    os.environ["RESTORA_DEBUG"] = "1" if debug else os.environ.get("RESTORA_DEBUG", "")
+
+
+def read_spec(study: str, seed: int | None = None) -> "StudySpec":
+    """The study of a file, or of a name in ``studies/``."""
+    from pipeline.study_file import load_spec, study_file
+
+    return load_spec(study_file(study), seed)
+
+
+def print_json(table: Any) -> None:
+    print(json.dumps(table, indent=2))
+
+
+def results_of(study: str, storage: str | None) -> "list[CombinationResult]":
+    """What is stored of a study."""
+    from pipeline.paths import default_database
+    from pipeline.search.results import read_results
+    from pipeline.search.storage import open_storage, storage_errors
+    from pipeline.study_file import stored_name
+
+    url = storage or default_database()
+    with storage_errors(url):
+        return read_results(open_storage(url, create=False), stored_name(study))

@@ -1,0 +1,127 @@
+"""The first act: what there is, a study file, whether it is ready, what it would take, and the run."""
+
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.app import CacheLimit, Database, Device, Json, Seed, Study, app, print_json, read_spec
+from pipeline.terminal import Console, carried_out, command_given
+
+
+@app.command(epilog="Example: restora ls --json | jq '.compressions[].name'    Next: restora new NAME")
+@carried_out
+def ls(as_json: Json = False) -> None:
+    """List models, data sets, compressions, adapters, inits and studies."""
+    from pipeline.terminal import listing
+
+    table = listing()
+    if as_json:
+        print_json(table)
+        return
+    for noun, entries in table.items():
+        print(noun)
+        for entry in entries:
+            print(f"  {entry['name']:<16} {entry['summary']}")
+
+
+@app.command(epilog="Example: restora new mystudy    Next: edit studies/mystudy.toml, then restora check mystudy")
+@carried_out
+def new(name: Annotated[str, typer.Argument(help="Name of the study.", metavar="NAME")]) -> None:
+    """Write a commented study file to start from."""
+    from pipeline.template import write_template
+
+    path = write_template(name)
+    print(path)
+    Console().say(f"edit it, then: restora check {name}")
+
+
+@app.command(epilog="Example: restora check quickstart    Next: restora plan quickstart")
+@carried_out
+def check(study: Study, as_json: Json = False) -> None:
+    """Look at a study's file, weights and data before it starts: every image is decoded, nothing is trained."""
+    from pipeline.errors import IntegrityError, SpecError
+    from pipeline.search.plan import TARGETS_FIT, targets_fit
+    from pipeline.study_file import study_file
+    from pipeline.task import check as check_task
+
+    spec = read_spec(study)
+    ticks = [("study file is valid", True, str(study_file(study))), *check_task(spec.task)]
+    if all(ok for _, ok, _ in ticks):
+        ticks.append(targets_fit(spec))
+    if as_json:
+        print_json([{"what": what, "ok": ok, "said": said} for what, ok, said in ticks])
+    else:
+        for what, ok, said in ticks:
+            print(f"{'ok  ' if ok else 'FAIL'}  {what}: {said}")
+    failed = [what for what, ok, _ in ticks if not ok]
+    if failed:
+        error = SpecError if ticks[-1][0] == TARGETS_FIT else IntegrityError
+        raise error(f"not ready to run: {', '.join(failed)}")
+    Console().say(f"next: restora plan {study}")
+
+
+@app.command(epilog="Example: restora plan quickstart    Next: restora run quickstart")
+@carried_out
+def plan(
+    study: Study,
+    as_json: Json = False,
+    device: Device = "auto",
+    seed: Seed = None,
+    score: Annotated[bool, typer.Option("--score", help="Score cells untrained; trains a missing baseline.")] = False,
+) -> None:
+    """Say what a run would do and take: cells, trials, trained parameters, bytes, memory, disk, time."""
+    from pipeline.environment import choose_device
+    from pipeline.search.plan import objectives_to_plan, plan_study
+    from pipeline.terminal import plan_lines
+
+    spec, console = read_spec(study, seed), Console()
+    objectives = objectives_to_plan(spec, choose_device(device), console.say, score=score)
+    table = plan_study(spec, objectives, score=score)
+    if as_json:
+        print_json(table)
+    else:
+        print("\n".join(plan_lines(table)))
+    console.say(f"next: restora run {study}")
+
+
+@app.command(epilog="Example: restora run quickstart --timeout 3600    Next: restora report quickstart")
+@carried_out
+def run(
+    study: Study,
+    storage: Database = None,
+    device: Device = "auto",
+    seed: Seed = None,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds after which to stop, resumable.")] = None,
+    cohort: Annotated[
+        int | None, typer.Option(min=1, help="Trials trained in one pass [as many as are measured quickest].")
+    ] = None,
+    cache_limit: CacheLimit = 50,
+) -> None:
+    """Create or resume a study; running it again is always right, and adds nothing once the budgets are met."""
+    from pipeline.environment import choose_device
+    from pipeline.paths import LOGS, default_database
+    from pipeline.search.run import run_study
+    from pipeline.search.storage import open_storage, storage_errors
+    from pipeline.train.guard import Guard, StopTraining
+
+    spec = read_spec(study, seed)
+    url = storage or default_database()
+    console = Console(LOGS / f"{spec.name}.log")
+    with Guard(timeout) as guard, storage_errors(url):
+        try:
+            run_study(
+                spec,
+                open_storage(url),
+                device=choose_device(device),
+                guard=guard,
+                cohort=cohort,
+                cache_limit=round(cache_limit * 1e9),
+                say=console.say,
+                show=console.show,
+            )
+        except (StopTraining, KeyboardInterrupt) as stop:
+            console.say(
+                f"stopped: {stop or 'interrupted twice'}; what had finished is stored. To resume: {command_given()}"
+            )
+            raise typer.Exit(stop.exit_code if isinstance(stop, StopTraining) else 130) from None
+    console.say(f"done. next: restora report {study}; restora export {study}; restora dashboard")

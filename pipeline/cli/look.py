@@ -1,0 +1,57 @@
+"""The second act: where a study stands, what it came to, and its trials in a browser."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.app import Database, Json, Study, app, print_json, results_of
+from pipeline.terminal import Console, carried_out
+
+
+@app.command(epilog="Example: restora status quickstart --json    Next: restora run quickstart")
+@carried_out
+def status(study: Study, storage: Database = None, as_json: Json = False) -> None:
+    """Say of each cell: budget, trials by state, best value and trial."""
+    from pipeline.paths import default_database
+    from pipeline.search.summary import read_status
+    from pipeline.study_file import stored_name
+    from pipeline.terminal import status_lines
+
+    table = read_status(storage or default_database(), stored_name(study), with_reasons=as_json)
+    if table is None:
+        from pipeline.report.tables import status_table  # it brings Optuna, which the summary does not need
+
+        table = status_table(results_of(study, storage))
+    if as_json:
+        print_json(table)
+    else:
+        print("\n".join(status_lines(table)))
+
+
+@app.command(epilog="Example: restora report quickstart    Next: open the page, then restora export quickstart")
+@carried_out
+def report(
+    study: Study,
+    storage: Database = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to [storage/reports/<study>].")] = None,
+) -> None:
+    """Write one HTML page and its tables: accuracy against rank and bytes, curves, history, importances."""
+    from pipeline.paths import report_folder
+    from pipeline.report.page import write_report
+    from pipeline.study_file import stored_name
+
+    print(write_report(results_of(study, storage), out or report_folder(stored_name(study))))
+    Console().say(f"next: restora export {study}")
+
+
+@app.command(epilog="Example: restora dashboard --port 8080    Stop it with Ctrl-C")
+@carried_out
+def dashboard(
+    storage: Database = None, port: Annotated[int, typer.Option(min=1, max=65535, help="Port on loopback.")] = 8080
+) -> None:
+    """Serve optuna-dashboard on loopback."""
+    from pipeline.dashboard.serve import serve
+    from pipeline.paths import default_database
+
+    serve(storage or default_database(), port, Console().say)

@@ -1,0 +1,74 @@
+"""The third act: the checkpoints, and what may go."""
+
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.app import Database, Device, Study, app, read_spec, results_of
+from pipeline.terminal import Console, carried_out
+
+
+@app.command(epilog="Example: restora export quickstart --force    Next: pipeline.load(FOLDER) in Python")
+@carried_out
+def export(
+    study: Study,
+    storage: Database = None,
+    combination: Annotated[str | None, typer.Option(help="Only this combination.")] = None,
+    trial: Annotated[int | None, typer.Option(min=0, help="This trial of --combination, not the ranks' best.")] = None,
+    device: Device = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Replace checkpoints that are there.")] = False,
+) -> None:
+    """Write the best checkpoint of each rank, truly packed, with its card."""
+    from pipeline.environment import choose_device
+    from pipeline.errors import NothingUsableError, UsageError
+    from pipeline.export.trials import export_ranks, export_trial
+    from pipeline.search.keep import Kept
+    from pipeline.search.objective import make_features
+    from pipeline.search.run import make_objectives
+    from pipeline.search.storage import refuse_differences
+    from pipeline.study_file import pinned
+    from pipeline.task import prepare
+    from pipeline.train.guard import Guard
+
+    results = {result.name: result for result in results_of(study, storage)}
+    seed = next(iter(results.values())).facts["pinned"]["seed"]
+    spec = read_spec(study, seed)
+    names = [spec.find(combination).name] if combination else list(results)
+    if trial is not None and len(names) > 1:
+        raise UsageError(f"--trial needs --combination, one of: {', '.join(names)}")
+    if not any(results[name].best_of_ranks() for name in names if name in results):
+        raise NothingUsableError(f"no trial of '{spec.name}' is complete yet; next: restora run {study}")
+    say, guard, device = Console().say, Guard(), choose_device(device)
+    task = prepare(spec.task, device=device, say=say)
+    features = make_features(spec.compute, device, say=say, check=guard.check)
+    objectives = make_objectives(spec, task, device, features)
+    for name in names:
+        refuse_differences(f"{spec.name}/{name}", results[name].facts, pinned(spec, spec.find(name)), dict(task.hashes))
+    with guard:
+        for name in names:
+            kept = Kept(spec.name, name, results[name].facts["id"])
+            if trial is not None:
+                print(export_trial(objectives[name], results[name], kept, trial, guard.check, force=force))
+            else:
+                for folder in export_ranks(objectives[name], results[name], kept, guard.check, force=force):
+                    print(folder)
+
+
+@app.command(epilog="Example: restora clean --dry-run    Next: restora run STUDY makes again what it needs")
+@carried_out
+def clean(
+    storage: Database = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+) -> None:
+    """Remove caches, half-written files, and kept adapters that are no stored winner's; never trials or exports."""
+    from pipeline.paths import default_database
+    from pipeline.search.clean import remove, unneeded
+    from pipeline.search.storage import open_storage, storage_errors
+
+    url = storage or default_database()
+    with storage_errors(url):
+        paths = unneeded(open_storage(url, create=False))
+    for path in paths:
+        print(path)
+        if not dry_run:
+            remove(path)

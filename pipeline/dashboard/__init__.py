@@ -1,0 +1,1 @@
+"""optuna-dashboard over the stored studies, and what is written for it."""
