@@ -1,8 +1,9 @@
 """A real Chromium for the tests of this folder.
 
-``new_page`` opens a page: ``new_page(color_scheme="dark", width=390, height=844)``. Whatever its pages throw or write to
-the console as an error is collected in ``page_errors``, and fails the test when it ends; a test that provokes an error
-takes it out of that list. Where there is no Chromium the tests are skipped, and say what was looked for.
+``new_page`` opens a page: ``new_page(color_scheme="dark", width=390, height=844)``; a narrow one is a phone's. What its
+pages throw or write to the console as an error is collected in ``page_errors``, and fails the test when it ends; a test
+that provokes an error takes it out of that list. Where there is no Chromium the tests are skipped, and say what was
+looked for.
 """
 
 import os
@@ -18,6 +19,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 sys.path += [str(Path(__file__).parents[1] / name) for name in ("cli", "report")]
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+PHONE = 600
+"""Pages narrower than this many pixels are a phone's: they heed ``<meta name=viewport>``."""
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +29,14 @@ def chromium() -> Iterator[Browser]:
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:
         pytest.skip(
-            f"NOT TESTED: pages in a browser; none of {', '.join(PROGRAMS)} is on the PATH; on Debian: apt-get install chromium"
+            f"NOT TESTED: pages in a browser; none of {', '.join(PROGRAMS)} is on the PATH: "
+            f"install one (on Debian: apt-get install chromium)"
         )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox"] if os.geteuid() == 0 else []
-        )  # fmt: skip
+            executable_path=program,
+            args=["--no-sandbox"] if os.geteuid() == 0 else [],  # it has none for root
+        )
         yield browser
         browser.close()
 
@@ -48,7 +53,8 @@ def new_page(chromium: Browser, page_errors: list[str]) -> Iterator[Callable[...
     contexts = []
 
     def make(*, color_scheme: str = "light", width: int = 1280, height: int = 800) -> Page:
-        context = chromium.new_context(color_scheme=color_scheme, viewport={"width": width, "height": height})
+        size = {"width": width, "height": height}
+        context = chromium.new_context(color_scheme=color_scheme, viewport=size, is_mobile=width < PHONE)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(20_000)
