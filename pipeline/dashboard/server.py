@@ -35,6 +35,7 @@ class Server(ThreadingMixIn, WSGIServer):
 
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 64
 
     def __init__(self, family: int, address: tuple[str, int], application: WSGIApplication) -> None:
         self.address_family = family
