@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pipeline.report.figures.look import readable_bytes
+from pipeline.report.figures.words import readable_bytes
 from pipeline.report.markup import heading, paragraph, table
 from pipeline.report.rows import EvaluationRow
 from pipeline.report.tables import evaluation_rows, interval
