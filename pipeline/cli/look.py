@@ -58,13 +58,24 @@ def report(
     console.say(f"next: restora export {names[0]}")
 
 
-@app.command(epilog="Example: restora dashboard --port 8080    Stop it with Ctrl-C")
+@app.command(
+    epilog="Example: restora dashboard --port 8080; from another machine: ssh -L 8080:localhost:8080 THIS_MACHINE, "
+    "and there http://localhost:8080/dashboard    Stop it with Ctrl-C"
+)
 @carried_out
 def dashboard(
-    storage: Database = None, port: Annotated[int, typer.Option(min=1, max=65535, help="Port on loopback.")] = 8080
+    storage: Database = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
+    host: Annotated[str, typer.Option(help="Address or name of this machine to listen on.")] = "127.0.0.1",
+    expose: Annotated[
+        bool, typer.Option("--expose", help="With --host: everyone on the network can read all that is stored.")
+    ] = False,
+    allow_edit: Annotated[
+        bool, typer.Option("--allow-edit", help="Let its pages edit notes, upload files and delete studies.")
+    ] = False,
 ) -> None:
-    """Serve optuna-dashboard on loopback."""
+    """Serve the stored studies to a browser by optuna-dashboard: on loopback, read-only."""
     from pipeline.dashboard.serve import serve
     from pipeline.paths import default_database
 
-    serve(storage or default_database(), port, Console().say)
+    serve(storage or default_database(), host, port, Console().say, expose=expose, allow_edit=allow_edit)
