@@ -126,17 +126,10 @@ def verbatim(text: str) -> str:
 
 def figure(drawn: Any, name: str, title: str, says: str) -> str:
     """A plotly figure under its heading, which the page's script draws."""
-    drawn.update_layout(template=None)
+    said, least = escape(f"{title}. {says}"), (drawn.layout.meta or {}).get("min_width", 0)
     return (
         f'<div class="picture-block" id="{name}">{heading(title)}<figure><figcaption>{escape(says)}</figcaption>'
-        f'<div class="frame"><div class="picture" role="img" aria-label="{escape(title)}. {escape(says)}" '
-        f'style="min-width: {_least_width(drawn)}px; height: {drawn.layout.height}px"></div>'
-        f"{data_script(drawn.to_json())}</div></figure></div>"
+        f'<div class="frame"><div class="picture" role="img" aria-label="{said}" data-title="{escape(title)}" '
+        f'style="min-width: {least}px; height: {drawn.layout.height}px"></div>{data_script(drawn.to_json())}</div>'
+        "</figure></div>"
     )
-
-
-def _least_width(drawn: Any) -> int:
-    """Pixels below which a picture of several panels or upright axes cannot be read; it is then moved sideways."""
-    upright = max((len(trace.dimensions) for trace in drawn.data if trace.type == "parcoords"), default=0)
-    panels = {axis.domain[0] for axis in drawn.select_xaxes() if axis.domain}
-    return max(100 * upright, 170 * len(panels) if len(panels) > 1 else 0)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from pipeline.paths import write_whole
 from pipeline.report.figures.contract import Figure, NothingToDraw
+from pipeline.report.figures.words import measured
 from pipeline.report.markup import contents, page
 from pipeline.report.rows import EpochRow, EvaluationRow, TrialRow
 from pipeline.report.sections.glossary import glossary_section
-from pipeline.report.sections.layers import layers_section
+from pipeline.report.sections.layers import layer_tables
 from pipeline.report.sections.pictures import Drawn, draw, pictures_section
 from pipeline.report.sections.reproduction import reproduction_section
 from pipeline.report.sections.results import results_section
@@ -19,7 +20,7 @@ from pipeline.report.sections.summary import summary
 from pipeline.report.sections.task import task_section
 from pipeline.report.sections.trials import trials_section
 from pipeline.report.tables import epoch_rows, evaluation_rows, trial_rows, write_csv
-from pipeline.report.words import listed, metric_of
+from pipeline.report.words import listed
 from pipeline.search.results import CombinationResult
 
 TABLES = {
@@ -40,7 +41,7 @@ def write_report(
         made: When; the page says so.
 
     Returns:
-        The page, and its pictures by name.
+        The page, and its main pictures by name.
     """
     for name, (kind, rows, _) in TABLES.items():
         write_csv(folder / name, kind, rows(results))
@@ -51,33 +52,31 @@ def write_report(
         path.write_text(text, encoding="utf-8")
 
     write_whole(folder / "index.html", write)
-    figures = {one.name: shown for one, shown in drawn.items() if not isinstance(shown, NothingToDraw)}
+    figures = {one.name: shown for one, shown in drawn.items() if one.main and not isinstance(shown, NothingToDraw)}
     return folder / "index.html", figures
 
 
 def render(results: Sequence[CombinationResult], drawn: Drawn, made: datetime | None = None) -> str:
     """The page as HTML; the same of the same, but for the time that it is told."""
-    name = listed(dict.fromkeys(result.of for result in results))
+    title = f"{listed(dict.fromkeys(result.of for result in results))}: {measured(results)} won back"
     sections = [
         results_section(results),
         task_section(results),
         glossary_section(results),
-        pictures_section(drawn),
-        layers_section(results),
+        pictures_section(drawn, {"layer_sizes": layer_tables(results)}),
         trials_section(results),
         reproduction_section(results),
     ]
-    shown = [section for section in sections if section]
     return page(
-        f"{name}: {metric_of(results)} won back",
+        title,
         [
-            f"<header><h1>{escape(name)}: {metric_of(results)} won back</h1>",
+            f"<header><h1>{escape(title)}</h1>",
             *state(results),
             *summary(results),
-            contents(shown),
+            contents(sections),
             "</header>",
             "<main>",
-            *(section.html() for section in shown),
+            *(section.html() for section in sections),
             "</main>",
             _footer(made),
         ],

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.report.figures.contract import Figure
-from pipeline.report.theme import LIGHT, LIGHT_SCHEME
+from pipeline.report.figures.look import alone
 
 WIDTH, FINER = 1000, 2
 """Pixels of a picture across, and how many of the file stand for one of them."""
@@ -35,7 +35,7 @@ def write_pngs(figures: Mapping[str, Figure], folder: Path, say: Callable[[str],
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         wanted = [
             {
-                "fig": _light(figure),
+                "fig": alone(figure),
                 "path": str(Path(temporary) / f"{name}.png"),
                 "opts": {"format": "png", "width": WIDTH, "height": figure.layout.height, "scale": FINER},
             }
@@ -56,9 +56,6 @@ def write_pngs(figures: Mapping[str, Figure], folder: Path, say: Callable[[str],
         for error in failed:
             say(f"a picture could not be written as PNG: {error}")
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(temporary, folder)
-
-
-def _light(figure: Figure) -> Figure:
-    paper = {"paper_bgcolor": LIGHT_SCHEME.ground, "plot_bgcolor": LIGHT_SCHEME.ground}
-    return figure.update_layout(template={"layout": {**LIGHT, **paper}})
+        folder.mkdir()
+        for path in Path(temporary).iterdir():
+            shutil.copyfile(path, folder / path.name)

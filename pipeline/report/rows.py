@@ -43,7 +43,8 @@ class EvaluationRow(TypedDict):
     """Lower end of the 95 % Wilson interval of ``recovered_test``."""
     test_high: float | None
     recovery: float | None
-    """On the test part, ``(recovered - compressed) / (original - compressed)``; none where compression lost nothing."""
+    """On the test part, ``(recovered - compressed) / (original - compressed)``; none where compression lost no
+    more than chance may."""
     seeds: int
     """Seeds under which the winner was trained and tested."""
     test_mean: float | None

@@ -1,28 +1,26 @@
-"""What each layer takes, before and after."""
+"""What each layer takes, before and after, in numbers."""
 
 from collections.abc import Sequence
 
+from pipeline.report.figures.words import rank_name
 from pipeline.report.layers import LayerSize, compressed_bytes, layer_sizes
-from pipeline.report.markup import Section, folded
+from pipeline.report.markup import folded
 from pipeline.report.table import Column, table
-from pipeline.report.words import rank_said, size
+from pipeline.report.words import size
 from pipeline.search.results import CombinationResult
 
 
-def layers_section(results: Sequence[CombinationResult]) -> Section | None:
-    """The bytes of every compressed layer, a table for each combination; none where none has written them."""
+def layer_tables(results: Sequence[CombinationResult]) -> list[str]:
+    """The bytes of every compressed layer, a folded table for each combination that has written them."""
     known = [(result, sizes) for result in results if (sizes := layer_sizes(result))]
-    if not known:
-        return None
-    tables = [folded(f"{result.label}: {len(sizes)} layers", _table(result, sizes)) for result, sizes in known]
-    return Section("layers", "Sizes by layer", tables)
+    return [folded(f"Layers of {result.label}, in numbers", _table(result, sizes)) for result, sizes in known]
 
 
 def _table(result: CombinationResult, sizes: Sequence[LayerSize]) -> str:
     ranks = sorted({int(rank) for layer in sizes for rank in layer["adapter"]})
     kind = "budget" if result.budget_unit else "rank"
     adapters = {
-        "adapter" if rank == 0 else f"adapter, {kind} {rank_said(result, rank)}": Column[LayerSize](
+        "adapter" if rank == 0 else f"adapter, {kind} {rank_name(result, rank)}": Column[LayerSize](
             "number",
             lambda layer, rank=rank: size(layer["adapter"].get(str(rank))),  # type: ignore[misc]
         )

@@ -14,20 +14,25 @@ def draw(results: Sequence[CombinationResult]) -> Drawn:
     drawn: dict[Picture, Figure | NothingToDraw] = {}
     for picture in pictures():
         try:
-            drawn[picture] = picture.draw(results)
+            drawn[picture.worded(results)] = picture.draw(results)
         except NotAskedFor:
             continue
         except NothingToDraw as reason:
-            drawn[picture] = reason
+            drawn[picture.worded(results)] = reason
     return drawn
 
 
-def pictures_section(drawn: Drawn) -> Section:
+def pictures_section(drawn: Drawn, below: Mapping[str, Sequence[str]]) -> Section:
+    """All pictures; ``below`` has what follows one, by its name."""
     body = [
-        heading(picture.title) + paragraph(f"No picture: {shown}.", "quiet")
-        if isinstance(shown, NothingToDraw)
-        else figure(shown, picture.name, picture.title, picture.says)
+        piece
         for picture, shown in drawn.items()
+        for piece in (
+            heading(picture.title) + paragraph(f"No picture: {shown}.", "quiet")
+            if isinstance(shown, NothingToDraw)
+            else figure(shown, picture.name, picture.title, picture.says),
+            *below.get(picture.name, ()),
+        )
     ]
     within = {picture.name: picture.title for picture, shown in drawn.items() if not isinstance(shown, NothingToDraw)}
     return Section("pictures", "Pictures", body, within)

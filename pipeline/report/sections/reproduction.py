@@ -6,9 +6,10 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from pipeline.report.figures.words import rank_name, rank_word
 from pipeline.report.markup import Section, folded, paragraph, verbatim
 from pipeline.report.table import Column, facts, table
-from pipeline.report.words import init_said, listed, rank_heading, rank_said, size
+from pipeline.report.words import init_said, listed, size
 from pipeline.search.pieces import joined
 from pipeline.search.results import CombinationResult
 
@@ -77,17 +78,18 @@ def _file(study: str, result: CombinationResult) -> tuple[str, str]:
     if text is not None:
         return f"The study file of {study}", verbatim(text)
     pinned: dict[str, Any] = result.facts["pinned"]
-    return f"What is pinned of {study}, whose file is not stored", verbatim(json.dumps(pinned, indent=2))
+    lines = [f"{name} = {json.dumps(value)}" for name, value in pinned.items()]
+    return f"What is pinned of {study}, whose file an older version did not store", verbatim("\n".join(lines))
 
 
 def _checkpoints(results: Sequence[CombinationResult]) -> list[str]:
     found = [(result, *each) for result in results for each in _exported(result)]
     if not found:
         study = " ".join(_studies(results)[:1])
-        return [paragraph(f"No checkpoint is exported yet; next: restora export {study}")]
+        return [paragraph(f"No exported checkpoint is noted; to write them: restora export {study}")]
     columns: dict[str, Column[tuple[CombinationResult, FrozenTrial, str, str]]] = {
         "combination": Column("text", lambda row: row[0].label),
-        rank_heading(results): Column("number", lambda row: rank_said(row[0], row[1].params["rank"])),
+        rank_word(results): Column("number", lambda row: rank_name(row[0], row[1].params["rank"])),
         "init": Column("text", lambda row: init_said(row[1].params["init"])),
         "trial": Column("number", lambda row: str(row[1].number)),
         "file": Column("long", lambda row: row[2]),

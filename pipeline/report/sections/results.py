@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.report.figures.accuracy import shown_part
+from pipeline.report.figures.words import measured, rank_name, rank_word
 from pipeline.report.markup import Section, folded, paragraph
 from pipeline.report.recovery import cell_recovery
 from pipeline.report.rows import EvaluationRow
@@ -11,10 +12,7 @@ from pipeline.report.table import Column, table
 from pipeline.report.tables import evaluation_rows, interval, pareto_front
 from pipeline.report.words import (
     init_said,
-    metric_of,
     percent,
-    rank_heading,
-    rank_said,
     rounded,
     size,
     spread,
@@ -55,7 +53,7 @@ class _Model:
 
 def results_section(results: Sequence[CombinationResult]) -> Section:
     """The checkpoints beside the original and the only compressed models, then all cells and their values."""
-    metric, heading = metric_of(results), rank_heading(results)
+    metric, heading = measured(results), rank_word(results)
     models = list(_models(results))
     points = {place: (model.bytes or 0, model.accuracy) for place, model in enumerate(models) if model.accuracy}
     unbeaten = [list(points)[place] for place in pareto_front([(b, a or 0.0) for b, a in points.values()])]
@@ -136,7 +134,7 @@ def _reference(name: str, scores: Mapping[str, Score], result: CombinationResult
 def _checkpoint(result: CombinationResult, row: EvaluationRow, part: str) -> _Model:
     return _Model(
         name=result.label,
-        rank=rank_said(result, row["rank"]),
+        rank=rank_name(result, row["rank"]),
         init=init_said(row["init"]),
         val=percent(row["recovered_val"]),
         test=with_interval(row["recovered_test"], row["test_low"], row["test_high"]),
@@ -159,7 +157,7 @@ _Cell = tuple[CombinationResult, EvaluationRow]
 def _who(heading: str) -> dict[str, Column[_Cell]]:
     return {
         "combination": Column("text", lambda cell: cell[0].label),
-        heading: Column("number", lambda cell: rank_said(cell[0], cell[1]["rank"])),
+        heading: Column("number", lambda cell: rank_name(cell[0], cell[1]["rank"])),
         "init": Column("text", lambda cell: init_said(cell[1]["init"])),
     }
 

@@ -1,98 +1,90 @@
-"""What came of it, in a paragraph of plain words for each study."""
+"""What came of it, in a paragraph of plain words and a few lines for each study."""
 
 from collections.abc import Sequence
 
-from pipeline.report.figures.accuracy import cell_score, shown_part
-from pipeline.report.figures.look import readable_bytes
-from pipeline.report.markup import paragraph
+from pipeline.report.figures.accuracy import shown_part
+from pipeline.report.figures.words import cell_name
+from pipeline.report.markup import bullets, paragraph
 from pipeline.report.progress import progress
-from pipeline.report.recovery import cell_recovery
+from pipeline.report.recovery import cell_recovery, winner_accuracy
 from pipeline.report.tables import pareto_front
-from pipeline.report.words import counted, duration, init_said, listed, percent, rank_said
-from pipeline.search.results import CellResult, CombinationResult, Score
+from pipeline.report.words import FIRM, counted, duration, listed, percent, size
+from pipeline.search.results import CellResult, CombinationResult
 
-MOST = 4
-"""Checkpoints that a paragraph names; of more the smallest and the most accurate."""
+MOST = 5
+"""Checkpoints that are listed; of more, the smallest, the most accurate, and those between at equal steps."""
 PARTS = {"val": "validation", "test": "test"}
 
 
 def summary(results: Sequence[CombinationResult]) -> list[str]:
-    """A paragraph for each study."""
-    studies: dict[str, list[CombinationResult]] = {}
-    for result in results:
-        studies.setdefault(result.of, []).append(result)
+    """The original, what compression cost, what the best checkpoint of each size won back, and how the search went."""
+    studies = dict.fromkeys(result.of for result in results)
+    several = len(studies) > 1
     return [
-        paragraph((f"{study}: " if len(studies) > 1 else "") + _summary(own), "lead") for study, own in studies.items()
+        piece
+        for study in studies
+        for piece in _summary([result for result in results if result.of == study], f"{study}: " if several else "")
     ]
 
 
-def _summary(results: Sequence[CombinationResult]) -> str:
+def _summary(results: Sequence[CombinationResult], beginning: str) -> list[str]:
     part = shown_part(results)
-    return " ".join(
-        [_original(results, part), *_compressed(results, part), _recovered(results, part), _search(results)]
+    best = _best(results, part)
+    said = [beginning + _original(results[0], part), *_compressed(results, part), _search(results)]
+    if not best:
+        return [paragraph(" ".join([*said, "No trial has completed yet."]), "lead")]
+    front = (
+        "With trained adapters, the checkpoints that no other beats in both size and "
+        f"{results[0].metric}, smallest first:"
     )
+    return [paragraph(" ".join([*said, front]), "lead"), bullets([_checkpoint(*each, part) for each in _some(best)])]
 
 
-def _original(results: Sequence[CombinationResult], part: str) -> str:
-    first, size = results[0], readable_bytes(results[0].facts["dense_bytes"])
-    if first.metric == "agreement":
+def _original(result: CombinationResult, part: str) -> str:
+    takes = size(result.facts["dense_bytes"])
+    if result.metric == "agreement":
         return (
-            f"The original model takes {size}. No labels were used: agreement is the share of {PARTS[part]} images on "
-            f"which a smaller model gives the original's answer."
+            f"The original model takes {takes}. No labels were used: agreement is the share of {PARTS[part]} images "
+            f"on which a model gives the original's answer."
         )
-    if part not in first.baseline:
-        return f"The original model takes {size}; it has not been measured yet."
-    accuracy = percent(first.baseline[part].accuracy)
-    return f"The original model reaches {accuracy} % {PARTS[part]} accuracy in {size}."
+    if part not in result.baseline:
+        return f"The original model takes {takes}; it is not measured yet."
+    return f"The original model has {_share(result.baseline[part].accuracy)} {PARTS[part]} accuracy in {takes}."
+
+
+def _share(accuracy: float) -> str:
+    return f"{percent(accuracy)}{FIRM}%"
 
 
 def _compressed(results: Sequence[CombinationResult], part: str) -> list[str]:
+    measured = [result for result in results if part in result.compressed]
     said = [
-        f"{_share(result.compressed[part], result)} in {readable_bytes(result.facts['compressed_bytes'])}"
+        f"{_share(result.compressed[part].accuracy)} in {size(result.facts['compressed_bytes'])}"
         + (f" ({result.name})" if len(results) > 1 else "")
-        for result in results
-        if part in result.compressed
+        for result in measured
     ]
-    return [f"Compressed, and not trained afterwards, it has {listed(said)}."] if said else []
+    return [f"Compression alone leaves {listed(said)}."] if said else []
 
 
-def _share(score: Score, result: CombinationResult) -> str:
-    return f"{percent(score.accuracy)} %" + (" agreement" if result.metric == "agreement" else "")
+def _best(results: Sequence[CombinationResult], part: str) -> list[tuple[CombinationResult, CellResult]]:
+    """The front of all checkpoints, the smallest first."""
+    found = [(result, cell) for result in results for cell in result.best_of_ranks().values()]
+    points = [(_bytes(cell), winner_accuracy(cell, part) or 0.0) for _, cell in found]
+    return [found[place] for place in pareto_front(points)]
 
 
-def _recovered(results: Sequence[CombinationResult], part: str) -> str:
-    found = [
-        (result, cell, score)
-        for result in results
-        for cell in result.best_of_ranks().values()
-        if (score := cell_score(result, cell, part))
-    ]
-    if not found:
-        return "No trial has completed yet."
-    front = [found[place] for place in pareto_front([(_bytes(cell), score.accuracy) for _, cell, score in found])]
-    named = front if len(front) <= MOST else [front[0], front[-1]]
-    said = [_checkpoint(result, cell, score, part, several=len(results) > 1) for result, cell, score in named]
-    beginning = (
-        f"Of {counted(len(found), 'checkpoint')} with trained adapters, one of each "
-        f"{'combination and ' if len(results) > 1 else ''}size, {len(front)} cannot be beaten in both size and "
-        f"{results[0].metric}"
-        if len(found) > 1
-        else "With a trained adapter it has"
-    )
-    between = f"; {len(front) - 2} more lie between the smallest and the best" if len(front) > MOST else ""
-    return f"{beginning}{':' if len(found) > 1 else ''} {'; '.join(said)}{between}."
+def _some(front: list[tuple[CombinationResult, CellResult]]) -> list[tuple[CombinationResult, CellResult]]:
+    if len(front) <= MOST:
+        return front
+    return [front[round(place * (len(front) - 1) / (MOST - 1))] for place in range(MOST)]
 
 
-def _checkpoint(result: CombinationResult, cell: CellResult, score: Score, part: str, *, several: bool) -> str:
-    size = _bytes(cell)
-    who = [result.name] if several else []
-    if cell.cell.rank:
-        kind = "budget" if result.budget_unit else "rank"
-        who.append(f"{kind} {rank_said(result, cell.cell.rank)}, init {init_said(cell.cell.init)}")
-    share = cell_recovery(result, cell, part)
-    won = f", {percent(share, 0)} % of the loss won back" if share is not None else ""
-    smaller = f"{result.facts['dense_bytes'] / size:.1f} times smaller"
-    return f"{_share(score, result)} in {readable_bytes(size)} ({', '.join([*who, smaller])}{won})"
+def _checkpoint(result: CombinationResult, cell: CellResult, part: str) -> str:
+    takes, share = _bytes(cell), cell_recovery(result, cell, part)
+    won = f", {percent(share, 0)}{FIRM}% of what was lost is won back" if share is not None else ""
+    smaller = f"{result.facts['dense_bytes'] / takes:.1f} times smaller"
+    who = f"{result.name}, {cell_name(result, cell.cell.rank, cell.cell.init)}" if cell.cell.rank else result.name
+    return f"{_share(winner_accuracy(cell, part) or 0.0)} in {size(takes)}, {smaller}{won} ({who})"
 
 
 def _bytes(cell: CellResult) -> int:

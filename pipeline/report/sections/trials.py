@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from pipeline.report.figures.words import cell_name, rank_name, rank_word
 from pipeline.report.markup import Section, bullets, folded, paragraph
 from pipeline.report.progress import begun
 from pipeline.report.table import Column, table
-from pipeline.report.words import counted, init_said, rank_heading, rank_said
+from pipeline.report.words import counted, init_said
 from pipeline.search.results import CellResult, CombinationResult
 from pipeline.search.summary import STATES
 
@@ -27,7 +28,7 @@ def trials_section(results: Sequence[CombinationResult]) -> Section:
                 "Cells that ended short of their budget, because as many trials failed as it has:", cells, short=True
             ),
             *_listed("Cells in which no trial has begun:", cells, short=False),
-            folded("Trials of each cell by state", _states(cells, rank_heading(results))),
+            folded("Trials of each cell by state", _states(cells, rank_word(results))),
         ],
     )
 
@@ -63,10 +64,8 @@ def _listed(title: str, cells: Sequence[_Own], *, short: bool) -> list[str]:
 
 def _named(own: _Own) -> str:
     result, cell = own
-    if not cell.cell.rank:
-        return result.label
-    kind = "budget" if result.budget_unit else "rank"
-    return f"{result.label}, {kind} {rank_said(result, cell.cell.rank)}, {init_said(cell.cell.init)}"
+    name = cell_name(result, cell.cell.rank, cell.cell.init)
+    return f"{result.label}, {name}" if cell.cell.rank else result.label
 
 
 def _states(cells: Sequence[_Own], heading: str) -> str:
@@ -78,7 +77,7 @@ def _states(cells: Sequence[_Own], heading: str) -> str:
         "Pruned trials count in the budget, failed ones do not",
         {
             "combination": Column("text", lambda own: own[0].label),
-            heading: Column("number", lambda own: rank_said(own[0], own[1].cell.rank)),
+            heading: Column("number", lambda own: rank_name(own[0], own[1].cell.rank)),
             "init": Column("text", lambda own: init_said(own[1].cell.init)),
             **counts,
             "budget": Column("number", lambda own: str(own[1].budget)),
