@@ -142,5 +142,5 @@ def draw_references(figure: Any, look: Look, results: Sequence[CombinationResult
     for name, line, score in lines:
         y = error(score.accuracy, score.images)
         label = f"{name}: {score.accuracy:.2%}"
-        figure.add_hline(y=y, line={"color": NEUTRAL, **line}, name=label, showlegend=True, layer="below")
+        figure.add_hline(y=y, line={"color": NEUTRAL, **line}, name=label, showlegend=True)
     return [Shown((score,)) for *_, score in lines]

@@ -75,8 +75,16 @@ def draw_courses(always: Sequence[Course], choices: Mapping[str, Sequence[Course
     menus = [_play(epochs), *([_menu(drawn, list(choices), len(lines))] if len(choices) > 1 else [])]
     figure.update_layout(sliders=[_slider(epochs)], updatemenus=menus)
     width = 100 + 200 * len(columns)
-    finish(figure, "Singular values and effective rank by epoch", height=800, min_width=width, subtitle=subtitle)
-    return figure.update_layout(margin={"t": 130, "b": figure.layout.margin.b + 90})
+    finish(
+        figure,
+        "Singular values and effective rank by epoch",
+        height=800,
+        min_width=width,
+        subtitle=subtitle,
+        top=130,
+        below=150,
+    )
+    return figure
 
 
 def _decades(courses: Sequence[Course]) -> dict[str, Any]:

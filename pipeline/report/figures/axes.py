@@ -40,5 +40,5 @@ def linear_ticks(low: float, high: float) -> list[float]:
 
 
 def whole_steps(last: int) -> dict[str, int]:
-    """Ticks of an axis that counts up to ``last``: whole numbers, six or so."""
-    return {"tick0": 0, "dtick": max(1, round(last / 6))}
+    """Ticks of an axis that counts up to ``last``: whole numbers, five or so."""
+    return {"tick0": 0, "dtick": max(1, round(last / 5))}

@@ -83,6 +83,7 @@ def _traces(look: Look, result: CombinationResult, init: str, rows: Sequence[Epo
                 "symbol": look.symbol(result.label, init),
                 "size": np.array([10 if row["best"] else 0 for row in rows], dtype=np.uint8),
                 "opacity": 1,
+                "line": {"width": 1, "color": look.ink(init)},
             },
             "legendgroup": init,
             "showlegend": False,

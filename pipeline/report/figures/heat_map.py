@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from pipeline.report.figures.accuracy import accuracy_text, cell_score, error, part_name, shown_part
@@ -12,8 +13,10 @@ from pipeline.report.figures.look import finish
 from pipeline.report.figures.words import cell_name, hover, init_name, rank_name, short, words
 from pipeline.report.theme import NEUTRAL
 from pipeline.search.results import CellResult, CombinationResult
+from pipeline.search.space import Cell
 
-CELL = (54, 30)
+SCALE = "Cividis"
+CELL = (60, 30)
 """Pixels of a cell: the least width, the height."""
 HEAD = 64
 """Pixels between two panels: the ticks of one, the title of the other."""
@@ -33,7 +36,7 @@ def heat_map(results: Sequence[CombinationResult]) -> Figure:
     shown = [result for result in results if any(cell_score(result, cell, part) for cell in result.cells)]
     if not shown:
         raise NothingToDraw("no trial has completed yet")
-    heights = [CELL[1] * len({cell.cell.init for cell in result.cells}) for result in shown]
+    own, heights = words(results), [CELL[1] * len({cell.cell.init for cell in result.cells}) for result in shown]
     inner = sum(heights) + HEAD * (len(shown) - 1)
     figure = make_subplots(
         rows=len(shown),
@@ -41,58 +44,55 @@ def heat_map(results: Sequence[CombinationResult]) -> Figure:
         vertical_spacing=HEAD / inner if len(shown) > 1 else 0,
         subplot_titles=[short(result.label, 48) for result in shown] if len(shown) > 1 else (),
     )
-    errors = [own for row, result in enumerate(shown, start=1) for own in _draw(figure, result, part, row)]
-    ticks = log_ticks(min(errors) / 1.01, max(errors) * 1.01)
+    errors = [
+        error(score.mean, score.images)
+        for result in shown
+        for cell in result.cells
+        if (score := cell_score(result, cell, part))
+    ]
+    low, high = min(errors), max(errors)
+    for row, result in enumerate(shown, start=1):
+        _draw(figure, result, part, (low, high), row)
+    ticks = log_ticks(low / 1.01, high * 1.01)
     bar = {
-        "title": {"text": part_name(results, part), "side": "top"},
         "orientation": "h",
-        "yref": "container",
-        "y": 0,
-        "yanchor": "bottom",
-        "len": 0.9,
+        "y": -60 / inner,
+        "yanchor": "top",
         "thickness": 12,
-        "tickvals": [-math.log10(tick) for tick in ticks],
+        "tickvals": [_brightness(tick) for tick in ticks],
         "ticktext": [accuracy_text(tick) for tick in ticks],
     }
-    figure.update_layout(coloraxis={"colorscale": "Cividis", "colorbar": bar})
+    scale = {"colorscale": SCALE, "cmin": _brightness(high), "cmax": _brightness(low)}
+    figure.update_layout(coloraxis={**scale, "colorbar": bar})
     figure.update_xaxes(type="category", showgrid=False)
     figure.update_yaxes(type="category", showgrid=False, autorange="reversed")
-    own = words(results)
     figure.update_xaxes(title=own["Rank"], row=len(shown))
     widest = max(len({cell.cell.rank for cell in result.cells}) for result in shown)
-    finish(figure, f"{own['Accuracy']} by init and {own['rank']}", height=inner + 240, min_width=110 + CELL[0] * widest)
-    return figure.update_layout(margin={"t": 90 if len(shown) > 1 else 60, "b": 150})
+    title, top = f"{part_name(results, part)} by init and {own['rank']}", 84 if len(shown) > 1 else 64
+    return finish(figure, title, height=inner + top + 124, min_width=110 + CELL[0] * widest, top=top, below=120)
 
 
-def _draw(figure: Figure, result: CombinationResult, part: str, row: int) -> list[float]:
-    """The panel of one combination; returns the errors that its colours stand for."""
+def _brightness(error: float) -> float:
+    return round(-math.log10(error), 6)
+
+
+def _draw(figure: Figure, result: CombinationResult, part: str, ends: tuple[float, float], row: int) -> None:
+    """The panel of one combination; ``ends`` are the smallest and the largest error of all panels."""
     ranks = sorted({cell.cell.rank for cell in result.cells})
     inits = list(dict.fromkeys(cell.cell.init for cell in result.cells))
-    checkpoints = list(result.best_of_ranks().values())
-    best = max(checkpoints, key=lambda cell: cell.best.value or 0.0 if cell.best else 0.0)
-    grid = {(cell.cell.init, cell.cell.rank): cell for cell in result.cells}
-    scores = {place: cell_score(result, cell, part) for place, cell in grid.items()}
-    found = {place: score for place, score in scores.items() if score}
-    errors = {place: error(score.mean, score.images) for place, score in found.items()}
-
-    def text(place: tuple[str, int]) -> str:
-        if place not in found:
-            return ""
-        said = f"{100 * found[place].mean:.2f}"
-        bold = f"<b>{said}</b>" if any(grid[place] is cell for cell in checkpoints) else said
-        return f"★ {bold}" if grid[place] is best else bold
-
-    def pointed(place: tuple[str, int]) -> str:
-        return hover(result, grid[place], found[place].text) if place in found else ""
-
-    places = [[(init, rank) for rank in ranks] for init in inits]
+    scores = {cell.cell: (cell, cell_score(result, cell, part)) for cell in result.cells}
+    found = {place: (cell, score) for place, (cell, score) in scores.items() if score}
+    places = [[Cell(rank, init) for rank in ranks] for init in inits]
+    columns, rows = [rank_name(result, rank) for rank in ranks], [short(init_name(init), 20) for init in inits]
+    bright = {place: _brightness(error(score.mean, score.images)) for place, (_, score) in found.items()}
     figure.add_heatmap(
-        x=[rank_name(result, rank) for rank in ranks],
-        y=[short(init_name(init), 20) for init in inits],
-        z=[[-math.log10(errors[place]) if place in errors else None for place in line] for line in places],
-        text=[[text(place) for place in line] for line in places],
-        texttemplate="%{text}",
-        hovertext=[[pointed(place) for place in line] for line in places],
+        x=columns,
+        y=rows,
+        z=[[bright.get(place) for place in line] for line in places],
+        hovertext=[
+            [hover(result, found[place][0], found[place][1].text) if place in found else "" for place in line]
+            for line in places
+        ],
         hoverinfo="text",
         hoverongaps=False,
         coloraxis="coloraxis",
@@ -101,20 +101,48 @@ def _draw(figure: Figure, result: CombinationResult, part: str, row: int) -> lis
         row=row,
         col=1,
     )
-    empty = [cell for place, cell in grid.items() if place not in found]
+    # The numbers are a trace of their own: plotly's own ink on a cell is a grey that is hard to read on a medium one.
+    checkpoints = list(result.best_of_ranks().values())
+    best = max(checkpoints, key=lambda cell: cell.best.value or 0.0 if cell.best else 0.0)
+    low, high = (_brightness(end) for end in reversed(ends))
+    common = {"showlegend": False, "row": row, "col": 1}
+    figure.add_scatter(
+        x=[columns[ranks.index(place.rank)] for place in found],
+        y=[rows[inits.index(place.init)] for place in found],
+        mode="text",
+        text=[_text(score.mean, cell in checkpoints, cell is best) for cell, score in found.values()],
+        textfont={"size": 12, "color": [_ink((bright[place] - low) / (high - low or 1)) for place in found]},
+        hoverinfo="skip",
+        **common,
+    )
+    empty = [cell for cell in result.cells if cell.cell not in found]
     if empty:
         figure.add_scatter(
-            x=[rank_name(result, cell.cell.rank) for cell in empty],
-            y=[short(init_name(cell.cell.init), 20) for cell in empty],
+            x=[columns[ranks.index(cell.cell.rank)] for cell in empty],
+            y=[rows[inits.index(cell.cell.init)] for cell in empty],
             mode="markers",
             marker={"symbol": "x-thin-open", "size": 9, "color": NEUTRAL},
-            showlegend=False,
             hovertext=[_missing(result, cell) for cell in empty],
             hoverinfo="text",
-            row=row,
-            col=1,
+            **common,
         )
-    return list(errors.values())
+
+
+def _text(accuracy: float, checkpoint: bool, best: bool) -> str:
+    number = f"{100 * accuracy:.2f}"
+    return f"{'★ ' if best else ''}{f'<b>{number}</b>' if checkpoint else number}"
+
+
+def _ink(share: float) -> str:
+    """Black or white, whichever reads better on that share of the scale."""
+    colour = sample_colorscale(SCALE, min(max(share, 0.0), 1.0), colortype="tuple")[0]
+    return "#000000" if luminance(colour) > 0.18 else "#FFFFFF"
+
+
+def luminance(colour: Sequence[float]) -> float:
+    """Relative luminance of red, green and blue from 0 to 1 (WCAG 2.2)."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def _missing(result: CombinationResult, cell: CellResult) -> str:

@@ -35,7 +35,7 @@ def history(results: Sequence[CombinationResult]) -> Figure:
         rows=rows,
         cols=columns,
         shared_yaxes=True,
-        subplot_titles=[short(result.label) for result in drawable] if len(drawable) > 1 else (),
+        subplot_titles=[short(result.label, 22) for result in drawable] if len(drawable) > 1 else (),
         horizontal_spacing=0.03,
         vertical_spacing=0.3 / rows,
     )
@@ -46,7 +46,7 @@ def history(results: Sequence[CombinationResult]) -> Figure:
     figure.update_xaxes(title="Trial")
     figure.update_yaxes(error_axis(errors))
     figure.update_yaxes(title=f"Validation {measured(results)} (%)", col=1)
-    return finish(figure, "Optimization history", height=140 + 330 * rows, min_width=100 + 240 * (columns - 1))
+    return finish(figure, "Optimization history", height=150 + 320 * rows, min_width=100 + 240 * (columns - 1), top=84)
 
 
 def _draw(figure: Figure, look: Look, result: CombinationResult, place: Mapping[str, int]) -> list[float]:
@@ -82,5 +82,5 @@ def _draw(figure: Figure, look: Look, result: CombinationResult, place: Mapping[
             hovertemplate=f"trial %{{x}}, {rank_word([result])} %{{text}}<br>%{{customdata:.2%}}<extra></extra>",
             **place,
         )
-    figure.update_xaxes(whole_steps(trials[-1].number), **place)
+    figure.update_xaxes(whole_steps(trials[-1].number), tickangle=0, **place)
     return errors.tolist()  # type: ignore[no-any-return]

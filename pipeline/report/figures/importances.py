@@ -9,7 +9,7 @@ from optuna.visualization import plot_param_importances
 from plotly.subplots import make_subplots
 
 from pipeline.report.figures.contract import Figure, NothingToDraw, picture
-from pipeline.report.figures.look import Look, finish, look_of
+from pipeline.report.figures.look import OVER, Look, finish, look_of
 from pipeline.report.figures.words import short
 from pipeline.report.theme import NEUTRAL
 from pipeline.search.results import CombinationResult
@@ -45,8 +45,7 @@ def importances(results: Sequence[CombinationResult]) -> Figure:
 def _bars(look: Look, result: CombinationResult) -> Any:
     bars = _optunas(result)
     bars.update(name=short(result.label), hovertemplate="%{y}: %{x:.3f}<extra></extra>", text=None)
-    pattern = {"shape": look.pattern(result.label), "fgcolor": "#FFFFFF", "size": 7}
-    bars.marker = {"color": NEUTRAL, "line": {"width": 0}, "pattern": pattern}
+    bars.marker = {"color": NEUTRAL, "line": {"width": 0}, "pattern": {**OVER, "shape": look.pattern(result.label)}}
     return bars
 
 

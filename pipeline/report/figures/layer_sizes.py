@@ -48,9 +48,9 @@ def layer_sizes(results: Sequence[CombinationResult]) -> Figure:
     figure.update_xaxes(title="Packed layer (bytes)", rangemode="tozero", tickformat="~s", nticks=5)
     figure.update_yaxes(range=[len(names) - 0.4, -0.6], tickfont={"size": 11}, showgrid=False)
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=[short(name) for name in names], col=1)
-    figure.update_layout(barmode="stack", bargap=0.25, legend={"traceorder": "normal"})
+    figure.update_layout(barmode="stack", bargap=0.25, hovermode="y")
     width = 150 + 240 * len(known)
-    return finish(figure, "Bytes of the compressed layers", height=180 + BAR * len(names), min_width=width)
+    return finish(figure, "Bytes of the compressed layers", height=170 + BAR * len(names), min_width=width, top=100)
 
 
 def _best(result: CombinationResult) -> CellResult | None:
@@ -75,9 +75,12 @@ def _draw(figure: Figure, result: CombinationResult, layers: Sequence[Layer], ro
                 orientation="h",
                 name=part,
                 legendgroup=part,
-                marker={"color": ink, "line": {"width": 0}, "pattern": {"shape": PARTS[part], "fgcolor": "#FFFFFF"}},
-                hovertext=[short(layer["name"], 200) for layer in sizes],
-                hovertemplate=f"%{{hovertext}}<br>{part}: %{{x:.4s}}B<extra></extra>",
+                marker={
+                    "color": ink,
+                    "line": {"width": 0},
+                    "pattern": {"shape": PARTS[part], "fgcolor": "#FFFFFF", "fillmode": "overlay"},
+                },
+                hoverinfo="skip",
                 row=1,
                 col=column,
             )

@@ -23,6 +23,8 @@ SYMBOLS = (
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 FILLINGS = ("", "-open", "-dot", "-open-dot")
 PATTERNS = ("", "/", "x", ".", "-", "|", "+")
+OVER = {"fgcolor": "#FFFFFF", "fillmode": "overlay", "size": 7}
+"""How patterns lie over the ink of a bar."""
 MARKS = ("x-thin-open", "asterisk-open", "cross-thin-open", "hash-open", "y-up-open", "y-down-open")
 """Of the models that are only compressed, where they are points."""
 PHONE = 340
@@ -58,7 +60,7 @@ class Look:
 
     def compressed_name(self, combination: str) -> str:
         """What legends call the model that is compressed and not trained afterwards."""
-        return f"only compressed, {short(combination)}" if len(self.combinations) > 1 else "only compressed"
+        return f"only compressed, {short(combination, 20)}" if len(self.combinations) > 1 else "only compressed"
 
     def legend(self, figure: Figure, **place: int) -> None:
         """Name inits and, where there are several, combinations: their sum, not their product.
@@ -85,7 +87,16 @@ def look_of(results: Sequence[CombinationResult]) -> Look:
     return Look(tuple(inits), tuple(result.label for result in results))
 
 
-def finish(figure: Figure, title: str, *, height: int = 480, min_width: int = 0, subtitle: str = "") -> Figure:
+def finish(
+    figure: Figure,
+    title: str,
+    *,
+    height: int = 480,
+    min_width: int = 0,
+    subtitle: str = "",
+    top: int = 64,
+    below: int = 56,
+) -> Figure:
     """What all pictures share: title, and the legend below, where long names do not squeeze the axes.
 
     Args:
@@ -94,19 +105,31 @@ def finish(figure: Figure, title: str, *, height: int = 480, min_width: int = 0,
         height: Of all but the legend, in pixels.
         min_width: Pixels below which it is no longer legible: the page scrolls it. In ``layout.meta``.
         subtitle: Plain text below the title.
+        top: Pixels above the axes.
+        below: Pixels between axes and legend.
     """
     names = [trace.name for trace in figure.data if trace.name and trace.showlegend is not False]
     names += [shape.name for shape in figure.layout.shapes if shape.showlegend]
-    below = _legend_height(names, max(min_width, PHONE)) if len(names) > 1 else 0
+    legend = _legend_height(names, max(min_width, PHONE) - 10) if len(names) > 1 else 0
     figure.update_layout(
         template=None,
         title={"text": title, "x": 0.01, "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top"},
-        height=height + below,
-        margin={"l": 60, "r": 20, "t": 70, "b": 60 + below},
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "xanchor": "left"},
+        height=height + legend,
+        margin={"l": 60, "r": 20, "t": top, "b": below},
+        # Plotly makes room for it below the axis, as much as it takes at the width at which the picture is shown.
+        legend={
+            "orientation": "h",
+            "xref": "container",
+            "y": -below / (height - top - below - 4),
+            "yanchor": "top",
+            "x": 0,
+            "xanchor": "left",
+        },
         meta={"min_width": min_width},
     )
-    figure.update_layout(title_pad={"t": 14}, legend={"traceorder": "normal", "maxheight": 1})
+    figure.update_layout(
+        title_pad={"t": 14}, legend={"traceorder": "normal", "maxheight": 1, "itemwidth": 36, "font_size": 12}
+    )
     if subtitle:
         figure.update_layout(title_subtitle_text=short(subtitle, 400))
     figure.update_xaxes(showline=True, ticks="outside")
@@ -116,7 +139,7 @@ def finish(figure: Figure, title: str, *, height: int = 480, min_width: int = 0,
 
 def _legend_height(names: Sequence[str], width: int) -> int:
     """Pixels that a legend of some names takes at a width; plotly makes all its columns as wide as the widest."""
-    widest = 50 + 7 * max(map(len, names))
+    widest = 50 + 6 * max(map(len, names))
     return 20 * -(-len(names) // max(1, width // widest)) + 10
 
 

@@ -59,8 +59,8 @@ def parallel_coordinates(results: Sequence[CombinationResult]) -> Figure:
     line = {"color": height.astype(np.float32), "colorscale": _scale(), "cmin": low, "cmax": high, "showscale": False}
     hidden = {"size": 1, "color": "rgba(0,0,0,0)"}
     figure = go.Figure(go.Parcoords(dimensions=[*dimensions, last], line=line, rangefont=hidden))
-    finish(figure, "Parallel coordinates", height=480, min_width=140 + WIDTH * len(dimensions))
-    return figure.update_layout(margin={"l": 80, "r": 60, "t": 110, "b": 30})
+    finish(figure, "Parallel coordinates", height=480, min_width=140 + WIDTH * len(dimensions), top=100, below=20)
+    return figure.update_layout(margin={"l": 80, "r": 60})
 
 
 def _scale() -> list[tuple[float, str]]:

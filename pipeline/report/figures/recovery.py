@@ -45,13 +45,13 @@ def recovery(results: Sequence[CombinationResult]) -> Figure:
     if not ratios:
         raise NothingToDraw(said.lower() or "no trial has completed yet")
     look.legend(figure)
-    figure.add_hline(y=100, line={"color": NEUTRAL, "width": 3}, name="original: 100 %", showlegend=True, layer="below")
+    figure.add_hline(y=100, line={"color": NEUTRAL, "width": 3}, name="original: 100 %", showlegend=True)
     figure.update_xaxes(rank_axis(results))
     low, high = min(*ratios, 100), max(*ratios, 100)
     margin = max(0.06 * (high - low), 0.5)
-    title = f"Recovered {'test' if part == 'test' else 'validation'} {measured(results)} (% of what was lost)"
+    title = f"Recovered {'test' if part == 'test' else 'validation'} {measured(results)} (%)"
     figure.update_yaxes(title=title, range=[low - margin, high + margin])
-    figure.update_layout(scattermode="group", scattergap=0.4)
+    figure.update_layout(scattermode="group", scattergap=0.6)
     return finish(figure, "Recovered of what compression lost", subtitle=said)
 
 
