@@ -81,12 +81,32 @@ def readable_bytes(count: float, digits: int = 3) -> str:
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
+def cut(text: str, longest: int = LONGEST) -> str:
+    """A name that fits, cut in its middle."""
+    if len(text) <= longest:
+        return text
+    head = (longest - 1) // 2
+    return f"{text[:head]}…{text[head + 1 - longest :]}"
+
+
 def short(text: str, longest: int = LONGEST) -> str:
-    """A name that fits, cut in its middle, and safe in a picture: plotly reads tags in every text."""
-    if len(text) > longest:
-        head = (longest - 1) // 2
-        text = f"{text[:head]}…{text[head + 1 - longest :]}"
-    return escape(text)
+    """A name that fits, and is safe in a picture: plotly reads tags in most texts."""
+    return escape(cut(text, longest))
+
+
+def told_apart(names: Sequence[str], longest: int = LONGEST) -> list[str]:
+    """Dotted names of layers as they fit beside an axis, without the parts at either end that all have in common.
+
+    ``features.3.proj.conv``, ``features.4.proj.conv`` -> ``….3.…``, ``….4.…``
+    """
+    parts = [name.split(".") for name in names]
+    shortest = min(map(len, parts))
+    if len(names) == 1 or max(map(len, names)) <= longest:
+        return [short(name, longest) for name in names]
+    head = next((at for at in range(shortest) if len({own[at] for own in parts}) > 1), shortest - 1)
+    tail = next((at for at in range(shortest - head) if len({own[-1 - at] for own in parts}) > 1), 0)
+    kept = [".".join(["…"] * (head > 0) + own[head : len(own) - tail] + ["…"] * (tail > 0)) for own in parts]
+    return [short(name, longest) for name in kept]
 
 
 def hover(result: CombinationResult, cell: CellResult, *lines: str) -> str:
