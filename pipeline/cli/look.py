@@ -32,17 +32,30 @@ def status(study: Study, storage: Database = None, as_json: Json = False) -> Non
 @app.command(epilog="Example: restora report quickstart    Next: open the page, then restora export quickstart")
 @carried_out
 def report(
-    study: Study,
+    studies: Annotated[
+        list[str],
+        typer.Argument(help="Study files, or names of ones in studies/; several side by side.", metavar="STUDY"),
+    ],
     storage: Database = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to [storage/reports/<study>].")] = None,
+    png: Annotated[bool, typer.Option("--png/--no-png", help="Write the pictures as files too.")] = True,
 ) -> None:
-    """Write one HTML page and its tables: accuracy against rank and bytes, curves, history, importances."""
+    """Write one HTML page that needs no network, its tables as CSV, and its pictures as PNG."""
+    from datetime import UTC, datetime
+
     from pipeline.paths import report_folder
     from pipeline.report.page import write_report
+    from pipeline.report.png import write_pngs
     from pipeline.study_file import stored_name
 
-    print(write_report(results_of(study, storage), out or report_folder(stored_name(study))))
-    Console().say(f"next: restora export {study}")
+    console = Console()
+    names = list(dict.fromkeys(map(stored_name, studies)))
+    folder = out or report_folder("+".join(names))
+    page, drawn = write_report(results_of(studies[0], storage, *studies[1:]), folder, datetime.now(UTC))
+    print(page)
+    if png:
+        write_pngs(drawn, folder / "png", console.say)
+    console.say(f"next: restora export {names[0]}")
 
 
 @app.command(

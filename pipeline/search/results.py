@@ -78,7 +78,8 @@ class CombinationResult:
     """One combination of a study.
 
     Args:
-        name: Its name.
+        name: Its name, which files and folders have.
+        label: What people read: its name, after that of its study where several studies are shown together.
         study: The stored Optuna study.
         baseline: Scores of the uncompressed model by part.
         compressed: Scores of the model that is only compressed.
@@ -87,11 +88,28 @@ class CombinationResult:
     """
 
     name: str
+    label: str
     study: optuna.Study
     baseline: Mapping[str, Score]
     compressed: Mapping[str, Score]
     facts: Mapping[str, Any]
     cells: tuple[CellResult, ...]
+
+    @property
+    def of(self) -> str:
+        """The name of its study."""
+        return self.study.study_name.partition("/")[0]
+
+    @property
+    def metric(self) -> str:
+        """What is won back: ``accuracy``, or ``agreement`` with the model's own answers."""
+        return str(self.facts.get("task", {}).get("metric", "accuracy"))
+
+    @property
+    def budget_unit(self) -> str | None:
+        """What a rank is a budget of, ``bytes`` or ``parameters``, where an allocation spreads it; else none."""
+        allocation = self.facts["pinned"]["search"].get("allocation")
+        return str(allocation["unit"]) if allocation and any(cell.cell.rank for cell in self.cells) else None
 
     def best_of_ranks(self) -> dict[int, CellResult]:
         """The cell of each rank whose winner has the highest validation accuracy: the rank's checkpoint."""
@@ -107,20 +125,23 @@ def _value(cell: CellResult) -> float:
     return cell.best.value or 0.0 if cell.best is not None else float("-inf")
 
 
-def read_results(storage: RDBStorage, study: str) -> list[CombinationResult]:
-    """All combinations of a study that have been run, in the order in which they were first run.
+def read_results(storage: RDBStorage, *studies: str) -> list[CombinationResult]:
+    """All combinations of studies that have been run, a study after the other, in the order of their first runs.
 
     Raises:
-        NothingUsableError: There is none.
+        NothingUsableError: A study has none.
     """
-    prefix, own = study_name(study, ""), own_studies(storage)
-    names = [name for name in own if name.startswith(prefix)]
-    if not names:
-        known = sorted({name.partition("/")[0] for name in own})
-        raise NothingUsableError(
-            f"no study '{study}' is stored; stored: {', '.join(known) or 'none'}; `restora run STUDY.toml` makes one"
-        )
-    return [_read(storage, name) for name in names]
+    own, wanted = own_studies(storage), list(dict.fromkeys(studies))
+    found: list[CombinationResult] = []
+    for study in wanted:
+        names = [name for name in own if name.startswith(study_name(study, ""))]
+        if not names:
+            known = ", ".join(sorted({name.partition("/")[0] for name in own}))
+            raise NothingUsableError(
+                f"no study '{study}' is stored; stored: {known or 'none'}; `restora run STUDY.toml` makes one"
+            )
+        found += [_read(storage, name, alone=len(wanted) == 1) for name in names]
+    return found
 
 
 def own_studies(storage: RDBStorage) -> list[str]:
@@ -129,7 +150,7 @@ def own_studies(storage: RDBStorage) -> list[str]:
     return [name for name in names if "pinned" in storage.get_study_user_attrs(storage.get_study_id_from_name(name))]
 
 
-def _read(storage: RDBStorage, name: str) -> CombinationResult:
+def _read(storage: RDBStorage, name: str, *, alone: bool) -> CombinationResult:
     study = optuna.load_study(study_name=name, storage=storage)
     facts = study.user_attrs
     trials = study.get_trials(deepcopy=False)
@@ -137,6 +158,7 @@ def _read(storage: RDBStorage, name: str) -> CombinationResult:
     own = [Cell(rank, init) for rank, init in stored_cells(facts)]
     return CombinationResult(
         name=name.partition("/")[2],
+        label=name.partition("/")[2] if alone else name,
         study=study,
         baseline=_scores(facts.get("baseline", {})),
         compressed=_scores(facts.get("compressed", {})),

@@ -1,0 +1,63 @@
+"""How the page says numbers: accuracies in percent, sizes in bytes, durations, counts."""
+
+from collections.abc import Iterable
+
+from pipeline.report.figures.words import readable_bytes
+from pipeline.search.space import UNRANKED
+
+FIRM = "\N{NO-BREAK SPACE}"
+"""Between a number and its unit, so that no line breaks there."""
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """``0.954`` -> ``95.40``; empty where there is nothing to say."""
+    return "" if share is None else f"{100 * share:.{digits}f}"
+
+
+def with_interval(accuracy: float | None, low: float | None, high: float | None) -> str:
+    """``95.40 (93.92 to 96.53)``."""
+    return "" if accuracy is None else f"{percent(accuracy)} ({percent(low)} to {percent(high)})"
+
+
+def spread(mean: float | None, deviation: float | None, seeds: int) -> str:
+    """``95.31 ± 0.12 (3)``, where there are several seeds."""
+    return "" if mean is None or deviation is None else f"{percent(mean)} ± {percent(deviation)} ({seeds})"
+
+
+def rounded(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def size(count: int | None) -> str:
+    return "" if count is None else readable_bytes(count).replace(" ", FIRM)
+
+
+def init_said(init: str) -> str:
+    """``-`` where an adapter has no init."""
+    return "-" if init == UNRANKED else init
+
+
+def duration(seconds: float) -> str:
+    """``5.2 s``, ``56 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 d 4 h``."""
+    if seconds < 59.5:
+        return f"{seconds:.{0 if seconds >= 9.95 else 1}f}{FIRM}s"
+    for unit, small, parts, least in _UNITS:
+        whole, rest = divmod(round(seconds / least), parts)
+        if whole:
+            return f"{whole}{FIRM}{unit}" + (f" {rest}{FIRM}{small}" if rest else "")
+    raise ValueError(f"a duration is a number of seconds, not {seconds}")
+
+
+_UNITS = (("d", "h", 24, 3600), ("h", "min", 60, 60), ("min", "s", 60, 1))
+"""A unit, the smaller one that it has so many of, and the seconds of that."""
+
+
+def listed(names: Iterable[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 trial``, ``2 trials``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
