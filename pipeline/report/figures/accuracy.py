@@ -6,11 +6,14 @@ from statistics import fmean
 from typing import Any
 
 from pipeline.report.figures.axes import log_axis
-from pipeline.report.figures.look import Look
+from pipeline.report.figures.look import DASHES, Look
 from pipeline.report.figures.words import measured, short
 from pipeline.report.tables import interval
 from pipeline.report.theme import NEUTRAL
 from pipeline.search.results import CellResult, CombinationResult, Score
+
+UNTESTED = {"test": "", "val": "Not every winner is tested yet"}
+"""What stands below the title of a picture that shows a part."""
 
 
 @dataclass(frozen=True)
@@ -114,15 +117,16 @@ def accuracy_text(error: float) -> str:
 
 def part_name(results: Sequence[CombinationResult], part: str) -> str:
     """An accuracy axis's title."""
-    what = measured(results)
-    return f"Test {what} (%)" if part == "test" else f"Validation {what} (%), not all tested yet"
+    return f"{'Test' if part == 'test' else 'Validation'} {measured(results)} (%)"
 
 
 def originals(results: Sequence[CombinationResult], part: str) -> Iterator[tuple[str, CombinationResult]]:
     """The uncompressed models, each once, with the name that a legend gives it."""
-    scored = [result for result in results if part in result.baseline]
-    own = {_baseline(result, part): result for result in reversed(scored)}
-    for result in reversed(own.values()):
+    own = dict[tuple[object, ...], CombinationResult]()
+    for result in results:
+        if part in result.baseline:
+            own.setdefault(_baseline(result, part), result)
+    for result in own.values():
         yield f"original, {short(result.of)}" if len(own) > 1 else "original", result
 
 
@@ -133,7 +137,10 @@ def _baseline(result: CombinationResult, part: str) -> tuple[object, ...]:
 
 def draw_references(figure: Any, look: Look, results: Sequence[CombinationResult], part: str) -> list[Shown]:
     """Lines of the original models, thick, and of each model that is only compressed, thin in its dash."""
-    lines = [(name, {"width": 3, "dash": "solid"}, result.baseline[part]) for name, result in originals(results, part)]
+    lines = [
+        (name, {"width": 3, "dash": DASHES[place % len(DASHES)]}, result.baseline[part])
+        for place, (name, result) in enumerate(originals(results, part))
+    ]
     lines += [
         (look.compressed_name(result.label), {"width": 1.5, "dash": look.dash(result.label)}, result.compressed[part])
         for result in results

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from plotly.subplots import make_subplots
 
 from pipeline.report.figures.accuracy import (
+    UNTESTED,
     Shown,
     accuracy_axis,
     cell_score,
@@ -50,7 +51,7 @@ def accuracy_by_rank(results: Sequence[CombinationResult]) -> Figure:
     figure.update_yaxes(accuracy_axis(results, part, scores))
     # Cells of one rank stand side by side, so that their intervals can be told apart.
     figure.update_layout(scattermode="group", scattergap=0.6)
-    return finish(figure, "{Accuracy} by {rank}".format(**words(results)))
+    return finish(figure, "{Accuracy} by {rank}".format(**words(results)), subtitle=UNTESTED[part])
 
 
 def _draw(

@@ -6,6 +6,7 @@ from typing import Any
 from plotly.subplots import make_subplots
 
 from pipeline.report.figures.accuracy import (
+    UNTESTED,
     Shown,
     accuracy_axis,
     cell_score,
@@ -16,7 +17,7 @@ from pipeline.report.figures.accuracy import (
 )
 from pipeline.report.figures.axes import log_axis
 from pipeline.report.figures.contract import Figure, NothingToDraw, picture
-from pipeline.report.figures.look import Look, finish, look_of
+from pipeline.report.figures.look import ORIGINALS, Look, finish, look_of
 from pipeline.report.figures.words import hover, readable_bytes, words
 from pipeline.report.tables import pareto_front
 from pipeline.report.theme import NEUTRAL
@@ -66,7 +67,7 @@ def accuracy_by_size(results: Sequence[CombinationResult]) -> Figure:
     ticks = [readable_bytes(tick) for tick in axis["tickvals"]]
     figure.update_xaxes(axis, title="Packed model (bytes)", ticktext=ticks)
     figure.update_yaxes(accuracy_axis(results, part, [one for _, one, _ in marks]))
-    return finish(figure, "{Accuracy} by size".format(**words(results)))
+    return finish(figure, "{Accuracy} by size".format(**words(results)), subtitle=UNTESTED[part])
 
 
 def _draw(figure: Figure, marks: Sequence[Mark], common: Mapping[str, Any]) -> None:
@@ -81,8 +82,9 @@ def _references(
     results: Sequence[CombinationResult], look: Look, part: str
 ) -> Iterator[tuple[str, Mark, dict[str, Any]]]:
     """Name, mark and symbol of the original models, and of each that is only compressed."""
-    for name, result in originals(results, part):
-        yield name, _mark(name, result, result.baseline, "dense_bytes", part), {"symbol": "star", "size": 14}
+    for place, (name, result) in enumerate(originals(results, part)):
+        symbol = {"symbol": ORIGINALS[place % len(ORIGINALS)], "size": 14}
+        yield name, _mark(name, result, result.baseline, "dense_bytes", part), symbol
     for result in results:
         if part in result.compressed:
             name, line = look.compressed_name(result.label), {"width": 2}

@@ -4,12 +4,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-STEPS = (
-    (1.0, 2.0, 5.0),
-    (1.0, 1.5, 2.0, 3.0, 5.0, 7.0),
-    *(tuple(1 + i / n for i in range(9 * n)) for n in (2, 10, 100)),
-)
-"""Where ticks may stand within a decade, from sparse to dense."""
+STEPS = ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))
+"""Where ticks of a logarithmic axis may stand within a decade, from sparse to dense."""
 
 
 def log_axis(values: Iterable[float], *, reverse: bool = False) -> dict[str, Any]:
@@ -21,14 +17,13 @@ def log_axis(values: Iterable[float], *, reverse: bool = False) -> dict[str, Any
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Ticks from ``low`` to ``high``, at least four."""
-    ticks: list[float] = []
+    """Ticks of a logarithmic axis from ``low`` to ``high``, at least four; evenly spaced where the two are near."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for step in STEPS:
-        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        ticks = [round(m * 10.0**d, 10) for d in decades for m in step if low <= m * 10.0**d <= high]
+        ticks = [float(f"{m * 10.0**d:.9g}") for d in decades for m in step if low <= m * 10.0**d <= high]
         if len(ticks) >= 4:
-            break
-    return ticks
+            return ticks
+    return linear_ticks(low, high)
 
 
 def linear_ticks(low: float, high: float) -> list[float]:
@@ -36,7 +31,7 @@ def linear_ticks(low: float, high: float) -> list[float]:
     rough = (high - low) / 4
     decade = 10.0 ** math.floor(math.log10(rough))
     step = max(decade * each for each in (1, 2, 5) if decade * each <= rough)
-    return [round(n * step, 10) for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return [float(f"{n * step:.9g}") for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def whole_steps(last: int) -> dict[str, int]:

@@ -3,21 +3,23 @@
 import math
 from collections.abc import Sequence
 
-from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from pipeline.report.figures.accuracy import accuracy_text, cell_score, error, part_name, shown_part
+from pipeline.report.figures.accuracy import UNTESTED, accuracy_text, cell_score, error, part_name, shown_part
 from pipeline.report.figures.axes import log_ticks
 from pipeline.report.figures.contract import Figure, NothingToDraw, picture
 from pipeline.report.figures.look import finish
-from pipeline.report.figures.words import cell_name, hover, init_name, rank_name, short, words
+from pipeline.report.figures.words import cell_name, hover, init_name, rank_axis, rank_name, short
 from pipeline.report.theme import NEUTRAL
 from pipeline.search.results import CellResult, CombinationResult
 from pipeline.search.space import Cell
 
-SCALE = "Cividis"
+SCALE, MIDDLE = "Cividis", 0.467
+"""The colours, and where black reads on them as well as white."""
 CELL = (60, 30)
 """Pixels of a cell: the least width, the height."""
+TICKS = 6
+"""Of the colours, at most."""
 HEAD = 64
 """Pixels between two panels: the ticks of one, the title of the other."""
 
@@ -36,7 +38,7 @@ def heat_map(results: Sequence[CombinationResult]) -> Figure:
     shown = [result for result in results if any(cell_score(result, cell, part) for cell in result.cells)]
     if not shown:
         raise NothingToDraw("no trial has completed yet")
-    own, heights = words(results), [CELL[1] * len({cell.cell.init for cell in result.cells}) for result in shown]
+    heights = [CELL[1] * len({cell.cell.init for cell in result.cells}) for result in shown]
     inner = sum(heights) + HEAD * (len(shown) - 1)
     figure = make_subplots(
         rows=len(shown),
@@ -54,22 +56,32 @@ def heat_map(results: Sequence[CombinationResult]) -> Figure:
     for row, result in enumerate(shown, start=1):
         _draw(figure, result, part, (low, high), row)
     ticks = log_ticks(low / 1.01, high * 1.01)
+    ticks = ticks[:: -(-len(ticks) // TICKS)]
     bar = {
         "orientation": "h",
         "y": -60 / inner,
         "yanchor": "top",
         "thickness": 12,
+        "tickangle": 0,
         "tickvals": [_brightness(tick) for tick in ticks],
         "ticktext": [accuracy_text(tick) for tick in ticks],
     }
     scale = {"colorscale": SCALE, "cmin": _brightness(high), "cmax": _brightness(low)}
-    figure.update_layout(coloraxis={**scale, "colorbar": bar})
+    figure.update_layout(coloraxis={**scale, "colorbar": bar, "showscale": low < high})
     figure.update_xaxes(type="category", showgrid=False)
     figure.update_yaxes(type="category", showgrid=False, autorange="reversed")
-    figure.update_xaxes(title=own["Rank"], row=len(shown))
+    figure.update_xaxes(title=rank_axis(results)["title"], row=len(shown))
     widest = max(len({cell.cell.rank for cell in result.cells}) for result in shown)
-    title, top = f"{part_name(results, part)} by init and {own['rank']}", 84 if len(shown) > 1 else 64
-    return finish(figure, title, height=inner + top + 124, min_width=110 + CELL[0] * widest, top=top, below=120)
+    title, top = f"{part_name(results, part)} of every cell", 88 if len(shown) > 1 else 72
+    return finish(
+        figure,
+        title,
+        height=inner + top + 124,
+        min_width=110 + CELL[0] * widest,
+        top=top,
+        below=120,
+        subtitle=UNTESTED[part],
+    )
 
 
 def _brightness(error: float) -> float:
@@ -135,14 +147,7 @@ def _text(accuracy: float, checkpoint: bool, best: bool) -> str:
 
 def _ink(share: float) -> str:
     """Black or white, whichever reads better on that share of the scale."""
-    colour = sample_colorscale(SCALE, min(max(share, 0.0), 1.0), colortype="tuple")[0]
-    return "#000000" if luminance(colour) > 0.18 else "#FFFFFF"
-
-
-def luminance(colour: Sequence[float]) -> float:
-    """Relative luminance of red, green and blue from 0 to 1 (WCAG 2.2)."""
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "#000000" if share > MIDDLE else "#FFFFFF"
 
 
 def _missing(result: CombinationResult, cell: CellResult) -> str:

@@ -82,5 +82,6 @@ def _draw(figure: Figure, look: Look, result: CombinationResult, place: Mapping[
             hovertemplate=f"trial %{{x}}, {rank_word([result])} %{{text}}<br>%{{customdata:.2%}}<extra></extra>",
             **place,
         )
-    figure.update_xaxes(whole_steps(trials[-1].number), tickangle=0, **place)
+    last = trials[-1].number
+    figure.update_xaxes(whole_steps(last), tickangle=0, range=[-0.03 * last - 0.5, 1.03 * last + 0.5], **place)
     return errors.tolist()  # type: ignore[no-any-return]

@@ -50,7 +50,9 @@ def layer_sizes(results: Sequence[CombinationResult]) -> Figure:
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=[short(name) for name in names], col=1)
     figure.update_layout(barmode="stack", bargap=0.25, hovermode="y")
     width = 150 + 240 * len(known)
-    return finish(figure, "Bytes of the compressed layers", height=170 + BAR * len(names), min_width=width, top=100)
+    return finish(
+        figure, "Bytes of the compressed layers", height=170 + BAR * max(4, len(names)), min_width=width, top=100
+    )
 
 
 def _best(result: CombinationResult) -> CellResult | None:

@@ -25,6 +25,8 @@ FILLINGS = ("", "-open", "-dot", "-open-dot")
 PATTERNS = ("", "/", "x", ".", "-", "|", "+")
 OVER = {"fgcolor": "#FFFFFF", "fillmode": "overlay", "size": 7}
 """How patterns lie over the ink of a bar."""
+ORIGINALS = ("star", "star-square", "star-diamond", "star-triangle-up")
+"""The original models, where they are points."""
 MARKS = ("x-thin-open", "asterisk-open", "cross-thin-open", "hash-open", "y-up-open", "y-down-open")
 """Of the models that are only compressed, where they are points."""
 PHONE = 340
@@ -110,7 +112,7 @@ def finish(
     """
     names = [trace.name for trace in figure.data if trace.name and trace.showlegend is not False]
     names += [shape.name for shape in figure.layout.shapes if shape.showlegend]
-    legend = _legend_height(names, max(min_width, PHONE) - 10) if len(names) > 1 else 0
+    legend = _legend_height(names, max(min_width, PHONE) - 100) if len(names) > 1 else 0
     figure.update_layout(
         template=None,
         title={"text": title, "x": 0.01, "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top"},
@@ -119,7 +121,6 @@ def finish(
         # Plotly makes room for it below the axis, as much as it takes at the width at which the picture is shown.
         legend={
             "orientation": "h",
-            "xref": "container",
             "y": -below / (height - top - below - 4),
             "yanchor": "top",
             "x": 0,

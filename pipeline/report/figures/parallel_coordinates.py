@@ -6,9 +6,9 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
+from plotly.subplots import make_subplots
 
 from pipeline.report.figures.accuracy import accuracy_text, error, validated_on
 from pipeline.report.figures.axes import linear_ticks, log_ticks
@@ -48,7 +48,7 @@ def parallel_coordinates(results: Sequence[CombinationResult]) -> Figure:
         raise NothingToDraw("all complete trials have the same values")
     height = np.array([-math.log10(error(trial.value or 0.0, validated_on(result))) for result, trial in rows])
     low, high = float(height.min()), float(height.max())
-    ticks = log_ticks(10**-high / 1.01, 10**-low * 1.01)
+    ticks = log_ticks(10 ** -(high + 0.02), 10 ** -(low - 0.02))
     last = {
         "label": f"{measured(results)} (%)",
         "values": height.astype(np.float32),
@@ -58,9 +58,11 @@ def parallel_coordinates(results: Sequence[CombinationResult]) -> Figure:
     }
     line = {"color": height.astype(np.float32), "colorscale": _scale(), "cmin": low, "cmax": high, "showscale": False}
     hidden = {"size": 1, "color": "rgba(0,0,0,0)"}
-    figure = go.Figure(go.Parcoords(dimensions=[*dimensions, last], line=line, rangefont=hidden))
+    figure = make_subplots()
+    figure.add_parcoords(dimensions=[*dimensions, last], line=line, rangefont=hidden)
     finish(figure, "Parallel coordinates", height=480, min_width=140 + WIDTH * len(dimensions), top=100, below=20)
-    return figure.update_layout(margin={"l": 80, "r": 60})
+    longest = max(map(len, dimensions[0]["ticktext"]))
+    return figure.update_layout(margin={"l": 30 + 7 * longest, "r": 60})
 
 
 def _scale() -> list[tuple[float, str]]:

@@ -5,7 +5,7 @@ from statistics import fmean
 
 from plotly.subplots import make_subplots
 
-from pipeline.report.figures.accuracy import Shown, cell_score, shown_part
+from pipeline.report.figures.accuracy import UNTESTED, Shown, cell_score, shown_part
 from pipeline.report.figures.contract import Figure, NothingToDraw, picture
 from pipeline.report.figures.look import Look, finish, look_of
 from pipeline.report.figures.words import hover, measured, rank_axis, rank_name
@@ -52,7 +52,9 @@ def recovery(results: Sequence[CombinationResult]) -> Figure:
     title = f"Recovered {'test' if part == 'test' else 'validation'} {measured(results)} (%)"
     figure.update_yaxes(title=title, range=[low - margin, high + margin])
     figure.update_layout(scattermode="group", scattergap=0.6)
-    return finish(figure, "Recovered of what compression lost", subtitle=said)
+    return finish(
+        figure, "Recovered of what compression lost", subtitle=". ".join(filter(None, (UNTESTED[part], said)))
+    )
 
 
 def lost(original: Score, compressed: Score) -> bool:

@@ -47,7 +47,8 @@ def _name(result: CombinationResult, cell: CellResult) -> str:
 
 
 def _weights(result: CombinationResult) -> str | None:
-    return result.facts["hashes"].get("weights")
+    weights: str | None = result.facts["hashes"].get("weights")
+    return weights
 
 
 def _baseline(result: CombinationResult, said: list[str]) -> tuple[Course, ...]:
