@@ -139,7 +139,7 @@ class Ledger:
                 own.seen["running"] -= 1
             write_attributes(session, shown.trial_id, attributes)
             write_epochs(session, shown.trial_id, accuracies, shown.epochs)
-            end_trial(session, shown.trial_id, state, value)
+            end_trial(session, shown.trial_id, state, () if value is None else (value,))
             name = f"{self._name}, trial {shown.number}"
             attach_curves(session, shown.trial_id, name, self._metric, state, accuracies, attributes)
             self._covered[state.name] += 1
@@ -171,7 +171,7 @@ def bury_abandoned(study: optuna.Study) -> None:
     with Session(engine_of(study)) as session, session.begin():
         for trial in abandoned:
             write_attributes(session, trial._trial_id, why)
-            end_trial(session, trial._trial_id, TrialState.FAIL, None)
+            end_trial(session, trial._trial_id, TrialState.FAIL)
             epochs = [accuracy for _, accuracy in sorted(trial.intermediate_values.items())]
             title = f"{name}, trial {trial.number}"
             attach_curves(session, trial._trial_id, title, metric, TrialState.FAIL, epochs, why)

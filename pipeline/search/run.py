@@ -34,7 +34,6 @@ from pipeline.train.cache import FeatureCache
 from pipeline.train.guard import Guard, StopTraining
 from pipeline.train.program import Program
 
-
 Moment = Literal["begun", "epoch", "ended", "stopped"]
 """When there is something new to be looked at: all studies are stored, an epoch, a search or its test ended, a stop."""
 
@@ -156,9 +155,7 @@ def refuse_misfits(objectives: Mapping[str, Objective], *, cheaply: bool = False
             raise SpecError(f"combination '{name}': {error}") from None
 
 
-def _begin(
-    spec: StudySpec, storage: RDBStorage, objective: Objective, command: str, file: str | None
-) -> optuna.Study:
+def _begin(spec: StudySpec, storage: RDBStorage, objective: Objective, command: str, file: str | None) -> optuna.Study:
     """The stored study of one combination, created or resumed, which says what runs it now."""
     study = create_or_resume(
         storage,
@@ -271,12 +268,12 @@ def study_facts(spec: StudySpec, objective: Objective) -> dict[str, object]:
 
 
 def layer_bytes(objective: Objective) -> list[dict[str, Any]]:
-    """Bytes of each compressed layer: its dense weight, what the compressed one holds, and what each rank adds."""
+    """Bytes of each compressed layer: dense with its bias, what the compressed one holds, and what each rank adds."""
     ranked = {rank: objective.facts(rank).size.layers for rank in objective.search.ranks}
     return [
         {
             "name": name,
-            "dense": size.dense // 8,
+            "dense": (size.dense + size.bias) // 8,
             **{kind: getattr(size.base, kind) // 8 for kind in ("payload", "index", "scale", "bias")},
             "adapter": {str(rank): (layers[name].bits() - size.bits()) // 8 for rank, layers in ranked.items()},
         }

@@ -10,8 +10,8 @@ from optuna.trial import FrozenTrial
 from pipeline.search.results import CombinationResult, gathered
 from pipeline.search.space import Cell
 from pipeline.search.storage import study_name
-from pipeline.search.summary import stored_cells, summary_key
-from pipeline.search.tally import Tally
+from pipeline.search.summary import COVERED, stored_cells, summary_key
+from pipeline.search.tally import Tally, tally
 
 Winners = dict[tuple[int, int], FrozenTrial]
 """Trials by the id of their study and their number; a trial that is complete stays as it is."""
@@ -32,6 +32,10 @@ def read_so_far(storage: RDBStorage, study: str, known: Winners) -> list[Combina
 
 
 def _so_far(storage: RDBStorage, study: optuna.Study, facts: dict[str, Any], known: Winners) -> CombinationResult:
+    name = study.study_name.partition("/")[2]
+    if COVERED not in facts:  # it has no trials, or is of a version without summaries
+        trials = study.get_trials(deepcopy=False)
+        return gathered(study, facts, name, tally(trials), dict(enumerate(trials)))
     cells = [Cell(rank, init) for rank, init in stored_cells(facts)]
     tallies = {cell: _tally(facts[summary_key(cell)]) for cell in cells if summary_key(cell) in facts}
     winners = {}
@@ -41,7 +45,7 @@ def _so_far(storage: RDBStorage, study: optuna.Study, facts: dict[str, Any], kno
             if key not in known:
                 known[key] = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(*key))
             winners[own.trial] = known[key]
-    return gathered(study, facts, study.study_name.partition("/")[2], tallies, winners)
+    return gathered(study, facts, name, tallies, winners)
 
 
 def _tally(summary: dict[str, Any]) -> Tally:
