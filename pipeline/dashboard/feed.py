@@ -15,6 +15,8 @@ from pipeline.search.results import CombinationResult
 from pipeline.search.run import Moment
 from pipeline.search.so_far import Winners, read_so_far
 
+Seen = tuple[Hashable, ...]
+
 
 @dataclass
 class _Pace:
@@ -53,9 +55,9 @@ class Feed:
         self._began = time.monotonic()
         self._notes, self._pictures = _Pace(0.002, last=0.05), _Pace(0.008, last=1.0)  # to import plotly takes a while
         self._winners: Winners = {}
-        self._drawn: dict[str, Hashable] = {}
+        self._drawn: dict[str, Seen] = {}
         self._summary: optuna.Study | None = None
-        self._summed: Hashable = None
+        self._summed: Seen = ()
         self._said: set[str] = set()
 
     @property
@@ -66,7 +68,7 @@ class Feed:
     def __call__(self, moment: Moment) -> None:
         """Bring everything up to date, if it is time."""
         elapsed = time.monotonic() - self._began
-        pictures = moment == "ended" or (moment == "epoch" and self._pictures.allows(elapsed))
+        pictures = moment in ("searched", "ended") or (moment == "epoch" and self._pictures.allows(elapsed))
         if moment == "epoch" and not pictures and not self._notes.allows(elapsed):
             return
         start = time.perf_counter()
@@ -87,14 +89,14 @@ class Feed:
         if self._summary is None:
             self._say_once(f"this database has a study '{self._study}' of someone else's: it stays, without a summary")
             return
-        seen = [_seen(result) for result in results]
+        seen = _seen(results)
         if seen != self._summed:
             update_summary(self._summary, results)
             self._summed = seen
         self._write(self._summary, study_note(results), results, pictures=pictures)
 
     def _write(self, study: optuna.Study, note: str, results: Sequence[CombinationResult], *, pictures: bool) -> None:
-        seen, name = [_seen(result) for result in results], study.study_name
+        seen, name = _seen(results), study.study_name
         drawn = draw_plots(results) if pictures and self._drawn.get(name) != seen else {}
         write_board(self._storage.engine, study._study_id, note, drawn)
         if pictures:
@@ -107,7 +109,14 @@ class Feed:
             self._say(line)
 
 
-def _seen(result: CombinationResult) -> Hashable:
-    """What the pictures of a combination depend on."""
-    cells = tuple((cell.cell, cell.best and cell.best.number, cell.tested) for cell in result.cells)
-    return result.name, tuple(result.baseline.items()), tuple(result.compressed.items()), cells
+def _seen(results: Sequence[CombinationResult]) -> Seen:
+    """What the summary and the pictures of some combinations depend on."""
+    return tuple(
+        (
+            result.name,
+            tuple(result.baseline.items()),
+            tuple(result.compressed.items()),
+            tuple((cell.cell, cell.best and cell.best.number, cell.tested) for cell in result.cells),
+        )
+        for result in results
+    )

@@ -134,10 +134,9 @@ def _method(table: Any) -> str:
     """``int1 (scale row)``."""
     if not isinstance(table, Mapping):
         return "none"
-    options = ", ".join(
-        f"{key} {value}" for key, value in table.items() if key != "method" and value not in (None, False)
-    )
-    return _plain(str(table["method"])) + (f" ({_plain(_short(options))})" if options else "")
+    chosen = {key: value for key, value in table.items() if key != "method" and value not in (None, False)}
+    options = _plain(_short(", ".join(f"{key} {value}" for key, value in chosen.items())))
+    return _plain(str(table["method"])) + (f" ({options})" if options else "")
 
 
 def _targets(patterns: Any) -> str:

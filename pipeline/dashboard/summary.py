@@ -1,4 +1,4 @@
-"""The summary study ``<study>``: the best trial of each cell, accuracy against bytes, for the dashboard's Pareto view."""
+"""The summary study ``<study>``: the best trial of each cell, its accuracy and its bytes, for a Pareto front."""
 
 import warnings
 from collections.abc import Mapping, Sequence

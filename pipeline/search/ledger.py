@@ -139,9 +139,9 @@ class Ledger:
                 own.seen["running"] -= 1
             write_attributes(session, shown.trial_id, attributes)
             write_epochs(session, shown.trial_id, accuracies, shown.epochs)
-            end_trial(session, shown.trial_id, state, () if value is None else (value,))
             name = f"{self._name}, trial {shown.number}"
             attach_curves(session, shown.trial_id, name, self._metric, state, accuracies, attributes)
+            end_trial(session, shown.trial_id, state, () if value is None else (value,))
             self._covered[state.name] += 1
             own.add(state, shown.number, value, attributes)
             self._sum_up(session, ask.cell)

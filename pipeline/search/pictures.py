@@ -3,7 +3,6 @@
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from optuna.artifacts import ArtifactMeta
@@ -55,7 +54,7 @@ def attach_curves(
     meta = ArtifactMeta(str(uuid.uuid4()), filename="curves.svg", mimetype="image/svg+xml", encoding=None)
     PICTURES.mkdir(parents=True, exist_ok=True)
     (PICTURES / meta.artifact_id).write_text(picture, encoding="utf-8")
-    write_system_attribute(session, trial_id, f"{ARTIFACTS_ATTR_PREFIX}{meta.artifact_id}", json.dumps(asdict(meta)))
+    write_system_attribute(session, trial_id, f"{ARTIFACTS_ATTR_PREFIX}{meta.artifact_id}", json.dumps(vars(meta)))
 
 
 def _outcome(state: TrialState, accuracies: Sequence[float], attributes: Mapping[str, Any]) -> str:

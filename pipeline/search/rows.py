@@ -61,8 +61,8 @@ def write_attributes(session: Session, trial_id: int, attributes: Mapping[str, A
 
 def write_system_attribute(session: Session, trial_id: int, key: str, value: Any) -> None:
     """Write an attribute of a trial that Optuna or its dashboard reads; a trial has none of that name yet."""
-    row = {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
-    session.execute(insert(models.TrialSystemAttributeModel.__table__).values(row))
+    rows = [{"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}]
+    session.execute(insert(models.TrialSystemAttributeModel.__table__), rows)
 
 
 def write_epochs(session: Session, trial_id: int, accuracies: Sequence[float], known: int) -> None:

@@ -34,8 +34,10 @@ from pipeline.train.cache import FeatureCache
 from pipeline.train.guard import Guard, StopTraining
 from pipeline.train.program import Program
 
-Moment = Literal["begun", "epoch", "ended", "stopped"]
-"""When there is something new to be looked at: all studies are stored, an epoch, a search or its test ended, a stop."""
+Moment = Literal["begun", "epoch", "searched", "tested", "ended", "stopped"]
+"""When there is something new to be looked at: all studies are stored, an epoch or a combination's search is over, its
+winners are tested, those of all are, or the run stops before.
+"""
 
 
 def run_study(
@@ -90,13 +92,14 @@ def run_study(
             for name, study in studies.items():
                 with _failing_alone(name, failed, say):
                     searched[name] = _search(spec, study, objectives[name], guard, cohort, say, shown)
-                publish("ended")
+                publish("searched")
             for name, kept in searched.items():
                 say(f"{name}: testing the winners")
                 test_winners(objectives[name], studies[name], kept, spec.seeds, guard.check)
                 record_winners(spec, objectives[name], studies[name], guard.check, say)
                 objectives[name].release()
-                publish("ended")
+                publish("tested")
+            publish("ended")
         except StopTraining:
             publish("stopped")
             raise
