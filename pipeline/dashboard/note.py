@@ -11,6 +11,8 @@ from pipeline.search.results import CellResult, CombinationResult, Score
 
 LINE = "*What you write below this line is kept.*"
 PARTS = {"train": "training", "val": "validation", "test": "test"}
+SPACE = "\u2003"
+"""Keeps columns apart: the dashboard gives its tables no room."""
 LONGEST = 100
 """Characters of a method's options or of a reason."""
 
@@ -42,11 +44,13 @@ def study_note(results: Sequence[CombinationResult]) -> str:
     task = results[0].facts.get("task", {})
     what = (
         f"**{_plain(results[0].of)}**: the best trial of each cell (rank and init) of "
-        f"{counted(len(results), 'combination')}, {results[0].metric} against bytes. Each combination is a study of "
-        f"its own, with all its trials. A trial that is marked as pruned here was its cell's best until a better one "
-        f"came; `superseded_by` says which."
+        f"{counted(len(results), 'combination')}, {results[0].metric} against bytes"
     )
-    return "\n\n".join([what, f"Task: {_task(task)}", _table(results), *_progress(results), *_commands(results)])
+    how = (
+        "Each combination is a study of its own, with all its trials. A trial that is marked as pruned here was its "
+        "cell's best until a better one came; `superseded_by` says which."
+    )
+    return "\n\n".join([what, f"Task: {_task(task)}", how, _table(results), *_progress(results), *_commands(results)])
 
 
 def _table(results: Sequence[CombinationResult]) -> str:
@@ -55,7 +59,8 @@ def _table(results: Sequence[CombinationResult]) -> str:
     part = "test" if all(cell.tested for result in results for cell in result.cells if cell.best) else "val"
     first, metric = results[0], results[0].metric
     won = f"won back on {PARTS[part]} (%)"
-    head = ["", f"validation {metric} (%)", f"test {metric} (%)", "size", "times smaller", won, "trial"]
+    names = [f"validation {metric} (%)", f"test {metric} (%)", "size", "times smaller", won, "trial"]
+    head = ["", *(f"{SPACE}{name}" for name in names)]
     rows = [_row("original", _scored(first.baseline), first.facts["dense_bytes"], 1.0)]
     for result in results:
         own = f"{_plain(result.name)}: " if several else ""
@@ -83,7 +88,7 @@ def _cell(result: CombinationResult, cell: CellResult) -> str:
 
 
 def _row(name: str, scores: tuple[str, str], taken: int, ratio: float, won: str = "", trial: str = "") -> list[str]:
-    return [name, *scores, size(taken), f"{ratio:.2f}", won, trial]
+    return [name, *(f"{SPACE}{cell}" for cell in (*scores, size(taken), f"{ratio:.2f}", won, trial))]
 
 
 def _scored(scores: Mapping[str, Score]) -> tuple[str, str]:

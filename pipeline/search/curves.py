@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-LEFT, RIGHT, TOP, BOTTOM = 80, 616, 108, 416
-"""Where the panels lie in a picture of 640 x 480; half of it is still readable."""
-GAP = 64
+LEFT, RIGHT, TOP, BOTTOM = 62, 462, 92, 306
+"""Where the panels lie in a picture of 480 x 360; half of it is still readable."""
+GAP = 54
 STYLE = (
-    "text{font:20px system-ui,sans-serif;fill:#333}.t{font-weight:600}.e{text-anchor:end}.m{text-anchor:middle}"
-    "path{fill:none;stroke-width:3;stroke-linecap:round;stroke-linejoin:round}.g{stroke:#ccc;stroke-width:1}"
-    ".v{stroke:#0072b2}.r{stroke:#d55e00;stroke-dasharray:9 7}.b{fill:#fff}.d{fill:#0072b2}"
+    "text{font:18px system-ui,sans-serif;fill:#333}.t{font-weight:600}.e{text-anchor:end}.m{text-anchor:middle}"
+    "path{fill:none;stroke-width:2.5;stroke-linecap:round;stroke-linejoin:round}.g{stroke:#ccc;stroke-width:1}"
+    ".v{stroke:#0072b2}.r{stroke:#d55e00;stroke-dasharray:7 6}.b{fill:#fff}.d{fill:#0072b2}"
     "@media(prefers-color-scheme:dark){text{fill:#ddd}.g{stroke:#555}.b{fill:#1e1e1e}"
     ".v{stroke:#56b4e9}.r{stroke:#e69f00}.d{fill:#56b4e9}}"
 )
@@ -39,7 +39,7 @@ class _Panel:
         for tick in self.ticks:
             y = self.y(tick)
             yield f'<path class="g" d="M{LEFT} {y:.0f}H{RIGHT}"/>'
-            yield f'<text class="e" x="{LEFT - 8}" y="{y + 7:.0f}">{tick:.6g}</text>'
+            yield f'<text class="e" x="{LEFT - 8}" y="{y + 6:.0f}">{tick:.6g}</text>'
 
     def line(self, kind: str, values: Sequence[float]) -> str:
         """One curve, a dash where it has one point; epochs whose value is no number are left out."""
@@ -74,25 +74,25 @@ def draw_curves(
     height = (BOTTOM - TOP - GAP) / 2 if losses else BOTTOM - TOP
     upper = _Panel(TOP + height, height, _ticks(percent), epochs)
     parts = [*upper.axis(), upper.line("v", percent)]
-    parts.append(f'<text x="{LEFT}" y="{TOP - 14}">{escape(metric)} (%)</text>')
+    parts.append(f'<text x="{LEFT}" y="{TOP - 12}">{escape(metric)} (%)</text>')
     if 0 < best_epoch <= epochs and math.isfinite(percent[best_epoch - 1]):
         x, y = upper.x(best_epoch), upper.y(percent[best_epoch - 1])
-        parts.append(f'<circle class="d" cx="{x:.0f}" cy="{y:.0f}" r="7"/>')
+        parts.append(f'<circle class="d" cx="{x:.0f}" cy="{y:.0f}" r="5"/>')
     if losses:
         lower = _Panel(BOTTOM, height, _ticks(losses), epochs)
         parts += [*lower.axis(), lower.line("r", train_loss), lower.line("v", val_loss)]
-        y = BOTTOM - height - 14
+        y = BOTTOM - height - 12
         parts.append(f'<text x="{LEFT}" y="{y:.0f}">loss:</text>')
-        for x, kind, name in ((136, "r", "training"), (296, "v", "validation")):
-            parts.append(f'<path class="{kind}" d="M{x} {y - 7:.0f}h40"/><text x="{x + 50}" y="{y:.0f}">{name}</text>')
+        for x, kind, name in ((114, "r", "training"), (250, "v", "validation")):
+            parts.append(f'<path class="{kind}" d="M{x} {y - 6:.0f}h32"/><text x="{x + 40}" y="{y:.0f}">{name}</text>')
     for epoch in _epoch_ticks(epochs):
-        parts.append(f'<text class="m" x="{upper.x(epoch):.0f}" y="{BOTTOM + 26}">{epoch}</text>')
-    parts.append(f'<text class="m" x="{(LEFT + RIGHT) // 2}" y="{BOTTOM + 52}">epoch</text>')
+        parts.append(f'<text class="m" x="{upper.x(epoch):.0f}" y="{BOTTOM + 22}">{epoch}</text>')
+    parts.append(f'<text class="m" x="{(LEFT + RIGHT) // 2}" y="{BOTTOM + 43}">epoch</text>')
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 480" role="img"><title>{escape(title)}</title>'
-        f'<style>{STYLE}</style><path class="b" style="stroke:none" d="M0 0H640V480H0z"/>'
-        f'<text class="t" x="16" y="30">{escape(textwrap.shorten(title, 56, placeholder="…"))}</text>'
-        f'<text x="16" y="58">{escape(outcome)}</text>{"".join(parts)}</svg>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 480 360" role="img"><title>{escape(title)}</title>'
+        f'<style>{STYLE}</style><path class="b" style="stroke:none" d="M0 0H480V360H0z"/>'
+        f'<text class="t" x="12" y="26">{escape(textwrap.shorten(title, 42, placeholder="…"))}</text>'
+        f'<text x="12" y="50">{escape(outcome)}</text>{"".join(parts)}</svg>\n'
     )
 
 

@@ -60,5 +60,6 @@ def attach_curves(
 def _outcome(state: TrialState, accuracies: Sequence[float], attributes: Mapping[str, Any]) -> str:
     epochs, best = len(accuracies), attributes.get("best_epoch", 0)
     end = "interrupted" if "interrupted" in attributes else _ENDS[state]
-    said = f"{end} after {epochs} epoch{'s' * (epochs > 1)}"
-    return f"{said}, best {accuracies[best - 1]:.2%} after epoch {best}" if 0 < best <= epochs else said
+    if not 0 < best <= epochs:
+        return f"{end} after {epochs} epoch{'s' * (epochs > 1)}"
+    return f"{end}: best {accuracies[best - 1]:.2%} in epoch {best} of {epochs}"
