@@ -9,6 +9,7 @@ from optuna.artifacts import get_all_artifact_meta
 from optuna_dashboard import get_note, save_note
 from stored import STUDY, SUMMARY, Dashboard, begin, finish, load
 
+from pipeline.dashboard import board
 from pipeline.dashboard import feed as feed_module
 from pipeline.dashboard.board import write_board
 from pipeline.dashboard.feed import Feed
@@ -133,14 +134,14 @@ def test_a_shorter_picture_leaves_nothing_of_the_longer_one(storage):
 def test_nothing_is_written_and_no_version_is_counted_where_nothing_is_new(storage, feed):
     finish(storage)
     feed("ended")
-    version = load(storage, STUDY).system_attrs["dashboard:note_ver"]
+    version = Dashboard(storage).detail(STUDY)["note"]["version"]
     written = []
     listen = (storage.engine, "before_cursor_execute", lambda *event: written.append(event[2]))
     sqlalchemy.event.listen(*listen)
     feed("ended")
     sqlalchemy.event.remove(*listen)
     assert not [text for text in written if text.startswith(("INSERT", "UPDATE", "DELETE"))]
-    assert load(storage, STUDY).system_attrs["dashboard:note_ver"] == version
+    assert Dashboard(storage).detail(STUDY)["note"]["version"] == version
 
 
 def test_what_someone_writes_into_a_note_by_the_dashboard_survives_updates(storage, feed):
@@ -164,7 +165,7 @@ def test_a_note_that_someone_had_written_before_is_kept_below(storage, feed):
 
 
 def test_someone_who_writes_at_the_same_moment_is_not_overwritten(storage, monkeypatch):
-    study, board = begin(storage).study, __import__("pipeline.dashboard.board", fromlist=["_read"])
+    study = begin(storage).study
     write_board(storage.engine, study._study_id, "first", {})
     read, meanwhile = board._read, [f"{LINE} theirs"]
 

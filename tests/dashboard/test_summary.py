@@ -107,7 +107,6 @@ def test_a_grown_study_file_gives_all_trials_the_same_choices(storage):
     assert (second.params["combination"], second.params["rank"]) == ("full", 0)
     for name in ("combination", "rank", "init"):
         assert first.distributions[name] == second.distributions[name]
-    optuna.importance.get_param_importances(load(storage, STUDY))
 
 
 def test_a_combination_that_someone_removed_is_off_the_front(storage):
