@@ -37,8 +37,8 @@ def recovered(place: effnet.Place, weights: Path, images: Path, name: str) -> li
     storage = open_storage(paths.default_database())
     with Guard() as guard:
         run_study(
-            spec, storage, device=choose_device("auto"), guard=guard, cohort=None, cache_limit=10**10,
-            say=say, show=lambda name, progress: None,
+            spec, storage, command="python scripts/effnet_recovery.py", device=choose_device("auto"), guard=guard,
+            cohort=None, cache_limit=10**10, say=say, show=lambda name, progress: None,
         )  # fmt: skip
     results = {result.name: result for result in read_results(storage, spec.name)}
     return [effnet.row(place, variant, results[variant.name]) for variant in place.variants]

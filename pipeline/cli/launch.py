@@ -98,26 +98,32 @@ def run(
     cache_limit: CacheLimit = 50,
 ) -> None:
     """Create or resume a study; running it again is always right, and adds nothing once the budgets are met."""
+    from pipeline.dashboard.feed import Feed
     from pipeline.environment import choose_device
     from pipeline.paths import LOGS, default_database
     from pipeline.search.run import run_study
     from pipeline.search.storage import open_storage, storage_errors
+    from pipeline.study_file import study_file
     from pipeline.train.guard import Guard, StopTraining
 
     spec = read_spec(study, seed)
     url = storage or default_database()
     console = Console(LOGS / f"{spec.name}.log")
     with Guard(timeout) as guard, storage_errors(url):
+        stored = open_storage(url)
         try:
             run_study(
                 spec,
-                open_storage(url),
+                stored,
+                command=command_given(),
+                file=study_file(study).read_text(),
                 device=choose_device(device),
                 guard=guard,
                 cohort=cohort,
                 cache_limit=round(cache_limit * 1e9),
                 say=console.say,
                 show=console.show,
+                publish=Feed(stored, spec.name, console.say),
             )
         except (StopTraining, KeyboardInterrupt) as stop:
             console.say(

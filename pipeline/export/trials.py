@@ -8,9 +8,10 @@ from torch import Tensor
 
 from pipeline.errors import NothingUsableError
 from pipeline.export.card import add_study, make_card
-from pipeline.export.checkpoint import refuse_existing, write_checkpoint
+from pipeline.export.checkpoint import WEIGHTS, read_card, refuse_existing, write_checkpoint
 from pipeline.export.pack import pack_model
 from pipeline.paths import exports_folder
+from pipeline.search.files import note_file
 from pipeline.search.keep import Kept
 from pipeline.search.objective import Objective
 from pipeline.search.results import CellResult, CombinationResult, Score
@@ -85,7 +86,9 @@ def _export_stored(
     card = make_card(objective, trial, got, val, test)
     add_study(card, kept.study, result, cell, chosen_by)
     folder = exports_folder(kept.study, kept.combination, cell.cell.rank)
-    return write_checkpoint(folder, _tensors(objective, trial, got), card, force=force)
+    write_checkpoint(folder, _tensors(objective, trial, got), card, force=force)
+    note_file(result.study, trial.number, "checkpoint", folder / WEIGHTS, read_card(folder)["sha256"])
+    return folder
 
 
 def _validated(objective: Objective, got: Recovered) -> Score:

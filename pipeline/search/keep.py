@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import optuna
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.paths import adapters_folder, write_whole
+from pipeline.search.files import file_sha256, note_file
 from pipeline.search.space import Cell
 from pipeline.spectra.course import trial_key
 from pipeline.task.hashes import hash_tensors
@@ -35,6 +37,11 @@ class Kept:
         tensors = {name: tensor.contiguous() for name, tensor in parameters.items()}
         metadata = {"trial": trial_key(self.identity, number), "sha256": _hash(tensors)}
         write_whole(self.path(cell), lambda path: save_file(tensors, path, metadata=metadata))
+
+    def save_best(self, study: optuna.Study, cell: Cell, number: int, parameters: Mapping[str, Tensor]) -> None:
+        """Keep them, and say of the stored trial which file they are in."""
+        self.save(cell, number, parameters)
+        note_file(study, number, "adapter", self.path(cell), file_sha256(self.path(cell)))
 
     def load(self, cell: Cell, number: int) -> dict[str, Tensor] | None:
         """The parameters of trial ``number``, or none where they are not there or damaged: it is then trained again."""

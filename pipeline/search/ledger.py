@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
 
 from pipeline.search.history import Ask
+from pipeline.search.pictures import attach_curves
 from pipeline.search.rows import (
     begin_trial,
     end_trial,
@@ -24,6 +25,7 @@ from pipeline.search.rows import (
     write_study_attribute,
 )
 from pipeline.search.space import Cell
+from pipeline.search.storage import metric_of
 from pipeline.search.summary import COVERED, summary_key
 from pipeline.search.tally import tally, tells
 
@@ -58,6 +60,7 @@ class Ledger:
 
     def __init__(self, study: optuna.Study, space: Mapping[str, BaseDistribution]) -> None:
         self.study, self._space, self._engine = study, dict(space), engine_of(study)
+        self._name, self._metric = study.study_name, metric_of(study)
         self.seconds = 0.0
         """Seconds spent in the database so far."""
         self._showing, self._began = 0.0, time.monotonic()
@@ -136,7 +139,9 @@ class Ledger:
                 own.seen["running"] -= 1
             write_attributes(session, shown.trial_id, attributes)
             write_epochs(session, shown.trial_id, accuracies, shown.epochs)
-            end_trial(session, shown.trial_id, state, value)
+            name = f"{self._name}, trial {shown.number}"
+            attach_curves(session, shown.trial_id, name, self._metric, state, accuracies, attributes)
+            end_trial(session, shown.trial_id, state, () if value is None else (value,))
             self._covered[state.name] += 1
             own.add(state, shown.number, value, attributes)
             self._sum_up(session, ask.cell)
@@ -157,12 +162,19 @@ def bury_abandoned(study: optuna.Study) -> None:
 
     A trial that someone else asked for, outside a run, is theirs to end.
     """
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    abandoned = [trial for trial in running if "ask" in trial.user_attrs]
+    if not abandoned:
+        return
+    why = {"reason": "its run was killed", "interrupted": True, "killed": True}
+    name, metric = study.study_name, metric_of(study)
     with Session(engine_of(study)) as session, session.begin():
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if "ask" in trial.user_attrs:
-                why = {"reason": "its run was killed", "interrupted": True, "killed": True}
-                write_attributes(session, trial._trial_id, why)
-                end_trial(session, trial._trial_id, TrialState.FAIL, None)
+        for trial in abandoned:
+            write_attributes(session, trial._trial_id, why)
+            end_trial(session, trial._trial_id, TrialState.FAIL)
+            epochs = [accuracy for _, accuracy in sorted(trial.intermediate_values.items())]
+            title = f"{name}, trial {trial.number}"
+            attach_curves(session, trial._trial_id, title, metric, TrialState.FAIL, epochs, why)
 
 
 def is_told(trial: FrozenTrial) -> bool:

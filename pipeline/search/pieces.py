@@ -1,5 +1,6 @@
 """Attributes of a stored study that are too long for one: text in numbered pieces, none over 2 kB."""
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,19 +11,25 @@ PIECE = 1800
 
 def in_pieces(key: str, text: str) -> dict[str, Any]:
     """The attributes that hold a text: ``key`` says how many pieces there are, ``key.0`` is the first."""
-    pieces = list(_cut(text))
-    return {key: len(pieces)} | {f"{key}.{number}": piece for number, piece in enumerate(pieces)}
+    pieces = list(cut(text))
+    return {f"{key}.{number}": piece for number, piece in enumerate(pieces)} | {key: len(pieces)}
 
 
-def _cut(text: str) -> Iterator[str]:
+def cut(text: str) -> Iterator[str]:
+    """The pieces of a text."""
     start, length = 0, 0
     for place, character in enumerate(text):
-        length += len(json.dumps(character)) - len('""')
+        length += _length(character)
         if length > PIECE:
             yield text[start:place]
-            start, length = place, len(json.dumps(character)) - len('""')
+            start, length = place, _length(character)
     if start < len(text):
         yield text[start:]
+
+
+@functools.cache
+def _length(character: str) -> int:
+    return len(json.dumps(character)) - len('""')
 
 
 def joined(attributes: Mapping[str, Any], key: str) -> str | None:

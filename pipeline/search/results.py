@@ -152,18 +152,28 @@ def own_studies(storage: RDBStorage) -> list[str]:
 
 def _read(storage: RDBStorage, name: str, *, alone: bool) -> CombinationResult:
     study = optuna.load_study(study_name=name, storage=storage)
-    facts = study.user_attrs
     trials = study.get_trials(deepcopy=False)
-    tallies = tally(trials)
+    label = name.partition("/")[2] if alone else name
+    return gathered(study, study.user_attrs, label, tally(trials), dict(enumerate(trials)))
+
+
+def gathered(
+    study: optuna.Study,
+    facts: Mapping[str, Any],
+    label: str,
+    tallies: Mapping[Cell, Tally],
+    trials: Mapping[int, FrozenTrial],
+) -> CombinationResult:
+    """One combination, from what its cells came to and from its trials by number, of which the winners are needed."""
     own = [Cell(rank, init) for rank, init in stored_cells(facts)]
     return CombinationResult(
-        name=name.partition("/")[2],
-        label=name.partition("/")[2] if alone else name,
+        name=study.study_name.partition("/")[2],
+        label=label,
         study=study,
         baseline=_scores(facts.get("baseline", {})),
         compressed=_scores(facts.get("compressed", {})),
         facts=facts,
-        cells=tuple(_cell(cell, facts, tallies[cell], trials) for cell in own),
+        cells=tuple(_cell(cell, facts, tallies.get(cell, Tally()), trials) for cell in own),
     )
 
 
@@ -173,7 +183,7 @@ def find_winners(study: optuna.Study) -> dict[Cell, FrozenTrial]:
     return {cell: trials[own.trial] for cell, own in tally(trials).items() if own.trial is not None}
 
 
-def _cell(cell: Cell, facts: Mapping[str, Any], own: Tally, trials: list[FrozenTrial]) -> CellResult:
+def _cell(cell: Cell, facts: Mapping[str, Any], own: Tally, trials: Mapping[int, FrozenTrial]) -> CellResult:
     known = facts.get(cell.winner_key, {})
     seeds = known.get("seeds", []) if own.trial is not None and known.get("trial") == own.trial else []
     return CellResult(

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution, distribution_to_json
-from optuna.storages import _CachedStorage
+from optuna.storages import RDBStorage, _CachedStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy import Engine, delete, insert, update
@@ -19,9 +19,14 @@ from sqlalchemy.orm import Session
 from pipeline.errors import StorageError
 
 
+def backend_of(study: optuna.Study) -> RDBStorage:
+    """The database of a stored study, without the trials that the study remembers."""
+    return cast(_CachedStorage, study._storage)._backend
+
+
 def engine_of(study: optuna.Study) -> Engine:
     """What talks to the database of a stored study."""
-    return cast(_CachedStorage, study._storage)._backend.engine
+    return backend_of(study).engine
 
 
 def begin_trial(
@@ -54,6 +59,12 @@ def write_attributes(session: Session, trial_id: int, attributes: Mapping[str, A
     session.execute(insert(table), rows)
 
 
+def write_system_attribute(session: Session, trial_id: int, key: str, value: Any) -> None:
+    """Write an attribute of a trial that Optuna or its dashboard reads; a trial has none of that name yet."""
+    rows = [{"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}]
+    session.execute(insert(models.TrialSystemAttributeModel.__table__), rows)
+
+
 def write_epochs(session: Session, trial_id: int, accuracies: Sequence[float], known: int) -> None:
     """Write the accuracies of the epochs after the ``known`` first."""
     rows = []
@@ -66,8 +77,8 @@ def write_epochs(session: Session, trial_id: int, accuracies: Sequence[float], k
         session.execute(insert(models.TrialIntermediateValueModel.__table__), rows)
 
 
-def end_trial(session: Session, trial_id: int, state: TrialState, value: float | None) -> None:
-    """Give a running trial its last state.
+def end_trial(session: Session, trial_id: int, state: TrialState, values: Sequence[float] = ()) -> None:
+    """Give a running trial its last state, and a value for each objective where it has any.
 
     Raises:
         StorageError: It runs no more; someone else ended it.
@@ -76,9 +87,9 @@ def end_trial(session: Session, trial_id: int, state: TrialState, value: float |
     if trial.state != TrialState.RUNNING:
         raise StorageError(f"trial {trial.number} was ended by another program while it was trained here")
     trial.state, trial.datetime_complete = state, datetime.now()
-    if value is not None:
+    for objective, value in enumerate(values):
         stored, kind = models.TrialValueModel.value_to_stored_repr(value)
-        session.add(models.TrialValueModel(trial_id=trial_id, objective=0, value=stored, value_type=kind))
+        session.add(models.TrialValueModel(trial_id=trial_id, objective=objective, value=stored, value_type=kind))
 
 
 def write_study_attribute(session: Session, study_id: int, key: str, value: Any) -> None:

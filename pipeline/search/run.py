@@ -1,9 +1,14 @@
 """A whole study: each combination searched, its winners tested."""
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Literal
 
 import optuna
 from optuna.storages import RDBStorage
+from optuna.trial import TrialState
 
 from pipeline import paths
 from pipeline.compress.attention import arranged
@@ -15,6 +20,7 @@ from pipeline.search.cohorts import Pass, measure_pass
 from pipeline.search.keep import Kept
 from pipeline.search.lock import exclusive
 from pipeline.search.objective import Objective, make_features
+from pipeline.search.pieces import in_pieces
 from pipeline.search.select import measure_references, test_winners
 from pipeline.search.space import cells, fitted
 from pipeline.search.spectra import keep_baseline_spectra, record_winners, watch_weights, watched_layers
@@ -25,32 +31,43 @@ from pipeline.spectra.snapshot import Snapshot
 from pipeline.study_file import pinned
 from pipeline.task import Task, prepare
 from pipeline.train.cache import FeatureCache
-from pipeline.train.guard import Guard
+from pipeline.train.guard import Guard, StopTraining
 from pipeline.train.program import Program
+
+Moment = Literal["begun", "epoch", "searched", "tested", "ended", "stopped"]
+"""When there is something new to be looked at: all studies are stored, an epoch or a combination's search is over, its
+winners are tested, those of all are, or the run stops before.
+"""
 
 
 def run_study(
     spec: StudySpec,
     storage: RDBStorage,
     *,
+    command: str,
+    file: str | None = None,
     device: str,
     guard: Guard,
     cohort: int | None,
     cache_limit: int,
     say: Callable[[str], None],
     show: Callable[[str, Progress], None],
+    publish: Callable[[Moment], None] = lambda moment: None,
 ) -> None:
     """Create or resume a study: search until every budget is met, then test the winners. Running it again is right.
 
     Args:
         spec: The study.
         storage: The database of the stored studies.
+        command: What makes this run again; the stored studies say it.
+        file: The text of the study file, where there is one; the stored studies keep it.
         device: Where to train.
         guard: What stops it early.
         cohort: Lanes trained in one pass; None measures how many are quickest.
         cache_limit: Bytes that caches of frozen layers may take.
         say: Told in a line what begins or ended.
         show: Told after every epoch how far the combination of that name is.
+        publish: Told when there is something new for those who look at the stored studies.
 
     Raises:
         IntegrityError: A combination cannot be compressed or started; the others are run all the same.
@@ -60,21 +77,45 @@ def run_study(
         features = make_features(spec.compute, device, limit=cache_limit, say=say, check=guard.check)
         objectives = trained_objectives(spec, device, features, say, guard.check)
         refuse_misfits(objectives)
-        searched, failed = {}, {}
+        failed: dict[str, IntegrityError] = {}
+        studies, searched = dict[str, optuna.Study](), dict[str, Kept]()
         for name, objective in objectives.items():
-            try:
-                searched[name] = _search(spec, storage, objective, guard, cohort, say, show)
-            except IntegrityError as error:
-                failed[name] = error
-                say(f"{name}: failed: {error}")
-        for name, (study, kept) in searched.items():
-            say(f"{name}: testing the winners")
-            test_winners(objectives[name], study, kept, spec.seeds, guard.check)
-            record_winners(spec, objectives[name], study, guard.check, say)
-            objectives[name].release()
+            with _failing_alone(name, failed, say):
+                studies[name] = _begin(spec, storage, objective, command, file)
+        publish("begun")
+
+        def shown(name: str, progress: Progress) -> None:
+            show(name, progress)
+            publish("epoch")
+
+        try:
+            for name, study in studies.items():
+                with _failing_alone(name, failed, say):
+                    searched[name] = _search(spec, study, objectives[name], guard, cohort, say, shown)
+                publish("searched")
+            for name, kept in searched.items():
+                say(f"{name}: testing the winners")
+                test_winners(objectives[name], studies[name], kept, spec.seeds, guard.check)
+                record_winners(spec, objectives[name], studies[name], guard.check, say)
+                objectives[name].release()
+                publish("tested")
+            publish("ended")
+        except StopTraining:
+            publish("stopped")
+            raise
         if failed:
             said = "; ".join(f"'{name}': {error}" for name, error in failed.items())
             raise IntegrityError(f"these combinations failed, the others are done: {said}")
+
+
+@contextmanager
+def _failing_alone(name: str, failed: dict[str, IntegrityError], say: Callable[[str], None]) -> Iterator[None]:
+    """Note a combination that fails, and go on with the others."""
+    try:
+        yield
+    except IntegrityError as error:
+        failed[name] = error
+        say(f"{name}: failed: {error}")
 
 
 def trained_objectives(
@@ -117,24 +158,32 @@ def refuse_misfits(objectives: Mapping[str, Objective], *, cheaply: bool = False
             raise SpecError(f"combination '{name}': {error}") from None
 
 
+def _begin(spec: StudySpec, storage: RDBStorage, objective: Objective, command: str, file: str | None) -> optuna.Study:
+    """The stored study of one combination, created or resumed, which says what runs it now."""
+    study = create_or_resume(
+        storage,
+        study_name(spec.name, objective.combination.name),
+        pinned(spec, objective.combination),
+        dict(objective.task.hashes),
+        {**study_facts(spec, objective), **(in_pieces("file", file) if file is not None else {})},
+    )
+    done = study._storage.get_n_trials(study._study_id, (TrialState.COMPLETE, TrialState.PRUNED))
+    began = datetime.now(UTC).isoformat(timespec="seconds")
+    study.set_user_attr("run", {"command": command, "began": began, "done": done})
+    return study
+
+
 def _search(
     spec: StudySpec,
-    storage: RDBStorage,
+    study: optuna.Study,
     objective: Objective,
     guard: Guard,
     cohort: int | None,
     say: Callable[[str], None],
     show: Callable[[str, Progress], None],
-) -> tuple[optuna.Study, Kept]:
-    """Search one combination until its budgets are met."""
-    name, task = objective.combination.name, objective.task
-    study = create_or_resume(
-        storage,
-        study_name(spec.name, name),
-        pinned(spec, objective.combination),
-        dict(task.hashes),
-        study_facts(spec, objective),
-    )
+) -> Kept:
+    """Search one combination until its budgets are met; returns where its best adapters are kept."""
+    name = objective.combination.name
     kept = Kept(spec.name, name, study.user_attrs["id"])
     measure_references(objective, study, ["val"])
     say(f"{name}: {len(objective.targets)} layers compressed; {said_of(objective.common.program)}")
@@ -146,7 +195,7 @@ def _search(
         say(f"{name}: the {objective.search.queued} cells that score best before any training begin with the middle")
     Coordinator(objective, study, kept, guard, size, lambda progress: show(name, progress)).run()
     objective.release()
-    return study, kept
+    return kept
 
 
 def _pass(
@@ -217,4 +266,19 @@ def study_facts(spec: StudySpec, objective: Objective) -> dict[str, object]:
         "compressed_bytes": objective.compressed_size.bytes,
         "dense_macs": objective.facts(search.ranks[0]).dense_macs,
         "spectra": watched_layers(spec, objective.task.model),
+        **in_pieces("layers", json.dumps(layer_bytes(objective))),
     }
+
+
+def layer_bytes(objective: Objective) -> list[dict[str, Any]]:
+    """Bytes of each compressed layer: dense with its bias, what the compressed one holds, and what each rank adds."""
+    ranked = {rank: objective.facts(rank).size.layers for rank in objective.search.ranks}
+    return [
+        {
+            "name": name,
+            "dense": (size.dense + size.bias) // 8,
+            **{kind: getattr(size.base, kind) // 8 for kind in ("payload", "index", "scale", "bias")},
+            "adapter": {str(rank): (layers[name].bits() - size.bits()) // 8 for rank, layers in ranked.items()},
+        }
+        for name, size in objective.compressed_size.layers.items()
+    ]

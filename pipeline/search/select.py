@@ -125,7 +125,7 @@ def test_winners(objective: Objective, study: optuna.Study, kept: Kept, seeds: i
         values = values_of(trial)
         if known.get("trial") != trial.number:
             got = recover(objective, kept, trial, check)
-            kept.save(cell, trial.number, got.parameters)
+            kept.save_best(study, cell, trial.number, got.parameters)
             own = _of_seed(objective, got.parameters, values, objective.seed, got.val_accuracy)
             known = {"trial": trial.number, "seeds": [own]}
             study.set_user_attr(cell.winner_key, known)

@@ -22,6 +22,7 @@ from pipeline.search.lock import exclusive
 from pipeline.study_file import upgraded
 
 METRIC = "validation accuracy"
+"""What trials are judged by, where the task's metric is accuracy."""
 LOCK_WAIT = 30
 """Seconds to wait while another program holds the database."""
 
@@ -137,6 +138,11 @@ def study_name(study: str, combination: str) -> str:
     return f"{study}/{combination}"
 
 
+def metric_of(study: optuna.Study) -> str:
+    """What the trials of a stored study are judged by."""
+    return (study.metric_names or [METRIC])[0]
+
+
 def create_or_resume(
     storage: RDBStorage, name: str, pinned: dict[str, Any], hashes: dict[str, str], facts: dict[str, Any]
 ) -> optuna.Study:
@@ -156,7 +162,7 @@ def create_or_resume(
         study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            study.set_metric_names([METRIC])
+            study.set_metric_names([f"validation {facts.get('task', {}).get('metric', 'accuracy')}"])
     except DuplicatedStudyError:
         study = optuna.load_study(storage=storage, study_name=name, sampler=optuna.samplers.RandomSampler())
     if study.direction != optuna.study.StudyDirection.MAXIMIZE:

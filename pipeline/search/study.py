@@ -188,7 +188,7 @@ class Coordinator:
             attributes |= {"interrupted": True, "reason": interrupted}
         number = self.ledger.finish(trial.ask, state, trial.accuracies, attributes, trial.value)
         if self._count(trial.ask.cell, state, trial.value):
-            self.kept.save(trial.ask.cell, number, trial.lane.best_parameters)
+            self.kept.save_best(self.study, trial.ask.cell, number, trial.lane.best_parameters)
 
     def _show(self, trials: list[_Trial]) -> None:
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]

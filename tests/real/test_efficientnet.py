@@ -81,7 +81,7 @@ def recover(place: Place, images: Path) -> Recovered:
     spec, storage = study(place, WEIGHTS, images, place.name), open_storage("sqlite:///studies.db")
     try:
         run_study(
-            spec, storage, device="cpu", guard=Guard(), cohort=1, cache_limit=10**9,
+            spec, storage, command="pytest", device="cpu", guard=Guard(), cohort=1, cache_limit=10**9,
             say=lambda line: None, show=lambda name, progress: None,
         )  # fmt: skip
         (result,) = read_results(storage, spec.name)

@@ -1,16 +1,25 @@
+import hashlib
 import math
 from contextlib import contextmanager
+from pathlib import Path
 
 import optuna
 import pytest
 import sqlalchemy
-from bare_studies import SPACE, bare_study, complete, fail, make_ask, make_ledger
+import torch
+from bare_studies import CELL, SPACE, bare_study, complete, fail, make_ask, make_ledger
+from optuna.artifacts import FileSystemArtifactStore, download_artifact, get_all_artifact_meta
 from optuna.trial import TrialState, create_trial
 from tiny_studies import make_spec, search
 
 from pipeline.errors import StorageError
+from pipeline.paths import PICTURES
 from pipeline.search import ledger as ledger_module
+from pipeline.search.files import note_file
+from pipeline.search.keep import Kept
 from pipeline.search.ledger import LONG, bury_abandoned
+from pipeline.search.space import Cell
+from pipeline.search.storage import create_or_resume, metric_of
 from pipeline.search.summary import read_status
 
 KNOWN = {"seed": 0, "split": "5" * 64}
@@ -156,7 +165,7 @@ def test_abandoned_trials_are_buried_together(storage):
         ledger.progress(make_ask(number, seconds=LONG), [])
     with commits(storage) as seen:
         bury_abandoned(ledger.study)
-    assert len(seen) <= 2, "one to read, one to write"
+    assert len(seen) <= 4, "two to read names, one to read trials, one to write"
     for trial in ledger.study.trials:
         assert trial.state == TrialState.FAIL
         assert trial.user_attrs["killed"]
@@ -189,3 +198,74 @@ def test_a_trial_that_someone_asked_for_outside_a_run_is_left_running_and_does_n
     search(storage, make_spec(trials=5))
     assert own.trials[theirs.number].state == TrialState.RUNNING
     search(storage, make_spec(trials=6))
+
+
+CURVE = {"train_loss": [1.0, 0.5], "val_loss": [1.1, 0.6], "best_epoch": 2}
+
+
+@pytest.mark.parametrize(
+    ("state", "more", "said"),
+    [
+        (TrialState.COMPLETE, {}, "complete: best 20.00% in epoch 2 of 2"),
+        (TrialState.PRUNED, {}, "pruned: best 20.00% in epoch 2 of 2"),
+        (TrialState.FAIL, {"reason": "not finite", "best_epoch": 0}, "failed after 2 epochs"),
+        (TrialState.FAIL, {"reason": "signal", "interrupted": True}, "interrupted: best 20.00% in epoch 2 of 2"),
+    ],
+)
+def test_every_trial_with_an_epoch_has_a_picture_of_its_curves_as_optunas_artifact(storage, state, more, said):
+    ledger = make_ledger(storage)
+    number = ledger.finish(make_ask(), state, [0.1, 0.2], {**CURVE, **more}, 0.2 if state.name == "COMPLETE" else None)
+    (meta,) = get_all_artifact_meta(ledger.study.trials[number], storage=ledger.study._storage)
+    assert (meta.filename, meta.mimetype, meta.encoding) == ("curves.svg", "image/svg+xml", None)
+    download_artifact(
+        artifact_store=FileSystemArtifactStore(PICTURES), file_path="curves.svg", artifact_id=meta.artifact_id
+    )
+    picture = Path("curves.svg").read_text()
+    assert f"tiny/int1-lora, trial {number}" in picture
+    assert said in picture
+    assert "validation accuracy (%)" in picture
+
+
+def test_a_trial_without_an_epoch_has_no_picture(storage):
+    ledger = make_ledger(storage)
+    fail(ledger, 0, "not finite")
+    assert get_all_artifact_meta(ledger.study.trials[0], storage=ledger.study._storage) == []
+    assert not PICTURES.exists()
+
+
+def test_a_killed_trial_has_a_picture_of_the_epochs_that_are_known(storage):
+    ledger = make_ledger(storage)
+    ledger.progress(make_ask(seconds=LONG), [0.1, 0.2])
+    bury_abandoned(ledger.study)
+    (meta,) = get_all_artifact_meta(ledger.study.trials[0], storage=ledger.study._storage)
+    assert "interrupted after 2 epochs" in (PICTURES / meta.artifact_id).read_text()
+
+
+def test_the_kept_adapter_is_named_on_the_best_trial_of_its_cell_alone_with_the_sha256_of_the_file(storage):
+    ledger = make_ledger(storage)
+    kept = Kept("tiny", "int1-lora", ledger.study.user_attrs["id"])
+    other = Cell(1, "svd")
+    for place, cell in enumerate((CELL, other, CELL)):
+        number = complete(ledger, place, 0.5 + place / 10, cell)
+        kept.save_best(ledger.study, cell, number, {"fc1.lora_A": torch.full((2, 3), float(place))})
+    named = [trial.user_attrs.get("adapter") for trial in bare_study(storage).trials]
+    assert named == [None, "storage/artifacts/tiny/int1-lora/rank-1.svd.safetensors",
+                     "storage/artifacts/tiny/int1-lora/rank-2.svd.safetensors"]  # fmt: skip
+    for trial in bare_study(storage).trials[1:]:
+        data = Path(trial.user_attrs["adapter"]).read_bytes()
+        assert trial.user_attrs["adapter_sha256"] == hashlib.sha256(data).hexdigest()
+    assert "adapter_sha256" not in bare_study(storage).trials[0].user_attrs
+
+
+def test_studies_of_one_database_keep_their_own_files(storage):
+    first, second = make_ledger(storage), make_ledger(storage, name="tiny/other")
+    for ledger in (first, second):
+        note_file(ledger.study, complete(ledger, 0, 0.5), "checkpoint", Path("a/model.safetensors"), "0" * 64)
+    for name in ("tiny/int1-lora", "tiny/other"):
+        assert bare_study(storage, name).trials[0].user_attrs["checkpoint"] == "a/model.safetensors"
+
+
+def test_what_the_trials_are_judged_by_is_named_by_the_tasks_metric(storage):
+    study = create_or_resume(storage, "tiny/agreeing", {}, {}, {"task": {"metric": "agreement"}})
+    assert metric_of(study) == "validation agreement"
+    assert metric_of(bare_study(storage)) == "validation accuracy"

@@ -1,0 +1,122 @@
+"""What a run writes for optuna-dashboard while it goes on: notes, pictures and the summary study."""
+
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import optuna
+from optuna.storages import RDBStorage
+
+from pipeline.dashboard.board import write_board
+from pipeline.dashboard.note import combination_note, study_note
+from pipeline.dashboard.plots import draw_plots
+from pipeline.dashboard.summary import open_summary, update_summary
+from pipeline.search.results import CombinationResult
+from pipeline.search.run import Moment
+from pipeline.search.so_far import Winners, read_so_far
+
+Seen = tuple[Hashable, ...]
+
+
+@dataclass
+class _Pace:
+    """Lets a kind of update happen as often as its share of the run's time allows.
+
+    Args:
+        share: Part of the time that it may take.
+        last: Seconds that the last update took; at first those that it is expected to take.
+        spent: Seconds that all took.
+    """
+
+    share: float
+    last: float
+    spent: float = 0.0
+
+    def allows(self, elapsed: float) -> bool:
+        return self.spent + self.last <= self.share * elapsed
+
+    def add(self, seconds: float) -> None:
+        self.last, self.spent = seconds, self.spent + seconds
+
+
+class Feed:
+    """Tells those who look at a study in optuna-dashboard how far it is; ``run_study`` calls it.
+
+    Together its updates take 1 % of the run's time, beside those at the end of each search and test.
+
+    Args:
+        storage: The database of the stored studies.
+        study: The study's name.
+        say: Told once of each reason for which an update failed: a run goes on without.
+    """
+
+    def __init__(self, storage: RDBStorage, study: str, say: Callable[[str], None]) -> None:
+        self._storage, self._study, self._say = storage, study, say
+        self._began = time.monotonic()
+        self._notes, self._pictures = _Pace(0.002, last=0.05), _Pace(0.008, last=1.0)  # to import plotly takes a while
+        self._winners: Winners = {}
+        self._drawn: dict[str, Seen] = {}
+        self._summary: optuna.Study | None = None
+        self._summed: Seen = ()
+        self._said: set[str] = set()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that all updates took so far."""
+        return self._notes.spent + self._pictures.spent
+
+    def __call__(self, moment: Moment) -> None:
+        """Bring everything up to date, if it is time."""
+        elapsed = time.monotonic() - self._began
+        pictures = moment in ("searched", "ended") or (moment == "epoch" and self._pictures.allows(elapsed))
+        if moment == "epoch" and not pictures and not self._notes.allows(elapsed):
+            return
+        start = time.perf_counter()
+        try:
+            self._update(pictures=pictures)
+        except Exception as error:  # whatever it is, a search is not to be lost for a picture
+            self._say_once(f"what the dashboard shows was not brought up to date: {type(error).__name__}: {error}")
+        finally:
+            (self._pictures if pictures else self._notes).add(time.perf_counter() - start)
+
+    def _update(self, *, pictures: bool) -> None:
+        results = read_so_far(self._storage, self._study, self._winners)
+        if not results:
+            return
+        for result in results:
+            self._write(result.study, combination_note(result), [result], pictures=pictures)
+        self._summary = self._summary or open_summary(self._storage, self._study, results[0].metric)
+        if self._summary is None:
+            self._say_once(f"this database has a study '{self._study}' of someone else's: it stays, without a summary")
+            return
+        seen = _seen(results)
+        if seen != self._summed:
+            update_summary(self._summary, results)
+            self._summed = seen
+        self._write(self._summary, study_note(results), results, pictures=pictures)
+
+    def _write(self, study: optuna.Study, note: str, results: Sequence[CombinationResult], *, pictures: bool) -> None:
+        seen, name = _seen(results), study.study_name
+        drawn = draw_plots(results) if pictures and self._drawn.get(name) != seen else {}
+        write_board(self._storage.engine, study._study_id, note, drawn)
+        if pictures:
+            self._drawn[name] = seen
+
+    def _say_once(self, line: str) -> None:
+        line = line.partition("\n")[0]
+        if line not in self._said:
+            self._said.add(line)
+            self._say(line)
+
+
+def _seen(results: Sequence[CombinationResult]) -> Seen:
+    """What the summary and the pictures of some combinations depend on."""
+    return tuple(
+        (
+            result.name,
+            tuple(result.baseline.items()),
+            tuple(result.compressed.items()),
+            tuple((cell.cell, cell.best and cell.best.number, cell.tested) for cell in result.cells),
+        )
+        for result in results
+    )

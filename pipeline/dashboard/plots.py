@@ -1,0 +1,47 @@
+"""Our own pictures as optuna-dashboard takes them: plotly's JSON, small."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.report.figures.contract import Figure, NothingToDraw
+from pipeline.search.results import CombinationResult
+
+DIGITS = 6
+"""Of numbers; a screen shows four."""
+OTHER_AXES = ("coloraxis", "colorscale", "geo", "map", "mapbox", "polar", "scene", "smith", "ternary")
+"""Parts of a template for pictures of other kinds."""
+
+
+def draw_plots(results: Sequence[CombinationResult]) -> dict[str, str]:
+    """The pictures of some combinations by id; none before a trial is complete."""
+    from pipeline.report.figures.accuracy_by_rank import accuracy_by_rank  # they bring plotly
+    from pipeline.report.figures.accuracy_by_size import accuracy_by_size
+
+    drawn = {}
+    for draw in (accuracy_by_rank, accuracy_by_size):
+        try:
+            drawn[draw.__name__] = compact(draw(results))
+        except NothingToDraw:
+            continue
+    return drawn
+
+
+def compact(figure: Figure) -> str:
+    """A figure as JSON that fills the place it is given, without what its template says of other kinds of figures."""
+    table: dict[str, Any] = json.loads(figure.to_json())
+    layout = table["layout"]
+    layout.pop("height", None)  # the dashboard's place for it has its own
+    if "template" in layout:
+        own, kinds = layout["template"].get("layout", {}), {trace["type"] for trace in table["data"]}
+        traces = {kind: value for kind, value in layout["template"].get("data", {}).items() if kind in kinds}
+        layout["template"] = {"data": traces, "layout": {k: v for k, v in own.items() if k not in OTHER_AXES}}
+    return json.dumps(_rounded(table), separators=(",", ":"))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return {key: _rounded(each) for key, each in value.items()} if isinstance(value, dict) else value

@@ -1,0 +1,155 @@
+"""The summary study ``<study>``: the best trial of each cell, its accuracy and its bytes, for a Pareto front."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from pipeline.report.recovery import cell_recovery
+from pipeline.search.results import CellResult, CombinationResult
+from pipeline.search.rows import backend_of, begin_trial, end_trial, engine_of, write_attributes
+
+OWN = "summary_of"
+"""The attribute that tells a summary from a study of someone else's."""
+Key = tuple[str, int, str]
+"""Combination, rank and init."""
+
+
+def open_summary(storage: RDBStorage, study: str, metric: str) -> optuna.Study | None:
+    """The summary of a study, made where there is none; None where a study of someone else's has its name."""
+    try:
+        summary = optuna.create_study(storage=storage, study_name=study, directions=["maximize", "minimize"])
+    except DuplicatedStudyError:
+        summary = optuna.load_study(storage=storage, study_name=study)
+        return summary if summary.user_attrs.get(OWN) == study else None
+    summary.set_user_attr(OWN, study)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        summary.set_metric_names([f"validation {metric}", "bytes"])
+    return summary
+
+
+def update_summary(summary: optuna.Study, results: Sequence[CombinationResult]) -> bool:
+    """Bring the summary up to date in one transaction; says whether anything was to be done.
+
+    A trial that is its cell's best no more stays, as Optuna's trials do: pruned, without values, and with the number of
+    its successor in ``superseded_by``.
+    """
+    best = {
+        (result.name, cell.cell.rank, cell.cell.init): (result, cell)
+        for result in results
+        for cell in result.cells
+        if cell.best
+    }
+    trials = backend_of(summary).get_all_trials(summary._study_id, deepcopy=False)  # what is marked is read anew
+    shown = {_key(trial): trial for trial in trials if trial.state == TrialState.COMPLETE}
+    kept = {key for key, trial in shown.items() if key in best and _origin(trial) == _origin_of(*best[key])}
+    stale = [key for key in kept if _attributes(*best[key]) != shown[key].user_attrs]
+    fresh, old = [key for key in best if key not in kept], [trial for key, trial in shown.items() if key not in kept]
+    if not (stale or fresh or old):
+        return False
+    space = _space(results, trials)
+    with Session(engine_of(summary)) as session, session.begin():
+        if old:
+            _withdraw(session, [trial._trial_id for trial in old])
+        numbers = {key: _append(session, summary._study_id, space, *best[key]) for key in fresh}
+        for trial in old:
+            write_attributes(session, trial._trial_id, {"superseded_by": numbers.get(_key(trial))})
+        for key in stale:
+            write_attributes(session, shown[key]._trial_id, _attributes(*best[key]))
+        _restate(session, summary._study_id, space)
+    return True
+
+
+def _key(trial: FrozenTrial) -> Key:
+    return trial.params["combination"], trial.params["rank"], trial.params["init"]
+
+
+def _origin(trial: FrozenTrial) -> tuple[Any, ...]:
+    return trial.user_attrs["study"], trial.user_attrs["trial"], trial.values
+
+
+def _origin_of(result: CombinationResult, cell: CellResult) -> tuple[Any, ...]:
+    own = _attributes(result, cell)
+    return own["study"], own["trial"], _values(_winner(cell))
+
+
+def _winner(cell: CellResult) -> FrozenTrial:
+    if cell.best is None:
+        raise ValueError(f"{cell.cell} has no winner to speak of")
+    return cell.best
+
+
+def _values(best: FrozenTrial) -> list[float]:
+    return [best.value or 0.0, float(best.user_attrs["bytes"])]
+
+
+def _attributes(result: CombinationResult, cell: CellResult) -> dict[str, Any]:
+    """What a summary says of a winner beside its values."""
+    best = _winner(cell)
+    facts = {
+        "study": result.study.study_name,
+        "trial": best.number,
+        "times_smaller": round(best.user_attrs["ratio"], 3),
+        "trainable": best.user_attrs["trainable"],
+        "recovery": cell_recovery(result, cell, "val"),
+        f"test_{result.metric}": cell.test.accuracy if cell.test else None,
+        "test_recovery": cell_recovery(result, cell, "test"),
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _space(results: Sequence[CombinationResult], trials: Sequence[FrozenTrial]) -> dict[str, CategoricalDistribution]:
+    """Where cells lie. Choices are all that the study has; those that are stored keep their places, new ones follow."""
+    cells = [cell.cell for result in results for cell in result.cells]
+    choices: dict[str, list[Any]] = {
+        "combination": [result.name for result in results],
+        "rank": sorted({cell.rank for cell in cells}),
+        "init": [cell.init for cell in cells],
+    }
+    space = {}
+    for name, own in choices.items():
+        stored = [trial.distributions[name] for trial in trials if name in trial.distributions]
+        before = [choice for each in stored if isinstance(each, CategoricalDistribution) for choice in each.choices]
+        space[name] = CategoricalDistribution(list(dict.fromkeys([*before, *own])))
+    return space
+
+
+def _append(
+    session: Session, study_id: int, space: Mapping[str, BaseDistribution], result: CombinationResult, cell: CellResult
+) -> int:
+    """Add a winner as a trial, with the values that were searched and the times at which that was; its number."""
+    best = _winner(cell)
+    params = {**best.params, "combination": result.name}
+    began, ended = best.datetime_start, best.datetime_complete
+    if began is None:
+        raise ValueError(f"trial {best.number} of '{result.name}' never began")
+    trial_id, number = begin_trial(session, study_id, began, params, {**best.distributions, **space})
+    write_attributes(session, trial_id, _attributes(result, cell))
+    end_trial(session, trial_id, TrialState.COMPLETE, _values(best))
+    session.get_one(models.TrialModel, trial_id).datetime_complete = ended
+    return number
+
+
+def _withdraw(session: Session, trial_ids: Sequence[int]) -> None:
+    trials, values = models.TrialModel.__table__, models.TrialValueModel.__table__
+    session.execute(update(trials).where(trials.c.trial_id.in_(trial_ids)).values(state=TrialState.PRUNED))
+    session.execute(delete(values).where(values.c.trial_id.in_(trial_ids)))
+
+
+def _restate(session: Session, study_id: int, space: Mapping[str, BaseDistribution]) -> None:
+    """Give all trials the same choices, where a study file has grown."""
+    trials, params = models.TrialModel.__table__, models.TrialParamModel.__table__
+    own = select(trials.c.trial_id).where(trials.c.study_id == study_id)
+    for name, distribution in space.items():
+        text = distribution_to_json(distribution)
+        other = (params.c.param_name == name, params.c.trial_id.in_(own), params.c.distribution_json != text)
+        session.execute(update(params).where(*other).values(distribution_json=text))

@@ -1,0 +1,113 @@
+"""The curves of one trial as a small SVG, readable on a light and on a dark ground."""
+
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+
+LEFT, RIGHT, TOP, BOTTOM = 62, 462, 92, 306
+"""Where the panels lie in a picture of 480 x 360; half of it is still readable."""
+GAP = 54
+STYLE = (
+    "text{font:18px system-ui,sans-serif;fill:#333}.t{font-weight:600}.e{text-anchor:end}.m{text-anchor:middle}"
+    "path{fill:none;stroke-width:2.5;stroke-linecap:round;stroke-linejoin:round}.g{stroke:#ccc;stroke-width:1}"
+    ".v{stroke:#0072b2}.r{stroke:#d55e00;stroke-dasharray:7 6}.b{fill:#fff}.d{fill:#0072b2}"
+    "@media(prefers-color-scheme:dark){text{fill:#ddd}.g{stroke:#555}.b{fill:#1e1e1e}"
+    ".v{stroke:#56b4e9}.r{stroke:#e69f00}.d{fill:#56b4e9}}"
+)
+"""Okabe and Ito's blue and orange; the orange line is dashed too, so that no colour has to be told."""
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """Curves over one axis of values: ``y`` of the panel's bottom, its height, and the ticks of its axis."""
+
+    bottom: float
+    height: float
+    ticks: tuple[float, ...]
+    epochs: int
+
+    def x(self, epoch: int) -> float:
+        return LEFT + (RIGHT - LEFT) * ((epoch - 1) / (self.epochs - 1) if self.epochs > 1 else 0.5)
+
+    def y(self, value: float) -> float:
+        low, high = self.ticks[0], self.ticks[-1]
+        return self.bottom - self.height * (value - low) / (high - low)
+
+    def axis(self) -> Iterator[str]:
+        for tick in self.ticks:
+            y = self.y(tick)
+            yield f'<path class="g" d="M{LEFT} {y:.0f}H{RIGHT}"/>'
+            yield f'<text class="e" x="{LEFT - 8}" y="{y + 6:.0f}">{tick:.6g}</text>'
+
+    def line(self, kind: str, values: Sequence[float]) -> str:
+        """One curve, a dash where it has one point; epochs whose value is no number are left out."""
+        points = [f"{self.x(epoch):.0f} {self.y(v):.0f}" for epoch, v in enumerate(values, 1) if math.isfinite(v)]
+        if len(points) == 1:
+            points[0] += "m-16 0h32"
+        return f'<path class="{kind}" d="M{"L".join(points)}"/>' if points else ""
+
+
+def draw_curves(
+    title: str,
+    outcome: str,
+    metric: str,
+    accuracies: Sequence[float],
+    train_loss: Sequence[float] = (),
+    val_loss: Sequence[float] = (),
+    best_epoch: int = 0,
+) -> str:
+    """Accuracy above, losses below where there are any, over the epochs.
+
+    Args:
+        title: Which trial it is.
+        outcome: What it came to.
+        metric: What the accuracies are of.
+        accuracies: On the validation part after each epoch, from 0 to 1.
+        train_loss: Mean of each epoch.
+        val_loss: Mean after each epoch.
+        best_epoch: That of the adapter that is kept, from 1; 0 marks none.
+    """
+    epochs, percent = len(accuracies), [100 * accuracy for accuracy in accuracies]
+    losses = [*train_loss, *val_loss]
+    height = (BOTTOM - TOP - GAP) / 2 if losses else BOTTOM - TOP
+    upper = _Panel(TOP + height, height, _ticks(percent), epochs)
+    parts = [*upper.axis(), upper.line("v", percent)]
+    parts.append(f'<text x="{LEFT}" y="{TOP - 12}">{escape(metric)} (%)</text>')
+    if 0 < best_epoch <= epochs and math.isfinite(percent[best_epoch - 1]):
+        x, y = upper.x(best_epoch), upper.y(percent[best_epoch - 1])
+        parts.append(f'<circle class="d" cx="{x:.0f}" cy="{y:.0f}" r="5"/>')
+    if losses:
+        lower = _Panel(BOTTOM, height, _ticks(losses), epochs)
+        parts += [*lower.axis(), lower.line("r", train_loss), lower.line("v", val_loss)]
+        y = BOTTOM - height - 12
+        parts.append(f'<text x="{LEFT}" y="{y:.0f}">loss:</text>')
+        for x, kind, name in ((114, "r", "training"), (250, "v", "validation")):
+            parts.append(f'<path class="{kind}" d="M{x} {y - 6:.0f}h32"/><text x="{x + 40}" y="{y:.0f}">{name}</text>')
+    for epoch in _epoch_ticks(epochs):
+        parts.append(f'<text class="m" x="{upper.x(epoch):.0f}" y="{BOTTOM + 22}">{epoch}</text>')
+    parts.append(f'<text class="m" x="{(LEFT + RIGHT) // 2}" y="{BOTTOM + 43}">epoch</text>')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 480 360" role="img"><title>{escape(title)}</title>'
+        f'<style>{STYLE}</style><path class="b" style="stroke:none" d="M0 0H480V360H0z"/>'
+        f'<text class="t" x="12" y="26">{escape(textwrap.shorten(title, 42, placeholder="…"))}</text>'
+        f'<text x="12" y="50">{escape(outcome)}</text>{"".join(parts)}</svg>\n'
+    )
+
+
+def _ticks(values: Sequence[float]) -> tuple[float, ...]:
+    """Three to six round numbers, the first below all values and the last above."""
+    known = [value for value in values if math.isfinite(value)] or [0.0]
+    low, high = min(known), max(known)
+    reach = (high - low) or max(abs(high), 1.0) / 50
+    unit = 10 ** math.floor(math.log10(reach))
+    step = next(unit * m for m in (0.2, 0.5, 1, 2, 5) if reach / (unit * m) <= 4)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return tuple(step * n for n in range(first, max(last, first + 2) + 1))
+
+
+def _epoch_ticks(epochs: int) -> list[int]:
+    """The first epoch, and up to six round numbers after it."""
+    step = next(10**power * m for power in range(9) for m in (1, 2, 5) if epochs / (10**power * m) <= 6.5)
+    return [1, *(epoch for epoch in range(step, epochs + 1, step) if epoch > (step + 1) / 2 and epoch > 1)]

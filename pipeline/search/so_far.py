@@ -1,0 +1,52 @@
+"""What a study came to so far, read from the summaries that its ledger keeps and from the winners' trials alone."""
+
+from collections import Counter
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial
+
+from pipeline.search.results import CombinationResult, gathered
+from pipeline.search.space import Cell
+from pipeline.search.storage import study_name
+from pipeline.search.summary import COVERED, stored_cells, summary_key
+from pipeline.search.tally import Tally, tally
+
+Winners = dict[tuple[int, int], FrozenTrial]
+"""Trials by the id of their study and their number; a trial that is complete stays as it is."""
+
+
+def read_so_far(storage: RDBStorage, study: str, known: Winners) -> list[CombinationResult]:
+    """All combinations of a study, as ``read_results`` has them; trials that the summaries do not cover are left out.
+
+    Args:
+        storage: The database.
+        study: The study's name.
+        known: Winners that were read before; those that are read now are added.
+    """
+    names = [name for name in optuna.get_all_study_names(storage) if name.startswith(study_name(study, ""))]
+    stored = [optuna.load_study(study_name=name, storage=storage) for name in names]
+    facts = [study.user_attrs for study in stored]
+    return [_so_far(storage, study, own, known) for study, own in zip(stored, facts, strict=True) if "pinned" in own]
+
+
+def _so_far(storage: RDBStorage, study: optuna.Study, facts: dict[str, Any], known: Winners) -> CombinationResult:
+    name = study.study_name.partition("/")[2]
+    if COVERED not in facts:  # it has no trials, or is of a version without summaries
+        trials = study.get_trials(deepcopy=False)
+        return gathered(study, facts, name, tally(trials), dict(enumerate(trials)))
+    cells = [Cell(rank, init) for rank, init in stored_cells(facts)]
+    tallies = {cell: _tally(facts[summary_key(cell)]) for cell in cells if summary_key(cell) in facts}
+    winners = {}
+    for own in tallies.values():
+        if own.trial is not None:
+            key = study._study_id, own.trial
+            if key not in known:
+                known[key] = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(*key))
+            winners[own.trial] = known[key]
+    return gathered(study, facts, name, tallies, winners)
+
+
+def _tally(summary: dict[str, Any]) -> Tally:
+    return Tally(Counter(summary["states"]), Counter(summary["reasons"] or {}), summary["best"], summary["trial"])

@@ -1,0 +1,271 @@
+import json
+import threading
+import time
+
+import optuna
+import pytest
+import sqlalchemy
+from optuna.artifacts import get_all_artifact_meta
+from optuna_dashboard import get_note, save_note
+from stored import STUDY, SUMMARY, Dashboard, begin, finish, load
+
+from pipeline.dashboard import board
+from pipeline.dashboard import feed as feed_module
+from pipeline.dashboard.board import write_board
+from pipeline.dashboard.feed import Feed
+from pipeline.dashboard.note import LINE
+
+PICTURES = {"accuracy_by_rank", "accuracy_by_size"}
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+@pytest.fixture
+def feed(storage, said):
+    return Feed(storage, SUMMARY, said.append)
+
+
+def pictures(storage, name):
+    return {
+        each["id"]: json.loads(each["graph_object"]) for each in Dashboard(storage).detail(name)["plotly_graph_objects"]
+    }
+
+
+def test_the_dashboard_shows_note_objectives_pictures_and_artifacts_of_a_run(storage, feed, said):
+    stored = finish(storage)
+    feed("ended")
+    assert said == []
+    dashboard = Dashboard(storage)
+    studies = {study["study_name"]: study for study in dashboard.read("/api/studies")["study_summaries"]}
+    assert studies.keys() == {STUDY, SUMMARY}
+    detail = dashboard.detail(STUDY)
+    assert detail["objective_names"] == ["validation accuracy"]
+    assert detail["note"]["body"].startswith("**int1-lora** of study **digits**")
+    assert {each["id"] for each in detail["plotly_graph_objects"]} == PICTURES
+    trial = detail["trials"][0]
+    (meta,) = trial["artifacts"]
+    status, headers, picture = dashboard.ask(
+        f"/artifacts/{stored.study._study_id}/{trial['trial_id']}/{meta['artifact_id']}"
+    )
+    assert status.startswith("200")
+    assert headers["Content-Type"] == "image/svg+xml"
+    assert picture.startswith(b"<svg")
+    summary = dashboard.detail(SUMMARY)
+    assert summary["objective_names"] == ["validation accuracy", "bytes"]
+    assert "1 combination" in summary["note"]["body"]
+    assert {each["id"] for each in summary["plotly_graph_objects"]} == PICTURES
+    assert len(summary["best_trials"]) > 1
+
+
+def test_optunas_own_functions_read_what_is_written(storage, feed):
+    stored = finish(storage)
+    feed("ended")
+    assert LINE in get_note(load(storage, STUDY))
+    assert get_all_artifact_meta(stored.study.trials[0], storage=stored.study._storage)
+
+
+def test_pictures_fill_the_dashboards_place_and_are_small(storage, feed):
+    finish(storage)
+    finish(storage, "sparse-lora", base_bytes=120_000)
+    feed("ended")
+    for name in (STUDY, SUMMARY):
+        for figure in pictures(storage, name).values():
+            assert "height" not in figure["layout"]
+            assert len(json.dumps(figure)) < 20_000
+
+
+def test_no_attribute_is_over_2_kb(storage, feed):
+    for number in range(6):
+        finish(storage, f"combination-{number}", ranks=(2, 4, 8, 16), inits=("paper", "svd", "qera"))
+    feed("ended")
+    with storage.engine.connect() as connection:
+        sizes = connection.execute(sqlalchemy.text(
+            "SELECT max(length(value_json)) FROM study_system_attributes UNION ALL "
+            "SELECT max(length(value_json)) FROM trial_system_attributes UNION ALL "
+            "SELECT max(length(value_json)) FROM trial_user_attributes"
+        )).scalars()  # fmt: skip
+        assert max(sizes) <= 2048
+    assert len(get_note(load(storage, SUMMARY))) > 2048
+
+
+def test_at_the_start_there_are_notes_and_no_pictures(storage, feed):
+    begin(storage)
+    feed("begun")
+    assert "0 of 16 trials" in get_note(load(storage, STUDY))
+    assert "0 of 16 trials" in get_note(load(storage, SUMMARY))
+    assert pictures(storage, STUDY) == {}
+
+
+def test_a_study_without_a_complete_trial_has_no_pictures_and_nothing_fails(storage, feed, said):
+    begin(storage)
+    feed("searched")
+    assert pictures(storage, STUDY) == {}
+    assert said == []
+
+
+def test_a_database_without_the_study_gets_nothing(storage, feed, said):
+    feed("begun")
+    assert optuna.get_all_study_names(storage) == []
+    assert said == []
+
+
+def test_a_better_trial_changes_note_pictures_and_summary(storage, feed):
+    stored = begin(storage)
+    stored.trial(2, "svd", 0.7)
+    feed("searched")
+    before = pictures(storage, STUDY)
+    stored.trial(2, "svd", 0.8)
+    feed("searched")
+    assert pictures(storage, STUDY) != before
+    assert "80.00" in get_note(load(storage, STUDY))
+    assert [trial.state.name for trial in load(storage, SUMMARY).trials] == ["PRUNED", "COMPLETE"]
+
+
+def test_a_shorter_picture_leaves_nothing_of_the_longer_one(storage):
+    study = begin(storage).study
+    for size in (9000, 100):
+        write_board(storage.engine, study._study_id, "note", {"mine": json.dumps(["x" * size])})
+    assert pictures(storage, STUDY) == {"mine": ["x" * 100]}
+
+
+def test_nothing_is_written_and_no_version_is_counted_where_nothing_is_new(storage, feed):
+    finish(storage)
+    feed("ended")
+    version = Dashboard(storage).detail(STUDY)["note"]["version"]
+    written = []
+    listen = (storage.engine, "before_cursor_execute", lambda *event: written.append(event[2]))
+    sqlalchemy.event.listen(*listen)
+    feed("ended")
+    sqlalchemy.event.remove(*listen)
+    assert not [text for text in written if text.startswith(("INSERT", "UPDATE", "DELETE"))]
+    assert Dashboard(storage).detail(STUDY)["note"]["version"] == version
+
+
+def test_what_someone_writes_into_a_note_by_the_dashboard_survives_updates(storage, feed):
+    stored = begin(storage)
+    feed("begun")
+    dashboard = Dashboard(storage)
+    words = "\n\n# Mine\n" + "long words " * 400
+    assert dashboard.write_note(STUDY, dashboard.detail(STUDY)["note"]["body"] + words).startswith("204")
+    stored.trial(2, "svd", 0.8)
+    feed("searched")
+    note = get_note(load(storage, STUDY))
+    assert "80.00" in note
+    assert note.endswith(LINE + words)
+    assert Dashboard(storage).write_note(STUDY, note + "!").startswith("204"), "its page may go on writing"
+
+
+def test_a_note_that_someone_had_written_before_is_kept_below(storage, feed):
+    save_note(begin(storage).study, "my note")
+    feed("begun")
+    assert get_note(load(storage, STUDY)).endswith(f"{LINE}\n\nmy note")
+
+
+def test_someone_who_writes_at_the_same_moment_is_not_overwritten(storage, monkeypatch):
+    study = begin(storage).study
+    write_board(storage.engine, study._study_id, "first", {})
+    read, meanwhile = board._read, [f"{LINE} theirs"]
+
+    def reading(engine, study_id):
+        found = read(engine, study_id)
+        if meanwhile:
+            save_note(study, meanwhile.pop())
+        return found
+
+    monkeypatch.setattr(board, "_read", reading)
+    write_board(storage.engine, study._study_id, "second", {})
+    assert get_note(load(storage, STUDY)) == f"second\n\n---\n{LINE} theirs"
+
+
+def test_a_failure_is_said_once_with_its_reason_and_stops_nothing(storage, feed, said, monkeypatch):
+    begin(storage)
+
+    def broken(*_):
+        raise ValueError("no such thing\nand more")
+
+    monkeypatch.setattr(feed_module, "combination_note", broken)
+    for moment in ("begun", "searched", "ended"):
+        feed(moment)
+    assert said == ["what the dashboard shows was not brought up to date: ValueError: no such thing"]
+    monkeypatch.undo()
+    feed("ended")
+    assert "int1-lora" in get_note(load(storage, STUDY))
+
+
+def test_an_interruption_is_no_failure_of_the_feed(storage, feed, monkeypatch):
+    begin(storage)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(feed_module, "combination_note", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        feed("begun")
+
+
+def test_a_study_of_someone_elses_where_the_summary_would_be_is_said_once(storage, feed, said):
+    optuna.create_study(storage=storage, study_name=SUMMARY)
+    begin(storage)
+    for _ in range(2):
+        feed("ended")
+    assert said == ["this database has a study 'digits' of someone else's: it stays, without a summary"]
+    assert load(storage, SUMMARY).user_attrs == {}
+    assert "int1-lora" in get_note(load(storage, STUDY))
+
+
+def test_updates_after_epochs_take_one_percent_of_the_time(storage, feed, monkeypatch):
+    stored, now, spent = begin(storage), [0.0], []
+    stored.trial(2, "svd", 0.7)
+    monkeypatch.setattr(feed_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(feed_module.time, "perf_counter", lambda: sum(spent))
+    monkeypatch.setattr(Feed, "_update", lambda self, *, pictures: spent.append(0.2 if pictures else 0.01))
+    feed = Feed(storage, SUMMARY, pytest.fail)
+    for _ in range(20_000):
+        now[0] += 0.5
+        feed("epoch")
+    assert 0.008 < sum(spent) / now[0] <= 0.0101
+    assert spent.count(0.2) > 100
+    assert spent.count(0.01) > 100
+
+
+def test_reading_costs_no_more_for_a_study_of_many_trials(storage, feed):
+    """Each update reads summaries and the winners, which it remembers, never the other trials."""
+    stored = begin(storage, budget=100)
+    for number in range(60):
+        stored.trial(2, "svd", 0.7 + number / 1000)
+    feed("begun")
+    asked = []
+    listen = (storage.engine, "before_cursor_execute", lambda *event: asked.append(event[2]))
+    sqlalchemy.event.listen(*listen)
+    feed("stopped")
+    sqlalchemy.event.remove(*listen)
+    assert not [text for text in asked if "trial_params" in text or "trial_intermediate_values" in text]
+
+
+def test_the_database_is_never_locked_while_readers_and_writers_share_it(open_database, said):
+    storage, other = open_database(), open_database()
+    stored, feed, errors, over = begin(storage, budget=500), Feed(storage, SUMMARY, said.append), [], threading.Event()
+
+    def look():
+        try:
+            while not over.is_set():
+                for name in optuna.get_all_study_names(other):
+                    load(other, name).get_trials(deepcopy=False)
+                    load(other, name).set_user_attr("seen", time.monotonic())
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for number in range(40):
+            stored.trial(2, "svd", 0.7 + number / 1000)
+            feed("stopped")
+    finally:
+        over.set()
+        thread.join()
+    assert errors == []
+    assert said == []
