@@ -12,7 +12,7 @@ from pipeline.terminal import Console, carried_out, command_given
 @carried_out
 def ls(as_json: Json = False) -> None:
     """List models, data sets, compressions, adapters, inits and studies."""
-    from pipeline.terminal import listing
+    from pipeline.terminal.listing import listing
 
     table = listing()
     if as_json:
@@ -102,23 +102,25 @@ def run(
     from pipeline.paths import LOGS, default_database
     from pipeline.search.run import run_study
     from pipeline.search.storage import open_storage, storage_errors
+    from pipeline.terminal.outline import trials_to_come
     from pipeline.train.guard import Guard, StopTraining
 
     spec = read_spec(study, seed)
     url = storage or default_database()
-    console = Console(LOGS / f"{spec.name}.log")
+    console = Console(LOGS / f"{spec.name}.log", spec.name, trials_to_come(spec, url))
     with Guard(timeout) as guard, storage_errors(url):
         try:
-            run_study(
-                spec,
-                open_storage(url),
-                device=choose_device(device),
-                guard=guard,
-                cohort=cohort,
-                cache_limit=round(cache_limit * 1e9),
-                say=console.say,
-                show=console.show,
-            )
+            with console:  # so that its table is ended before anything is said of what ended it
+                run_study(
+                    spec,
+                    open_storage(url),
+                    device=choose_device(device),
+                    guard=guard,
+                    cohort=cohort,
+                    cache_limit=round(cache_limit * 1e9),
+                    say=console.say,
+                    show=console.show,
+                )
         except (StopTraining, KeyboardInterrupt) as stop:
             console.say(
                 f"stopped: {stop or 'interrupted twice'}; what had finished is stored. To resume: {command_given()}"

@@ -1,5 +1,6 @@
 """A whole study: each combination searched, its winners tested."""
 
+import functools
 from collections.abc import Callable, Mapping
 
 import optuna
@@ -15,11 +16,12 @@ from pipeline.search.cohorts import Pass, measure_pass
 from pipeline.search.keep import Kept
 from pipeline.search.lock import exclusive
 from pipeline.search.objective import Objective, make_features
+from pipeline.search.progress import Progress
 from pipeline.search.select import measure_references, test_winners
 from pipeline.search.space import cells, fitted
 from pipeline.search.spectra import keep_baseline_spectra, record_winners, watch_weights, watched_layers
 from pipeline.search.storage import alone, create_or_resume, study_name
-from pipeline.search.study import Coordinator, Progress
+from pipeline.search.study import Coordinator
 from pipeline.spec import StudySpec
 from pipeline.spectra.snapshot import Snapshot
 from pipeline.study_file import pinned
@@ -50,7 +52,7 @@ def run_study(
         cohort: Lanes trained in one pass; None measures how many are quickest.
         cache_limit: Bytes that caches of frozen layers may take.
         say: Told in a line what begins or ended.
-        show: Told after every epoch how far the combination of that name is.
+        show: Told before and after every epoch how far the combination of that name is.
 
     Raises:
         IntegrityError: A combination cannot be compressed or started; the others are run all the same.
@@ -68,8 +70,7 @@ def run_study(
                 failed[name] = error
                 say(f"{name}: failed: {error}")
         for name, (study, kept) in searched.items():
-            say(f"{name}: testing the winners")
-            test_winners(objectives[name], study, kept, spec.seeds, guard.check)
+            test_winners(objectives[name], study, kept, spec.seeds, guard.check, said_for(name, say))
             record_winners(spec, objectives[name], study, guard.check, say)
             objectives[name].release()
         if failed:
@@ -142,9 +143,8 @@ def _search(
         for part in ("train", "val"):
             objective.lessons(base, part)
     size = _pass(objective, study, cohort, guard, say)
-    if objective.search.queued:
-        say(f"{name}: the {objective.search.queued} cells that score best before any training begin with the middle")
-    Coordinator(objective, study, kept, guard, size, lambda progress: show(name, progress)).run()
+    show_own = functools.partial(show, name)
+    Coordinator(objective, study, kept, guard, size, show_own, said_for(name, say)).run()
     objective.release()
     return study, kept
 
@@ -167,6 +167,11 @@ def _pass(
     lanes = ", ".join(f"{size.most(batch)} of batch {batch}" for batch in objective.search.batch_size)
     say(f"{objective.combination.name}: trials in one pass: {lanes}")
     return size
+
+
+def said_for(name: str, say: Callable[[str], None]) -> Callable[[str], None]:
+    """Says lines of a combination, its name before each."""
+    return lambda line: say(f"{name}: {line}")
 
 
 def said_of(program: Program) -> str:
