@@ -1,6 +1,7 @@
 """The command, what its verbs share, and the options that several take."""
 
 import json
+import math
 import os
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,7 +44,16 @@ def read_spec(study: str, seed: int | None = None) -> "StudySpec":
 
 
 def print_json(table: Any) -> None:
-    print(json.dumps(table, indent=2))
+    """Print what any reader of JSON takes: numbers that are none become null."""
+    print(json.dumps(_finite(table), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def results_of(study: str, storage: str | None) -> "list[CombinationResult]":

@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from sqlalchemy.engine import make_url
+
 from pipeline.errors import StorageError
+from pipeline.paths import LOCKS
 
 TRIES, APART = 5, 0.02
 """How often a lock is asked for, and the seconds between: who only looks whether it is held has it for a moment."""
@@ -48,6 +51,18 @@ def is_held(path: Path) -> bool | None:
             return not _taken(file, fcntl.LOCK_SH)
     except OSError:
         return None
+
+
+def is_run(url: str, study: str) -> bool | None:
+    """Whether a run of a study goes on, whatever folder it was started in.
+
+    Returns:
+        None where it cannot be known: the database is a server's and no run was started here, or its file is a copy.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database:
+        return is_held(database_lock(parsed.database, study))
+    return is_held(LOCKS / f"{study}.lock") or None
 
 
 def database_lock(database: str, study: str) -> Path:

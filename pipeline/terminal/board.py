@@ -100,10 +100,10 @@ def _heading(view: View, width: int) -> list[Text]:
 
 def _left_text(view: View) -> str:
     own = "- left" if view.left is None else f"{duration_text(view.left)} left"
-    if view.study_left is None or view.place[1] == 1:
-        return own if view.progress.left else "done"
-    study = f"the study about {duration_text(view.study_left)}"
-    return f"{own}, {study}" if view.progress.left else f"done, {study} left"
+    own = own if view.progress.left else "done"
+    if not view.study_left or view.place[1] == 1:
+        return own
+    return f"{own}, the study about {duration_text(view.study_left)}"
 
 
 def _done_lines(done: Sequence[tuple[str, Progress]]) -> list[Text]:

@@ -1,6 +1,5 @@
 """Says lines, and where a search stands, on stderr; keeps both in a log file."""
 
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from pipeline.search.progress import Progress
 from pipeline.terminal.lines import cell_lines, progress_line
 from pipeline.terminal.pace import Searched
+from pipeline.terminal.tty import terminal_of
 
 if TYPE_CHECKING:
     from rich.console import Console as Screen
@@ -41,7 +41,7 @@ class Console:
         screen: "Screen | None" = None,
     ) -> None:
         self._log, self._study, self._outline = log, study, dict(outline)
-        self._screen = screen or _own_terminal()
+        self._screen = screen or terminal_of(sys.stderr)
         self._started, self._noted = time.monotonic(), float("-inf")
         self._searched: dict[str, Searched] = {}
         self._board: LiveBoard | None = None
@@ -129,12 +129,3 @@ class Console:
             self._log.parent.mkdir(parents=True, exist_ok=True)
             with self._log.open("a") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
-
-
-def _own_terminal() -> "Screen | None":
-    """Where stderr is a terminal that lines can be drawn again on."""
-    if not sys.stderr.isatty() or os.environ.get("TERM") in (None, "", "dumb", "unknown"):
-        return None
-    from pipeline.terminal.text import screen_of
-
-    return screen_of(sys.stderr)

@@ -4,13 +4,13 @@ from pipeline.search.progress import CellProgress, Progress, cell_name
 from pipeline.terminal.numbers import duration_text
 
 
-def progress_line(name: str, progress: Progress, rate: float | None, seconds: float, left: float | None) -> str:
+def progress_line(name: str, progress: Progress, rate: float | None, passed: float | None, left: float | None) -> str:
     """A combination in one line: trials, what runs, the best so far, rate, time passed, time left."""
     share = progress.done / progress.budget
     parts = [f"{progress.done}/{progress.budget} trials ({share:.0%})", *_ended(progress)]
     if progress.running:
         parts.append(f"{progress.running} running in epoch {epoch_text(progress.epoch, progress.epochs)}")
-    parts += [_best(progress), duration_text(seconds)]
+    parts += [_best(progress)] + ([] if passed is None else [duration_text(passed)])
     if progress.left:
         parts.append(rate_text(rate))
         parts.append("time left not known yet" if left is None else f"about {duration_text(left)} left")

@@ -18,7 +18,7 @@ def aligned(rows: Sequence[Sequence[str | Text]], left: Collection[int] = ()) ->
 
 
 def _line(row: Sequence[str | Text], wide: Sequence[int], left: Collection[int]) -> Text:
-    line = Text(no_wrap=True, overflow="crop", end="")
+    line = Text()
     for place, value in enumerate(row):
         space = " " * (wide[place] - _width(value))
         own = (value, space) if place in left else (space, value)
