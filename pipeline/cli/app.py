@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli import complete
+
 if TYPE_CHECKING:
     from pipeline.search.results import CombinationResult
     from pipeline.spec import StudySpec
@@ -20,13 +22,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Study = Annotated[str, typer.Argument(help="A study file, or the name of one in studies/.", metavar="STUDY")]
+Study = Annotated[
+    str,
+    typer.Argument(
+        help="A study file, or the name of one in studies/.", metavar="STUDY", autocompletion=complete.studies
+    ),
+]
 Database = Annotated[
     str | None,
     typer.Option("--storage", help="SQLAlchemy URL of the stored studies [RESTORA_STORAGE, or storage/studies.db]."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", autocompletion=complete.devices)]
 Seed = Annotated[int | None, typer.Option(min=0, help="Takes the place of the study file's seed.")]
 CacheLimit = Annotated[float, typer.Option(min=0, help="GB on disk for outputs of frozen layers; oldest out first.")]
 

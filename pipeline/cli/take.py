@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli import complete
 from pipeline.cli.app import Database, Device, Study, app, read_spec, results_of
 from pipeline.terminal import Console, carried_out
 
@@ -13,7 +14,9 @@ from pipeline.terminal import Console, carried_out
 def export(
     study: Study,
     storage: Database = None,
-    combination: Annotated[str | None, typer.Option(help="Only this combination.")] = None,
+    combination: Annotated[
+        str | None, typer.Option(help="Only this combination.", autocompletion=complete.combinations)
+    ] = None,
     trial: Annotated[int | None, typer.Option(min=0, help="This trial of --combination, not the ranks' best.")] = None,
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace checkpoints that are there.")] = False,

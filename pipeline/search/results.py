@@ -10,7 +10,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.errors import NothingUsableError
-from pipeline.search.space import Cell, cell_of
+from pipeline.search.space import Cell
 from pipeline.search.storage import study_name
 from pipeline.search.summary import is_exhausted, stored_cells
 from pipeline.search.tally import Tally, tally
@@ -168,8 +168,8 @@ def _cell(cell: Cell, facts: Mapping[str, Any], own: Tally, trials: list[FrozenT
 
 
 def _epoch(cell: Cell, trials: list[FrozenTrial]) -> int:
-    running = [trial for trial in trials if trial.state == TrialState.RUNNING and {"rank", "init"} <= trial.params.keys()]
-    return max((trial.last_step or 0 for trial in running if cell_of(trial.params) == cell), default=0)
+    own = [trial for trial in trials if trial.params.get("rank") == cell.rank and trial.params.get("init") == cell.init]
+    return max((trial.last_step or 0 for trial in own if trial.state == TrialState.RUNNING), default=0)
 
 
 def _scores(table: Mapping[str, Any]) -> dict[str, Score]:

@@ -185,4 +185,3 @@ def _bar(cell: CellProgress) -> Text:
     full = BAR if not cell.left else BAR * cell.done // cell.budget
     colour = "red" if not cell.left and cell.done < cell.budget else "green"
     return Text().append("━" * full, style=colour).append("─" * (BAR - full), style="dim")
-

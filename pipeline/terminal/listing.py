@@ -3,6 +3,8 @@
 import tomllib
 from pathlib import Path
 
+from rich.text import Text
+
 from pipeline.registry import ADAPTERS, COMPRESSIONS, DATASETS, INITS, LOSSES, MODELS
 
 
@@ -25,3 +27,13 @@ def listing() -> dict[str, list[dict[str, str]]]:
             name, first = path.stem, f"not valid TOML: {error}"
         table["studies"].append({"name": name, "summary": first})
     return table
+
+
+def listing_lines(table: dict[str, list[dict[str, str]]]) -> list[Text]:
+    """The listing in words: a name and what it is, a line each."""
+    lines = []
+    for noun, entries in table.items():
+        wide = max(map(len, (entry["name"] for entry in entries)), default=0)
+        lines.append(Text(noun, style="bold"))
+        lines += [Text(f"  {entry['name']:<{wide}}  {entry['summary']}") for entry in entries]
+    return lines

@@ -30,9 +30,7 @@ class LiveBoard:
         self._screen, self._view = screen, view
         self._plain = not _can_show(SIGNS, screen.encoding)
         self._drawn, self._widths, self._last = float("-inf"), list[int](), False
-        self._live = Live(
-            console=screen, get_renderable=self._draw, refresh_per_second=1 / TICK, redirect_stdout=False
-        )
+        self._live = Live(console=screen, get_renderable=self._draw, refresh_per_second=1 / TICK, redirect_stdout=False)
 
     def start(self) -> None:
         self._live.start(refresh=True)
