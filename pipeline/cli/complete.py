@@ -6,8 +6,6 @@ from pathlib import Path
 
 import typer
 
-from pipeline.study_file import study_file
-
 
 def studies(incomplete: str) -> Iterator[tuple[str, str]]:
     """Names of the study files in ``studies/``, with the first line of each."""
@@ -19,6 +17,8 @@ def studies(incomplete: str) -> Iterator[tuple[str, str]]:
 
 def combinations(context: typer.Context, incomplete: str) -> list[str]:
     """Names of the combinations of the study that was given before."""
+    from pipeline.study_file import study_file
+
     path = study_file(context.params.get("study") or "")
     try:
         tables = tomllib.loads(path.read_text()).get("combination", [])

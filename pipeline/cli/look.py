@@ -52,13 +52,18 @@ def report(
     study: Study,
     storage: Database = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to [storage/reports/<study>].")] = None,
+    as_json: Json = False,
 ) -> None:
     """Write one HTML page and its tables: accuracy against rank and bytes, curves, history, importances."""
     from pipeline.paths import report_folder
     from pipeline.report.page import write_report
     from pipeline.study_file import stored_name
 
-    print(write_report(results_of(study, storage), out or report_folder(stored_name(study))))
+    page = write_report(results_of(study, storage), out or report_folder(stored_name(study)))
+    if as_json:
+        print_json({"page": str(page), "tables": sorted(map(str, page.parent.glob("*.csv")))})
+    else:
+        print(page)
     Console().say(f"next: restora export {study}")
 
 

@@ -1,10 +1,13 @@
-"""Where a search stands, for whoever shows it; needs neither Optuna nor torch, so that a watcher starts at once."""
+"""Where a search stands, for whoever shows it; plain Python alone, so that a verb says its first word at once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.search.summary import is_exhausted
+
+def is_exhausted(states: Mapping[str, int], budget: int) -> bool:
+    """Whether a cell ended short of its budget, because as many trials failed as the budget has."""
+    return states["complete"] + states["pruned"] < budget <= states["fail"]
 
 
 @dataclass(frozen=True)

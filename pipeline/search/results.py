@@ -10,9 +10,10 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.errors import NothingUsableError
+from pipeline.search.progress import is_exhausted
 from pipeline.search.space import Cell
 from pipeline.search.storage import study_name
-from pipeline.search.summary import is_exhausted, stored_cells
+from pipeline.search.summary import stored_cells
 from pipeline.search.tally import Tally, tally
 
 

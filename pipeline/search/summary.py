@@ -15,6 +15,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from pipeline.search.progress import is_exhausted
+
 STATES = ("complete", "pruned", "fail", "running")
 COVERED = "summary"
 """The stored study's attribute that counts the trials of each state which its summaries cover."""
@@ -61,11 +63,6 @@ def cell_summary(
         "trial": trial,
         "reasons": dict(reasons) if len(json.dumps(reasons)) <= MOST else None,
     }
-
-
-def is_exhausted(states: Mapping[str, int], budget: int) -> bool:
-    """Whether a cell ended short of its budget, because as many trials failed as the budget has."""
-    return states["complete"] + states["pruned"] < budget <= states["fail"]
 
 
 def status_row(

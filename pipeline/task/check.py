@@ -71,11 +71,8 @@ def _labels_in_range(images: Images) -> Tick:
         for items in _parts(images)
         for place in ((items.labels < 0) | (items.labels >= classes)).nonzero().flatten()
     ]
-    return (
-        "labels are in range",
-        not wrong,
-        _listed(wrong, "mend these labels, or leave the images out") or f"0 to {classes - 1}",
-    )
+    said = _listed(wrong, "mend these labels, or leave the images out")
+    return "labels are in range", not wrong, said or f"0 to {classes - 1}"
 
 
 def _classes_have_images(images: Images) -> Tick:

@@ -62,7 +62,8 @@ def board(view: View, width: int, height: int | None, *, plain: bool = False) ->
         plain: Whether the terminal shows ASCII alone.
     """
     heading = _heading(view, width)
-    done, cells = view.done, view.progress.cells
+    done: Sequence[tuple[str, Progress]] = view.done
+    cells: Sequence[CellProgress] = view.progress.cells
     if height is not None:
         room = height - 1 - len(heading) - 1  # the cursor's line, and the names of the columns
         done = done[max(0, len(done) - max(0, room - len(cells))) :]
@@ -147,7 +148,8 @@ def _table(progress: Progress, cells: Sequence[CellProgress], width: int) -> lis
     rows = [_row(cell, progress, is_best=best is not None and cell is progress.cells[best]) for cell in cells]
     columns = {
         "rank": progress.unit or "rank", "init": "init", "bar": "", "trials": "trials", "pruned": "pruned",
-        "failed": "failed", "running": "running", "epoch": "epoch", "best": f"best {progress.metric}" if width >= NARROW else "best",
+        "failed": "failed", "running": "running", "epoch": "epoch",
+        "best": f"best {progress.metric}" if width >= NARROW else "best",
     }  # fmt: skip
     if not any(cell.rank for cell in progress.cells):
         del columns["rank"], columns["init"]

@@ -47,16 +47,14 @@ def _again_text(table: dict[str, Any]) -> str:
 
 
 def _combination(combination: dict[str, Any], table: dict[str, Any]) -> list[Text]:
-    ready = table["trained_baseline"]
+    ready, lanes = table["trained_baseline"], combination["lanes"]
     facts = {
         "trials": f"{combination['trials']:,} in {count_text(combination['cells'], 'cell')}, about "
         f"{count_text(combination['epochs'], 'epoch')} in all",
-        "layers": count_text(len(combination["layers"]), "layer"),
+        "layers": f"{len(combination['layers']):,}",
         "time": f"about {duration_text(combination['seconds'])}",
         "cache": combination["cache"]["said"] + _cache_text(combination["cache"]),
-        "together": ", ".join(
-            f"{count_text(lanes, 'trial')} of batch {batch}" for batch, lanes in combination["lanes"].items()
-        ),
+        "one pass": ", ".join(f"{count_text(own, 'trial')} of batch {batch}" for batch, own in lanes.items()),
         "disk": f"about {size_text(combination['disk_bytes'])}",
     }
     dense = combination["ranks"][0]["dense"]
@@ -104,11 +102,10 @@ def _notes(plans: list[dict[str, Any]]) -> list[Text]:
     for plan in plans:
         name = f"{plan['rank']:,}"
         clipped = ", ".join(f"{layer} takes {rank}" for layer, rank in plan["clipped"].items())
+        larger = ", ".join(plan["larger"])
         notes = [
             f"rank {name}: {clipped}" if clipped else "",
-            f"rank {name}: adapters larger than the dense weight: {', '.join(plan['larger'])}"
-            if plan["larger"]
-            else "",
+            f"rank {name}: adapters larger than the dense weight: {larger}" if larger else "",
             _spread_text(name, plan["spread"]) if plan["spread"] else "",
         ]
         lines += [Text(line) for note in notes if note for line in _wrapped(note)]
@@ -139,7 +136,7 @@ def _scores(scores: dict[str, Any], allocation: dict[str, Any] | None) -> list[T
         return [Text("  no cells to score: the adapter has neither rank nor init")]
     unit = allocation["unit"] if allocation else None
     said = (
-        f"before any training, every range at its middle ({duration_text(scores['seconds'])}): accuracy on "
+        f"before any training, every range at its middle ({scores['seconds']:.1f} s): accuracy on "
         f"{scores['images']:,} validation images, relative error of the layers' outputs on "
         f"{scores['error_images']:,} training images"
     )
@@ -155,4 +152,5 @@ def _cache_text(cache: dict[str, Any]) -> str:
         return ""
     if not cache["missing_bytes"]:
         return f"; {size_text(cache['bytes'])}, there already"
-    return f"; {size_text(cache['bytes'])}, {size_text(cache['missing_bytes'])} to build in {duration_text(cache['seconds'])}"
+    missing = f"{size_text(cache['missing_bytes'])} to build in {duration_text(cache['seconds'])}"
+    return f"; {size_text(cache['bytes'])}, {missing}"
