@@ -1,10 +1,13 @@
 """The command, what its verbs share, and the options that several take."""
 
 import json
+import math
 import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from pipeline.cli import complete
 
 if TYPE_CHECKING:
     from pipeline.search.results import CombinationResult
@@ -19,13 +22,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Study = Annotated[str, typer.Argument(help="A study file, or the name of one in studies/.", metavar="STUDY")]
+Study = Annotated[
+    str,
+    typer.Argument(
+        help="A study file, or the name of one in studies/.", metavar="STUDY", autocompletion=complete.studies
+    ),
+]
 Database = Annotated[
     str | None,
     typer.Option("--storage", help="SQLAlchemy URL of the stored studies [RESTORA_STORAGE, or storage/studies.db]."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", autocompletion=complete.devices)]
 Seed = Annotated[int | None, typer.Option(min=0, help="Takes the place of the study file's seed.")]
 CacheLimit = Annotated[float, typer.Option(min=0, help="GB on disk for outputs of frozen layers; oldest out first.")]
 
@@ -43,7 +51,16 @@ def read_spec(study: str, seed: int | None = None) -> "StudySpec":
 
 
 def print_json(table: Any) -> None:
-    print(json.dumps(table, indent=2))
+    """Print what any reader of JSON takes: numbers that are none become null."""
+    print(json.dumps(_finite(table), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def results_of(study: str, storage: str | None, *others: str) -> "list[CombinationResult]":

@@ -1,5 +1,6 @@
 """The first act: what there is, a study file, whether it is ready, what it would take, and the run."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -12,16 +13,14 @@ from pipeline.terminal import Console, carried_out, command_given
 @carried_out
 def ls(as_json: Json = False) -> None:
     """List models, data sets, compressions, adapters, inits and studies."""
-    from pipeline.terminal import listing
+    from pipeline.terminal.listing import listing, listing_lines
+    from pipeline.terminal.text import print_lines
 
     table = listing()
     if as_json:
         print_json(table)
-        return
-    for noun, entries in table.items():
-        print(noun)
-        for entry in entries:
-            print(f"  {entry['name']:<16} {entry['summary']}")
+    else:
+        print_lines(listing_lines(table), sys.stdout)
 
 
 @app.command(epilog="Example: restora new mystudy    Next: edit studies/mystudy.toml, then restora check mystudy")
@@ -43,6 +42,8 @@ def check(study: Study, as_json: Json = False) -> None:
     from pipeline.search.plan import TARGETS_FIT, targets_fit
     from pipeline.study_file import study_file
     from pipeline.task import check as check_task
+    from pipeline.terminal.text import print_lines
+    from pipeline.terminal.ticks import tick_lines
 
     spec = read_spec(study)
     ticks = [("study file is valid", True, str(study_file(study))), *check_task(spec.task)]
@@ -51,8 +52,7 @@ def check(study: Study, as_json: Json = False) -> None:
     if as_json:
         print_json([{"what": what, "ok": ok, "said": said} for what, ok, said in ticks])
     else:
-        for what, ok, said in ticks:
-            print(f"{'ok  ' if ok else 'FAIL'}  {what}: {said}")
+        print_lines(tick_lines(ticks, sys.stdout), sys.stdout)
     failed = [what for what, ok, _ in ticks if not ok]
     if failed:
         error = SpecError if ticks[-1][0] == TARGETS_FIT else IntegrityError
@@ -72,7 +72,8 @@ def plan(
     """Say what a run would do and take: cells, trials, trained parameters, bytes, memory, disk, time."""
     from pipeline.environment import choose_device
     from pipeline.search.plan import objectives_to_plan, plan_study
-    from pipeline.terminal import plan_lines
+    from pipeline.terminal.plan import plan_lines
+    from pipeline.terminal.text import print_lines
 
     spec, console = read_spec(study, seed), Console()
     objectives = objectives_to_plan(spec, choose_device(device), console.say, score=score)
@@ -80,7 +81,7 @@ def plan(
     if as_json:
         print_json(table)
     else:
-        print("\n".join(plan_lines(table)))
+        print_lines(plan_lines(table), sys.stdout)
     console.say(f"next: restora run {study}")
 
 
@@ -104,27 +105,29 @@ def run(
     from pipeline.search.run import run_study
     from pipeline.search.storage import open_storage, storage_errors
     from pipeline.study_file import study_file
+    from pipeline.terminal.outline import trials_to_come
     from pipeline.train.guard import Guard, StopTraining
 
     spec = read_spec(study, seed)
     url = storage or default_database()
-    console = Console(LOGS / f"{spec.name}.log")
+    console = Console(LOGS / f"{spec.name}.log", spec.name, trials_to_come(spec, url))
     with Guard(timeout) as guard, storage_errors(url):
         stored = open_storage(url)
         try:
-            run_study(
-                spec,
-                stored,
-                command=command_given(),
-                file=study_file(study).read_text(),
-                device=choose_device(device),
-                guard=guard,
-                cohort=cohort,
-                cache_limit=round(cache_limit * 1e9),
-                say=console.say,
-                show=console.show,
-                publish=Feed(stored, spec.name, console.say),
-            )
+            with console:  # so that its table is ended before anything is said of what ended it
+                run_study(
+                    spec,
+                    stored,
+                    command=command_given(),
+                    file=study_file(study).read_text(),
+                    device=choose_device(device),
+                    guard=guard,
+                    cohort=cohort,
+                    cache_limit=round(cache_limit * 1e9),
+                    say=console.say,
+                    show=console.show,
+                    publish=Feed(stored, spec.name, console.say),
+                )
         except (StopTraining, KeyboardInterrupt) as stop:
             console.say(
                 f"stopped: {stop or 'interrupted twice'}; what had finished is stored. To resume: {command_given()}"

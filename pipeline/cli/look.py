@@ -1,7 +1,9 @@
 """The second act: where a study stands, what it came to, and its trials in a browser."""
 
+import functools
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,24 +11,39 @@ from pipeline.cli.app import Database, Json, Study, app, print_json, results_of
 from pipeline.terminal import Console, carried_out
 
 
-@app.command(epilog="Example: restora status quickstart --json    Next: restora run quickstart")
+@app.command(epilog="Example: restora status quickstart --watch    Next: restora run quickstart")
 @carried_out
-def status(study: Study, storage: Database = None, as_json: Json = False) -> None:
-    """Say of each cell: budget, trials by state, best value and trial."""
+def status(
+    study: Study,
+    storage: Database = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it until it is finished; ends with Ctrl-C.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say of each cell: budget, trials by state, best value and trial, and why trials failed."""
     from pipeline.paths import default_database
+    from pipeline.search.lock import is_run
     from pipeline.search.summary import read_status
     from pipeline.study_file import stored_name
-    from pipeline.terminal import status_lines
+    from pipeline.terminal.status import status_lines
+    from pipeline.terminal.text import print_lines
+    from pipeline.terminal.watch import watch as watch_study
 
-    table = read_status(storage or default_database(), stored_name(study), with_reasons=as_json)
-    if table is None:
-        from pipeline.report.tables import status_table  # it brings Optuna, which the summary does not need
+    url, name = storage or default_database(), stored_name(study)
 
-        table = status_table(results_of(study, storage))
-    if as_json:
-        print_json(table)
+    def read(*, with_reasons: bool = False) -> list[dict[str, Any]]:
+        table = read_status(url, name, with_reasons=with_reasons)
+        if table is None:
+            from pipeline.report.tables import status_table  # it brings Optuna, which the summary does not need
+
+            table = status_table(results_of(study, storage))
+        return table
+
+    if watch:
+        watch_study(name, read, functools.partial(is_run, url, name), as_json=as_json)
+    elif as_json:
+        print_json(read(with_reasons=True))
     else:
-        print("\n".join(status_lines(table)))
+        print_lines(status_lines(read()), sys.stdout)
 
 
 @app.command(epilog="Example: restora report quickstart    Next: open the page, then restora export quickstart")
@@ -39,6 +56,7 @@ def report(
     storage: Database = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to [storage/reports/<study>].")] = None,
     png: Annotated[bool, typer.Option("--png/--no-png", help="Write the pictures as files too.")] = True,
+    as_json: Json = False,
 ) -> None:
     """Write one HTML page that needs no network, its tables as CSV, and its pictures as PNG."""
     from datetime import UTC, datetime
@@ -52,9 +70,13 @@ def report(
     names = list(dict.fromkeys(map(stored_name, studies)))
     folder = out or report_folder("+".join(names))
     page, drawn = write_report(results_of(studies[0], storage, *studies[1:]), folder, datetime.now(UTC))
-    print(page)
     if png:
         write_pngs(drawn, folder / "png", console.say)
+    if as_json:
+        tables, pictures = sorted(folder.glob("*.csv")), sorted(folder.glob("png/*.png"))
+        print_json({"page": str(page), "tables": list(map(str, tables)), "pictures": list(map(str, pictures))})
+    else:
+        print(page)
     console.say(f"next: restora export {names[0]}")
 
 

@@ -1,10 +1,12 @@
 """The third act: the checkpoints, and what may go."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.app import Database, Device, Study, app, read_spec, results_of
+from pipeline.cli import complete
+from pipeline.cli.app import Database, Device, Json, Study, app, print_json, read_spec, results_of
 from pipeline.terminal import Console, carried_out
 
 
@@ -13,10 +15,13 @@ from pipeline.terminal import Console, carried_out
 def export(
     study: Study,
     storage: Database = None,
-    combination: Annotated[str | None, typer.Option(help="Only this combination.")] = None,
+    combination: Annotated[
+        str | None, typer.Option(help="Only this combination.", autocompletion=complete.combinations)
+    ] = None,
     trial: Annotated[int | None, typer.Option(min=0, help="This trial of --combination, not the ranks' best.")] = None,
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace checkpoints that are there.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write the best checkpoint of each rank, truly packed, with its card."""
     from pipeline.environment import choose_device
@@ -44,14 +49,20 @@ def export(
     objectives = make_objectives(spec, task, device, features)
     for name in names:
         refuse_differences(f"{spec.name}/{name}", results[name].facts, pinned(spec, spec.find(name)), dict(task.hashes))
+    written: list[dict[str, Any]] = []
     with guard:
         for name in names:
             kept = Kept(spec.name, name, results[name].facts["id"])
             if trial is not None:
-                print(export_trial(objectives[name], results[name], kept, trial, guard.check, force=force))
+                folders = iter([export_trial(objectives[name], results[name], kept, trial, guard.check, force=force)])
             else:
-                for folder in export_ranks(objectives[name], results[name], kept, guard.check, force=force):
+                folders = export_ranks(objectives[name], results[name], kept, guard.check, force=force)
+            for folder in folders:
+                written.append({"combination": name, "folder": str(folder), "files": _sizes(folder)})
+                if not as_json:
                     print(folder)
+    if as_json:
+        print_json(written)
 
 
 @app.command(epilog="Example: restora clean --dry-run    Next: restora run STUDY makes again what it needs")
@@ -59,6 +70,7 @@ def export(
 def clean(
     storage: Database = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Remove caches, half-written files, and kept adapters that are no stored winner's; never trials or exports."""
     from pipeline.paths import default_database
@@ -68,7 +80,18 @@ def clean(
     url = storage or default_database()
     with storage_errors(url):
         paths = unneeded(open_storage(url, create=False))
+    removed: list[dict[str, Any]] = []
     for path in paths:
-        print(path)
+        removed.append({"path": str(path), "bytes": sum(_sizes(path).values())})
+        if not as_json:
+            print(path)
         if not dry_run:
             remove(path)
+    if as_json:
+        print_json({"dry_run": dry_run, "bytes": sum(each["bytes"] for each in removed), "removed": removed})
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    """Bytes of each file of a folder by its path in it, or of the one file."""
+    files = [path] if path.is_file() else [each for each in sorted(path.rglob("*")) if each.is_file()]
+    return {str(file.relative_to(path)) if file != path else file.name: file.stat().st_size for file in files}

@@ -12,7 +12,7 @@ from pipeline.report.recovery import cell_recovery
 from pipeline.report.rows import EpochRow, EvaluationRow, TrialRow
 from pipeline.search.results import CellResult, CombinationResult, Score
 from pipeline.search.space import Values
-from pipeline.search.summary import status_row
+from pipeline.search.summary import status_part, status_row
 
 
 def interval(score: Score) -> tuple[float, float]:
@@ -24,7 +24,7 @@ def interval(score: Score) -> tuple[float, float]:
 
 def status_table(results: Sequence[CombinationResult]) -> list[dict[str, Any]]:
     """Where each combination and its cells stand; JSON-able."""
-    return [{"combination": result.name, "cells": [_status(cell) for cell in result.cells]} for result in results]
+    return [status_part(result.name, result.facts, [_status(cell) for cell in result.cells]) for result in results]
 
 
 def _status(cell: CellResult) -> dict[str, Any]:
@@ -34,7 +34,8 @@ def _status(cell: CellResult) -> dict[str, Any]:
         "trial": cell.best.number if cell.best else None,
         "reasons": dict(cell.reasons),
     }
-    return status_row(cell.cell.rank, cell.cell.init, cell.budget, came_to, bool(cell.tested))
+    place = (cell.cell.rank, cell.cell.init)
+    return status_row(*place, cell.budget, came_to, tested=bool(cell.tested), epoch=cell.epoch)
 
 
 def evaluation_rows(results: Sequence[CombinationResult]) -> list[EvaluationRow]:

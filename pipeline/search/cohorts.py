@@ -39,12 +39,14 @@ class Pass:
         lanes: Lanes, where the user says how many.
         stacks: Whether this model can take several lanes at all.
         seconds: For one image of one lane in training, as measured; none where nothing was.
+        alone: The same of a lane that is trained by itself, at most.
     """
 
     images: int
     lanes: int | None = None
     stacks: bool = True
     seconds: float | None = None
+    alone: float | None = None
 
     def most(self, batch_size: int) -> int:
         """Lanes of that batch size that share a pass."""
@@ -110,7 +112,8 @@ def measure_pass(objective: Objective, check: Callable[[], None] = lambda: None)
         rates[lanes] = lanes * len(cohorts) * len(rows) / took
         lanes *= 2
     enough = next(count for count, rate in rates.items() if rate > ENOUGH * max(rates.values()))
-    return Pass(enough * batch, stacks=program.stacks, seconds=1 / rates[enough])
+    alone = workers(device) / rates[1]  # it may have all threads to itself, which a small model does not gain from
+    return Pass(enough * batch, stacks=program.stacks, seconds=1 / rates[enough], alone=alone)
 
 
 def _seconds(cohorts: Sequence[Cohort], rows: TensorRows, device: str, check: Callable[[], None]) -> float:

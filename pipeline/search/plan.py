@@ -204,7 +204,8 @@ def objectives_to_plan(
 def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool = False) -> dict[str, Any]:
     """Cells, trials, sizes, memory, disk and time of a study, JSON-able.
 
-    Time counts what halving leaves of the epochs, and trials in full cohorts.
+    Time counts what halving leaves of the epochs, trials in full cohorts, and each cell's winner trained again, alone,
+    under the study's other seeds (``seed_seconds``).
 
     Args:
         spec: The study.
@@ -221,7 +222,9 @@ def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool
         ranks = [plan_rank(objective, rank) for rank in search.ranks]
         trials = search.trials * len(own)
         size, cache = measure_pass(objective), plan_cache(objective, counted)
-        epoch = (size.seconds or 0.0) * (len(task.train) + EVALUATED * len(task.val))
+        images = len(task.train) + EVALUATED * len(task.val)
+        again = (size.alone or 0.0) * images * search.epochs * len(own) * (spec.seeds - 1)
+        searching = (size.seconds or 0.0) * images * trials * expected_epochs(search)
         adapters = sum(4 * plan.trainable * len(own) // len(ranks) for plan in ranks)
         combinations.append(
             {
@@ -230,7 +233,8 @@ def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool
                 "cells": len(own),
                 "trials": trials,
                 "epochs": round(trials * expected_epochs(search)),
-                "seconds": round(epoch * trials * expected_epochs(search) + cache.seconds, 1),
+                "seconds": round(searching + again + cache.seconds, 1),
+                "seed_seconds": round(again, 1),
                 "cache": vars(cache),
                 "lanes": {str(batch): size.most(batch) for batch in search.batch_size},
                 "disk_bytes": cache.missing_bytes
@@ -245,6 +249,7 @@ def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool
         )
     return {
         "study": spec.name,
+        "seeds": spec.seeds,
         "trained_baseline": task.trained,
         "parts": {"train": len(task.train), "val": len(task.val), "test": len(task.test)},
         "dense_bytes": next(iter(objectives.values())).compressed_size.dense_bytes,

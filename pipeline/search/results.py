@@ -7,12 +7,13 @@ from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.errors import NothingUsableError
+from pipeline.search.progress import is_exhausted
 from pipeline.search.space import Cell
 from pipeline.search.storage import study_name
-from pipeline.search.summary import is_exhausted, stored_cells
+from pipeline.search.summary import stored_cells
 from pipeline.search.tally import Tally, tally
 
 
@@ -45,6 +46,7 @@ class CellResult:
         cell: Its rank and init.
         budget: Trials that it may complete or prune.
         states: Trials by state, interrupted ones apart.
+        epoch: Epochs that its furthest running trial has behind it.
         reasons: Why trials failed, and how often.
         best: The complete trial of highest validation accuracy.
         tested: The scores of that trial, by seed; empty until it is tested.
@@ -53,6 +55,7 @@ class CellResult:
     cell: Cell
     budget: int
     states: Mapping[str, int]
+    epoch: int
     reasons: Mapping[str, int]
     best: FrozenTrial | None
     tested: tuple[Tested, ...]
@@ -190,10 +193,16 @@ def _cell(cell: Cell, facts: Mapping[str, Any], own: Tally, trials: Mapping[int,
         cell=cell,
         budget=facts["budget"],
         states=own.states,
+        epoch=_epoch(cell, trials),
         reasons=own.reasons,
         best=None if own.trial is None else trials[own.trial],
         tested=tuple(Tested(s["seed"], Score(*s["val"]), Score(*s["test"])) for s in seeds if "test" in s),
     )
+
+
+def _epoch(cell: Cell, trials: list[FrozenTrial]) -> int:
+    own = [trial for trial in trials if trial.params.get("rank") == cell.rank and trial.params.get("init") == cell.init]
+    return max((trial.last_step or 0 for trial in own if trial.state == TrialState.RUNNING), default=0)
 
 
 def _scores(table: Mapping[str, Any]) -> dict[str, Score]:

@@ -1,5 +1,6 @@
 """A whole study: each combination searched, its winners tested."""
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,11 +22,12 @@ from pipeline.search.keep import Kept
 from pipeline.search.lock import exclusive
 from pipeline.search.objective import Objective, make_features
 from pipeline.search.pieces import in_pieces
+from pipeline.search.progress import Progress
 from pipeline.search.select import measure_references, test_winners
 from pipeline.search.space import cells, fitted
 from pipeline.search.spectra import keep_baseline_spectra, record_winners, watch_weights, watched_layers
 from pipeline.search.storage import alone, create_or_resume, study_name
-from pipeline.search.study import Coordinator, Progress
+from pipeline.search.study import Coordinator
 from pipeline.spec import StudySpec
 from pipeline.spectra.snapshot import Snapshot
 from pipeline.study_file import pinned
@@ -66,7 +68,7 @@ def run_study(
         cohort: Lanes trained in one pass; None measures how many are quickest.
         cache_limit: Bytes that caches of frozen layers may take.
         say: Told in a line what begins or ended.
-        show: Told after every epoch how far the combination of that name is.
+        show: Told before and after every epoch how far the combination of that name is.
         publish: Told when there is something new for those who look at the stored studies.
 
     Raises:
@@ -94,8 +96,7 @@ def run_study(
                     searched[name] = _search(spec, study, objectives[name], guard, cohort, say, shown)
                 publish("searched")
             for name, kept in searched.items():
-                say(f"{name}: testing the winners")
-                test_winners(objectives[name], studies[name], kept, spec.seeds, guard.check)
+                test_winners(objectives[name], studies[name], kept, spec.seeds, guard.check, said_for(name, say))
                 record_winners(spec, objectives[name], studies[name], guard.check, say)
                 objectives[name].release()
                 publish("tested")
@@ -191,9 +192,8 @@ def _search(
         for part in ("train", "val"):
             objective.lessons(base, part)
     size = _pass(objective, study, cohort, guard, say)
-    if objective.search.queued:
-        say(f"{name}: the {objective.search.queued} cells that score best before any training begin with the middle")
-    Coordinator(objective, study, kept, guard, size, lambda progress: show(name, progress)).run()
+    show_own = functools.partial(show, name)
+    Coordinator(objective, study, kept, guard, size, show_own, said_for(name, say)).run()
     objective.release()
     return kept
 
@@ -216,6 +216,11 @@ def _pass(
     lanes = ", ".join(f"{size.most(batch)} of batch {batch}" for batch in objective.search.batch_size)
     say(f"{objective.combination.name}: trials in one pass: {lanes}")
     return size
+
+
+def said_for(name: str, say: Callable[[str], None]) -> Callable[[str], None]:
+    """Says lines of a combination, its name before each."""
+    return lambda line: say(f"{name}: {line}")
 
 
 def said_of(program: Program) -> str:

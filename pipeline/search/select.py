@@ -1,6 +1,6 @@
 """After the search: the winner of each cell by validation, tested once, and trained again under other seeds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from pipeline.errors import NothingUsableError
 from pipeline.search.keep import Kept
 from pipeline.search.objective import Objective
 from pipeline.search.results import find_winners
-from pipeline.search.space import Values, cells
+from pipeline.search.space import Cell, Values, cells
 from pipeline.seeds import derive
 from pipeline.train.cohort import Lane
 from pipeline.train.program import Logits
@@ -110,33 +110,52 @@ def measure_references(objective: Objective, study: optuna.Study, parts: Sequenc
             study.set_user_attr(key, {**known, **missing})
 
 
-def test_winners(objective: Objective, study: optuna.Study, kept: Kept, seeds: int, check: Callable[[], None]) -> None:
+def test_winners(
+    objective: Objective,
+    study: optuna.Study,
+    kept: Kept,
+    seeds: int,
+    check: Callable[[], None],
+    say: Callable[[str], None],
+) -> None:
     """Read the test part once for each cell's winner, and for the same values under ``seeds - 1`` other seeds.
 
-    A winner that was tested before is not tested again, unless more seeds are asked for.
+    A winner that was tested before is not tested again, unless more seeds are asked for; where none is left, nothing is
+    said.
     """
     measure_references(objective, study, ["test"])
-    winners = find_winners(study)
-    for cell in cells(objective.search):
-        trial = winners.get(cell)
-        known: dict[str, Any] = study.user_attrs.get(cell.winner_key, {})
-        if trial is None or (known.get("trial") == trial.number and len(known["seeds"]) >= seeds):
-            continue
+    winners, attributes = find_winners(study), study.user_attrs
+    known = {cell: _tested(attributes, cell, trial) for cell, trial in winners.items()}
+    untested = [cell for cell in cells(objective.search) if cell in winners and len(known[cell]) < seeds]
+    if untested:
+        again = f", and training them again under {_count(seeds - 1, 'other seed')}" if seeds > 1 else ""
+        say(f"testing the winners of {_count(len(untested), 'cell')}{again}")
+    for cell in untested:
+        trial, scores = winners[cell], known[cell]
         values = values_of(trial)
-        if known.get("trial") != trial.number:
+        if not scores:
             got = recover(objective, kept, trial, check)
             kept.save_best(study, cell, trial.number, got.parameters)
-            own = _of_seed(objective, got.parameters, values, objective.seed, got.val_accuracy)
-            known = {"trial": trial.number, "seeds": [own]}
-            study.set_user_attr(cell.winner_key, known)
-        for number in range(len(known["seeds"]), seeds):
+            scores.append(_of_seed(objective, got.parameters, values, objective.seed, got.val_accuracy))
+            study.set_user_attr(cell.winner_key, {"trial": trial.number, "seeds": scores})
+        for number in range(len(scores), seeds):
             seed = derive(objective.seed, "again", number)
             lane = train_again(objective, values, check, order_seed=seed)
             if lane.failure is None:
-                known["seeds"].append(_of_seed(objective, lane.best_parameters, values, seed, lane.best))
+                scores.append(_of_seed(objective, lane.best_parameters, values, seed, lane.best))
             else:
-                known["seeds"].append({"seed": seed, "reason": lane.failure})
-            study.set_user_attr(cell.winner_key, known)
+                scores.append({"seed": seed, "reason": lane.failure})
+            study.set_user_attr(cell.winner_key, {"trial": trial.number, "seeds": scores})
+
+
+def _tested(attributes: Mapping[str, Any], cell: Cell, winner: FrozenTrial) -> list[dict[str, Any]]:
+    """What is known of a cell's winner, a table a seed; nothing where another trial was the winner then."""
+    known: dict[str, Any] = attributes.get(cell.winner_key, {})
+    return list(known["seeds"]) if known.get("trial") == winner.number else []
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def _of_seed(

@@ -18,7 +18,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.engine import make_url
 
 from pipeline.errors import NothingUsableError, SpecError, StorageError
-from pipeline.search.lock import exclusive
+from pipeline.search.lock import database_lock, exclusive
 from pipeline.study_file import upgraded
 
 METRIC = "validation accuracy"
@@ -118,7 +118,7 @@ def alone(storage: RDBStorage, study: str) -> Iterator[None]:
     if url.get_backend_name() == "sqlite":
         with ExitStack() as held:
             if url.database and url.database != ":memory:":
-                held.enter_context(exclusive(Path(f"{url.database}.{study}.lock"), f"study '{study}'"))
+                held.enter_context(exclusive(database_lock(url.database, study), f"study '{study}'"))
             yield
     elif url.get_backend_name() == "postgresql":
         with storage.engine.connect() as connection:

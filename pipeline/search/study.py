@@ -9,30 +9,20 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.search.cohorts import Pass, pack
-from pipeline.search.history import COUNTED, Ask, History
+from pipeline.search.history import Ask, History
 from pipeline.search.keep import Kept
 from pipeline.search.ledger import Ledger, bury_abandoned, is_told, was_killed
 from pipeline.search.objective import Objective
+from pipeline.search.progress import CellProgress, Progress, cell_name
 from pipeline.search.scores import best_scored, score_cells
 from pipeline.search.space import Cell, Values, cell_of, cell_space, cells, full_space, middle
+from pipeline.spec import SearchSpec
 from pipeline.train.cohort import Lane
 from pipeline.train.guard import Guard, StopTraining
 from pipeline.train.parallel import side_by_side, workers
 
 KILLS = 3
 """How often a trial is tried again whose run was killed under it."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a search stands, for whoever shows it."""
-
-    done: int
-    budget: int
-    running: int
-    epoch: int
-    best: float | None
-    """Highest validation accuracy of a complete trial."""
 
 
 @dataclass
@@ -68,7 +58,8 @@ class Coordinator:
         kept: Where the best adapter of each cell is kept.
         guard: Asked before every batch whether to go on.
         size: What one pass holds.
-        show: Told after every epoch of a wave.
+        show: Told before the first wave, and before and after every epoch of a wave, how far the cells are.
+        say: Told in a line what is done beside the waves.
         ledger: What writes to the stored study, from the start of a run.
     """
 
@@ -78,9 +69,10 @@ class Coordinator:
     guard: Guard
     size: Pass
     show: Callable[[Progress], None]
+    say: Callable[[str], None] = lambda line: None
     ledger: Ledger = field(init=False)
     _best: dict[Cell, float] = field(default_factory=dict)
-    _done: int = 0
+    _ended: dict[Cell, Counter[TrialState]] = field(default_factory=lambda: defaultdict(Counter))
 
     def run(self) -> None:
         """Search until no cell has budget left.
@@ -102,6 +94,7 @@ class Coordinator:
                 killed[cell_of(trial.params), trial.user_attrs["ask"]] += 1
         first = self._queued({cell for cell in cells(search) if 0 not in stored[cell]})
         self._histories = {cell: History(cell, search, space, seed, first.get(cell)) for cell in cells(search)}
+        self._show([])
         while asks := list(self._ask(stored)):
             old = [(ask, stored[ask.cell][ask.number]) for ask in asks if ask.number in stored[ask.cell]]
             for ask, trial in old:
@@ -120,6 +113,8 @@ class Coordinator:
         if not search.queued or not unbegun:
             return {}
         best = best_scored(score_cells(self.objective, check=self.guard.check), search.queued)
+        names = ", ".join(cell_name(cell.rank, cell.init, _unit(search)) for cell in best)
+        self.say(f"begin with the middle of every range, for they score best before any training: {names}")
         return {cell: middle(cell, search, adapter) for cell in best}
 
     def _ask(self, stored: dict[Cell, dict[int, FrozenTrial]]) -> Iterator[Ask]:
@@ -130,8 +125,8 @@ class Coordinator:
             yield from history.ask(neighbour, stored[cell])
 
     def _count(self, cell: Cell, state: TrialState, value: float | None) -> bool:
-        """Note a trial that ended; says whether it is the best of its cell so far."""
-        self._done += state in COUNTED
+        """Count a trial that ended; says whether it is the best of its cell so far."""
+        self._ended[cell][state] += 1
         if state != TrialState.COMPLETE or value is None or value <= self._best.get(cell, -1.0):
             return False
         self._best[cell] = value
@@ -147,6 +142,7 @@ class Coordinator:
                 trial.lane.failure = f"its run was killed {KILLS} times while it trained"
                 self._finish(trial, TrialState.FAIL)
         try:
+            self._show(trials)
             while running := [trial for trial in trials if trial.state == TrialState.RUNNING]:
                 self._train_epoch(running)
                 self._judge(running)
@@ -190,15 +186,28 @@ class Coordinator:
         if self._count(trial.ask.cell, state, trial.value):
             self.kept.save_best(self.study, trial.ask.cell, number, trial.lane.best_parameters)
 
-    def _show(self, trials: list[_Trial]) -> None:
-        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        budget = self.objective.search.trials
-        self.show(
-            Progress(
-                done=self._done,
-                budget=budget * len(self._histories),
-                running=len(running),
-                epoch=max((len(trial.lane.curve) for trial in trials), default=0),
-                best=max(self._best.values(), default=None),
-            )
+    def _show(self, wave: list[_Trial]) -> None:
+        running: dict[Cell, list[int]] = defaultdict(list)
+        for trial in wave:
+            if trial.state == TrialState.RUNNING:
+                running[trial.ask.cell].append(len(trial.lane.curve))
+        search, own = self.objective.search, [self._place(cell, running[cell]) for cell in self._histories]
+        self.show(Progress(tuple(own), search.epochs, self.objective.task.metric, _unit(search)))
+
+    def _place(self, cell: Cell, running: list[int]) -> CellProgress:
+        ended = self._ended[cell]
+        return CellProgress(
+            rank=cell.rank,
+            init=cell.init,
+            budget=self.objective.search.trials,
+            complete=ended[TrialState.COMPLETE],
+            pruned=ended[TrialState.PRUNED],
+            failed=ended[TrialState.FAIL],
+            running=len(running),
+            epoch=max(running, default=0),
+            best=self._best.get(cell),
         )
+
+
+def _unit(search: SearchSpec) -> str | None:
+    return search.allocation.unit if search.allocation else None

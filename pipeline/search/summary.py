@@ -15,20 +15,36 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from pipeline.search.progress import is_exhausted
+
 STATES = ("complete", "pruned", "fail", "running")
 COVERED = "summary"
 """The stored study's attribute that counts the trials of each state which its summaries cover."""
+Place = tuple[int, str]
+"""Rank and init of a cell."""
 MOST = 1700
 """Characters that the reasons of a cell may take, so that no attribute is over 2 kB; more of them are left out."""
 
-# One statement, so that attributes and counts are of the same moment.
+# One statement, so that attributes, counts and epochs are of the same moment. The key of a running trial's epoch is
+# JSON: the place of its rank and of its init among those searched, each before its distribution.
 _READ = text("""
-SELECT study_id, study_name, 1 AS counts, CAST(state AS VARCHAR) AS key, CAST(count(*) AS VARCHAR) AS value
+SELECT study_id, study_name, 'count' AS kind, CAST(state AS VARCHAR) AS key, CAST(count(*) AS VARCHAR) AS value
 FROM studies JOIN trials USING (study_id)
 WHERE substr(study_name, 1, :length) = :prefix GROUP BY study_id, study_name, state
 UNION ALL
-SELECT study_id, study_name, 0, key, value_json FROM studies JOIN study_user_attributes USING (study_id)
-WHERE substr(study_name, 1, :length) = :prefix ORDER BY study_id
+SELECT study_id, study_name, 'attribute', key, value_json FROM studies JOIN study_user_attributes USING (study_id)
+WHERE substr(study_name, 1, :length) = :prefix
+UNION ALL
+SELECT study_id, study_name, 'epoch',
+'[' || CAST(ranks.param_value AS VARCHAR) || ',' || ranks.distribution_json || ','
+|| CAST(inits.param_value AS VARCHAR) || ',' || inits.distribution_json || ']',
+CAST((SELECT COALESCE(max(step), 0) FROM trial_intermediate_values AS steps WHERE steps.trial_id = trials.trial_id)
+AS VARCHAR)
+FROM studies JOIN trials USING (study_id)
+JOIN trial_params AS ranks ON ranks.trial_id = trials.trial_id AND ranks.param_name = 'rank'
+JOIN trial_params AS inits ON inits.trial_id = trials.trial_id AND inits.param_name = 'init'
+WHERE trials.state = 'RUNNING' AND substr(study_name, 1, :length) = :prefix
+ORDER BY study_id
 """)
 
 
@@ -49,23 +65,38 @@ def cell_summary(
     }
 
 
-def is_exhausted(states: Mapping[str, int], budget: int) -> bool:
-    """Whether a cell ended short of its budget, because as many trials failed as the budget has."""
-    return states["complete"] + states["pruned"] < budget <= states["fail"]
-
-
-def status_row(rank: int, init: str, budget: int, summary: Mapping[str, Any], tested: bool) -> dict[str, Any]:
-    """A cell in the table of ``status``."""
+def status_row(
+    rank: int, init: str, budget: int, summary: Mapping[str, Any], *, tested: bool, epoch: int
+) -> dict[str, Any]:
+    """A cell in the table of ``status``; ``epoch`` is the one that its furthest running trial has behind it."""
     return {
         "rank": rank,
         "init": init,
         "budget": budget,
         "states": summary["states"],
+        "epoch": epoch,
         "best": summary["best"],
         "trial": summary["trial"],
         "tested": tested,
         "exhausted": is_exhausted(summary["states"], budget),
         "reasons": summary["reasons"],
+    }
+
+
+def status_part(name: str, facts: Mapping[str, Any], cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """A combination in the table of ``status``.
+
+    ``unit`` is what budgets count where an allocation spreads them, else none; ``run`` is the latest run: ``command``,
+    ``began`` (UTC, ISO 8601) and ``done``, the trials that were complete or pruned when it began.
+    """
+    search = facts["pinned"]["search"]
+    return {
+        "combination": name,
+        "metric": facts.get("task", {}).get("metric", "accuracy"),
+        "unit": (search.get("allocation") or {}).get("unit"),
+        "epochs": search.get("epochs", 1),
+        "run": facts.get("run"),
+        "cells": cells,
     }
 
 
@@ -78,18 +109,27 @@ def read_status(url: str, study: str, *, with_reasons: bool) -> list[dict[str, A
     """
     attributes: dict[str, dict[str, Any]] = defaultdict(dict)
     counts: dict[str, dict[str, int]] = defaultdict(dict)
+    epochs: dict[str, dict[Place, int]] = defaultdict(lambda: defaultdict(int))
     for row in _read(url, f"{study}/"):
-        if row.counts:
+        if row.kind == "count":
             counts[row.study_name][row.key] = int(row.value)
-        else:
+        elif row.kind == "attribute":
             attributes[row.study_name][row.key] = json.loads(row.value)
-    own = {name: facts for name, facts in attributes.items() if "pinned" in facts}
-    if not own or any(facts.get(COVERED) != counts[name] for name, facts in own.items()):
+        else:
+            place, own = _place(row.key), epochs[row.study_name]
+            own[place] = max(own[place], int(row.value))
+    stored = {name: facts for name, facts in attributes.items() if "pinned" in facts}
+    if not stored or any(facts.get(COVERED, {}) != counts[name] for name, facts in stored.items()):
         return None
-    cells = {name.partition("/")[2]: _cells(facts) for name, facts in own.items()}
+    cells = {name: _cells(facts, epochs[name]) for name, facts in stored.items()}
     if with_reasons and any(cell["reasons"] is None for each in cells.values() for cell in each):
         return None
-    return [{"combination": name, "cells": each} for name, each in cells.items()]
+    return [status_part(name.partition("/")[2], facts, cells[name]) for name, facts in stored.items()]
+
+
+def _place(key: str) -> Place:
+    rank, ranks, init, inits = json.loads(key)
+    return ranks["attributes"]["choices"][int(rank)], inits["attributes"]["choices"][int(init)]
 
 
 def _read(url: str, prefix: str) -> list[Row[Any]]:
@@ -103,19 +143,20 @@ def _read(url: str, prefix: str) -> list[Row[Any]]:
         return []
 
 
-def stored_cells(facts: Mapping[str, Any]) -> list[tuple[int, str]]:
+def stored_cells(facts: Mapping[str, Any]) -> list[Place]:
     """Rank and init of each cell of a stored study; one that does not say has every rank with every init."""
     search = facts["pinned"]["search"]
     every = [(rank, init["method"]) for rank in search["ranks"] for init in search["inits"]]
     return [(rank, init) for rank, init in facts.get("cells", every)]
 
 
-def _cells(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _cells(facts: Mapping[str, Any], epochs: Mapping[Place, int]) -> list[dict[str, Any]]:
     rows = []
     for rank, init in stored_cells(facts):
         cell = f"rank {rank} {init}"
         summary = facts.get(summary_key(cell), cell_summary(dict.fromkeys(STATES, 0), {}, None, None))
         winner = facts.get(f"winner {cell}", {})
         tested = winner.get("trial") == summary["trial"] and any("test" in seed for seed in winner.get("seeds", []))
-        rows.append(status_row(rank, init, facts["budget"], summary, tested))
+        epoch = epochs.get((rank, init), 0)
+        rows.append(status_row(rank, init, facts["budget"], summary, tested=tested, epoch=epoch))
     return rows

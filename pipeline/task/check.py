@@ -71,7 +71,8 @@ def _labels_in_range(images: Images) -> Tick:
         for items in _parts(images)
         for place in ((items.labels < 0) | (items.labels >= classes)).nonzero().flatten()
     ]
-    return "labels are in range", not wrong, _listed(wrong) or f"0 to {classes - 1}"
+    said = _listed(wrong, "mend these labels, or leave the images out")
+    return "labels are in range", not wrong, said or f"0 to {classes - 1}"
 
 
 def _classes_have_images(images: Images) -> Tick:
@@ -83,7 +84,7 @@ def _classes_have_images(images: Images) -> Tick:
             empty += [f"{name}: class '{images.classes[label]}'" for label in range(classes) if label not in present]
     if classes < 2:
         return "classes have images", False, f"{classes} class; give two or more"
-    return "classes have images", not empty, _listed(empty) or f"all {classes}"
+    return "classes have images", not empty, _listed(empty, "add images, or remove the class") or f"all {classes}"
 
 
 def _look_at(items: Items) -> list[_Seen]:
@@ -101,7 +102,7 @@ def _look_at(items: Items) -> list[_Seen]:
 
 def _images_decode(seen: list[_Seen]) -> Iterator[Tick]:
     faults = [each.fault for each in seen if each.fault]
-    yield "every image decodes", not faults, _listed(faults) or f"{len(seen)} images"
+    yield "every image decodes", not faults, _listed(faults, "replace or remove these files") or f"{len(seen)} images"
     kinds = Counter(each.mode for each in seen if each.mode not in ("", "RGB"))
     counts = ", ".join(f"{count} of mode {mode}" for mode, count in sorted(kinds.items()))
     yield "images become RGB", True, f"converted: {counts}" if counts else "all are"
@@ -121,15 +122,17 @@ def _nothing_twice(spec: TaskSpec, images: Images, train: list[_Seen], test: lis
         for items, place, seen in held
         if items is not None and seen.digest in places
     ]
-    return "no image in train and test", not twice, _listed(twice) or f"{len(held)} test images compared"
+    said = _listed(twice, "remove one of each pair, or test accuracy is flattered")
+    return "no image in train and test", not twice, said or f"{len(held)} test images compared"
 
 
 def _parts(images: Images) -> list[Items]:
     return [images.train, images.test] if images.test is not None else [images.train]
 
 
-def _listed(findings: list[str]) -> str:
+def _listed(findings: list[str], to_do: str) -> str:
+    """The findings, a line each, and what to do about them."""
     if not findings:
         return ""
-    more = f"\n  and {len(findings) - SHOWN} more" if len(findings) > SHOWN else ""
-    return f"{len(findings)} found:\n  " + "\n  ".join(findings[:SHOWN]) + more
+    more = [f"and {len(findings) - SHOWN} more"] if len(findings) > SHOWN else []
+    return "\n  ".join([f"{len(findings)} found:", *findings[:SHOWN], *more]) + f"\nto do: {to_do}"

@@ -54,7 +54,7 @@ def test_a_study_is_searched_once_and_its_files_give_the_models_that_were_tested
     own = cells(objective.search)
     assert [trial.state.name for trial in study.trials].count("FAIL") == 0
     assert len(study.trials) == len(own) * objective.search.trials
-    test_winners(objective, study, kept_of(spec), 2, lambda: None)
+    test_winners(objective, study, kept_of(spec), 2, lambda: None, lambda line: None)
     # A second run, as a new process begins it.
     again = make_objective(spec, make_task(module))
     assert len(search(storage, spec, objective=again).trials) == len(study.trials)

@@ -74,7 +74,7 @@ def stored():
     storage = open_storage("sqlite:///studies.db")
     objective = make_objective(spec)
     study = search(storage, spec, objective=objective)
-    test_winners(objective, study, kept_of(spec), 3, go_on)
+    test_winners(objective, study, kept_of(spec), 3, go_on, lambda line: None)
     yield objective, read_results(storage, "tiny")[0], kept_of(spec)
     storage.remove_session()
     storage.engine.dispose()

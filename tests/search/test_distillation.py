@@ -39,7 +39,7 @@ def test_a_label_free_study_is_searched_and_tested_to_the_end_and_nears_the_unco
     spec = make_spec(loss=DISTIL, epochs=4)
     objective = make_objective(spec, agreement())
     study = search(storage, spec, objective=objective)
-    score_winners(objective, study, kept_of(spec), 2, lambda: None)
+    score_winners(objective, study, kept_of(spec), 2, lambda: None, lambda line: None)
     assert study.user_attrs["baseline"] == {"val": [80, 80], "test": [80, 80]}
     compressed = study.user_attrs["compressed"]["val"][0] / 80
     winners = find_winners(study)

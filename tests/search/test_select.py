@@ -51,19 +51,19 @@ def test_published_fault_the_test_part_is_not_read_before_the_search_is_over(sto
 
 def test_the_test_part_is_read_once_for_each_winner_and_not_again(storage, counting_task):
     spec, objective, study = prepared(storage, counting_task)
-    test_winners(objective, study, kept_of(spec), 1, go_on)
+    test_winners(objective, study, kept_of(spec), 1, go_on, lambda line: None)
     references, winners = 2, 4
     assert counting_task.test.read == references + winners
-    test_winners(objective, study, kept_of(spec), 1, go_on)
+    test_winners(objective, study, kept_of(spec), 1, go_on, lambda line: None)
     assert counting_task.test.read == references + winners
 
 
 def test_a_grown_budget_reads_it_again_for_changed_winners_alone(storage, counting_task):
     spec, objective, study = prepared(storage, counting_task, trials=4)
-    test_winners(objective, study, kept_of(spec), 1, go_on)
+    test_winners(objective, study, kept_of(spec), 1, go_on, lambda line: None)
     before, already = find_winners(study), counting_task.test.read
     spec, objective, study = prepared(storage, counting_task, trials=12)
-    test_winners(objective, study, kept_of(spec), 1, go_on)
+    test_winners(objective, study, kept_of(spec), 1, go_on, lambda line: None)
     after = find_winners(study)
     changed = [cell for cell in after if after[cell].number != before[cell].number]
     assert 0 < len(changed) < len(after), "choose a study in which some winners change"
@@ -87,7 +87,7 @@ def test_winner_and_epoch_do_not_depend_on_the_test_part(open_database):
     chosen = []
     for place, each in enumerate((task, other)):
         spec, objective, study = prepared(open_database(str(place)), each, trials=4)
-        test_winners(objective, study, kept_of(spec), 1, go_on)
+        test_winners(objective, study, kept_of(spec), 1, go_on, lambda line: None)
         winners = find_winners(study)
         chosen.append({cell: (t.params, t.value, t.user_attrs["best_epoch"]) for cell, t in winners.items()})
     assert chosen[0] == chosen[1]
@@ -95,7 +95,7 @@ def test_winner_and_epoch_do_not_depend_on_the_test_part(open_database):
 
 def test_three_seeds_give_three_test_scores_and_their_spread(storage, counting_task):
     spec, objective, study = prepared(storage, counting_task, trials=4, ranks=[2])
-    test_winners(objective, study, kept_of(spec), 3, go_on)
+    test_winners(objective, study, kept_of(spec), 3, go_on, lambda line: None)
     (result,) = read_results(storage, "tiny")
     for cell in result.cells:
         assert len({tested.seed for tested in cell.tested}) == 3
@@ -105,15 +105,15 @@ def test_three_seeds_give_three_test_scores_and_their_spread(storage, counting_t
         assert mean == pytest.approx(sum(tested.test.accuracy for tested in cell.tested) / 3)
         assert deviation >= 0
     already = counting_task.test.read
-    test_winners(objective, study, kept_of(spec), 3, go_on)
+    test_winners(objective, study, kept_of(spec), 3, go_on, lambda line: None)
     assert counting_task.test.read == already
 
 
 def test_more_seeds_are_added_to_those_that_are_known(storage, counting_task):
     spec, objective, study = prepared(storage, counting_task, trials=4, ranks=[2], inits=["svd"])
-    test_winners(objective, study, kept_of(spec), 1, go_on)
+    test_winners(objective, study, kept_of(spec), 1, go_on, lambda line: None)
     already = counting_task.test.read
-    test_winners(objective, study, kept_of(spec), 2, go_on)
+    test_winners(objective, study, kept_of(spec), 2, go_on, lambda line: None)
     assert counting_task.test.read == already + 1
 
 
@@ -150,7 +150,7 @@ def test_a_cell_without_a_complete_trial_has_no_winner_and_stops_nothing(storage
 
     objective.train_epoch = failing_epoch
     study = search(storage, spec, objective=objective)
-    test_winners(objective, study, kept_of(spec), 1, go_on)
+    test_winners(objective, study, kept_of(spec), 1, go_on, lambda line: None)
     (result,) = read_results(storage, "tiny")
     assert list(result.best_of_ranks()) == [2]
     assert {cell.cell: bool(cell.tested) for cell in result.cells} == {Cell(1, "svd"): False, Cell(2, "svd"): True}

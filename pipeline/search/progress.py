@@ -1,0 +1,131 @@
+"""Where a search stands, for whoever shows it; plain Python alone, so that a verb says its first word at once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+def is_exhausted(states: Mapping[str, int], budget: int) -> bool:
+    """Whether a cell ended short of its budget, because as many trials failed as the budget has."""
+    return states["complete"] + states["pruned"] < budget <= states["fail"]
+
+
+@dataclass(frozen=True)
+class CellProgress:
+    """Where a cell stands.
+
+    Args:
+        rank: Its rank, or its budget where an allocation spreads one; 0 where the adapter has none.
+        init: Its init.
+        budget: Trials that it may complete or prune.
+        complete: Trials of that state; those of earlier runs are counted as well, as with the next two.
+        pruned: Trials that ended early.
+        failed: Trials that failed, interrupted ones left out.
+        running: Trials that are in training.
+        epoch: Epochs that the furthest of them has behind it.
+        best: The highest value of a complete trial.
+    """
+
+    rank: int
+    init: str
+    budget: int
+    complete: int = 0
+    pruned: int = 0
+    failed: int = 0
+    running: int = 0
+    epoch: int = 0
+    best: float | None = None
+
+    @property
+    def done(self) -> int:
+        """Trials that the budget counts."""
+        return self.complete + self.pruned
+
+    @property
+    def left(self) -> int:
+        """Trials that the budget still allows; none once as many have failed as the budget has."""
+        states = {"complete": self.complete, "pruned": self.pruned, "fail": self.failed}
+        return 0 if is_exhausted(states, self.budget) else max(0, self.budget - self.done)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a combination stands.
+
+    Args:
+        cells: Its cells, in the study file's order.
+        epochs: Of a whole trial.
+        metric: What ``best`` is: ``accuracy`` or ``agreement``.
+        unit: What the cells' budgets count, ``bytes`` or ``parameters``; none where they have ranks.
+    """
+
+    cells: tuple[CellProgress, ...]
+    epochs: int
+    metric: str = "accuracy"
+    unit: str | None = None
+
+    @property
+    def done(self) -> int:
+        return sum(cell.done for cell in self.cells)
+
+    @property
+    def budget(self) -> int:
+        return sum(cell.budget for cell in self.cells)
+
+    @property
+    def left(self) -> int:
+        """Trials that are still to end; 0 once every cell has met its budget, or is exhausted."""
+        return sum(cell.left for cell in self.cells)
+
+    @property
+    def pruned(self) -> int:
+        return sum(cell.pruned for cell in self.cells)
+
+    @property
+    def failed(self) -> int:
+        return sum(cell.failed for cell in self.cells)
+
+    @property
+    def running(self) -> int:
+        return sum(cell.running for cell in self.cells)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that the furthest running trial has behind it."""
+        return max((cell.epoch for cell in self.cells), default=0)
+
+    @property
+    def parts(self) -> float:
+        """What running trials have behind them, in trials: a trial at epoch 3 of 9 is a third."""
+        return sum(cell.running * cell.epoch for cell in self.cells) / self.epochs
+
+    @property
+    def best(self) -> float | None:
+        """The highest value of all cells."""
+        return max((cell.best for cell in self.cells if cell.best is not None), default=None)
+
+
+def progress_of(combination: Mapping[str, Any]) -> Progress:
+    """Where a combination stands, from its part of the table of ``status``."""
+    cells = tuple(
+        CellProgress(
+            rank=cell["rank"],
+            init=cell["init"],
+            budget=cell["budget"],
+            complete=cell["states"]["complete"],
+            pruned=cell["states"]["pruned"],
+            failed=cell["states"]["fail"],
+            running=cell["states"]["running"],
+            epoch=cell["epoch"],
+            best=cell["best"],
+        )
+        for cell in combination["cells"]
+    )
+    return Progress(cells, combination["epochs"], combination["metric"], combination["unit"])
+
+
+def cell_name(rank: int, init: str, unit: str | None) -> str:
+    """A cell for people: ``rank 4 svd``, ``1700 bytes svd`` where budgets are spread, ``-`` without either."""
+    if not rank:
+        return "-"
+    return f"{rank} {unit} {init}" if unit else f"rank {rank} {init}"

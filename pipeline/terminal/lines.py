@@ -1,0 +1,59 @@
+"""Where a search stands, in lines: for the log file, and off a terminal."""
+
+from pipeline.search.progress import CellProgress, Progress, cell_name
+from pipeline.terminal.numbers import duration_text
+
+
+def progress_line(name: str, progress: Progress, rate: float | None, passed: float | None, left: float | None) -> str:
+    """A combination in one line: trials, what runs, the best so far, rate, time passed, time left."""
+    share = progress.done / progress.budget
+    parts = [f"{progress.done}/{progress.budget} trials ({share:.0%})", *_ended(progress)]
+    if progress.running:
+        parts.append(f"{progress.running} running in epoch {epoch_text(progress.epoch, progress.epochs)}")
+    parts += [_best(progress)] + ([] if passed is None else [duration_text(passed)])
+    if progress.left:
+        parts.append(rate_text(rate))
+        parts.append("time left not known yet" if left is None else f"about {duration_text(left)} left")
+    return f"{name}: {', '.join(parts)}"
+
+
+def cell_lines(name: str, progress: Progress) -> list[str]:
+    """A line a cell, once its combination has ended."""
+    return [f"{name}: {_cell(cell, progress)}" for cell in progress.cells]
+
+
+def _cell(cell: CellProgress, progress: Progress) -> str:
+    own = Progress((cell,), progress.epochs, progress.metric, progress.unit)
+    parts = [f"{cell.done}/{cell.budget} trials", *_ended(own), _best(own)]
+    exhausted = "; as many failed as the budget has, so no more are tried" if cell.done < cell.budget else ""
+    label = cell_name(cell.rank, cell.init, progress.unit)
+    return (f"{label}: " if cell.rank else "") + ", ".join(parts) + exhausted
+
+
+def _ended(progress: Progress) -> list[str]:
+    counts = {"pruned": progress.pruned, "failed": progress.failed}
+    return [f"{count} {state}" for state, count in counts.items() if count]
+
+
+def _best(progress: Progress) -> str:
+    return "none complete yet" if progress.best is None else f"best {progress.metric} {progress.best:.4f}"
+
+
+def summary_text(progress: Progress) -> str:
+    """What a combination came to, in a few words."""
+    best = max(progress.cells, key=lambda cell: -1.0 if cell.best is None else cell.best)
+    of = f" ({cell_name(best.rank, best.init, progress.unit)})" if best.best is not None and best.rank else ""
+    return ", ".join([f"{progress.done}/{progress.budget} trials", *_ended(progress), _best(progress) + of])
+
+
+def epoch_text(behind: int, epochs: int) -> str:
+    """The epoch that is in training, from 1, of a trial's: ``3/9`` with two behind it."""
+    return f"{min(behind + 1, epochs)}/{epochs}"
+
+
+def rate_text(rate: float | None) -> str:
+    """Trials a second as people read them: ``48.2 trials/min``, ``3.5 trials/h``, ``- trials/min`` where unknown."""
+    if rate is None:
+        return "- trials/min"
+    number, unit = (60 * rate, "min") if 60 * rate >= 1 else (3600 * rate, "h")
+    return f"{number:,.0f} trials/{unit}" if number >= 99.95 else f"{number:.3g} trials/{unit}"

@@ -1,0 +1,72 @@
+"""A view of a search that is drawn again as it changes."""
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console as Screen
+from rich.console import Group
+from rich.control import Control
+from rich.live import Live
+from rich.segment import ControlType
+from rich.text import Text
+
+from pipeline.terminal.board import SIGNS, View, board
+
+SOONEST = 0.25
+"""Seconds between two drawings at least."""
+TICK = 1.0
+"""Seconds after which it is drawn again though nothing is new: time passed, and a terminal that was resized."""
+
+
+class LiveBoard:
+    """The table of a view at the foot of a terminal; lines are said above it.
+
+    Args:
+        screen: The terminal.
+        view: Says what is to be seen now.
+    """
+
+    def __init__(self, screen: Screen, view: Callable[[], View]) -> None:
+        self._screen, self._view = screen, view
+        self._plain = not _can_show(SIGNS, screen.encoding)
+        self._drawn, self._widths, self._last = float("-inf"), list[int](), False
+        self._live = Live(console=screen, get_renderable=self._draw, refresh_per_second=1 / TICK, redirect_stdout=False)
+
+    def start(self) -> None:
+        self._live.start(refresh=True)
+
+    def refresh(self) -> None:
+        """Draw it again, unless that was only just done."""
+        if time.monotonic() - self._drawn >= SOONEST:
+            self._live.refresh()
+
+    def say(self, line: str) -> None:
+        """One line above the table."""
+        self._screen.print(Text(line), soft_wrap=True)
+
+    def stop(self) -> None:
+        """Leave the whole table on the screen, and give the cursor back."""
+        self._last = True
+        self._live.stop()
+
+    def _draw(self) -> Group:
+        width, height = self._screen.size
+        if any(drawn > width for drawn in self._widths):
+            self._clear_wrapped(width)
+        lines = board(self._view(), width, None if self._last else height, plain=self._plain)
+        self._drawn, self._widths = time.monotonic(), [line.cell_len for line in lines]
+        return Group(*lines)
+
+    def _clear_wrapped(self, width: int) -> None:
+        """A terminal that became narrower has broken lines in two; rich clears as many lines as it drew."""
+        more = sum(max(0, -(-drawn // width) - 1) for drawn in self._widths)
+        up = ((ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2)) * more
+        self._screen.control(Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2), *up))
+
+
+def _can_show(text: str, encoding: str) -> bool:
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,156 @@
+"""A plan in words, for 80 columns."""
+
+import textwrap
+from typing import Any
+
+from rich.text import Text
+
+from pipeline.search.progress import cell_name
+from pipeline.terminal.numbers import count_text, duration_text, size_text
+from pipeline.terminal.text import aligned
+
+WIDTH = 80
+"""Characters of a line."""
+
+
+def plan_lines(table: dict[str, Any]) -> list[Text]:
+    """What a run would do and take, then each combination."""
+    lines = [*_whole(table), Text()]
+    for combination in table["combinations"]:
+        lines += [*_combination(combination, table), Text()]
+    return lines[:-1]
+
+
+def _whole(table: dict[str, Any]) -> list[Text]:
+    """The study: its name, and what all combinations take together."""
+    parts = ", ".join(f"{count:,} {part}" for part, count in table["parts"].items())
+    cells = sum(combination["cells"] for combination in table["combinations"])
+    baseline = "ready" if table["trained_baseline"] else "will be trained first, which the time leaves out"
+    facts = {
+        "trials": f"{table['trials']:,} in {count_text(cells, 'cell')} of "
+        f"{count_text(len(table['combinations']), 'combination')}",
+        "images": parts,
+        "baseline": f"{baseline}; {size_text(table['dense_bytes'])}",
+        "time": f"about {duration_text(table['seconds'])}{_again_text(table)}",
+        "memory": f"about {size_text(table['memory_bytes'])}",
+        "disk": f"about {size_text(table['disk_bytes'])}",
+    }
+    return [Text(f"study {table['study']}", style="bold"), *_facts(facts)]
+
+
+def _again_text(table: dict[str, Any]) -> str:
+    """Of the time, what the winners' other seeds take."""
+    seconds = sum(combination["seed_seconds"] for combination in table["combinations"])
+    if table["seeds"] == 1:
+        return ""
+    return f", {duration_text(seconds)} of it for the winners' {count_text(table['seeds'] - 1, 'other seed')}"
+
+
+def _combination(combination: dict[str, Any], table: dict[str, Any]) -> list[Text]:
+    ready, lanes = table["trained_baseline"], combination["lanes"]
+    facts = {
+        "trials": f"{combination['trials']:,} in {count_text(combination['cells'], 'cell')}, about "
+        f"{count_text(combination['epochs'], 'epoch')} in all",
+        "layers": f"{len(combination['layers']):,}",
+        "time": f"about {duration_text(combination['seconds'])}",
+        "cache": combination["cache"]["said"] + _cache_text(combination["cache"]),
+        "one pass": ", ".join(f"{count_text(own, 'trial')} of batch {batch}" for batch, own in lanes.items()),
+        "disk": f"about {size_text(combination['disk_bytes'])}",
+    }
+    dense = combination["ranks"][0]["dense"]
+    if dense:
+        facts["dense"] = f"would not shrink, or are trained whole: {', '.join(dense)}"
+    if combination["sized_by_values"] and not ready:
+        facts["sizes"] = "follow from the weights' values: those of the trained baseline will be others"
+    if combination["allocation"]:
+        facts["budgets"] = _allocation_text(combination["allocation"], ready=ready)
+    return [
+        Text(combination["combination"], style="bold"),
+        *_facts(facts),
+        *_sizes(combination),
+        *_notes(combination["ranks"]),
+        *(_scores(combination["scores"], combination["allocation"]) if combination["scores"] else []),
+    ]
+
+
+def _facts(facts: dict[str, str]) -> list[Text]:
+    """A name and what it is, a line each, or several."""
+    wide = max(map(len, facts))
+    lines: list[Text] = []
+    for name, value in facts.items():
+        first, *rest = textwrap.wrap(value, WIDTH - wide - 4, break_on_hyphens=False)
+        lines.append(Text("  ").append(f"{name:<{wide}}", style="dim").append(f"  {first}"))
+        lines += [Text(" " * (wide + 4) + each) for each in rest]
+    return lines
+
+
+def _sizes(combination: dict[str, Any]) -> list[Text]:
+    """A row a rank, or a budget."""
+    allocation = combination["allocation"]
+    names = [allocation["unit"] if allocation else "rank", "trained", "bytes", "smaller", "layers", "MACs"]
+    rows = [[Text(name, style="dim") for name in names]]
+    for plan in combination["ranks"]:
+        ratios = [f"{plan[key]:.2f}x" for key in ("ratio", "layer_ratio", "macs_ratio")]
+        rank = f"{plan['rank']:,}" if plan["rank"] else "-"
+        rows.append([Text(each) for each in (rank, f"{plan['trainable']:,}", f"{plan['bytes']:,}", *ratios)])
+    return [Text("  ").append(line) for line in aligned(rows)]
+
+
+def _notes(plans: list[dict[str, Any]]) -> list[Text]:
+    """What ranks come to in single layers."""
+    lines = []
+    for plan in plans:
+        name = f"{plan['rank']:,}"
+        clipped = ", ".join(f"{layer} takes {rank}" for layer, rank in plan["clipped"].items())
+        larger = ", ".join(plan["larger"])
+        notes = [
+            f"rank {name}: {clipped}" if clipped else "",
+            f"rank {name}: adapters larger than the dense weight: {larger}" if larger else "",
+            _spread_text(name, plan["spread"]) if plan["spread"] else "",
+        ]
+        lines += [Text(line) for note in notes if note for line in _wrapped(note)]
+    return lines
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+
+
+def _spread_text(budget: str, ranks: dict[str, int]) -> str:
+    """The rank of each layer, and which get no adapter."""
+    taken = ", ".join(f"{name} {rank}" for name, rank in ranks.items() if rank)
+    none = ", ".join(name for name, rank in ranks.items() if not rank)
+    return f"{budget}: ranks {taken or 'none'}" + (f"; no adapter: {none}" if none else "")
+
+
+def _allocation_text(allocation: dict[str, Any], *, ready: bool) -> str:
+    weights = "; compression loses nothing, so by the weights' own spectra" if allocation["spectra"] == "weight" else ""
+    untrained = "" if ready else "; of the untrained model: ranks will differ once the baseline is trained"
+    by = allocation["by"].replace("_", " ")
+    return f"{allocation['unit']} of the whole adapter, spread over layers by {by}{weights}{untrained}"
+
+
+def _scores(scores: dict[str, Any], allocation: dict[str, Any] | None) -> list[Text]:
+    """The cells as they start, the best first."""
+    if not scores["cells"]:
+        return [Text("  no cells to score: the adapter has neither rank nor init")]
+    unit = allocation["unit"] if allocation else None
+    said = (
+        f"before any training, every range at its middle ({scores['seconds']:.1f} s): accuracy on "
+        f"{scores['images']:,} validation images, relative error of the layers' outputs on "
+        f"{scores['error_images']:,} training images"
+    )
+    rows = [[Text(name, style="dim") for name in ("cell", "accuracy", "output error")]]
+    for cell in scores["cells"]:
+        numbers = (f"{cell['accuracy']:.4f}", f"{cell['output_error']:.4f}")
+        rows.append([Text(each) for each in (cell_name(cell["rank"], cell["init"], unit), *numbers)])
+    return [*map(Text, _wrapped(said)), *(Text("  ").append(line) for line in aligned(rows, left=[0]))]
+
+
+def _cache_text(cache: dict[str, Any]) -> str:
+    if not cache["bytes"]:
+        return ""
+    if not cache["missing_bytes"]:
+        return f"; {size_text(cache['bytes'])}, there already"
+    missing = f"{size_text(cache['missing_bytes'])} to build in {duration_text(cache['seconds'])}"
+    return f"; {size_text(cache['bytes'])}, {missing}"

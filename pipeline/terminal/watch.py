@@ -1,0 +1,181 @@
+"""A study from outside, again and again: what ``status --watch`` shows."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from pipeline.search.progress import Progress, progress_of
+from pipeline.terminal.lines import progress_line
+from pipeline.terminal.pace import seconds_for, trials_per_second
+from pipeline.terminal.tty import terminal_of
+
+if TYPE_CHECKING:
+    from rich.console import Console as Screen
+
+    from pipeline.terminal.board import View
+
+EVERY = 1.0
+"""Seconds between two readings."""
+SHARE = 0.1
+"""Part of the time that reading may take; where it takes longer, the next comes later."""
+NOTES = {False: "no run goes on", None: "whether a run goes on is not known here"}
+
+Table = list[dict[str, Any]]
+
+
+class Watch:
+    """What was seen of a study.
+
+    Args:
+        study: Its name.
+        table: Where it stands, as the table of ``status``.
+        alive: Whether a run of it goes on; none where that cannot be known.
+    """
+
+    def __init__(self, study: str, table: Table, alive: bool | None) -> None:
+        self.study, self.table, self.alive = study, table, alive
+        self.now = time.time()
+        self.parts = _parts(table)
+        self._first, self._moved = (self.now, self._done()), ""
+
+    def look(self, table: Table, alive: bool | None) -> bool:
+        """Take in what was read now; says whether it is new."""
+        before = (self.table, self.alive)
+        moved = [new["combination"] for old, new in zip(self.table, table, strict=False) if old != new]
+        self.now, self.table, self.alive, self.parts = time.time(), table, alive, _parts(table)
+        self._moved = next(iter(moved), self._moved)
+        return (table, alive) != before
+
+    @property
+    def finished(self) -> bool:
+        """Whether every cell has met its budget, or is exhausted."""
+        return not any(progress.left for progress in self.parts.values())
+
+    def _done(self) -> float:
+        return sum(progress.done + progress.parts for progress in self.parts.values())
+
+    def _run(self) -> tuple[float, float] | None:
+        """When the latest run began, and the trials that were done then; none where no run is known to go on."""
+        runs = [combination["run"] for combination in self.table if combination["run"]]
+        if not self.alive or not runs:
+            return None
+        began = max(datetime.fromisoformat(run["began"]) for run in runs)
+        return began.timestamp(), sum(run["done"] for run in runs)
+
+    @property
+    def passed(self) -> float | None:
+        """Seconds since the run began; none where no run is known to go on."""
+        run = self._run()
+        return self.now - run[0] if run else None
+
+    @property
+    def rate(self) -> float | None:
+        """Trials that end a second: since the run began, or as far as was seen; none where no run goes on."""
+        began, done = self._run() or self._first
+        return None if self.alive is False else trials_per_second(self._done() - done, self.now - began)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the study's last trial has ended."""
+        return seconds_for(sum(each.left - each.parts for each in self.parts.values()), self.rate)
+
+    def view(self) -> "View":
+        from pipeline.terminal.board import View
+
+        parts, rate = self.parts, self.rate
+        current = self._current(parts)
+        return View(
+            study=self.study,
+            combination=current,
+            place=(list(parts).index(current) + 1, len(parts)),
+            progress=parts[current],
+            passed=self.passed,
+            rate=rate,
+            left=seconds_for(parts[current].left - parts[current].parts, rate),
+            study_left=self.left,
+            done=[(name, each) for name, each in parts.items() if name != current and not each.left],
+            note="" if self.finished or self.alive else NOTES[self.alive],
+        )
+
+    def _current(self, parts: Mapping[str, Progress]) -> str:
+        """The combination that is searched: one with running trials, the one that moved last, the first not done."""
+        running = [name for name, each in parts.items() if each.running]
+        moved = [name for name in parts if name == self._moved and parts[name].left]
+        unfinished = [name for name, each in parts.items() if each.left]
+        return (running + moved + unfinished + list(parts)[-1:])[0]
+
+    def facts(self) -> dict[str, Any]:
+        """JSON-able: the table, and what is known of the run."""
+        parts = self.parts.values()
+        return {
+            "study": self.study,
+            "running": self.alive,
+            "finished": self.finished,
+            "trials": sum(each.done for each in parts),
+            "budget": sum(each.budget for each in parts),
+            "trials_per_minute": None if self.rate is None else round(60 * self.rate, 3),
+            "seconds_left": None if self.left is None else round(self.left, 1),
+            "combinations": self.table,
+        }
+
+
+def _parts(table: Table) -> dict[str, Progress]:
+    return {combination["combination"]: progress_of(combination) for combination in table}
+
+
+def watch(study: str, read: Callable[[], Table], alive: Callable[[], bool | None], *, as_json: bool) -> None:
+    """Show a study until it is finished: as a live table on a terminal, else a line for all that changes.
+
+    Args:
+        study: Its name.
+        read: Reads the table of ``status``.
+        alive: Says whether a run goes on.
+        as_json: Print a JSON object for each change, on a terminal too.
+    """
+    seen = Watch(study, read(), alive())
+    told: dict[str, Progress] = {}
+    with _shown(None if as_json else terminal_of(sys.stdout), seen) as refresh:
+        new = True
+        while True:
+            if refresh is not None:
+                refresh()
+            elif new and as_json:
+                print(json.dumps(seen.facts(), allow_nan=False), flush=True)
+            elif new:
+                told = _tell(seen, told)
+            if seen.finished:
+                return
+            started = time.monotonic()
+            time.sleep(EVERY)
+            new = seen.look(read(), alive())
+            time.sleep(max(0.0, (time.monotonic() - started - EVERY) / SHARE - EVERY))
+
+
+def _tell(seen: Watch, told: Mapping[str, Progress]) -> dict[str, Progress]:
+    """A line for each combination that changed."""
+    parts = seen.parts
+    for name, progress in parts.items():
+        if told.get(name) != progress:
+            left = seconds_for(progress.left - progress.parts, seen.rate)
+            print(progress_line(name, progress, seen.rate, seen.passed, left), flush=True)
+    return parts
+
+
+@contextmanager
+def _shown(screen: "Screen | None", seen: Watch) -> Iterator[Callable[[], None] | None]:
+    """Draw what is seen as long as the context lasts; gives what draws it again, or none off a terminal."""
+    if screen is None:
+        yield None
+        return
+    from pipeline.terminal.live import LiveBoard
+
+    drawn = LiveBoard(screen, seen.view)
+    drawn.start()
+    try:
+        yield drawn.refresh
+    finally:
+        drawn.stop()
