@@ -1,6 +1,6 @@
 """What a stored study holds, as plain values for status, report and export; needs neither torch nor data."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -193,14 +193,14 @@ def _cell(cell: Cell, facts: Mapping[str, Any], own: Tally, trials: Mapping[int,
         cell=cell,
         budget=facts["budget"],
         states=own.states,
-        epoch=_epoch(cell, trials),
+        epoch=_epoch(cell, trials.values()),
         reasons=own.reasons,
         best=None if own.trial is None else trials[own.trial],
         tested=tuple(Tested(s["seed"], Score(*s["val"]), Score(*s["test"])) for s in seeds if "test" in s),
     )
 
 
-def _epoch(cell: Cell, trials: list[FrozenTrial]) -> int:
+def _epoch(cell: Cell, trials: Iterable[FrozenTrial]) -> int:
     own = [trial for trial in trials if trial.params.get("rank") == cell.rank and trial.params.get("init") == cell.init]
     return max((trial.last_step or 0 for trial in own if trial.state == TrialState.RUNNING), default=0)
 
