@@ -1,7 +1,7 @@
 """optuna-dashboard's pages over the stored studies, with the pictures that runs wrote."""
 
-from collections.abc import Iterable
-from typing import BinaryIO
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, BinaryIO
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from bottle import HTTPError
@@ -11,6 +11,9 @@ from optuna.storages import RDBStorage, get_storage
 from optuna_dashboard._app import wsgi
 
 from pipeline.paths import PICTURES
+
+if TYPE_CHECKING:
+    from _typeshed import OptExcInfo
 
 
 class _Pictures(FileSystemArtifactStore):
@@ -43,6 +46,29 @@ def pages(storage: RDBStorage) -> WSGIApplication:
         nonlocal current
         if environ["PATH_INFO"].startswith("/dashboard"):
             current = remembering()
-        return current(environ, start_response)
+        return _never_empty(current, environ, start_response)
 
     return answer
+
+
+def _never_empty(
+    application: WSGIApplication, environ: WSGIEnvironment, start_response: StartResponse
+) -> Iterable[bytes]:
+    """The application's answer, or ``{}`` where that has no content.
+
+    Its page reads JSON in every answer: it would say of a note that was saved, and of a study that was deleted, that it
+    was not.
+    """
+    empty = False
+
+    def start(
+        status: str, headers: list[tuple[str, str]], failure: "OptExcInfo | None" = None
+    ) -> Callable[[bytes], object]:
+        nonlocal empty
+        empty = status.startswith("204")
+        if empty:
+            status, headers = "200 OK", [("Content-Type", "application/json"), ("Content-Length", "2")]
+        return start_response(status, headers, failure)
+
+    answered = application(environ, start)
+    return [b"{}"] if empty else answered

@@ -113,3 +113,10 @@ def test_what_was_written_to_finished_trials_is_there_when_the_page_is_loaded(st
     assert attributes(0)["ratio"] != "0.75"
     ask(application, "/dashboard/studies/1")
     assert attributes(0)["ratio"] == "0.75"
+
+
+def test_what_was_done_is_said_in_json_for_the_page_reads_it(study: optuna.Study, storage: RDBStorage):
+    application = pages(storage)
+    saved = ask(application, "/api/studies/1/note", "PUT", body={"version": 2, "body": "mine"})
+    assert (saved.status, saved.json) == (200, {})
+    assert ask(application, "/api/studies/1").json["note"]["body"] == "mine"
