@@ -31,7 +31,7 @@ def layer_sizes(results: Sequence[CombinationResult]) -> Figure:
     places = {name: at for at, name in enumerate(dict.fromkeys(layer["name"] for _, own in known for layer in own))}
     names = list(places)
     if not names:
-        raise NothingToDraw("no sizes of layers are stored; an older version began the study")
+        raise NothingToDraw("no sizes of layers are stored; an older version ran the study")
     figure = make_subplots(
         cols=len(known),
         shared_yaxes=True,

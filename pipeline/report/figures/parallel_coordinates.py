@@ -122,10 +122,11 @@ def _number(name: str, values: Sequence[float | None], *, log: bool) -> dict[str
         return None
     known = [value for value in values if value is not None]
     low, high = min(known), max(known)
-    numbers = log_ticks(low, high) if log else linear_ticks(low, high)
+    numbers = [low] if low == high else log_ticks(low, high) if log else linear_ticks(low, high)
     at: Callable[[float], float] = math.log10 if log else float
     start, end = at(low), at(high)
-    below, margin = start - 0.15 * (end - start), 0.03 * (end - start)
+    span = end - start or 1.0
+    below, margin = start - 0.15 * span, 0.03 * span
     ticks = {at(number): f"{number:g}" for number in numbers}
     if len(known) < len(values):
         ticks = {below: NO_VALUE} | ticks
