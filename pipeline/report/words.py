@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable
 
-from pipeline.report.figures.words import readable_bytes
+from pipeline.report.figures.words import rank_name, readable_bytes
+from pipeline.search.results import CombinationResult
 from pipeline.search.space import UNRANKED
 
 FIRM = "\N{NO-BREAK SPACE}"
 """Between a number and its unit, so that no line breaks there."""
+NOTHING = "-"
+"""Stands for the rank and the init of an adapter that has none."""
 
 
 def percent(share: float | None, digits: int = 2) -> str:
@@ -32,9 +35,14 @@ def size(count: int | None) -> str:
     return "" if count is None else readable_bytes(count).replace(" ", FIRM)
 
 
+def rank_said(result: CombinationResult, rank: int) -> str:
+    """A rank, or the budget that it stands for: ``4``, ``20 kB``, ``5,000 numbers``."""
+    numbers = f"{FIRM}numbers" if rank and result.budget_unit == "parameters" else ""
+    return rank_name(result, rank).replace(" ", FIRM) + numbers
+
+
 def init_said(init: str) -> str:
-    """``-`` where an adapter has no init."""
-    return "-" if init == UNRANKED else init
+    return NOTHING if init == UNRANKED else init
 
 
 def duration(seconds: float) -> str:

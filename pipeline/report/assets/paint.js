@@ -1,8 +1,7 @@
 "use strict";
 // Draws all pictures, in the colours of the reader's scheme; in light ones, as wide as the paper, for printing.
 {
-  const PAPER = 680; // pixels between the margins of A4
-  const LOWER = 0.75; // so that two pictures go on a sheet
+  const PAPER = 950; // pixels between the margins of A4, where the style sheet shrinks pictures
   const schemes = JSON.parse(document.getElementById("schemes").textContent);
   const pictures = [...document.querySelectorAll(".picture")];
   const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -19,6 +18,8 @@
     if (layout.title.text === picture.dataset.title && !layout.title.subtitle) { // the page's heading says it
       layout.title.text = "";
       layout.margin.t -= 30;
+      layout.height -= 30;
+      picture.style.height = `${layout.height}px`;
     }
     if (touch) layout.dragmode = false; // a finger scrolls the page
     if (narrow) {
@@ -32,20 +33,13 @@
   dark.addEventListener("change", () => repaint({ template: current() }));
 
   let folded = [];
-  const before = new Map();
   addEventListener("beforeprint", () => {
     folded = [...document.querySelectorAll("details:not([open])")];
     folded.forEach((one) => { one.open = true; });
-    pictures.forEach((picture) => {
-      const { width, height } = picture.layout;
-      before.set(picture, { width: width ?? null, height });
-      Plotly.relayout(picture, { template: template("light"), width: PAPER, height: LOWER * height });
-    });
+    repaint({ template: template("light"), width: PAPER });
   });
   addEventListener("afterprint", () => {
     folded.forEach((one) => { one.open = false; });
-    pictures.forEach((picture) => {
-      Plotly.relayout(picture, { template: current(), ...before.get(picture), autosize: true });
-    });
+    repaint({ template: current(), width: null, autosize: true });
   });
 }

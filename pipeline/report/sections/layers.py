@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-from pipeline.report.figures.words import rank_name
 from pipeline.report.layers import LayerSize, compressed_bytes, layer_sizes
 from pipeline.report.markup import folded
 from pipeline.report.table import Column, table
-from pipeline.report.words import size
+from pipeline.report.words import rank_said, size
 from pipeline.search.results import CombinationResult
 
 
@@ -20,7 +19,7 @@ def _table(result: CombinationResult, sizes: Sequence[LayerSize]) -> str:
     ranks = sorted({int(rank) for layer in sizes for rank in layer["adapter"]})
     kind = "budget" if result.budget_unit else "rank"
     adapters = {
-        "adapter" if rank == 0 else f"adapter, {kind} {rank_name(result, rank)}": Column[LayerSize](
+        "adapter" if rank == 0 else f"adapter, {kind} {rank_said(result, rank)}": Column[LayerSize](
             "number",
             lambda layer, rank=rank: size(layer["adapter"].get(str(rank))),  # type: ignore[misc]
         )

@@ -6,10 +6,10 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from pipeline.report.figures.words import rank_name, rank_word
+from pipeline.report.figures.words import rank_word
 from pipeline.report.markup import Section, folded, paragraph, verbatim
 from pipeline.report.table import Column, facts, table
-from pipeline.report.words import init_said, listed, size
+from pipeline.report.words import init_said, listed, rank_said, size
 from pipeline.search.pieces import joined
 from pipeline.search.results import CombinationResult
 
@@ -89,7 +89,7 @@ def _checkpoints(results: Sequence[CombinationResult]) -> list[str]:
         return [paragraph(f"No exported checkpoint is noted; to write them: restora export {study}")]
     columns: dict[str, Column[tuple[CombinationResult, FrozenTrial, str, str]]] = {
         "combination": Column("text", lambda row: row[0].label),
-        rank_word(results): Column("number", lambda row: rank_name(row[0], row[1].params["rank"])),
+        rank_word(results): Column("number", lambda row: rank_said(row[0], row[1].params["rank"])),
         "init": Column("text", lambda row: init_said(row[1].params["init"])),
         "trial": Column("number", lambda row: str(row[1].number)),
         "file": Column("long", lambda row: row[2]),

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.report.figures.accuracy import shown_part
-from pipeline.report.figures.words import measured, rank_name, rank_word
+from pipeline.report.figures.words import measured, rank_word
 from pipeline.report.markup import Section, folded, paragraph
 from pipeline.report.recovery import cell_recovery
 from pipeline.report.rows import EvaluationRow
@@ -13,6 +13,7 @@ from pipeline.report.tables import evaluation_rows, interval, pareto_front
 from pipeline.report.words import (
     init_said,
     percent,
+    rank_said,
     rounded,
     size,
     spread,
@@ -134,7 +135,7 @@ def _reference(name: str, scores: Mapping[str, Score], result: CombinationResult
 def _checkpoint(result: CombinationResult, row: EvaluationRow, part: str) -> _Model:
     return _Model(
         name=result.label,
-        rank=rank_name(result, row["rank"]),
+        rank=rank_said(result, row["rank"]),
         init=init_said(row["init"]),
         val=percent(row["recovered_val"]),
         test=with_interval(row["recovered_test"], row["test_low"], row["test_high"]),
@@ -157,7 +158,7 @@ _Cell = tuple[CombinationResult, EvaluationRow]
 def _who(heading: str) -> dict[str, Column[_Cell]]:
     return {
         "combination": Column("text", lambda cell: cell[0].label),
-        heading: Column("number", lambda cell: rank_name(cell[0], cell[1]["rank"])),
+        heading: Column("number", lambda cell: rank_said(cell[0], cell[1]["rank"])),
         "init": Column("text", lambda cell: init_said(cell[1]["init"])),
     }
 

@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from pipeline.report.figures.words import cell_name, rank_name, rank_word
+from pipeline.report.figures.words import cell_name, rank_word
 from pipeline.report.markup import Section, bullets, folded, paragraph
 from pipeline.report.progress import begun
 from pipeline.report.table import Column, table
-from pipeline.report.words import counted, init_said
+from pipeline.report.words import counted, init_said, rank_said
 from pipeline.search.results import CellResult, CombinationResult
 from pipeline.search.summary import STATES
 
@@ -77,7 +77,7 @@ def _states(cells: Sequence[_Own], heading: str) -> str:
         "Pruned trials count in the budget, failed ones do not",
         {
             "combination": Column("text", lambda own: own[0].label),
-            heading: Column("number", lambda own: rank_name(own[0], own[1].cell.rank)),
+            heading: Column("number", lambda own: rank_said(own[0], own[1].cell.rank)),
             "init": Column("text", lambda own: init_said(own[1].cell.init)),
             **counts,
             "budget": Column("number", lambda own: str(own[1].budget)),
