@@ -59,10 +59,12 @@ def parallel_coordinates(results: Sequence[CombinationResult]) -> Figure:
     line = {"color": height.astype(np.float32), "colorscale": _scale(), "cmin": low, "cmax": high, "showscale": False}
     hidden = {"size": 1, "color": "rgba(0,0,0,0)"}
     figure = make_subplots()
-    figure.add_parcoords(dimensions=[*dimensions, last], line=line, rangefont=hidden)
-    finish(figure, "Parallel coordinates", height=480, min_width=140 + WIDTH * len(dimensions), top=100, below=20)
-    longest = max(map(len, dimensions[0]["ticktext"]))
-    return figure.update_layout(margin={"l": 30 + 7 * longest, "r": 60})
+    # Its ticks need room on the left, and no margin is given them by itself.
+    left, width = 20 + 6 * max(map(len, dimensions[0]["ticktext"])), 140 + WIDTH * len(dimensions)
+    domain = {"x": [left / width, 1 - 40 / width]}
+    figure.add_parcoords(dimensions=[*dimensions, last], line=line, rangefont=hidden, domain=domain)
+    finish(figure, "All trials", height=480, min_width=width, top=100, below=20)
+    return figure.update_layout(margin={"l": 10, "r": 10})
 
 
 def _scale() -> list[tuple[float, str]]:
@@ -122,10 +124,11 @@ def _number(name: str, values: Sequence[float | None], *, log: bool) -> dict[str
         return None
     known = [value for value in values if value is not None]
     low, high = min(known), max(known)
-    numbers = log_ticks(low, high) if log else linear_ticks(low, high)
+    numbers = [low] if low == high else log_ticks(low, high) if log else linear_ticks(low, high)
     at: Callable[[float], float] = math.log10 if log else float
     start, end = at(low), at(high)
-    below, margin = start - 0.15 * (end - start), 0.03 * (end - start)
+    span = end - start or 1.0
+    below, margin = start - 0.15 * span, 0.03 * span
     ticks = {at(number): f"{number:g}" for number in numbers}
     if len(known) < len(values):
         ticks = {below: NO_VALUE} | ticks

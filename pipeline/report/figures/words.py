@@ -95,18 +95,21 @@ def short(text: str, longest: int = LONGEST) -> str:
 
 
 def told_apart(names: Sequence[str], longest: int = LONGEST) -> list[str]:
-    """Dotted names of layers as they fit beside an axis, without the parts at either end that all have in common.
+    """Dotted names of layers as they fit beside an axis; whole where they would no longer differ.
 
-    ``features.3.proj.conv``, ``features.4.proj.conv`` -> ``….3.…``, ``….4.…``
+    ``encoder.layer.10.attention.output.dense`` -> ``enco….layer.10.atte….outp….dense``
     """
-    parts = [name.split(".") for name in names]
-    shortest = min(map(len, parts))
-    if len(names) == 1 or max(map(len, names)) <= longest:
-        return [short(name, longest) for name in names]
-    head = next((at for at in range(shortest) if len({own[at] for own in parts}) > 1), shortest - 1)
-    tail = next((at for at in range(shortest - head) if len({own[-1 - at] for own in parts}) > 1), 0)
-    kept = [".".join(["…"] * (head > 0) + own[head : len(own) - tail] + ["…"] * (tail > 0)) for own in parts]
-    return [short(name, longest) for name in kept]
+    fitted = [_fitted(name, longest) for name in names]
+    return [escape(name) for name in (fitted if len(set(fitted)) == len(set(names)) else names)]
+
+
+def _fitted(name: str, longest: int) -> str:
+    """Numbers say most, so it is the long words that are cut, no more than they must be."""
+    for most in range(longest, 2, -1):
+        text = ".".join(part if len(part) <= most else f"{part[: most - 1]}…" for part in name.split("."))
+        if len(text) <= longest:
+            return text
+    return cut(name, longest)
 
 
 def hover(result: CombinationResult, cell: CellResult, *lines: str) -> str:
