@@ -46,8 +46,8 @@ def print_json(table: Any) -> None:
     print(json.dumps(table, indent=2))
 
 
-def results_of(study: str, storage: str | None) -> "list[CombinationResult]":
-    """What is stored of a study."""
+def results_of(study: str, storage: str | None, *others: str) -> "list[CombinationResult]":
+    """What is stored of a study, and of others beside it."""
     from pipeline.paths import default_database
     from pipeline.search.results import read_results
     from pipeline.search.storage import open_storage, storage_errors
@@ -55,4 +55,4 @@ def results_of(study: str, storage: str | None) -> "list[CombinationResult]":
 
     url = storage or default_database()
     with storage_errors(url):
-        return read_results(open_storage(url, create=False), stored_name(study))
+        return read_results(open_storage(url, create=False), *map(stored_name, (study, *others)))

@@ -32,26 +32,50 @@ def status(study: Study, storage: Database = None, as_json: Json = False) -> Non
 @app.command(epilog="Example: restora report quickstart    Next: open the page, then restora export quickstart")
 @carried_out
 def report(
-    study: Study,
+    studies: Annotated[
+        list[str],
+        typer.Argument(help="Study files, or names of ones in studies/; several side by side.", metavar="STUDY"),
+    ],
     storage: Database = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to [storage/reports/<study>].")] = None,
+    png: Annotated[bool, typer.Option("--png/--no-png", help="Write the pictures as files too.")] = True,
 ) -> None:
-    """Write one HTML page and its tables: accuracy against rank and bytes, curves, history, importances."""
+    """Write one HTML page that needs no network, its tables as CSV, and its pictures as PNG."""
+    from datetime import UTC, datetime
+
     from pipeline.paths import report_folder
     from pipeline.report.page import write_report
+    from pipeline.report.png import write_pngs
     from pipeline.study_file import stored_name
 
-    print(write_report(results_of(study, storage), out or report_folder(stored_name(study))))
-    Console().say(f"next: restora export {study}")
+    console = Console()
+    names = list(dict.fromkeys(map(stored_name, studies)))
+    folder = out or report_folder("+".join(names))
+    page, drawn = write_report(results_of(studies[0], storage, *studies[1:]), folder, datetime.now(UTC))
+    print(page)
+    if png:
+        write_pngs(drawn, folder / "png", console.say)
+    console.say(f"next: restora export {names[0]}")
 
 
-@app.command(epilog="Example: restora dashboard --port 8080    Stop it with Ctrl-C")
+@app.command(
+    epilog="Example: restora dashboard --port 8080; from another machine: ssh -L 8080:localhost:8080 THIS_MACHINE, "
+    "and there http://localhost:8080/dashboard    Stop it with Ctrl-C"
+)
 @carried_out
 def dashboard(
-    storage: Database = None, port: Annotated[int, typer.Option(min=1, max=65535, help="Port on loopback.")] = 8080
+    storage: Database = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
+    host: Annotated[str, typer.Option(help="Address or name of this machine to listen on.")] = "127.0.0.1",
+    expose: Annotated[
+        bool, typer.Option("--expose", help="With --host: everyone on the network can read all that is stored.")
+    ] = False,
+    allow_edit: Annotated[
+        bool, typer.Option("--allow-edit", help="Let its pages edit notes, upload files and delete studies.")
+    ] = False,
 ) -> None:
-    """Serve optuna-dashboard on loopback."""
+    """Serve the stored studies to a browser by optuna-dashboard: on loopback, read-only."""
     from pipeline.dashboard.serve import serve
     from pipeline.paths import default_database
 
-    serve(storage or default_database(), port, Console().say)
+    serve(storage or default_database(), host, port, Console().say, expose=expose, allow_edit=allow_edit)

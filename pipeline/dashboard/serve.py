@@ -1,33 +1,93 @@
-"""optuna-dashboard over the stored studies, on loopback."""
+"""optuna-dashboard over the stored studies: which of them, on which address, and how it ends."""
 
-from collections.abc import Callable
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 
+from optuna.storages import get_storage
 from optuna_dashboard._app import wsgi
 
+from pipeline.dashboard.guard import guarded
+from pipeline.dashboard.server import Pictures, Server, reloaded
 from pipeline.errors import UsageError
-from pipeline.search.storage import open_storage, storage_errors
-
-HOST = "127.0.0.1"
-
-
-class _Quiet(WSGIRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Requests of one's own browser are no news."""
+from pipeline.paths import PICTURES
+from pipeline.search.storage import open_storage, storage_errors, without_password
 
 
-def serve(url: str, port: int, say: Callable[[str], None]) -> None:
-    """Serve the studies of a database until interrupted; ``say`` is told where.
+def serve(
+    url: str, host: str, port: int, say: Callable[[str], None], *, expose: bool = False, allow_edit: bool = False
+) -> None:
+    """Serve the studies of a database until SIGINT or SIGTERM.
+
+    Args:
+        url: SQLAlchemy URL of the database.
+        host: Name or address to listen on.
+        port: Port to listen on.
+        say: Is told where it is to be seen.
+        expose: Whether ``host`` may be one that others reach.
+        allow_edit: Whether its pages may change what is stored.
 
     Raises:
-        UsageError: The port is taken.
+        UsageError: The host is none of this machine's, or one that others reach, or the port is taken.
+        NothingUsableError: The database is not there.
+        StorageError: The database cannot be read.
+        SystemExit: It was stopped, with the exit code that the signal asks for.
     """
+    family, address = _listening(host, port, expose=expose)
     with storage_errors(url):
-        application = wsgi(open_storage(url))
+        storage = open_storage(url, create=False)
+        application = reloaded(lambda: wsgi(get_storage(storage), Pictures(PICTURES)))
+    names = {host.lower(), *(_own_names() if expose else ())}
     try:
-        server = make_server(HOST, port, application, handler_class=_Quiet)
+        server = Server(family, address, guarded(application, names, exposed=expose, allow_edit=allow_edit))
     except OSError as error:
-        raise UsageError(f"port {port} cannot be used: {error}; choose another by --port") from None
-    say(f"http://{HOST}:{port}/dashboard  (Ctrl-C stops it)")
+        raise UsageError(f"port {port} of {host} cannot be used: {error}; choose another by --port") from None
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     with server:
-        server.serve_forever()
+        for line in _announced(without_password(url), host, address, expose=expose, allow_edit=allow_edit):
+            say(line)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
+        finally:
+            storage.engine.dispose()
+
+
+def _listening(host: str, port: int, *, expose: bool) -> tuple[int, tuple[str, int]]:
+    """Address family, address and port to listen on.
+
+    Raises:
+        UsageError: The name is of no address, or of one that is not loopback and was not asked for by ``expose``.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise UsageError(f"--host {host} is no address of this machine: {error}; leave it out for 127.0.0.1") from None
+    loopback = all(ip_address(address[0]).is_loopback for *_, address in found)
+    if not loopback and not expose:
+        raise UsageError(
+            f"--host {host} lets everyone on the network read all that is stored; if that is wanted, give --expose as "
+            f"well; to see it from one other machine, a tunnel does: ssh -L {port}:localhost:{port} THIS_MACHINE"
+        )
+    if loopback and expose:
+        raise UsageError(f"--expose needs a --host that others reach, and {host} is loopback; give e.g. --host 0.0.0.0")
+    family, *_, address = found[0]
+    return family, (str(address[0]), port)
+
+
+def _own_names() -> set[str]:
+    return {socket.gethostname().lower(), socket.getfqdn().lower()}
+
+
+def _announced(url: str, host: str, address: tuple[str, int], *, expose: bool, allow_edit: bool) -> Iterator[str]:
+    """What is said at the start: what is served to whom, where, and how to stop it."""
+    bound = ip_address(address[0])
+    name = socket.gethostname() if bound.is_unspecified else f"[{host}]" if ":" in host else host
+    edits = "pages may edit notes and delete studies" if allow_edit else "read-only (--allow-edit lets pages change it)"
+    yield f"dashboard of {url}, {edits}: http://{name}:{address[1]}/dashboard"
+    if expose:
+        yield f"everyone on the network can read{' and change' if allow_edit else ''} all that is stored there"
+    yield "Ctrl-C stops it"

@@ -1,83 +1,90 @@
-"""The report of a study: one HTML page that needs no network, and its tables beside it."""
+"""The report of studies: one HTML page that needs no network, and its tables beside it."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from html import escape
 from pathlib import Path
 
 from pipeline.paths import write_whole
-from pipeline.report.figures.contract import NotAskedFor, NothingToDraw, pictures
-from pipeline.report.markup import figure, heading, page, paragraph
+from pipeline.report.figures.contract import Figure, NothingToDraw
+from pipeline.report.figures.words import measured
+from pipeline.report.markup import contents, page
 from pipeline.report.rows import EpochRow, EvaluationRow, TrialRow
-from pipeline.report.sections import (
-    evaluation_section,
-    reference_section,
-    state_section,
-    task_section,
-    version_section,
-)
+from pipeline.report.sections.glossary import glossary_section
+from pipeline.report.sections.layers import layer_tables
+from pipeline.report.sections.pictures import Drawn, draw, pictures_section
+from pipeline.report.sections.reproduction import reproduction_section
+from pipeline.report.sections.results import results_section
+from pipeline.report.sections.state import state
+from pipeline.report.sections.summary import summary
+from pipeline.report.sections.task import task_section
+from pipeline.report.sections.trials import trials_section
 from pipeline.report.tables import epoch_rows, evaluation_rows, trial_rows, write_csv
+from pipeline.report.words import listed
 from pipeline.search.results import CombinationResult
 
+TABLES = {
+    "evaluation.csv": (EvaluationRow, evaluation_rows, "every cell's winner beside its references"),
+    "trials.csv": (TrialRow, trial_rows, "every trial"),
+    "epochs.csv": (EpochRow, epoch_rows, "the epochs of each cell's winner"),
+}
 
-def write_report(results: Sequence[CombinationResult], folder: Path) -> Path:
-    """Write ``index.html``, ``evaluation.csv``, ``trials.csv`` and ``epochs.csv``; the study may still be running.
+
+def write_report(
+    results: Sequence[CombinationResult], folder: Path, made: datetime | None = None
+) -> tuple[Path, dict[str, Figure]]:
+    """Write ``index.html``, ``evaluation.csv``, ``trials.csv`` and ``epochs.csv``; the studies may still be running.
 
     Args:
-        results: All combinations of one study, at least one.
+        results: All combinations of one study or of several, at least one.
         folder: Where to; what is there of an earlier report is replaced.
+        made: When; the page says so.
 
     Returns:
-        The page.
+        The page, and its main pictures by name.
     """
-    write_csv(folder / "evaluation.csv", EvaluationRow, evaluation_rows(results))
-    write_csv(folder / "trials.csv", TrialRow, trial_rows(results))
-    write_csv(folder / "epochs.csv", EpochRow, epoch_rows(results))
-    text = render(results)
+    for name, (kind, rows, _) in TABLES.items():
+        write_csv(folder / name, kind, rows(results))
+    drawn = draw(results)
+    text = render(results, drawn, made)
 
     def write(path: Path) -> None:
         path.write_text(text, encoding="utf-8")
 
     write_whole(folder / "index.html", write)
-    return folder / "index.html"
+    figures = {one.name: shown for one, shown in drawn.items() if one.main and not isinstance(shown, NothingToDraw)}
+    return folder / "index.html", figures
 
 
-def render(results: Sequence[CombinationResult]) -> str:
-    """The page as HTML."""
-    study = str(results[0].facts.get("study", ""))
+def render(results: Sequence[CombinationResult], drawn: Drawn, made: datetime | None = None) -> str:
+    """The page as HTML; the same of the same, but for the time that it is told."""
+    title = f"{listed(dict.fromkeys(result.of for result in results))}: {measured(results)} won back"
+    sections = [
+        results_section(results),
+        task_section(results),
+        glossary_section(results),
+        pictures_section(drawn, {"layer_sizes": layer_tables(results)}),
+        trials_section(results),
+        reproduction_section(results),
+    ]
     return page(
-        f"{study}: accuracy won back",
+        title,
         [
-            f"<h1>{escape(study)}</h1>",
-            f'<p class="quiet">{escape(_progress(results))} Tables: <a href="evaluation.csv">evaluation.csv</a>, '
-            '<a href="trials.csv">trials.csv</a>, <a href="epochs.csv">epochs.csv</a>.</p>',
-            *task_section(results),
-            *reference_section(results),
-            *evaluation_section(results),
-            *_picture_section(results),
-            *state_section(results),
-            *version_section(results),
+            f"<header><h1>{escape(title)}</h1>",
+            *state(results),
+            *summary(results),
+            contents(sections),
+            "</header>",
+            "<main>",
+            *(section.html() for section in sections),
+            "</main>",
+            _footer(made),
         ],
+        drawn=any(not isinstance(one, NothingToDraw) for one in drawn.values()),
     )
 
 
-def _progress(results: Sequence[CombinationResult]) -> str:
-    cells = [cell for result in results for cell in result.cells]
-    done = sum(cell.states["complete"] + cell.states["pruned"] for cell in cells)
-    said = f"{done} of {sum(cell.budget for cell in cells)} trials of {len(cells)} cells have ended."
-    if all(cell.test for cell in cells if cell.best) and any(cell.best for cell in cells):
-        return f"{said} Every winner is tested."
-    return f"{said} Not every winner is tested yet."
-
-
-def _picture_section(results: Sequence[CombinationResult]) -> list[str]:
-    parts, drawn = [], 0
-    for picture in pictures():
-        try:
-            shown = figure(picture.draw(results), picture.name, include_plotly=drawn == 0)
-            drawn += 1
-        except NotAskedFor:
-            continue
-        except NothingToDraw as reason:
-            shown = paragraph(f"No picture: {reason}.")
-        parts += [heading(picture.title), paragraph(picture.says), shown]
-    return parts
+def _footer(made: datetime | None) -> str:
+    links = ", ".join(f'<a href="{name}">{name}</a> ({what})' for name, (_, _, what) in TABLES.items())
+    when = f" Made on {made:%Y-%m-%d at %H:%M %Z}." if made else ""
+    return f"<footer><p>The same numbers as tables: {links}. This page needs no network.{when}</p></footer>"

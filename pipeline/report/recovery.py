@@ -1,22 +1,36 @@
 """The share of what compression lost that an adapter won back."""
 
-from pipeline.search.results import CellResult, CombinationResult
+from pipeline.search.results import CellResult, CombinationResult, Score
 
 
-def recovery(original: float | None, compressed: float | None, recovered: float | None) -> float | None:
+def lost(original: Score, compressed: Score) -> bool:
+    """Whether compression lost more than chance may: the compressed model lies below the original's 95 % interval."""
+    from pipeline.task.metric import wilson  # it brings torch, which tables without it do not need
+
+    return compressed.accuracy < wilson(original.correct, original.images)[0]
+
+
+def recovery(original: Score, compressed: Score, recovered: float) -> float | None:
     """``(recovered - compressed) / (original - compressed)``: 0 where nothing was won back, 1 where all of it was.
 
     Returns:
-        None where a number is missing, or compression lost nothing that could be won back.
+        None where compression lost no more than chance may, so that there is nothing to win back.
     """
-    if original is None or compressed is None or recovered is None or original <= compressed:
+    if not lost(original, compressed):
         return None
-    return (recovered - compressed) / (original - compressed)
+    return (recovered - compressed.accuracy) / (original.accuracy - compressed.accuracy)
 
 
 def cell_recovery(result: CombinationResult, cell: CellResult, part: str) -> float | None:
-    """That of a cell's winner, on ``val`` or ``test``."""
-    if part not in result.baseline or part not in result.compressed or cell.best is None:
+    """That of a cell's winner on ``val`` or ``test``; None also where something is not measured yet."""
+    accuracy = winner_accuracy(cell, part)
+    if accuracy is None or part not in result.baseline or part not in result.compressed:
         return None
-    won = (cell.test.accuracy if cell.test else None) if part == "test" else cell.best.value
-    return recovery(result.baseline[part].accuracy, result.compressed[part].accuracy, won)
+    return recovery(result.baseline[part], result.compressed[part], accuracy)
+
+
+def winner_accuracy(cell: CellResult, part: str) -> float | None:
+    """What a cell's winner has on ``val`` or ``test``."""
+    if part == "test":
+        return cell.test.accuracy if cell.test else None
+    return cell.best.value if cell.best else None

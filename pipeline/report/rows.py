@@ -9,6 +9,7 @@ from typing import TypedDict
 class EvaluationRow(TypedDict):
     """One cell, its winner beside the original and the only compressed model. Accuracies are from 0 to 1."""
 
+    study: str
     combination: str
     rank: int
     init: str
@@ -41,6 +42,9 @@ class EvaluationRow(TypedDict):
     test_low: float | None
     """Lower end of the 95 % Wilson interval of ``recovered_test``."""
     test_high: float | None
+    recovery: float | None
+    """On the test part, ``(recovered - compressed) / (original - compressed)``; none where compression lost no
+    more than chance may."""
     seeds: int
     """Seeds under which the winner was trained and tested."""
     test_mean: float | None
@@ -53,6 +57,7 @@ class EvaluationRow(TypedDict):
 class TrialRow(TypedDict):
     """One trial, whatever its state."""
 
+    study: str
     combination: str
     trial: int
     state: str
@@ -88,6 +93,7 @@ class TrialRow(TypedDict):
 class EpochRow(TypedDict):
     """One epoch of the best trial of a cell."""
 
+    study: str
     combination: str
     rank: int
     init: str

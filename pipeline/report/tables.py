@@ -8,6 +8,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from pipeline.paths import write_whole
+from pipeline.report.recovery import cell_recovery
 from pipeline.report.rows import EpochRow, EvaluationRow, TrialRow
 from pipeline.search.results import CellResult, CombinationResult, Score
 from pipeline.search.space import Values
@@ -52,6 +53,7 @@ def _evaluation_row(result: CombinationResult, cell: CellResult, checkpoint: boo
     low, high = interval(cell.test) if cell.test else (None, None)
     mean, std = cell.test_spread() or (None, None)
     return EvaluationRow(
+        study=result.of,
         combination=result.name,
         rank=cell.cell.rank,
         init=cell.cell.init,
@@ -75,6 +77,7 @@ def _evaluation_row(result: CombinationResult, cell: CellResult, checkpoint: boo
         recovered_test=cell.test.accuracy if cell.test else None,
         test_low=low,
         test_high=high,
+        recovery=cell_recovery(result, cell, "test"),
         seeds=len(cell.tested),
         test_mean=mean,
         test_std=std,
@@ -92,13 +95,14 @@ def _accuracy(scores: Mapping[str, Score], part: str) -> float | None:
 
 def trial_rows(results: Sequence[CombinationResult]) -> list[TrialRow]:
     """One row a trial, in the order in which they were stored."""
-    return [_trial_row(result.name, trial) for result in results for trial in result.study.get_trials(deepcopy=False)]
+    return [_trial_row(result, trial) for result in results for trial in result.study.get_trials(deepcopy=False)]
 
 
-def _trial_row(combination: str, trial: FrozenTrial) -> TrialRow:
+def _trial_row(result: CombinationResult, trial: FrozenTrial) -> TrialRow:
     facts = trial.user_attrs
     return TrialRow(
-        combination=combination,
+        study=result.of,
+        combination=result.name,
         trial=trial.number,
         state=trial.state.name.lower(),
         rank=trial.params["rank"],
@@ -128,6 +132,7 @@ def epoch_rows(results: Sequence[CombinationResult]) -> list[EpochRow]:
     """One row an epoch of each cell's best trial."""
     return [
         EpochRow(
+            study=result.of,
             combination=result.name,
             rank=cell.cell.rank,
             init=cell.cell.init,

@@ -1,11 +1,13 @@
-"""How numbers are said: accuracies in percent, sizes in bytes, durations, ranks that may be budgets."""
+"""How the page says numbers: accuracies in percent, sizes in bytes, durations, counts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from pipeline.report.figures.look import readable_bytes
+from pipeline.report.figures.words import rank_name, readable_bytes
 from pipeline.search.results import CombinationResult
 from pipeline.search.space import UNRANKED
 
+FIRM = "\N{NO-BREAK SPACE}"
+"""Between a number and its unit, so that no line breaks there."""
 NOTHING = "-"
 """Stands for the rank and the init of an adapter that has none."""
 
@@ -30,45 +32,32 @@ def rounded(value: float | None, form: str) -> str:
 
 
 def size(count: int | None) -> str:
-    return "" if count is None else readable_bytes(count)
+    return "" if count is None else readable_bytes(count).replace(" ", FIRM)
 
 
 def rank_said(result: CombinationResult, rank: int) -> str:
-    """A rank, or the budget that it stands for: ``4``, ``20 kB``, ``5,000 numbers``; ``-`` where there is none."""
-    if rank == 0:
-        return NOTHING
-    unit = result.budget_unit
-    return str(rank) if unit is None else readable_bytes(rank) if unit == "bytes" else f"{rank:,} numbers"
+    """A rank, or the budget that it stands for: ``4``, ``20 kB``, ``5,000 numbers``."""
+    numbers = f"{FIRM}numbers" if rank and result.budget_unit == "parameters" else ""
+    return rank_name(result, rank).replace(" ", FIRM) + numbers
 
 
 def init_said(init: str) -> str:
     return NOTHING if init == UNRANKED else init
 
 
-def rank_heading(results: Sequence[CombinationResult]) -> str:
-    """What a column of ranks is called."""
-    ranked = [result for result in results if any(cell.cell.rank for cell in result.cells)]
-    names = {"budget" if result.budget_unit else "rank" for result in ranked}
-    return " or ".join(sorted(names, reverse=True)) or "rank"
-
-
-def metric_of(results: Sequence[CombinationResult]) -> str:
-    """``accuracy`` or ``agreement``; both words where studies of both kinds are shown together."""
-    return " or ".join(sorted({result.metric for result in results}))
-
-
 def duration(seconds: float) -> str:
-    """``56 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 d 4 h``."""
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    for large, small, least in (("d", "h", 86400), ("h", "min", 3600), ("min", "s", 60)):
-        if seconds >= least:
-            whole, rest = divmod(round(seconds / (least / _PARTS[large])), _PARTS[large])
-            return f"{whole} {large} {rest} {small}" if rest else f"{whole} {large}"
-    raise ValueError(f"a duration is a positive number of seconds, not {seconds}")
+    """``5.2 s``, ``56 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 d 4 h``."""
+    if seconds < 59.5:
+        return f"{seconds:.{0 if seconds >= 9.95 else 1}f}{FIRM}s"
+    for unit, small, parts, least in _UNITS:
+        whole, rest = divmod(round(seconds / least), parts)
+        if whole:
+            return f"{whole}{FIRM}{unit}" + (f" {rest}{FIRM}{small}" if rest else "")
+    raise ValueError(f"a duration is a number of seconds, not {seconds}")
 
 
-_PARTS = {"d": 24, "h": 60, "min": 60}
+_UNITS = (("d", "h", 24, 3600), ("h", "min", 60, 60), ("min", "s", 60, 1))
+"""A unit, the smaller one that it has so many of, and the seconds of that."""
 
 
 def listed(names: Iterable[str]) -> str:

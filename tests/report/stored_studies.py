@@ -1,5 +1,6 @@
 """Stored studies as a search leaves them, written by the search's own storage and ledger, with made-up numbers."""
 
+import json
 import math
 import random
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from optuna.trial import TrialState
 from pipeline.paths import baseline_spectra, winner_spectra
 from pipeline.search.history import Ask
 from pipeline.search.ledger import Ledger
+from pipeline.search.pieces import in_pieces
 from pipeline.search.space import Cell, Values
 from pipeline.search.storage import create_or_resume, study_name
 from pipeline.spectra.course import Course, Matrix, Spectra, trial_key, write_spectra
@@ -147,6 +149,23 @@ class Stored:
         path = winner_spectra("digits", self.combination, rank, init)
         write_spectra(path, Spectra(of=key, values=64, courses=tuple(own)))
 
+    def layers(self, *names: str) -> None:
+        """Write the sizes of compressed layers, the first of 1000 weights, each next of 1000 more."""
+        sizes = [
+            {
+                "name": name,
+                "dense": 4000 * place + 400,
+                "payload": 125 * place,
+                "index": 0,
+                "scale": 40,
+                "bias": 400,
+                "adapter": {str(rank): 80 * rank for rank in self.ranks},
+            }
+            for place, name in enumerate(names, start=1)
+        ]
+        for key, value in in_pieces("layers", json.dumps(sizes)).items():
+            self.study.set_user_attr(key, value)
+
     def test(self, rank: int, init: str, number: int, *accuracies: float) -> None:
         """Write the test accuracies of a winner, one a seed."""
         value = self.study.trials[number].value
@@ -171,6 +190,7 @@ def _zero_start(course: Course) -> Course:
 def finish_study(stored: Stored, lift: float = 0.0) -> None:
     """Fill every cell, a failed trial among the first's, and test the winners under two seeds, record their spectra."""
     stored.references("val", 0.981, 0.42 + lift)
+    stored.layers(*(stored.watched or ("fc1", "fc2")))
     for place, init in enumerate(stored.inits):
         for rank in stored.ranks:
             top = 0.976 + lift - 0.06 / rank + 0.004 * place

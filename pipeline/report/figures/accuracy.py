@@ -1,27 +1,59 @@
 """Which accuracy a picture shows, and the axis that shows it: near 100 % the last tenth is as wide as the first."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
-from pipeline.report.figures.look import log_axis
+from pipeline.report.figures.axes import log_axis
+from pipeline.report.figures.look import DASHES, Look
+from pipeline.report.figures.words import measured, short
 from pipeline.report.tables import interval
+from pipeline.report.theme import NEUTRAL
 from pipeline.search.results import CellResult, CombinationResult, Score
+
+UNTESTED = {"test": "", "val": "Not every winner is tested yet"}
+"""What stands below the title of a picture that shows a part."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One accuracy as a place on the axis, and its 95 % interval as lengths below and above it."""
+    """What one model scored on one part, under one seed or several.
 
-    score: Score
-    y: float
-    lower: float
-    upper: float
+    Args:
+        scores: One a seed, that of the study first.
+    """
+
+    scores: tuple[Score, ...]
+
+    @property
+    def images(self) -> int:
+        return self.scores[0].images
+
+    @property
+    def mean(self) -> float:
+        return fmean(score.accuracy for score in self.scores)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The lowest and the highest over seeds."""
+        accuracies = [score.accuracy for score in self.scores]
+        return min(accuracies), max(accuracies)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % Wilson interval of one test at the mean: chance in which images were tested."""
+        return interval(Score(round(self.mean * self.images), self.images))
+
+    @property
+    def y(self) -> float:
+        return error(self.mean, self.images)
 
     @property
     def text(self) -> str:
-        low, high = interval(self.score)
-        return f"{self.score.accuracy:.2%} of {self.score.images} images (95 %: {low:.2%} to {high:.2%})"
+        (low, high), (least, most) = self.interval, self.ends
+        seeds = f", mean of {len(self.scores)} seeds from {least:.2%} to {most:.2%}" if len(self.scores) > 1 else ""
+        return f"{self.mean:.2%} of {self.images:,} images{seeds} (95 %: {low:.2%} to {high:.2%})"
 
 
 def shown_part(results: Sequence[CombinationResult]) -> str:
@@ -30,21 +62,19 @@ def shown_part(results: Sequence[CombinationResult]) -> str:
     return "test" if winners and all(cell.test for cell in winners) else "val"
 
 
-def cell_score(result: CombinationResult, cell: CellResult, part: str) -> Score | None:
-    """The winner's score on a part, if there is one."""
+def cell_score(result: CombinationResult, cell: CellResult, part: str) -> Shown | None:
+    """The winner's scores on a part, if there are any; on validation images that of the search alone, its seed's."""
     if part == "test":
-        return cell.test
+        return Shown(tuple(tested.test for tested in cell.tested)) if cell.tested else None
     if cell.best is None or cell.best.value is None or "val" not in result.baseline:
         return None
     images = result.baseline["val"].images
-    return Score(round(cell.best.value * images), images)
+    return Shown((Score(round(cell.best.value * images), images),))
 
 
-def shown(score: Score) -> Shown:
-    """Place a score on the axis."""
-    low, high = interval(score)
-    y = error(score.accuracy, score.images)
-    return Shown(score, y, lower=y - error(high, score.images), upper=error(low, score.images) - y)
+def validated_on(result: CombinationResult) -> int:
+    """Images of the validation part; a million where that is not known yet, which is finer than any part."""
+    return result.baseline["val"].images if "val" in result.baseline else 1_000_000
 
 
 def error(accuracy: float, images: int) -> float:
@@ -52,14 +82,72 @@ def error(accuracy: float, images: int) -> float:
     return 100 * max(1 - accuracy, 0.5 / images)
 
 
-def error_bars(scores: Sequence[Shown], width: int) -> dict[str, Any]:
-    """Plotly's error bars of some scores, with ends of ``width`` pixels."""
-    lower, upper = [one.lower for one in scores], [one.upper for one in scores]
-    return {"array": upper, "arrayminus": lower, "width": width, "thickness": 1}
+def whiskers(shown: Sequence[Shown]) -> dict[str, Any]:
+    """Plotly's error bars: thin, the Wilson interval."""
+    return _bars([one.interval for one in shown], shown) | {"width": 3, "thickness": 1}
 
 
-def accuracy_axis(part: str, scores: Sequence[Shown]) -> dict[str, Any]:
+def seed_bars(shown: Sequence[Shown]) -> dict[str, Any]:
+    """Plotly's error bars: thick, from the lowest to the highest over seeds."""
+    return _bars([one.ends for one in shown], shown) | {"width": 0, "thickness": 5}
+
+
+def _bars(ends: Sequence[tuple[float, float]], shown: Sequence[Shown]) -> dict[str, Any]:
+    lower = [one.y - error(high, one.images) for (_, high), one in zip(ends, shown, strict=True)]
+    upper = [error(low, one.images) - one.y for (low, _), one in zip(ends, shown, strict=True)]
+    return {"array": [round(bar, 6) for bar in upper], "arrayminus": [round(bar, 6) for bar in lower]}
+
+
+def accuracy_axis(results: Sequence[CombinationResult], part: str, shown: Sequence[Shown]) -> dict[str, Any]:
     """A y axis of accuracies that is spaced by the logarithm of the error."""
-    axis = log_axis([end for one in scores for end in (one.y - one.lower, one.y + one.upper)], reverse=True)
-    name = "Test accuracy (%)" if part == "test" else "Validation accuracy (%), not all tested yet"
-    return {**axis, "title": name, "ticktext": [f"{100 - tick:.6g}" for tick in axis["tickvals"]]}
+    return error_axis([error(end, one.images) for one in shown for end in (*one.interval, *one.ends)]) | {
+        "title": part_name(results, part)
+    }
+
+
+def error_axis(errors: Sequence[float]) -> dict[str, Any]:
+    """An axis of accuracies around some errors in percent, the smallest error uppermost."""
+    axis = log_axis(errors, reverse=True)
+    return {**axis, "ticktext": [accuracy_text(tick) for tick in axis["tickvals"]]}
+
+
+def accuracy_text(error: float) -> str:
+    return f"{100 - error:.6g}"
+
+
+def part_name(results: Sequence[CombinationResult], part: str) -> str:
+    """An accuracy axis's title."""
+    return f"{'Test' if part == 'test' else 'Validation'} {measured(results)} (%)"
+
+
+def originals(results: Sequence[CombinationResult], part: str) -> Iterator[tuple[str, CombinationResult]]:
+    """The uncompressed models, each once, with the name that a legend gives it."""
+    own = dict[tuple[object, ...], CombinationResult]()
+    for result in results:
+        if part in result.baseline:
+            own.setdefault(_baseline(result, part), result)
+    for result in own.values():
+        yield f"original, {short(result.of)}" if len(own) > 1 else "original", result
+
+
+def _baseline(result: CombinationResult, part: str) -> tuple[object, ...]:
+    hashes = result.facts.get("hashes", {})
+    return (*(hashes.get(name) for name in ("weights", "data", "split")), result.baseline[part])
+
+
+def draw_references(figure: Any, look: Look, results: Sequence[CombinationResult], part: str) -> list[Shown]:
+    """Lines of the original models, thick, and of each model that is only compressed, thin in its dash."""
+    lines = [
+        (name, {"width": 3, "dash": DASHES[place % len(DASHES)]}, result.baseline[part])
+        for place, (name, result) in enumerate(originals(results, part))
+    ]
+    lines += [
+        (look.compressed_name(result.label), {"width": 1.5, "dash": look.dash(result.label)}, result.compressed[part])
+        for result in results
+        if part in result.compressed
+    ]
+    for name, line, score in lines:
+        y = error(score.accuracy, score.images)
+        label = f"{name}: {score.accuracy:.2%}"
+        figure.add_hline(y=y, line={"color": NEUTRAL, **line}, name=label, showlegend=True)
+    return [Shown((score,)) for *_, score in lines]

@@ -1,103 +1,86 @@
 """What each rank wins back."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from plotly.subplots import make_subplots
 
-from pipeline.report.figures.accuracy import Shown, accuracy_axis, cell_score, error_bars, shown, shown_part
+from pipeline.report.figures.accuracy import (
+    UNTESTED,
+    Shown,
+    accuracy_axis,
+    cell_score,
+    draw_references,
+    seed_bars,
+    shown_part,
+    whiskers,
+)
 from pipeline.report.figures.contract import Figure, NothingToDraw, picture
-from pipeline.report.figures.look import Look, finish, hover, look_of, ranks_of
+from pipeline.report.figures.look import Look, finish, look_of
+from pipeline.report.figures.words import hover, rank_axis, rank_name, words
 from pipeline.search.results import CellResult, CombinationResult
 
 
 @picture(
     place=10,
-    title="Accuracy by rank",
-    says="The best trial of each rank and init, with its 95 % Wilson interval; small open marks are the same values "
-    "trained under other seeds. Lines show the original model and the models that are only compressed. The axis is "
-    "spaced by the logarithm of the error, so that small differences near 100 % stay visible.",
+    title="{Accuracy} by {rank}",
+    says="The best trial of each {rank} and init. Where its values were trained and tested under several seeds, the "
+    "mark is their mean and the thick bar reaches from the lowest to the highest of them: the chance in training. The "
+    "thin whisker is the 95 % Wilson interval of one test at that {accuracy}: the chance in which images were tested. "
+    "Grey lines are the original model (thick) and the models that are only compressed (thin). The axis is spaced by "
+    "the logarithm of the error, so that small differences near 100 % stay visible.",
+    main=True,
 )
 def accuracy_by_rank(results: Sequence[CombinationResult]) -> Figure:
     """Accuracy against rank, a line for each combination and init."""
-    part, look, ranks = shown_part(results), look_of(results), [str(rank) for rank in ranks_of(results)]
-    figure, scores = make_subplots(), []
+    part, look, figure, scores = shown_part(results), look_of(results), make_subplots(), list[Shown]()
     for result in results:
         for init in look.inits:
             drawn = [
-                (cell, shown(score))
+                (cell, score)
                 for cell in sorted(result.cells, key=lambda cell: cell.cell.rank)
                 if cell.cell.init == init and (score := cell_score(result, cell, part))
             ]
             if drawn:
-                figure.add_scatter(**_line(look, result, init, drawn))
+                _draw(figure, look, result, init, drawn)
                 scores += [one for _, one in drawn]
-                scores += _draw_seeds(figure, look, result, drawn) if part == "test" else []
     if not scores:
         raise NothingToDraw("no trial has completed yet")
-    scores += _draw_references(figure, look, results, part)
-    figure.update_xaxes(title="Rank", type="category", categoryorder="array", categoryarray=ranks)
-    figure.update_yaxes(accuracy_axis(part, scores))
+    look.legend(figure)
+    scores += draw_references(figure, look, results, part)
+    figure.update_xaxes(rank_axis(results))
+    figure.update_yaxes(accuracy_axis(results, part, scores))
     # Cells of one rank stand side by side, so that their intervals can be told apart.
-    figure.update_layout(scattermode="group", scattergap=0.6)
-    return finish(figure, "Accuracy by rank", height=560)
+    figure.update_layout(scattermode="group", scattergap=0.7)
+    return finish(figure, "{Accuracy} by {rank}".format(**words(results)), subtitle=UNTESTED[part])
 
 
-def _line(look: Look, result: CombinationResult, init: str, drawn: list[tuple[CellResult, Shown]]) -> dict[str, Any]:
-    return {
-        "x": [str(cell.cell.rank) for cell, _ in drawn],
-        "y": [one.y for _, one in drawn],
-        "error_y": error_bars([one for _, one in drawn], width=3),
-        "mode": "lines+markers",
-        "name": look.name(result.name, init),
-        "offsetgroup": f"{result.name} {init}",
-        "legendgroup": f"{result.name} {init}",
-        "line": {"color": look.ink(init), "dash": look.dash(result.name), "width": 1.5},
-        "marker": {"symbol": look.symbol(result.name), "size": 9},
-        "hovertext": [hover(result, cell, one.text, *_spread(cell)) for cell, one in drawn],
-        "hoverinfo": "text",
+def _draw(
+    figure: Figure, look: Look, result: CombinationResult, init: str, drawn: list[tuple[CellResult, Shown]]
+) -> None:
+    """The line of an init with whiskers, and over it the thick bars of cells that have several seeds."""
+    common = {
+        "offsetgroup": f"{result.label} {init}",
+        "legendgroup": init,
+        "showlegend": False,
+        "line": {"color": look.ink(init), "dash": look.dash(result.label), "width": 1.5},
+        "marker": {"symbol": look.symbol(result.label, init), "size": 9},
     }
-
-
-def _spread(cell: CellResult) -> list[str]:
-    spread = cell.test_spread()
-    return [f"test over {len(cell.tested)} seeds: {spread[0]:.2%} ± {spread[1]:.2%}"] if spread else []
-
-
-def _draw_seeds(
-    figure: Figure, look: Look, result: CombinationResult, drawn: list[tuple[CellResult, Shown]]
-) -> list[Shown]:
-    """The test scores of the winners' values under other seeds."""
-    others = [(cell, tested.seed, shown(tested.test)) for cell, _ in drawn for tested in cell.tested[1:]]
-    if others:
-        init = drawn[0][0].cell.init
+    figure.add_scatter(
+        x=[rank_name(result, cell.cell.rank) for cell, _ in drawn],
+        y=[one.y for _, one in drawn],
+        error_y=whiskers([one for _, one in drawn]),
+        mode="lines+markers",
+        hovertext=[hover(result, cell, one.text) for cell, one in drawn],
+        hoverinfo="text",
+        **common,
+    )
+    several = [(cell, one) for cell, one in drawn if len(one.scores) > 1]
+    if several:
         figure.add_scatter(
-            x=[str(cell.cell.rank) for cell, _, _ in others],
-            y=[one.y for _, _, one in others],
+            x=[rank_name(result, cell.cell.rank) for cell, _ in several],
+            y=[one.y for _, one in several],
+            error_y=seed_bars([one for _, one in several]),
             mode="markers",
-            offsetgroup=f"{result.name} {init}",
-            legendgroup=f"{result.name} {init}",
-            showlegend=False,
-            marker={"symbol": f"{look.symbol(result.name)}-open", "size": 6, "color": look.ink(init)},
-            hovertext=[hover(result, cell, f"seed {seed}: {one.text}") for cell, seed, one in others],
-            hoverinfo="text",
+            hoverinfo="skip",
+            **common,
         )
-    return [one for _, _, one in others]
-
-
-def _draw_references(figure: Figure, look: Look, results: Sequence[CombinationResult], part: str) -> list[Shown]:
-    """Lines of the original model, the same for all combinations, and of each model that is only compressed."""
-    lines = [("original", "#000000", "solid", result.baseline[part]) for result in results if part in result.baseline]
-    lines[1:] = [
-        (look.compressed_name(result.name), "#888888", look.dash(result.name), result.compressed[part])
-        for result in results
-        if part in result.compressed
-    ]
-    for name, ink, dash, score in lines:
-        figure.add_hline(
-            y=shown(score).y,
-            line={"color": ink, "dash": dash, "width": 1.5},
-            name=f"{name}: {score.accuracy:.2%}",
-            showlegend=True,
-        )
-    return [shown(score) for *_, score in lines]

@@ -3,14 +3,15 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import chain
 from typing import Any
 
 from plotly.subplots import make_subplots
 
+from pipeline.report.figures.axes import whole_steps
 from pipeline.report.figures.contract import Figure
-from pipeline.report.figures.look import DASHES, INKS, finish, whole_steps
+from pipeline.report.figures.look import DASHES, INKS, finish
+from pipeline.report.figures.words import short
 from pipeline.spectra.course import Course
 
 PANELS = {"W": "trained W", "s B A": "adapter s B A", "Q + s B A": "adapted Q + s B A"}
@@ -31,12 +32,13 @@ class _Drawn:
     line: Mapping[str, Any]
 
 
-def draw_courses(always: Sequence[Course], choices: Mapping[str, Sequence[Course]]) -> Figure:
+def draw_courses(always: Sequence[Course], choices: Mapping[str, Sequence[Course]], subtitle: str = "") -> Figure:
     """Shares of singular values with a frame an epoch, and below them the effective rank with a mark at that epoch.
 
     Args:
         always: Courses that are always shown.
         choices: Courses of which one set is shown at a time, by the name that the menu gives it, the first at first.
+        subtitle: Plain text below the title.
     """
     courses = [*always, *chain.from_iterable(choices.values())]
     columns = [matrix for matrix in PANELS if any(course.matrix == matrix for course in courses)]
@@ -59,7 +61,7 @@ def draw_courses(always: Sequence[Course], choices: Mapping[str, Sequence[Course
         for row, trace in ((1, _spectrum(one)), (2, _ranks(one)), (2, _mark(one))):
             figure.add_scatter(**trace, visible=one.choice in (None, *list(choices)[:1]), row=row, col=one.column)
     for layer, line in lines.items():
-        figure.add_scatter(x=[None], y=[None], mode="lines", name=escape(layer), legendgroup=layer, line=line)
+        figure.add_scatter(x=[None], y=[None], mode="lines", name=short(layer), legendgroup=layer, line=line)
     epochs = max(len(course.shares) for course in courses)
     for column, matrix in enumerate(columns, start=1):
         widest = max(len(course.shares[0]) for course in courses if course.matrix == matrix)
@@ -70,9 +72,18 @@ def draw_courses(always: Sequence[Course], choices: Mapping[str, Sequence[Course
     figure.update_yaxes(title="s<sub>j</sub> / Σ s", showticklabels=True, row=1, col=1)
     figure.update_yaxes(title="Effective rank", row=2, col=1)
     figure.frames = [_frame(drawn, epoch) for epoch in range(epochs)]
-    finish(figure, "Singular values and effective rank by epoch", height=840)
     menus = [_play(epochs), *([_menu(drawn, list(choices), len(lines))] if len(choices) > 1 else [])]
-    figure.update_layout(sliders=[_slider(epochs)], updatemenus=menus, margin={"t": 110, "b": 190})
+    figure.update_layout(sliders=[_slider(epochs)], updatemenus=menus)
+    width = 100 + 200 * len(columns)
+    finish(
+        figure,
+        "Singular values and effective rank by epoch",
+        height=800,
+        min_width=width,
+        subtitle=subtitle,
+        top=130,
+        below=150,
+    )
     return figure
 
 
@@ -125,7 +136,7 @@ def _mark(one: _Drawn) -> dict[str, Any]:
 
 
 def _common(one: _Drawn, hover: str) -> dict[str, Any]:
-    name = escape(one.course.layer)
+    name = short(one.course.layer, 80)
     return {
         "name": name,
         "legendgroup": one.course.layer,
@@ -203,7 +214,8 @@ def _menu(drawn: Sequence[_Drawn], choices: Sequence[str], legends: int) -> dict
 
     return {
         "buttons": [
-            {"label": escape(choice), "method": "restyle", "args": [{"visible": visible(choice)}]} for choice in choices
+            {"label": short(choice, 48), "method": "restyle", "args": [{"visible": visible(choice)}]}
+            for choice in choices
         ],
         "x": 1,
         "xanchor": "right",

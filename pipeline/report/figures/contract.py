@@ -3,9 +3,10 @@
 import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, Self, TypeAlias
 
+from pipeline.report.figures.words import words
 from pipeline.search.results import CombinationResult
 
 Figure: TypeAlias = Any
@@ -29,8 +30,9 @@ class Picture:
     Args:
         name: That of its function.
         place: Pictures stand on the page in this order.
-        title: Its heading.
-        says: How to read it, in a sentence or two.
+        title: Its heading, with ``{accuracy}``, ``{rank}`` and so on for what these are called in the studies shown.
+        says: How to read it, in a sentence or two; with the same.
+        main: Whether it is also kept as a file of its own.
         draw: Draws it, or raises ``NothingToDraw`` or ``NotAskedFor``.
     """
 
@@ -38,16 +40,22 @@ class Picture:
     place: int
     title: str
     says: str
+    main: bool
     draw: Draw
 
+    def worded(self, results: Sequence[CombinationResult]) -> Self:
+        """This picture with title and text in the words of the studies that it shows."""
+        own = words(results)
+        return replace(self, title=self.title.format(**own), says=self.says.format(**own))
 
-def picture(*, place: int, title: str, says: str) -> Callable[[Draw], Draw]:
+
+def picture(*, place: int, title: str, says: str, main: bool = False) -> Callable[[Draw], Draw]:
     """Put a function ``(results) -> Figure`` on the page."""
 
     def add(draw: Draw) -> Draw:
         if draw.__name__ in _PICTURES:
             raise ValueError(f"picture '{draw.__name__}' is registered twice; rename one")
-        _PICTURES[draw.__name__] = Picture(draw.__name__, place, title, says, draw)
+        _PICTURES[draw.__name__] = Picture(draw.__name__, place, title, says, main, draw)
         return draw
 
     return add

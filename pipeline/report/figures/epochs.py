@@ -1,13 +1,16 @@
 """How the best trials were trained."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 from plotly.subplots import make_subplots
 
+from pipeline.report.figures.axes import whole_steps
 from pipeline.report.figures.contract import Figure, NothingToDraw, picture
-from pipeline.report.figures.look import Look, finish, look_of, ranks_of, whole_steps
+from pipeline.report.figures.look import Look, finish, look_of
+from pipeline.report.figures.words import cell_name, measured, rank_axis, rank_name, short
 from pipeline.report.rows import EpochRow
 from pipeline.report.tables import epoch_rows
 from pipeline.search.results import CombinationResult
@@ -16,61 +19,73 @@ from pipeline.search.results import CombinationResult
 @picture(
     place=30,
     title="The best trials, epoch by epoch",
-    says="A column for each rank. Dotted lines are the loss on the training part, all others are measured on the "
-    "validation part; the large mark is the epoch whose weights are kept.",
+    says="The best trial of each cell, a column for each {rank}: its loss on the training part, its loss on the "
+    "validation part, its validation {accuracy}. The large mark is the epoch whose weights are kept.",
 )
 def epochs(results: Sequence[CombinationResult]) -> Figure:
-    """Loss and validation accuracy per epoch of each cell's best trial, a column for each rank."""
-    look, ranks, rows = look_of(results), ranks_of(results), epoch_rows(results)
-    if not rows:
+    """Losses and validation accuracy per epoch of each cell's best trial, a column for each rank."""
+    look, ranks = look_of(results), list(rank_axis(results)["categoryarray"])
+    if not ranks:
         raise NothingToDraw("no trial has completed yet")
     figure = make_subplots(
-        rows=2,
+        rows=3,
         cols=len(ranks),
         shared_xaxes=True,
         shared_yaxes=True,
-        column_titles=[f"rank {rank}" for rank in ranks],
-        horizontal_spacing=0.02,
-        vertical_spacing=0.06,
+        column_titles=_heads(results, ranks),
+        horizontal_spacing=0.1 / max(len(ranks), 4),
+        vertical_spacing=0.04,
+        row_heights=[1, 1, 1.3],
     )
-    named: set[str] = set()
-    for (combination, rank, init), own in groupby(rows, lambda row: (row["combination"], row["rank"], row["init"])):
-        name = look.name(combination, init)
-        for row, trace in _traces(look, name, list(own)):
-            shown = row == 2 and name not in named
-            figure.add_scatter(**trace, showlegend=shown, row=row, col=ranks.index(rank) + 1)
-        named.add(name)
-    figure.update_xaxes(whole_steps(max(row["epoch"] for row in rows)))
-    figure.update_xaxes(title="Epoch", row=2)
-    figure.update_yaxes(title="Loss", row=1, col=1)
-    figure.update_yaxes(title="Validation accuracy (%)", row=2, col=1)
-    return finish(figure, "Loss and accuracy by epoch", height=640)
+    longest = 1
+    for result in results:
+        for (rank, init), rows in groupby(epoch_rows([result]), lambda row: (row["rank"], row["init"])):
+            own, column = list(rows), ranks.index(rank_name(result, rank)) + 1
+            longest = max(longest, len(own))
+            for row, trace in enumerate(_traces(look, result, init, own), start=1):
+                figure.add_scatter(**trace, row=row, col=column)
+    look.legend(figure)
+    figure.update_xaxes(whole_steps(longest))
+    figure.update_xaxes(title="Epoch", row=3)
+    for row, name in enumerate(("Training loss", "Validation loss", f"Validation {measured(results)} (%)"), start=1):
+        figure.update_yaxes(title=name, row=row, col=1)
+    figure.update_yaxes(matches="y", row=2)  # the two losses on one scale
+    return finish(figure, f"Losses and {measured(results)} by epoch", height=700, min_width=90 + 96 * len(ranks))
 
 
-def _traces(look: Look, name: str, rows: list[EpochRow]) -> list[tuple[int, dict[str, Any]]]:
-    """Training loss, validation loss and validation accuracy of one trial, each with the row of its panel."""
-    ink, sizes = look.ink(rows[0]["init"]), [11 if row["best"] else 5 for row in rows]
-    symbol = {"symbol": look.symbol(rows[0]["combination"]), "size": sizes, "opacity": 1, "line": {"width": 0}}
-    solid = {"color": ink, "width": 1.5, "dash": look.dash(rows[0]["combination"])}
-    drawn = (
-        (1, "training loss", [row["train_loss"] for row in rows], {**solid, "dash": "dot"}, {"size": 0.1}),
-        (1, "validation loss", [row["val_loss"] for row in rows], solid, symbol),
-        (2, "validation accuracy", [100 * row["val_accuracy"] for row in rows], solid, symbol),
+def _heads(results: Sequence[CombinationResult], ranks: Sequence[str]) -> list[str]:
+    """What stands over each column."""
+    named = {
+        rank_name(result, cell.cell.rank): cell_name(result, cell.cell.rank, "").rstrip(", ")
+        for result in results
+        for cell in result.cells
+    }
+    return [named[rank] for rank in ranks]
+
+
+def _traces(look: Look, result: CombinationResult, init: str, rows: Sequence[EpochRow]) -> Iterator[dict[str, Any]]:
+    """Training loss, validation loss and validation accuracy of one trial."""
+    head = (
+        f"{short(result.label, 80)}, {short(cell_name(result, rows[0]['rank'], init), 80)}<br>trial {rows[0]['trial']}"
     )
-    head = f"{name}<br>trial {rows[0]['trial']}, epoch %{{x}}<br>"
-    return [
-        (
-            row,
-            {
-                "x": [one["epoch"] for one in rows],
-                "y": values,
-                "mode": "lines+markers",
-                "name": name,
-                "legendgroup": name,
-                "line": line,
-                "marker": marker,
-                "hovertemplate": f"{head}{what} %{{y:.4g}}<extra></extra>",
+    drawn = {
+        "training loss": [row["train_loss"] for row in rows],
+        "validation loss": [row["val_loss"] for row in rows],
+        f"validation {result.metric}": [100 * row["val_accuracy"] for row in rows],
+    }
+    for what, values in drawn.items():
+        yield {
+            "x0": rows[0]["epoch"],
+            "y": np.array(values, dtype=np.float32),
+            "mode": "lines+markers",
+            "line": {"color": look.ink(init), "width": 1.5, "dash": look.dash(result.label)},
+            "marker": {
+                "symbol": look.symbol(result.label, init),
+                "size": np.array([10 if row["best"] else 0 for row in rows], dtype=np.uint8),
+                "opacity": 1,
+                "line": {"width": 1, "color": look.ink(init)},
             },
-        )
-        for row, what, values, line, marker in drawn
-    ]
+            "legendgroup": init,
+            "showlegend": False,
+            "hovertemplate": f"{head}, epoch %{{x}}<br>{what} %{{y:.4g}}<extra></extra>",
+        }

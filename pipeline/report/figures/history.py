@@ -1,44 +1,87 @@
 """How the search went."""
 
-from collections.abc import Sequence
-from html import escape
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
-from optuna.visualization import plot_optimization_history
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
 from plotly.subplots import make_subplots
 
+from pipeline.report.figures.accuracy import error, error_axis, validated_on
+from pipeline.report.figures.axes import whole_steps
 from pipeline.report.figures.contract import Figure, NothingToDraw, picture
-from pipeline.report.figures.look import finish, look_of, whole_steps
+from pipeline.report.figures.look import Look, finish, look_of, panels
+from pipeline.report.figures.words import measured, rank_name, rank_word, short
+from pipeline.report.theme import NEUTRAL
 from pipeline.search.results import CombinationResult
 
 
 @picture(
     place=40,
     title="The search",
-    says="Optuna's optimization history: every complete trial of a combination, in the order in which they were "
-    "stored, and the best so far. Cells search side by side, so ranks and inits alternate.",
+    says="Every complete trial of a combination, in the order in which they were stored, and the best so far. Cells "
+    "search side by side, so {rank}s and inits alternate. The axis is spaced by the logarithm of the error.",
 )
 def history(results: Sequence[CombinationResult]) -> Figure:
-    """Optuna's optimization history, a panel for each combination."""
+    """Validation accuracy by trial, a panel for each combination."""
     drawable = [result for result in results if any(cell.best for cell in result.cells)]
     if not drawable:
         raise NothingToDraw("no trial has completed yet")
-    look = look_of(results)
-    titles = [escape(result.name) for result in drawable]
-    figure = make_subplots(cols=len(drawable), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.02)
-    for place, result in enumerate(drawable, start=1):
-        trials = {trial.number: trial for trial in result.study.get_trials(deepcopy=False)}
-        points, best = plot_optimization_history(result.study).data[:2]
-        inks = [look.ink(trials[number].params["init"]) for number in points.x]
-        points.update(
-            name=escape(result.name), showlegend=False, marker={"symbol": look.symbol(result.name), "color": inks}
+    look, errors = look_of(results), list[float]()
+    columns, places = panels(len(drawable))
+    rows = places[-1]["row"]
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        shared_yaxes=True,
+        subplot_titles=[short(result.label, 22) for result in drawable] if len(drawable) > 1 else (),
+        horizontal_spacing=0.03,
+        vertical_spacing=0.3 / rows,
+    )
+    for result, place in zip(drawable, places, strict=True):
+        errors += _draw(figure, look, result, place)
+    figure.data[0].showlegend = True
+    look.legend(figure)
+    figure.update_xaxes(title="Trial")
+    figure.update_yaxes(error_axis(errors))
+    figure.update_yaxes(title=f"Validation {measured(results)} (%)", col=1)
+    return finish(figure, "Optimization history", height=150 + 320 * rows, min_width=100 + 240 * (columns - 1), top=84)
+
+
+def _draw(figure: Figure, look: Look, result: CombinationResult, place: Mapping[str, int]) -> list[float]:
+    """The panel of one combination; returns the errors of its trials, in percent."""
+    trials = result.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    values = np.array([trial.value for trial in trials])
+    errors = np.array([error(value, validated_on(result)) for value in values])
+    figure.add_scatter(
+        x=np.array([trial.number for trial in trials], dtype=np.int32),
+        y=np.array(list(accumulate(errors, min)), dtype=np.float32),
+        customdata=np.maximum.accumulate(values).astype(np.float32),
+        mode="lines",
+        line={"color": NEUTRAL, "width": 2, "shape": "hv"},
+        name="best so far",
+        legendgroup="best so far",
+        showlegend=False,
+        hovertemplate="best so far: %{customdata:.2%}<extra></extra>",
+        **place,
+    )
+    own = defaultdict[str, list[tuple[FrozenTrial, float]]](list)
+    for trial, y in zip(trials, errors, strict=True):
+        own[trial.params["init"]].append((trial, y))
+    for init, drawn in own.items():
+        figure.add_scatter(
+            x=np.array([trial.number for trial, _ in drawn], dtype=np.int32),
+            y=np.array([y for _, y in drawn], dtype=np.float32),
+            text=[rank_name(result, trial.params["rank"]) for trial, _ in drawn],
+            customdata=np.array([trial.value for trial, _ in drawn], dtype=np.float32),
+            mode="markers",
+            marker={"symbol": look.symbol(result.label, init), "color": look.ink(init), "size": 7},
+            legendgroup=init,
+            showlegend=False,
+            hovertemplate=f"trial %{{x}}, {rank_word([result])} %{{text}}<br>%{{customdata:.2%}}<extra></extra>",
+            **place,
         )
-        points.hovertext = [f"trial {number}, rank {trials[number].params['rank']}" for number in points.x]
-        points.hovertemplate = "%{hovertext}<br>%{y:.2%}<extra></extra>"
-        best.update(name="best so far", showlegend=place == 1, line={"color": "#000000", "width": 1.5, "shape": "hv"})
-        figure.add_traces([points, best], rows=1, cols=place)
-    for init in look.inits:
-        figure.add_scatter(x=[None], y=[None], mode="markers", name=escape(init), marker={"color": look.ink(init)})
-    highest = max(trial.number for result in drawable for trial in result.study.get_trials(deepcopy=False))
-    figure.update_xaxes(whole_steps(highest), title="Trial")
-    figure.update_yaxes(title="Validation accuracy", tickformat=".4~%", col=1)
-    return finish(figure, "Optimization history")
+    last = trials[-1].number
+    figure.update_xaxes(whole_steps(last), tickangle=0, range=[-0.03 * last - 0.5, 1.03 * last + 0.5], **place)
+    return errors.tolist()  # type: ignore[no-any-return]

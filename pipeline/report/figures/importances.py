@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 from optuna.trial import TrialState
@@ -10,7 +9,9 @@ from optuna.visualization import plot_param_importances
 from plotly.subplots import make_subplots
 
 from pipeline.report.figures.contract import Figure, NothingToDraw, picture
-from pipeline.report.figures.look import finish, look_of
+from pipeline.report.figures.look import OVER, Look, finish, look_of
+from pipeline.report.figures.words import short
+from pipeline.report.theme import NEUTRAL
 from pipeline.search.results import CombinationResult
 
 
@@ -25,22 +26,27 @@ def importances(results: Sequence[CombinationResult]) -> Figure:
     look, figure, reasons = look_of(results), make_subplots(), []
     for result in results:
         try:
-            bars = _optunas(result)
+            figure.add_trace(_bars(look, result))
         except NothingToDraw as reason:
-            reasons.append(f"{result.name}: {reason}")
-            continue
-        bars.update(name=escape(result.name), hovertemplate="%{y}: %{x:.3f}")
-        bars.marker = {"color": "#BBBBBB", "line": {"color": "#333333", "width": 1}}
-        bars.marker.pattern = {"shape": look.pattern(result.name), "fgcolor": "#333333"}
-        figure.add_trace(bars)
+            reasons.append(f"{result.label}: {reason}")
     if not figure.data:
         raise NothingToDraw("; ".join(reasons))
     figure.update_xaxes(title="Importance (share of 1)", rangemode="tozero")
     figure.update_yaxes(title="Parameter")
-    finish(figure, "Parameter importances")
-    if reasons:
-        figure.update_layout(title_subtitle_text=escape(f"None for {'; '.join(reasons)}"))
-    return figure.update_layout(showlegend=True)
+    figure.update_layout(bargap=0.3)
+    rows = len({name for bars in figure.data for name in bars.y})
+    height = 170 + rows * (20 + 14 * len(figure.data))
+    said = f"None for {'; '.join(reasons)}" if reasons else ""
+    return finish(figure, "Parameter importances", height=height, subtitle=said).update_layout(
+        showlegend=len(figure.data) > 1
+    )
+
+
+def _bars(look: Look, result: CombinationResult) -> Any:
+    bars = _optunas(result)
+    bars.update(name=short(result.label), hovertemplate="%{y}: %{x:.3f}<extra></extra>", text=None)
+    bars.marker = {"color": NEUTRAL, "line": {"width": 0}, "pattern": {**OVER, "shape": look.pattern(result.label)}}
+    return bars
 
 
 def _optunas(result: CombinationResult) -> Any:

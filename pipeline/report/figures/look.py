@@ -1,117 +1,156 @@
-"""How all pictures look: one colour an init, one symbol and dash a combination, and axes that show what differs.
+"""How all pictures look: an ink and a symbol an init, a dash and a filling a combination. The page gives the rest.
 
-Plotly reads tags in every text of a figure, so names are escaped here as on the page.
+Pictures have no ground and no ink of their own for text and axes: the page's theme gives both, for light and for dark.
 """
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 from pipeline.report.figures.contract import Figure
-from pipeline.search.results import CellResult, CombinationResult
+from pipeline.report.figures.words import init_name, short
+from pipeline.report.theme import LIGHT, LIGHT_SCHEME, NEUTRAL
+from pipeline.search.results import CombinationResult
 
-INKS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart; its black is kept for what is no cell."""
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "triangle-down", "pentagon", "hexagon", "x")
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-PATTERNS = ("", "/", "x", ".", "-", "|", "+")
-STEPS = (
-    (1.0, 2.0, 5.0),
-    (1.0, 1.5, 2.0, 3.0, 5.0, 7.0),
-    *(tuple(1 + i / n for i in range(9 * n)) for n in (2, 10, 100)),
+INKS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7335FE", "#CD0837", "#4498B7")
+"""The four of Okabe and Ito's that read on white and on black, and three more that are chosen so that also readers
+without red or green cones tell all seven apart."""
+SYMBOLS = (
+    *("circle", "square", "diamond", "triangle-up", "cross", "triangle-down"),
+    *("pentagon", "x", "hexagram", "diamond-wide", "triangle-left"),
 )
-"""Where ticks may stand within a decade, from sparse to dense."""
+"""Eleven, so that no two of 77 inits share ink and symbol."""
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+FILLINGS = ("", "-open", "-dot", "-open-dot")
+PATTERNS = ("", "/", "x", ".", "-", "|", "+")
+OVER = {"fgcolor": "#FFFFFF", "fillmode": "overlay", "size": 7}
+"""How patterns lie over the ink of a bar."""
+ORIGINALS = ("star", "star-square", "star-diamond", "star-triangle-up")
+"""The original models, where they are points."""
+MARKS = ("x-thin-open", "asterisk-open", "cross-thin-open", "hash-open", "y-up-open", "y-down-open")
+"""Of the models that are only compressed, where they are points."""
+PHONE = 340
+"""Pixels of a picture on a narrow phone."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """Who is drawn how. Inits and combinations keep their place in the study's order, so that all pictures agree."""
+    """Who is drawn how. Inits and combinations keep their place in the study's order, so that all pictures agree.
+
+    Args:
+        inits: All of them.
+        combinations: Their labels.
+    """
 
     inits: tuple[str, ...]
     combinations: tuple[str, ...]
 
     def ink(self, init: str) -> str:
-        return INKS[self.inits.index(init) % len(INKS)]
+        return _of(INKS, self.inits, init)
 
-    def symbol(self, combination: str) -> str:
-        return SYMBOLS[self.combinations.index(combination) % len(SYMBOLS)]
+    def symbol(self, combination: str, init: str) -> str:
+        return f"{_of(SYMBOLS, self.inits, init)}{_of(FILLINGS, self.combinations, combination)}"
 
     def dash(self, combination: str) -> str:
-        return DASHES[self.combinations.index(combination) % len(DASHES)]
+        return _of(DASHES, self.combinations, combination)
 
     def pattern(self, combination: str) -> str:
-        return PATTERNS[self.combinations.index(combination) % len(PATTERNS)]
+        return _of(PATTERNS, self.combinations, combination)
 
-    def name(self, combination: str, init: str) -> str:
-        """What legends call a combination's cells of one init."""
-        return escape(f"{combination}, {init}" if len(self.combinations) > 1 else init)
+    def mark(self, combination: str) -> str:
+        return _of(MARKS, self.combinations, combination)
 
     def compressed_name(self, combination: str) -> str:
         """What legends call the model that is compressed and not trained afterwards."""
-        return escape(f"only compressed, {combination}" if len(self.combinations) > 1 else "only compressed")
+        return f"only compressed, {short(combination, 20)}" if len(self.combinations) > 1 else "only compressed"
+
+    def legend(self, figure: Figure, **place: int) -> None:
+        """Name inits and, where there are several, combinations: their sum, not their product.
+
+        Traces of an init are its ``legendgroup``, so that a click on its name hides them all.
+        """
+        for init in self.inits:
+            name = {"name": short(init_name(init)), "legendgroup": init, "line": {"color": self.ink(init)}}
+            symbol = {"symbol": _of(SYMBOLS, self.inits, init), "size": 9, "color": self.ink(init)}
+            figure.add_scatter(x=[None], y=[None], mode="lines+markers", marker=symbol, **name, **place)
+        for combination in self.combinations if len(self.combinations) > 1 else ():
+            line = {"color": NEUTRAL, "dash": self.dash(combination), "width": 2}
+            symbol = {"symbol": f"circle{_of(FILLINGS, self.combinations, combination)}", "size": 9, "color": NEUTRAL}
+            own = {"name": short(combination), "legendgroup": f"combination {combination}", "line": line}
+            figure.add_scatter(x=[None], y=[None], mode="lines+markers", marker=symbol, **own, **place)
+
+
+def _of(choices: Sequence[str], names: Sequence[str], name: str) -> str:
+    return choices[names.index(name) % len(choices)]
 
 
 def look_of(results: Sequence[CombinationResult]) -> Look:
     inits = dict.fromkeys(cell.cell.init for result in results for cell in result.cells)
-    return Look(tuple(inits), tuple(result.name for result in results))
+    return Look(tuple(inits), tuple(result.label for result in results))
 
 
-def ranks_of(results: Sequence[CombinationResult]) -> list[int]:
-    """Every rank with a complete trial, ascending."""
-    return sorted({cell.cell.rank for result in results for cell in result.cells if cell.best})
+def finish(
+    figure: Figure,
+    title: str,
+    *,
+    height: int = 480,
+    min_width: int = 0,
+    subtitle: str = "",
+    top: int = 64,
+    below: int = 56,
+) -> Figure:
+    """What all pictures share: title, and the legend below, where long names do not squeeze the axes.
 
-
-def finish(figure: Figure, title: str, height: int = 520) -> Figure:
-    """What all pictures share: white ground, title, and the legend below, where long names do not squeeze the axes."""
+    Args:
+        figure: The picture.
+        title: Its title.
+        height: Of all but the legend, in pixels.
+        min_width: Pixels below which it is no longer legible: the page scrolls it. In ``layout.meta``.
+        subtitle: Plain text below the title.
+        top: Pixels above the axes.
+        below: Pixels between axes and legend.
+    """
+    names = [trace.name for trace in figure.data if trace.name and trace.showlegend is not False]
+    names += [shape.name for shape in figure.layout.shapes if shape.showlegend]
+    legend = _legend_height(names, max(min_width, PHONE) - 100) if len(names) > 1 else 0
     figure.update_layout(
-        template="plotly_white",
-        title={"text": title, "x": 0.01, "xanchor": "left"},
-        font={"family": "system-ui, sans-serif", "size": 13},
-        height=height,
-        margin={"l": 70, "r": 30, "t": 70, "b": 60},
-        legend={"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom", "x": 0.0, "xanchor": "left"},
+        template=None,
+        title={"text": title, "x": 0.01, "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top"},
+        height=height + legend,
+        margin={"l": 60, "r": 20, "t": top, "b": below},
+        # Plotly makes room for it below the axis, as much as it takes at the width at which the picture is shown.
+        legend={
+            "orientation": "h",
+            "y": -below / (height - top - below - 4),
+            "yanchor": "top",
+            "x": 0,
+            "xanchor": "left",
+        },
+        meta={"min_width": min_width},
     )
-    figure.update_xaxes(showline=True, linecolor="#999999", ticks="outside")
-    figure.update_yaxes(showline=True, linecolor="#999999", ticks="outside")
+    figure.update_layout(
+        title_pad={"t": 14}, legend={"traceorder": "normal", "maxheight": 1, "itemwidth": 36, "font_size": 12}
+    )
+    if subtitle:
+        figure.update_layout(title_subtitle_text=short(subtitle, 400))
+    figure.update_xaxes(showline=True, ticks="outside")
+    figure.update_yaxes(showline=True, ticks="outside")
     return figure
 
 
-def log_axis(values: Iterable[float], *, reverse: bool = False) -> dict[str, Any]:
-    """Range and ticks of a logarithmic axis around positive ``values``; at least four ticks, however near they are."""
-    values = list(values)
-    low, high = min(values) / 1.12, max(values) * 1.12
-    ticks: list[float] = []
-    for step in STEPS:
-        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        ticks = [round(m * 10.0**d, 10) for d in decades for m in step if low <= m * 10.0**d <= high]
-        if len(ticks) >= 4:
-            break
-    ends = [math.log10(low), math.log10(high)]
-    return {"type": "log", "range": ends[::-1] if reverse else ends, "tickvals": ticks}
+def _legend_height(names: Sequence[str], width: int) -> int:
+    """Pixels that a legend of some names takes at a width; plotly makes all its columns as wide as the widest."""
+    widest = 50 + 6 * max(map(len, names))
+    return 20 * -(-len(names) // max(1, width // widest)) + 10
 
 
-def whole_steps(last: int) -> dict[str, int]:
-    """Ticks of an axis that counts up to ``last``: whole numbers, six or so."""
-    return {"tick0": 0, "dtick": max(1, round(last / 6))}
+def alone(figure: Figure, height: int | None = None) -> Figure:
+    """A picture for where no page gives it a theme: dark on white, and ``height`` pixels high where that is given."""
+    ground = {"paper_bgcolor": LIGHT_SCHEME.ground, "plot_bgcolor": LIGHT_SCHEME.ground}
+    return figure.update_layout(template={"layout": {**LIGHT, **ground}}, **({"height": height} if height else {}))
 
 
-def readable_bytes(count: float) -> str:
-    """``1050000`` -> ``1.05 MB``; decimal units."""
-    power = min(int(math.log10(max(count, 1)) // 3), 4)
-    return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
-
-
-def hover(result: CombinationResult, cell: CellResult, *lines: str) -> str:
-    """What is shown of a cell's winner under the pointer."""
-    if cell.best is None:
-        raise ValueError(f"{cell.cell} has no winner to speak of")
-    params = ", ".join(f"{key} {_short(v)}" for key, v in cell.best.params.items() if key not in ("rank", "init"))
-    size = f"{readable_bytes(cell.best.user_attrs['bytes'])}, {cell.best.user_attrs['ratio']:.2f} times smaller"
-    head = f"{result.name}, {cell.cell}, trial {cell.best.number}"
-    return "<br>".join(map(escape, (head, *lines, params, size)))
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def panels(count: int, most: int = 3) -> tuple[int, list[dict[str, Any]]]:
+    """Columns of ``count`` panels, and the row and column of each."""
+    columns = min(count, most)
+    return columns, [{"row": place // columns + 1, "col": place % columns + 1} for place in range(count)]

@@ -1,11 +1,11 @@
 """How singular values went on over the training of the baseline and of the winners."""
 
 from collections.abc import Sequence
-from html import escape
 
 from pipeline.paths import baseline_spectra, winner_spectra
 from pipeline.report.figures.animation import draw_courses
 from pipeline.report.figures.contract import Figure, NotAskedFor, NothingToDraw, picture
+from pipeline.report.figures.words import cell_name
 from pipeline.search.results import CellResult, CombinationResult
 from pipeline.spectra.course import Course, read_spectra, trial_key
 
@@ -23,24 +23,36 @@ def spectra(results: Sequence[CombinationResult]) -> Figure:
     if not asked:
         raise NotAskedFor("the study file names no layers under [spectra]")
     said: list[str] = []
-    baseline = _baseline(asked[0], said)
+    baselines = {_weights(result): _baseline(result, said) for result in asked}
     cells = [(result, cell) for result in asked for cell in result.cells if cell.best]
     # The best winner is what the menu shows first.
     cells.sort(key=lambda pair: -(pair[1].best.value or 0.0) if pair[1].best else 0.0)
-    recorded = {f"{result.name}, {cell.cell}": _winner(result, cell, said) for result, cell in cells}
-    choices = {name: courses for name, courses in recorded.items() if courses}
-    if not baseline and not choices:
+    recorded = {_name(result, cell): _winner(result, cell, said) for result, cell in cells}
+    shared = next(iter(baselines.values())) if len(baselines) == 1 else ()
+    own = {_name(result, cell): () if shared else baselines[_weights(result)] for result, cell in cells}
+    choices = {name: (*own[name], *courses) for name, courses in recorded.items() if courses}
+    if not shared and not choices:
         raise NothingToDraw("; ".join(["no spectrum is recorded yet", *said]))
-    figure = draw_courses(baseline, choices)
-    trained = {"the baseline": baseline} if asked[0].facts["task"].get("baseline") else {}
+    trained = {
+        "the baseline" if len(baselines) == 1 else f"the baseline of {result.of}": baselines[_weights(result)]
+        for result in asked
+        if result.facts["task"].get("baseline")
+    }
     missing = [name for name, courses in {**trained, **recorded}.items() if not courses]
-    if missing:
-        figure.update_layout(title_subtitle_text=escape(f"Not recorded: {'; '.join(missing)}"))
-    return figure
+    return draw_courses(shared, choices, f"Not recorded: {'; '.join(missing)}" if missing else "")
+
+
+def _name(result: CombinationResult, cell: CellResult) -> str:
+    return f"{result.label}, {cell_name(result, cell.cell.rank, cell.cell.init)}"
+
+
+def _weights(result: CombinationResult) -> str | None:
+    weights: str | None = result.facts["hashes"].get("weights")
+    return weights
 
 
 def _baseline(result: CombinationResult, said: list[str]) -> tuple[Course, ...]:
-    weights = result.facts["hashes"].get("weights")
+    weights = _weights(result)
     found = read_spectra(baseline_spectra(weights), weights, said.append) if weights else None
     return found.courses if found else ()
 

@@ -1,0 +1,156 @@
+"""Every cell at a glance."""
+
+import math
+from collections.abc import Sequence
+
+from plotly.subplots import make_subplots
+
+from pipeline.report.figures.accuracy import UNTESTED, accuracy_text, cell_score, error, part_name, shown_part
+from pipeline.report.figures.axes import log_ticks
+from pipeline.report.figures.contract import Figure, NothingToDraw, picture
+from pipeline.report.figures.look import finish
+from pipeline.report.figures.words import cell_name, hover, init_name, rank_axis, rank_name, short
+from pipeline.report.theme import NEUTRAL
+from pipeline.search.results import CellResult, CombinationResult
+from pipeline.search.space import Cell
+
+SCALE, MIDDLE = "Cividis", 0.467
+"""The colours, and where black reads on them as well as white."""
+CELL = (60, 30)
+"""Pixels of a cell: the least width, the height."""
+TICKS = 6
+"""Of the colours, at most."""
+HEAD = 64
+"""Pixels between two panels: the ticks of one, the title of the other."""
+
+
+@picture(
+    place=25,
+    title="{Accuracy} of every cell",
+    says="The {accuracy} of each cell's best trial, in percent; brighter is better, spaced like the axes above. The "
+    "checkpoint of each {rank} is bold, and the best of each combination has a star; both are chosen on the validation "
+    "part. A cell with a cross has no complete trial yet: the pointer says how far it is.",
+    main=True,
+)
+def heat_map(results: Sequence[CombinationResult]) -> Figure:
+    """Init by rank, a panel for each combination, with the accuracy in each cell."""
+    part = shown_part(results)
+    shown = [result for result in results if any(cell_score(result, cell, part) for cell in result.cells)]
+    if not shown:
+        raise NothingToDraw("no trial has completed yet")
+    heights = [CELL[1] * len({cell.cell.init for cell in result.cells}) for result in shown]
+    inner = sum(heights) + HEAD * (len(shown) - 1)
+    figure = make_subplots(
+        rows=len(shown),
+        row_heights=heights,
+        vertical_spacing=HEAD / inner if len(shown) > 1 else 0,
+        subplot_titles=[short(result.label, 48) for result in shown] if len(shown) > 1 else (),
+    )
+    errors = [
+        error(score.mean, score.images)
+        for result in shown
+        for cell in result.cells
+        if (score := cell_score(result, cell, part))
+    ]
+    low, high = min(errors), max(errors)
+    for row, result in enumerate(shown, start=1):
+        _draw(figure, result, part, (low, high), row)
+    ticks = log_ticks(low / 1.01, high * 1.01)
+    ticks = ticks[:: -(-len(ticks) // TICKS)]
+    bar = {
+        "orientation": "h",
+        "y": -60 / inner,
+        "yanchor": "top",
+        "thickness": 12,
+        "tickangle": 0,
+        "tickvals": [_brightness(tick) for tick in ticks],
+        "ticktext": [accuracy_text(tick) for tick in ticks],
+    }
+    scale = {"colorscale": SCALE, "cmin": _brightness(high), "cmax": _brightness(low)}
+    figure.update_layout(coloraxis={**scale, "colorbar": bar, "showscale": low < high})
+    figure.update_xaxes(type="category", showgrid=False)
+    figure.update_yaxes(type="category", showgrid=False, autorange="reversed")
+    figure.update_xaxes(title=rank_axis(results)["title"], row=len(shown))
+    widest = max(len({cell.cell.rank for cell in result.cells}) for result in shown)
+    title, top = f"{part_name(results, part)} of every cell", 88 if len(shown) > 1 else 72
+    return finish(
+        figure,
+        title,
+        height=inner + top + 124,
+        min_width=110 + CELL[0] * widest,
+        top=top,
+        below=120,
+        subtitle=UNTESTED[part],
+    )
+
+
+def _brightness(error: float) -> float:
+    return round(-math.log10(error), 6)
+
+
+def _draw(figure: Figure, result: CombinationResult, part: str, ends: tuple[float, float], row: int) -> None:
+    """The panel of one combination; ``ends`` are the smallest and the largest error of all panels."""
+    ranks = sorted({cell.cell.rank for cell in result.cells})
+    inits = list(dict.fromkeys(cell.cell.init for cell in result.cells))
+    scores = {cell.cell: (cell, cell_score(result, cell, part)) for cell in result.cells}
+    found = {place: (cell, score) for place, (cell, score) in scores.items() if score}
+    places = [[Cell(rank, init) for rank in ranks] for init in inits]
+    columns, rows = [rank_name(result, rank) for rank in ranks], [short(init_name(init), 20) for init in inits]
+    bright = {place: _brightness(error(score.mean, score.images)) for place, (_, score) in found.items()}
+    figure.add_heatmap(
+        x=columns,
+        y=rows,
+        z=[[bright.get(place) for place in line] for line in places],
+        hovertext=[
+            [hover(result, found[place][0], found[place][1].text) if place in found else "" for place in line]
+            for line in places
+        ],
+        hoverinfo="text",
+        hoverongaps=False,
+        coloraxis="coloraxis",
+        xgap=2,
+        ygap=2,
+        row=row,
+        col=1,
+    )
+    # The numbers are a trace of their own: plotly's own ink on a cell is a grey that is hard to read on a medium one.
+    checkpoints = list(result.best_of_ranks().values())
+    best = max(checkpoints, key=lambda cell: cell.best.value or 0.0 if cell.best else 0.0)
+    low, high = (_brightness(end) for end in reversed(ends))
+    common = {"showlegend": False, "row": row, "col": 1}
+    figure.add_scatter(
+        x=[columns[ranks.index(place.rank)] for place in found],
+        y=[rows[inits.index(place.init)] for place in found],
+        mode="text",
+        text=[_text(score.mean, cell in checkpoints, cell is best) for cell, score in found.values()],
+        textfont={"size": 12, "color": [_ink((bright[place] - low) / (high - low or 1)) for place in found]},
+        hoverinfo="skip",
+        **common,
+    )
+    empty = [cell for cell in result.cells if cell.cell not in found]
+    if empty:
+        figure.add_scatter(
+            x=[columns[ranks.index(cell.cell.rank)] for cell in empty],
+            y=[rows[inits.index(cell.cell.init)] for cell in empty],
+            mode="markers",
+            marker={"symbol": "x-thin-open", "size": 9, "color": NEUTRAL},
+            hovertext=[_missing(result, cell) for cell in empty],
+            hoverinfo="text",
+            **common,
+        )
+
+
+def _text(accuracy: float, checkpoint: bool, best: bool) -> str:
+    number = f"{100 * accuracy:.2f}"
+    return f"{'★ ' if best else ''}{f'<b>{number}</b>' if checkpoint else number}"
+
+
+def _ink(share: float) -> str:
+    """Black or white, whichever reads better on that share of the scale."""
+    return "#000000" if share > MIDDLE else "#FFFFFF"
+
+
+def _missing(result: CombinationResult, cell: CellResult) -> str:
+    states = ", ".join(f"{count} {state}" for state, count in cell.states.items() if count) or "none has begun"
+    name = short(f"{result.label}, {cell_name(result, cell.cell.rank, cell.cell.init)}", 200)
+    return f"{name}<br>no complete trial yet; of {cell.budget}: {states}"

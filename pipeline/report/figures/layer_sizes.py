@@ -1,0 +1,110 @@
+"""Where the bytes are."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from plotly.subplots import make_subplots
+
+from pipeline.report.figures.contract import Figure, NothingToDraw, picture
+from pipeline.report.figures.look import INKS, OVER, finish
+from pipeline.report.figures.words import cell_name, readable_bytes, short, told_apart
+from pipeline.report.layers import LayerSize
+from pipeline.report.layers import layer_sizes as stored_sizes
+from pipeline.search.results import CellResult, CombinationResult
+
+PARTS = {"payload": "", "index": "/", "scale": "x", "bias": ".", "adapter": "-"}
+"""What a compressed layer consists of, each with the pattern of its bars."""
+BAR = 20
+"""Pixels of a layer."""
+
+
+@picture(
+    place=70,
+    title="Sizes by layer",
+    says="The bytes of each compressed layer, in the model's order: its payload (signs, codes or the weights that are "
+    "kept), indices, scales, bias, and the adapter of the combination's best trial. At the end of each bar stands what "
+    "the layer took before, and how many times smaller it is now. Layers that were left as they are are not shown.",
+)
+def layer_sizes(results: Sequence[CombinationResult]) -> Figure:
+    """Stacked bars, a row for each layer, a column for each combination, with the dense sizes in words."""
+    known = [(result, layers) for result in results if (layers := stored_sizes(result))]
+    places = {name: at for at, name in enumerate(dict.fromkeys(layer["name"] for _, own in known for layer in own))}
+    names = list(places)
+    if not names:
+        raise NothingToDraw("no sizes of layers are stored; an older version ran the study")
+    figure = make_subplots(
+        cols=len(known),
+        shared_yaxes=True,
+        horizontal_spacing=0.03,
+        column_titles=[_head(result) for result, _ in known],
+    )
+    for column, (result, layers) in enumerate(known, start=1):
+        _draw(figure, result, layers, [places[layer["name"]] for layer in layers], column)
+    named = set[str]()
+    for trace in figure.data:
+        trace.showlegend = trace.name is not None and trace.name not in named
+        named.add(trace.name)
+    figure.update_xaxes(title="Packed layer (bytes)", rangemode="tozero", tickformat="~s", nticks=5)
+    figure.update_yaxes(range=[len(names) - 0.4, -0.6], tickfont={"size": 11}, showgrid=False)
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=told_apart(names), col=1)
+    figure.update_layout(barmode="stack", bargap=0.25, hovermode="y")
+    width = 150 + 240 * len(known)
+    return finish(
+        figure, "Bytes of the compressed layers", height=170 + BAR * max(4, len(names)), min_width=width, top=100
+    )
+
+
+def _best(result: CombinationResult) -> CellResult | None:
+    checkpoints = result.best_of_ranks().values()
+    return max(checkpoints, key=lambda cell: cell.best.value or 0.0 if cell.best else 0.0, default=None)
+
+
+def _head(result: CombinationResult) -> str:
+    best = _best(result)
+    adapter = f"with {cell_name(result, best.cell.rank, best.cell.init)}" if best else "no adapter yet"
+    return f"{short(result.label)}<br>{short(adapter)}"
+
+
+def _draw(
+    figure: Figure, result: CombinationResult, layers: Sequence[LayerSize], rows: Sequence[int], column: int
+) -> None:
+    best, place = _best(result), {"row": 1, "col": column}
+    sizes = {
+        **{part: [layer[part] for layer in layers] for part in ("payload", "index", "scale", "bias")},
+        "adapter": [layer["adapter"].get(str(best.cell.rank), 0) if best else 0 for layer in layers],
+    }
+    for (part, pattern), ink in zip(PARTS.items(), INKS, strict=False):
+        if any(sizes[part]):
+            figure.add_bar(
+                x=np.array(sizes[part], dtype=np.float64),
+                y=np.array(rows, dtype=np.int16),
+                orientation="h",
+                name=part,
+                legendgroup=part,
+                marker={"color": ink, "line": {"width": 0}, "pattern": {**OVER, "shape": pattern}},
+                hoverinfo="skip",
+                **place,
+            )
+    totals = [sum(each) for each in zip(*sizes.values(), strict=True)]
+    parts = [dict(zip(sizes, each, strict=True)) for each in zip(*sizes.values(), strict=True)]
+    figure.add_scatter(
+        x=totals,
+        y=rows,
+        mode="text",
+        text=[_ratio(layer["dense"], total) for layer, total in zip(layers, totals, strict=True)],
+        textposition="middle right",
+        textfont={"size": 11},
+        hovertext=[_said(layer, own) for layer, own in zip(layers, parts, strict=True)],
+        hoverinfo="text",
+        **place,
+    )
+    figure.update_xaxes(range=[0, 1.7 * max(totals)], **place)
+
+
+def _ratio(dense: int, total: int) -> str:
+    return f" {readable_bytes(dense)} ÷ {dense / total:.1f}" if total else f" {readable_bytes(dense)}"
+
+
+def _said(layer: LayerSize, parts: Mapping[str, int]) -> str:
+    own = [f"{part}: {size:,} bytes" for part, size in parts.items() if size]
+    return "<br>".join([short(layer["name"], 200), f"{sum(parts.values()):,} of {layer['dense']:,} bytes", *own])

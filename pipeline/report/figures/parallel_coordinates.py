@@ -1,0 +1,139 @@
+"""Every trial's values at once."""
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState
+from plotly.subplots import make_subplots
+
+from pipeline.report.figures.accuracy import accuracy_text, error, validated_on
+from pipeline.report.figures.axes import linear_ticks, log_ticks
+from pipeline.report.figures.contract import Figure, NothingToDraw, picture
+from pipeline.report.figures.look import finish
+from pipeline.report.figures.words import cut, init_name, measured, rank_name, rank_word
+from pipeline.search.results import CombinationResult
+
+SCALE = ("#0072B2", "#5F72A4", "#8E6F8B", "#B4685F", "#D55E00")
+"""From worse to better, by hue: lines of a scale by lightness would end as yellow on white or as blue on black."""
+WIDTH = 96
+"""Pixels between two axes."""
+NO_VALUE = "-"
+Row = tuple[CombinationResult, FrozenTrial]
+
+
+@picture(
+    place=45,
+    title="All trials",
+    says="One line a complete trial, from the values that it was trained with to the validation {accuracy} that it "
+    "came to; better ones are orange, worse ones blue. Drag along an axis to keep the lines that pass there, drag an "
+    "axis by its name to move it. What is the same in all trials is left out; - is where a trial has no such value.",
+)
+def parallel_coordinates(results: Sequence[CombinationResult]) -> Figure:
+    """Parallel coordinates of all complete trials, coloured by validation accuracy."""
+    rows = [
+        (result, trial)
+        for result in results
+        for trial in result.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    ]
+    if not rows:
+        raise NothingToDraw("no trial has completed yet")
+    # The best is drawn last, above the others.
+    rows.sort(key=lambda row: row[1].value or 0.0)
+    dimensions = [dimension for dimension in _dimensions(results, rows) if dimension]
+    if not dimensions:
+        raise NothingToDraw("all complete trials have the same values")
+    height = np.array([-math.log10(error(trial.value or 0.0, validated_on(result))) for result, trial in rows])
+    low, high = float(height.min()), float(height.max())
+    ticks = log_ticks(10 ** -(high + 0.02), 10 ** -(low - 0.02))
+    last = {
+        "label": f"{measured(results)} (%)",
+        "values": height.astype(np.float32),
+        "range": [low - 0.02, high + 0.02],
+        "tickvals": [-math.log10(tick) for tick in ticks],
+        "ticktext": [accuracy_text(tick) for tick in ticks],
+    }
+    line = {"color": height.astype(np.float32), "colorscale": _scale(), "cmin": low, "cmax": high, "showscale": False}
+    hidden = {"size": 1, "color": "rgba(0,0,0,0)"}
+    figure = make_subplots()
+    figure.add_parcoords(dimensions=[*dimensions, last], line=line, rangefont=hidden)
+    finish(figure, "Parallel coordinates", height=480, min_width=140 + WIDTH * len(dimensions), top=100, below=20)
+    longest = max(map(len, dimensions[0]["ticktext"]))
+    return figure.update_layout(margin={"l": 30 + 7 * longest, "r": 60})
+
+
+def _scale() -> list[tuple[float, str]]:
+    return [(place / (len(SCALE) - 1), ink) for place, ink in enumerate(SCALE)]
+
+
+def _dimensions(results: Sequence[CombinationResult], rows: Sequence[Row]) -> list[dict[str, Any] | None]:
+    """An axis for each value, in the order in which trials name them; none for one that is the same in all trials."""
+    named = {
+        (result.budget_unit or "", cell.cell.rank): rank_name(result, cell.cell.rank)
+        for result in results
+        for cell in result.cells
+    }
+    ranks = [(result.budget_unit or "", trial.params["rank"]) for result, trial in rows]
+    inits = {cell.cell.init: cut(init_name(cell.cell.init), 16) for result in results for cell in result.cells}
+    return [
+        _choice(
+            "combination", [result.label for result, _ in rows], {one.label: cut(one.label, 20) for one in results}
+        ),
+        _choice(rank_word(results), ranks, dict(sorted(named.items()))),
+        _choice("init", [trial.params["init"] for _, trial in rows], inits),
+        *(
+            _value(name, [trial for _, trial in rows])
+            for name in dict.fromkeys(chain(*(t.params for _, t in rows)))
+            if name not in ("rank", "init")
+        ),
+    ]
+
+
+def _value(name: str, trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
+    values = [trial.params.get(name) for trial in trials]
+    space = [trial.distributions[name] for trial in trials if name in trial.params]
+    if isinstance(space[0], FloatDistribution):
+        return _number(name, values, log=space[0].log)
+    choices = dict.fromkeys(chain(*(own.choices for own in space if isinstance(own, CategoricalDistribution))))
+    return _choice(name, values, {choice: cut(str(choice), 16) for choice in choices})
+
+
+def _choice(name: str, values: Sequence[Hashable], names: Mapping[Any, str]) -> dict[str, Any] | None:
+    """An axis with a place for each choice that was tried."""
+    if len(set(values)) == 1:
+        return None
+    tried = [choice for choice in names if choice in set(values)]
+    places = {choice: place for place, choice in enumerate([None, *tried] if None in values else tried)}
+    return {
+        "label": name.replace("_", " "),
+        "values": np.array([places[value] for value in values], dtype=np.int16),
+        "range": [-0.2, len(places) - 0.8],
+        "tickvals": list(places.values()),
+        "ticktext": [NO_VALUE if choice is None else names[choice] for choice in places],
+    }
+
+
+def _number(name: str, values: Sequence[float | None], *, log: bool) -> dict[str, Any] | None:
+    """An axis of numbers; where a trial has none, its line passes below them."""
+    if len(set(values)) == 1:
+        return None
+    known = [value for value in values if value is not None]
+    low, high = min(known), max(known)
+    numbers = [low] if low == high else log_ticks(low, high) if log else linear_ticks(low, high)
+    at: Callable[[float], float] = math.log10 if log else float
+    start, end = at(low), at(high)
+    span = end - start or 1.0
+    below, margin = start - 0.15 * span, 0.03 * span
+    ticks = {at(number): f"{number:g}" for number in numbers}
+    if len(known) < len(values):
+        ticks = {below: NO_VALUE} | ticks
+    return {
+        "label": f"{name.replace('_', ' ')}{' (log)' if log else ''}",
+        "values": np.array([below if value is None else at(value) for value in values], dtype=np.float32),
+        "range": [min(*ticks, start) - margin, end + margin],
+        "tickvals": list(ticks),
+        "ticktext": list(ticks.values()),
+    }

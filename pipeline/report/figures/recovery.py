@@ -1,0 +1,91 @@
+"""How much of what compression lost is won back."""
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from plotly.subplots import make_subplots
+
+from pipeline.report.figures.accuracy import UNTESTED, Shown, cell_score, shown_part
+from pipeline.report.figures.contract import Figure, NothingToDraw, picture
+from pipeline.report.figures.look import Look, finish, look_of
+from pipeline.report.figures.words import hover, measured, rank_axis, rank_name
+from pipeline.report.recovery import lost
+from pipeline.report.recovery import recovery as regained
+from pipeline.report.theme import NEUTRAL
+from pipeline.search.results import CellResult, CombinationResult
+
+Recovered = tuple[CellResult, Shown, list[float]]
+"""A cell, its scores, and its ratio under each seed, in percent."""
+
+
+@picture(
+    place=15,
+    title="Recovery by {rank}",
+    says="The {accuracy} that the best trial of each {rank} and init won back, as a share of what compression lost: "
+    "(recovered - compressed) / (original - compressed). The line at 100 % is the original model; at 0 % nothing is "
+    "won back. With several seeds the mark is their mean, and the bar reaches from the lowest to the highest. A "
+    "combination whose compression lost no more than chance may, so that the compressed model lies within the "
+    "original's own 95 % interval, is left out.",
+    main=True,
+)
+def recovery(results: Sequence[CombinationResult]) -> Figure:
+    """Regained over lost, in percent, against rank, a line for each combination and init."""
+    part, look, figure, ratios, lossless = shown_part(results), look_of(results), make_subplots(), list[float](), []
+    for result in results:
+        if part not in result.baseline or part not in result.compressed:
+            continue
+        if not lost(result.baseline[part], result.compressed[part]):
+            lossless.append(result.label)
+            continue
+        for init in look.inits:
+            own = _of(result, init, part)
+            if own:
+                _draw(figure, look, result, init, own)
+                ratios += [ratio for *_, each in own for ratio in each]
+    said = f"Left out, for compression lost nothing beyond chance: {', '.join(lossless)}" if lossless else ""
+    if not ratios:
+        raise NothingToDraw(said.lower() or "no trial has completed yet")
+    look.legend(figure)
+    figure.add_hline(y=100, line={"color": NEUTRAL, "width": 3}, name="original: 100 %", showlegend=True)
+    figure.update_xaxes(rank_axis(results))
+    low, high = min(*ratios, 100), max(*ratios, 100)
+    margin = max(0.06 * (high - low), 0.5)
+    title = f"Recovered {'test' if part == 'test' else 'validation'} {measured(results)} (%)"
+    figure.update_yaxes(title=title, range=[low - margin, high + margin])
+    figure.update_layout(scattermode="group", scattergap=0.7)
+    return finish(
+        figure, "Recovered of what compression lost", subtitle=". ".join(filter(None, (UNTESTED[part], said)))
+    )
+
+
+def _of(result: CombinationResult, init: str, part: str) -> list[Recovered]:
+    original, compressed = result.baseline[part], result.compressed[part]
+    return [
+        (cell, shown, [100 * (regained(original, compressed, score.accuracy) or 0.0) for score in shown.scores])
+        for cell in sorted(result.cells, key=lambda cell: cell.cell.rank)
+        if cell.cell.init == init and (shown := cell_score(result, cell, part))
+    ]
+
+
+def _draw(figure: Figure, look: Look, result: CombinationResult, init: str, own: Sequence[Recovered]) -> None:
+    means = [fmean(ratios) for *_, ratios in own]
+    upper = [max(ratios) - mean for (*_, ratios), mean in zip(own, means, strict=True)]
+    lower = [mean - min(ratios) for (*_, ratios), mean in zip(own, means, strict=True)]
+    figure.add_scatter(
+        x=[rank_name(result, cell.cell.rank) for cell, *_ in own],
+        y=means,
+        error_y={"array": upper, "arrayminus": lower, "width": 0, "thickness": 5},
+        mode="lines+markers",
+        offsetgroup=f"{result.label} {init}",
+        legendgroup=init,
+        showlegend=False,
+        line={"color": look.ink(init), "dash": look.dash(result.label), "width": 1.5},
+        marker={"symbol": look.symbol(result.label, init), "size": 9},
+        hovertext=[hover(result, cell, _text(ratios), shown.text) for cell, shown, ratios in own],
+        hoverinfo="text",
+    )
+
+
+def _text(ratios: Sequence[float]) -> str:
+    seeds = f", mean of {len(ratios)} seeds from {min(ratios):.1f} % to {max(ratios):.1f} %" if len(ratios) > 1 else ""
+    return f"{fmean(ratios):.1f} % recovered{seeds}"

@@ -1,0 +1,126 @@
+"""What pictures call things: what is won back, what a rank is, and names that fit a legend."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+from pipeline.search.results import CellResult, CombinationResult
+from pipeline.search.space import UNRANKED
+
+LONGEST = 32
+"""Characters of a name in a legend or at an axis: as many as a phone has room for."""
+
+
+def measured(results: Sequence[CombinationResult]) -> str:
+    """``accuracy`` or ``agreement``, or both where studies differ."""
+    return _either(result.metric for result in results)
+
+
+def rank_word(results: Sequence[CombinationResult]) -> str:
+    """``rank``, or ``budget`` where an allocation spreads it over the layers."""
+    ranked = [result for result in results if any(cell.cell.rank for cell in result.cells)]
+    return _either("budget" if result.budget_unit else "rank" for result in ranked) or "rank"
+
+
+def words(results: Sequence[CombinationResult]) -> dict[str, str]:
+    """What stands for ``{accuracy}``, ``{rank}`` and so on in the texts of a picture."""
+    own = {"accuracy": measured(results), "rank": rank_word(results)}
+    return own | {name.capitalize(): word.capitalize() for name, word in own.items()}
+
+
+def _either(names: Iterable[str]) -> str:
+    return " or ".join(dict.fromkeys(names))
+
+
+def rank_name(result: CombinationResult, rank: int) -> str:
+    """A rank as an axis names it; ``-`` is an adapter without ranks."""
+    if rank == 0:
+        return "-"
+    if result.budget_unit == "bytes":
+        return readable_bytes(rank, digits=6)
+    return f"{rank:,}" if result.budget_unit else str(rank)
+
+
+def init_name(init: str) -> str:
+    return "no init" if init == UNRANKED else init
+
+
+def cell_name(result: CombinationResult, rank: int, init: str) -> str:
+    """``rank 8, svd``; plain text."""
+    if rank == 0:
+        return "no ranks"
+    return f"{'budget' if result.budget_unit else 'rank'} {rank_name(result, rank)}, {init_name(init)}"
+
+
+def rank_axis(results: Sequence[CombinationResult]) -> dict[str, Any]:
+    """An axis with a place for every rank that has a complete trial: adapters without ranks, then ranks, budgets."""
+    found = {
+        (result.budget_unit or "", cell.cell.rank): rank_name(result, cell.cell.rank)
+        for result in results
+        for cell in result.cells
+        if cell.best
+    }
+    names = list(dict.fromkeys(found[key] for key in sorted(found, key=lambda key: (key[1] > 0, *key))))
+    units = dict.fromkeys(
+        f"Budget ({result.budget_unit})" if result.budget_unit else "Rank"
+        for result in results
+        if any(cell.cell.rank for cell in result.cells)
+    )
+    title = " or ".join(units) or "No ranks"
+    return {"title": title, "type": "category", "categoryorder": "array", "categoryarray": names}
+
+
+def readable_bytes(count: float, digits: int = 3) -> str:
+    """``1050000`` -> ``1.05 MB``; decimal units."""
+    power = 0
+    while power < len(UNITS) - 1 and float(f"{count / 1000**power:.{digits}g}") >= 1000:
+        power += 1
+    return f"{count / 1000**power:.{digits}g} {UNITS[power]}"
+
+
+UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def cut(text: str, longest: int = LONGEST) -> str:
+    """A name that fits, cut in its middle."""
+    if len(text) <= longest:
+        return text
+    head = (longest - 1) // 2
+    return f"{text[:head]}…{text[head + 1 - longest :]}"
+
+
+def short(text: str, longest: int = LONGEST) -> str:
+    """A name that fits, and is safe in a picture: plotly reads tags in most texts."""
+    return escape(cut(text, longest))
+
+
+def told_apart(names: Sequence[str], longest: int = LONGEST) -> list[str]:
+    """Dotted names of layers as they fit beside an axis; whole where they would no longer differ.
+
+    ``encoder.layer.10.attention.output.dense`` -> ``enco….layer.10.atte….outp….dense``
+    """
+    fitted = [_fitted(name, longest) for name in names]
+    return [escape(name) for name in (fitted if len(set(fitted)) == len(set(names)) else names)]
+
+
+def _fitted(name: str, longest: int) -> str:
+    """Numbers say most, so it is the long words that are cut, no more than they must be."""
+    for most in range(longest, 2, -1):
+        text = ".".join(part if len(part) <= most else f"{part[: most - 1]}…" for part in name.split("."))
+        if len(text) <= longest:
+            return text
+    return cut(name, longest)
+
+
+def hover(result: CombinationResult, cell: CellResult, *lines: str) -> str:
+    """What is shown of a cell's winner under the pointer."""
+    if cell.best is None:
+        raise ValueError(f"{cell.cell} has no winner to speak of")
+    params = ", ".join(f"{key} {_rounded(v)}" for key, v in cell.best.params.items() if key not in ("rank", "init"))
+    size = f"{readable_bytes(cell.best.user_attrs['bytes'])}, {cell.best.user_attrs['ratio']:.2f} times smaller"
+    head = f"{result.label}, {cell_name(result, cell.cell.rank, cell.cell.init)}, trial {cell.best.number}"
+    return "<br>".join(map(escape, filter(None, (head, *lines, params, size))))
+
+
+def _rounded(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,61 @@
+"""The pictures of a report as files, drawn by a browser that is at hand."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from pipeline.report.figures.contract import Figure
+from pipeline.report.figures.look import alone
+
+WIDTH, FINER = 1000, 2
+"""Pixels of a picture across, and how many of the file stand for one of them."""
+PATIENCE = 60
+"""Seconds in which the browser may draw a picture."""
+
+
+def write_pngs(figures: Mapping[str, Figure], folder: Path, say: Callable[[str], None]) -> None:
+    """Write pictures as ``<name>.png`` in light colours, in the place of those of an earlier report.
+
+    Args:
+        figures: By name.
+        folder: Where to.
+        say: Is told in a line what is missing, where none can be written.
+    """
+    if not figures:
+        return
+    if find_spec("kaleido") is None:
+        say("no PNGs of the pictures, for kaleido is not installed: pip install 'restora[png]'")
+        return
+    from kaleido import write_fig_from_object_sync
+    from kaleido.errors import BrowserClosedError, BrowserFailedError, ChromeNotFoundError
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        wanted = [
+            {
+                "fig": alone(figure),
+                "path": str(Path(temporary) / f"{name}.png"),
+                "opts": {"format": "png", "width": WIDTH, "height": figure.layout.height, "scale": FINER},
+            }
+            for name, figure in figures.items()
+        ]
+        try:
+            # Without mathjax=False the browser would ask the network for it.
+            failed = write_fig_from_object_sync(wanted, kopts={"mathjax": False, "timeout": PATIENCE})
+        except ChromeNotFoundError:
+            say(
+                "no PNGs of the pictures, for no browser was found: install Chromium or Chrome (on Debian: apt-get "
+                "install chromium), or set BROWSER_PATH to one"
+            )
+            return
+        except (BrowserClosedError, BrowserFailedError) as error:
+            say(f"no PNGs of the pictures, for the browser failed: {error}")
+            return
+        for error in failed:
+            say(f"a picture could not be written as PNG: {error}")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for path in Path(temporary).iterdir():
+            shutil.copyfile(path, folder / path.name)

@@ -1,0 +1,1 @@
+"""What the page says in words and tables; one file a section."""

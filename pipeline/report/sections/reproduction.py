@@ -1,0 +1,104 @@
+"""Everything that is needed to do it again, and where the checkpoints lie."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from pipeline.report.figures.words import rank_word
+from pipeline.report.markup import Section, folded, paragraph, verbatim
+from pipeline.report.table import Column, facts, table
+from pipeline.report.words import init_said, listed, rank_said, size
+from pipeline.search.pieces import joined
+from pipeline.search.results import CombinationResult
+
+
+def reproduction_section(results: Sequence[CombinationResult]) -> Section:
+    """Command, seeds, versions, hashes and device of each study, its file, and the exported checkpoints."""
+    studies = {study: [result for result in results if result.of == study] for study in _studies(results)}
+    told = {study: _told(own) for study, own in studies.items()}
+    names = dict.fromkeys(name for each in told.values() for name in each)
+    said = {name: [each.get(name, "") for each in told.values()] for name in names}
+    return Section(
+        "reproduction",
+        "To do it again",
+        [
+            facts("What it was made with", said, list(studies) if len(studies) > 1 else [""]),
+            *(folded(*_file(study, own[0])) for study, own in studies.items()),
+            *_checkpoints(results),
+        ],
+    )
+
+
+def _studies(results: Sequence[CombinationResult]) -> list[str]:
+    return list(dict.fromkeys(result.of for result in results))
+
+
+def _told(results: Sequence[CombinationResult]) -> dict[str, str]:
+    first = results[0]
+    run = first.facts.get("run", {})
+    trials = [trial for result in results for trial in result.study.get_trials(deepcopy=False)]
+    seeds = {tested.seed for result in results for cell in result.cells for tested in cell.tested}
+    peak = max((trial.user_attrs.get("peak_memory") or 0 for trial in trials), default=0)
+    return {
+        "command": run.get("command", f"restora run {first.of}"),
+        "latest run began": str(run.get("began", "")),
+        "seed": str(first.facts["pinned"]["seed"]),
+        "seeds of the tests": ", ".join(map(str, sorted(seeds))),
+        "device": listed_of(_known(trials, "device")),
+        "most memory of a trial": size(peak) if peak else "",
+        **{f"version of {package}": listed_of(found) for package, found in _versions(trials).items()},
+        **{f"sha256 of {name}": value for name, value in first.facts.get("hashes", {}).items()},
+    }
+
+
+def listed_of(names: Iterable[str]) -> str:
+    names = list(names)
+    return listed(names) if names else ""
+
+
+def _known(trials: Sequence[FrozenTrial], key: str) -> list[str]:
+    found = (trial.user_attrs.get(key) for trial in trials)
+    return list(dict.fromkeys(str(value) for value in found if value is not None))
+
+
+def _versions(trials: Sequence[FrozenTrial]) -> dict[str, dict[str, None]]:
+    """All that trials were trained with, where they differ."""
+    seen: dict[str, dict[str, None]] = {}
+    for trial in trials:
+        for package, version in trial.user_attrs.get("versions", {}).items():
+            seen.setdefault(package, {})[version] = None
+    return seen
+
+
+def _file(study: str, result: CombinationResult) -> tuple[str, str]:
+    """Title and text: the study file, or where an older version ran the study, what of it is pinned."""
+    text = joined(result.facts, "file")
+    if text is not None:
+        return f"The study file of {study}", verbatim(text)
+    pinned: dict[str, Any] = result.facts["pinned"]
+    lines = [f"{name} = {json.dumps(value)}" for name, value in pinned.items()]
+    return f"What is pinned of {study}, whose file an older version did not store", verbatim("\n".join(lines))
+
+
+def _checkpoints(results: Sequence[CombinationResult]) -> list[str]:
+    found = [(result, *each) for result in results for each in _exported(result)]
+    if not found:
+        study = " ".join(_studies(results)[:1])
+        return [paragraph(f"No exported checkpoint is noted; to write them: restora export {study}")]
+    columns: dict[str, Column[tuple[CombinationResult, FrozenTrial, str, str]]] = {
+        "combination": Column("text", lambda row: row[0].label),
+        rank_word(results): Column("number", lambda row: rank_said(row[0], row[1].params["rank"])),
+        "init": Column("text", lambda row: init_said(row[1].params["init"])),
+        "trial": Column("number", lambda row: str(row[1].number)),
+        "file": Column("long", lambda row: row[2]),
+        "sha256": Column("long", lambda row: row[3]),
+    }
+    return [table("Exported checkpoints; a later export may have taken the place of a file", columns, found)]
+
+
+def _exported(result: CombinationResult) -> Iterator[tuple[FrozenTrial, str, str]]:
+    for trial in result.study.get_trials(deepcopy=False):
+        if "checkpoint" in trial.user_attrs:
+            yield trial, trial.user_attrs["checkpoint"], trial.user_attrs.get("checkpoint_sha256", "")

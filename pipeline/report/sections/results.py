@@ -1,0 +1,197 @@
+"""What was won back: a row for each checkpoint, and folded below it every cell."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.report.figures.accuracy import shown_part
+from pipeline.report.figures.words import measured, rank_word
+from pipeline.report.markup import Section, folded, paragraph
+from pipeline.report.recovery import cell_recovery
+from pipeline.report.rows import EvaluationRow
+from pipeline.report.table import Column, table
+from pipeline.report.tables import evaluation_rows, interval, pareto_front
+from pipeline.report.words import (
+    init_said,
+    percent,
+    rank_said,
+    rounded,
+    size,
+    spread,
+    with_interval,
+)
+from pipeline.search.results import CombinationResult, Score
+
+CHOICE = (
+    "Trials are compared by validation {metric}, each at the epoch where it was highest. The best complete trial of a "
+    "cell is its winner; the test part is read once for each winner, after the search. The checkpoint of a rank is the "
+    "winner with the highest validation {metric}."
+)
+SIZE = (
+    "Sizes are those of all tensors of the exported file, its header apart: compressed weights with their indices, "
+    "scales and biases, adapters as they are stored, everything that was left as it is, and buffers. How many times "
+    "smaller is the original's bytes divided by these; for the layers, those of the compressed layers with their "
+    "adapters alone. Multiply-accumulates (MACs) are those of one image in all linear and convolutional layers, the "
+    "adapter not merged."
+)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A row of the first table: the original, one that is only compressed, or a checkpoint."""
+
+    name: str
+    rank: str
+    init: str
+    val: str
+    test: str
+    seeds: str
+    won: str
+    bytes: int | None
+    ratio: float | None
+    accuracy: float | None
+    """By which checkpoints are compared with each other; none of other models."""
+
+
+def results_section(results: Sequence[CombinationResult]) -> Section:
+    """The checkpoints beside the original and the only compressed models, then all cells and their values."""
+    metric, heading = measured(results), rank_word(results)
+    models = list(_models(results))
+    points = {place: (model.bytes or 0, model.accuracy) for place, model in enumerate(models) if model.accuracy}
+    unbeaten = [list(points)[place] for place in pareto_front([(b, a or 0.0) for b, a in points.values()])]
+    best = {id(models[place]) for place in unbeaten}
+    cells = [(result, row) for result in results for row in evaluation_rows([result])]
+    return Section(
+        "results",
+        "What was won back",
+        [
+            table(
+                f"The checkpoint of every {heading}. {metric.capitalize()} and what was won back are in percent. "
+                f"Shaded rows (◆) are checkpoints that no other beats in both size and {metric}.",
+                {
+                    "model": Column("text", lambda model: f"◆ {model.name}" if id(model) in best else model.name),
+                    heading: Column("number", lambda model: model.rank),
+                    "init": Column("text", lambda model: model.init),
+                    f"validation {metric}": Column("number", lambda model: model.val),
+                    f"test {metric} (95 %)": Column("number", lambda model: model.test),
+                    "test over seeds": Column("number", lambda model: model.seeds),
+                    "won back": Column("number", lambda model: model.won),
+                    "size": Column("number", lambda model: size(model.bytes)),
+                    "times smaller": Column("number", lambda model: rounded(model.ratio, ".2f")),
+                },
+                models,
+                best=lambda model: id(model) in best,
+                cards=True,
+            ),
+            folded(
+                f"All {len(cells)} cells",
+                table(
+                    f"The winner of each cell; empty where no trial is complete yet. {_PERCENT}", _cells(heading), cells
+                ),
+            ),
+            folded("The winners' values", table("What the winners were trained with", _values(heading), cells)),
+            folded(
+                "How checkpoints are chosen and sizes are counted",
+                paragraph(CHOICE.format(metric=metric)),
+                paragraph(SIZE),
+            ),
+        ],
+    )
+
+
+_PERCENT = "Validation, test and what was won back are in percent."
+
+
+def _models(results: Sequence[CombinationResult]) -> Iterator[_Model]:
+    """Each study's original, then each combination without an adapter and with that of each rank."""
+    several = len({result.of for result in results}) > 1
+    for study in dict.fromkeys(result.of for result in results):
+        own = [result for result in results if result.of == study]
+        part = shown_part(own)
+        first = next((one for one in own if one.baseline.keys() >= {"val", "test"}), own[0])
+        yield _reference(f"{study}, original" if several else "original", first.baseline, first, "dense_bytes")
+        for result in own:
+            yield _reference(f"{result.label}, only compressed", result.compressed, result, "compressed_bytes")
+            for row in evaluation_rows([result]):
+                if row["checkpoint"]:
+                    yield _checkpoint(result, row, part)
+
+
+def _reference(name: str, scores: Mapping[str, Score], result: CombinationResult, bytes_key: str) -> _Model:
+    facts, test = result.facts, scores.get("test")
+    return _Model(
+        name=name,
+        rank="",
+        init="",
+        val=percent(scores["val"].accuracy) if "val" in scores else "",
+        test=with_interval(test.accuracy, *interval(test)) if test else "",
+        seeds="",
+        won="",
+        bytes=facts.get(bytes_key),
+        ratio=facts["dense_bytes"] / facts[bytes_key] if bytes_key in facts else None,
+        accuracy=None,
+    )
+
+
+def _checkpoint(result: CombinationResult, row: EvaluationRow, part: str) -> _Model:
+    return _Model(
+        name=result.label,
+        rank=rank_said(result, row["rank"]),
+        init=init_said(row["init"]),
+        val=percent(row["recovered_val"]),
+        test=with_interval(row["recovered_test"], row["test_low"], row["test_high"]),
+        seeds=spread(row["test_mean"], row["test_std"], row["seeds"]),
+        won=_won(result, row, part),
+        bytes=row["bytes"],
+        ratio=row["ratio"],
+        accuracy=row["recovered_test"] if part == "test" else row["recovered_val"],
+    )
+
+
+def _won(result: CombinationResult, row: EvaluationRow, part: str) -> str:
+    cell = next(cell for cell in result.cells if (cell.cell.rank, cell.cell.init) == (row["rank"], row["init"]))
+    return percent(cell_recovery(result, cell, part), 1)
+
+
+_Cell = tuple[CombinationResult, EvaluationRow]
+
+
+def _who(heading: str) -> dict[str, Column[_Cell]]:
+    return {
+        "combination": Column("text", lambda cell: cell[0].label),
+        heading: Column("number", lambda cell: rank_said(cell[0], cell[1]["rank"])),
+        "init": Column("text", lambda cell: init_said(cell[1]["init"])),
+    }
+
+
+def _cells(heading: str) -> dict[str, Column[_Cell]]:
+    return {
+        **_who(heading),
+        "checkpoint": Column("text", lambda cell: "yes" if cell[1]["checkpoint"] else ""),
+        "validation": Column("number", lambda cell: percent(cell[1]["recovered_val"])),
+        "test (95 %)": Column(
+            "number",
+            lambda cell: with_interval(cell[1]["recovered_test"], cell[1]["test_low"], cell[1]["test_high"]),
+        ),
+        "over seeds": Column(
+            "number", lambda cell: spread(cell[1]["test_mean"], cell[1]["test_std"], cell[1]["seeds"])
+        ),
+        "won back": Column("number", lambda cell: percent(cell[1]["recovery"], 1)),
+        "size": Column("number", lambda cell: size(cell[1]["bytes"])),
+        "times smaller": Column("number", lambda cell: rounded(cell[1]["ratio"], ".2f")),
+        "layers smaller": Column("number", lambda cell: rounded(cell[1]["layer_ratio"], ".2f")),
+        "fewer MACs": Column("number", lambda cell: rounded(cell[1]["macs_ratio"], ".2f")),
+        "trained numbers": Column("number", lambda cell: rounded(cell[1]["trainable"], ",")),
+    }
+
+
+def _values(heading: str) -> dict[str, Column[_Cell]]:
+    return {
+        **_who(heading),
+        "alpha": Column("number", lambda cell: rounded(cell[1]["alpha"], ".3g")),
+        "optimizer": Column("text", lambda cell: cell[1]["optimizer"] or ""),
+        "learning rate": Column("number", lambda cell: rounded(cell[1]["lr"], ".2g")),
+        "batch": Column("number", lambda cell: rounded(cell[1]["batch_size"], "d")),
+        "others": Column("text", lambda cell: cell[1]["extra"]),
+        "best epoch": Column("number", lambda cell: rounded(cell[1]["best_epoch"], "d")),
+        "trial": Column("number", lambda cell: rounded(cell[1]["trial"], "d")),
+    }

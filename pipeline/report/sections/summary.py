@@ -1,0 +1,98 @@
+"""What came of it, in a paragraph of plain words and a few lines for each study."""
+
+from collections.abc import Sequence
+
+from pipeline.report.figures.accuracy import shown_part
+from pipeline.report.figures.words import cell_name
+from pipeline.report.markup import bullets, paragraph
+from pipeline.report.progress import progress
+from pipeline.report.recovery import cell_recovery, winner_accuracy
+from pipeline.report.tables import pareto_front
+from pipeline.report.words import FIRM, counted, duration, listed, percent, size
+from pipeline.search.results import CellResult, CombinationResult
+
+MOST = 5
+"""Checkpoints that are listed; of more, the smallest, the most accurate, and those between at equal steps."""
+PARTS = {"val": "validation", "test": "test"}
+
+
+def summary(results: Sequence[CombinationResult]) -> list[str]:
+    """The original, what compression cost, what the best checkpoint of each size won back, and how the search went."""
+    studies = dict.fromkeys(result.of for result in results)
+    several = len(studies) > 1
+    return [
+        piece
+        for study in studies
+        for piece in _summary([result for result in results if result.of == study], f"{study}: " if several else "")
+    ]
+
+
+def _summary(results: Sequence[CombinationResult], beginning: str) -> list[str]:
+    part = shown_part(results)
+    best = _best(results, part)
+    said = [beginning + _original(results[0], part), *_compressed(results, part), _search(results)]
+    if not best:
+        return [paragraph(" ".join([*said, "No trial has completed yet."]), "lead")]
+    front = (
+        "With trained adapters, the checkpoints that no other beats in both size and "
+        f"{results[0].metric}, smallest first:"
+    )
+    return [paragraph(" ".join([*said, front]), "lead"), bullets([_checkpoint(*each, part) for each in _some(best)])]
+
+
+def _original(result: CombinationResult, part: str) -> str:
+    takes = size(result.facts["dense_bytes"])
+    if result.metric == "agreement":
+        return (
+            f"The original model takes {takes}. No labels were used: agreement is the share of {PARTS[part]} images "
+            f"on which a model gives the original's answer."
+        )
+    if part not in result.baseline:
+        return f"The original model takes {takes}; it is not measured yet."
+    return f"The original model has {_share(result.baseline[part].accuracy)} {PARTS[part]} accuracy in {takes}."
+
+
+def _share(accuracy: float) -> str:
+    return f"{percent(accuracy)}{FIRM}%"
+
+
+def _compressed(results: Sequence[CombinationResult], part: str) -> list[str]:
+    measured = [result for result in results if part in result.compressed]
+    said = [
+        f"{_share(result.compressed[part].accuracy)} in {size(result.facts['compressed_bytes'])}"
+        + (f" ({result.name})" if len(results) > 1 else "")
+        for result in measured
+    ]
+    return [f"Compression alone leaves {listed(said)}."] if said else []
+
+
+def _best(results: Sequence[CombinationResult], part: str) -> list[tuple[CombinationResult, CellResult]]:
+    """The front of all checkpoints, the smallest first."""
+    found = [(result, cell) for result in results for cell in result.best_of_ranks().values()]
+    points = [(_bytes(cell), winner_accuracy(cell, part) or 0.0) for _, cell in found]
+    return [found[place] for place in pareto_front(points)]
+
+
+def _some(front: list[tuple[CombinationResult, CellResult]]) -> list[tuple[CombinationResult, CellResult]]:
+    if len(front) <= MOST:
+        return front
+    return [front[round(place * (len(front) - 1) / (MOST - 1))] for place in range(MOST)]
+
+
+def _checkpoint(result: CombinationResult, cell: CellResult, part: str) -> str:
+    takes, share = _bytes(cell), cell_recovery(result, cell, part)
+    won = f", {percent(share, 0)}{FIRM}% of what was lost is won back" if share is not None else ""
+    smaller = f"{result.facts['dense_bytes'] / takes:.1f} times smaller"
+    who = f"{result.name}, {cell_name(result, cell.cell.rank, cell.cell.init)}" if cell.cell.rank else result.name
+    return f"{_share(winner_accuracy(cell, part) or 0.0)} in {size(takes)}, {smaller}{won} ({who})"
+
+
+def _bytes(cell: CellResult) -> int:
+    return int(cell.best.user_attrs["bytes"]) if cell.best else 0
+
+
+def _search(results: Sequence[CombinationResult]) -> str:
+    state = progress(results)
+    cells = sum(len(result.cells) for result in results)
+    took = f"; training them took {duration(state.seconds)}" if state.seconds else ""
+    return f"{state.done:,} of {counted(state.budget, 'trial')} in {counted(cells, 'cell')} have ended{took}."

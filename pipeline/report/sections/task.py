@@ -1,0 +1,63 @@
+"""What is compressed, on which data, and by which combinations."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.report.markup import Section
+from pipeline.report.table import Column, facts, table
+from pipeline.search.results import CombinationResult
+
+
+def task_section(results: Sequence[CombinationResult]) -> Section:
+    """Model, data, split and baseline of each study, and its combinations."""
+    studies = {result.of: _told(result) for result in reversed(results)}
+    studies = {study: studies[study] for study in dict.fromkeys(result.of for result in results)}
+    tables = list(studies.values())
+    same = all(told == tables[0] for told in tables)
+    names = dict.fromkeys(name for told in tables for name in told)
+    said = {name: [told.get(name, "") for told in (tables[:1] if same else tables)] for name in names}
+    columns: dict[str, Column[CombinationResult]] = {
+        "combination": Column("text", lambda result: result.label),
+        "compression": Column("long", lambda result: method_said(_chosen(result, "compression"))),
+        "adapter": Column("long", lambda result: method_said(_chosen(result, "adapter"))),
+        "targets": Column("long", lambda result: said_of(_chosen(result, "targets"))),
+        "compressed layers": Column("number", lambda result: str(result.facts.get("targets", ""))),
+    }
+    return Section(
+        "task",
+        "The task",
+        [
+            facts("Model, data and baseline", said, [""] if same else list(studies)),
+            table("What is searched: each combination with every rank and init", columns, results),
+        ],
+    )
+
+
+def _told(result: CombinationResult) -> dict[str, str]:
+    task = {name: value for name, value in result.facts.get("task", {}).items() if name != "trained"}
+    task["baseline"] = task.get("baseline") or "none, the weights were loaded"
+    return {_NAMES.get(name, name): said_of(value) for name, value in task.items()}
+
+
+_NAMES = {"parts": "images", "baseline": "baseline training"}
+
+
+def _chosen(result: CombinationResult, key: str) -> Any:
+    return result.facts["pinned"]["combination"][key]
+
+
+def method_said(method: Mapping[str, Any]) -> str:
+    """``{"method": "int1", "scale": "row"}`` -> ``int1 (scale row)``."""
+    options = {name: value for name, value in method.items() if name != "method"}
+    return f"{method['method']} ({said_of(options)})" if options else str(method["method"])
+
+
+def said_of(value: Any) -> str:
+    """A JSON value in words."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {said_of(inner)}" for name, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(said_of, value))
+    if value is None or isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)

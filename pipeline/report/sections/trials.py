@@ -1,0 +1,86 @@
+"""How the trials ended, and why some failed."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from pipeline.report.figures.words import cell_name, rank_word
+from pipeline.report.markup import Section, bullets, folded, paragraph
+from pipeline.report.progress import begun
+from pipeline.report.table import Column, table
+from pipeline.report.words import counted, init_said, rank_said
+from pipeline.search.results import CellResult, CombinationResult
+from pipeline.search.summary import STATES
+
+_Own = tuple[CombinationResult, CellResult]
+
+
+def trials_section(results: Sequence[CombinationResult]) -> Section:
+    """Trials by state, the reasons of failures, and the cells that ended short or have not begun."""
+    cells = [(result, cell) for result in results for cell in result.cells]
+    reasons = [(own, reason, count) for own in cells for reason, count in own[1].reasons.items()]
+    return Section(
+        "trials",
+        "What failed, and why",
+        [
+            paragraph(_ended(cells)),
+            *([_reasons(reasons)] if reasons else []),
+            *_listed(
+                "Cells that ended short of their budget, because as many trials failed as it has:", cells, short=True
+            ),
+            *_listed("Cells in which no trial has begun:", cells, short=False),
+            folded("Trials of each cell by state", _states(cells, rank_word(results))),
+        ],
+    )
+
+
+def _ended(cells: Sequence[_Own]) -> str:
+    states = sum((Counter(cell.states) for _, cell in cells), Counter[str]())
+    interrupted = sum(sum(cell.reasons.values()) for _, cell in cells) - states["fail"]
+    said = (
+        f"{counted(states['complete'], 'trial')} ran to the end, and {states['pruned']:,} were pruned, because their "
+        f"first epochs promised too little. "
+    )
+    failed = f"{counted(states['fail'], 'trial')} failed" if states["fail"] else "No trial failed"
+    stopped = f", {interrupted:,} were interrupted with their run and tried again" if interrupted > 0 else ""
+    return f"{said}{failed}{stopped}."
+
+
+def _reasons(reasons: Sequence[tuple[_Own, str, int]]) -> str:
+    return table(
+        "Why trials failed or were interrupted",
+        {
+            "cell": Column("text", lambda row: _named(row[0])),
+            "trials": Column("number", lambda row: str(row[2])),
+            "reason": Column("long", lambda row: row[1]),
+        },
+        reasons,
+    )
+
+
+def _listed(title: str, cells: Sequence[_Own], *, short: bool) -> list[str]:
+    found = [_named(own) for own in cells if (own[1].exhausted if short else not begun(own[1]))]
+    return [paragraph(title), bullets(found)] if found else []
+
+
+def _named(own: _Own) -> str:
+    result, cell = own
+    name = cell_name(result, cell.cell.rank, cell.cell.init)
+    return f"{result.label}, {name}" if cell.cell.rank else result.label
+
+
+def _states(cells: Sequence[_Own], heading: str) -> str:
+    counts = {
+        state: Column[_Own]("number", lambda own, state=state: str(own[1].states[state]))  # type: ignore[misc]
+        for state in STATES
+    }
+    return table(
+        "Pruned trials count in the budget, failed ones do not",
+        {
+            "combination": Column("text", lambda own: own[0].label),
+            heading: Column("number", lambda own: rank_said(own[0], own[1].cell.rank)),
+            "init": Column("text", lambda own: init_said(own[1].cell.init)),
+            **counts,
+            "budget": Column("number", lambda own: str(own[1].budget)),
+        },
+        cells,
+    )
