@@ -17,11 +17,12 @@ def draw_plots(results: Sequence[CombinationResult]) -> dict[str, str]:
     """The pictures of some combinations by id; none before a trial is complete."""
     from pipeline.report.figures.accuracy_by_rank import accuracy_by_rank  # they bring plotly
     from pipeline.report.figures.accuracy_by_size import accuracy_by_size
+    from pipeline.report.figures.look import alone
 
     drawn = {}
     for draw in (accuracy_by_rank, accuracy_by_size):
         try:
-            drawn[draw.__name__] = compact(draw(results))
+            drawn[draw.__name__] = compact(alone(draw(results)))
         except NothingToDraw:
             continue
     return drawn

@@ -15,8 +15,9 @@ def note_of(storage):
 
 
 def table(note):
-    """Rows of its table, a list of cells each."""
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in note.splitlines() if line[:1] == "|"]
+    """Rows of its table, a list of cells each; spaces of any kind are spaces."""
+    lines = [line.strip("|").split("|") for line in note.splitlines() if line[:1] == "|"]
+    return [[" ".join(cell.split()) for cell in line] for line in lines]
 
 
 def html(note):
