@@ -14,6 +14,8 @@ BAR = 10
 """Characters of a cell's bar."""
 NARROW = 60
 """Characters below which names of columns are short."""
+ROOMY = 16
+"""Lines from which on the heading has a blank one before it."""
 FEWEST = 3
 """Rows that are shown however low the terminal is."""
 LEAST = ("bar", "running", "pruned", "failed", "epoch", "init")
@@ -61,7 +63,8 @@ def board(view: View, width: int, height: int | None, *, plain: bool = False) ->
         height: Lines; none where the table may be as long as it is.
         plain: Whether the terminal shows ASCII alone.
     """
-    heading = _heading(view, width)
+    heading = [Text()] if height is None or height >= ROOMY else []
+    heading += _heading(view, width)
     done: Sequence[tuple[str, Progress]] = view.done
     cells: Sequence[CellProgress] = view.progress.cells
     if height is not None:
