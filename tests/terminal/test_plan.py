@@ -9,12 +9,14 @@ def plan(**changes):
     }  # fmt: skip
     large = {**own, "rank": 1024, "trainable": 1_234_567_890, "bytes": 98_765_432_100, "clipped": {"head": 10}}
     combination = {
-        "combination": "int1-lora", "layers": ["fc1"], "cells": 4, "trials": 12_345_678, "epochs": 99, "seconds": 7500.0,
+        "combination": "int1-lora", "layers": ["fc1"], "cells": 4, "trials": 12_345_678, "epochs": 99,
+        "seconds": 7500.0,
         "seed_seconds": 3000.0, "cache": {"said": "word " * 40, "bytes": 0}, "lanes": {"64": 32}, "disk_bytes": 10**9,
         "allocation": None, "sized_by_values": False, "ranks": [own, large], "scores": None, **changes,
     }  # fmt: skip
     return {
-        "study": "digits", "seeds": 3, "trained_baseline": True, "parts": {"train": 54_000, "val": 6000, "test": 10_000},
+        "study": "digits", "seeds": 3, "trained_baseline": True,
+        "parts": {"train": 54_000, "val": 6000, "test": 10_000},
         "dense_bytes": 940_584, "trials": 12_345_678, "seconds": 7500.0, "disk_bytes": 10**9, "memory_bytes": 10**9,
         "combinations": [combination],
     }  # fmt: skip
@@ -49,3 +51,4 @@ def test_budgets_are_not_called_ranks():
     said = lines(allocation=allocation)
     assert not any(line.split()[:1] == ["rank"] for line in said)
     assert any(line.split()[:2] == ["bytes", "trained"] for line in said)
+    assert "  1,024 bytes: head takes 10" in said
