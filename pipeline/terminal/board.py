@@ -88,9 +88,8 @@ def _heading(view: View, width: int) -> list[Text]:
         Text(f"{view.study}: {view.combination}", style="bold"),
         Text(f"combination {place} of {of}") if of > 1 else Text(),
         Text(f"{view.progress.done}/{view.progress.budget} trials"),
-        Text("- s" if view.passed is None else duration_text(view.passed)),
-        Text(rate_text(view.rate)),
-        Text(_left_text(view)),
+        Text("" if view.passed is None else duration_text(view.passed)),
+        *([] if view.note and view.rate is None else [Text(rate_text(view.rate)), Text(_left_text(view))]),
         Text(view.note, style="yellow"),
     ]
     lines: list[Text] = []
