@@ -85,12 +85,23 @@ def parse_spec(table: dict[str, Any], source: str) -> StudySpec:
         return StudySpec.model_validate(table)
     except ValidationError as error:
         lines = [
-            f"  {'.'.join(map(str, line['loc'])) or 'study'} = {_shown(line['input'])}: {line['msg']}"
+            f"  {_place(line['loc'], table)} = {_shown(line['input'])}: {line['msg']}"
             if line["type"] != "missing"
-            else f"  {'.'.join(map(str, line['loc']))}: required, and not given"
+            else f"  {_place(line['loc'], table)}: required, and not given"
             for line in error.errors(include_url=False)
         ]
         raise SpecError(f"{source}: {len(lines)} error{'s' * (len(lines) > 1)}\n" + "\n".join(lines)) from None
+
+
+def _place(location: tuple[int | str, ...], table: dict[str, Any]) -> str:
+    """Where an error is: ``search.epochs``, ``combination 'int1-lora'.compression``, ``combination no. 2.name``."""
+    first, *rest = location or ("study",)
+    if first == "combination" and rest:
+        place = int(rest.pop(0))
+        given = table["combination"][place]
+        named = isinstance(given, dict) and isinstance(given.get("name"), str) and rest != ["name"]
+        first = f"combination {given['name']!r}" if named else f"combination no. {place + 1}"
+    return ".".join(map(str, (first, *rest)))
 
 
 def _shown(value: object) -> str:

@@ -19,7 +19,8 @@ def combinations(context: typer.Context, incomplete: str) -> list[str]:
     """Names of the combinations of the study that was given before."""
     from pipeline.study_file import study_file
 
-    path = study_file(context.params.get("study") or "")
+    left_over = next(iter(context.args), "")  # where the option still lacks its value, nothing is parsed
+    path = study_file(context.params.get("study") or left_over)
     try:
         tables = tomllib.loads(path.read_text()).get("combination", [])
         names = [str(table["name"]) for table in tables]

@@ -14,6 +14,8 @@ BAR = 10
 """Characters of a cell's bar."""
 NARROW = 60
 """Characters below which names of columns are short."""
+ROOMY = 16
+"""Lines from which on the heading has a blank one before it."""
 FEWEST = 3
 """Rows that are shown however low the terminal is."""
 LEAST = ("bar", "running", "pruned", "failed", "epoch", "init")
@@ -61,7 +63,8 @@ def board(view: View, width: int, height: int | None, *, plain: bool = False) ->
         height: Lines; none where the table may be as long as it is.
         plain: Whether the terminal shows ASCII alone.
     """
-    heading = _heading(view, width)
+    heading = [Text()] if height is None or height >= ROOMY else []
+    heading += _heading(view, width)
     done: Sequence[tuple[str, Progress]] = view.done
     cells: Sequence[CellProgress] = view.progress.cells
     if height is not None:
@@ -85,9 +88,8 @@ def _heading(view: View, width: int) -> list[Text]:
         Text(f"{view.study}: {view.combination}", style="bold"),
         Text(f"combination {place} of {of}") if of > 1 else Text(),
         Text(f"{view.progress.done}/{view.progress.budget} trials"),
-        Text("- s" if view.passed is None else duration_text(view.passed)),
-        Text(rate_text(view.rate)),
-        Text(_left_text(view)),
+        Text("" if view.passed is None else duration_text(view.passed)),
+        *([] if view.note and view.rate is None else [Text(rate_text(view.rate)), Text(_left_text(view))]),
         Text(view.note, style="yellow"),
     ]
     lines: list[Text] = []

@@ -47,7 +47,10 @@ class LiveBoard:
     def stop(self) -> None:
         """Leave the whole table on the screen, and give the cursor back."""
         self._last = True
-        self._live.stop()
+        try:
+            self._live.stop()
+        finally:  # a second Ctrl-C may have cut it short
+            self._screen.show_cursor(True)
 
     def _draw(self) -> Group:
         width, height = self._screen.size

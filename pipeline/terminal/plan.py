@@ -68,7 +68,7 @@ def _combination(combination: dict[str, Any], table: dict[str, Any]) -> list[Tex
         Text(combination["combination"], style="bold"),
         *_facts(facts),
         *_sizes(combination),
-        *_notes(combination["ranks"]),
+        *_notes(combination),
         *(_scores(combination["scores"], combination["allocation"]) if combination["scores"] else []),
     ]
 
@@ -96,31 +96,28 @@ def _sizes(combination: dict[str, Any]) -> list[Text]:
     return [Text("  ").append(line) for line in aligned(rows)]
 
 
-def _notes(plans: list[dict[str, Any]]) -> list[Text]:
+def _notes(combination: dict[str, Any]) -> list[Text]:
     """What ranks come to in single layers."""
-    lines = []
-    for plan in plans:
-        name = f"{plan['rank']:,}"
-        clipped = ", ".join(f"{layer} takes {rank}" for layer, rank in plan["clipped"].items())
+    unit, notes = (combination["allocation"] or {}).get("unit"), list[str]()
+    for plan in combination["ranks"]:
+        rank = f"{plan['rank']:,} {unit}" if unit else f"rank {plan['rank']:,}"
+        clipped = ", ".join(f"{layer} takes {own}" for layer, own in plan["clipped"].items())
         larger = ", ".join(plan["larger"])
-        notes = [
-            f"rank {name}: {clipped}" if clipped else "",
-            f"rank {name}: adapters larger than the dense weight: {larger}" if larger else "",
-            _spread_text(name, plan["spread"]) if plan["spread"] else "",
-        ]
-        lines += [Text(line) for note in notes if note for line in _wrapped(note)]
-    return lines
+        notes += [f"{rank}: {clipped}"] if clipped else []
+        notes += [f"{rank}: adapters larger than the dense weight: {larger}"] if larger else []
+        notes += [f"{rank}: {_spread_text(plan['spread'])}"] if plan["spread"] else []
+    return [Text(line) for note in notes for line in _wrapped(note)]
 
 
 def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 
 
-def _spread_text(budget: str, ranks: dict[str, int]) -> str:
+def _spread_text(ranks: dict[str, int]) -> str:
     """The rank of each layer, and which get no adapter."""
     taken = ", ".join(f"{name} {rank}" for name, rank in ranks.items() if rank)
     none = ", ".join(name for name, rank in ranks.items() if not rank)
-    return f"{budget}: ranks {taken or 'none'}" + (f"; no adapter: {none}" if none else "")
+    return f"ranks {taken or 'none'}" + (f"; no adapter: {none}" if none else "")
 
 
 def _allocation_text(allocation: dict[str, Any], *, ready: bool) -> str:

@@ -174,8 +174,8 @@ def _shown(screen: "Screen | None", seen: Watch) -> Iterator[Callable[[], None] 
     from pipeline.terminal.live import LiveBoard
 
     drawn = LiveBoard(screen, seen.view)
-    drawn.start()
     try:
+        drawn.start()
         yield drawn.refresh
     finally:
         drawn.stop()

@@ -197,7 +197,7 @@ def test_plan_shows_the_rank_of_each_layer_of_a_budget():
         taken = plan["spread"]
         bytes_taken = 4 * (taken["fc1"] * (192 + 8) + taken["fc2"] * (8 + 3))
         assert 0 < bytes_taken <= plan["rank"]
-    words = invoke("plan", "tiny").stdout
+    words = re.sub(r"\s+", " ", invoke("plan", "tiny").stdout)
     assert "spread over layers by gain; compression loses nothing, so by the weights' own spectra" in words
     assert "no adapter: fc1" in words
     assert "the untrained model" in words

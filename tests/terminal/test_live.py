@@ -1,0 +1,32 @@
+import io
+
+import pytest
+from rich.console import Console as Screen
+from views import progress, view
+
+from pipeline.terminal.live import LiveBoard
+
+
+def test_a_terminal_that_became_narrower_is_cleared_of_the_lines_that_it_broke(make_screen):
+    screen = make_screen(width=80)
+    live = LiveBoard(screen, lambda: view(progress()))
+    live.start()
+    drawn = len(screen.file.getvalue().splitlines())
+    screen.file.truncate(0)
+    screen.width = 30
+    live._live.refresh()
+    ups = screen.file.getvalue().count("\x1b[1A")
+    live.stop()
+    assert ups > drawn - 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_without_our_signs_has_others(encoding):
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    live = LiveBoard(
+        Screen(file=file, force_terminal=True, width=80, height=24), lambda: view(done=[("a", progress())])
+    )
+    live.start()
+    live.stop()
+    file.flush()
+    assert b"----------" in file.buffer.getvalue()

@@ -1,0 +1,118 @@
+import io
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from pipeline.terminal import watch as module
+from pipeline.terminal.watch import Watch, watch
+
+
+def part(name="one", complete=0, budget=4, running=0, epoch=0, run=None, best=0.5):
+    states = {"complete": complete, "pruned": 0, "fail": 0, "running": running}
+    cell = {
+        "rank": 2, "init": "svd", "budget": budget, "states": states, "epoch": epoch, "trial": None, "tested": False,
+        "best": best if complete else None, "exhausted": False, "reasons": {},
+    }  # fmt: skip
+    return {"combination": name, "metric": "accuracy", "unit": None, "epochs": 8, "run": run, "cells": [cell]}
+
+
+def began(seconds, done):
+    when = datetime.now(UTC) - timedelta(seconds=seconds)
+    return {"command": "restora run s", "began": when.isoformat(timespec="seconds"), "done": done}
+
+
+def test_rate_and_time_left_follow_from_the_run_that_is_stored():
+    seen = Watch("s", [part(complete=3, running=1, epoch=4, run=began(60, 1)), part("two", run=began(60, 0))], True)
+    assert seen.rate == pytest.approx(2.5 / 60, rel=0.05)
+    assert seen.left == pytest.approx((0.5 + 4) / seen.rate)
+    assert seen.passed == pytest.approx(60, abs=2)
+    view = seen.view()
+    assert (view.combination, view.place) == ("one", (1, 2))
+
+
+def test_without_a_stored_run_they_follow_from_what_was_seen(monkeypatch):
+    seen = Watch("s", [part()], True)
+    assert seen.rate is None
+    later = seen.now + 30
+    monkeypatch.setattr(module.time, "time", lambda: later)
+    assert seen.look([part(complete=1)], True)
+    assert seen.rate == pytest.approx(1 / 30)
+    assert seen.passed is None
+
+
+def test_where_no_run_goes_on_nothing_is_left_to_be_waited_for():
+    seen = Watch("s", [part(complete=1, run=began(10_000, 0))], False)
+    assert (seen.rate, seen.left, seen.passed) == (None, None, None)
+    assert seen.view().note == "no run goes on"
+    assert "not known" in Watch("s", [part()], None).view().note
+
+
+def test_the_combination_that_moves_is_shown_and_those_that_are_done_as_a_line():
+    seen = Watch("s", [part(complete=4), part("two"), part("three")], True)
+    assert seen.view().combination == "two"
+    seen.look([part(complete=4), part("two"), part("three", complete=1)], True)
+    assert seen.view().combination == "three"
+    assert [name for name, _ in seen.view().done] == ["one"]
+
+
+@pytest.fixture
+def _at_once(monkeypatch):
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+
+
+@pytest.mark.usefixtures("_at_once")
+def test_off_a_terminal_there_is_a_line_for_each_change_and_an_end(capsys):
+    tables = iter([[part()], [part()], [part(complete=1)], [part(complete=4)]])
+    watch("s", lambda: next(tables), lambda: True, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(" trials")[0] for line in lines] == ["one: 0/4", "one: 1/4", "one: 4/4"]
+
+
+@pytest.mark.usefixtures("_at_once")
+def test_json_is_one_object_a_line_for_each_change(capsys):
+    tables = iter([[part()], [part()], [part(complete=4)]])
+    watch("s", lambda: next(tables), lambda: None, as_json=True)
+    first, last = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["trials"], first["finished"], first["running"]) == (0, False, None)
+    assert (last["trials"], last["budget"], last["finished"]) == (4, 4, True)
+    assert last["combinations"] == [part(complete=4)]
+
+
+@pytest.mark.usefixtures("_at_once")
+def test_on_a_terminal_the_table_is_left_behind(make_screen, monkeypatch):
+    screen = make_screen()
+    monkeypatch.setattr(module, "terminal_of", lambda stream: screen)
+    tables = iter([[part()], [part(complete=1)], [part(complete=4)]])
+    watch("s", lambda: next(tables), lambda: True, as_json=False)
+    assert "4/4" in screen.file.getvalue()
+    assert screen.file.getvalue().endswith("\x1b[?25h")
+
+
+def test_a_reading_that_takes_long_is_not_done_as_often(monkeypatch):
+    now, slept, tables = [0.0], [], iter([[part()], [part(complete=4)]])
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(
+        module.time, "sleep", lambda seconds: (slept.append(seconds), now.__setitem__(0, now[0] + seconds))
+    )
+
+    def read():
+        now[0] += 3
+        return next(tables)
+
+    watch("s", read, lambda: True, as_json=True)
+    assert sum(slept) == pytest.approx(30)
+
+
+def test_a_stream_that_is_no_terminal_is_none(monkeypatch):
+    from pipeline.terminal.tty import terminal_of
+
+    class Tty(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    assert terminal_of(io.StringIO()) is None
+    assert terminal_of(Tty()) is not None
+    monkeypatch.setenv("TERM", "dumb")
+    assert terminal_of(Tty()) is None

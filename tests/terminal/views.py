@@ -1,0 +1,30 @@
+"""Made-up views of a search."""
+
+from typing import Any
+
+from pipeline.search.progress import CellProgress, Progress
+from pipeline.terminal.board import View
+
+
+def cell(rank: int = 2, init: str = "svd", budget: int = 9, **more: Any) -> CellProgress:
+    return CellProgress(rank, init, budget, **more)
+
+
+def progress(*cells: CellProgress, epochs: int = 9, **more: Any) -> Progress:
+    return Progress(cells or (cell(),), epochs, **more)
+
+
+def view(own: Progress | None = None, **changes: Any) -> View:
+    facts: dict[str, Any] = {
+        "study": "digits", "combination": "int1-lora", "place": (1, 2), "progress": own or progress(), "passed": 83.0,
+        "rate": 0.8, "left": 40.0, "study_left": 130.0, **changes,
+    }  # fmt: skip
+    return View(**facts)
+
+
+MANY = progress(
+    *(cell(rank, f"init{number}", complete=9, best=rank / 1000) for rank in range(1, 30) for number in range(2)),
+    cell(40, "svd", running=3, epoch=2),
+    cell(41, "svd"),
+    cell(1000, "paper", complete=2, pruned=3, running=3, epoch=4, best=0.98765),
+)
