@@ -5,7 +5,6 @@ from pipeline.paths import winner_spectra
 from pipeline.report.figures.animation import FLOOR, draw_courses
 from pipeline.report.figures.contract import NotAskedFor
 from pipeline.report.figures.spectra import spectra
-from pipeline.report.page import render
 from pipeline.search.results import read_results
 
 
@@ -40,7 +39,7 @@ def test_the_menu_shows_one_winner_at_a_time_beside_the_baseline_the_best_first(
     figure = spectra(finished)
     menu = figure.layout.updatemenus[1]
     assert len(menu.buttons) == 8
-    assert menu.buttons[0].label == "sparse-lora, rank 8 svd"
+    assert menu.buttons[0].label == "sparse-lora, rank 8, svd"
     baseline, winner, legend = 3 * 2, 3 * 4, 2
     shown = [sum(button.args[0]["visible"]) for button in menu.buttons]
     assert shown == [baseline + winner + legend] * 8
@@ -71,7 +70,7 @@ def test_a_record_that_is_missing_or_damaged_is_named_under_the_title(store, sto
     path = winner_spectra("digits", "int1-lora", 2, "svd")
     path.write_bytes(path.read_bytes()[:-30])
     subtitle = spectra(read_results(storage, "digits")).layout.title.subtitle.text
-    assert subtitle == "Not recorded: the baseline; int1-lora, rank 2 svd"
+    assert subtitle == "Not recorded: the baseline; int1-lora, rank 2, svd"
 
 
 def test_a_baseline_that_was_loaded_and_not_trained_is_not_missed(store, storage):
@@ -87,7 +86,7 @@ def test_a_record_of_another_trial_is_not_drawn(store, storage):
     stored.winner_spectra(2, "svd", stored.trial(2, "svd", 0.8))
     stored.trial(2, "svd", 0.9)
     figure = spectra(read_results(storage, "digits"))
-    assert figure.layout.title.subtitle.text == "Not recorded: int1-lora, rank 2 svd"
+    assert figure.layout.title.subtitle.text == "Not recorded: int1-lora, rank 2, svd"
     assert len(figure.data) == 3 + 1
 
 
@@ -95,10 +94,3 @@ def test_a_study_that_names_no_layers_has_no_such_picture(store, storage):
     store().trial(2, "svd", 0.9)
     with pytest.raises(NotAskedFor):
         spectra(read_results(storage, "digits"))
-
-
-def test_the_page_holds_the_moving_picture_and_does_not_start_it(finished):
-    text = render(finished)
-    assert '<div id="spectra"' in text
-    assert "Plotly.addFrames('spectra'" in text
-    assert "Plotly.animate('spectra'" not in text

@@ -50,7 +50,7 @@ def accuracy_by_rank(results: Sequence[CombinationResult]) -> Figure:
     figure.update_xaxes(rank_axis(results))
     figure.update_yaxes(accuracy_axis(results, part, scores))
     # Cells of one rank stand side by side, so that their intervals can be told apart.
-    figure.update_layout(scattermode="group", scattergap=0.6)
+    figure.update_layout(scattermode="group", scattergap=0.7)
     return finish(figure, "{Accuracy} by {rank}".format(**words(results)), subtitle=UNTESTED[part])
 
 

@@ -29,9 +29,9 @@ def log_ticks(low: float, high: float) -> list[float]:
 def linear_ticks(low: float, high: float) -> list[float]:
     """Round ticks from ``low`` to ``high``: four to ten."""
     rough = (high - low) / 4
-    decade = 10.0 ** math.floor(math.log10(rough))
-    step = max(decade * each for each in (1, 2, 5) if decade * each <= rough)
-    return [float(f"{n * step:.9g}") for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    exponent = math.floor(math.log10(rough))
+    step = max(each * 10.0**exponent for each in (1, 2, 5) if each * 10.0**exponent <= rough)
+    return [round(n * step, 1 - exponent) for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def whole_steps(last: int) -> dict[str, int]:

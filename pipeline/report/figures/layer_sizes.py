@@ -1,23 +1,21 @@
 """Where the bytes are."""
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from plotly.subplots import make_subplots
 
 from pipeline.report.figures.contract import Figure, NothingToDraw, picture
-from pipeline.report.figures.look import INKS, finish
-from pipeline.report.figures.words import cell_name, readable_bytes, short
-from pipeline.search.pieces import joined
+from pipeline.report.figures.look import INKS, OVER, finish
+from pipeline.report.figures.words import cell_name, readable_bytes, short, told_apart
+from pipeline.report.layers import LayerSize
+from pipeline.report.layers import layer_sizes as stored_sizes
 from pipeline.search.results import CellResult, CombinationResult
 
 PARTS = {"payload": "", "index": "/", "scale": "x", "bias": ".", "adapter": "-"}
 """What a compressed layer consists of, each with the pattern of its bars."""
 BAR = 20
 """Pixels of a layer."""
-Layer = Mapping[str, Any]
 
 
 @picture(
@@ -29,10 +27,11 @@ Layer = Mapping[str, Any]
 )
 def layer_sizes(results: Sequence[CombinationResult]) -> Figure:
     """Stacked bars, a row for each layer, a column for each combination, with the dense sizes in words."""
-    known = [(result, json.loads(text)) for result in results if (text := joined(result.facts, "layers"))]
-    names = list(dict.fromkeys(layer["name"] for _, layers in known for layer in layers))
+    known = [(result, layers) for result in results if (layers := stored_sizes(result))]
+    places = {name: at for at, name in enumerate(dict.fromkeys(layer["name"] for _, own in known for layer in own))}
+    names = list(places)
     if not names:
-        raise NothingToDraw("no sizes of layers are stored; an older version began the study")
+        raise NothingToDraw("no sizes of layers are stored; an older version ran the study")
     figure = make_subplots(
         cols=len(known),
         shared_yaxes=True,
@@ -40,14 +39,14 @@ def layer_sizes(results: Sequence[CombinationResult]) -> Figure:
         column_titles=[_head(result) for result, _ in known],
     )
     for column, (result, layers) in enumerate(known, start=1):
-        _draw(figure, result, layers, [names.index(layer["name"]) for layer in layers], column)
+        _draw(figure, result, layers, [places[layer["name"]] for layer in layers], column)
     named = set[str]()
     for trace in figure.data:
         trace.showlegend = trace.name is not None and trace.name not in named
         named.add(trace.name)
     figure.update_xaxes(title="Packed layer (bytes)", rangemode="tozero", tickformat="~s", nticks=5)
     figure.update_yaxes(range=[len(names) - 0.4, -0.6], tickfont={"size": 11}, showgrid=False)
-    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=[short(name) for name in names], col=1)
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=told_apart(names), col=1)
     figure.update_layout(barmode="stack", bargap=0.25, hovermode="y")
     width = 150 + 240 * len(known)
     return finish(
@@ -66,45 +65,46 @@ def _head(result: CombinationResult) -> str:
     return f"{short(result.label)}<br>{short(adapter)}"
 
 
-def _draw(figure: Figure, result: CombinationResult, layers: Sequence[Layer], rows: Sequence[int], column: int) -> None:
-    best = _best(result)
-    sizes = [{**layer, "adapter": layer["adapter"].get(str(best.cell.rank), 0) if best else 0} for layer in layers]
-    for part, ink in zip(PARTS, INKS, strict=False):
-        if any(layer[part] for layer in sizes):
+def _draw(
+    figure: Figure, result: CombinationResult, layers: Sequence[LayerSize], rows: Sequence[int], column: int
+) -> None:
+    best, place = _best(result), {"row": 1, "col": column}
+    sizes = {
+        **{part: [layer[part] for layer in layers] for part in ("payload", "index", "scale", "bias")},
+        "adapter": [layer["adapter"].get(str(best.cell.rank), 0) if best else 0 for layer in layers],
+    }
+    for (part, pattern), ink in zip(PARTS.items(), INKS, strict=False):
+        if any(sizes[part]):
             figure.add_bar(
-                x=np.array([layer[part] for layer in sizes], dtype=np.float64),
+                x=np.array(sizes[part], dtype=np.float64),
                 y=np.array(rows, dtype=np.int16),
                 orientation="h",
                 name=part,
                 legendgroup=part,
-                marker={
-                    "color": ink,
-                    "line": {"width": 0},
-                    "pattern": {"shape": PARTS[part], "fgcolor": "#FFFFFF", "fillmode": "overlay"},
-                },
+                marker={"color": ink, "line": {"width": 0}, "pattern": {**OVER, "shape": pattern}},
                 hoverinfo="skip",
-                row=1,
-                col=column,
+                **place,
             )
-    totals = [sum(layer[part] for part in PARTS) for layer in sizes]
+    totals = [sum(each) for each in zip(*sizes.values(), strict=True)]
+    parts = [dict(zip(sizes, each, strict=True)) for each in zip(*sizes.values(), strict=True)]
     figure.add_scatter(
         x=totals,
         y=rows,
         mode="text",
-        text=[
-            f" {readable_bytes(layer['dense'])} ÷ {layer['dense'] / total:.1f}"
-            for layer, total in zip(sizes, totals, strict=True)
-        ],
+        text=[_ratio(layer["dense"], total) for layer, total in zip(layers, totals, strict=True)],
         textposition="middle right",
         textfont={"size": 11},
-        hovertext=[_said(layer, total) for layer, total in zip(sizes, totals, strict=True)],
+        hovertext=[_said(layer, own) for layer, own in zip(layers, parts, strict=True)],
         hoverinfo="text",
-        row=1,
-        col=column,
+        **place,
     )
-    figure.update_xaxes(range=[0, 1.7 * max(totals)], row=1, col=column)
+    figure.update_xaxes(range=[0, 1.7 * max(totals)], **place)
 
 
-def _said(layer: Layer, total: int) -> str:
-    parts = [f"{part}: {layer[part]:,} bytes" for part in PARTS if layer[part]]
-    return "<br>".join([short(layer["name"], 200), f"{total:,} of {layer['dense']:,} bytes", *parts])
+def _ratio(dense: int, total: int) -> str:
+    return f" {readable_bytes(dense)} ÷ {dense / total:.1f}" if total else f" {readable_bytes(dense)}"
+
+
+def _said(layer: LayerSize, parts: Mapping[str, int]) -> str:
+    own = [f"{part}: {size:,} bytes" for part, size in parts.items() if size]
+    return "<br>".join([short(layer["name"], 200), f"{sum(parts.values()):,} of {layer['dense']:,} bytes", *own])

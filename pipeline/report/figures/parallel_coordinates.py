@@ -14,7 +14,7 @@ from pipeline.report.figures.accuracy import accuracy_text, error, validated_on
 from pipeline.report.figures.axes import linear_ticks, log_ticks
 from pipeline.report.figures.contract import Figure, NothingToDraw, picture
 from pipeline.report.figures.look import finish
-from pipeline.report.figures.words import init_name, measured, rank_name, rank_word, short
+from pipeline.report.figures.words import cut, init_name, measured, rank_name, rank_word
 from pipeline.search.results import CombinationResult
 
 SCALE = ("#0072B2", "#5F72A4", "#8E6F8B", "#B4685F", "#D55E00")
@@ -77,10 +77,10 @@ def _dimensions(results: Sequence[CombinationResult], rows: Sequence[Row]) -> li
         for cell in result.cells
     }
     ranks = [(result.budget_unit or "", trial.params["rank"]) for result, trial in rows]
-    inits = {cell.cell.init: short(init_name(cell.cell.init), 16) for result in results for cell in result.cells}
+    inits = {cell.cell.init: cut(init_name(cell.cell.init), 16) for result in results for cell in result.cells}
     return [
         _choice(
-            "combination", [result.label for result, _ in rows], {one.label: short(one.label, 20) for one in results}
+            "combination", [result.label for result, _ in rows], {one.label: cut(one.label, 20) for one in results}
         ),
         _choice(rank_word(results), ranks, dict(sorted(named.items()))),
         _choice("init", [trial.params["init"] for _, trial in rows], inits),
@@ -98,7 +98,7 @@ def _value(name: str, trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
     if isinstance(space[0], FloatDistribution):
         return _number(name, values, log=space[0].log)
     choices = dict.fromkeys(chain(*(own.choices for own in space if isinstance(own, CategoricalDistribution))))
-    return _choice(name, values, {choice: short(str(choice), 16) for choice in choices})
+    return _choice(name, values, {choice: cut(str(choice), 16) for choice in choices})
 
 
 def _choice(name: str, values: Sequence[Hashable], names: Mapping[Any, str]) -> dict[str, Any] | None:
@@ -122,10 +122,11 @@ def _number(name: str, values: Sequence[float | None], *, log: bool) -> dict[str
         return None
     known = [value for value in values if value is not None]
     low, high = min(known), max(known)
-    numbers = log_ticks(low, high) if log else linear_ticks(low, high)
+    numbers = [low] if low == high else log_ticks(low, high) if log else linear_ticks(low, high)
     at: Callable[[float], float] = math.log10 if log else float
     start, end = at(low), at(high)
-    below, margin = start - 0.15 * (end - start), 0.03 * (end - start)
+    span = end - start or 1.0
+    below, margin = start - 0.15 * span, 0.03 * span
     ticks = {at(number): f"{number:g}" for number in numbers}
     if len(known) < len(values):
         ticks = {below: NO_VALUE} | ticks

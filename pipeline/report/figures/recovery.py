@@ -9,9 +9,10 @@ from pipeline.report.figures.accuracy import UNTESTED, Shown, cell_score, shown_
 from pipeline.report.figures.contract import Figure, NothingToDraw, picture
 from pipeline.report.figures.look import Look, finish, look_of
 from pipeline.report.figures.words import hover, measured, rank_axis, rank_name
-from pipeline.report.tables import interval
+from pipeline.report.recovery import lost
+from pipeline.report.recovery import recovery as regained
 from pipeline.report.theme import NEUTRAL
-from pipeline.search.results import CellResult, CombinationResult, Score
+from pipeline.search.results import CellResult, CombinationResult
 
 Recovered = tuple[CellResult, Shown, list[float]]
 """A cell, its scores, and its ratio under each seed, in percent."""
@@ -51,26 +52,16 @@ def recovery(results: Sequence[CombinationResult]) -> Figure:
     margin = max(0.06 * (high - low), 0.5)
     title = f"Recovered {'test' if part == 'test' else 'validation'} {measured(results)} (%)"
     figure.update_yaxes(title=title, range=[low - margin, high + margin])
-    figure.update_layout(scattermode="group", scattergap=0.6)
+    figure.update_layout(scattermode="group", scattergap=0.7)
     return finish(
         figure, "Recovered of what compression lost", subtitle=". ".join(filter(None, (UNTESTED[part], said)))
     )
 
 
-def lost(original: Score, compressed: Score) -> bool:
-    """Whether compression lost more than chance may: the compressed model lies below the original's 95 % interval."""
-    return compressed.accuracy < interval(original)[0]
-
-
-def ratio(original: float, compressed: float, recovered: float) -> float:
-    """``100 (recovered - compressed) / (original - compressed)``, where the two differ."""
-    return 100 * (recovered - compressed) / (original - compressed)
-
-
 def _of(result: CombinationResult, init: str, part: str) -> list[Recovered]:
-    original, compressed = result.baseline[part].accuracy, result.compressed[part].accuracy
+    original, compressed = result.baseline[part], result.compressed[part]
     return [
-        (cell, shown, [ratio(original, compressed, score.accuracy) for score in shown.scores])
+        (cell, shown, [100 * (regained(original, compressed, score.accuracy) or 0.0) for score in shown.scores])
         for cell in sorted(result.cells, key=lambda cell: cell.cell.rank)
         if cell.cell.init == init and (shown := cell_score(result, cell, part))
     ]

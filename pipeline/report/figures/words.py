@@ -81,12 +81,35 @@ def readable_bytes(count: float, digits: int = 3) -> str:
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
+def cut(text: str, longest: int = LONGEST) -> str:
+    """A name that fits, cut in its middle."""
+    if len(text) <= longest:
+        return text
+    head = (longest - 1) // 2
+    return f"{text[:head]}…{text[head + 1 - longest :]}"
+
+
 def short(text: str, longest: int = LONGEST) -> str:
-    """A name that fits, cut in its middle, and safe in a picture: plotly reads tags in every text."""
-    if len(text) > longest:
-        head = (longest - 1) // 2
-        text = f"{text[:head]}…{text[head + 1 - longest :]}"
-    return escape(text)
+    """A name that fits, and is safe in a picture: plotly reads tags in most texts."""
+    return escape(cut(text, longest))
+
+
+def told_apart(names: Sequence[str], longest: int = LONGEST) -> list[str]:
+    """Dotted names of layers as they fit beside an axis; whole where they would no longer differ.
+
+    ``encoder.layer.10.attention.output.dense`` -> ``enco….layer.10.atte….outp….dense``
+    """
+    fitted = [_fitted(name, longest) for name in names]
+    return [escape(name) for name in (fitted if len(set(fitted)) == len(set(names)) else names)]
+
+
+def _fitted(name: str, longest: int) -> str:
+    """Numbers say most, so it is the long words that are cut, no more than they must be."""
+    for most in range(longest, 2, -1):
+        text = ".".join(part if len(part) <= most else f"{part[: most - 1]}…" for part in name.split("."))
+        if len(text) <= longest:
+            return text
+    return cut(name, longest)
 
 
 def hover(result: CombinationResult, cell: CellResult, *lines: str) -> str:
