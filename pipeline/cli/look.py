@@ -38,12 +38,15 @@ def report(
     ],
     storage: Database = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to [storage/reports/<study>].")] = None,
-    png: Annotated[bool, typer.Option("--png/--no-png", help="Write the pictures as files too.")] = True,
+    png: Annotated[
+        bool, typer.Option("--png/--no-png", help="Write the main pictures as files too; some seconds.")
+    ] = True,
 ) -> None:
-    """Write one HTML page that needs no network, its tables as CSV, and its pictures as PNG."""
-    from datetime import UTC, datetime
+    """Write one HTML page that needs no network, its tables as CSV, and its main pictures as PNG."""
+    from datetime import datetime
 
     from pipeline.paths import report_folder
+    from pipeline.report.figures.words import readable_bytes
     from pipeline.report.page import write_report
     from pipeline.report.png import write_pngs
     from pipeline.study_file import stored_name
@@ -51,11 +54,13 @@ def report(
     console = Console()
     names = list(dict.fromkeys(map(stored_name, studies)))
     folder = out or report_folder("+".join(names))
-    page, drawn = write_report(results_of(studies[0], storage, *studies[1:]), folder, datetime.now(UTC))
+    page, figures = write_report(results_of(studies[0], storage, *studies[1:]), folder, datetime.now().astimezone())
     print(page)
     if png:
-        write_pngs(drawn, folder / "png", console.say)
-    console.say(f"next: restora export {names[0]}")
+        write_pngs(figures, folder / "png", console.say)
+    console.say(
+        f"{readable_bytes(page.stat().st_size)} in one file that needs no network; next: restora export {names[0]}"
+    )
 
 
 @app.command(

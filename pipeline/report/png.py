@@ -53,8 +53,8 @@ def write_pngs(figures: Mapping[str, Figure], folder: Path, say: Callable[[str],
         except (BrowserClosedError, BrowserFailedError) as error:
             say(f"no PNGs of the pictures, for the browser failed: {error}")
             return
-        for error in failed:
-            say(f"a picture could not be written as PNG: {error}")
+        for fault in failed:
+            say(f"a picture could not be written as PNG: {fault}")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         for path in Path(temporary).iterdir():

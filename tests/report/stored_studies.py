@@ -46,7 +46,11 @@ class Stored:
     study: optuna.Study = field(init=False)
 
     def __post_init__(self) -> None:
-        search: dict[str, Any] = {"ranks": list(self.ranks), "inits": [{"method": init} for init in self.inits], "epochs": EPOCHS}
+        search: dict[str, Any] = {
+            "ranks": list(self.ranks),
+            "inits": [{"method": init} for init in self.inits],
+            "epochs": EPOCHS,
+        }
         search["allocation"] = {"by": "gain", "unit": self.budgets} if self.budgets else None
         methods = {"compression": {"method": "int1", "scale": "row"}, "adapter": {"method": "lora"}, "targets": ["*"]}
         self.study = create_or_resume(
