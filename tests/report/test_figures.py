@@ -80,10 +80,11 @@ def test_every_picture_is_the_same_whenever_it_is_drawn(one, finished):
     assert one.draw(finished).to_json() == one.draw(finished).to_json()
 
 
-def test_a_picture_alone_is_dark_on_white_and_as_high_as_its_place(finished):
-    figure = alone(accuracy_by_rank(finished), height=430)
+def test_a_picture_alone_is_dark_on_white_and_as_high_as_its_place_with_its_legend_beside_it(finished):
+    figure = alone(accuracy_by_rank(finished))
     own = figure.layout.template.layout
-    assert (own.paper_bgcolor, own.font.color, figure.layout.height) == ("#ffffff", "#1b1b1b", 430)
+    assert (own.paper_bgcolor, own.font.color, figure.layout.height) == ("#ffffff", "#1b1b1b", 450)
+    assert (figure.layout.legend.orientation, figure.layout.legend.x) == ("v", 1.01)
 
 
 def test_the_words_of_a_picture_are_those_of_the_studies_shown(finished, store, storage):

@@ -77,7 +77,7 @@ def draw_courses(always: Sequence[Course], choices: Mapping[str, Sequence[Course
     width = 100 + 200 * len(columns)
     finish(
         figure,
-        "Singular values and effective rank by epoch",
+        "Spectra",
         height=800,
         min_width=width,
         subtitle=subtitle,

@@ -50,7 +50,7 @@ def epochs(results: Sequence[CombinationResult]) -> Figure:
     for row, name in enumerate(("Training loss", "Validation loss", f"Validation {measured(results)} (%)"), start=1):
         figure.update_yaxes(title=name, row=row, col=1)
     figure.update_yaxes(matches="y", row=2)  # the two losses on one scale
-    return finish(figure, f"Losses and {measured(results)} by epoch", height=700, min_width=90 + 96 * len(ranks))
+    return finish(figure, "The best trials, epoch by epoch", height=700, min_width=90 + 96 * len(ranks))
 
 
 def _heads(results: Sequence[CombinationResult], ranks: Sequence[str]) -> list[str]:

@@ -46,7 +46,7 @@ def history(results: Sequence[CombinationResult]) -> Figure:
     figure.update_xaxes(title="Trial")
     figure.update_yaxes(error_axis(errors))
     figure.update_yaxes(title=f"Validation {measured(results)} (%)", col=1)
-    return finish(figure, "Optimization history", height=150 + 320 * rows, min_width=100 + 240 * (columns - 1), top=84)
+    return finish(figure, "The search", height=150 + 320 * rows, min_width=100 + 240 * (columns - 1), top=84)
 
 
 def _draw(figure: Figure, look: Look, result: CombinationResult, place: Mapping[str, int]) -> list[float]:

@@ -37,9 +37,7 @@ def importances(results: Sequence[CombinationResult]) -> Figure:
     rows = len({name for bars in figure.data for name in bars.y})
     height = 170 + rows * (20 + 14 * len(figure.data))
     said = f"None for {'; '.join(reasons)}" if reasons else ""
-    return finish(figure, "Parameter importances", height=height, subtitle=said).update_layout(
-        showlegend=len(figure.data) > 1
-    )
+    return finish(figure, "What mattered", height=height, subtitle=said).update_layout(showlegend=len(figure.data) > 1)
 
 
 def _bars(look: Look, result: CombinationResult) -> dict[str, Any]:

@@ -49,9 +49,7 @@ def layer_sizes(results: Sequence[CombinationResult]) -> Figure:
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=told_apart(names), col=1)
     figure.update_layout(barmode="stack", bargap=0.25, hovermode="y")
     width = 150 + 240 * len(known)
-    return finish(
-        figure, "Bytes of the compressed layers", height=170 + BAR * max(4, len(names)), min_width=width, top=100
-    )
+    return finish(figure, "Sizes by layer", height=170 + BAR * max(4, len(names)), min_width=width, top=100)
 
 
 def _best(result: CombinationResult) -> CellResult | None:
@@ -62,7 +60,7 @@ def _best(result: CombinationResult) -> CellResult | None:
 def _head(result: CombinationResult) -> str:
     best = _best(result)
     adapter = f"with {cell_name(result, best.cell.rank, best.cell.init)}" if best else "no adapter yet"
-    return f"{short(result.label)}<br>{short(adapter)}"
+    return f"{short(result.label, 24)}<br>{short(adapter, 24)}"
 
 
 def _draw(

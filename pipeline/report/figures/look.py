@@ -29,6 +29,8 @@ ORIGINALS = ("star", "star-square", "star-diamond", "star-triangle-up")
 """The original models, where they are points."""
 MARKS = ("x-thin-open", "asterisk-open", "cross-thin-open", "hash-open", "y-up-open", "y-down-open")
 """Of the models that are only compressed, where they are points."""
+ALONE = 450
+"""Pixels, the height of the dashboard's place for a picture."""
 PHONE = 340
 """Pixels of a picture on a narrow phone."""
 
@@ -144,10 +146,11 @@ def _legend_height(names: Sequence[str], width: int) -> int:
     return 20 * -(-len(names) // max(1, width // widest)) + 10
 
 
-def alone(figure: Figure, height: int | None = None) -> Figure:
-    """A picture for where no page gives it a theme: dark on white, and ``height`` pixels high where that is given."""
+def alone(figure: Figure) -> Figure:
+    """A picture for a low and wide place where no page gives it a theme: dark on white, its legend beside it."""
     ground = {"paper_bgcolor": LIGHT_SCHEME.ground, "plot_bgcolor": LIGHT_SCHEME.ground}
-    return figure.update_layout(template={"layout": {**LIGHT, **ground}}, **({"height": height} if height else {}))
+    legend = {"orientation": "v", "x": 1.01, "y": 1, "xanchor": "left", "yanchor": "top"}
+    return figure.update_layout(template={"layout": {**LIGHT, **ground}}, height=ALONE, legend=legend)
 
 
 def panels(count: int, most: int = 3) -> tuple[int, list[dict[str, Any]]]:

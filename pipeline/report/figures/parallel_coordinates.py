@@ -59,10 +59,12 @@ def parallel_coordinates(results: Sequence[CombinationResult]) -> Figure:
     line = {"color": height.astype(np.float32), "colorscale": _scale(), "cmin": low, "cmax": high, "showscale": False}
     hidden = {"size": 1, "color": "rgba(0,0,0,0)"}
     figure = make_subplots()
-    figure.add_parcoords(dimensions=[*dimensions, last], line=line, rangefont=hidden)
-    finish(figure, "Parallel coordinates", height=480, min_width=140 + WIDTH * len(dimensions), top=100, below=20)
-    longest = max(map(len, dimensions[0]["ticktext"]))
-    return figure.update_layout(margin={"l": 30 + 7 * longest, "r": 60})
+    # Its ticks need room on the left, and no margin is given them by itself.
+    left, width = 20 + 6 * max(map(len, dimensions[0]["ticktext"])), 140 + WIDTH * len(dimensions)
+    domain = {"x": [left / width, 1 - 40 / width]}
+    figure.add_parcoords(dimensions=[*dimensions, last], line=line, rangefont=hidden, domain=domain)
+    finish(figure, "All trials", height=480, min_width=width, top=100, below=20)
+    return figure.update_layout(margin={"l": 10, "r": 10})
 
 
 def _scale() -> list[tuple[float, str]]:

@@ -8,7 +8,7 @@ from plotly.subplots import make_subplots
 from pipeline.report.figures.accuracy import UNTESTED, Shown, cell_score, shown_part
 from pipeline.report.figures.contract import Figure, NothingToDraw, picture
 from pipeline.report.figures.look import Look, finish, look_of
-from pipeline.report.figures.words import hover, measured, rank_axis, rank_name
+from pipeline.report.figures.words import hover, measured, rank_axis, rank_name, rank_word
 from pipeline.report.recovery import lost
 from pipeline.report.recovery import recovery as regained
 from pipeline.report.theme import NEUTRAL
@@ -53,9 +53,7 @@ def recovery(results: Sequence[CombinationResult]) -> Figure:
     title = f"Recovered {'test' if part == 'test' else 'validation'} {measured(results)} (%)"
     figure.update_yaxes(title=title, range=[low - margin, high + margin])
     figure.update_layout(scattermode="group", scattergap=0.7)
-    return finish(
-        figure, "Recovered of what compression lost", subtitle=". ".join(filter(None, (UNTESTED[part], said)))
-    )
+    return finish(figure, f"Recovery by {rank_word(results)}", subtitle=". ".join(filter(None, (UNTESTED[part], said))))
 
 
 def _of(result: CombinationResult, init: str, part: str) -> list[Recovered]:
