@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.report.figures.contract import Figure
-from pipeline.report.figures.look import alone
+from pipeline.report.figures.look import on_white
 
 WIDTH, FINER = 1000, 2
 """Pixels of a picture across, and how many of the file stand for one of them."""
@@ -35,7 +35,7 @@ def write_pngs(figures: Mapping[str, Figure], folder: Path, say: Callable[[str],
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         wanted = [
             {
-                "fig": alone(figure),
+                "fig": on_white(figure),
                 "path": str(Path(temporary) / f"{name}.png"),
                 "opts": {"format": "png", "width": WIDTH, "height": figure.layout.height, "scale": FINER},
             }
