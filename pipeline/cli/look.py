@@ -55,13 +55,16 @@ def report(
     ],
     storage: Database = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to [storage/reports/<study>].")] = None,
-    png: Annotated[bool, typer.Option("--png/--no-png", help="Write the pictures as files too.")] = True,
+    png: Annotated[
+        bool, typer.Option("--png/--no-png", help="Write the main pictures as files too; some seconds.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
-    """Write one HTML page that needs no network, its tables as CSV, and its pictures as PNG."""
-    from datetime import UTC, datetime
+    """Write one HTML page that needs no network, its tables as CSV, and its main pictures as PNG."""
+    from datetime import datetime
 
     from pipeline.paths import report_folder
+    from pipeline.report.figures.words import readable_bytes
     from pipeline.report.page import write_report
     from pipeline.report.png import write_pngs
     from pipeline.study_file import stored_name
@@ -69,15 +72,17 @@ def report(
     console = Console()
     names = list(dict.fromkeys(map(stored_name, studies)))
     folder = out or report_folder("+".join(names))
-    page, drawn = write_report(results_of(studies[0], storage, *studies[1:]), folder, datetime.now(UTC))
+    page, figures = write_report(results_of(studies[0], storage, *studies[1:]), folder, datetime.now().astimezone())
     if png:
-        write_pngs(drawn, folder / "png", console.say)
+        write_pngs(figures, folder / "png", console.say)
     if as_json:
         tables, pictures = sorted(folder.glob("*.csv")), sorted(folder.glob("png/*.png"))
         print_json({"page": str(page), "tables": list(map(str, tables)), "pictures": list(map(str, pictures))})
     else:
         print(page)
-    console.say(f"next: restora export {names[0]}")
+    console.say(
+        f"{readable_bytes(page.stat().st_size)} in one file that needs no network; next: restora export {names[0]}"
+    )
 
 
 @app.command(

@@ -8,8 +8,6 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from plotly.offline import get_plotlyjs
-
 from pipeline.report.theme import DARK, DARK_SCHEME, LIGHT, LIGHT_SCHEME, properties
 
 POLICY = (
@@ -67,7 +65,11 @@ def _style() -> str:
 
 def _drawing() -> str:
     schemes = data_script({"light": LIGHT, "dark": DARK}, 'id="schemes"')
-    return f"\n{schemes}\n<script>{get_plotlyjs()}</script>\n<script>{_asset('paint.js')}</script>"
+    return f"\n{schemes}\n<script>{_plotly()}</script>\n<script>{_asset('paint.js')}</script>"
+
+
+def _plotly() -> str:
+    return files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
 
 
 @cache

@@ -1,9 +1,10 @@
 """The report of studies: one HTML page that needs no network, and its tables beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from pipeline.paths import write_whole
 from pipeline.report.figures.contract import Figure, NothingToDraw
@@ -23,7 +24,8 @@ from pipeline.report.tables import epoch_rows, evaluation_rows, trial_rows, writ
 from pipeline.report.words import listed
 from pipeline.search.results import CombinationResult
 
-TABLES = {
+Rows = Callable[[Sequence[CombinationResult]], Iterable[Mapping[str, Any]]]
+TABLES: dict[str, tuple[type, Rows, str]] = {
     "evaluation.csv": (EvaluationRow, evaluation_rows, "every cell's winner beside its references"),
     "trials.csv": (TrialRow, trial_rows, "every trial"),
     "epochs.csv": (EpochRow, epoch_rows, "the epochs of each cell's winner"),

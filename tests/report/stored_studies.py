@@ -32,21 +32,30 @@ class Stored:
 
     storage: RDBStorage
     combination: str = "int1-lora"
+    name: str = "digits"
     ranks: tuple[int, ...] = (2, 8)
     inits: tuple[str, ...] = ("paper", "svd")
     budget: int = 4
     base_bytes: int = BASE_BYTES
     optimizers: tuple[str, ...] = ("adam", "sgd")
     watched: tuple[str, ...] = ()
+    metric: str = "accuracy"
+    budgets: str | None = None
+    """What ranks are budgets of."""
     asked: int = 0
     study: optuna.Study = field(init=False)
 
     def __post_init__(self) -> None:
-        search = {"ranks": list(self.ranks), "inits": [{"method": init} for init in self.inits], "epochs": EPOCHS}
+        search: dict[str, Any] = {
+            "ranks": list(self.ranks),
+            "inits": [{"method": init} for init in self.inits],
+            "epochs": EPOCHS,
+        }
+        search["allocation"] = {"by": "gain", "unit": self.budgets} if self.budgets else None
         methods = {"compression": {"method": "int1", "scale": "row"}, "adapter": {"method": "lora"}, "targets": ["*"]}
         self.study = create_or_resume(
             self.storage,
-            study_name("digits", self.combination),
+            study_name(self.name, self.combination),
             {"version": 1, "seed": 0, "search": search, "combination": {"name": self.combination, **methods}},
             {"data": "d" * 64, "split": "5" * 64, "weights": WEIGHTS},
             self._facts(),
@@ -63,7 +72,7 @@ class Stored:
 
     def _facts(self) -> dict[str, Any]:
         return {
-            "study": "digits",
+            "study": self.name,
             "combination": self.combination,
             "budget": self.budget,
             "task": {
@@ -74,6 +83,7 @@ class Stored:
                 "classes": 10,
                 "parts": {"train": 54600, "val": 5400, "test": 10000},
                 "trained": True,
+                "metric": self.metric,
             },
             "targets": 3,
             "spectra": list(self.watched),
@@ -146,7 +156,7 @@ class Stored:
         key = trial_key(self.study.user_attrs["id"], number)
         products = [_zero_start(course("s B A", layer, EPOCHS, values=rank)) for layer in self.watched]
         own = [*products, *(course("Q + s B A", layer, EPOCHS) for layer in self.watched)]
-        path = winner_spectra("digits", self.combination, rank, init)
+        path = winner_spectra(self.name, self.combination, rank, init)
         write_spectra(path, Spectra(of=key, values=64, courses=tuple(own)))
 
     def layers(self, *names: str) -> None:

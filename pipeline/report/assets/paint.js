@@ -15,10 +15,12 @@
   for (const picture of pictures) {
     const { data, layout, frames } = JSON.parse(picture.nextElementSibling.textContent);
     layout.template = current();
-    if (layout.title.text === picture.dataset.title && !layout.title.subtitle) { // the page's heading says it
-      layout.title.text = "";
-      layout.margin.t -= 30;
-      layout.height -= 30;
+    if (layout.title.text === picture.dataset.title) { // the page's heading says it
+      const { text } = layout.title.subtitle ?? { text: "" };
+      layout.title = { ...layout.title, text, font: { size: 12 }, subtitle: {} };
+      const free = text ? 15 : 30;
+      layout.margin.t -= free;
+      layout.height -= free;
       picture.style.height = `${layout.height}px`;
     }
     if (touch) layout.dragmode = false; // a finger scrolls the page

@@ -4,8 +4,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from optuna.importance import get_param_importances
 from optuna.trial import TrialState
-from optuna.visualization import plot_param_importances
 from plotly.subplots import make_subplots
 
 from pipeline.report.figures.contract import Figure, NothingToDraw, picture
@@ -26,7 +26,7 @@ def importances(results: Sequence[CombinationResult]) -> Figure:
     look, figure, reasons = look_of(results), make_subplots(), []
     for result in results:
         try:
-            figure.add_trace(_bars(look, result))
+            figure.add_bar(**_bars(look, result))
         except NothingToDraw as reason:
             reasons.append(f"{result.label}: {reason}")
     if not figure.data:
@@ -40,15 +40,20 @@ def importances(results: Sequence[CombinationResult]) -> Figure:
     return finish(figure, "What mattered", height=height, subtitle=said).update_layout(showlegend=len(figure.data) > 1)
 
 
-def _bars(look: Look, result: CombinationResult) -> Any:
-    bars = _optunas(result)
-    bars.update(name=short(result.label), hovertemplate="%{y}: %{x:.3f}<extra></extra>", text=None)
-    bars.marker = {"color": NEUTRAL, "line": {"width": 0}, "pattern": {**OVER, "shape": look.pattern(result.label)}}
-    return bars
+def _bars(look: Look, result: CombinationResult) -> dict[str, Any]:
+    shares = _shares(result)
+    return {
+        "x": list(shares.values())[::-1],
+        "y": list(shares)[::-1],
+        "orientation": "h",
+        "name": short(result.label),
+        "hovertemplate": "%{y}: %{x:.3f}<extra></extra>",
+        "marker": {"color": NEUTRAL, "line": {"width": 0}, "pattern": {**OVER, "shape": look.pattern(result.label)}},
+    }
 
 
-def _optunas(result: CombinationResult) -> Any:
-    """Optuna's own bars.
+def _shares(result: CombinationResult) -> dict[str, float]:
+    """Optuna's importances, the greatest first.
 
     Raises:
         NothingToDraw: Too few trials, or none differs from the others.
@@ -63,6 +68,6 @@ def _optunas(result: CombinationResult) -> Any:
         # Optuna warns where it cannot tell the parameters apart, and then calls them all equally important.
         warnings.simplefilter("error", UserWarning)
         try:
-            return plot_param_importances(result.study, params=varied).data[0]
+            return get_param_importances(result.study, params=varied)
         except UserWarning:
             raise NothingToDraw("the complete trials do not differ enough in accuracy") from None

@@ -146,11 +146,16 @@ def _legend_height(names: Sequence[str], width: int) -> int:
     return 20 * -(-len(names) // max(1, width // widest)) + 10
 
 
+def on_white(figure: Figure) -> Figure:
+    """A picture for where no page gives it a theme: dark on white."""
+    ground = {"paper_bgcolor": LIGHT_SCHEME.ground, "plot_bgcolor": LIGHT_SCHEME.ground}
+    return figure.update_layout(template={"layout": {**LIGHT, **ground}})
+
+
 def alone(figure: Figure) -> Figure:
     """A picture for a low and wide place where no page gives it a theme: dark on white, its legend beside it."""
-    ground = {"paper_bgcolor": LIGHT_SCHEME.ground, "plot_bgcolor": LIGHT_SCHEME.ground}
     legend = {"orientation": "v", "x": 1.01, "y": 1, "xanchor": "left", "yanchor": "top"}
-    return figure.update_layout(template={"layout": {**LIGHT, **ground}}, height=ALONE, legend=legend)
+    return on_white(figure).update_layout(height=ALONE, legend=legend)
 
 
 def panels(count: int, most: int = 3) -> tuple[int, list[dict[str, Any]]]:

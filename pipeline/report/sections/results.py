@@ -39,6 +39,7 @@ SIZE = (
 class _Model:
     """A row of the first table: the original, one that is only compressed, or a checkpoint."""
 
+    study: str
     name: str
     rank: str
     init: str
@@ -56,9 +57,7 @@ def results_section(results: Sequence[CombinationResult]) -> Section:
     """The checkpoints beside the original and the only compressed models, then all cells and their values."""
     metric, heading = measured(results), rank_word(results)
     models = list(_models(results))
-    points = {place: (model.bytes or 0, model.accuracy) for place, model in enumerate(models) if model.accuracy}
-    unbeaten = [list(points)[place] for place in pareto_front([(b, a or 0.0) for b, a in points.values()])]
-    best = {id(models[place]) for place in unbeaten}
+    best = _unbeaten(models)
     cells = [(result, row) for result in results for row in evaluation_rows([result])]
     return Section(
         "results",
@@ -68,7 +67,7 @@ def results_section(results: Sequence[CombinationResult]) -> Section:
                 f"The checkpoint of every {heading}. {metric.capitalize()} and what was won back are in percent. "
                 f"Shaded rows (◆) are checkpoints that no other beats in both size and {metric}.",
                 {
-                    "model": Column("text", lambda model: f"◆ {model.name}" if id(model) in best else model.name),
+                    "model": Column("text", lambda model: f"◆ {model.name}" if model in best else model.name),
                     heading: Column("number", lambda model: model.rank),
                     "init": Column("text", lambda model: model.init),
                     f"validation {metric}": Column("number", lambda model: model.val),
@@ -79,7 +78,7 @@ def results_section(results: Sequence[CombinationResult]) -> Section:
                     "times smaller": Column("number", lambda model: rounded(model.ratio, ".2f")),
                 },
                 models,
-                best=lambda model: id(model) in best,
+                best=lambda model: model in best,
                 cards=True,
             ),
             folded(
@@ -101,6 +100,15 @@ def results_section(results: Sequence[CombinationResult]) -> Section:
 _PERCENT = "Validation, test and what was won back are in percent."
 
 
+def _unbeaten(models: Sequence[_Model]) -> set[_Model]:
+    """The checkpoints of each study that no other of it beats; studies may be of other data, or count otherwise."""
+    found: set[_Model] = set()
+    for study in {model.study for model in models}:
+        own = [model for model in models if model.study == study and model.accuracy is not None]
+        found |= {own[place] for place in pareto_front([(model.bytes or 0, model.accuracy or 0.0) for model in own])}
+    return found
+
+
 def _models(results: Sequence[CombinationResult]) -> Iterator[_Model]:
     """Each study's original, then each combination without an adapter and with that of each rank."""
     several = len({result.of for result in results}) > 1
@@ -119,6 +127,7 @@ def _models(results: Sequence[CombinationResult]) -> Iterator[_Model]:
 def _reference(name: str, scores: Mapping[str, Score], result: CombinationResult, bytes_key: str) -> _Model:
     facts, test = result.facts, scores.get("test")
     return _Model(
+        study=result.of,
         name=name,
         rank="",
         init="",
@@ -134,6 +143,7 @@ def _reference(name: str, scores: Mapping[str, Score], result: CombinationResult
 
 def _checkpoint(result: CombinationResult, row: EvaluationRow, part: str) -> _Model:
     return _Model(
+        study=result.of,
         name=result.label,
         rank=rank_said(result, row["rank"]),
         init=init_said(row["init"]),

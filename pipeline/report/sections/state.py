@@ -3,45 +3,53 @@
 from collections.abc import Sequence
 from html import escape
 
+from pipeline.report.figures.words import cell_name
 from pipeline.report.markup import paragraph
 from pipeline.report.progress import begun, progress
-from pipeline.report.words import counted
+from pipeline.report.words import FIRM, counted, percent
 from pipeline.search.results import CombinationResult
 
 
 def state(results: Sequence[CombinationResult]) -> list[str]:
-    """That the study goes on, how far it is, and what has not begun; nothing where all is done.
+    """How far each unfinished study is, and what of it has not begun; nothing where all is done.
 
     The page does not reload itself: its file changes only when it is made again, and a reader would lose the place.
     """
+    studies = dict.fromkeys(result.of for result in results)
+    again = f"This page stays as it is; make it again to see more: restora report {' '.join(studies)}"
+    boxes = (_box(study, [result for result in results if result.of == study], again) for study in studies)
+    return [box for box in boxes if box]
+
+
+def _box(study: str, results: Sequence[CombinationResult], again: str) -> str:
     now = progress(results)
     if now.finished:
-        return []
+        return ""
     running = f", {counted(now.running, 'trial')} had begun and not ended" if now.running else ""
     latest = f"; the last one ended on {now.latest:%Y-%m-%d at %H:%M}" if now.latest else ""
-    again = " ".join(dict.fromkeys(result.of for result in results))
+    share = f"{percent(now.done / now.budget, 0)}{FIRM}%"
     said = (
-        f"Not finished: {now.done:,} of {counted(now.budget, 'trial')} ({now.done / now.budget:.0%}) have ended"
-        f"{running}{latest}. "
+        f"{study} is not finished: {now.done:,} of {counted(now.budget, 'trial')} ({share}) have ended"
+        f"{running}{latest}."
         if now.done < now.budget
-        else "The search has ended, and not every winner is tested yet. "
+        else f"The search of {study} has ended, and not every winner is tested yet."
     )
     waiting = _waiting(results)
-    return [
+    return (
         '<div class="state" role="note">'
-        + paragraph(f"{said}This page stays as it is; make it again to see more: restora report {again}")
+        + paragraph(f"{said} {again}")
         + f'<progress max="{now.budget}" value="{now.done}" aria-label="{escape("trials that have ended")}"></progress>'
         + (paragraph(f"Not begun: {waiting}.", "quiet") if waiting else "")
         + "</div>"
-    ]
+    )
 
 
 def _waiting(results: Sequence[CombinationResult]) -> str:
     said = []
     for result in results:
-        cells = [str(cell.cell) for cell in result.cells if not begun(cell)]
+        cells = [cell_name(result, cell.cell.rank, cell.cell.init) for cell in result.cells if not begun(cell)]
         if len(cells) == len(result.cells):
             said.append(result.label)
         elif cells:
-            said.append(f"{', '.join(cells)} of {result.label}")
+            said.append(f"{' and '.join(cells)} of {result.label}")
     return "; ".join(said)
