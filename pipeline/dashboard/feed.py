@@ -42,7 +42,7 @@ class _Pace:
 class Feed:
     """Tells those who look at a study in optuna-dashboard how far it is; ``run_study`` calls it.
 
-    Together its updates take 1 % of the run's time, beside those at the end of each search and test.
+    Its updates after epochs take 1 % of the run's time; there are others where searches and the run begin and end.
 
     Args:
         storage: The database of the stored studies.
