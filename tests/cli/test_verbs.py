@@ -8,6 +8,7 @@ import pytest
 from command import VERBS, app, files, invoke, write_study
 from typer.testing import CliRunner
 
+from pipeline.cli.app import print_json
 from pipeline.export.checkpoint import load
 from pipeline.study_file import load_spec
 from pipeline.task import prepare
@@ -340,3 +341,40 @@ def test_check_and_run_refuse_targets_that_do_not_fit_before_anything_is_trained
 def test_a_verb_that_reads_makes_no_database():
     assert invoke("status", "nosuch").exit_code == 5
     assert not Path("storage").exists()
+
+
+def test_what_reads_prints_json_where_it_is_asked_to(ran):
+    report = json.loads(invoke("report", "tiny", "--json").stdout)
+    assert Path(report["page"]).is_file()
+    assert {Path(table).name for table in report["tables"]} == {"evaluation.csv", "trials.csv", "epochs.csv"}
+    exported = json.loads(invoke("export", "tiny", "--force", "--json").stdout)
+    assert [each["combination"] for each in exported] == ["int1-lora"] * 2 + ["sparse-lora"] * 2
+    for each in exported:
+        for name, size in each["files"].items():
+            assert (Path(each["folder"]) / name).stat().st_size == size
+    stray = Path("storage/artifacts/tiny/int1-lora/rank-64.svd.safetensors")
+    stray.write_bytes(b"of a rank that is no more")
+    cleaned = json.loads(invoke("clean", "--dry-run", "--json").stdout)
+    assert cleaned["dry_run"]
+    assert {"path": str(stray), "bytes": 25} in cleaned["removed"]
+    assert cleaned["bytes"] == sum(each["bytes"] for each in cleaned["removed"])
+    assert stray.exists()
+    stray.unlink()
+
+
+def test_a_number_that_is_none_is_null_in_json(capsys):
+    print_json({"ratio": float("inf"), "list": [float("nan"), 1.5]})
+    assert json.loads(capsys.readouterr().out) == {"ratio": None, "list": [None, 1.5]}
+
+
+def test_watching_a_study_that_is_finished_ends_at_once(ran):
+    words = invoke("status", "tiny", "--watch")
+    assert words.exit_code == 0
+    assert words.stdout.splitlines()[0].startswith("int1-lora: 8/8 trials (100%)")
+    (line,) = invoke("status", "tiny", "--watch", "--json").stdout.splitlines()
+    table = json.loads(line)
+    assert (table["finished"], table["running"], table["trials"]) == (True, False, 16)
+    assert table["combinations"] == [
+        {**each, "cells": [{**cell, "reasons": {}} for cell in each["cells"]]}
+        for each in json.loads(invoke("status", "tiny", "--json").stdout)
+    ]

@@ -154,3 +154,14 @@ def test_a_cell_without_a_complete_trial_has_no_winner_and_stops_nothing(storage
     (result,) = read_results(storage, "tiny")
     assert list(result.best_of_ranks()) == [2]
     assert {cell.cell: bool(cell.tested) for cell in result.cells} == {Cell(1, "svd"): False, Cell(2, "svd"): True}
+
+
+def test_of_winners_that_are_tested_nothing_is_said(storage, counting_task):
+    spec, objective, study = prepared(storage, counting_task, trials=4, ranks=[2])
+    said = []
+    for seeds in (1, 1, 2, 2):
+        test_winners(objective, study, kept_of(spec), seeds, go_on, said.append)
+    assert said == [
+        "testing the winners of 2 cells",
+        "testing the winners of 2 cells, and training them again under 1 other seed",
+    ]

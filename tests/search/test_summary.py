@@ -52,6 +52,34 @@ def test_the_summary_says_at_every_moment_what_a_full_reading_says(storage, url)
         assert list(said[0]["cells"][0]) == list(whole(storage)[0]["cells"][0]), "in the same order"
 
 
+def test_the_epoch_is_that_of_a_cells_furthest_running_trial(storage, url):
+    ledger = make_ledger(storage)
+    for number, accuracies in enumerate(([0.1, 0.2, 0.3], [0.1], [])):
+        ledger.progress(make_ask(number, seconds=LONG), accuracies)
+    ledger.progress(make_ask(0, Cell(1, "paper"), seconds=LONG), [0.1, 0.2])
+    cells = read_status(url, "tiny", with_reasons=True)[0]["cells"]
+    assert [cell["epoch"] for cell in cells] == [2, 0, 0, 3]
+    ledger.finish(make_ask(5), TrialState.COMPLETE, [0.1] * 9, {}, 0.1)
+    assert read_status(url, "tiny", with_reasons=True) == whole(storage)
+
+
+def test_a_combination_that_was_made_and_not_begun_needs_no_summary(storage, url):
+    bare_study(storage)
+    (said,) = read_status(url, "tiny", with_reasons=True)
+    assert not any(any(cell["states"].values()) for cell in said["cells"])
+    assert [said] == whole(storage)
+
+
+def test_the_latest_run_is_told_where_it_is_stored(storage, url):
+    run = {"command": "restora run tiny", "began": "2026-11-24T15:00:00+00:00", "done": 0}
+    assert read_status(url, "tiny", with_reasons=True) is None
+    study = bare_study(storage)
+    assert read_status(url, "tiny", with_reasons=True)[0]["run"] is None
+    study.set_user_attr("run", run)
+    assert read_status(url, "tiny", with_reasons=True)[0]["run"] == run
+    assert read_status(url, "tiny", with_reasons=True) == whole(storage)
+
+
 def test_a_summary_that_is_behind_is_not_believed(storage, url):
     ledger = make_ledger(storage)
     complete(ledger, 0, 0.5)
