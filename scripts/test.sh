@@ -6,17 +6,24 @@ source "$(dirname "$0")/environment.sh"
 prepare_environment test
 bin="$VENV/bin"
 
-if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && ! command -v initdb >/dev/null; then
+has_postgresql() { compgen -G '/usr/lib/postgresql/*/bin/initdb' || command -v initdb; }
+has_chromium() { command -v chromium || command -v chromium-browser || command -v google-chrome; }
+
+# Where PACKAGE, for which FOUND looks, is not there: install it if that can be done, or say that tests are skipped.
+want() {
+  local package=$1 found=$2 tests=$3
+  "$found" >/dev/null && return
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    say "installing PostgreSQL, which the storage tests run on"
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql; } >/dev/null 2>&1 || true
+    say "installing $package, for the tests of $tests"
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$package"; } >/dev/null 2>&1 || true
   fi
-  compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null ||
-    say "WARNING: no PostgreSQL server is here and none could be installed: its tests will be SKIPPED"
-fi
+  "$found" >/dev/null || say "WARNING: $package is not here and could not be installed: the tests of $tests will be SKIPPED"
+}
+want postgresql has_postgresql "studies in PostgreSQL"
+want chromium has_chromium "the dashboard and the report in a browser"
 
 "$bin/ruff" check pipeline tests scripts
 "$bin/ruff" format --check pipeline tests scripts
 "$bin/mypy"
 # One thread a worker: two workers with two threads each fight for two cores.
-OMP_NUM_THREADS=1 "$bin/python" -m pytest --numprocesses "$(nproc)" --dist worksteal "$@"
+OMP_NUM_THREADS=1 "$bin/python" -m pytest --numprocesses "$(nproc)" --dist worksteal -rs "$@"

@@ -64,8 +64,8 @@ def report(
 
 
 @app.command(
-    epilog="Example: restora dashboard --port 8080; from another machine: ssh -L 8080:localhost:8080 THIS_MACHINE, "
-    "and there http://localhost:8080/dashboard    Stop it with Ctrl-C"
+    epilog="Example: restora dashboard --port 8080    Stop it with Ctrl-C\n\n"
+    "From another machine: ssh -L 8080:localhost:8080 THIS_MACHINE, and there open http://localhost:8080/dashboard"
 )
 @carried_out
 def dashboard(

@@ -6,13 +6,10 @@ import sys
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 
-from optuna.storages import get_storage
-from optuna_dashboard._app import wsgi
-
 from pipeline.dashboard.guard import guarded
-from pipeline.dashboard.server import Pictures, Server, reloaded
+from pipeline.dashboard.pages import pages
+from pipeline.dashboard.server import Server
 from pipeline.errors import UsageError
-from pipeline.paths import PICTURES
 from pipeline.search.storage import open_storage, storage_errors, without_password
 
 
@@ -38,12 +35,12 @@ def serve(
     family, address = _listening(host, port, expose=expose)
     with storage_errors(url):
         storage = open_storage(url, create=False)
-        application = reloaded(lambda: wsgi(get_storage(storage), Pictures(PICTURES)))
+        application = pages(storage)
     names = {host.lower(), *(_own_names() if expose else ())}
     try:
         server = Server(family, address, guarded(application, names, exposed=expose, allow_edit=allow_edit))
     except OSError as error:
-        raise UsageError(f"port {port} of {host} cannot be used: {error}; choose another by --port") from None
+        raise UsageError(f"port {port} of {host} cannot be used: {error}; choose another by --port or --host") from None
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     with server:
         for line in _announced(without_password(url), host, address, expose=expose, allow_edit=allow_edit):

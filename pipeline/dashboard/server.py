@@ -1,17 +1,12 @@
-"""A small web server for one's own browser, and how optuna-dashboard reads beneath it."""
+"""A small web server for one's own browser."""
 
 import socket
 import sys
-from collections.abc import Callable, Iterable
 from contextlib import suppress
 from socketserver import ThreadingMixIn
-from typing import Any, BinaryIO
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
-from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
-
-from bottle import HTTPError
-from optuna.artifacts import FileSystemArtifactStore
-from optuna.artifacts.exceptions import ArtifactNotFound
+from wsgiref.types import WSGIApplication
 
 IDLE = 30
 """Seconds until a connection on which nothing is asked is closed; browsers open some to have them at hand."""
@@ -40,6 +35,7 @@ class Server(ThreadingMixIn, WSGIServer):
 
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 64
 
     def __init__(self, family: int, address: tuple[str, int], application: WSGIApplication) -> None:
         self.address_family = family
@@ -59,33 +55,3 @@ class Server(ThreadingMixIn, WSGIServer):
             while request.recv(65536):
                 pass
         self.close_request(request)
-
-
-class Pictures(FileSystemArtifactStore):
-    """The pictures that a run wrote; one that is not there (the database was, or is, on another machine) is a 404."""
-
-    def open_reader(self, artifact_id: str) -> BinaryIO:
-        try:
-            return super().open_reader(artifact_id)
-        except ArtifactNotFound:
-            raise HTTPError(404, f"picture {artifact_id} is not in this folder's storage") from None  # type: ignore[no-untyped-call]
-
-
-def reloaded(make: Callable[[], WSGIApplication]) -> WSGIApplication:
-    """optuna-dashboard, which remembers finished trials until its page is loaded again.
-
-    Its page asks every few seconds for what is new: of 2,000 trials, read all anew, that takes 2 s, else 0.1 s. What a
-    run or an export writes to finished trials later is seen when the page is loaded.
-
-    Args:
-        make: Gives an application that has read nothing yet.
-    """
-    current = make()
-
-    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        nonlocal current
-        if environ["PATH_INFO"].startswith("/dashboard"):
-            current = make()
-        return current(environ, start_response)
-
-    return answer

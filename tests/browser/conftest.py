@@ -2,8 +2,8 @@
 
 ``new_page`` opens a page: ``new_page(color_scheme="dark", width=390, height=844)``; a narrow one is a phone's. What its
 pages throw or write to the console as an error is collected in ``page_errors``, and fails the test when it ends; a test
-that provokes an error takes it out of that list. Where there is no Chromium the tests are skipped, and say what was
-looked for.
+that provokes an error takes it out of that list. Names below ``.example`` lead to this machine. Where there is no
+Chromium the tests are skipped, and say what was looked for.
 """
 
 import os
@@ -16,9 +16,10 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 # Helpers of the folders beside this one.
-sys.path += [str(Path(__file__).parents[1] / name) for name in ("cli", "report")]
+sys.path += [str(Path(__file__).parents[1] / name) for name in ("dashboard", "report")]
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+NO_SANDBOX = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium has none for root
 PHONE = 600
 """Pages narrower than this many pixels are a phone's: they heed ``<meta name=viewport>``."""
 
@@ -35,7 +36,7 @@ def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=program,
-            args=["--no-sandbox"] if os.geteuid() == 0 else [],  # it has none for root
+            args=["--host-resolver-rules=MAP *.example 127.0.0.1", *NO_SANDBOX],
         )
         yield browser
         browser.close()

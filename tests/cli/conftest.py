@@ -6,7 +6,7 @@ import pytest
 import torch
 
 # Helpers of the folders beside this one.
-sys.path += [str(Path(__file__).parents[1] / name) for name in ("search", "task", "cli")]
+sys.path += [str(Path(__file__).parents[1] / name) for name in ("search", "task", "cli", "dashboard", "report")]
 
 
 @pytest.fixture(autouse=True)
