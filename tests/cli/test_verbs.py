@@ -273,12 +273,26 @@ def test_export_takes_one_trial_of_one_combination(ran):
 
 
 def test_report_writes_its_page_and_prints_where(ran):
-    result = invoke("report", "tiny")
+    result = invoke("report", "tiny", "--no-png")
     assert result.exit_code == 0
     page = Path(result.stdout.strip())
-    page = page / "index.html" if page.is_dir() else page
+    assert page == Path("storage/reports/tiny/index.html")
     assert "int1-lora" in page.read_text()
-    assert "restora export tiny" in last_line(result.stderr)
+    assert not (page.parent / "png").exists()
+    assert "MB in one file that needs no network; next: restora export tiny" in last_line(result.stderr)
+
+
+def test_report_takes_several_studies_for_one_page_and_names_the_one_that_is_not_stored(ran):
+    write_study("small", seed=1)
+    assert invoke("run", "small", "--device", "cpu").exit_code == 0
+    result = invoke("report", "tiny", "small", "studies/tiny.toml", "--no-png")
+    assert result.exit_code == 0, result.output
+    page = Path(result.stdout.strip())
+    assert page == Path("storage/reports/tiny+small/index.html")
+    assert {"tiny/int1-lora", "small/int1-lora"} <= set(re.findall(r"(?:tiny|small)/int1-lora", page.read_text()))
+    missing = invoke("report", "tiny", "none", "--no-png")
+    assert missing.exit_code == 5
+    assert "no study 'none' is stored; stored: small, tiny" in missing.stderr
 
 
 def test_clean_says_what_it_would_remove_and_keeps_trials_winners_and_exports(ran):

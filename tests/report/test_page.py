@@ -1,31 +1,68 @@
 import csv
+import json
+import re
+from datetime import UTC, datetime
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 from optuna.trial import TrialState
+from stored_studies import Stored, finish_study
 
-from pipeline.report.page import render, write_report
+from pipeline.report import page as pages
+from pipeline.report.page import write_report
+from pipeline.report.sections.pictures import draw
+from pipeline.search.pieces import in_pieces
 from pipeline.search.results import read_results
+
+MADE = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
+VOID = {"meta", "br", "img", "input", "link", "hr"}
 
 
 class Tags(HTMLParser):
-    """Collects tags with their attributes, and the text outside of scripts and styles."""
+    """Collects tags with their attributes, the text outside of scripts and styles, and tags that are not closed."""
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.text = [], []
+        self.tags, self.text, self.open = [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
+        self.open += [tag] if tag not in VOID else []
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
 
     def handle_data(self, data):
         if not self.tags or self.tags[-1][0] not in ("script", "style"):
             self.text.append(data.strip())
 
+    @property
+    def said(self):
+        return " ".join(" ".join(self.text).replace("\N{NO-BREAK SPACE}", " ").split())
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def render(results, made=None):
+    return pages.render(results, draw(results), made)
+
+
+@pytest.fixture
+def attributes():
+    """Writes attributes of a stored study, as a run of this version does."""
+
+    def write(stored, **table):
+        for key, value in table.items():
+            stored.study.set_user_attr(key, value)
+
+    return write
+
 
 def test_a_report_is_a_page_and_three_tables(finished, tmp_path):
-    page = write_report(finished, tmp_path / "report")
+    page, figures = write_report(finished, tmp_path / "report")
     assert page == tmp_path / "report" / "index.html"
     assert sorted(path.name for path in page.parent.iterdir()) == [
         "epochs.csv",
@@ -36,51 +73,112 @@ def test_a_report_is_a_page_and_three_tables(finished, tmp_path):
     with (page.parent / "evaluation.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 8
     with (page.parent / "trials.csv").open(newline="") as file:
-        assert len(list(csv.DictReader(file))) == 34
+        assert {row["study"] for row in csv.DictReader(file)} == {"digits"}
+    assert "accuracy_by_rank" in figures
 
 
-def test_the_page_needs_no_network_and_holds_plotly_once(finished):
+def test_the_page_asks_for_nothing_from_outside_and_holds_plotly_once(finished):
     text = render(finished)
     page = Tags(text)
     links = [attrs[key] for _, attrs in page.tags for key in ("src", "href") if key in attrs]
-    assert links == ["evaluation.csv", "trials.csv", "epochs.csv"]
+    assert [link for link in links if not link.startswith("#")] == ["evaluation.csv", "trials.csv", "epochs.csv"]
     assert text.count("plotly.js v") == 1
-    assert text.count('"showSendToCloud": false') == sum(tag == "figure" for tag, _ in page.tags) == 6
+    policy = next(attrs["content"] for attrs in page.all("meta") if "http-equiv" in attrs)
+    assert policy.startswith("default-src 'none'")
+
+
+def test_every_link_of_the_contents_leads_somewhere_and_every_picture_has_one(finished):
+    page = Tags(render(finished))
+    anchors = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    links = [attrs["href"][1:] for attrs in page.all("a") if attrs["href"].startswith("#")]
+    assert set(links) <= anchors
+    assert {attrs["id"] for attrs in page.all("div") if attrs.get("class") == "picture-block"} <= set(links)
+    assert len(links) == len(set(links))
+
+
+def test_the_page_is_well_formed_and_its_headings_are_in_order(finished):
+    page = Tags(render(finished))
+    assert page.open == []
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert page.all("html") == [{"lang": "en"}]
+
+
+def test_what_is_drawn_is_described_and_tables_name_their_columns_and_rows(finished):
+    page = Tags(render(finished))
+    pictures = [attrs for attrs in page.all("div") if attrs.get("class") == "picture"]
+    assert len(pictures) == len(page.all("figure")) == len(page.all("figcaption")) > 5
+    assert all(attrs["role"] == "img" and len(attrs["aria-label"]) > 50 for attrs in pictures)
+    assert len(page.all("caption")) == len(page.all("table"))
+    assert {attrs["scope"] for attrs in page.all("th")} == {"col", "row"}
 
 
 def test_the_same_study_gives_the_same_page(finished):
-    assert render(finished) == render(finished)
+    assert render(finished, MADE) == render(finished, MADE)
+
+
+def test_the_page_says_what_came_of_it_before_anything_else(finished):
+    said = Tags(render(finished)).said
+    assert (
+        "The original model has 98.00 % test accuracy in 941 kB. Compression alone leaves 41.00 % in 58.6 kB "
+        "(int1-lora) and 41.30 % in 120 kB (sparse-lora). 32 of 32 trials in 8 cells have ended" in said
+    )
+    assert "97.15 % in 109 kB, 8.7 times smaller, 99 % of what was lost is won back (int1-lora, rank 8, svd)" in said
+    assert said.index("The original model has") < said.index("What was won back")
 
 
 def test_the_page_says_what_was_done(finished):
-    text = Tags(render(finished)).text
-    assert "train 54,600, val 5,400, test 10,000" in text
-    assert "98.00 (97.71 to 98.26)" in text
-    assert "method int1, scale row" in text
-    assert "5" * 64 in text
-    assert "2.13.0" in text
-    assert "loss is not finite <epoch 1>" in text
-    assert any(line.startswith("32 of 32 trials of 8 cells have ended. Every winner is tested.") for line in text)
+    said = Tags(render(finished, MADE)).said
+    assert "train 54,600, val 5,400, test 10,000" in said
+    assert "98.00 (97.71 to 98.26)" in said
+    assert "int1 (scale row)" in said
+    assert "5" * 64 in said
+    assert "2.13.0" in said
+    assert "loss is not finite <epoch 1>" in said
+    assert "Made on 2026-03-01 at 12:30 UTC." in said
+    assert "not finished" not in said
 
 
 def test_names_are_escaped(hostile):
     page = Tags(render(hostile))
     assert "img" not in [tag for tag, _ in page.tags]
-    assert "<img src=x>" in page.text
-    assert "<script>alert(1)</script>" in page.text
+    assert "<img src=x>" in page.said
+    assert "<script>alert(1)</script>" in page.said
 
 
-def test_a_study_that_runs_has_a_page(store, storage):
+def test_figures_cannot_end_the_script_that_holds_them(hostile):
+    text = render(hostile)
+    data = re.findall(r'<script type="application/json" ?[^>]*>(.*?)</script>', text, flags=re.DOTALL)
+    assert len(data) == text.count('class="picture"') + 1
+    assert all("<" not in one and json.loads(one) for one in data)
+
+
+def test_a_study_that_goes_on_says_how_far_it_is_and_what_has_not_begun(store, storage):
     stored = store()
     stored.references("val", 0.98, 0.4)
     stored.trial(2, "svd", 0.9)
     stored.running(8, "svd")
     store(combination="later")
-    page = Tags(render(read_results(storage, "digits")))
-    assert any("Not every winner is tested yet." in line for line in page.text)
-    assert sum(tag == "figure" for tag, _ in page.tags) == 4
+    text = render(read_results(storage, "digits"))
+    page = Tags(text)
+    assert "digits is not finished: 1 of 32 trials (3 %) have ended, 1 trial had begun and not ended" in page.said
+    assert "make it again to see more: restora report digits" in page.said
+    assert "Not begun: rank 2, paper and rank 8, paper of int1-lora; later." in page.said
+    assert [(bar["value"], bar["max"]) for bar in page.all("progress")] == [("1", "32")]
+    assert 'http-equiv="refresh"' not in text, "a page that reloads itself would lose the reader's place"
     assert "Spectra" not in page.text, "a picture that was not asked for is left out"
-    assert "No picture: int1-lora: importances need two complete trials, there is one; later: " in " ".join(page.text)
+    assert "No picture: int1-lora: importances need two complete trials, there is one; later: " in page.said
+
+
+def test_a_searched_study_whose_winners_are_not_all_tested_says_so(store, storage):
+    stored = store(ranks=(2,), inits=("svd",), budget=1)
+    stored.references("val", 0.98, 0.4)
+    stored.trial(2, "svd", 0.9)
+    said = Tags(render(read_results(storage, "digits"))).said
+    assert "The search of digits has ended, and not every winner is tested yet." in said
+    assert "The original model has 98.00 % validation accuracy" in said
 
 
 @pytest.mark.parametrize("failed", [0, 4])
@@ -91,4 +189,82 @@ def test_a_study_without_a_complete_trial_has_a_page_without_pictures(failed, st
     text = render(read_results(storage, "digits"))
     assert "plotly.js v" not in text
     assert "No picture: no trial has completed yet." in text
-    assert ("exhausted: as many trials failed" in text) == ("out of memory" in text) == bool(failed)
+    ended_short = "Cells that ended short of their budget, because as many trials failed as it has:" in text
+    assert ended_short == ("out of memory" in text) == bool(failed)
+
+
+def test_several_studies_stand_side_by_side_under_their_names(finished, storage, store):
+    finish_study(store(name="other", ranks=(4,), inits=("svd",)), lift=-0.01)
+    results = [*read_results(storage, "other"), *finished]
+    results = [type(one)(**{**vars(one), "label": one.study.study_name}) for one in results]
+    page = Tags(render(results))
+    assert page.said.startswith("other and digits: accuracy won back")
+    assert "digits: The original model has" in page.said
+    assert "other, original" in page.said
+    assert "◆ other/int1-lora" in page.said, "a study's checkpoints are compared with its own alone"
+    assert "◆ digits/int1-lora" in page.said
+
+
+def test_read_results_of_several_studies_have_labels_that_name_their_study(storage, store):
+    store(name="a"), store(name="b"), store(name="b", combination="sparse-lora")
+    both = read_results(storage, "b", "a", "b")
+    assert [(one.of, one.name, one.label) for one in both] == [
+        ("b", "int1-lora", "b/int1-lora"),
+        ("b", "sparse-lora", "b/sparse-lora"),
+        ("a", "int1-lora", "a/int1-lora"),
+    ]
+    assert [one.label for one in read_results(storage, "a")] == ["int1-lora"]
+
+
+def test_agreement_budgets_and_adapters_without_ranks_are_called_what_they_are(storage, store):
+    budgets = store(ranks=(20_000,), inits=("svd",), metric="agreement", budgets="bytes", budget=1)
+    alone = store(combination="int8-none", ranks=(0,), inits=("none",), metric="agreement", budget=1)
+    for stored, rank, init in ((budgets, 20_000, "svd"), (alone, 0, "none")):
+        stored.references("val", 1.0, 0.5)
+        stored.test(rank, init, stored.trial(rank, init, 0.9), 0.88)
+        stored.references("test", 1.0, 0.5)
+    page = Tags(render(read_results(storage, "digits")))
+    assert page.said.startswith("digits: agreement won back")
+    assert "No labels were used: agreement is the share of test images" in page.said
+    assert "int1-lora 20 kB svd" in page.said
+    assert "int8-none - -" in page.said
+    assert page.said.lower().count("accuracy") == 1, "the glossary says that agreement stands for it"
+
+
+def test_the_page_has_what_is_needed_to_do_it_again(storage, store, attributes):
+    stored = store(ranks=(2,), inits=("svd",), budget=1)
+    number = stored.trial(2, "svd", 0.9, checkpoint="storage/exports/x/model.safetensors", checkpoint_sha256="e" * 64)
+    text = 'name = "digits"  # <mine>\n' + "x" * 4000
+    run = {"command": "restora run digits --device cpu", "began": "2026-03-01T10:00:00+00:00", "done": 0}
+    attributes(stored, run=run, **in_pieces("file", text))
+    page = Tags(render(read_results(storage, "digits")))
+    assert "restora run digits --device cpu" in page.said
+    assert "2026-03-01T10:00:00+00:00" in page.said
+    assert text in page.text
+    assert f"{number} storage/exports/x/model.safetensors {'e' * 64}" in page.said
+
+
+def test_a_study_of_an_older_version_says_what_of_it_is_pinned_and_how_to_export(storage, store):
+    store(ranks=(2,), inits=("svd",)).trial(2, "svd", 0.9)
+    said = Tags(render(read_results(storage, "digits"))).said
+    assert "What is pinned of digits, whose file an older version did not store" in said
+    assert 'combination = {"name": "int1-lora"' in said
+    assert "to write them: restora export digits" in said
+
+
+def test_sizes_of_layers_are_summed_up(storage, store):
+    stored = store(ranks=(2, 8), inits=("svd",))
+    stored.trial(2, "svd", 0.9)
+    stored.layers("fc1", "fc2")
+    said = Tags(render(read_results(storage, "digits"))).said
+    assert "layer original compressed of it weights scales bias adapter, rank 2 adapter, rank 8" in said
+    assert "fc2 8.4 kB 690 B 250 B 40 B 400 B 160 B 640 B" in said
+    assert "all of them 12.8 kB 1.25 kB 375 B 80 B 800 B 320 B 1.28 kB" in said
+
+
+def test_what_a_hundred_epochs_add_to_the_page_is_little(storage):
+    stored = Stored(storage, ranks=(2,), inits=("svd",), budget=50)
+    for place in range(50):
+        stored.trial(2, "svd", 0.9 + place / 1000)
+    many = len(render(read_results(storage, "digits")))
+    assert many < 5_100_000, "trials that are no winner's are points of few pictures"

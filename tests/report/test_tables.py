@@ -111,7 +111,7 @@ def test_the_epochs_of_each_best_trial_are_listed_once(finished):
 
 def test_a_table_without_rows_still_names_its_columns(tmp_path):
     write_csv(tmp_path / "epochs.csv", EpochRow, [])
-    columns = "combination,rank,init,trial,epoch,train_loss,val_loss,val_accuracy,best"
+    columns = "study,combination,rank,init,trial,epoch,train_loss,val_loss,val_accuracy,best"
     assert (tmp_path / "epochs.csv").read_text() == f"{columns}\n"
 
 

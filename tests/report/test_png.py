@@ -1,0 +1,70 @@
+import importlib.util
+import shutil
+
+import pytest
+from PIL import Image
+
+from pipeline.report.figures.accuracy_by_rank import accuracy_by_rank
+from pipeline.report.figures.recovery import recovery
+from pipeline.report.png import FINER, WIDTH, write_pngs
+
+BROWSER = pytest.mark.skipif(
+    not any(map(shutil.which, ("chromium", "google-chrome", "chrome"))), reason="NOT TESTED: PNGs; no browser is here"
+)
+
+
+@pytest.fixture
+def figures(finished):
+    return {"by_rank": accuracy_by_rank(finished), "recovery": recovery(finished)}
+
+
+@BROWSER
+def test_pictures_are_written_in_light_colours_in_the_place_of_earlier_ones(figures, tmp_path):
+    folder, said = tmp_path / "png", []
+    folder.mkdir()
+    (folder / "of_an_earlier_report.png").write_bytes(b"")
+    write_pngs(figures, folder, said.append)
+    assert said == []
+    assert sorted(path.name for path in folder.iterdir()) == ["by_rank.png", "recovery.png"]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    image = Image.open(folder / "by_rank.png")
+    assert image.size == (WIDTH * FINER, figures["by_rank"].layout.height * FINER)
+    assert image.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
+    assert len(image.convert("RGB").getcolors(1 << 20)) > 50
+
+
+def test_without_kaleido_one_line_says_how_to_get_it(figures, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.report.png.find_spec", lambda name: None)
+    said = []
+    write_pngs(figures, tmp_path / "png", said.append)
+    assert said == ["no PNGs of the pictures, for kaleido is not installed: pip install 'restora[png]'"]
+    assert not (tmp_path / "png").exists()
+
+
+def test_without_a_browser_one_line_says_how_to_get_it(figures, tmp_path, monkeypatch):
+    monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "nowhere"))
+    said = []
+    write_pngs(figures, tmp_path / "png", said.append)
+    (line,) = said
+    assert "no browser was found" in line
+    assert "apt-get install chromium" in line
+    assert not (tmp_path / "png").exists()
+
+
+def test_a_browser_that_dies_is_named_and_the_report_goes_on(figures, tmp_path, monkeypatch):
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("BROWSER_PATH", str(broken))
+    said = []
+    write_pngs(figures, tmp_path / "png", said.append)
+    assert len(said) == 1
+    assert "the browser failed" in said[0]
+
+
+def test_no_picture_starts_no_browser(tmp_path, monkeypatch):
+    monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "nowhere"))
+    said = []
+    write_pngs({}, tmp_path / "png", said.append)
+    assert said == []
