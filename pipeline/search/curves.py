@@ -100,7 +100,8 @@ def _ticks(values: Sequence[float]) -> tuple[float, ...]:
     """Three to six round numbers, the first below all values and the last above."""
     known = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(known), max(known)
-    reach = (high - low) or max(abs(high), 1.0) / 50
+    size = max(abs(low), abs(high), 1e-6)
+    reach = high - low if high - low > 1e-6 * size else size / 50  # no axis tells such values apart
     unit = 10 ** math.floor(math.log10(reach))
     step = next(unit * m for m in (0.2, 0.5, 1, 2, 5) if reach / (unit * m) <= 4)
     first, last = math.floor(low / step), math.ceil(high / step)

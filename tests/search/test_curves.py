@@ -3,7 +3,7 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.search.curves import draw_curves
@@ -89,6 +89,9 @@ def test_a_value_that_is_no_number_is_left_out(odd):
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.floats(0, 1e30))
+@example([0.0], 5e-324)
+@example([0.5, 0.5000000001], 1e30)
+@example([1.0, 1.0], 0.0)
 def test_curves_stay_within_their_panel_whatever_the_numbers(accuracies, loss):
     picture = draw(accuracies, [loss] * len(accuracies), [2 * loss] * len(accuracies), 1)
     for kind in "vr":
