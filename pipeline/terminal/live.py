@@ -11,6 +11,7 @@ from rich.segment import ControlType
 from rich.text import Text
 
 from pipeline.terminal.board import SIGNS, View, board
+from pipeline.terminal.text import can_show
 
 SOONEST = 0.25
 """Seconds between two drawings at least."""
@@ -28,7 +29,7 @@ class LiveBoard:
 
     def __init__(self, screen: Screen, view: Callable[[], View]) -> None:
         self._screen, self._view = screen, view
-        self._plain = not _can_show(SIGNS, screen.encoding)
+        self._plain = not can_show(SIGNS, screen.encoding)
         self._drawn, self._widths, self._last = float("-inf"), list[int](), False
         self._live = Live(console=screen, get_renderable=self._draw, refresh_per_second=1 / TICK, redirect_stdout=False)
 
@@ -65,11 +66,3 @@ class LiveBoard:
         more = sum(max(0, -(-drawn // width) - 1) for drawn in self._widths)
         up = ((ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2)) * more
         self._screen.control(Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2), *up))
-
-
-def _can_show(text: str, encoding: str) -> bool:
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -46,10 +46,10 @@ def print_lines(lines: Iterable[str | Text], stream: TextIO) -> None:
         screen.print(Text(line) if isinstance(line, str) else line, soft_wrap=True, end="\n")
 
 
-def can_show(text: str, stream: TextIO) -> bool:
-    """Whether a stream's encoding has all characters of a text."""
+def can_show(text: str, encoding: str | None) -> bool:
+    """Whether an encoding has all characters of a text."""
     try:
-        text.encode(stream.encoding or "ascii")
+        text.encode(encoding or "ascii")
     except UnicodeEncodeError:
         return False
     return True

@@ -14,7 +14,7 @@ WORDS = {True: "ok  ", False: "FAIL"}
 
 def tick_lines(ticks: Iterable[tuple[str, bool, str]], stream: TextIO) -> list[Text]:
     """A line for each finding, and below a failed one what was found, a line each."""
-    signs = SIGNS if stream.isatty() and can_show("".join(SIGNS.values()), stream) else WORDS
+    signs = SIGNS if stream.isatty() and can_show("".join(SIGNS.values()), stream.encoding) else WORDS
     return [_line(signs[ok], what, ok, said) for what, ok, said in ticks]
 
 
