@@ -35,5 +35,6 @@ def linear_ticks(low: float, high: float) -> list[float]:
 
 
 def whole_steps(last: int) -> dict[str, int]:
-    """Ticks of an axis that counts up to ``last``: whole numbers, five or so."""
-    return {"tick0": 0, "dtick": max(1, round(last / 5))}
+    """Ticks of an axis that counts up to ``last``: round whole numbers, seven at most."""
+    decade = 10 ** math.floor(math.log10(max(1, last / 6)))
+    return {"tick0": 0, "dtick": next(step * decade for step in (1, 2, 5, 10) if step * decade * 6 >= last)}
