@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.paths import STORAGE, write_whole
 from pipeline.report.figures.animation import draw_courses
-from pipeline.report.markup import figure, page, paragraph
+from pipeline.report.markup import figure, page
 from pipeline.spectra.tanh import watch_tanh
 
 SAYS = (
@@ -26,8 +26,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=STORAGE / "reports" / "tanh-spectra.html", help="the page")
     given = parser.parse_args()
     watched, losses = watch_tanh(given.seed, given.epochs)
-    drawn = figure(draw_courses(watched, {}), "spectra", include_plotly=True)
-    text = page("Spectra of a tanh network", ["<h1>Spectra of a tanh network</h1>", paragraph(SAYS), drawn])
+    drawn = figure(draw_courses(watched, {}), "spectra", "Singular values over epochs", SAYS)
+    text = page("Spectra of a tanh network", ["<h1>Spectra of a tanh network</h1>", drawn], drawn=True)
 
     def write(path: Path) -> None:
         path.write_text(text, encoding="utf-8")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.cli import complete
 from pipeline.cli.app import Database, Json, Study, app, print_json, results_of
 from pipeline.terminal import Console, carried_out
 
@@ -51,7 +52,11 @@ def status(
 def report(
     studies: Annotated[
         list[str],
-        typer.Argument(help="Study files, or names of ones in studies/; several side by side.", metavar="STUDY"),
+        typer.Argument(
+            help="Study files, or names of ones in studies/; several side by side.",
+            metavar="STUDY",
+            autocompletion=complete.studies,
+        ),
     ],
     storage: Database = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to [storage/reports/<study>].")] = None,

@@ -160,17 +160,19 @@ def refuse_misfits(objectives: Mapping[str, Objective], *, cheaply: bool = False
 
 
 def _begin(spec: StudySpec, storage: RDBStorage, objective: Objective, command: str, file: str | None) -> optuna.Study:
-    """The stored study of one combination, created or resumed, which says what runs it now."""
+    """The stored study of a combination, created or resumed, which says what runs it where anything is left to run."""
+    facts = study_facts(spec, objective)
     study = create_or_resume(
         storage,
         study_name(spec.name, objective.combination.name),
         pinned(spec, objective.combination),
         dict(objective.task.hashes),
-        {**study_facts(spec, objective), **(in_pieces("file", file) if file is not None else {})},
+        {**facts, **(in_pieces("file", file) if file is not None else {})},
     )
     done = study._storage.get_n_trials(study._study_id, (TrialState.COMPLETE, TrialState.PRUNED))
-    began = datetime.now(UTC).isoformat(timespec="seconds")
-    study.set_user_attr("run", {"command": command, "began": began, "done": done})
+    if done < facts["budget"] * len(facts["cells"]) or "run" not in study.user_attrs:
+        began = datetime.now(UTC).isoformat(timespec="seconds")
+        study.set_user_attr("run", {"command": command, "began": began, "done": done})
     return study
 
 
@@ -257,7 +259,7 @@ def make_objectives(
     }
 
 
-def study_facts(spec: StudySpec, objective: Objective) -> dict[str, object]:
+def study_facts(spec: StudySpec, objective: Objective) -> dict[str, Any]:
     """What the stored study says of itself beside its trials."""
     search = fitted(spec.search, objective.adapter)
     return {

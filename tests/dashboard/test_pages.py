@@ -76,7 +76,7 @@ def test_every_get_of_optuna_dashboard_is_among_those_tried():
 def test_a_picture_is_served_and_one_that_is_gone_is_404(study: optuna.Study, storage: RDBStorage, capfd):
     application = pages(storage)
     assert ask(application, "/artifacts/1/0-0").status == 404
-    PICTURES.mkdir(parents=True)
+    PICTURES.mkdir(parents=True, exist_ok=True)
     (PICTURES / "0-0").write_text("<svg/>")
     answer = ask(application, "/artifacts/1/0-0")
     assert (answer.status, answer.headers["Content-Type"], answer.text) == (200, "image/svg+xml", "<svg/>")

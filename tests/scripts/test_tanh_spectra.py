@@ -14,5 +14,5 @@ def test_the_script_writes_one_page_and_prints_the_effective_ranks(tmp_path, mon
     assert loss.startswith("mean squared error")
     assert where == str(page)
     text = page.read_text()
-    assert "Plotly.addFrames('spectra'" in text
+    assert '"frames":[{' in text.replace(" ", "")
     assert text.count("plotly.js v") == 1
