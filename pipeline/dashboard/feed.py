@@ -53,7 +53,7 @@ class Feed:
     def __init__(self, storage: RDBStorage, study: str, say: Callable[[str], None]) -> None:
         self._storage, self._study, self._say = storage, study, say
         self._began = time.monotonic()
-        self._notes, self._pictures = _Pace(0.002, last=0.05), _Pace(0.008, last=1.0)  # to import plotly takes a while
+        self._notes, self._pictures = _Pace(0.002, last=0.05), _Pace(0.008, last=1.5)  # to import plotly takes a while
         self._winners: Winners = {}
         self._drawn: dict[str, Seen] = {}
         self._summary: optuna.Study | None = None
@@ -68,7 +68,7 @@ class Feed:
     def __call__(self, moment: Moment) -> None:
         """Bring everything up to date, if it is time."""
         elapsed = time.monotonic() - self._began
-        pictures = moment in ("searched", "ended") or (moment == "epoch" and self._pictures.allows(elapsed))
+        pictures = moment == "ended" or (moment in ("epoch", "searched") and self._pictures.allows(elapsed))
         if moment == "epoch" and not pictures and not self._notes.allows(elapsed):
             return
         start = time.perf_counter()

@@ -115,10 +115,10 @@ def test_a_database_without_the_study_gets_nothing(storage, feed, said):
 def test_a_better_trial_changes_note_pictures_and_summary(storage, feed):
     stored = begin(storage)
     stored.trial(2, "svd", 0.7)
-    feed("searched")
+    feed("ended")
     before = pictures(storage, STUDY)
     stored.trial(2, "svd", 0.8)
-    feed("searched")
+    feed("ended")
     assert pictures(storage, STUDY) != before
     assert "80.00" in get_note(load(storage, STUDY))
     assert [trial.state.name for trial in load(storage, SUMMARY).trials] == ["PRUNED", "COMPLETE"]
