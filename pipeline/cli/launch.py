@@ -99,7 +99,7 @@ def run(
     cache_limit: CacheLimit = 50,
 ) -> None:
     """Create or resume a study; running it again is always right, and adds nothing once the budgets are met."""
-    from pipeline.dashboard.feed import Feed
+    from pipeline.dashboard.feed import FEED_WAIT, Feed
     from pipeline.environment import choose_device
     from pipeline.paths import LOGS, default_database
     from pipeline.search.run import run_study
@@ -126,7 +126,7 @@ def run(
                     cache_limit=round(cache_limit * 1e9),
                     say=console.say,
                     show=console.show,
-                    publish=Feed(stored, spec.name, console.say),
+                    publish=Feed(open_storage(url, wait=FEED_WAIT), spec.name, console.say),
                 )
         except (StopTraining, KeyboardInterrupt) as stop:
             console.say(

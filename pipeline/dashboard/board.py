@@ -57,8 +57,8 @@ def _read(engine: Engine, study_id: int) -> dict[str, Any]:
 
 
 def _text(attributes: Mapping[str, Any], prefix: str) -> str:
-    pieces = {key: text for key, text in attributes.items() if key.startswith(prefix)}
-    return "".join(pieces[f"{prefix}{number}"] for number in range(len(pieces)))
+    numbers = (key.removeprefix(prefix) for key in attributes if key.startswith(prefix))
+    return "".join(attributes[f"{prefix}{number}"] for number in sorted(map(int, numbers)))
 
 
 def _next_version(session: Session, study_id: int, before: int | None) -> bool:

@@ -15,6 +15,8 @@ from pipeline.search.results import CombinationResult
 from pipeline.search.run import Moment
 from pipeline.search.so_far import Winners, read_so_far
 
+FEED_WAIT = 0.5
+"""Seconds that an update waits for another program that writes to the database; it is left out then."""
 Seen = tuple[Hashable, ...]
 
 

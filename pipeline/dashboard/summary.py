@@ -9,6 +9,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, dist
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
@@ -29,12 +30,21 @@ def open_summary(storage: RDBStorage, study: str, metric: str) -> optuna.Study |
         summary = optuna.create_study(storage=storage, study_name=study, directions=["maximize", "minimize"])
     except DuplicatedStudyError:
         summary = optuna.load_study(storage=storage, study_name=study)
-        return summary if summary.user_attrs.get(OWN) == study else None
+        if summary.user_attrs.get(OWN) == study:
+            return summary
+        if not _is_bare(summary):
+            return None
     summary.set_user_attr(OWN, study)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         summary.set_metric_names([f"validation {metric}", "bytes"])
     return summary
+
+
+def _is_bare(study: optuna.Study) -> bool:
+    """Whether a study has nothing in it yet: a run was killed as it made its summary."""
+    two = study.directions == [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
+    return two and not (study.user_attrs or study.metric_names or study.get_trials(deepcopy=False))
 
 
 def update_summary(summary: optuna.Study, results: Sequence[CombinationResult]) -> bool:

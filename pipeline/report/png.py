@@ -1,12 +1,14 @@
 """The pictures of a report as files, drawn by a browser that is at hand."""
 
+import functools
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline.report.figures.contract import Figure
+from pipeline.paths import write_whole
+from pipeline.report.figures.contract import Figure, pictures
 from pipeline.report.figures.look import on_white
 
 WIDTH, FINER = 1000, 2
@@ -55,7 +57,7 @@ def write_pngs(figures: Mapping[str, Figure], folder: Path, say: Callable[[str],
             return
         for fault in failed:
             say(f"a picture could not be written as PNG: {fault}")
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
+        for stale in {f"{one.name}.png" for one in pictures()}:
+            (folder / stale).unlink(missing_ok=True)
         for path in Path(temporary).iterdir():
-            shutil.copyfile(path, folder / path.name)
+            write_whole(folder / path.name, functools.partial(shutil.copyfile, path))

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from pipeline.paths import PICTURES
 from pipeline.search.curves import draw_curves
-from pipeline.search.rows import write_system_attribute
+from pipeline.search.rows import write_attributes, write_system_attribute
 
 _ENDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
@@ -52,8 +52,12 @@ def attach_curves(
         best,
     )
     meta = ArtifactMeta(str(uuid.uuid4()), filename="curves.svg", mimetype="image/svg+xml", encoding=None)
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    (PICTURES / meta.artifact_id).write_text(picture, encoding="utf-8")
+    try:
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        (PICTURES / meta.artifact_id).write_text(picture, encoding="utf-8")
+    except OSError as error:  # a trial is not to be lost for its picture
+        write_attributes(session, trial_id, {"picture": f"not written: {error}"})
+        return
     write_system_attribute(session, trial_id, f"{ARTIFACTS_ATTR_PREFIX}{meta.artifact_id}", json.dumps(vars(meta)))
 
 

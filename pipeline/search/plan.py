@@ -22,8 +22,8 @@ from pipeline.spec import StudySpec
 from pipeline.task import prepare
 from pipeline.train.guard import Guard
 
-TRIAL_ROW_BYTES = 6_000
-"""What a trial takes in the database, measured on SQLite with ten epochs."""
+TRIAL_BYTES = 10_000
+"""What a trial takes in the database, measured on SQLite with ten epochs, and the picture of its curves."""
 HEADER_BYTES = 2_000
 """About what the header of an exported file takes."""
 
@@ -240,7 +240,7 @@ def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool
                 "disk_bytes": cache.missing_bytes
                 + adapters
                 + sum(p.bytes + HEADER_BYTES for p in ranks)
-                + trials * TRIAL_ROW_BYTES,
+                + trials * TRIAL_BYTES,
                 "allocation": _allocation(objective),
                 "sized_by_values": not objective.combination.compression.sized_by_shape,
                 "ranks": [vars(plan) for plan in ranks],

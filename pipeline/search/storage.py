@@ -27,9 +27,15 @@ LOCK_WAIT = 30
 """Seconds to wait while another program holds the database."""
 
 
+SECRET = ("password", "passwd", "sslpassword", "passfile")
+"""What drivers take of a URL's query that nobody is to read."""
+
+
 def without_password(url: str) -> str:
     """A database URL that may be printed, logged and stored."""
-    return make_url(url).render_as_string(hide_password=True)
+    parsed = make_url(url)
+    hidden = {key: "hidden" for key in parsed.query if key.lower() in SECRET}
+    return parsed.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
 @contextmanager
@@ -46,8 +52,13 @@ def _failed(url: str, error: Exception) -> StorageError:
     return StorageError(f"the database {without_password(url)} failed: {said}; nothing in it was removed")
 
 
-def open_storage(url: str, *, create: bool = True) -> RDBStorage:
+def open_storage(url: str, *, create: bool = True, wait: float = LOCK_WAIT) -> RDBStorage:
     """Open or create the database of an SQLAlchemy URL; SQLite gets a write-ahead log, so that readers never wait.
+
+    Args:
+        url: Of the database.
+        create: Whether to make an SQLite file that is not there.
+        wait: Seconds to wait for another program that writes to an SQLite file.
 
     Raises:
         StorageError: The URL is none, or what it names is no database, another version's, or out of reach.
@@ -65,17 +76,19 @@ def open_storage(url: str, *, create: bool = True) -> RDBStorage:
         raise NothingUsableError(f"{parsed.database} is not there, so nothing is stored; `restora run STUDY` makes it")
     try:
         with storage_errors(url):
-            return _open_sqlite(url, parsed.database) if parsed.get_backend_name() == "sqlite" else RDBStorage(url)
+            return (
+                _open_sqlite(url, parsed.database, wait) if parsed.get_backend_name() == "sqlite" else RDBStorage(url)
+            )
     except (RuntimeError, OSError, ImportError) as error:  # another version's tables, no access, no driver
         raise _failed(url, error) from error
 
 
-def _open_sqlite(url: str, database: str | None) -> RDBStorage:
+def _open_sqlite(url: str, database: str | None, wait: float) -> RDBStorage:
     with ExitStack() as alone:
         if database and database != ":memory:":
             _refuse_other_files(Path(database))
             alone.enter_context(_one_at_a_time(Path(database)))
-        storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": LOCK_WAIT}})
+        storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": wait}})
         sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
         storage.engine.dispose()
         return storage

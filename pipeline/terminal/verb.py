@@ -2,7 +2,6 @@
 
 import functools
 import os
-import re
 import shlex
 import sys
 import traceback
@@ -59,5 +58,18 @@ def _outcome(error: Exception) -> tuple[int, str]:
 
 def command_given() -> str:
     """The command that was given, without a password that a URL in it may hold."""
-    words = [re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", word) for word in sys.argv[1:]]
-    return shlex.join(["restora", *words])
+    return shlex.join(["restora", *map(_shown, sys.argv[1:])])
+
+
+def _shown(word: str) -> str:
+    if "://" not in word:
+        return word
+    from sqlalchemy.exc import ArgumentError
+
+    from pipeline.search.storage import without_password
+
+    option, equals, url = word.partition("=") if word.startswith("--") else ("", "", word)
+    try:
+        return f"{option}{equals}{without_password(url)}"
+    except ArgumentError:
+        return f"{option}{equals}***"

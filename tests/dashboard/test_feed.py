@@ -1,4 +1,5 @@
 import json
+import sqlite3
 import threading
 import time
 
@@ -12,8 +13,9 @@ from stored import STUDY, SUMMARY, Dashboard, begin, finish, load
 from pipeline.dashboard import board
 from pipeline.dashboard import feed as feed_module
 from pipeline.dashboard.board import write_board
-from pipeline.dashboard.feed import Feed
+from pipeline.dashboard.feed import FEED_WAIT, Feed
 from pipeline.dashboard.note import LINE
+from pipeline.search.storage import open_storage
 
 PICTURES = {"accuracy_by_rank", "accuracy_by_size"}
 
@@ -269,3 +271,26 @@ def test_the_database_is_never_locked_while_readers_and_writers_share_it(open_da
         thread.join()
     assert errors == []
     assert said == []
+
+
+def test_a_note_that_lacks_a_piece_is_written_anew(storage, feed, said):
+    stored = finish(storage)
+    storage.set_study_system_attr(stored.study._study_id, "dashboard:note_str:5", "a piece of a longer note")
+    feed("ended")
+    assert said == []
+    assert get_note(load(storage, STUDY)).startswith("**int1-lora** of study **digits**")
+
+
+def test_an_update_is_left_out_rather_than_wait_for_a_locked_database(storage, said, tmp_path):
+    finish(storage)
+    url = str(storage.engine.url)
+    other, holder = open_storage(url, wait=FEED_WAIT), sqlite3.connect(storage.engine.url.database)
+    holder.execute("BEGIN IMMEDIATE")
+    began = time.monotonic()
+    Feed(other, SUMMARY, said.append)("begun")
+    waited = time.monotonic() - began
+    holder.close()
+    other.engine.dispose()
+    assert waited < 10 * FEED_WAIT
+    assert len(said) == 1
+    assert said[0].startswith("what the dashboard shows was not brought up to date")

@@ -124,3 +124,11 @@ def test_a_study_of_someone_elses_of_that_name_is_left_alone(storage):
     assert open_summary(storage, SUMMARY, "accuracy") is None
     assert len(load(storage, SUMMARY).trials) == 1
     assert load(storage, SUMMARY).user_attrs == {}
+
+
+def test_a_summary_that_a_killed_run_had_only_just_made_is_taken_up(storage):
+    finish(storage)
+    optuna.create_study(storage=storage, study_name=SUMMARY, directions=["maximize", "minimize"])
+    assert update(storage)
+    assert load(storage, SUMMARY).user_attrs == {"summary_of": SUMMARY}
+    assert len(complete(storage)) == 4

@@ -243,11 +243,19 @@ def test_fault_23_a_password_is_never_said(verb, monkeypatch):
         assert not path.is_file() or SECRET.encode() not in path.read_bytes()
 
 
+URLS = [
+    f"postgresql+psycopg://me:{SECRET}@host/studies",
+    f"postgresql+psycopg://me@home:{SECRET}@host/studies",
+    f"postgresql+psycopg://host/studies?user=me&password={SECRET}",
+    f"://{SECRET}",
+]
+
+
+@pytest.mark.parametrize("url", URLS)
 @pytest.mark.parametrize("words", [["--storage", "{}"], ["--storage={}"]])
-def test_fault_23_nor_in_the_command_that_resumes(monkeypatch, words):
+def test_fault_23_nor_in_the_command_that_resumes(monkeypatch, words, url):
     from pipeline.terminal import command_given
 
-    url = f"postgresql+psycopg://me:{SECRET}@host/studies"
     monkeypatch.setattr("sys.argv", ["restora", "run", "tiny", *(word.format(url) for word in words)])
     assert SECRET not in command_given()
     assert re.match(r"restora run tiny '?--storage", command_given())

@@ -15,20 +15,21 @@ BROWSER = pytest.mark.skipif(
 
 @pytest.fixture
 def figures(finished):
-    return {"by_rank": accuracy_by_rank(finished), "recovery": recovery(finished)}
+    return {"accuracy_by_rank": accuracy_by_rank(finished), "recovery": recovery(finished)}
 
 
 @BROWSER
 def test_pictures_are_written_in_light_colours_in_the_place_of_earlier_ones(figures, tmp_path):
     folder, said = tmp_path / "png", []
     folder.mkdir()
-    (folder / "of_an_earlier_report.png").write_bytes(b"")
+    (folder / "heat_map.png").write_bytes(b"of an earlier report")
+    (folder / "holiday.png").write_bytes(b"of someone else")
     write_pngs(figures, folder, said.append)
     assert said == []
-    assert sorted(path.name for path in folder.iterdir()) == ["by_rank.png", "recovery.png"]
+    assert sorted(path.name for path in folder.iterdir()) == ["accuracy_by_rank.png", "holiday.png", "recovery.png"]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-    image = Image.open(folder / "by_rank.png")
-    assert image.size == (WIDTH * FINER, figures["by_rank"].layout.height * FINER)
+    image = Image.open(folder / "accuracy_by_rank.png")
+    assert image.size == (WIDTH * FINER, figures["accuracy_by_rank"].layout.height * FINER)
     assert image.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
     assert len(image.convert("RGB").getcolors(1 << 20)) > 50
 

@@ -269,3 +269,14 @@ def test_what_the_trials_are_judged_by_is_named_by_the_tasks_metric(storage):
     study = create_or_resume(storage, "tiny/agreeing", {}, {}, {"task": {"metric": "agreement"}})
     assert metric_of(study) == "validation agreement"
     assert metric_of(bare_study(storage)) == "validation accuracy"
+
+
+def test_a_trial_is_not_lost_where_its_picture_cannot_be_written(storage):
+    PICTURES.parent.mkdir(parents=True, exist_ok=True)
+    PICTURES.write_text("a file where the folder would be")
+    ledger = make_ledger(storage)
+    number = ledger.finish(make_ask(), TrialState.COMPLETE, [0.1, 0.2], CURVE, 0.2)
+    trial = ledger.study.trials[number]
+    assert trial.value == 0.2
+    assert trial.user_attrs["picture"].startswith("not written: ")
+    assert get_all_artifact_meta(trial, storage=ledger.study._storage) == []

@@ -181,3 +181,8 @@ def test_a_study_of_a_version_that_knew_fewer_options_goes_on_and_one_with_other
     warmed = make_spec(warmup=1.0)
     with pytest.raises(SpecError, match=r"warmup: stored 0.0, now 1.0"):
         create_or_resume(storage, "tiny/int1-lora", pinned(warmed, warmed.combination[0]), {}, {})
+
+
+def test_a_password_in_the_query_of_a_url_is_hidden_too():
+    url = f"postgresql+psycopg://db.example/studies?user=me&password={SECRET}"
+    assert without_password(url) == "postgresql+psycopg://db.example/studies?password=hidden&user=me"
