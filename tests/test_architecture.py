@@ -11,7 +11,7 @@ PIPELINE = Path(__file__).parents[1] / "pipeline"
 FLOW = [
     {"errors"},
     {"registry"},
-    {"seeds", "spec", "study_file", "paths", "environment"},
+    {"seeds", "spec", "study_file", "paths", "environment", "words"},
     {"task"},
     {"compress"},
     {"adapt"},

@@ -69,10 +69,10 @@ def report(
     from datetime import datetime
 
     from pipeline.paths import report_folder
-    from pipeline.report.figures.words import readable_bytes
     from pipeline.report.page import write_report
     from pipeline.report.png import write_pngs
     from pipeline.study_file import stored_name
+    from pipeline.words import readable_bytes
 
     console = Console()
     names = list(dict.fromkeys(map(stored_name, studies)))

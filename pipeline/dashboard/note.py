@@ -2,12 +2,14 @@
 
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.report.recovery import cell_recovery
-from pipeline.report.words import NOTHING, counted, init_said, listed, percent, rank_said, size
+from pipeline.report.words import NOTHING, init_said, listed, percent, rank_said, size
 from pipeline.search.results import CellResult, CombinationResult, Score
+from pipeline.words import counted
 
 LINE = "*What you write below this line is kept.*"
 PARTS = {"train": "training", "val": "validation", "test": "test"}
@@ -104,14 +106,12 @@ def _progress(results: Sequence[CombinationResult]) -> list[str]:
     said = [f"{done} of {counted(budget, 'trial')}: {seen['complete']} complete, {seen['pruned']} pruned"]
     said += [f"{seen[state]} {name}" for state, name in (("fail", "failed"), ("running", "running")) if seen[state]]
     lines = [f"Progress: {', '.join(said)}."]
-    reasons: dict[str, int] = {}
-    for cell in cells:
-        for reason, count in cell.reasons.items():
-            reasons[reason] = reasons.get(reason, 0) + count
-    often = sorted(reasons.items(), key=lambda each: -each[1])[:3]
-    if often:
+    reasons = sum((Counter(cell.reasons) for cell in cells), Counter[str]())
+    if often := reasons.most_common(3):
         lines.append("Why trials failed, most often:")
-        lines.append("\n".join(f"- {count} times: {_plain(_short(reason))}" for reason, count in often))
+        lines.append("\n".join(f"- {counted(count, 'time')}: {_plain(_short(reason))}" for reason, count in often))
+    if interrupted := sum(sum(cell.interrupted.values()) for cell in cells):
+        lines.append(f"Interrupted with their run, to be tried again: {counted(interrupted, 'trial')}.")
     short = [cell for cell in cells if cell.exhausted]
     if short:
         lines.append(f"{counted(len(short), 'cell')} ended short of the budget, for as many trials failed.")

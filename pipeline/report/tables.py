@@ -33,6 +33,7 @@ def _status(cell: CellResult) -> dict[str, Any]:
         "best": cell.best.value if cell.best else None,
         "trial": cell.best.number if cell.best else None,
         "reasons": dict(cell.reasons),
+        "interrupted": dict(cell.interrupted),
     }
     place = (cell.cell.rank, cell.cell.init)
     return status_row(*place, cell.budget, came_to, tested=bool(cell.tested), epoch=cell.epoch)

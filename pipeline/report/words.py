@@ -1,10 +1,11 @@
-"""How the page says numbers: accuracies in percent, sizes in bytes, durations, counts."""
+"""How the page says numbers: accuracies in percent, sizes and durations that no line breaks."""
 
 from collections.abc import Iterable
 
-from pipeline.report.figures.words import rank_name, readable_bytes
+from pipeline.report.figures.words import rank_name
 from pipeline.search.results import CombinationResult
 from pipeline.search.space import UNRANKED
+from pipeline.words import duration, readable_bytes
 
 FIRM = "\N{NO-BREAK SPACE}"
 """Between a number and its unit, so that no line breaks there."""
@@ -45,27 +46,11 @@ def init_said(init: str) -> str:
     return NOTHING if init == UNRANKED else init
 
 
-def duration(seconds: float) -> str:
-    """``5.2 s``, ``56 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 d 4 h``."""
-    if seconds < 59.5:
-        return f"{seconds:.{0 if seconds >= 9.95 else 1}f}{FIRM}s"
-    for unit, small, parts, least in _UNITS:
-        whole, rest = divmod(round(seconds / least), parts)
-        if whole:
-            return f"{whole}{FIRM}{unit}" + (f" {rest}{FIRM}{small}" if rest else "")
-    raise ValueError(f"a duration is a number of seconds, not {seconds}")
-
-
-_UNITS = (("d", "h", 24, 3600), ("h", "min", 60, 60), ("min", "s", 60, 1))
-"""A unit, the smaller one that it has so many of, and the seconds of that."""
+def time(seconds: float) -> str:
+    return duration(seconds).replace(" ", FIRM)
 
 
 def listed(names: Iterable[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def counted(count: int, noun: str) -> str:
-    """``1 trial``, ``2 trials``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

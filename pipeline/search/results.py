@@ -50,6 +50,7 @@ class CellResult:
         states: Trials by state, interrupted ones apart.
         epoch: Epochs that its furthest running trial has behind it.
         reasons: Why trials failed, and how often.
+        interrupted: What interrupted others with their run, and how often; those are tried again.
         best: The complete trial of highest validation accuracy.
         tested: The scores of that trial, by seed; empty until it is tested.
     """
@@ -59,6 +60,7 @@ class CellResult:
     states: Mapping[str, int]
     epoch: int
     reasons: Mapping[str, int]
+    interrupted: Mapping[str, int]
     best: FrozenTrial | None
     tested: tuple[Tested, ...]
 
@@ -213,6 +215,7 @@ def _cell(cell: Cell, facts: Mapping[str, Any], own: Tally, trials: Mapping[int,
         states=own.states,
         epoch=_epoch(cell, trials.values()),
         reasons=own.reasons,
+        interrupted=own.interrupted,
         best=None if own.trial is None else trials[own.trial],
         tested=tuple(Tested(s["seed"], Score(*s["val"]), Score(*s["test"])) for s in seeds if "test" in s),
     )

@@ -80,10 +80,11 @@ def run_study(
         objectives = trained_objectives(spec, device, features, say, guard.check)
         refuse_misfits(objectives)
         failed: dict[str, IntegrityError] = {}
+        began = datetime.now(UTC).isoformat(timespec="seconds")
         studies, searched = dict[str, optuna.Study](), dict[str, Kept]()
         for name, objective in objectives.items():
             with _failing_alone(name, failed, say):
-                studies[name] = _begin(spec, storage, objective, command, file)
+                studies[name] = _begin(spec, storage, objective, command, file, began)
         publish("begun")
 
         def shown(name: str, progress: Progress) -> None:
@@ -159,7 +160,9 @@ def refuse_misfits(objectives: Mapping[str, Objective], *, cheaply: bool = False
             raise SpecError(f"combination '{name}': {error}") from None
 
 
-def _begin(spec: StudySpec, storage: RDBStorage, objective: Objective, command: str, file: str | None) -> optuna.Study:
+def _begin(
+    spec: StudySpec, storage: RDBStorage, objective: Objective, command: str, file: str | None, began: str
+) -> optuna.Study:
     """The stored study of a combination, created or resumed, which says what runs it where anything is left to run."""
     facts = study_facts(spec, objective)
     study = create_or_resume(
@@ -171,7 +174,6 @@ def _begin(spec: StudySpec, storage: RDBStorage, objective: Objective, command: 
     )
     done = study._storage.get_n_trials(study._study_id, (TrialState.COMPLETE, TrialState.PRUNED))
     if done < facts["budget"] * len(facts["cells"]) or "run" not in study.user_attrs:
-        began = datetime.now(UTC).isoformat(timespec="seconds")
         study.set_user_attr("run", {"command": command, "began": began, "done": done})
     return study
 

@@ -19,6 +19,7 @@ from pipeline.seeds import derive
 from pipeline.train.cohort import Lane
 from pipeline.train.program import Logits
 from pipeline.train.rows import Rows
+from pipeline.words import counted
 
 
 def values_of(trial: FrozenTrial) -> Values:
@@ -128,8 +129,8 @@ def test_winners(
     known = {cell: _tested(attributes, cell, trial) for cell, trial in winners.items()}
     untested = [cell for cell in cells(objective.search) if cell in winners and len(known[cell]) < seeds]
     if untested:
-        again = f", and training them again under {_count(seeds - 1, 'other seed')}" if seeds > 1 else ""
-        say(f"testing the winners of {_count(len(untested), 'cell')}{again}")
+        again = f", and training them again under {counted(seeds - 1, 'other seed')}" if seeds > 1 else ""
+        say(f"testing the winners of {counted(len(untested), 'cell')}{again}")
     for cell in untested:
         trial, scores = winners[cell], known[cell]
         values = values_of(trial)
@@ -152,10 +153,6 @@ def _tested(attributes: Mapping[str, Any], cell: Cell, winner: FrozenTrial) -> l
     """What is known of a cell's winner, a table a seed; nothing where another trial was the winner then."""
     known: dict[str, Any] = attributes.get(cell.winner_key, {})
     return list(known["seeds"]) if known.get("trial") == winner.number else []
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def _of_seed(

@@ -33,7 +33,7 @@ def read_so_far(storage: RDBStorage, study: str, known: Winners) -> list[Combina
 
 def _so_far(storage: RDBStorage, study: optuna.Study, facts: dict[str, Any], known: Winners) -> CombinationResult:
     name = study.study_name.partition("/")[2]
-    if COVERED not in facts:  # it has no trials, or is of a version without summaries
+    if COVERED not in facts:  # it has no trials, or is of a version without such summaries
         trials = study.get_trials(deepcopy=False)
         return gathered(study, facts, name, tally(trials), dict(enumerate(trials)))
     cells = [Cell(rank, init) for rank, init in stored_cells(facts)]
@@ -49,4 +49,5 @@ def _so_far(storage: RDBStorage, study: optuna.Study, facts: dict[str, Any], kno
 
 
 def _tally(summary: dict[str, Any]) -> Tally:
-    return Tally(Counter(summary["states"]), Counter(summary["reasons"] or {}), summary["best"], summary["trial"])
+    reasons, interrupted = Counter(summary["reasons"] or {}), Counter(summary["interrupted"] or {})
+    return Tally(Counter(summary["states"]), reasons, interrupted, summary["best"], summary["trial"])

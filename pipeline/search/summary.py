@@ -18,12 +18,18 @@ from sqlalchemy.pool import NullPool
 from pipeline.search.progress import is_exhausted
 
 STATES = ("complete", "pruned", "fail", "running")
-COVERED = "summary"
-"""The stored study's attribute that counts the trials of each state which its summaries cover."""
+COVERED = "summary covers"
+"""The stored study's attribute that counts the trials of each state which its summaries cover.
+
+Older summaries, which count interrupted trials among the failed ones, have theirs under another name: such a study is
+read in full.
+"""
 Place = tuple[int, str]
 """Rank and init of a cell."""
 MOST = 1700
-"""Characters that the reasons of a cell may take, so that no attribute is over 2 kB; more of them are left out."""
+"""Characters that why a cell's trials failed or were interrupted may take, so that no attribute is over 2 kB; more is
+left out.
+"""
 
 # One statement, so that attributes, counts and epochs are of the same moment. The key of a running trial's epoch is
 # JSON: the place of its rank and of its init among those searched, each before its distribution.
@@ -54,14 +60,20 @@ def summary_key(cell: object) -> str:
 
 
 def cell_summary(
-    states: Mapping[str, int], reasons: Mapping[str, int], best: float | None, trial: int | None
+    states: Mapping[str, int],
+    reasons: Mapping[str, int],
+    interrupted: Mapping[str, int],
+    best: float | None,
+    trial: int | None,
 ) -> dict[str, Any]:
-    """What a cell came to; ``reasons`` is None where they are too long to be kept."""
+    """What a cell came to; ``reasons`` and ``interrupted`` are None where they are too long to be kept."""
+    short = len(json.dumps(reasons)) + len(json.dumps(interrupted)) <= MOST
     return {
         "states": dict(states),
         "best": best,
         "trial": trial,
-        "reasons": dict(reasons) if len(json.dumps(reasons)) <= MOST else None,
+        "reasons": dict(reasons) if short else None,
+        "interrupted": dict(interrupted) if short else None,
     }
 
 
@@ -80,6 +92,7 @@ def status_row(
         "tested": tested,
         "exhausted": is_exhausted(summary["states"], budget),
         "reasons": summary["reasons"],
+        "interrupted": summary["interrupted"],
     }
 
 
@@ -154,7 +167,7 @@ def _cells(facts: Mapping[str, Any], epochs: Mapping[Place, int]) -> list[dict[s
     rows = []
     for rank, init in stored_cells(facts):
         cell = f"rank {rank} {init}"
-        summary = facts.get(summary_key(cell), cell_summary(dict.fromkeys(STATES, 0), {}, None, None))
+        summary = facts.get(summary_key(cell), cell_summary(dict.fromkeys(STATES, 0), {}, {}, None, None))
         winner = facts.get(f"winner {cell}", {})
         tested = winner.get("trial") == summary["trial"] and any("test" in seed for seed in winner.get("seeds", []))
         epoch = epochs.get((rank, init), 0)

@@ -22,13 +22,15 @@ class Tally:
 
     Args:
         seen: Trials by state, interrupted ones left out.
-        reasons: Why trials failed, interrupted ones among them, and how often.
+        reasons: Why trials failed, and how often.
+        interrupted: What interrupted others with their run, and how often; those are tried again.
         best: The highest value of a complete trial.
         trial: The number of the first trial that has it.
     """
 
     seen: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    interrupted: Counter[str] = field(default_factory=Counter)
     best: float | None = None
     trial: int | None = None
 
@@ -37,7 +39,8 @@ class Tally:
         if not state.is_finished() or tells(attributes):
             self.seen[state.name.lower()] += 1
         if "reason" in attributes:
-            self.reasons[attributes["reason"]] += 1
+            reasons = self.interrupted if "interrupted" in attributes else self.reasons
+            reasons[attributes["reason"]] += 1
         if state == TrialState.COMPLETE:
             value = value or 0.0
             if self.best is None or self.trial is None or (value, -number) > (self.best, -self.trial):
@@ -50,7 +53,7 @@ class Tally:
 
     def summary(self) -> dict[str, Any]:
         """What is stored of it."""
-        return cell_summary(self.states, self.reasons, self.best, self.trial)
+        return cell_summary(self.states, self.reasons, self.interrupted, self.best, self.trial)
 
 
 def tally(trials: Iterable[FrozenTrial]) -> defaultdict[Cell, Tally]:

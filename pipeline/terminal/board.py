@@ -7,8 +7,8 @@ from rich.text import Text
 
 from pipeline.search.progress import CellProgress, Progress
 from pipeline.terminal.lines import epoch_text, rate_text, summary_text
-from pipeline.terminal.numbers import duration_text
 from pipeline.terminal.text import GAP, aligned
+from pipeline.words import duration
 
 BAR = 10
 """Characters of a cell's bar."""
@@ -88,7 +88,7 @@ def _heading(view: View, width: int) -> list[Text]:
         Text(f"{view.study}: {view.combination}", style="bold"),
         Text(f"combination {place} of {of}") if of > 1 else Text(),
         Text(f"{view.progress.done}/{view.progress.budget} trials"),
-        Text("" if view.passed is None else duration_text(view.passed)),
+        Text("" if view.passed is None else duration(view.passed)),
         *([] if view.note and view.rate is None else [Text(rate_text(view.rate)), Text(_left_text(view))]),
         Text(view.note, style="yellow"),
     ]
@@ -102,11 +102,11 @@ def _heading(view: View, width: int) -> list[Text]:
 
 
 def _left_text(view: View) -> str:
-    own = "- left" if view.left is None else f"{duration_text(view.left)} left"
+    own = "- left" if view.left is None else f"{duration(view.left)} left"
     own = own if view.progress.left else "done"
     if not view.study_left or view.place[1] == 1:
         return own
-    return f"{own}, the study about {duration_text(view.study_left)}"
+    return f"{own}, the study about {duration(view.study_left)}"
 
 
 def _done_lines(done: Sequence[tuple[str, Progress]]) -> list[Text]:

@@ -1,7 +1,7 @@
 """Where a search stands, in lines: for the log file, and off a terminal."""
 
 from pipeline.search.progress import CellProgress, Progress, cell_name
-from pipeline.terminal.numbers import duration_text
+from pipeline.words import duration
 
 
 def progress_line(name: str, progress: Progress, rate: float | None, passed: float | None, left: float | None) -> str:
@@ -10,10 +10,10 @@ def progress_line(name: str, progress: Progress, rate: float | None, passed: flo
     parts = [f"{progress.done}/{progress.budget} trials ({share:.0%})", *_ended(progress)]
     if progress.running:
         parts.append(f"{progress.running} running in epoch {epoch_text(progress.epoch, progress.epochs)}")
-    parts += [_best(progress)] + ([] if passed is None else [duration_text(passed)])
+    parts += [_best(progress)] + ([] if passed is None else [duration(passed)])
     if progress.left:
         parts.append(rate_text(rate))
-        parts.append("time left not known yet" if left is None else f"about {duration_text(left)} left")
+        parts.append("time left not known yet" if left is None else f"about {duration(left)} left")
     return f"{name}: {', '.join(parts)}"
 
 

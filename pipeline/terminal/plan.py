@@ -6,8 +6,8 @@ from typing import Any
 from rich.text import Text
 
 from pipeline.search.progress import cell_name
-from pipeline.terminal.numbers import count_text, duration_text, size_text
 from pipeline.terminal.text import aligned
+from pipeline.words import counted, duration, readable_bytes
 
 WIDTH = 80
 """Characters of a line."""
@@ -27,13 +27,13 @@ def _whole(table: dict[str, Any]) -> list[Text]:
     cells = sum(combination["cells"] for combination in table["combinations"])
     baseline = "ready" if table["trained_baseline"] else "will be trained first, which the time leaves out"
     facts = {
-        "trials": f"{table['trials']:,} in {count_text(cells, 'cell')} of "
-        f"{count_text(len(table['combinations']), 'combination')}",
+        "trials": f"{table['trials']:,} in {counted(cells, 'cell')} of "
+        f"{counted(len(table['combinations']), 'combination')}",
         "images": parts,
-        "baseline": f"{baseline}; {size_text(table['dense_bytes'])}",
-        "time": f"about {duration_text(table['seconds'])}{_again_text(table)}",
-        "memory": f"about {size_text(table['memory_bytes'])}",
-        "disk": f"about {size_text(table['disk_bytes'])}",
+        "baseline": f"{baseline}; {readable_bytes(table['dense_bytes'])}",
+        "time": f"about {duration(table['seconds'])}{_again_text(table)}",
+        "memory": f"about {readable_bytes(table['memory_bytes'])}",
+        "disk": f"about {readable_bytes(table['disk_bytes'])}",
     }
     return [Text(f"study {table['study']}", style="bold"), *_facts(facts)]
 
@@ -43,19 +43,19 @@ def _again_text(table: dict[str, Any]) -> str:
     seconds = sum(combination["seed_seconds"] for combination in table["combinations"])
     if table["seeds"] == 1:
         return ""
-    return f", {duration_text(seconds)} of it for the winners' {count_text(table['seeds'] - 1, 'other seed')}"
+    return f", {duration(seconds)} of it for the winners' {counted(table['seeds'] - 1, 'other seed')}"
 
 
 def _combination(combination: dict[str, Any], table: dict[str, Any]) -> list[Text]:
     ready, lanes = table["trained_baseline"], combination["lanes"]
     facts = {
-        "trials": f"{combination['trials']:,} in {count_text(combination['cells'], 'cell')}, about "
-        f"{count_text(combination['epochs'], 'epoch')} in all",
+        "trials": f"{combination['trials']:,} in {counted(combination['cells'], 'cell')}, about "
+        f"{counted(combination['epochs'], 'epoch')} in all",
         "layers": f"{len(combination['layers']):,}",
-        "time": f"about {duration_text(combination['seconds'])}",
+        "time": f"about {duration(combination['seconds'])}",
         "cache": combination["cache"]["said"] + _cache_text(combination["cache"]),
-        "one pass": ", ".join(f"{count_text(own, 'trial')} of batch {batch}" for batch, own in lanes.items()),
-        "disk": f"about {size_text(combination['disk_bytes'])}",
+        "one pass": ", ".join(f"{counted(own, 'trial')} of batch {batch}" for batch, own in lanes.items()),
+        "disk": f"about {readable_bytes(combination['disk_bytes'])}",
     }
     dense = combination["ranks"][0]["dense"]
     if dense:
@@ -148,6 +148,6 @@ def _cache_text(cache: dict[str, Any]) -> str:
     if not cache["bytes"]:
         return ""
     if not cache["missing_bytes"]:
-        return f"; {size_text(cache['bytes'])}, there already"
-    missing = f"{size_text(cache['missing_bytes'])} to build in {duration_text(cache['seconds'])}"
-    return f"; {size_text(cache['bytes'])}, {missing}"
+        return f"; {readable_bytes(cache['bytes'])}, there already"
+    missing = f"{readable_bytes(cache['missing_bytes'])} to build in {duration(cache['seconds'])}"
+    return f"; {readable_bytes(cache['bytes'])}, {missing}"

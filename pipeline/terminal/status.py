@@ -7,8 +7,8 @@ from rich.text import Text
 
 from pipeline.search.progress import Progress, progress_of
 from pipeline.terminal.lines import summary_text
-from pipeline.terminal.numbers import count_text
 from pipeline.terminal.text import aligned
+from pipeline.words import counted
 
 INDENT = "  "
 
@@ -59,11 +59,13 @@ def _row(cell: dict[str, Any], style: str) -> list[Text]:
 
 
 def _failures(cells: list[dict[str, Any]]) -> list[Text]:
-    """Why trials failed, and how often; interrupted ones are among them, though no state counts those."""
-    reasons: Counter[str] = Counter()
+    """Why trials failed, what interrupted others, and how often."""
+    reasons, interrupted = Counter[str](), Counter[str]()
     for cell in cells:
         reasons.update(cell["reasons"] or {})
+        interrupted.update(cell["interrupted"] or {})
     lines = [Text(f"{count} failed: {reason}", style="red") for reason, count in reasons.most_common()]
+    lines += [Text(f"{count} interrupted, to be tried again: {why}") for why, count in interrupted.most_common()]
     if any(cell["reasons"] is None for cell in cells):
         lines.append(Text("more reasons than are kept at hand: status --json has them all", style="red"))
     return lines
@@ -82,7 +84,7 @@ def _totals(table: list[dict[str, Any]]) -> Text:
     ended = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     tested = sum(cell["tested"] for cell in cells)
     return Text(
-        f"{count_text(len(table), 'combination')}, {count_text(len(cells), 'cell')}: {done}/{budget} trials"
+        f"{counted(len(table), 'combination')}, {counted(len(cells), 'cell')}: {done}/{budget} trials"
         + (f", {ended}" if ended else "")
-        + f"; {tested} of {count_text(len(cells), 'winner')} tested"
+        + f"; {tested} of {counted(len(cells), 'winner')} tested"
     )

@@ -22,6 +22,7 @@ EVERY = 1.0
 """Seconds between two readings."""
 SHARE = 0.1
 """Part of the time that reading may take; where it takes longer, the next comes later."""
+TESTING = "testing the winners"
 NOTES = {False: "no run goes on", None: "whether a run goes on is not known here"}
 
 Table = list[dict[str, Any]]
@@ -52,19 +53,36 @@ class Watch:
 
     @property
     def finished(self) -> bool:
-        """Whether every cell has met its budget, or is exhausted."""
-        return not any(progress.left for progress in self.parts.values())
+        """Whether no trials are left, and no run goes on that still tests winners."""
+        return not self._searching and not self.testing
+
+    @property
+    def testing(self) -> bool:
+        """Whether all searches are over, and the run that goes on has winners to test."""
+        cells = [cell for combination in self.table for cell in combination["cells"]]
+        untested = any(cell["best"] is not None and not cell["tested"] for cell in cells)
+        return bool(self.alive) and untested and not self._searching
+
+    @property
+    def _searching(self) -> bool:
+        """Whether a cell has trials left: its budget is not met, and it is not exhausted."""
+        return any(progress.left for progress in self.parts.values())
 
     def _done(self) -> float:
         return sum(progress.done + progress.parts for progress in self.parts.values())
 
     def _run(self) -> tuple[float, float] | None:
-        """When the latest run began, and the trials that were done then; none where no run is known to go on."""
-        runs = [combination["run"] for combination in self.table if combination["run"]]
+        """When the latest run began, and the trials that were done then; none where no run is known to go on.
+
+        A combination that was done before has an earlier run, or none, and none of its trials are the latest's.
+        """
+        runs = {part["combination"]: part["run"] for part in self.table if part["run"]}
         if not self.alive or not runs:
             return None
-        began = max(datetime.fromisoformat(run["began"]) for run in runs)
-        return began.timestamp(), sum(run["done"] for run in runs)
+        latest = max(run["began"] for run in runs.values())
+        own = {name: run["done"] for name, run in runs.items() if run["began"] == latest}
+        done = sum(own.get(name, progress.done) for name, progress in self.parts.items())
+        return datetime.fromisoformat(latest).timestamp(), done
 
     @property
     def passed(self) -> float | None:
@@ -74,9 +92,10 @@ class Watch:
 
     @property
     def rate(self) -> float | None:
-        """Trials that end a second: since the run began, or as far as was seen; none where no run goes on."""
+        """Trials that end a second: since the run began, or as far as was seen; none where no run searches."""
         began, done = self._run() or self._first
-        return None if self.alive is False else trials_per_second(self._done() - done, self.now - began)
+        known = self.alive is not False and not self.testing
+        return trials_per_second(self._done() - done, self.now - began) if known else None
 
     @property
     def left(self) -> float | None:
@@ -98,8 +117,14 @@ class Watch:
             left=seconds_for(parts[current].left - parts[current].parts, rate),
             study_left=self.left,
             done=[(name, each) for name, each in parts.items() if name != current and not each.left],
-            note="" if self.finished or self.alive else NOTES[self.alive],
+            note=self._note,
         )
+
+    @property
+    def _note(self) -> str:
+        if self.testing:
+            return TESTING
+        return "" if self.finished or self.alive else NOTES[self.alive]
 
     def _current(self, parts: Mapping[str, Progress]) -> str:
         """The combination that is searched: one with running trials, the one that moved last, the first not done."""
@@ -136,7 +161,8 @@ def watch(study: str, read: Callable[[], Table], alive: Callable[[], bool | None
         alive: Says whether a run goes on.
         as_json: Print a JSON object for each change, on a terminal too.
     """
-    seen = Watch(study, read(), alive())
+    alive_now = alive()  # before the table is read, which is then the last one where no run goes on
+    seen = Watch(study, read(), alive_now)
     told: dict[str, Progress] = {}
     with _shown(None if as_json else terminal_of(sys.stdout), seen) as refresh:
         new = True
@@ -151,7 +177,8 @@ def watch(study: str, read: Callable[[], Table], alive: Callable[[], bool | None
                 return
             started = time.monotonic()
             time.sleep(EVERY)
-            new = seen.look(read(), alive())
+            alive_now = alive()
+            new = seen.look(read(), alive_now)
             time.sleep(max(0.0, (time.monotonic() - started - EVERY) / SHARE - EVERY))
 
 

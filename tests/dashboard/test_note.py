@@ -72,7 +72,16 @@ def test_it_says_why_trials_failed_the_most_frequent_reason_first(storage):
     stored = begin(storage)
     for reason in ("rare", "often", "often"):
         stored.trial(2, "svd", 0.1, TrialState.FAIL, reason=reason)
-    assert re.search(r"2 times: often\n- 1 times: rare", note_of(storage))
+    assert re.search(r"2 times: often\n- 1 time: rare", note_of(storage))
+
+
+def test_a_trial_that_was_interrupted_is_no_failure(storage):
+    stored = begin(storage)
+    for _ in range(2):
+        stored.trial(2, "svd", 0.1, TrialState.FAIL, reason="its run was killed", interrupted=True)
+    note = note_of(storage)
+    assert "failed" not in note
+    assert "Interrupted with their run, to be tried again: 2 trials." in note
 
 
 def test_a_study_of_an_older_version_lacks_what_was_not_stored_then(storage):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.report.figures.axes import linear_ticks, log_axis
-from pipeline.report.figures.words import readable_bytes, short, told_apart
+from pipeline.report.figures.words import short, told_apart
 
 
 @given(st.lists(st.floats(1e-9, 1e10), min_size=1, max_size=5))
@@ -27,14 +27,6 @@ def test_a_linear_axis_has_four_to_eleven_ticks_at_one_distance(low, span):
 
 def test_ticks_of_near_values_are_evenly_spaced():
     assert log_axis([9.6, 10.4])["tickvals"] == [9, 9.5, 10, 10.5, 11, 11.5]
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (58_624, "58.6 kB"), (999_999, "1 MB"), (1_050_000, "1.05 MB"), (4e9, "4 GB")],
-)
-def test_bytes_are_read_in_decimal_units(count, text):
-    assert readable_bytes(count) == text
 
 
 def test_a_long_name_is_cut_in_its_middle_and_then_escaped():

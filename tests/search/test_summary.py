@@ -9,6 +9,7 @@ from optuna.trial import TrialState, create_trial
 from pipeline.report.tables import status_table
 from pipeline.search.ledger import LONG, bury_abandoned
 from pipeline.search.results import read_results
+from pipeline.search.so_far import read_so_far
 from pipeline.search.space import Cell
 from pipeline.search.summary import COVERED, read_status, summary_key
 
@@ -117,6 +118,22 @@ def test_a_study_of_an_older_version_has_its_summary_from_the_next_run_on(storag
     assert read_status(url, "tiny", with_reasons=True) == whole(storage)
 
 
+def test_a_summary_that_mixes_interruptions_with_failures_is_read_in_full_until_the_next_run(storage, url):
+    ledger = make_ledger(storage)
+    fail(ledger, 0, "SIGINT", interrupted=True)
+    attributes = ledger.study.user_attrs
+    with storage.engine.begin() as connection:
+        connection.execute(sqlalchemy.text(f"DELETE FROM study_user_attributes WHERE key = '{COVERED}'"))
+    mixed = {key: value for key, value in attributes[summary_key(CELL)].items() if key != "interrupted"}
+    ledger.study.set_user_attr(summary_key(CELL), {**mixed, "reasons": {"SIGINT": 1}})
+    ledger.study.set_user_attr("summary", attributes[COVERED])
+    assert read_status(url, "tiny", with_reasons=False) is None
+    (so_far,) = read_so_far(storage, "tiny", {})
+    assert [(cell.reasons, cell.interrupted) for cell in so_far.cells] == [({}, {})] * 3 + [({}, {"SIGINT": 1})]
+    make_ledger(storage)
+    assert read_status(url, "tiny", with_reasons=True) == whole(storage)
+
+
 def test_many_reasons_are_left_out_of_the_summary_and_read_in_full_where_they_are_asked_for(storage, url):
     ledger = make_ledger(storage, budget=100)
     for number in range(60):
@@ -125,7 +142,7 @@ def test_many_reasons_are_left_out_of_the_summary_and_read_in_full_where_they_ar
     assert max(len(json.dumps(value)) for key, value in attributes.items() if key.startswith("summary")) < 2000
     assert read_status(url, "tiny", with_reasons=True) is None
     said, full = read_status(url, "tiny", with_reasons=False), whole(storage)
-    assert [{**cell, "reasons": None} for cell in full[0]["cells"] if cell["reasons"]] == [
+    assert [{**cell, "reasons": None, "interrupted": None} for cell in full[0]["cells"] if cell["reasons"]] == [
         cell for cell in said[0]["cells"] if cell["states"]["fail"]
     ]
 

@@ -34,7 +34,7 @@ def test_off_a_terminal_a_search_is_said_in_lines_and_so_is_each_cell_at_its_end
     said = capsys.readouterr().err
     assert said == (
         "one: 4/9 trials (44%), 2 pruned, 2 running in epoch 4/9, best accuracy 0.5000, 10 s, 28 trials/min, "
-        "about 9 s left\n"
+        "about 9.3 s left\n"
     )
     console.show("one", DONE)
     lines = capsys.readouterr().err.splitlines()

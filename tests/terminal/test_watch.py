@@ -8,11 +8,11 @@ from pipeline.terminal import watch as module
 from pipeline.terminal.watch import Watch, watch
 
 
-def part(name="one", complete=0, budget=4, running=0, epoch=0, run=None, best=0.5):
+def part(name="one", complete=0, budget=4, running=0, epoch=0, run=None, best=0.5, tested=False):
     states = {"complete": complete, "pruned": 0, "fail": 0, "running": running}
     cell = {
-        "rank": 2, "init": "svd", "budget": budget, "states": states, "epoch": epoch, "trial": None, "tested": False,
-        "best": best if complete else None, "exhausted": False, "reasons": {},
+        "rank": 2, "init": "svd", "budget": budget, "states": states, "epoch": epoch, "trial": None, "tested": tested,
+        "best": best if complete else None, "exhausted": False, "reasons": {}, "interrupted": {},
     }  # fmt: skip
     return {"combination": name, "metric": "accuracy", "unit": None, "epochs": 8, "run": run, "cells": [cell]}
 
@@ -29,6 +29,31 @@ def test_rate_and_time_left_follow_from_the_run_that_is_stored():
     assert seen.passed == pytest.approx(60, abs=2)
     view = seen.view()
     assert (view.combination, view.place) == ("one", (1, 2))
+
+
+@pytest.mark.parametrize("run", [None, began(5000, 0)], ids=["no run", "an older run"])
+def test_trials_of_a_combination_that_was_done_before_are_not_the_runs(run):
+    table = [part(complete=4, run=run), part("two", complete=3, run=began(60, 1))]
+    seen = Watch("s", table, True)
+    assert seen.rate == pytest.approx(2 / 60, rel=0.05)
+    assert seen.left == pytest.approx(1 / seen.rate)
+
+
+def test_a_study_is_finished_once_its_winners_are_tested_or_no_run_is_there_to_do_it():
+    searched, tested = [part(complete=4, run=began(60, 0))], [part(complete=4, run=began(60, 0), tested=True)]
+    seen = Watch("s", searched, True)
+    assert not seen.finished
+    assert (seen.view().note, seen.rate) == ("testing the winners", None)
+    assert Watch("s", searched, False).finished
+    assert Watch("s", searched, None).finished
+    seen.look(tested, True)
+    assert (seen.finished, seen.view().note) == (True, "")
+
+
+def test_a_cell_without_a_winner_has_none_to_be_tested():
+    pruned = part(best=None)
+    pruned["cells"][0]["states"]["pruned"] = 4
+    assert Watch("s", [pruned], True).finished
 
 
 def test_without_a_stored_run_they_follow_from_what_was_seen(monkeypatch):
@@ -63,7 +88,7 @@ def _at_once(monkeypatch):
 
 @pytest.mark.usefixtures("_at_once")
 def test_off_a_terminal_there_is_a_line_for_each_change_and_an_end(capsys):
-    tables = iter([[part()], [part()], [part(complete=1)], [part(complete=4)]])
+    tables = iter([[part()], [part()], [part(complete=1)], [part(complete=4, tested=True)]])
     watch("s", lambda: next(tables), lambda: True, as_json=False)
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(" trials")[0] for line in lines] == ["one: 0/4", "one: 1/4", "one: 4/4"]
@@ -71,26 +96,26 @@ def test_off_a_terminal_there_is_a_line_for_each_change_and_an_end(capsys):
 
 @pytest.mark.usefixtures("_at_once")
 def test_json_is_one_object_a_line_for_each_change(capsys):
-    tables = iter([[part()], [part()], [part(complete=4)]])
+    tables = iter([[part()], [part()], [part(complete=4, tested=True)]])
     watch("s", lambda: next(tables), lambda: None, as_json=True)
     first, last = map(json.loads, capsys.readouterr().out.splitlines())
     assert (first["trials"], first["finished"], first["running"]) == (0, False, None)
     assert (last["trials"], last["budget"], last["finished"]) == (4, 4, True)
-    assert last["combinations"] == [part(complete=4)]
+    assert last["combinations"] == [part(complete=4, tested=True)]
 
 
 @pytest.mark.usefixtures("_at_once")
 def test_on_a_terminal_the_table_is_left_behind(make_screen, monkeypatch):
     screen = make_screen()
     monkeypatch.setattr(module, "terminal_of", lambda stream: screen)
-    tables = iter([[part()], [part(complete=1)], [part(complete=4)]])
+    tables = iter([[part()], [part(complete=1)], [part(complete=4, tested=True)]])
     watch("s", lambda: next(tables), lambda: True, as_json=False)
     assert "4/4" in screen.file.getvalue()
     assert screen.file.getvalue().endswith("\x1b[?25h")
 
 
 def test_a_reading_that_takes_long_is_not_done_as_often(monkeypatch):
-    now, slept, tables = [0.0], [], iter([[part()], [part(complete=4)]])
+    now, slept, tables = [0.0], [], iter([[part()], [part(complete=4, tested=True)]])
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(
         module.time, "sleep", lambda seconds: (slept.append(seconds), now.__setitem__(0, now[0] + seconds))

@@ -18,10 +18,11 @@ from pipeline.report.figures.accuracy import (
 from pipeline.report.figures.axes import log_axis
 from pipeline.report.figures.contract import Figure, NothingToDraw, picture
 from pipeline.report.figures.look import ORIGINALS, Look, finish, look_of
-from pipeline.report.figures.words import hover, readable_bytes, words
+from pipeline.report.figures.words import hover, words
 from pipeline.report.tables import pareto_front
 from pipeline.report.theme import NEUTRAL
 from pipeline.search.results import CombinationResult
+from pipeline.words import readable_bytes
 
 Mark = tuple[int, Shown, str]
 """Bytes, scores, and what is shown under the pointer."""

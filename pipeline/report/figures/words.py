@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.search.results import CellResult, CombinationResult
 from pipeline.search.space import UNRANKED
+from pipeline.words import readable_bytes
 
 LONGEST = 32
 """Characters of a name in a legend or at an axis: as many as a phone has room for."""
@@ -68,17 +69,6 @@ def rank_axis(results: Sequence[CombinationResult]) -> dict[str, Any]:
     )
     title = " or ".join(units) or "No ranks"
     return {"title": title, "type": "category", "categoryorder": "array", "categoryarray": names}
-
-
-def readable_bytes(count: float, digits: int = 3) -> str:
-    """``1050000`` -> ``1.05 MB``; decimal units."""
-    power = 0
-    while power < len(UNITS) - 1 and float(f"{count / 1000**power:.{digits}g}") >= 1000:
-        power += 1
-    return f"{count / 1000**power:.{digits}g} {UNITS[power]}"
-
-
-UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def cut(text: str, longest: int = LONGEST) -> str:

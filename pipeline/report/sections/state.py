@@ -6,8 +6,9 @@ from html import escape
 from pipeline.report.figures.words import cell_name
 from pipeline.report.markup import paragraph
 from pipeline.report.progress import begun, progress
-from pipeline.report.words import FIRM, counted, percent
+from pipeline.report.words import FIRM, percent
 from pipeline.search.results import CombinationResult
+from pipeline.words import counted
 
 
 def state(results: Sequence[CombinationResult]) -> list[str]:

@@ -8,8 +8,9 @@ from pipeline.report.markup import bullets, paragraph
 from pipeline.report.progress import progress
 from pipeline.report.recovery import cell_recovery, winner_accuracy
 from pipeline.report.tables import pareto_front
-from pipeline.report.words import FIRM, counted, duration, listed, percent, size
+from pipeline.report.words import FIRM, listed, percent, size, time
 from pipeline.search.results import CellResult, CombinationResult
+from pipeline.words import counted
 
 MOST = 5
 """Checkpoints that are listed; of more, the smallest, the most accurate, and those between at equal steps."""
@@ -94,5 +95,5 @@ def _bytes(cell: CellResult) -> int:
 def _search(results: Sequence[CombinationResult]) -> str:
     state = progress(results)
     cells = sum(len(result.cells) for result in results)
-    took = f"; training them took {duration(state.seconds)}" if state.seconds else ""
+    took = f"; training them took {time(state.seconds)}" if state.seconds else ""
     return f"{state.done:,} of {counted(state.budget, 'trial')} in {counted(cells, 'cell')} have ended{took}."

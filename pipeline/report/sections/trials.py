@@ -7,9 +7,10 @@ from pipeline.report.figures.words import cell_name, rank_word
 from pipeline.report.markup import Section, bullets, folded, paragraph
 from pipeline.report.progress import begun
 from pipeline.report.table import Column, table
-from pipeline.report.words import counted, init_said, rank_said
+from pipeline.report.words import init_said, rank_said
 from pipeline.search.results import CellResult, CombinationResult
 from pipeline.search.summary import STATES
+from pipeline.words import counted
 
 _Own = tuple[CombinationResult, CellResult]
 
@@ -17,7 +18,11 @@ _Own = tuple[CombinationResult, CellResult]
 def trials_section(results: Sequence[CombinationResult]) -> Section:
     """Trials by state, the reasons of failures, and the cells that ended short or have not begun."""
     cells = [(result, cell) for result in results for cell in result.cells]
-    reasons = [(own, reason, count) for own in cells for reason, count in own[1].reasons.items()]
+    reasons = [
+        (own, reason, count)
+        for own in cells
+        for reason, count in [*own[1].reasons.items(), *own[1].interrupted.items()]
+    ]
     return Section(
         "trials",
         "What failed, and why",
@@ -35,13 +40,13 @@ def trials_section(results: Sequence[CombinationResult]) -> Section:
 
 def _ended(cells: Sequence[_Own]) -> str:
     states = sum((Counter(cell.states) for _, cell in cells), Counter[str]())
-    interrupted = sum(sum(cell.reasons.values()) for _, cell in cells) - states["fail"]
+    interrupted = sum(sum(cell.interrupted.values()) for _, cell in cells)
     said = (
         f"{counted(states['complete'], 'trial')} ran to the end, and {states['pruned']:,} were pruned, because their "
         f"first epochs promised too little. "
     )
     failed = f"{counted(states['fail'], 'trial')} failed" if states["fail"] else "No trial failed"
-    stopped = f", {interrupted:,} were interrupted with their run and tried again" if interrupted > 0 else ""
+    stopped = f", {interrupted:,} were interrupted with their run and tried again" if interrupted else ""
     return f"{said}{failed}{stopped}."
 
 
