@@ -7,8 +7,8 @@ prepare_environment quickstart
 restora="$VENV/bin/restora"
 started=$SECONDS
 "$restora" run quickstart
-page=$("$restora" report quickstart)
 "$restora" export quickstart --force >/dev/null
+page=$("$restora" report quickstart)
 "$restora" status quickstart
 
 cat <<EOF

@@ -30,7 +30,9 @@ Study = Annotated[
 ]
 Database = Annotated[
     str | None,
-    typer.Option("--storage", help="SQLAlchemy URL of the stored studies [RESTORA_STORAGE, or storage/studies.db]."),
+    typer.Option(
+        "--storage", help="SQLAlchemy URL of the stored studies; else RESTORA_STORAGE, or storage/studies.db."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", autocompletion=complete.devices)]

@@ -94,7 +94,7 @@ def run(
     seed: Seed = None,
     timeout: Annotated[float | None, typer.Option(min=0, help="Seconds after which to stop, resumable.")] = None,
     cohort: Annotated[
-        int | None, typer.Option(min=1, help="Trials trained in one pass [as many as are measured quickest].")
+        int | None, typer.Option(min=1, help="Trials trained in one pass; else as many as are measured quickest.")
     ] = None,
     cache_limit: CacheLimit = 50,
 ) -> None:

@@ -59,7 +59,7 @@ def report(
         ),
     ],
     storage: Database = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write to [storage/reports/<study>].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; else storage/reports/<study>.")] = None,
     png: Annotated[
         bool, typer.Option("--png/--no-png", help="Write the main pictures as files too; some seconds.")
     ] = True,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pipeline.report.figures.accuracy import shown_part
 from pipeline.report.figures.words import measured, rank_word
 from pipeline.report.markup import Section, folded, paragraph
-from pipeline.report.recovery import cell_recovery
+from pipeline.report.recovery import cell_recovery, winner_accuracy
 from pipeline.report.rows import EvaluationRow
 from pipeline.report.table import Column, table
 from pipeline.report.tables import evaluation_rows, interval, pareto_front
@@ -50,7 +50,8 @@ class _Model:
     bytes: int | None
     ratio: float | None
     accuracy: float | None
-    """By which checkpoints are compared with each other; none of other models."""
+    """By which models are compared with each other; none of the original."""
+    checkpoint: bool
 
 
 def results_section(results: Sequence[CombinationResult]) -> Section:
@@ -65,7 +66,8 @@ def results_section(results: Sequence[CombinationResult]) -> Section:
         [
             table(
                 f"The checkpoint of every {heading}. {metric.capitalize()} and what was won back are in percent. "
-                f"Shaded rows (◆) are checkpoints that no other beats in both size and {metric}.",
+                f"Shaded rows (◆) are checkpoints that no other model of the study beats in both size and {metric}; "
+                "over several seeds their mean counts.",
                 {
                     "model": Column("text", lambda model: f"◆ {model.name}" if model in best else model.name),
                     heading: Column("number", lambda model: model.rank),
@@ -101,12 +103,12 @@ _PERCENT = "Validation, test and what was won back are in percent."
 
 
 def _unbeaten(models: Sequence[_Model]) -> set[_Model]:
-    """The checkpoints of each study that no other of it beats; studies may be of other data, or count otherwise."""
+    """The checkpoints that no other model of their study beats; studies may be of other data, or count otherwise."""
     found: set[_Model] = set()
     for study in {model.study for model in models}:
         own = [model for model in models if model.study == study and model.accuracy is not None]
         found |= {own[place] for place in pareto_front([(model.bytes or 0, model.accuracy or 0.0) for model in own])}
-    return found
+    return {model for model in found if model.checkpoint}
 
 
 def _models(results: Sequence[CombinationResult]) -> Iterator[_Model]:
@@ -116,15 +118,18 @@ def _models(results: Sequence[CombinationResult]) -> Iterator[_Model]:
         own = [result for result in results if result.of == study]
         part = shown_part(own)
         first = next((one for one in own if one.baseline.keys() >= {"val", "test"}), own[0])
-        yield _reference(f"{study}, original" if several else "original", first.baseline, first, "dense_bytes")
+        yield _reference(f"{study}, original" if several else "original", first.baseline, first, "dense_bytes", None)
         for result in own:
-            yield _reference(f"{result.label}, only compressed", result.compressed, result, "compressed_bytes")
+            name = f"{result.label}, only compressed"
+            yield _reference(name, result.compressed, result, "compressed_bytes", part)
             for row in evaluation_rows([result]):
                 if row["checkpoint"]:
                     yield _checkpoint(result, row, part)
 
 
-def _reference(name: str, scores: Mapping[str, Score], result: CombinationResult, bytes_key: str) -> _Model:
+def _reference(
+    name: str, scores: Mapping[str, Score], result: CombinationResult, bytes_key: str, part: str | None
+) -> _Model:
     facts, test = result.facts, scores.get("test")
     return _Model(
         study=result.of,
@@ -137,11 +142,13 @@ def _reference(name: str, scores: Mapping[str, Score], result: CombinationResult
         won="",
         bytes=facts.get(bytes_key),
         ratio=facts["dense_bytes"] / facts[bytes_key] if bytes_key in facts else None,
-        accuracy=None,
+        accuracy=scores[part].accuracy if part and part in scores else None,
+        checkpoint=False,
     )
 
 
 def _checkpoint(result: CombinationResult, row: EvaluationRow, part: str) -> _Model:
+    cell = next(cell for cell in result.cells if (cell.cell.rank, cell.cell.init) == (row["rank"], row["init"]))
     return _Model(
         study=result.of,
         name=result.label,
@@ -150,16 +157,12 @@ def _checkpoint(result: CombinationResult, row: EvaluationRow, part: str) -> _Mo
         val=percent(row["recovered_val"]),
         test=with_interval(row["recovered_test"], row["test_low"], row["test_high"]),
         seeds=spread(row["test_mean"], row["test_std"], row["seeds"]),
-        won=_won(result, row, part),
+        won=percent(cell_recovery(result, cell, part), 1),
         bytes=row["bytes"],
         ratio=row["ratio"],
-        accuracy=row["recovered_test"] if part == "test" else row["recovered_val"],
+        accuracy=winner_accuracy(cell, part),
+        checkpoint=True,
     )
-
-
-def _won(result: CombinationResult, row: EvaluationRow, part: str) -> str:
-    cell = next(cell for cell in result.cells if (cell.cell.rank, cell.cell.init) == (row["rank"], row["init"]))
-    return percent(cell_recovery(result, cell, part), 1)
 
 
 _Cell = tuple[CombinationResult, EvaluationRow]

@@ -33,9 +33,11 @@ def _summary(results: Sequence[CombinationResult], beginning: str) -> list[str]:
     best = _best(results, part)
     said = [beginning + _original(results[0], part), *_compressed(results, part), _search(results)]
     if not best:
-        return [paragraph(" ".join([*said, "No trial has completed yet."]), "lead")]
+        completed = any(cell.best for result in results for cell in result.cells)
+        nothing = "No checkpoint beats compression alone." if completed else "No trial has completed yet."
+        return [paragraph(" ".join([*said, nothing]), "lead")]
     front = (
-        "With trained adapters, the checkpoints that no other beats in both size and "
+        "With trained adapters, the checkpoints that no other model beats in both size and "
         f"{results[0].metric}, smallest first:"
     )
     return [paragraph(" ".join([*said, front]), "lead"), bullets([_checkpoint(*each, part) for each in _some(best)])]
@@ -68,10 +70,13 @@ def _compressed(results: Sequence[CombinationResult], part: str) -> list[str]:
 
 
 def _best(results: Sequence[CombinationResult], part: str) -> list[tuple[CombinationResult, CellResult]]:
-    """The front of all checkpoints, the smallest first."""
+    """The checkpoints that no other model beats, the smallest first."""
     found = [(result, cell) for result in results for cell in result.best_of_ranks().values()]
     points = [(_bytes(cell), winner_accuracy(cell, part) or 0.0) for _, cell in found]
-    return [found[place] for place in pareto_front(points)]
+    points += [
+        (one.facts["compressed_bytes"], one.compressed[part].accuracy) for one in results if part in one.compressed
+    ]
+    return [found[place] for place in pareto_front(points) if place < len(found)]
 
 
 def _some(front: list[tuple[CombinationResult, CellResult]]) -> list[tuple[CombinationResult, CellResult]]:
