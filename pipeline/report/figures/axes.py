@@ -30,7 +30,7 @@ def linear_ticks(low: float, high: float) -> list[float]:
     """Round ticks from ``low`` to ``high``: four to ten."""
     rough = (high - low) / 4
     exponent = math.floor(math.log10(rough))
-    step = max(each * 10.0**exponent for each in (1, 2, 5) if each * 10.0**exponent <= rough)
+    step = max(each * 10.0**exponent for each in (0.5, 1, 2, 5) if each * 10.0**exponent <= rough)
     return [round(n * step, 1 - exponent) for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
