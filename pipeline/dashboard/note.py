@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.report.recovery import cell_recovery
 from pipeline.report.words import NOTHING, init_said, listed, percent, rank_said, size
-from pipeline.search.results import CellResult, CombinationResult, Score
+from pipeline.search.results import CellResult, CombinationResult, Score, latest_run
 from pipeline.words import counted
 
 LINE = "*What you write below this line is kept.*"
@@ -120,7 +120,7 @@ def _progress(results: Sequence[CombinationResult]) -> list[str]:
 
 def _commands(results: Sequence[CombinationResult]) -> list[str]:
     """What made it, and what to do next."""
-    run, study = results[-1].facts.get("run"), results[0].of
+    run, study = latest_run(results), results[0].of
     made = [f"Made by, last begun {run['began'][:16].replace('T', ' ')} UTC:", _block(run["command"])] if run else []
     report, export = _code(f"restora report {study}"), _code(f"restora export {study}")
     return [*made, f"Next: {report} writes one page of it all, {export} the checkpoint of each rank."]

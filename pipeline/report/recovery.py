@@ -1,8 +1,6 @@
 """The share of what compression lost that an adapter won back."""
 
-from statistics import fmean
-
-from pipeline.search.results import CellResult, CombinationResult, Score
+from pipeline.search.results import CellResult, CombinationResult, Score, mean_accuracy
 
 
 def lost(original: Score, compressed: Score) -> bool:
@@ -32,7 +30,7 @@ def cell_recovery(result: CombinationResult, cell: CellResult, part: str) -> flo
 
 
 def winner_accuracy(cell: CellResult, part: str) -> float | None:
-    """What a cell's winner has on ``val`` or ``test``, by which cells are compared: over several seeds their mean."""
+    """What a cell's winner is compared by: on ``test`` the mean over its seeds, on ``val`` what the search found."""
     if part == "test":
-        return fmean(tested.test.accuracy for tested in cell.tested) if cell.tested else None
+        return mean_accuracy(tested.test for tested in cell.tested) if cell.tested else None
     return cell.best.value if cell.best else None

@@ -39,14 +39,17 @@ class EvaluationRow(TypedDict):
     compressed_test: float | None
     recovered_val: float | None
     recovered_test: float | None
+    """Under the study's own seed: that of the exported checkpoint."""
     test_low: float | None
     """Lower end of the 95 % Wilson interval of ``recovered_test``."""
     test_high: float | None
     recovery: float | None
-    """On the test part, ``(recovered - compressed) / (original - compressed)``; none where compression lost no
-    more than chance may."""
+    """On the test part, ``(recovered - compressed) / (original - compressed)``, over seeds of their mean; none where
+    compression lost no more than chance may."""
     seeds: int
     """Seeds under which the winner was trained and tested."""
+    failed_seeds: int
+    """Seeds under which training it again failed."""
     test_mean: float | None
     """Mean test accuracy over seeds, where there are several."""
     test_std: float | None

@@ -81,6 +81,7 @@ def _evaluation_row(result: CombinationResult, cell: CellResult, checkpoint: boo
         test_high=high,
         recovery=cell_recovery(result, cell, "test"),
         seeds=len(cell.tested),
+        failed_seeds=len(cell.failed_seeds),
         test_mean=mean,
         test_std=std,
         best_epoch=facts.get("best_epoch"),
@@ -96,8 +97,8 @@ def _accuracy(scores: Mapping[str, Score], part: str) -> float | None:
 
 
 def trial_rows(results: Sequence[CombinationResult]) -> list[TrialRow]:
-    """One row a trial, in the order in which they were stored."""
-    return [_trial_row(result, trial) for result in results for trial in result.study.get_trials(deepcopy=False)]
+    """One row a trial of a cell, in the order in which they were stored."""
+    return [_trial_row(result, trial) for result in results for trial in result.trials()]
 
 
 def _trial_row(result: CombinationResult, trial: FrozenTrial) -> TrialRow:

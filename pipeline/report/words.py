@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from pipeline.report.figures.words import rank_name
+from pipeline.report.figures.words import rank_name, seed_count
 from pipeline.search.results import CombinationResult
 from pipeline.search.space import UNRANKED
 from pipeline.words import duration, readable_bytes
@@ -23,9 +23,12 @@ def with_interval(accuracy: float | None, low: float | None, high: float | None)
     return "" if accuracy is None else f"{percent(accuracy)} ({percent(low)} to {percent(high)})"
 
 
-def spread(mean: float | None, deviation: float | None, seeds: int) -> str:
-    """``95.31 ± 0.12 (3)``, where there are several seeds."""
-    return "" if mean is None or deviation is None else f"{percent(mean)} ± {percent(deviation)} ({seeds})"
+def spread(mean: float | None, deviation: float | None, seeds: int, failed: int) -> str:
+    """``95.31 ± 0.12 (3 seeds)``, where there are several; ``1 of 3 seeds`` where training failed under all others."""
+    count = seed_count(seeds, failed)
+    if mean is None or deviation is None:
+        return count if failed else ""
+    return f"{percent(mean)} ± {percent(deviation)} ({count})"
 
 
 def rounded(value: float | None, form: str) -> str:

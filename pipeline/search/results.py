@@ -1,7 +1,7 @@
 """What a stored study holds, as plain values for status, report and export; needs neither torch nor data."""
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -16,7 +16,7 @@ from pipeline.search.progress import is_exhausted
 from pipeline.search.space import Cell
 from pipeline.search.storage import study_name
 from pipeline.search.summary import stored_cells
-from pipeline.search.tally import Tally, tally
+from pipeline.search.tally import Tally, has_cell, tally
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class Score:
     @property
     def accuracy(self) -> float:
         return self.correct / self.images
+
+
+def mean_accuracy(scores: Iterable[Score]) -> float:
+    """What a model is compared by: the mean over the seeds under which it was trained, with one seed its accuracy."""
+    return fmean(score.accuracy for score in scores)
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class CellResult:
         interrupted: What interrupted others with their run, and how often; those are tried again.
         best: The complete trial of highest validation accuracy.
         tested: The scores of that trial, by seed; empty until it is tested.
+        failed_seeds: Why training it again failed, by seed.
     """
 
     cell: Cell
@@ -63,6 +69,7 @@ class CellResult:
     interrupted: Mapping[str, int]
     best: FrozenTrial | None
     tested: tuple[Tested, ...]
+    failed_seeds: Mapping[int, str]
 
     @property
     def exhausted(self) -> bool:
@@ -71,13 +78,13 @@ class CellResult:
 
     @property
     def test(self) -> Score | None:
-        """The winner's score on the test part."""
+        """The winner's score on the test part under the study's own seed: that of the exported checkpoint."""
         return self.tested[0].test if self.tested else None
 
     def test_spread(self) -> tuple[float, float] | None:
         """Mean and standard deviation of test accuracy over seeds, where there are several."""
-        accuracies = [tested.test.accuracy for tested in self.tested]
-        return (fmean(accuracies), stdev(accuracies)) if len(accuracies) > 1 else None
+        scores = [tested.test for tested in self.tested]
+        return (mean_accuracy(scores), stdev(score.accuracy for score in scores)) if len(scores) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,10 @@ class CombinationResult:
         allocation = self.facts["pinned"]["search"].get("allocation")
         return str(allocation["unit"]) if allocation and any(cell.cell.rank for cell in self.cells) else None
 
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """Its stored trials that have a cell, of some states or of all, in the order in which they were stored."""
+        return list(filter(has_cell, self.study.get_trials(deepcopy=False, states=states or None)))
+
     def best_of_ranks(self) -> dict[int, CellResult]:
         """The cell of each rank whose winner has the highest validation accuracy: the rank's checkpoint."""
         best: dict[int, CellResult] = {}
@@ -126,6 +137,12 @@ class CombinationResult:
             if cell.best is not None and (rank not in best or _value(cell) > _value(best[rank])):
                 best[rank] = cell
         return best
+
+
+def latest_run(results: Sequence[CombinationResult]) -> Mapping[str, Any] | None:
+    """The run of these that began last: its ``command``, ``began`` and ``done``; none where no run was noted."""
+    runs = (result.facts["run"] for result in results if "run" in result.facts)
+    return max(runs, key=lambda run: str(run["began"]), default=None)
 
 
 def _value(cell: CellResult) -> float:
@@ -218,6 +235,7 @@ def _cell(cell: Cell, facts: Mapping[str, Any], own: Tally, trials: Mapping[int,
         interrupted=own.interrupted,
         best=None if own.trial is None else trials[own.trial],
         tested=tuple(Tested(s["seed"], Score(*s["val"]), Score(*s["test"])) for s in seeds if "test" in s),
+        failed_seeds={s["seed"]: s["reason"] for s in seeds if "reason" in s},
     )
 
 

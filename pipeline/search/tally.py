@@ -59,7 +59,11 @@ class Tally:
 def tally(trials: Iterable[FrozenTrial]) -> defaultdict[Cell, Tally]:
     """The tally of each cell; trials of none, queued or asked for outside a run, are left out."""
     tallies: defaultdict[Cell, Tally] = defaultdict(Tally)
-    for trial in trials:
-        if {"rank", "init"} <= trial.params.keys():
-            tallies[cell_of(trial.params)].add(trial.state, trial.number, trial.value, trial.user_attrs)
+    for trial in filter(has_cell, trials):
+        tallies[cell_of(trial.params)].add(trial.state, trial.number, trial.value, trial.user_attrs)
     return tallies
+
+
+def has_cell(trial: FrozenTrial) -> bool:
+    """Whether a trial names its rank and init; one that is queued, or that someone else asked for, may not."""
+    return {"rank", "init"} <= trial.params.keys()

@@ -48,8 +48,7 @@ def test_its_table_shows_original_only_compressed_and_the_best_of_each_rank_with
     assert rows[0][1:5] == ["98.09", "98.00", "941 kB", "1.00"]
     assert rows[1][1:5] == ["42.00", "41.00", "58.6 kB", "16.04"]
     (best,) = (cell for cell in read_results(storage, "digits")[0].cells if str(cell.cell) == "rank 8 svd")
-    mean, _ = best.test_spread()
-    share = (mean - 0.41) / (0.98 - 0.41)
+    share = (best.test_spread()[0] - 0.41) / (0.98 - 0.41)
     assert rows[3][5:] == [f"{100 * share:.1f}", str(best.best.number)]
 
 
@@ -143,6 +142,14 @@ def test_the_note_of_a_whole_study_shows_all_combinations_in_one_table(storage):
         *("sparse-lora: only compressed", "sparse-lora: rank 2, svd", "sparse-lora: rank 8, svd"),
     ]
     assert "Progress: 32 of 32 trials" in note
+
+
+def test_the_note_of_a_whole_study_names_the_run_that_began_last(storage):
+    for combination, hour in (("late", 17), ("early", 15)):
+        run = {"command": f"restora run {combination}", "began": f"2026-11-24T{hour}:00:00+00:00", "done": 0}
+        begin(storage, combination).study.set_user_attr("run", run)
+    note = study_note(read_results(storage, "digits"))
+    assert "last begun 2026-11-24 17:00 UTC:\n\n```\nrestora run late\n```" in note
 
 
 def test_what_someone_wrote_below_the_line_is_kept_to_the_letter():

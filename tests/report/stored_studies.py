@@ -176,11 +176,12 @@ class Stored:
         for key, value in in_pieces("layers", json.dumps(sizes)).items():
             self.study.set_user_attr(key, value)
 
-    def test(self, rank: int, init: str, number: int, *accuracies: float) -> None:
-        """Write the test accuracies of a winner, one a seed."""
+    def test(self, rank: int, init: str, number: int, *accuracies: float, failed: dict[int, str] | None = None) -> None:
+        """Write the test accuracies of a winner, one a seed, and why training it again failed, by seed."""
         value = self.study.trials[number].value
         val = [round((value or 0.0) * IMAGES["val"]), IMAGES["val"]]
         seeds = [{"seed": seed, "val": val, "test": [round(a * 10_000), 10_000]} for seed, a in enumerate(accuracies)]
+        seeds += [{"seed": seed, "reason": reason} for seed, reason in (failed or {}).items()]
         self.study.set_user_attr(Cell(rank, init).winner_key, {"trial": number, "seeds": seeds})
 
 

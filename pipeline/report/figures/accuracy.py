@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 from pipeline.report.figures.axes import log_axis
 from pipeline.report.figures.look import DASHES, Look
-from pipeline.report.figures.words import measured, short
+from pipeline.report.figures.words import measured, seed_count, short
 from pipeline.report.tables import interval
 from pipeline.report.theme import NEUTRAL
-from pipeline.search.results import CellResult, CombinationResult, Score
+from pipeline.search.results import CellResult, CombinationResult, Score, mean_accuracy
 
 UNTESTED = {"test": "", "val": "Not every winner is tested yet"}
 """What stands below the title of a picture that shows a part."""
@@ -22,9 +21,11 @@ class Shown:
 
     Args:
         scores: One a seed, that of the study first.
+        failed: Seeds under which training failed.
     """
 
     scores: tuple[Score, ...]
+    failed: int = 0
 
     @property
     def images(self) -> int:
@@ -32,7 +33,7 @@ class Shown:
 
     @property
     def mean(self) -> float:
-        return fmean(score.accuracy for score in self.scores)
+        return mean_accuracy(self.scores)
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -52,8 +53,15 @@ class Shown:
     @property
     def text(self) -> str:
         (low, high), (least, most) = self.interval, self.ends
-        seeds = f", mean of {len(self.scores)} seeds from {least:.2%} to {most:.2%}" if len(self.scores) > 1 else ""
+        seeds = self.over_seeds(f"{least:.2%}", f"{most:.2%}")
         return f"{self.mean:.2%} of {self.images:,} images{seeds} (95 %: {low:.2%} to {high:.2%})"
+
+    def over_seeds(self, least: str, most: str) -> str:
+        """What is said behind a mean over seeds that reaches from the least to the most; nothing of one seed."""
+        seeds = seed_count(len(self.scores), self.failed)
+        if len(self.scores) > 1:
+            return f", mean of {seeds} from {least} to {most}"
+        return f", {seeds}" if self.failed else ""
 
 
 def shown_part(results: Sequence[CombinationResult]) -> str:
@@ -65,7 +73,7 @@ def shown_part(results: Sequence[CombinationResult]) -> str:
 def cell_score(result: CombinationResult, cell: CellResult, part: str) -> Shown | None:
     """The winner's scores on a part, if there are any; on validation images that of the search alone, its seed's."""
     if part == "test":
-        return Shown(tuple(tested.test for tested in cell.tested)) if cell.tested else None
+        return Shown(tuple(tested.test for tested in cell.tested), len(cell.failed_seeds)) if cell.tested else None
     if cell.best is None or cell.best.value is None or "val" not in result.baseline:
         return None
     images = result.baseline["val"].images

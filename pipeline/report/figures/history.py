@@ -51,7 +51,7 @@ def history(results: Sequence[CombinationResult]) -> Figure:
 
 def _draw(figure: Figure, look: Look, result: CombinationResult, place: Mapping[str, int]) -> list[float]:
     """The panel of one combination; returns the errors of its trials, in percent."""
-    trials = result.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    trials = result.trials(TrialState.COMPLETE)
     values = np.array([trial.value for trial in trials])
     errors = np.array([error(value, validated_on(result)) for value in values])
     figure.add_scatter(

@@ -58,7 +58,7 @@ def _shares(result: CombinationResult) -> dict[str, float]:
     Raises:
         NothingToDraw: Too few trials, or none differs from the others.
     """
-    trials = result.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    trials = result.trials(TrialState.COMPLETE)
     if len(trials) < 2:
         raise NothingToDraw(f"importances need two complete trials, there {('are none', 'is one')[len(trials)]}")
     varied = [name for name in trials[0].params if len({trial.params[name] for trial in trials}) > 1]

@@ -34,11 +34,7 @@ Row = tuple[CombinationResult, FrozenTrial]
 )
 def parallel_coordinates(results: Sequence[CombinationResult]) -> Figure:
     """Parallel coordinates of all complete trials, coloured by validation accuracy."""
-    rows = [
-        (result, trial)
-        for result in results
-        for trial in result.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    ]
+    rows = [(result, trial) for result in results for trial in result.trials(TrialState.COMPLETE)]
     if not rows:
         raise NothingToDraw("no trial has completed yet")
     # The best is drawn last, above the others.

@@ -1,7 +1,6 @@
 """How much of what compression lost is won back."""
 
 from collections.abc import Sequence
-from statistics import fmean
 
 from plotly.subplots import make_subplots
 
@@ -9,13 +8,13 @@ from pipeline.report.figures.accuracy import UNTESTED, Shown, cell_score, shown_
 from pipeline.report.figures.contract import Figure, NothingToDraw, picture
 from pipeline.report.figures.look import Look, finish, look_of
 from pipeline.report.figures.words import hover, measured, rank_axis, rank_name, rank_word
-from pipeline.report.recovery import lost
+from pipeline.report.recovery import cell_recovery, lost
 from pipeline.report.recovery import recovery as regained
 from pipeline.report.theme import NEUTRAL
 from pipeline.search.results import CellResult, CombinationResult
 
-Recovered = tuple[CellResult, Shown, list[float]]
-"""A cell, its scores, and its ratio under each seed, in percent."""
+Recovered = tuple[CellResult, Shown, float, list[float]]
+"""A cell, its scores, its ratio, and that under each seed, in percent."""
 
 
 @picture(
@@ -59,19 +58,23 @@ def recovery(results: Sequence[CombinationResult]) -> Figure:
 def _of(result: CombinationResult, init: str, part: str) -> list[Recovered]:
     original, compressed = result.baseline[part], result.compressed[part]
     return [
-        (cell, shown, [100 * (regained(original, compressed, score.accuracy) or 0.0) for score in shown.scores])
+        (
+            cell,
+            shown,
+            100 * (cell_recovery(result, cell, part) or 0.0),
+            [100 * (regained(original, compressed, score.accuracy) or 0.0) for score in shown.scores],
+        )
         for cell in sorted(result.cells, key=lambda cell: cell.cell.rank)
         if cell.cell.init == init and (shown := cell_score(result, cell, part))
     ]
 
 
 def _draw(figure: Figure, look: Look, result: CombinationResult, init: str, own: Sequence[Recovered]) -> None:
-    means = [fmean(ratios) for *_, ratios in own]
-    upper = [max(ratios) - mean for (*_, ratios), mean in zip(own, means, strict=True)]
-    lower = [mean - min(ratios) for (*_, ratios), mean in zip(own, means, strict=True)]
+    upper = [max(ratios) - ratio for *_, ratio, ratios in own]
+    lower = [ratio - min(ratios) for *_, ratio, ratios in own]
     figure.add_scatter(
         x=[rank_name(result, cell.cell.rank) for cell, *_ in own],
-        y=means,
+        y=[ratio for *_, ratio, _ in own],
         error_y={"array": upper, "arrayminus": lower, "width": 0, "thickness": 5},
         mode="lines+markers",
         offsetgroup=f"{result.label} {init}",
@@ -79,11 +82,10 @@ def _draw(figure: Figure, look: Look, result: CombinationResult, init: str, own:
         showlegend=False,
         line={"color": look.ink(init), "dash": look.dash(result.label), "width": 1.5},
         marker={"symbol": look.symbol(result.label, init), "size": 9},
-        hovertext=[hover(result, cell, _text(ratios), shown.text) for cell, shown, ratios in own],
+        hovertext=[hover(result, cell, _text(shown, ratio, ratios), shown.text) for cell, shown, ratio, ratios in own],
         hoverinfo="text",
     )
 
 
-def _text(ratios: Sequence[float]) -> str:
-    seeds = f", mean of {len(ratios)} seeds from {min(ratios):.1f} % to {max(ratios):.1f} %" if len(ratios) > 1 else ""
-    return f"{fmean(ratios):.1f} % recovered{seeds}"
+def _text(shown: Shown, ratio: float, ratios: Sequence[float]) -> str:
+    return f"{ratio:.1f} % recovered{shown.over_seeds(f'{min(ratios):.1f} %', f'{max(ratios):.1f} %')}"

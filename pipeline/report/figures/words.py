@@ -46,6 +46,11 @@ def init_name(init: str) -> str:
     return "no init" if init == UNRANKED else init
 
 
+def seed_count(trained: int, failed: int) -> str:
+    """``3 seeds``, or ``2 of 3 seeds`` where training failed under one."""
+    return f"{trained} of {trained + failed} seeds" if failed else f"{trained} seed{'' if trained == 1 else 's'}"
+
+
 def cell_name(result: CombinationResult, rank: int, init: str) -> str:
     """``rank 8, svd``; plain text."""
     if rank == 0:

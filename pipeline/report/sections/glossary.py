@@ -32,9 +32,9 @@ def glossary_section(results: Sequence[CombinationResult]) -> Section:
         "validation, test": "Two parts of the data that nothing is trained on. Validation images choose the epoch, the "
         "values and the checkpoint; test images are read once, for the winner of each cell, after the search.",
         "checkpoint": "The best trial of a rank, over its inits, by validation. Test images choose nothing.",
-        "won back": "The recovery ratio: (recovered - compressed) / (original - compressed). 100 % is all that "
-        "compression lost; empty where it lost no more than chance may: where the compressed model lies within the "
-        "original's own 95 % interval.",
+        "won back": "The recovery ratio: (recovered - compressed) / (original - compressed); over seeds, "
+        "that of their mean. 100 % is all that compression lost; empty where it lost no more than chance may: where "
+        "the compressed model lies within the original's own 95 % interval.",
         "95 %": "The Wilson interval: where the value may lie, judged by the number of images alone.",
     }
     return Section("words", "How to read it", [words(meanings)])

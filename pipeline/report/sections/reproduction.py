@@ -11,7 +11,7 @@ from pipeline.report.markup import Section, folded, paragraph, verbatim
 from pipeline.report.table import Column, facts, table
 from pipeline.report.words import init_said, listed, rank_said, size
 from pipeline.search.pieces import joined
-from pipeline.search.results import CombinationResult
+from pipeline.search.results import CombinationResult, latest_run
 
 
 def reproduction_section(results: Sequence[CombinationResult]) -> Section:
@@ -37,8 +37,8 @@ def _studies(results: Sequence[CombinationResult]) -> list[str]:
 
 def _told(results: Sequence[CombinationResult]) -> dict[str, str]:
     first = results[0]
-    run = first.facts.get("run", {})
-    trials = [trial for result in results for trial in result.study.get_trials(deepcopy=False)]
+    run = latest_run(results) or {}
+    trials = [trial for result in results for trial in result.trials()]
     seeds = {tested.seed for result in results for cell in result.cells for tested in cell.tested}
     peak = max((trial.user_attrs.get("peak_memory") or 0 for trial in trials), default=0)
     return {
@@ -99,6 +99,6 @@ def _checkpoints(results: Sequence[CombinationResult]) -> list[str]:
 
 
 def _exported(result: CombinationResult) -> Iterator[tuple[FrozenTrial, str, str]]:
-    for trial in result.study.get_trials(deepcopy=False):
+    for trial in result.trials():
         if "checkpoint" in trial.user_attrs:
             yield trial, trial.user_attrs["checkpoint"], trial.user_attrs.get("checkpoint_sha256", "")

@@ -19,7 +19,7 @@ from pipeline.report.words import (
     spread,
     with_interval,
 )
-from pipeline.search.results import CombinationResult, Score
+from pipeline.search.results import CellResult, CombinationResult, Score
 
 CHOICE = (
     "Trials are compared by validation {metric}, each at the epoch where it was highest. The best complete trial of a "
@@ -66,8 +66,8 @@ def results_section(results: Sequence[CombinationResult]) -> Section:
         [
             table(
                 f"The checkpoint of every {heading}. {metric.capitalize()} and what was won back are in percent. "
-                f"Shaded rows (◆) are checkpoints that no other model of the study beats in both size and {metric}; "
-                "over several seeds their mean counts.",
+                f"Shaded rows (◆) are checkpoints that no other model of the study beats in both size and {metric}. "
+                f"{OVER_SEEDS}",
                 {
                     "model": Column("text", lambda model: f"◆ {model.name}" if model in best else model.name),
                     heading: Column("number", lambda model: model.rank),
@@ -86,7 +86,9 @@ def results_section(results: Sequence[CombinationResult]) -> Section:
             folded(
                 f"All {len(cells)} cells",
                 table(
-                    f"The winner of each cell; empty where no trial is complete yet. {_PERCENT}", _cells(heading), cells
+                    f"The winner of each cell; empty where no trial is complete yet. {_PERCENT}",
+                    _cells(heading),
+                    cells,
                 ),
             ),
             folded("The winners' values", table("What the winners were trained with", _values(heading), cells)),
@@ -99,7 +101,8 @@ def results_section(results: Sequence[CombinationResult]) -> Section:
     )
 
 
-_PERCENT = "Validation, test and what was won back are in percent."
+OVER_SEEDS = "Over seeds it is their mean that is compared, and what that won back."
+_PERCENT = f"Validation, test and what was won back are in percent. {OVER_SEEDS}"
 
 
 def _unbeaten(models: Sequence[_Model]) -> set[_Model]:
@@ -122,9 +125,9 @@ def _models(results: Sequence[CombinationResult]) -> Iterator[_Model]:
         for result in own:
             name = f"{result.label}, only compressed"
             yield _reference(name, result.compressed, result, "compressed_bytes", part)
-            for row in evaluation_rows([result]):
+            for cell, row in zip(result.cells, evaluation_rows([result]), strict=True):
                 if row["checkpoint"]:
-                    yield _checkpoint(result, row, part)
+                    yield _checkpoint(result, cell, row, part)
 
 
 def _reference(
@@ -147,8 +150,7 @@ def _reference(
     )
 
 
-def _checkpoint(result: CombinationResult, row: EvaluationRow, part: str) -> _Model:
-    cell = next(cell for cell in result.cells if (cell.cell.rank, cell.cell.init) == (row["rank"], row["init"]))
+def _checkpoint(result: CombinationResult, cell: CellResult, row: EvaluationRow, part: str) -> _Model:
     return _Model(
         study=result.of,
         name=result.label,
@@ -156,13 +158,17 @@ def _checkpoint(result: CombinationResult, row: EvaluationRow, part: str) -> _Mo
         init=init_said(row["init"]),
         val=percent(row["recovered_val"]),
         test=with_interval(row["recovered_test"], row["test_low"], row["test_high"]),
-        seeds=spread(row["test_mean"], row["test_std"], row["seeds"]),
+        seeds=_over_seeds(row),
         won=percent(cell_recovery(result, cell, part), 1),
         bytes=row["bytes"],
         ratio=row["ratio"],
         accuracy=winner_accuracy(cell, part),
         checkpoint=True,
     )
+
+
+def _over_seeds(row: EvaluationRow) -> str:
+    return spread(row["test_mean"], row["test_std"], row["seeds"], row["failed_seeds"])
 
 
 _Cell = tuple[CombinationResult, EvaluationRow]
@@ -185,9 +191,7 @@ def _cells(heading: str) -> dict[str, Column[_Cell]]:
             "number",
             lambda cell: with_interval(cell[1]["recovered_test"], cell[1]["test_low"], cell[1]["test_high"]),
         ),
-        "over seeds": Column(
-            "number", lambda cell: spread(cell[1]["test_mean"], cell[1]["test_std"], cell[1]["seeds"])
-        ),
+        "over seeds": Column("number", lambda cell: _over_seeds(cell[1])),
         "won back": Column("number", lambda cell: percent(cell[1]["recovery"], 1)),
         "size": Column("number", lambda cell: size(cell[1]["bytes"])),
         "times smaller": Column("number", lambda cell: rounded(cell[1]["ratio"], ".2f")),

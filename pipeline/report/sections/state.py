@@ -5,7 +5,7 @@ from html import escape
 
 from pipeline.report.figures.words import cell_name
 from pipeline.report.markup import paragraph
-from pipeline.report.progress import begun, progress
+from pipeline.report.standing import begun, standing
 from pipeline.report.words import FIRM, percent
 from pipeline.search.results import CombinationResult
 from pipeline.words import counted
@@ -23,7 +23,7 @@ def state(results: Sequence[CombinationResult]) -> list[str]:
 
 
 def _box(study: str, results: Sequence[CombinationResult], again: str) -> str:
-    now = progress(results)
+    now = standing(results)
     if now.finished:
         return ""
     running = f", {counted(now.running, 'trial')} had begun and not ended" if now.running else ""

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from pipeline.report.figures.accuracy import shown_part
-from pipeline.report.figures.words import cell_name
+from pipeline.report.figures.words import cell_name, seed_count
 from pipeline.report.markup import bullets, paragraph
-from pipeline.report.progress import progress
 from pipeline.report.recovery import cell_recovery, winner_accuracy
+from pipeline.report.standing import standing
 from pipeline.report.tables import pareto_front
 from pipeline.report.words import FIRM, listed, percent, size, time
 from pipeline.search.results import CellResult, CombinationResult
@@ -90,7 +90,9 @@ def _checkpoint(result: CombinationResult, cell: CellResult, part: str) -> str:
     won = f", {percent(share, 0)}{FIRM}% of what was lost is won back" if share is not None else ""
     smaller = f"{result.facts['dense_bytes'] / takes:.1f} times smaller"
     who = f"{result.name}, {cell_name(result, cell.cell.rank, cell.cell.init)}" if cell.cell.rank else result.name
-    return f"{_share(winner_accuracy(cell, part) or 0.0)} in {size(takes)}, {smaller}{won} ({who})"
+    several = part == "test" and len(cell.tested) > 1
+    mean = f" (mean of {seed_count(len(cell.tested), len(cell.failed_seeds))})" if several else ""
+    return f"{_share(winner_accuracy(cell, part) or 0.0)}{mean} in {size(takes)}, {smaller}{won} ({who})"
 
 
 def _bytes(cell: CellResult) -> int:
@@ -98,7 +100,7 @@ def _bytes(cell: CellResult) -> int:
 
 
 def _search(results: Sequence[CombinationResult]) -> str:
-    state = progress(results)
+    state = standing(results)
     cells = sum(len(result.cells) for result in results)
     took = f"; training them took {time(state.seconds)}" if state.seconds else ""
     return f"{state.done:,} of {counted(state.budget, 'trial')} in {counted(cells, 'cell')} have ended{took}."

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from pipeline.report.figures.words import cell_name, rank_word
 from pipeline.report.markup import Section, bullets, folded, paragraph
-from pipeline.report.progress import begun
+from pipeline.report.standing import begun
 from pipeline.report.table import Column, table
 from pipeline.report.words import init_said, rank_said
 from pipeline.search.results import CellResult, CombinationResult
@@ -23,12 +23,14 @@ def trials_section(results: Sequence[CombinationResult]) -> Section:
         for own in cells
         for reason, count in [*own[1].reasons.items(), *own[1].interrupted.items()]
     ]
+    seeds = [(own, seed, reason) for own in cells for seed, reason in own[1].failed_seeds.items()]
     return Section(
         "trials",
         "What failed, and why",
         [
             paragraph(_ended(cells)),
             *([_reasons(reasons)] if reasons else []),
+            *([_failed_seeds(seeds)] if seeds else []),
             *_listed(
                 "Cells that ended short of their budget, because as many trials failed as it has:", cells, short=True
             ),
@@ -59,6 +61,18 @@ def _reasons(reasons: Sequence[tuple[_Own, str, int]]) -> str:
             "reason": Column("long", lambda row: row[1]),
         },
         reasons,
+    )
+
+
+def _failed_seeds(seeds: Sequence[tuple[_Own, int, str]]) -> str:
+    return table(
+        "Why training a winner again under another seed failed; its mean is over the seeds that are left",
+        {
+            "cell": Column("text", lambda row: _named(row[0])),
+            "seed": Column("number", lambda row: str(row[1])),
+            "reason": Column("long", lambda row: row[2]),
+        },
+        seeds,
     )
 
 

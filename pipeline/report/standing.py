@@ -4,11 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from pipeline.report.tables import status_table
+from pipeline.search.progress import progress_of
 from pipeline.search.results import CellResult, CombinationResult
 
 
 @dataclass(frozen=True)
-class Progress:
+class Standing:
     """Of some combinations together.
 
     Args:
@@ -32,27 +34,22 @@ class Progress:
         return self.done >= self.budget and self.tested
 
 
-def progress(results: Sequence[CombinationResult]) -> Progress:
-    cells = [cell for result in results for cell in result.cells]
+def standing(results: Sequence[CombinationResult]) -> Standing:
+    parts = [progress_of(part) for part in status_table(results)]
     spans = [
         (trial.datetime_start, trial.datetime_complete)
         for result in results
-        for trial in result.study.get_trials(deepcopy=False)
+        for trial in result.trials()
         if trial.datetime_start and trial.datetime_complete
     ]
-    return Progress(
-        done=sum(map(done_of, cells)),
-        budget=sum(cell.budget for cell in cells),
-        running=sum(cell.states["running"] for cell in cells),
-        tested=all(cell.test for cell in cells if cell.best),
+    return Standing(
+        done=sum(part.budget - part.left for part in parts),
+        budget=sum(part.budget for part in parts),
+        running=sum(part.running for part in parts),
+        tested=all(cell.test for result in results for cell in result.cells if cell.best),
         seconds=_covered(spans),
         latest=max((end for _, end in spans), default=None),
     )
-
-
-def done_of(cell: CellResult) -> int:
-    """Trials of a cell's budget that need no more waiting for."""
-    return cell.budget if cell.exhausted else min(cell.states["complete"] + cell.states["pruned"], cell.budget)
 
 
 def begun(cell: CellResult) -> bool:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from pipeline.report.progress import _covered, progress
+from pipeline.report.standing import _covered, standing
 from pipeline.search.results import read_results
 
 BEGIN = datetime(2026, 3, 1)
@@ -18,7 +18,7 @@ def test_complete_and_pruned_trials_count_and_failed_ones_do_not(store, storage)
     stored.trial(2, "svd", 0.8, TrialState.PRUNED)
     stored.trial(2, "svd", 0.1, TrialState.FAIL, reason="not finite")
     stored.running(2, "svd")
-    now = progress(read_results(storage, "digits"))
+    now = standing(read_results(storage, "digits"))
     assert (now.done, now.budget, now.running, now.tested, now.finished) == (2, 4, 1, False, False)
 
 
@@ -26,18 +26,18 @@ def test_a_cell_that_is_exhausted_is_not_waited_for(store, storage):
     stored = store(ranks=(2,), inits=("svd",))
     for _ in range(4):
         stored.trial(2, "svd", 0.1, TrialState.FAIL, reason="not finite")
-    now = progress(read_results(storage, "digits"))
+    now = standing(read_results(storage, "digits"))
     assert (now.done, now.budget, now.finished) == (4, 4, True)
 
 
 def test_a_study_that_has_not_begun_has_taken_no_time(store, storage):
     store()
-    now = progress(read_results(storage, "digits"))
+    now = standing(read_results(storage, "digits"))
     assert (now.done, now.seconds, now.latest) == (0, 0, None)
 
 
 def test_a_finished_study_is_finished(finished):
-    now = progress(finished)
+    now = standing(finished)
     assert now.finished
     assert now.seconds > 0
 
