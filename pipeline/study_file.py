@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.errors import SpecError
+from pipeline.registry import nearest
 from pipeline.spec import CombinationSpec, StudySpec
 
 
@@ -70,6 +71,9 @@ def load_spec(path: Path, seed: int | None = None) -> StudySpec:
     """
     try:
         table = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        near = nearest(path.stem, [other.stem for other in path.parent.glob("*.toml")])
+        raise SpecError(f"study file {path} is not there{near}; `restora new NAME` writes one") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"cannot read study file {path}: {error}; `restora new NAME` writes one") from None
     except tomllib.TOMLDecodeError as error:

@@ -26,7 +26,7 @@ prepare_environment() {
     say "error: $("$python" --version 2>&1) cannot be used; install Python 3.11, 3.12 or 3.13, or name it: PYTHON=python3.12 bash $0"
     exit 2
   fi
-  say "making $VENV (torch brings its CUDA libraries along: 5.6 GB, some minutes)"
+  say "installing $root into $VENV (torch brings its CUDA libraries along: 5.6 GB, some minutes)"
   [ -x "$VENV/bin/python" ] || "$python" -m venv "$VENV"
   "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
     --constraint "$root/scripts/constraints.txt" --editable "$root[$extra]"

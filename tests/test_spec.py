@@ -303,5 +303,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content, said):
     with pytest.raises(SpecError, match=said) as raised:
         load_spec(path)
     assert str(path) in str(raised.value)
-    with pytest.raises(SpecError, match="cannot read study file"):
-        load_spec(tmp_path / "not-there.toml")
+
+
+def test_a_file_that_is_not_there_is_said_with_the_nearest_that_is(tmp_path):
+    (tmp_path / "quickstart.toml").write_text("")
+    with pytest.raises(SpecError, match=r"quikstart.toml is not there; did you mean 'quickstart'\?"):
+        load_spec(tmp_path / "quikstart.toml")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.report.recovery import cell_recovery
+from pipeline.report.recovery import cell_recovery, winner_accuracy
 from pipeline.report.words import NOTHING, init_said, listed, percent, rank_said, size
 from pipeline.search.results import CellResult, CombinationResult, Score, latest_run
 from pipeline.words import counted
@@ -77,8 +77,8 @@ def _table(results: Sequence[CombinationResult]) -> str:
 def _cell_row(own: str, result: CombinationResult, cell: CellResult, part: str) -> list[str]:
     if cell.best is None:
         raise ValueError(f"{cell.cell} has no winner to speak of")
-    facts, test = cell.best.user_attrs, cell.test
-    scores = percent(cell.best.value), percent(test.accuracy if test else None)
+    facts = cell.best.user_attrs
+    scores = percent(cell.best.value), percent(winner_accuracy(cell, "test"))
     won = percent(cell_recovery(result, cell, part), 1)
     return _row(f"{own}{_cell(result, cell)}", scores, facts["bytes"], facts["ratio"], won, str(cell.best.number))
 

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from pipeline.report.recovery import cell_recovery
+from pipeline.report.recovery import cell_recovery, winner_accuracy
 from pipeline.search.results import CellResult, CombinationResult
 from pipeline.search.rows import backend_of, begin_trial, end_trial, engine_of, write_attributes
 
@@ -111,7 +111,7 @@ def _attributes(result: CombinationResult, cell: CellResult) -> dict[str, Any]:
         "times_smaller": round(best.user_attrs["ratio"], 3),
         "trainable": best.user_attrs["trainable"],
         "recovery": cell_recovery(result, cell, "val"),
-        f"test_{result.metric}": cell.test.accuracy if cell.test else None,
+        f"test_{result.metric}": winner_accuracy(cell, "test"),
         "test_recovery": cell_recovery(result, cell, "test"),
     }
     return {name: value for name, value in facts.items() if value is not None}

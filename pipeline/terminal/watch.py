@@ -23,7 +23,7 @@ EVERY = 1.0
 SHARE = 0.1
 """Part of the time that reading may take; where it takes longer, the next comes later."""
 TESTING = "testing the winners"
-NOTES = {False: "no run goes on", None: "whether a run goes on is not known here"}
+NOTES = {False: "no run goes on: restora run resumes it", None: "whether a run goes on is not known here"}
 
 Table = list[dict[str, Any]]
 
