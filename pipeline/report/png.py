@@ -28,7 +28,7 @@ def write_pngs(figures: Mapping[str, Figure], folder: Path, say: Callable[[str],
     if not figures:
         return
     if find_spec("kaleido") is None:
-        say("no PNGs of the pictures, for kaleido is not installed: pip install 'restora[png]'")
+        say("no PNGs of the pictures, for kaleido is not installed: pip install kaleido")
         return
     from kaleido import write_fig_from_object_sync
     from kaleido.errors import BrowserClosedError, BrowserFailedError, ChromeNotFoundError

@@ -39,7 +39,7 @@ def test_without_kaleido_one_line_says_how_to_get_it(figures, tmp_path, monkeypa
     monkeypatch.setattr("pipeline.report.png.find_spec", lambda name: None)
     said = []
     write_pngs(figures, tmp_path / "png", said.append)
-    assert said == ["no PNGs of the pictures, for kaleido is not installed: pip install 'restora[png]'"]
+    assert said == ["no PNGs of the pictures, for kaleido is not installed: pip install kaleido"]
     assert not (tmp_path / "png").exists()
 
 
