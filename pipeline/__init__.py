@@ -8,25 +8,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.config.spec import CombinationSpec, SearchSpec, StudySpec
+    from pipeline.config.study_file import load_spec
     from pipeline.export.checkpoint import load
-    from pipeline.export.trials import save
-    from pipeline.search.objective import Objective
-    from pipeline.spec import CombinationSpec, SearchSpec, StudySpec
-    from pipeline.study_file import load_spec
+    from pipeline.export.selection import save
+    from pipeline.objective.objective import Objective
     from pipeline.task import Task, prepare
 
 __all__ = ["CombinationSpec", "Objective", "SearchSpec", "StudySpec", "Task", "load", "load_spec", "prepare", "save"]
 
 _HOMES = {
-    "CombinationSpec": "pipeline.spec",
-    "Objective": "pipeline.search.objective",
-    "SearchSpec": "pipeline.spec",
-    "StudySpec": "pipeline.spec",
+    "CombinationSpec": "pipeline.config.spec",
+    "Objective": "pipeline.objective.objective",
+    "SearchSpec": "pipeline.config.spec",
+    "StudySpec": "pipeline.config.spec",
     "Task": "pipeline.task",
     "load": "pipeline.export.checkpoint",
-    "load_spec": "pipeline.study_file",
+    "load_spec": "pipeline.config.study_file",
     "prepare": "pipeline.task",
-    "save": "pipeline.export.trials",
+    "save": "pipeline.export.selection",
 }
 
 

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from pipeline.registry import LOSSES
-from pipeline.spec import OptimizerName, Range, SearchSpec
+from pipeline.config.registry import LOSSES
+from pipeline.config.spec import OptimizerName, Range, SearchSpec
 
 if TYPE_CHECKING:  # reading a stored study needs no torch
     from pipeline.adapt.contract import Adapter
@@ -62,6 +63,25 @@ class Values:
         """As Optuna's parameters."""
         own = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "extra"}
         return {**own, **self.extra}
+
+
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """A trial of a cell's history that was asked for.
+
+    Args:
+        cell: Its cell.
+        number: Its number in the cell's history.
+        origin: Who chose its values: ``score``, ``start-up``, ``neighbour`` or ``sampler``.
+        values: What is to be trained.
+        asked: When.
+    """
+
+    cell: Cell
+    number: int
+    origin: str
+    values: Values
+    asked: datetime = field(default_factory=datetime.now)
 
 
 UNRANKED = "none"

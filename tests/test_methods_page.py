@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.compress.targets import GROUPS
-from pipeline.registry import ADAPTERS, COMPRESSIONS, INITS, LOSSES
-from pipeline.search.allocation import ORDERS
+from pipeline.config.registry import ADAPTERS, COMPRESSIONS, INITS, LOSSES
+from pipeline.objective.allocation import ORDERS
 
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 SECTIONS = {"Compressions": COMPRESSIONS, "Adapters": ADAPTERS, "Inits": INITS, "Losses": LOSSES}

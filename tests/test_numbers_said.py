@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.words import counted, duration, readable_bytes
+from pipeline.wording import counted, duration, readable_bytes
 
 
 @pytest.mark.parametrize(

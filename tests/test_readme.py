@@ -12,7 +12,7 @@ README = (ROOT / "README.md").read_text()
 
 ADDED = """
 import half, torch
-from pipeline.registry import COMPRESSIONS
+from pipeline.config.registry import COMPRESSIONS
 method = COMPRESSIONS["half"]()
 small = method.compress(torch.randn(5, 7), None)
 tensors = small.to_tensors()

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from pipeline.adapt.lanes import LaneLayer, OwnLayer
 from pipeline.compress.contract import CompressedModel, LayerStats
 from pipeline.compress.weight import CompressedWeight, DenseWeight
-from pipeline.registry import Method
-from pipeline.spec import Range
+from pipeline.config.registry import Method
+from pipeline.config.spec import Range
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import typer
 from pipeline.cli import complete
 
 if TYPE_CHECKING:
-    from pipeline.search.results import CombinationResult
-    from pipeline.spec import StudySpec
+    from pipeline.config.spec import StudySpec
+    from pipeline.results.stored_results import CombinationResult
 
 app = typer.Typer(
     name="restora",
@@ -47,7 +47,7 @@ def _main(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks."
 
 def read_spec(study: str, seed: int | None = None) -> "StudySpec":
     """The study of a file, or of a name in ``studies/``."""
-    from pipeline.study_file import load_spec, study_file
+    from pipeline.config.study_file import load_spec, study_file
 
     return load_spec(study_file(study), seed)
 
@@ -67,10 +67,10 @@ def _finite(value: Any) -> Any:
 
 def results_of(study: str, storage: str | None, *others: str) -> "list[CombinationResult]":
     """What is stored of a study, and of others beside it."""
+    from pipeline.config.study_file import stored_name
     from pipeline.paths import default_database
-    from pipeline.search.results import read_results
-    from pipeline.search.storage import open_storage, storage_errors
-    from pipeline.study_file import stored_name
+    from pipeline.results.stored_results import read_results
+    from pipeline.store.database import open_storage, storage_errors
 
     url = storage or default_database()
     with storage_errors(url):

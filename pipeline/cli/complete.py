@@ -17,7 +17,7 @@ def studies(incomplete: str) -> Iterator[tuple[str, str]]:
 
 def combinations(context: typer.Context, incomplete: str) -> list[str]:
     """Names of the combinations of the study that was given before."""
-    from pipeline.study_file import study_file
+    from pipeline.config.study_file import study_file
 
     left_over = next(iter(context.args), "")  # where the option still lacks its value, nothing is parsed
     path = study_file(context.params.get("study") or left_over)

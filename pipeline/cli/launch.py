@@ -6,14 +6,15 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.app import CacheLimit, Database, Device, Json, Seed, Study, app, print_json, read_spec
-from pipeline.terminal import Console, carried_out, command_given
+from pipeline.cli.verb import carried_out, command_given
+from pipeline.terminal.console import Console
 
 
 @app.command(epilog="Example: restora ls --json | jq '.compressions[].name'    Next: restora new NAME")
 @carried_out
 def ls(as_json: Json = False) -> None:
     """List models, data sets, compressions, adapters, inits and studies."""
-    from pipeline.terminal.listing import listing, listing_lines
+    from pipeline.cli.listing import listing, listing_lines
     from pipeline.terminal.text import print_lines
 
     table = listing()
@@ -27,7 +28,7 @@ def ls(as_json: Json = False) -> None:
 @carried_out
 def new(name: Annotated[str, typer.Argument(help="Name of the study.", metavar="NAME")]) -> None:
     """Write a commented study file to start from."""
-    from pipeline.template import write_template
+    from pipeline.config.template import write_template
 
     path = write_template(name)
     print(path)
@@ -38,12 +39,12 @@ def new(name: Annotated[str, typer.Argument(help="Name of the study.", metavar="
 @carried_out
 def check(study: Study, as_json: Json = False) -> None:
     """Look at a study's file, weights and data before it starts: every image is decoded, nothing is trained."""
+    from pipeline.config.study_file import study_file
     from pipeline.errors import IntegrityError, SpecError
-    from pipeline.search.plan import TARGETS_FIT, targets_fit
-    from pipeline.study_file import study_file
+    from pipeline.run.estimate import TARGETS_FIT, targets_fit
     from pipeline.task import check as check_task
+    from pipeline.terminal.check_lines import tick_lines
     from pipeline.terminal.text import print_lines
-    from pipeline.terminal.ticks import tick_lines
 
     spec = read_spec(study)
     ticks = [("study file is valid", True, str(study_file(study))), *check_task(spec.task)]
@@ -71,8 +72,8 @@ def plan(
 ) -> None:
     """Say what a run would do and take: cells, trials, trained parameters, bytes, memory, disk, time."""
     from pipeline.environment import choose_device
-    from pipeline.search.plan import objectives_to_plan, plan_study
-    from pipeline.terminal.plan import plan_lines
+    from pipeline.run.estimate import objectives_to_plan, plan_study
+    from pipeline.terminal.plan_lines import plan_lines
     from pipeline.terminal.text import print_lines
 
     spec, console = read_spec(study, seed), Console()
@@ -99,13 +100,13 @@ def run(
     cache_limit: CacheLimit = 50,
 ) -> None:
     """Create or resume a study; running it again is always right, and adds nothing once the budgets are met."""
+    from pipeline.cli.outline import trials_to_come
+    from pipeline.config.study_file import study_file
     from pipeline.dashboard.feed import FEED_WAIT, Feed
     from pipeline.environment import choose_device
     from pipeline.paths import LOGS, default_database
-    from pipeline.search.run import run_study
-    from pipeline.search.storage import open_storage, storage_errors
-    from pipeline.study_file import study_file
-    from pipeline.terminal.outline import trials_to_come
+    from pipeline.run.study_run import run_study
+    from pipeline.store.database import open_storage, storage_errors
     from pipeline.train.guard import Guard, StopTraining
 
     spec = read_spec(study, seed)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from pipeline.registry import ADAPTERS, COMPRESSIONS, DATASETS, INITS, LOSSES, MODELS
+from pipeline.config.registry import ADAPTERS, COMPRESSIONS, DATASETS, INITS, LOSSES, MODELS
 
 
 def listing() -> dict[str, list[dict[str, str]]]:

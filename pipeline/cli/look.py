@@ -9,7 +9,8 @@ import typer
 
 from pipeline.cli import complete
 from pipeline.cli.app import Database, Json, Study, app, print_json, results_of
-from pipeline.terminal import Console, carried_out
+from pipeline.cli.verb import carried_out
+from pipeline.terminal.console import Console
 
 
 @app.command(epilog="Example: restora status quickstart --watch    Next: restora run quickstart")
@@ -21,11 +22,11 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Say of each cell: budget, trials by state, best value and trial, and why trials failed."""
+    from pipeline.config.study_file import stored_name
+    from pipeline.locks import is_run
     from pipeline.paths import default_database
-    from pipeline.search.lock import is_run
-    from pipeline.search.summary import read_status
-    from pipeline.study_file import stored_name
-    from pipeline.terminal.status import status_lines
+    from pipeline.results.status import read_status
+    from pipeline.terminal.status_lines import status_lines
     from pipeline.terminal.text import print_lines
     from pipeline.terminal.watch import watch as watch_study
 
@@ -34,7 +35,7 @@ def status(
     def read(*, with_reasons: bool = False) -> list[dict[str, Any]]:
         table = read_status(url, name, with_reasons=with_reasons)
         if table is None:
-            from pipeline.report.tables import status_table  # it brings Optuna, which the summary does not need
+            from pipeline.results.tables import status_table  # it brings Optuna, which the summary does not need
 
             table = status_table(results_of(study, storage))
         return table
@@ -68,11 +69,11 @@ def report(
     """Write one HTML page that needs no network, its tables as CSV, and its main pictures as PNG."""
     from datetime import datetime
 
+    from pipeline.config.study_file import stored_name
     from pipeline.paths import report_folder
     from pipeline.report.page import write_report
     from pipeline.report.png import write_pngs
-    from pipeline.study_file import stored_name
-    from pipeline.words import readable_bytes
+    from pipeline.wording import readable_bytes
 
     console = Console()
     names = list(dict.fromkeys(map(stored_name, studies)))

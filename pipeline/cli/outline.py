@@ -1,9 +1,9 @@
 """What a run has before it."""
 
-from pipeline.search.progress import progress_of
-from pipeline.search.space import cells, fitted
-from pipeline.search.summary import read_status
-from pipeline.spec import StudySpec
+from pipeline.config.spec import StudySpec
+from pipeline.results.progress import progress_of
+from pipeline.results.status import read_status
+from pipeline.space import cells, fitted
 
 
 def trials_to_come(spec: StudySpec, url: str) -> dict[str, int]:

@@ -7,7 +7,8 @@ import typer
 
 from pipeline.cli import complete
 from pipeline.cli.app import Database, Device, Json, Study, app, print_json, read_spec, results_of
-from pipeline.terminal import Console, carried_out
+from pipeline.cli.verb import carried_out
+from pipeline.terminal.console import Console
 
 
 @app.command(epilog="Example: restora export quickstart --force    Next: pipeline.load(FOLDER) in Python")
@@ -24,14 +25,14 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the best checkpoint of each rank, truly packed, with its card."""
+    from pipeline.config.study_file import pinned
     from pipeline.environment import choose_device
     from pipeline.errors import NothingUsableError, UsageError
-    from pipeline.export.trials import export_ranks, export_trial
-    from pipeline.search.keep import Kept
-    from pipeline.search.objective import make_features
-    from pipeline.search.run import make_objectives
-    from pipeline.search.storage import refuse_differences
-    from pipeline.study_file import pinned
+    from pipeline.export.selection import export_ranks, export_trial
+    from pipeline.objective.objective import make_features
+    from pipeline.run.study_run import make_objectives
+    from pipeline.store.database import refuse_differences
+    from pipeline.store.kept_adapters import Kept
     from pipeline.task import prepare
     from pipeline.train.guard import Guard
 
@@ -74,8 +75,8 @@ def clean(
 ) -> None:
     """Remove caches, half-written files, and kept adapters that are no stored winner's; never trials or exports."""
     from pipeline.paths import default_database
-    from pipeline.search.clean import remove, unneeded
-    from pipeline.search.storage import open_storage, storage_errors
+    from pipeline.run.cleanup import remove, unneeded
+    from pipeline.store.database import open_storage, storage_errors
 
     url = storage or default_database()
     with storage_errors(url):

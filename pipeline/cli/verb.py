@@ -66,7 +66,7 @@ def _shown(word: str) -> str:
         return word
     from sqlalchemy.exc import ArgumentError
 
-    from pipeline.search.storage import without_password
+    from pipeline.store.database import without_password
 
     option, equals, url = word.partition("=") if word.startswith("--") else ("", "", word)
     try:

@@ -15,8 +15,8 @@ from timm.layers.attention import Attention
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pipeline.compress.channel_shapes import fit_heads, is_depthwise
 from pipeline.compress.layers import matrix_shape, shared_copy
-from pipeline.compress.shapes import fit_heads, is_depthwise
 from pipeline.errors import IntegrityError, SpecError
 
 

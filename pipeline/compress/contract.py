@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.compress.layers import in_groups, naming, replace_weight, shared_copy, sound_matrix
 from pipeline.compress.weight import CompressedWeight, DenseWeight, GroupedWeight, join
-from pipeline.registry import Method
+from pipeline.config.registry import Method
 from pipeline.task.contract import Part
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.compress.contract import LayerCompression
 from pipeline.compress.packing import part_of, side_by_side
 from pipeline.compress.weight import BitCount, CompressedWeight, DenseWeight
-from pipeline.registry import COMPRESSIONS
+from pipeline.config.registry import COMPRESSIONS
 
 PairOfMethods = tuple[LayerCompression, LayerCompression]
 """What compresses the first factor, and what the second."""

@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from pipeline.compress.channel_shapes import fit_shapes
 from pipeline.compress.contract import CompressedModel, Compression, LayerStats
 from pipeline.compress.layers import shared_copy, weight_matrix
-from pipeline.compress.shapes import fit_shapes
 from pipeline.compress.weight import CompressedWeight, DenseWeight
 from pipeline.errors import SpecError
 from pipeline.task.contract import Part

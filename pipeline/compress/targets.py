@@ -9,9 +9,9 @@ from torch import nn
 
 from pipeline.compress.attention import has_thirds
 from pipeline.compress.layers import layer_names, matrix_shape
+from pipeline.config.registry import nearest
+from pipeline.config.spec import TargetSpec
 from pipeline.errors import SpecError
-from pipeline.registry import nearest
-from pipeline.spec import TargetSpec
 
 QUERIES = ({"qkv"}, {"q", "k", "v"}, {"q", "kv"}, {"qk", "v"}, {"query", "key", "value"})
 """Names of an attention module's projections, but for ``to_`` before and ``_proj`` behind."""

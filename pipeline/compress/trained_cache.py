@@ -6,10 +6,10 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from pipeline.compress.contract import CompressedModel, Compression, LayerStats
+from pipeline.config.study_file import fingerprint
 from pipeline.paths import COMPRESSED
-from pipeline.study_file import fingerprint
 from pipeline.task.contract import Task
-from pipeline.task.kept import keep, read_kept
+from pipeline.task.tensor_cache import keep, read_kept
 
 
 def compress_once(

@@ -145,7 +145,7 @@ class Registry(Generic[M]):
 
 MODELS: Registry[Any] = Registry("model source", "source", "pipeline.task.models")
 DATASETS: Registry[Any] = Registry("data set", "source", "pipeline.task.data")
-COMPRESSIONS: Registry[Any] = Registry("compression", "method", "pipeline.compress")
-ADAPTERS: Registry[Any] = Registry("adapter", "method", "pipeline.adapt")
+COMPRESSIONS: Registry[Any] = Registry("compression", "method", "pipeline.compress.methods")
+ADAPTERS: Registry[Any] = Registry("adapter", "method", "pipeline.adapt.methods")
 INITS: Registry[Any] = Registry("init", "method", "pipeline.adapt.inits")
 LOSSES: Registry[Any] = Registry("loss", "method", "pipeline.train.losses")

@@ -17,8 +17,8 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from pipeline.config.registry import ADAPTERS, COMPRESSIONS, DATASETS, INITS, LOSSES, MODELS, Config, Method, Registry
 from pipeline.errors import SpecError
-from pipeline.registry import ADAPTERS, COMPRESSIONS, DATASETS, INITS, LOSSES, MODELS, Config, Method, Registry
 
 Metric = Literal["accuracy", "agreement"]
 OptimizerName = Literal["adam", "adamw", "nesterov", "rmsprop", "sgd"]

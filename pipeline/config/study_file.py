@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pipeline.config.registry import nearest
+from pipeline.config.spec import CombinationSpec, StudySpec
 from pipeline.errors import SpecError
-from pipeline.registry import nearest
-from pipeline.spec import CombinationSpec, StudySpec
 
 
 def fingerprint(table: object) -> str:

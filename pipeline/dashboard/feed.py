@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import optuna
 from optuna.storages import RDBStorage
 
-from pipeline.dashboard.board import write_board
 from pipeline.dashboard.note import combination_note, study_note
 from pipeline.dashboard.plots import draw_plots
-from pipeline.dashboard.summary import open_summary, update_summary
-from pipeline.search.results import CombinationResult
-from pipeline.search.run import Moment
-from pipeline.search.so_far import Winners, read_so_far
+from pipeline.dashboard.study_board import write_board
+from pipeline.dashboard.summary_study import open_summary, update_summary
+from pipeline.results.so_far import Winners, read_so_far
+from pipeline.results.stored_results import CombinationResult
+from pipeline.run.study_run import Moment
 
 FEED_WAIT = 0.5
 """Seconds that an update waits for another program that writes to the database; it is left out then."""

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.report.recovery import cell_recovery, winner_accuracy
-from pipeline.report.words import NOTHING, init_said, listed, percent, rank_said, size
-from pipeline.search.results import CellResult, CombinationResult, Score, latest_run
-from pipeline.words import counted
+from pipeline.report.numbers_text import NOTHING, init_said, listed, percent, rank_said, size
+from pipeline.results.recovered import cell_recovery, winner_accuracy
+from pipeline.results.stored_results import CellResult, CombinationResult, Score, latest_run
+from pipeline.wording import counted
 
 LINE = "*What you write below this line is kept.*"
 PARTS = {"train": "training", "val": "validation", "test": "test"}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.report.figures.contract import Figure, NothingToDraw
-from pipeline.search.results import CombinationResult
+from pipeline.results.stored_results import CombinationResult
 
 DIGITS = 6
 """Of numbers; a screen shows four."""
@@ -17,7 +17,7 @@ def draw_plots(results: Sequence[CombinationResult]) -> dict[str, str]:
     """The pictures of some combinations by id; none before a trial is complete."""
     from pipeline.report.figures.accuracy_by_rank import accuracy_by_rank  # they bring plotly
     from pipeline.report.figures.accuracy_by_size import accuracy_by_size
-    from pipeline.report.figures.look import alone
+    from pipeline.report.figures.style import alone
 
     drawn = {}
     for draw in (accuracy_by_rank, accuracy_by_size):

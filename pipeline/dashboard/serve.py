@@ -6,11 +6,11 @@ import sys
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 
-from pipeline.dashboard.guard import guarded
+from pipeline.dashboard.access import guarded
 from pipeline.dashboard.pages import pages
-from pipeline.dashboard.server import Server
+from pipeline.dashboard.web_server import Server
 from pipeline.errors import UsageError
-from pipeline.search.storage import open_storage, storage_errors, without_password
+from pipeline.store.database import open_storage, storage_errors, without_password
 
 
 def serve(

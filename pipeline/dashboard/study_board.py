@@ -13,7 +13,7 @@ from sqlalchemy import Engine, delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from pipeline.dashboard.note import renewed
-from pipeline.search.pieces import cut
+from pipeline.store.long_text import cut
 
 NOTE, VERSION, PICTURE = "dashboard:note_str:", "dashboard:note_ver", "dashboard:plot_data:"
 TRIES = 3

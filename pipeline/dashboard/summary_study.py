@@ -14,9 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from pipeline.report.recovery import cell_recovery, winner_accuracy
-from pipeline.search.results import CellResult, CombinationResult
-from pipeline.search.rows import backend_of, begin_trial, end_trial, engine_of, write_attributes
+from pipeline.results.recovered import cell_recovery, winner_accuracy
+from pipeline.results.stored_results import CellResult, CombinationResult
+from pipeline.store.trial_rows import backend_of, begin_trial, end_trial, engine_of, write_attributes
 
 OWN = "summary_of"
 """The attribute that tells a summary from a study of someone else's."""

@@ -5,10 +5,10 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from pipeline.environment import versions
-from pipeline.search.objective import Objective
-from pipeline.search.results import CellResult, CombinationResult, Score
-from pipeline.search.select import Recovered, values_of
-from pipeline.search.space import Cell
+from pipeline.objective.objective import Objective
+from pipeline.results.stored_results import CellResult, CombinationResult, Score
+from pipeline.run.winners import Recovered, values_of
+from pipeline.space import Cell
 from pipeline.task import wilson
 
 

@@ -13,9 +13,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.compress.attention import arranged
+from pipeline.config.registry import ADAPTERS, COMPRESSIONS
 from pipeline.errors import IntegrityError, StorageError, UsageError
 from pipeline.export.pack import unpack_model
-from pipeline.registry import ADAPTERS, COMPRESSIONS
 from pipeline.task import rebuild
 
 FORMAT = 1

@@ -10,13 +10,13 @@ from pipeline.errors import NothingUsableError
 from pipeline.export.card import add_study, make_card
 from pipeline.export.checkpoint import WEIGHTS, read_card, refuse_existing, write_checkpoint
 from pipeline.export.pack import pack_model
+from pipeline.objective.objective import Objective
 from pipeline.paths import exports_folder
-from pipeline.search.files import note_file
-from pipeline.search.keep import Kept
-from pipeline.search.objective import Objective
-from pipeline.search.results import CellResult, CombinationResult, Score
-from pipeline.search.select import Recovered, recover, score_adapter, values_of
-from pipeline.search.space import cell_of
+from pipeline.results.stored_results import CellResult, CombinationResult, Score
+from pipeline.run.winners import Recovered, recover, score_adapter, values_of
+from pipeline.space import cell_of
+from pipeline.store.kept_adapters import Kept
+from pipeline.store.trial_files import note_file
 
 
 def save(objective: Objective, trial: FrozenTrial, folder: str | Path, *, force: bool = False) -> Path:

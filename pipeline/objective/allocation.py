@@ -14,11 +14,11 @@ from torch import Tensor
 
 from pipeline.adapt.contract import Adapter, blank, packed, trained_numbers
 from pipeline.compress.contract import CompressedModel, LayerStats
+from pipeline.compress.layer_statistics import Statistics
 from pipeline.compress.layers import naming, weight_matrix
-from pipeline.compress.stats import Statistics
+from pipeline.compress.spectrum import effective_rank
+from pipeline.config.spec import AllocationSpec
 from pipeline.errors import SpecError
-from pipeline.spec import AllocationSpec
-from pipeline.spectra.measure import effective_rank
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from torch import nn
 from pipeline.adapt.contract import Adapter
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layers import on_device
-from pipeline.study_file import fingerprint
+from pipeline.config.study_file import fingerprint
 from pipeline.task import Part, Task
-from pipeline.train.cache import FeatureCache
-from pipeline.train.program import Probe, Program, make_program
+from pipeline.train.cache.feature_cache import FeatureCache
+from pipeline.train.cut.program import Probe, Program, make_program
 from pipeline.train.recipe import Recipe
 from pipeline.train.rows import HELD, ComputedRows, Rows, image_rows
 

@@ -13,6 +13,7 @@ from pipeline.adapt.contract import AdaptedLayer, Adapter, Init, Start, blank, c
 from pipeline.compress.attention import SplitQkv, arranged
 from pipeline.compress.batch_norm import reestimate, running_norms
 from pipeline.compress.contract import CompressedModel, Compression
+from pipeline.compress.layer_statistics import Statistics, calibration, output_positions
 from pipeline.compress.layers import (
     layer_names,
     matrix_shape,
@@ -22,16 +23,15 @@ from pipeline.compress.layers import (
     shared_copy,
     weight_matrix,
 )
-from pipeline.compress.once import compress_once
-from pipeline.compress.size import ModelSize, model_macs, model_size
-from pipeline.compress.stats import Statistics, calibration, output_positions
+from pipeline.compress.sizes import ModelSize, model_macs, model_size
 from pipeline.compress.targets import resolve
+from pipeline.compress.trained_cache import compress_once
 from pipeline.compress.weight import DenseWeight
+from pipeline.config.spec import CombinationSpec, SearchSpec
 from pipeline.errors import SpecError
-from pipeline.search.allocation import Layer, costs, layers_of, refuse_budgets, spent_by, spread
-from pipeline.search.space import Cell, Values, fitted
+from pipeline.objective.allocation import Layer, costs, layers_of, refuse_budgets, spent_by, spread
 from pipeline.seeds import derive
-from pipeline.spec import CombinationSpec, SearchSpec
+from pipeline.space import Cell, Values, fitted
 from pipeline.task import Task
 
 

@@ -10,22 +10,22 @@ import optuna
 import torch
 
 from pipeline.adapt.contract import Draw, blank
+from pipeline.compress.layer_statistics import Statistics
 from pipeline.compress.layers import (
     on_device,
 )
-from pipeline.compress.stats import Statistics
+from pipeline.config.spec import CombinationSpec, ComputeSpec, SearchSpec
+from pipeline.config.study_file import load_spec
 from pipeline.environment import peak_memory, versions
 from pipeline.errors import SpecError
-from pipeline.search.base import Base
-from pipeline.search.preparation import Preparation
-from pipeline.search.space import Cell, Values, cells, suggest
+from pipeline.objective.base import Base
+from pipeline.objective.combination import Preparation
 from pipeline.seeds import derive
-from pipeline.spec import CombinationSpec, ComputeSpec, SearchSpec
-from pipeline.study_file import load_spec
+from pipeline.space import Cell, Values, cells, suggest
 from pipeline.task import Task, prepare
-from pipeline.train.cache import FeatureCache
+from pipeline.train.cache.feature_cache import FeatureCache
 from pipeline.train.cohort import Lane, train_epoch
-from pipeline.train.program import Probe
+from pipeline.train.cut.program import Probe
 from pipeline.train.recipe import Recipe
 from pipeline.train.rows import HELD, Rows, beside
 from pipeline.train.teacher import Teacher, teacher_logits

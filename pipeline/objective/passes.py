@@ -9,8 +9,8 @@ from itertools import cycle, islice, pairwise
 
 import torch
 
-from pipeline.search.objective import Objective
-from pipeline.search.space import Values, cells
+from pipeline.objective.objective import Objective
+from pipeline.space import Values, cells
 from pipeline.train.cohort import Cohort, Lane
 from pipeline.train.parallel import side_by_side, workers
 from pipeline.train.rows import TensorRows

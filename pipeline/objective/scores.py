@@ -9,10 +9,10 @@ from torch import nn
 
 from pipeline.adapt.lanes import Lanes, attach
 from pipeline.compress.layers import on_device, shared_copy
-from pipeline.search.base import Base
-from pipeline.search.objective import Objective
-from pipeline.search.space import Cell, cells, middle
+from pipeline.objective.base import Base
+from pipeline.objective.objective import Objective
 from pipeline.seeds import derive
+from pipeline.space import Cell, cells, middle
 
 SCORE_IMAGES = 1024
 """Images of the validation part that a score is measured on."""

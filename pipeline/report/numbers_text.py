@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from pipeline.report.figures.words import rank_name, seed_count
-from pipeline.search.results import CombinationResult
-from pipeline.search.space import UNRANKED
-from pipeline.words import duration, readable_bytes
+from pipeline.report.figures.labels import rank_name, seed_count
+from pipeline.results.stored_results import CombinationResult
+from pipeline.space import UNRANKED
+from pipeline.wording import duration, readable_bytes
 
 FIRM = "\N{NO-BREAK SPACE}"
 """Between a number and its unit, so that no line breaks there."""

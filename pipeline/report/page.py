@@ -8,21 +8,21 @@ from typing import Any
 
 from pipeline.paths import write_whole
 from pipeline.report.figures.contract import Figure, NothingToDraw
-from pipeline.report.figures.words import measured
+from pipeline.report.figures.labels import measured
 from pipeline.report.markup import contents, page
-from pipeline.report.rows import EpochRow, EvaluationRow, TrialRow
-from pipeline.report.sections.glossary import glossary_section
-from pipeline.report.sections.layers import layer_tables
-from pipeline.report.sections.pictures import Drawn, draw, pictures_section
-from pipeline.report.sections.reproduction import reproduction_section
-from pipeline.report.sections.results import results_section
-from pipeline.report.sections.state import state
-from pipeline.report.sections.summary import summary
-from pipeline.report.sections.task import task_section
-from pipeline.report.sections.trials import trials_section
-from pipeline.report.tables import epoch_rows, evaluation_rows, trial_rows, write_csv
-from pipeline.report.words import listed
-from pipeline.search.results import CombinationResult
+from pipeline.report.numbers_text import listed
+from pipeline.report.sections.glossary_section import glossary_section
+from pipeline.report.sections.layers_section import layer_tables
+from pipeline.report.sections.pictures_section import Drawn, draw, pictures_section
+from pipeline.report.sections.reproduction_section import reproduction_section
+from pipeline.report.sections.results_section import results_section
+from pipeline.report.sections.state_section import state
+from pipeline.report.sections.summary_section import summary
+from pipeline.report.sections.task_section import task_section
+from pipeline.report.sections.trials_section import trials_section
+from pipeline.results.stored_results import CombinationResult
+from pipeline.results.table_rows import EpochRow, EvaluationRow, TrialRow
+from pipeline.results.tables import epoch_rows, evaluation_rows, trial_rows, write_csv
 
 Rows = Callable[[Sequence[CombinationResult]], Iterable[Mapping[str, Any]]]
 TABLES: dict[str, tuple[type, Rows, str]] = {

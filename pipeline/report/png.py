@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.paths import write_whole
 from pipeline.report.figures.contract import Figure, pictures
-from pipeline.report.figures.look import on_white
+from pipeline.report.figures.style import on_white
 
 WIDTH, FINER = 1000, 2
 """Pixels of a picture across, and how many of the file stand for one of them."""

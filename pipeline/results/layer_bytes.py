@@ -3,8 +3,8 @@
 import json
 from typing import TypedDict
 
-from pipeline.search.pieces import joined
-from pipeline.search.results import CombinationResult
+from pipeline.results.stored_results import CombinationResult
+from pipeline.store.long_text import joined
 
 
 class LayerSize(TypedDict):

@@ -4,10 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-
-def is_exhausted(states: Mapping[str, int], budget: int) -> bool:
-    """Whether a cell ended short of its budget, because as many trials failed as the budget has."""
-    return states["complete"] + states["pruned"] < budget <= states["fail"]
+from pipeline.store.summary import is_exhausted
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
-from pipeline.search.results import CombinationResult, gathered
-from pipeline.search.space import Cell
-from pipeline.search.storage import study_name
-from pipeline.search.summary import COVERED, stored_cells, summary_key
-from pipeline.search.tally import Tally, tally
+from pipeline.results.stored_results import CombinationResult, gathered
+from pipeline.space import Cell
+from pipeline.store.database import study_name
+from pipeline.store.summary import COVERED, stored_cells, summary_key
+from pipeline.store.tally import Tally, tally
 
 Winners = dict[tuple[int, int], FrozenTrial]
 """Trials by the id of their study and their number; a trial that is complete stays as it is."""

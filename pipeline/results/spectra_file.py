@@ -47,11 +47,6 @@ class Spectra(BaseModel):
         return set(layers) <= {course.layer for course in self.courses} and values <= self.values
 
 
-def trial_key(identity: str, number: int) -> str:
-    """What names a trial: the identity of its stored study, and its number there."""
-    return f"{identity}/{number}"
-
-
 def write_spectra(path: Path, spectra: Spectra) -> None:
     def write(part: Path) -> None:
         part.write_text(spectra.model_dump_json(), encoding="utf-8")

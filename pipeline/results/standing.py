@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from pipeline.report.tables import status_table
-from pipeline.search.progress import progress_of
-from pipeline.search.results import CellResult, CombinationResult
+from pipeline.results.progress import progress_of
+from pipeline.results.stored_results import CellResult, CombinationResult
+from pipeline.results.tables import status_table
 
 
 @dataclass(frozen=True)

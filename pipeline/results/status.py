@@ -1,8 +1,4 @@
-"""The short summary that ``status`` reads, with SQL alone: importing this needs neither Optuna nor torch.
-
-The ledger writes it in the transaction of every trial that begins or ends, with the number of trials of each state that
-it covers. Trials only ever begin and end, so where those numbers are the database's, nothing happened since.
-"""
+"""Where a study stands, read with SQL alone from the summaries of its cells: this needs neither Optuna nor torch."""
 
 import json
 from collections import defaultdict
@@ -15,21 +11,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from pipeline.search.progress import is_exhausted
-
-STATES = ("complete", "pruned", "fail", "running")
-COVERED = "summary covers"
-"""The stored study's attribute that counts the trials of each state which its summaries cover.
-
-Older summaries, which count interrupted trials among the failed ones, have theirs under another name: such a study is
-read in full.
-"""
-Place = tuple[int, str]
-"""Rank and init of a cell."""
-MOST = 1700
-"""Characters that why a cell's trials failed or were interrupted may take, so that no attribute is over 2 kB; more is
-left out.
-"""
+from pipeline.store.summary import COVERED, STATES, Place, cell_summary, is_exhausted, stored_cells, summary_key
 
 # One statement, so that attributes, counts and epochs are of the same moment. The key of a running trial's epoch is
 # JSON: the place of its rank and of its init among those searched, each before its distribution.
@@ -52,29 +34,6 @@ JOIN trial_params AS inits ON inits.trial_id = trials.trial_id AND inits.param_n
 WHERE trials.state = 'RUNNING' AND substr(study_name, 1, :length) = :prefix
 ORDER BY study_id
 """)
-
-
-def summary_key(cell: object) -> str:
-    """The stored study's attribute that sums up a cell."""
-    return f"summary {cell}"
-
-
-def cell_summary(
-    states: Mapping[str, int],
-    reasons: Mapping[str, int],
-    interrupted: Mapping[str, int],
-    best: float | None,
-    trial: int | None,
-) -> dict[str, Any]:
-    """What a cell came to; ``reasons`` and ``interrupted`` are None where they are too long to be kept."""
-    short = len(json.dumps(reasons)) + len(json.dumps(interrupted)) <= MOST
-    return {
-        "states": dict(states),
-        "best": best,
-        "trial": trial,
-        "reasons": dict(reasons) if short else None,
-        "interrupted": dict(interrupted) if short else None,
-    }
 
 
 def status_row(
@@ -154,13 +113,6 @@ def _read(url: str, prefix: str) -> list[Row[Any]]:
             return list(connection.execute(_READ, {"length": len(prefix), "prefix": prefix}))
     except (SQLAlchemyError, ImportError):  # no such tables, server or driver
         return []
-
-
-def stored_cells(facts: Mapping[str, Any]) -> list[Place]:
-    """Rank and init of each cell of a stored study; one that does not say has every rank with every init."""
-    search = facts["pinned"]["search"]
-    every = [(rank, init["method"]) for rank in search["ranks"] for init in search["inits"]]
-    return [(rank, init) for rank, init in facts.get("cells", every)]
 
 
 def _cells(facts: Mapping[str, Any], epochs: Mapping[Place, int]) -> list[dict[str, Any]]:

@@ -12,11 +12,10 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.errors import NothingUsableError
-from pipeline.search.progress import is_exhausted
-from pipeline.search.space import Cell
-from pipeline.search.storage import study_name
-from pipeline.search.summary import stored_cells
-from pipeline.search.tally import Tally, has_cell, tally
+from pipeline.space import Cell
+from pipeline.store.database import study_name
+from pipeline.store.summary import is_exhausted, stored_cells
+from pipeline.store.tally import Tally, has_cell, tally
 
 
 @dataclass(frozen=True)

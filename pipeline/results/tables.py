@@ -8,16 +8,16 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from pipeline.paths import write_whole
-from pipeline.report.recovery import cell_recovery
-from pipeline.report.rows import EpochRow, EvaluationRow, TrialRow
-from pipeline.search.results import CellResult, CombinationResult, Score
-from pipeline.search.space import Values
-from pipeline.search.summary import status_part, status_row
+from pipeline.results.recovered import cell_recovery
+from pipeline.results.status import status_part, status_row
+from pipeline.results.stored_results import CellResult, CombinationResult, Score
+from pipeline.results.table_rows import EpochRow, EvaluationRow, TrialRow
+from pipeline.space import Values
 
 
 def interval(score: Score) -> tuple[float, float]:
     """The 95 % Wilson interval of an accuracy."""
-    from pipeline.task.metric import wilson  # it brings torch, which the other tables do not need
+    from pipeline.task.metrics.accuracy import wilson  # it brings torch, which the other tables do not need
 
     return wilson(score.correct, score.images)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from optuna.storages import RDBStorage
 
 from pipeline.paths import ANSWERS, BASELINES, COMPRESSED, FEATURES, STORAGE
-from pipeline.search.keep import Kept
-from pipeline.search.results import own_studies, read_results
-from pipeline.train.shelf import discard, is_in_use
+from pipeline.results.stored_results import own_studies, read_results
+from pipeline.store.kept_adapters import Kept
+from pipeline.train.cache.cache_folder import discard, is_in_use
 
 
 def unneeded(storage: RDBStorage) -> list[Path]:

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.config.spec import StudySpec
 from pipeline.environment import keep_freed_memory, peak_memory
 from pipeline.errors import SpecError
-from pipeline.search.allocation import is_lossy
-from pipeline.search.cohorts import PROBED, measure_pass
-from pipeline.search.objective import Objective, make_features
+from pipeline.objective.allocation import is_lossy
+from pipeline.objective.objective import Objective, make_features
+from pipeline.objective.passes import PROBED, measure_pass
+from pipeline.objective.scores import ERROR_IMAGES, SCORE_IMAGES, ranked, score_cells
+from pipeline.run.study_run import make_objectives, refuse_misfits, said_of, trained_objectives
+from pipeline.run.winner_spectra import watched_layers
 from pipeline.search.pruners import expected_epochs
-from pipeline.search.run import make_objectives, refuse_misfits, said_of, trained_objectives
-from pipeline.search.scores import ERROR_IMAGES, SCORE_IMAGES, ranked, score_cells
-from pipeline.search.space import cells
-from pipeline.search.spectra import watched_layers
-from pipeline.spec import StudySpec
+from pipeline.space import cells
 from pipeline.task import prepare
 from pipeline.train.guard import Guard
 

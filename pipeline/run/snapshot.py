@@ -6,10 +6,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from pipeline.adapt.lora import Lora
+from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.layers import naming, weight_matrix
-from pipeline.spectra.course import Course, Matrix
-from pipeline.spectra.measure import effective_rank, product_singular_values, shares, singular_values
+from pipeline.compress.spectrum import effective_rank, product_singular_values, shares, singular_values
+from pipeline.results.spectra_file import Course, Matrix
 
 Snapshot: TypeAlias = Mapping[tuple[Matrix, str], Tensor]
 """The singular values of each matrix, by its kind and its layer."""

@@ -14,27 +14,27 @@ from optuna.trial import TrialState
 from pipeline import paths
 from pipeline.compress.attention import arranged
 from pipeline.compress.contract import Compression
-from pipeline.compress.stats import Statistics
+from pipeline.compress.layer_statistics import Statistics
+from pipeline.config.spec import StudySpec
+from pipeline.config.study_file import pinned
 from pipeline.environment import keep_freed_memory
 from pipeline.errors import IntegrityError, SpecError
-from pipeline.search.cohorts import Pass, measure_pass
-from pipeline.search.keep import Kept
-from pipeline.search.lock import exclusive
-from pipeline.search.objective import Objective, make_features
-from pipeline.search.pieces import in_pieces
-from pipeline.search.progress import Progress
-from pipeline.search.select import measure_references, test_winners
-from pipeline.search.space import cells, fitted
-from pipeline.search.spectra import keep_baseline_spectra, record_winners, watch_weights, watched_layers
-from pipeline.search.storage import alone, create_or_resume, study_name
-from pipeline.search.study import Coordinator
-from pipeline.spec import StudySpec
-from pipeline.spectra.snapshot import Snapshot
-from pipeline.study_file import pinned
+from pipeline.locks import exclusive
+from pipeline.objective.objective import Objective, make_features
+from pipeline.objective.passes import Pass, measure_pass
+from pipeline.results.progress import Progress
+from pipeline.run.snapshot import Snapshot
+from pipeline.run.winner_spectra import keep_baseline_spectra, record_winners, watch_weights, watched_layers
+from pipeline.run.winners import measure_references, test_winners
+from pipeline.search.coordinator import Coordinator
+from pipeline.space import cells, fitted
+from pipeline.store.database import alone, create_or_resume, study_name
+from pipeline.store.kept_adapters import Kept
+from pipeline.store.long_text import in_pieces
 from pipeline.task import Task, prepare
-from pipeline.train.cache import FeatureCache
+from pipeline.train.cache.feature_cache import FeatureCache
+from pipeline.train.cut.program import Program
 from pipeline.train.guard import Guard, StopTraining
-from pipeline.train.program import Program
 
 Moment = Literal["begun", "epoch", "searched", "tested", "ended", "stopped"]
 """When there is something new to be looked at: all studies are stored, an epoch or a combination's search is over, its

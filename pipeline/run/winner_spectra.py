@@ -5,16 +5,17 @@ from collections.abc import Callable, Sequence
 import optuna
 from torch import nn
 
-from pipeline.adapt.lora import Lora
+from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.attention import arranged
 from pipeline.compress.targets import find_targets
+from pipeline.config.spec import StudySpec
+from pipeline.objective.objective import Objective
 from pipeline.paths import baseline_spectra, winner_spectra
-from pipeline.search.objective import Objective
-from pipeline.search.results import find_winners
-from pipeline.search.select import train_again, values_of
-from pipeline.spec import StudySpec
-from pipeline.spectra.course import Spectra, read_spectra, trial_key, write_spectra
-from pipeline.spectra.snapshot import Snapshot, adapter_snapshot, courses, weight_snapshot
+from pipeline.results.spectra_file import Spectra, read_spectra, write_spectra
+from pipeline.results.stored_results import find_winners
+from pipeline.run.snapshot import Snapshot, adapter_snapshot, courses, weight_snapshot
+from pipeline.run.winners import train_again, values_of
+from pipeline.store.trial_files import trial_key
 from pipeline.task import Task
 from pipeline.train.cohort import Lane
 

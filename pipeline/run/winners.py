@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from pipeline.adapt.lanes import Lanes
 from pipeline.errors import NothingUsableError
-from pipeline.search.keep import Kept
-from pipeline.search.objective import Objective
-from pipeline.search.results import find_winners
-from pipeline.search.space import Cell, Values, cells
+from pipeline.objective.objective import Objective
+from pipeline.results.stored_results import find_winners
 from pipeline.seeds import derive
+from pipeline.space import Cell, Values, cells
+from pipeline.store.kept_adapters import Kept
 from pipeline.train.cohort import Lane
-from pipeline.train.program import Logits
+from pipeline.train.cut.program import Logits
 from pipeline.train.rows import Rows
-from pipeline.words import counted
+from pipeline.wording import counted
 
 
 def values_of(trial: FrozenTrial) -> Values:

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.search.cohorts import Pass, pack
-from pipeline.search.history import Ask, History
-from pipeline.search.keep import Kept
-from pipeline.search.ledger import Ledger, bury_abandoned, is_told, was_killed
-from pipeline.search.objective import Objective
-from pipeline.search.progress import CellProgress, Progress, cell_name
-from pipeline.search.scores import best_scored, score_cells
-from pipeline.search.space import Cell, Values, cell_of, cell_space, cells, full_space, middle
-from pipeline.spec import SearchSpec
+from pipeline.config.spec import SearchSpec
+from pipeline.objective.objective import Objective
+from pipeline.objective.passes import Pass, pack
+from pipeline.objective.scores import best_scored, score_cells
+from pipeline.results.progress import CellProgress, Progress, cell_name
+from pipeline.search.history import History
+from pipeline.space import Ask, Cell, Values, cell_of, cell_space, cells, full_space, middle
+from pipeline.store.kept_adapters import Kept
+from pipeline.store.ledger import Ledger, bury_abandoned, is_told, was_killed
 from pipeline.train.cohort import Lane
 from pipeline.train.guard import Guard, StopTraining
 from pipeline.train.parallel import side_by_side, workers

@@ -1,8 +1,6 @@
 """What a cell learns from: its own trials alone, as an in-memory Optuna study."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import optuna
@@ -10,32 +8,13 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from pipeline.config.spec import SearchSpec
 from pipeline.search.pruners import make_pruner
-from pipeline.search.space import Cell, Values
 from pipeline.seeds import derive
-from pipeline.spec import SearchSpec
+from pipeline.space import Ask, Cell, Values
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 """States of trials that a budget counts."""
-
-
-@dataclass(frozen=True, eq=False)
-class Ask:
-    """A trial of a cell's history that was asked for.
-
-    Args:
-        cell: Its cell.
-        number: Its number in the cell's history.
-        origin: Who chose its values: ``score``, ``start-up``, ``neighbour`` or ``sampler``.
-        values: What is to be trained.
-        asked: When.
-    """
-
-    cell: Cell
-    number: int
-    origin: str
-    values: Values
-    asked: datetime = field(default_factory=datetime.now)
 
 
 class History:

@@ -6,7 +6,7 @@ import optuna
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.trial import FrozenTrial
 
-from pipeline.spec import SearchSpec
+from pipeline.config.spec import SearchSpec
 
 
 class HalvingPruner(BasePruner):

@@ -17,9 +17,9 @@ from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, Storage
 from optuna.storages import RDBStorage
 from sqlalchemy.engine import make_url
 
+from pipeline.config.study_file import upgraded
 from pipeline.errors import NothingUsableError, SpecError, StorageError
-from pipeline.search.lock import database_lock, exclusive
-from pipeline.study_file import upgraded
+from pipeline.locks import database_lock, exclusive
 
 METRIC = "validation accuracy"
 """What trials are judged by, where the task's metric is accuracy."""

@@ -9,11 +9,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pipeline.hashes import hash_tensors
 from pipeline.paths import adapters_folder, write_whole
-from pipeline.search.files import file_sha256, note_file
-from pipeline.search.space import Cell
-from pipeline.spectra.course import trial_key
-from pipeline.task.hashes import hash_tensors
+from pipeline.space import Cell
+from pipeline.store.trial_files import file_sha256, note_file, trial_key
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,12 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
 
-from pipeline.search.history import Ask
-from pipeline.search.pictures import attach_curves
-from pipeline.search.rows import (
+from pipeline.space import Ask, Cell
+from pipeline.store.database import metric_of
+from pipeline.store.summary import COVERED, summary_key
+from pipeline.store.tally import tally, tells
+from pipeline.store.trial_pictures import attach_curves
+from pipeline.store.trial_rows import (
     begin_trial,
     end_trial,
     engine_of,
@@ -24,10 +27,6 @@ from pipeline.search.rows import (
     write_epochs,
     write_study_attribute,
 )
-from pipeline.search.space import Cell
-from pipeline.search.storage import metric_of
-from pipeline.search.summary import COVERED, summary_key
-from pipeline.search.tally import tally, tells
 
 LONG = 10.0
 """Seconds after which a trial is shown as running; one that ends sooner enters whole."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.search.space import Cell, cell_of
-from pipeline.search.summary import STATES, cell_summary
+from pipeline.space import Cell, cell_of
+from pipeline.store.summary import STATES, cell_summary
 
 
 def tells(attributes: Mapping[str, Any]) -> bool:

@@ -9,13 +9,18 @@ from optuna.storages._rdb import models
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from pipeline.search.rows import engine_of, write_attributes
+from pipeline.store.trial_rows import engine_of, write_attributes
 
 
 def file_sha256(path: Path) -> str:
     """What ``sha256sum`` says of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def trial_key(identity: str, number: int) -> str:
+    """What names a trial: the identity of its stored study, and its number there."""
+    return f"{identity}/{number}"
 
 
 def note_file(study: optuna.Study, number: int, kind: str, path: Path, sha256: str) -> None:

@@ -11,8 +11,8 @@ from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
 from pipeline.paths import PICTURES
-from pipeline.search.curves import draw_curves
-from pipeline.search.rows import write_attributes, write_system_attribute
+from pipeline.store.curves import draw_curves
+from pipeline.store.trial_rows import write_attributes, write_system_attribute
 
 _ENDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pipeline.config.spec import BaselineSpec
 from pipeline.errors import SpecError
 from pipeline.paths import BASELINES
-from pipeline.spec import BaselineSpec
-from pipeline.task.kept import keep, read_kept
 from pipeline.task.parts import Part
+from pipeline.task.tensor_cache import keep, read_kept
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,

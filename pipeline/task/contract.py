@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.config.spec import Metric
+from pipeline.config.study_file import fingerprint
 from pipeline.errors import IntegrityError
-from pipeline.spec import Metric
-from pipeline.study_file import fingerprint
-from pipeline.task.agreement import AnsweredPart
-from pipeline.task.hashes import hash_tensors, hash_weights
+from pipeline.hashes import hash_tensors, hash_weights
+from pipeline.task.metrics.agreement import AnsweredPart
 from pipeline.task.parts import READ_BATCH, Part, as_part
 
 __all__ = ["Part", "Task", "check_parts"]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from pipeline.config.spec import TaskSpec
 from pipeline.errors import RestoraError
-from pipeline.spec import TaskSpec
 from pipeline.task.data.contract import Images, Items
 from pipeline.task.data.decode import as_rgb
 from pipeline.task.split import split

@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.config.registry import MODELS
+from pipeline.config.spec import TaskSpec
+from pipeline.config.study_file import fingerprint
 from pipeline.errors import RestoraError, SpecError
-from pipeline.registry import MODELS
-from pipeline.spec import TaskSpec
-from pipeline.study_file import fingerprint
-from pipeline.task.agreement import AnsweredPart, answers_at
+from pipeline.hashes import hash_weights
 from pipeline.task.baseline import keep_baseline, load_baseline
 from pipeline.task.baseline import train_baseline as train
 from pipeline.task.contract import Task, check_parts
 from pipeline.task.data.contract import Images, Items
-from pipeline.task.hashes import hash_weights
+from pipeline.task.metrics.agreement import AnsweredPart, answers_at
 from pipeline.task.models.contract import Preprocessing
 from pipeline.task.parts import DatasetPart, Part
 from pipeline.task.split import Split, split

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.spec import SplitSpec
-from pipeline.task.hashes import hash_tensors
+from pipeline.config.spec import SplitSpec
+from pipeline.hashes import hash_tensors
 
 
 @dataclass(frozen=True)

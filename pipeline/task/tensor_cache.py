@@ -7,9 +7,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pipeline.config.study_file import fingerprint
+from pipeline.hashes import hash_tensors
 from pipeline.paths import write_whole
-from pipeline.study_file import fingerprint
-from pipeline.task.hashes import hash_tensors
 
 
 def read_kept(path: Path) -> dict[str, Tensor]:

@@ -7,16 +7,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pipeline.search.progress import Progress
-from pipeline.terminal.lines import cell_lines, progress_line
-from pipeline.terminal.pace import Searched
+from pipeline.results.progress import Progress
+from pipeline.terminal.progress_lines import cell_lines, progress_line
+from pipeline.terminal.rate import Searched
 from pipeline.terminal.tty import terminal_of
 
 if TYPE_CHECKING:
     from rich.console import Console as Screen
 
-    from pipeline.terminal.board import View
-    from pipeline.terminal.live import LiveBoard
+    from pipeline.terminal.live_display import LiveBoard
+    from pipeline.terminal.live_table import View
 
 PLAIN_EVERY = 10.0
 """Seconds between two progress lines in the log file, and off a terminal."""
@@ -79,7 +79,7 @@ class Console:
             self._end_board()
 
     def _draw(self, screen: "Screen") -> None:
-        from pipeline.terminal.live import LiveBoard  # it brings rich, which plain lines do not need
+        from pipeline.terminal.live_display import LiveBoard  # it brings rich, which plain lines do not need
 
         if self._board is None:
             self._board = LiveBoard(screen, self._view)
@@ -93,7 +93,7 @@ class Console:
             self._board = None
 
     def _view(self) -> "View":
-        from pipeline.terminal.board import View
+        from pipeline.terminal.live_table import View
 
         *before, current = self._searched.values()
         now, names = time.monotonic(), list(self._outline) or list(self._searched)

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.segment import ControlType
 from rich.text import Text
 
-from pipeline.terminal.board import SIGNS, View, board
+from pipeline.terminal.live_table import SIGNS, View, board
 from pipeline.terminal.text import can_show
 
 SOONEST = 0.25

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from pipeline.search.progress import CellProgress, Progress
-from pipeline.terminal.lines import epoch_text, rate_text, summary_text
+from pipeline.results.progress import CellProgress, Progress
+from pipeline.terminal.progress_lines import epoch_text, rate_text, summary_text
 from pipeline.terminal.text import GAP, aligned
-from pipeline.words import duration
+from pipeline.wording import duration
 
 BAR = 10
 """Characters of a cell's bar."""

@@ -5,9 +5,9 @@ from typing import Any
 
 from rich.text import Text
 
-from pipeline.search.progress import cell_name
+from pipeline.results.progress import cell_name
 from pipeline.terminal.text import aligned
-from pipeline.words import counted, duration, readable_bytes
+from pipeline.wording import counted, duration, readable_bytes
 
 WIDTH = 80
 """Characters of a line."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.search.progress import Progress
+from pipeline.results.progress import Progress
 
 SOONEST = 1.0
 """Seconds before which a rate says nothing yet."""

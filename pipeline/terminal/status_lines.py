@@ -5,10 +5,10 @@ from typing import Any
 
 from rich.text import Text
 
-from pipeline.search.progress import Progress, progress_of
-from pipeline.terminal.lines import summary_text
+from pipeline.results.progress import Progress, progress_of
+from pipeline.terminal.progress_lines import summary_text
 from pipeline.terminal.text import aligned
-from pipeline.words import counted
+from pipeline.wording import counted
 
 INDENT = "  "
 

@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from pipeline.search.progress import Progress, progress_of
-from pipeline.terminal.lines import progress_line
-from pipeline.terminal.pace import seconds_for, trials_per_second
+from pipeline.results.progress import Progress, progress_of
+from pipeline.terminal.progress_lines import progress_line
+from pipeline.terminal.rate import seconds_for, trials_per_second
 from pipeline.terminal.tty import terminal_of
 
 if TYPE_CHECKING:
     from rich.console import Console as Screen
 
-    from pipeline.terminal.board import View
+    from pipeline.terminal.live_table import View
 
 EVERY = 1.0
 """Seconds between two readings."""
@@ -103,7 +103,7 @@ class Watch:
         return seconds_for(sum(each.left - each.parts for each in self.parts.values()), self.rate)
 
     def view(self) -> "View":
-        from pipeline.terminal.board import View
+        from pipeline.terminal.live_table import View
 
         parts, rate = self.parts, self.rate
         current = self._current(parts)
@@ -198,7 +198,7 @@ def _shown(screen: "Screen | None", seen: Watch) -> Iterator[Callable[[], None] 
     if screen is None:
         yield None
         return
-    from pipeline.terminal.live import LiveBoard
+    from pipeline.terminal.live_display import LiveBoard
 
     drawn = LiveBoard(screen, seen.view)
     try:

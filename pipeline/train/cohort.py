@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.adapt.lanes import Lanes
+from pipeline.config.spec import OptimizerName
 from pipeline.seeds import derive
-from pipeline.spec import OptimizerName
+from pipeline.train.cut.program import Logits, Program
 from pipeline.train.optimizers import LaneOptimizer
-from pipeline.train.program import Logits, Program
 from pipeline.train.recipe import Recipe
 from pipeline.train.rows import Inputs, Rows
 

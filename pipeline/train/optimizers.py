@@ -20,7 +20,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from pipeline.spec import OptimizerName
+from pipeline.config.spec import OptimizerName
 
 
 @dataclass(frozen=True)

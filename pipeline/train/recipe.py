@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from pipeline.spec import ComputeSpec
+from pipeline.config.spec import ComputeSpec
 from pipeline.train.losses.contract import Loss
 from pipeline.train.losses.cross_entropy import CrossEntropy
 

@@ -7,8 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from pipeline.task.agreement import AnsweredPart
 from pipeline.task.contract import Part
+from pipeline.task.metrics.agreement import AnsweredPart
 from pipeline.task.parts import DatasetPart, TensorPart
 
 Inputs = tuple[Tensor, ...]

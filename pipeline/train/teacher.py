@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.task.contract import Part
-from pipeline.train.cache import FeatureCache
+from pipeline.train.cache.feature_cache import FeatureCache
 from pipeline.train.rows import BATCH
 
 

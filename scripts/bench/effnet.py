@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.search.results import CellResult, CombinationResult, Score
-from pipeline.spec import StudySpec
-from pipeline.study_file import parse_spec
+from pipeline.config.spec import StudySpec
+from pipeline.config.study_file import parse_spec
+from pipeline.results.stored_results import CellResult, CombinationResult, Score
 from pipeline.task import wilson
 
 HEAD = ("classifier",)

@@ -15,15 +15,14 @@ from torch.nn import functional as F
 
 from bench import peft_loop, plain_loop
 from bench.tasks import study, train_all
-from pipeline.adapt.lora import Lora
+from pipeline.adapt.methods.lora import Lora
+from pipeline.config.spec import StudySpec
 from pipeline.environment import keep_freed_memory
-from pipeline.search.cohorts import Pass
-from pipeline.search.history import Ask
-from pipeline.search.ledger import Ledger
-from pipeline.search.objective import Objective
-from pipeline.search.space import Values, full_space
-from pipeline.search.storage import create_or_resume, open_storage
-from pipeline.spec import StudySpec
+from pipeline.objective.objective import Objective
+from pipeline.objective.passes import Pass
+from pipeline.space import Ask, Values, full_space
+from pipeline.store.database import create_or_resume, open_storage
+from pipeline.store.ledger import Ledger
 from pipeline.task import Task
 
 TRAIN, VAL = 48_000, 12_000

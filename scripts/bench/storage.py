@@ -13,16 +13,16 @@ import optuna
 from optuna.trial import TrialState
 
 from bench.tasks import head_task, study
-from pipeline.adapt.lora import Lora
-from pipeline.search.cohorts import measure_pass
-from pipeline.search.history import Ask, History
-from pipeline.search.keep import Kept
-from pipeline.search.ledger import Ledger
-from pipeline.search.objective import Objective
-from pipeline.search.run import study_facts
-from pipeline.search.space import Cell, Values, cell_space, cells, full_space
-from pipeline.search.storage import create_or_resume, open_storage
-from pipeline.search.study import Coordinator
+from pipeline.adapt.methods.lora import Lora
+from pipeline.objective.objective import Objective
+from pipeline.objective.passes import measure_pass
+from pipeline.run.study_run import study_facts
+from pipeline.search.coordinator import Coordinator
+from pipeline.search.history import History
+from pipeline.space import Ask, Cell, Values, cell_space, cells, full_space
+from pipeline.store.database import create_or_resume, open_storage
+from pipeline.store.kept_adapters import Kept
+from pipeline.store.ledger import Ledger
 from pipeline.train.cohort import Epoch, Lane
 from pipeline.train.guard import Guard
 

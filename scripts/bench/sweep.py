@@ -10,12 +10,12 @@ import torch
 from bench.published import configurations, seconds_per_batch, seconds_per_validation_batch, trial_epoch_seconds
 from bench.storage import searched
 from bench.tasks import EPOCHS, head_task, resnet_task, study, train_all
+from pipeline.config.spec import ComputeSpec
 from pipeline.environment import keep_freed_memory
-from pipeline.search.cohorts import Pass
-from pipeline.search.objective import Objective, make_features
-from pipeline.search.run import make_objectives
-from pipeline.search.space import Values
-from pipeline.spec import ComputeSpec
+from pipeline.objective.objective import Objective, make_features
+from pipeline.objective.passes import Pass
+from pipeline.run.study_run import make_objectives
+from pipeline.space import Values
 
 
 def published_trial_epoch() -> dict[str, float]:

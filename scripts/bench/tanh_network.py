@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import IntegrityError
+from pipeline.results.spectra_file import Course
+from pipeline.run.snapshot import Snapshot, courses, weight_snapshot
 from pipeline.seeds import derive
-from pipeline.spectra.course import Course
-from pipeline.spectra.snapshot import Snapshot, courses, weight_snapshot
 
 SAMPLES, FEATURES, INFORMATIVE, TARGETS, WIDTH, BATCH = 1024, 64, 8, 32, 64, 64
 LAYERS = ("A1", "A2", "A3")

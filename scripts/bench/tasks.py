@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from pipeline.search.cohorts import Pass, measure_pass, pack
-from pipeline.search.objective import Objective
-from pipeline.search.space import Values
-from pipeline.spec import StudySpec
-from pipeline.study_file import parse_spec
+from pipeline.config.spec import StudySpec
+from pipeline.config.study_file import parse_spec
+from pipeline.objective.objective import Objective
+from pipeline.objective.passes import Pass, measure_pass, pack
+from pipeline.space import Values
 from pipeline.task import Task
 from pipeline.train.cohort import Lane
 from pipeline.train.parallel import side_by_side, workers

@@ -4,8 +4,8 @@ from test_lora import LAYERS, attached, lanes_of
 from torch import nn
 
 from pipeline.adapt.contract import Draw, Start
-from pipeline.adapt.dora import Dora
-from pipeline.adapt.lora import Lora
+from pipeline.adapt.methods.dora import Dora
+from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layers import matrix_shape, weight_matrix
 

@@ -5,11 +5,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pipeline.adapt.contract import Draw, Start, packed
-from pipeline.adapt.dora import Dora
 from pipeline.adapt.factor_storage import from_tensors, rounded, to_tensors
-from pipeline.adapt.lora import Lora
-from pipeline.compress.int1 import Int1
+from pipeline.adapt.methods.dora import Dora
+from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.layers import shared_copy
+from pipeline.compress.methods.int1 import Int1
 
 KINDS = pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
 

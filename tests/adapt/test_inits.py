@@ -18,13 +18,13 @@ from pipeline.adapt.inits.pissa import Pissa
 from pipeline.adapt.inits.qera import Qera
 from pipeline.adapt.inits.qera_diag import QeraDiagonal
 from pipeline.adapt.inits.random import Random
-from pipeline.adapt.inits.svd import ResidualSvd
+from pipeline.adapt.inits.residual_svd import ResidualSvd
 from pipeline.adapt.inits.zero import Zero
-from pipeline.adapt.lora import Lora
+from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel, LayerCompression, LayerStats
-from pipeline.compress.int1 import Int1
-from pipeline.compress.none import NoCompression
-from pipeline.compress.sparse import Sparse
+from pipeline.compress.methods.int1 import Int1
+from pipeline.compress.methods.no_compression import NoCompression
+from pipeline.compress.methods.sparse import Sparse
 from pipeline.compress.weight import join
 
 SHAPES = [(9, 14), (14, 9), (1, 6), (20, 1)]

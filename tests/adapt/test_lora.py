@@ -8,15 +8,15 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from pipeline.adapt.contract import AdaptedLayer, Adapter, Draw, Start, blank, clipped_rank, trained_numbers
-from pipeline.adapt.dora import Dora
 from pipeline.adapt.inits.paper import Paper
-from pipeline.adapt.inits.svd import ResidualSvd
+from pipeline.adapt.inits.residual_svd import ResidualSvd
 from pipeline.adapt.lanes import Lanes, attach
-from pipeline.adapt.lora import Lora
+from pipeline.adapt.methods.dora import Dora
+from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel
-from pipeline.compress.int1 import Int1
 from pipeline.compress.layers import matrix_shape, replace_weight, shared_copy, weight_matrix
-from pipeline.compress.sparse import Sparse
+from pipeline.compress.methods.int1 import Int1
+from pipeline.compress.methods.sparse import Sparse
 from pipeline.compress.targets import find_targets
 from pipeline.compress.weight import DenseWeight
 

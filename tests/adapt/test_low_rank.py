@@ -4,8 +4,8 @@ from torch import Tensor, nn
 
 from pipeline.adapt import low_rank
 from pipeline.adapt.lanes import Adapted, Lanes
-from pipeline.adapt.lora import Lora
 from pipeline.adapt.low_rank import Factors
+from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.layers import matrix_shape, shared_copy, weight_matrix
 
 ROWS, INNER, OUT = 4, 5, 3

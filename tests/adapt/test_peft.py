@@ -11,13 +11,13 @@ from test_lora import attached
 from torch import Tensor, nn
 
 from pipeline.adapt.contract import AdaptedLayer, Draw, Init, Start
-from pipeline.adapt.dora import Dora
 from pipeline.adapt.inits.olora import Olora
 from pipeline.adapt.inits.pissa import Pissa
-from pipeline.adapt.lora import Lora
+from pipeline.adapt.methods.dora import Dora
+from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layers import replace_weight, shared_copy, weight_matrix
-from pipeline.compress.none import NoCompression
+from pipeline.compress.methods.no_compression import NoCompression
 
 RANK = 3
 OWN_NAMES = {"lora_A": "lora_A", "lora_B": "lora_B", "lora_magnitude_vector": "magnitude"}

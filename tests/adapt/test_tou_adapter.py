@@ -5,17 +5,17 @@ from torch import nn
 
 from pipeline.adapt.contract import Draw, trained_numbers
 from pipeline.adapt.lanes import Lanes, attach
-from pipeline.adapt.tou import Tou
+from pipeline.adapt.methods.tou import Tou
 from pipeline.compress.attention import arranged
 from pipeline.compress.contract import CompressedModel
-from pipeline.compress.factors import FactorWeight
-from pipeline.compress.int1 import Int1
+from pipeline.compress.factor_weight import FactorWeight
 from pipeline.compress.layers import matrix_shape, replace_weight, shared_copy
+from pipeline.compress.methods.int1 import Int1
+from pipeline.compress.methods.tou_factors import Tou as TouCompression
 from pipeline.compress.targets import find_targets
-from pipeline.compress.tou import Tou as TouCompression
 from pipeline.compress.weight import DenseWeight
+from pipeline.config.spec import Range
 from pipeline.errors import SpecError
-from pipeline.spec import Range
 
 
 def cnn() -> nn.Module:

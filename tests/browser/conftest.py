@@ -8,15 +8,10 @@ Chromium the tests are skipped, and say what was looked for.
 
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
-
-# Helpers of the folders beside this one.
-sys.path += [str(Path(__file__).parents[1] / name) for name in ("dashboard", "report")]
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 NO_SANDBOX = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium has none for root

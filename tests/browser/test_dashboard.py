@@ -14,9 +14,9 @@ from playwright.sync_api import Page, expect
 from serving import Served, serving
 from stored_studies import Stored, finish_study
 
-from pipeline.dashboard.server import Server
+from pipeline.dashboard.web_server import Server
 from pipeline.paths import PICTURES
-from pipeline.search.storage import open_storage
+from pipeline.store.database import open_storage
 
 CURVES = '<svg xmlns="http://www.w3.org/2000/svg" width="320" height="200"><circle cx="160" cy="100" r="90"/></svg>'
 SCRIPT = "<title>inert</title><script>document.title = 'it ran'</script>"

@@ -11,8 +11,8 @@ from stored_studies import Stored, finish_study
 
 from pipeline.report.page import write_report
 from pipeline.report.theme import DARK_SCHEME, LIGHT_SCHEME
-from pipeline.search.results import read_results
-from pipeline.search.storage import open_storage
+from pipeline.results.stored_results import read_results
+from pipeline.store.database import open_storage
 
 PHONE = {"width": 390, "height": 844}
 

@@ -12,7 +12,7 @@ from command import invoke
 from serving import Served, serving
 from stored_studies import Stored, finish_study
 
-from pipeline.search.storage import open_storage
+from pipeline.store.database import open_storage
 
 STUDIES = {"digits/int1-lora", "digits/sparse-lora"}
 

@@ -11,11 +11,11 @@ from optuna_dashboard import get_note
 
 from pipeline.dashboard.feed import Feed
 from pipeline.errors import IntegrityError
-from pipeline.search import run as run_module
-from pipeline.search.pieces import joined
-from pipeline.search.results import read_results
-from pipeline.search.storage import METRIC
-from pipeline.search.study import Coordinator
+from pipeline.results.stored_results import read_results
+from pipeline.run import study_run as run_module
+from pipeline.search.coordinator import Coordinator
+from pipeline.store.database import METRIC
+from pipeline.store.long_text import joined
 from pipeline.train.guard import StopTraining
 
 NAMES = ["tiny/int1-lora", "tiny/sparse-lora"]

@@ -11,8 +11,8 @@ from bare_studies import complete, make_ledger
 from command import invoke
 from optuna.trial import TrialState, create_trial
 
-from pipeline.search import results
-from pipeline.search.storage import open_storage
+from pipeline.results import stored_results as results
+from pipeline.store.database import open_storage
 
 
 @pytest.fixture
@@ -67,8 +67,8 @@ def test_status_of_a_killed_run_says_what_is_stored(tmp_path, monkeypatch):
     code = """
 import os, sys
 from bare_studies import complete, make_ledger
-from pipeline.search import ledger as module
-from pipeline.search.storage import open_storage
+from pipeline.store import ledger as module
+from pipeline.store.database import open_storage
 ledger = make_ledger(open_storage("sqlite:///storage/studies.db"))
 complete(ledger, 0, 0.5)
 if sys.argv[1] == "within":

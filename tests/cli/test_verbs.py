@@ -9,13 +9,13 @@ from command import VERBS, app, files, invoke, write_study
 from typer.testing import CliRunner
 
 from pipeline.cli.app import print_json
+from pipeline.config.study_file import load_spec
 from pipeline.export.checkpoint import load
-from pipeline.study_file import load_spec
 from pipeline.task import prepare
 
 
 @pytest.fixture
-def _own_folder(tmp_path, monkeypatch):
+def _empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
@@ -62,7 +62,7 @@ def test_no_verb_and_an_unknown_one_are_usage(monkeypatch):
     assert invoke("run", "tiny", "--cohort", "0").exit_code == 2
 
 
-@pytest.mark.usefixtures("_own_folder")
+@pytest.mark.usefixtures("_empty_folder")
 def test_ls_lists_all_that_a_study_file_can_name():
     write_study()
     Path("studies/broken.toml").write_text("name = ")
@@ -79,7 +79,7 @@ def test_ls_lists_all_that_a_study_file_can_name():
     assert "int1" in invoke("ls").stdout
 
 
-@pytest.mark.usefixtures("_own_folder")
+@pytest.mark.usefixtures("_empty_folder")
 def test_new_writes_a_study_file_that_is_valid_and_commented():
     result = invoke("new", "mine")
     assert (result.exit_code, result.stdout) == (0, "studies/mine.toml\n")
@@ -88,7 +88,7 @@ def test_new_writes_a_study_file_that_is_valid_and_commented():
     assert Path("studies/mine.toml").read_text().count("#") > 10
 
 
-@pytest.mark.usefixtures("_own_folder")
+@pytest.mark.usefixtures("_empty_folder")
 def test_the_choices_that_new_writes_as_comments_hold_as_well():
     invoke("new", "mine")
     path = Path("studies/mine.toml")
@@ -103,7 +103,7 @@ def test_the_choices_that_new_writes_as_comments_hold_as_well():
     assert [str(each) for each in spec.combination[0].targets] == ["all", "head", "layer4.*"]
 
 
-@pytest.mark.usefixtures("_own_folder")
+@pytest.mark.usefixtures("_empty_folder")
 def test_check_ticks_what_is_sound_and_names_an_image_that_is_not():
     write_study()
     result = invoke("check", "tiny")
@@ -120,7 +120,7 @@ def test_check_ticks_what_is_sound_and_names_an_image_that_is_not():
     assert [tick["what"] for tick in ticks if not tick["ok"]] == ["every image decodes"]
 
 
-@pytest.mark.usefixtures("_own_folder")
+@pytest.mark.usefixtures("_empty_folder")
 @pytest.mark.parametrize("verb", ["check", "plan", "run"])
 def test_a_study_file_that_is_not_valid_is_refused_with_all_its_errors(verb):
     path = write_study()
@@ -136,14 +136,14 @@ def test_a_study_file_that_is_not_valid_is_refused_with_all_its_errors(verb):
     assert files() == before
 
 
-@pytest.mark.usefixtures("_own_folder")
+@pytest.mark.usefixtures("_empty_folder")
 def test_a_study_file_that_is_not_there_is_said_with_how_to_write_one():
     result = invoke("run", "nowhere")
     assert result.exit_code == 3
     assert "restora new" in result.stderr
 
 
-@pytest.mark.usefixtures("_own_folder")
+@pytest.mark.usefixtures("_empty_folder")
 def test_plan_changes_nothing_and_has_sizes_before_anything_is_trained():
     write_study()
     before = files()
@@ -161,7 +161,7 @@ def test_plan_changes_nothing_and_has_sizes_before_anything_is_trained():
     assert files() == before
 
 
-@pytest.mark.usefixtures("_own_folder")
+@pytest.mark.usefixtures("_empty_folder")
 def test_plan_scores_every_cell_before_any_training_the_best_first():
     write_study()
     result = invoke("plan", "tiny", "--score", "--json")
@@ -184,7 +184,7 @@ def test_plan_scores_every_cell_before_any_training_the_best_first():
     assert json.loads(invoke("plan", "tiny", "--json").stdout)["combinations"][0]["scores"] is None
 
 
-@pytest.mark.usefixtures("_own_folder")
+@pytest.mark.usefixtures("_empty_folder")
 def test_plan_shows_the_rank_of_each_layer_of_a_budget():
     path = write_study()
     text = path.read_text().replace("ranks = [1, 2]", 'ranks = [60, 1700]\nallocation = { by = "gain" }')
@@ -308,7 +308,7 @@ def test_clean_says_what_it_would_remove_and_keeps_trials_winners_and_exports(ra
     assert invoke("run", "tiny").exit_code == 0
 
 
-@pytest.mark.usefixtures("_own_folder")
+@pytest.mark.usefixtures("_empty_folder")
 def test_a_run_that_is_out_of_time_stops_well_and_says_how_to_go_on(monkeypatch):
     prepare(load_spec(write_study(epochs=20)).task)
     monkeypatch.setattr("sys.argv", ["restora", "run", "tiny", "--timeout", "0"])
@@ -319,10 +319,10 @@ def test_a_run_that_is_out_of_time_stops_well_and_says_how_to_go_on(monkeypatch)
     assert invoke("status", "tiny").exit_code == 0
 
 
-@pytest.mark.usefixtures("_own_folder")
+@pytest.mark.usefixtures("_empty_folder")
 def test_a_bug_is_one_line_and_a_traceback_only_with_debug(monkeypatch):
     write_study()
-    monkeypatch.setattr("pipeline.search.plan.prepare", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("pipeline.run.estimate.prepare", lambda *_, **__: 1 / 0)
     result = invoke("plan", "tiny")
     assert result.exit_code == 1
     assert "ZeroDivisionError" in last_line(result.stderr)
@@ -331,7 +331,7 @@ def test_a_bug_is_one_line_and_a_traceback_only_with_debug(monkeypatch):
     assert "1 / 0" in shown
 
 
-@pytest.mark.usefixtures("_own_folder")
+@pytest.mark.usefixtures("_empty_folder")
 def test_a_run_that_is_out_of_time_stops_in_its_baseline_too():
     write_study()
     assert invoke("run", "tiny", "--timeout", "0").exit_code == 0
@@ -339,7 +339,7 @@ def test_a_run_that_is_out_of_time_stops_in_its_baseline_too():
     assert invoke("run", "tiny").exit_code == 0
 
 
-@pytest.mark.usefixtures("_own_folder")
+@pytest.mark.usefixtures("_empty_folder")
 def test_check_and_run_refuse_targets_that_do_not_fit_before_anything_is_trained():
     path = write_study()
     path.write_text(path.read_text().replace('adapter = "lora"', 'adapter = "lora"\ntargets = ["nothing.*"]', 1))
@@ -351,7 +351,7 @@ def test_check_and_run_refuse_targets_that_do_not_fit_before_anything_is_trained
     assert not list(Path("storage/cache").rglob("*.safetensors"))
 
 
-@pytest.mark.usefixtures("_own_folder")
+@pytest.mark.usefixtures("_empty_folder")
 def test_a_verb_that_reads_makes_no_database():
     assert invoke("status", "nosuch").exit_code == 5
     assert not Path("storage").exists()

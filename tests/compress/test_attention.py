@@ -7,8 +7,8 @@ import torchvision
 from torch import Tensor, fx, nn
 
 from pipeline.compress.attention import PlainAttention, SplitQkv, arranged
+from pipeline.compress.layer_statistics import output_positions
 from pipeline.compress.layers import layer_names
-from pipeline.compress.stats import output_positions
 from pipeline.compress.targets import find_targets
 from pipeline.errors import SpecError
 

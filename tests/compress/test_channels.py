@@ -5,9 +5,9 @@ import torchvision
 from torch import nn
 
 from pipeline.compress import channels
+from pipeline.compress.channel_shapes import fit_shapes
 from pipeline.compress.channels import thin
 from pipeline.compress.layers import shared_copy, weight_matrix
-from pipeline.compress.shapes import fit_shapes
 from pipeline.compress.targets import find_targets
 from pipeline.errors import SpecError
 

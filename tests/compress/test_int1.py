@@ -2,7 +2,7 @@ import pytest
 import torch
 from moments import output_error, random_stats
 
-from pipeline.compress.int1 import Int1
+from pipeline.compress.methods.int1 import Int1
 
 
 def weight_with_zeros() -> torch.Tensor:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.compress.intn import IntN
+from pipeline.compress.methods.intn import IntN
 
 FORMS = [{"symmetric": symmetric, "group": group} for symmetric in (True, False) for group in (0, 5)]
 EACH_FORM = pytest.mark.parametrize("form", FORMS, ids=str)

@@ -9,12 +9,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.compress.int1 import Int1
+from pipeline.compress.layer_statistics import output_positions
 from pipeline.compress.layers import in_groups, layer_names, weight_matrix
-from pipeline.compress.none import NoCompression
-from pipeline.compress.size import model_macs
-from pipeline.compress.sparse import Sparse
-from pipeline.compress.stats import output_positions
+from pipeline.compress.methods.int1 import Int1
+from pipeline.compress.methods.no_compression import NoCompression
+from pipeline.compress.methods.sparse import Sparse
+from pipeline.compress.sizes import model_macs
 from pipeline.compress.targets import find_targets
 from pipeline.errors import IntegrityError, SpecError
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.compress.once import compress_once
-from pipeline.compress.prune_gradient import PruneGradient
-from pipeline.compress.prune_magnitude import PruneMagnitude
+from pipeline.compress.methods.prune_gradient import PruneGradient
+from pipeline.compress.methods.prune_magnitude import PruneMagnitude
+from pipeline.compress.trained_cache import compress_once
 from pipeline.paths import COMPRESSED
 from pipeline.task import Task
 

@@ -6,14 +6,14 @@ from moments import random_stats
 from torch import nn
 
 from pipeline.compress.contract import LayerCompression
-from pipeline.compress.int1 import Int1
-from pipeline.compress.intn import IntN
-from pipeline.compress.none import NoCompression
+from pipeline.compress.methods.int1 import Int1
+from pipeline.compress.methods.intn import IntN
+from pipeline.compress.methods.no_compression import NoCompression
+from pipeline.compress.methods.sparse import Sparse
+from pipeline.compress.methods.svd import Svd
+from pipeline.compress.methods.svdlora import SvdLora
+from pipeline.compress.methods.tou_factors import Tou
 from pipeline.compress.packing import pack, packed_bits, unpack
-from pipeline.compress.sparse import Sparse
-from pipeline.compress.svd import Svd
-from pipeline.compress.svdlora import SvdLora
-from pipeline.compress.tou import Tou
 from pipeline.compress.weight import join
 
 BLOCKS = ("4x4", "1x16", "3x3", "5x5", "2:4", "1:4", "4:8")

@@ -6,13 +6,13 @@ from test_channels import MODELS, mlp, settled, shapes
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.adapt.none import NoAdapter
+from pipeline.adapt.methods.no_adapter import NoAdapter
 from pipeline.compress.channels import thin
+from pipeline.compress.layer_statistics import output_positions
 from pipeline.compress.layers import layer_names, weight_matrix
-from pipeline.compress.prune_gradient import PruneGradient
-from pipeline.compress.prune_magnitude import PruneMagnitude
-from pipeline.compress.size import model_macs, model_size
-from pipeline.compress.stats import output_positions
+from pipeline.compress.methods.prune_gradient import PruneGradient
+from pipeline.compress.methods.prune_magnitude import PruneMagnitude
+from pipeline.compress.sizes import model_macs, model_size
 from pipeline.compress.targets import find_targets
 from pipeline.errors import IntegrityError, SpecError
 from pipeline.export.pack import pack_model, unpack_model
@@ -144,7 +144,7 @@ def pruned_after(monkeypatch, **options) -> list[tuple[int, list[int]]]:
 
     step = PruneGradient._step
     monkeypatch.setattr(PruneGradient, "_step", lambda *given: (next(batches), step(*given))[1])
-    monkeypatch.setattr("pipeline.compress.prune_gradient.thin", counting)
+    monkeypatch.setattr("pipeline.compress.methods.prune_gradient.thin", counting)
     PruneGradient(batch_size=2, **options).compress_model(mlp(), ["1", "3"], {}, images(count=8))
     return [(count - place, left) for place, (count, left) in enumerate(found)]
 

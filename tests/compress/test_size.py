@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.adapt.contract import blank, clipped_rank, packed
-from pipeline.adapt.lora import Lora
+from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel, LayerCompression
-from pipeline.compress.int1 import Int1
 from pipeline.compress.layers import matrix_shape, shared_copy
-from pipeline.compress.none import NoCompression
-from pipeline.compress.size import ModelSize, model_size
-from pipeline.compress.sparse import Sparse
-from pipeline.compress.svd import Svd
+from pipeline.compress.methods.int1 import Int1
+from pipeline.compress.methods.no_compression import NoCompression
+from pipeline.compress.methods.sparse import Sparse
+from pipeline.compress.methods.svd import Svd
+from pipeline.compress.sizes import ModelSize, model_size
 from pipeline.compress.targets import find_targets
 from pipeline.compress.weight import BitCount, CompressedWeight, join
 

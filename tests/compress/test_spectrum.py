@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.spectra.measure import effective_rank, product_singular_values, shares, singular_values
+from pipeline.compress.spectrum import effective_rank, product_singular_values, shares, singular_values
 
 SIDES = st.integers(1, 12)
 

@@ -5,8 +5,8 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 from pipeline.compress.contract import LayerStats
+from pipeline.compress.layer_statistics import Statistics, gather_sensitivity, gather_statistics
 from pipeline.compress.layers import in_groups, weight_matrix
-from pipeline.compress.stats import Statistics, gather_sensitivity, gather_statistics
 from pipeline.task.parts import TensorPart
 
 CONVOLUTIONS = {

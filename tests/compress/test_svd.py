@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from moments import output_error, random_stats
 from pydantic import ValidationError
 
-from pipeline.compress.int1 import Int1
-from pipeline.compress.intn import CodeWeight, IntN
-from pipeline.compress.svd import Svd
+from pipeline.compress.methods.int1 import Int1
+from pipeline.compress.methods.intn import CodeWeight, IntN
+from pipeline.compress.methods.svd import Svd
 from pipeline.compress.truncation import Truncation
 
 

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moments import output_error, random_stats
 
-from pipeline.compress.svd import Svd
-from pipeline.compress.svdlora import SvdLora
+from pipeline.compress.methods.svd import Svd
+from pipeline.compress.methods.svdlora import SvdLora
 
 SIZES = [{"rank": 6}, {"energy": 0.8}, {"budget": 0.7}]
 

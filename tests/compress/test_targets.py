@@ -10,8 +10,8 @@ from torch import nn
 from pipeline.compress.attention import arranged
 from pipeline.compress.layers import matrix_shape
 from pipeline.compress.targets import find_targets, resolve
+from pipeline.config.spec import TargetSpec
 from pipeline.errors import SpecError
-from pipeline.spec import TargetSpec
 
 
 def net(**last: nn.Module) -> nn.Module:

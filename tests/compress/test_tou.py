@@ -2,10 +2,10 @@ import pytest
 import torch
 from moments import random_stats
 
-from pipeline.compress.intn import CodeWeight, IntN
-from pipeline.compress.none import DenseWeight
-from pipeline.compress.svd import Svd
-from pipeline.compress.tou import Tou
+from pipeline.compress.methods.intn import CodeWeight, IntN
+from pipeline.compress.methods.no_compression import DenseWeight
+from pipeline.compress.methods.svd import Svd
+from pipeline.compress.methods.tou_factors import Tou
 
 
 @pytest.mark.parametrize("metric", ["weight", "activation"])

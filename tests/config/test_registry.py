@@ -3,7 +3,7 @@ from typing import Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from pipeline.registry import ADAPTERS, COMPRESSIONS, DATASETS, INITS, LOSSES, MODELS, Method, Registry
+from pipeline.config.registry import ADAPTERS, COMPRESSIONS, DATASETS, INITS, LOSSES, MODELS, Method, Registry
 
 KINDS = {
     "model": MODELS, "data set": DATASETS, "compression": COMPRESSIONS, "adapter": ADAPTERS, "init": INITS,
@@ -85,11 +85,11 @@ def test_every_file_of_a_folder_is_found_at_the_first_look_up(tmp_path, monkeypa
     folder = tmp_path / "shrinkages"
     folder.mkdir()
     (folder / "__init__.py").write_text(
-        "from pipeline.registry import Registry\nOWN = Registry('shrinkage', 'method', 'shrinkages')\n"
+        "from pipeline.config.registry import Registry\nOWN = Registry('shrinkage', 'method', 'shrinkages')\n"
     )
     for name in ("wash", "boil"):
         (folder / f"{name}.py").write_text(
-            "from pipeline.registry import Method\nfrom shrinkages import OWN\n"
+            "from pipeline.config.registry import Method\nfrom shrinkages import OWN\n"
             f"@OWN.register('{name}')\nclass Own(Method):\n    pass\n"
         )
     monkeypatch.syspath_prepend(tmp_path)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.config.spec import StudySpec
+from pipeline.config.study_file import fingerprint, load_spec, parse_spec, pinned, upgraded
 from pipeline.errors import SpecError
-from pipeline.spec import StudySpec
-from pipeline.study_file import fingerprint, load_spec, parse_spec, pinned, upgraded
 
 TABLE: dict[str, Any] = {
     "name": "study",
@@ -281,7 +281,7 @@ def test_a_study_written_as_toml_and_read_again_is_the_same(tmp_path):
     assert load_spec(tmp_path / "any.toml") == spec
 
 
-@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("studies/*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("studies/*.toml")), ids=lambda path: path.stem)
 def test_the_studies_of_this_house_are_valid_and_named_like_their_files(path):
     spec = load_spec(path)
     assert spec.name == path.stem

@@ -15,18 +15,18 @@ from pipeline.adapt.contract import (
     packed,
     trained_numbers,
 )
-from pipeline.adapt.inits.svd import ResidualSvd
+from pipeline.adapt.inits.residual_svd import ResidualSvd
 from pipeline.adapt.lanes import Lanes, attach
-from pipeline.adapt.lora import Lora
+from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel, Compression
 from pipeline.compress.layers import matrix_shape, shared_copy
-from pipeline.compress.size import model_size
+from pipeline.compress.sizes import model_size
 from pipeline.compress.targets import find_targets
+from pipeline.config.registry import ADAPTERS, COMPRESSIONS, INITS, Method
 from pipeline.errors import SpecError
 from pipeline.export.pack import pack_model, unpack_model
-from pipeline.registry import ADAPTERS, COMPRESSIONS, INITS, Method
 from pipeline.train.cohort import Lane, train_epoch
-from pipeline.train.program import make_program
+from pipeline.train.cut.program import make_program
 from pipeline.train.recipe import Recipe
 from pipeline.train.rows import ComputedRows, image_rows
 

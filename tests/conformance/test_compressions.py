@@ -7,21 +7,21 @@ from safetensors.torch import load_file, save_file
 from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
-from pipeline.adapt.lora import Lora
+from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import Compression, LayerCompression
-from pipeline.compress.intn import IntN
+from pipeline.compress.layer_statistics import gather_statistics
 from pipeline.compress.layers import group_count, matrix_shape
-from pipeline.compress.none import NoCompression
-from pipeline.compress.size import model_size
-from pipeline.compress.stats import gather_statistics
-from pipeline.compress.svd import Svd
-from pipeline.compress.svdlora import SvdLora
+from pipeline.compress.methods.intn import IntN
+from pipeline.compress.methods.no_compression import NoCompression
+from pipeline.compress.methods.svd import Svd
+from pipeline.compress.methods.svdlora import SvdLora
+from pipeline.compress.methods.tou_factors import Tou
+from pipeline.compress.sizes import model_size
 from pipeline.compress.targets import find_targets
-from pipeline.compress.tou import Tou
 from pipeline.compress.weight import join
+from pipeline.config.registry import COMPRESSIONS
 from pipeline.errors import IntegrityError
 from pipeline.export.pack import pack_model, unpack_model
-from pipeline.registry import COMPRESSIONS
 from pipeline.task.parts import TensorPart
 
 ALL = list(variants(COMPRESSIONS))

@@ -1,7 +1,7 @@
 import pytest
 from asking import ask
 
-from pipeline.dashboard.guard import INERT, guarded
+from pipeline.dashboard.access import INERT, guarded
 
 OWN = ["127.0.0.1:8080", "127.0.0.1", "127.0.0.2:1", "localhost:9001", "LocalHost", "[::1]:8080", "[::1]"]
 FOREIGN = [

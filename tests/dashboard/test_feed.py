@@ -10,12 +10,12 @@ from optuna.artifacts import get_all_artifact_meta
 from optuna_dashboard import get_note, save_note
 from stored import STUDY, SUMMARY, Dashboard, begin, finish, load
 
-from pipeline.dashboard import board
 from pipeline.dashboard import feed as feed_module
-from pipeline.dashboard.board import write_board
+from pipeline.dashboard import study_board as board
 from pipeline.dashboard.feed import FEED_WAIT, Feed
 from pipeline.dashboard.note import LINE
-from pipeline.search.storage import open_storage
+from pipeline.dashboard.study_board import write_board
+from pipeline.store.database import open_storage
 
 PICTURES = {"accuracy_by_rank", "accuracy_by_size"}
 

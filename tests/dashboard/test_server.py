@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pipeline.dashboard import server as module
-from pipeline.dashboard.server import Server
+from pipeline.dashboard import web_server as module
+from pipeline.dashboard.web_server import Server
 
 
 def refuse(environ, start_response):

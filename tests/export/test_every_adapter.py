@@ -7,13 +7,13 @@ import torch
 from tiny_studies import BatchNormNet, Mlp, kept_of, make_objective, make_spec, make_task, measure, search
 
 from pipeline import load
-from pipeline.export.trials import export_ranks
+from pipeline.export.selection import export_ranks
 from pipeline.report.page import write_report
-from pipeline.search.results import read_results
-from pipeline.search.select import test_winners
-from pipeline.search.space import Values, cells
-from pipeline.search.storage import open_storage
-from pipeline.search.summary import read_status
+from pipeline.results.status import read_status
+from pipeline.results.stored_results import read_results
+from pipeline.run.winners import test_winners
+from pipeline.space import Values, cells
+from pipeline.store.database import open_storage
 
 test_winners.__test__ = False  # its name is not that of a test
 

@@ -15,13 +15,13 @@ from tiny_studies import adapted
 from typer.testing import CliRunner
 
 from pipeline.cli import app
+from pipeline.config.registry import COMPRESSIONS
+from pipeline.config.study_file import load_spec
 from pipeline.export.checkpoint import load
-from pipeline.registry import COMPRESSIONS
-from pipeline.search.keep import Kept
-from pipeline.search.objective import Objective
-from pipeline.search.plan import plan_rank
-from pipeline.search.select import recover, values_of
-from pipeline.study_file import load_spec
+from pipeline.objective.objective import Objective
+from pipeline.run.estimate import plan_rank
+from pipeline.run.winners import recover, values_of
+from pipeline.store.kept_adapters import Kept
 from pipeline.task import prepare
 
 STUDY = """
@@ -110,8 +110,8 @@ def run_and_export(name: str, case: Case) -> Exported:
     (folder,) = (Path(line).absolute() for line in result.stdout.splitlines())
     spec = load_spec(Path(f"studies/{name}.toml"))
     objective = Objective(prepare(spec.task), spec.combination[0], spec.search, seed=spec.seed)
-    from pipeline.search.results import read_results
-    from pipeline.search.storage import open_storage
+    from pipeline.results.stored_results import read_results
+    from pipeline.store.database import open_storage
 
     (result,) = read_results(open_storage("sqlite:///storage/studies.db"), name)
     trial = result.best_of_ranks()[2].best

@@ -7,10 +7,10 @@ from tiny_studies import BatchNormNet, Mlp, kept_of, make_objective, make_spec, 
 
 from pipeline import load, save
 from pipeline.errors import NothingUsableError, RestoraError
-from pipeline.export.trials import export_ranks, export_trial
-from pipeline.search.results import read_results
-from pipeline.search.select import test_winners
-from pipeline.search.storage import open_storage
+from pipeline.export.selection import export_ranks, export_trial
+from pipeline.results.stored_results import read_results
+from pipeline.run.winners import test_winners
+from pipeline.store.database import open_storage
 
 test_winners.__test__ = False  # its name is not that of a test
 

@@ -14,8 +14,8 @@ from command import invoke, write_study
 from tiny_stems import BATCH, FACTS, IMAGES, built, digest, hold, make_part, make_stem, small_steps
 
 from pipeline.errors import StorageError
-from pipeline.search.storage import open_storage
-from pipeline.train.cache import FeatureCache
+from pipeline.store.database import open_storage
+from pipeline.train.cache.feature_cache import FeatureCache
 
 BYTES = IMAGES * (4 * 6 * 6 + 4) * 4
 
@@ -69,16 +69,16 @@ def fill(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     """Let the disk run full at some place."""
     if place == "rows":
         fourth = 4 * BATCH * 4 * 6 * 6 * 4 - 1
-        monkeypatch.setattr("pipeline.train.build._Progress.append", within(fourth))
+        monkeypatch.setattr("pipeline.train.cache.cache_build._Progress.append", within(fourth))
     elif place == "to the disk":
         monkeypatch.setattr(os, "fsync", no_room)
     else:
-        monkeypatch.setattr("pipeline.train.cache._write", no_room)
+        monkeypatch.setattr("pipeline.train.cache.feature_cache._write", no_room)
 
 
 def within(bytes_: int):
     """To append rows where no file may be larger."""
-    from pipeline.train.build import _Progress
+    from pipeline.train.cache.cache_build import _Progress
 
     append = _Progress.append
 
@@ -133,7 +133,7 @@ def test_fault_06_a_run_without_room_for_its_cache_ends_in_exit_code_4_and_says_
     with_a_stem()
     usage = shutil.disk_usage(".")
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.train.shelf.shutil.disk_usage", lambda path: usage._replace(free=100))
+        patched.setattr("pipeline.train.cache.cache_folder.shutil.disk_usage", lambda path: usage._replace(free=100))
         result = invoke("run", "tiny", "--device", "cpu")
     assert result.exit_code == 4
     assert "and 100 are free" in result.stderr

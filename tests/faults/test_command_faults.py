@@ -16,11 +16,11 @@ import pytest
 from command import STUDY, app, files, invoke, start, write_study
 from typer.testing import CliRunner
 
+from pipeline.config.study_file import load_spec
 from pipeline.errors import StorageError
-from pipeline.search import storage as storage_module
-from pipeline.search.lock import exclusive
-from pipeline.search.storage import open_storage
-from pipeline.study_file import load_spec
+from pipeline.locks import exclusive
+from pipeline.store import database as storage_module
+from pipeline.store.database import open_storage
 from pipeline.task import prepare
 
 SECRET = "hunter2"
@@ -103,7 +103,7 @@ def test_fault_03_a_second_run_is_refused_with_the_firsts_pid():
 def test_fault_03_many_processes_may_create_the_file_at_once(tmp_path):
     code = f"""
 import sys, time
-from pipeline.search.storage import open_storage
+from pipeline.store.database import open_storage
 import optuna
 print("ready", flush=True)
 sys.stdin.readline()
@@ -166,7 +166,7 @@ def test_fault_08_a_database_that_may_only_be_read_is_named_and_left_alone():
         folder.chmod(0o555)
         code = f"""
 import os, optuna
-from pipeline.search.storage import open_storage, storage_errors
+from pipeline.store.database import open_storage, storage_errors
 optuna.create_study(storage=open_storage("sqlite:///{Path("other.db").absolute()}"))  # imports what is imported late
 os.getuid() or os.setuid(65534)
 with storage_errors("sqlite:///{path}"):
@@ -254,7 +254,7 @@ URLS = [
 @pytest.mark.parametrize("url", URLS)
 @pytest.mark.parametrize("words", [["--storage", "{}"], ["--storage={}"]])
 def test_fault_23_nor_in_the_command_that_resumes(monkeypatch, words, url):
-    from pipeline.terminal import command_given
+    from pipeline.cli.verb import command_given
 
     monkeypatch.setattr("sys.argv", ["restora", "run", "tiny", *(word.format(url) for word in words)])
     assert SECRET not in command_given()

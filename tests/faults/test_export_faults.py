@@ -21,8 +21,8 @@ from torch import nn
 from pipeline import load, save
 from pipeline.errors import IntegrityError, StorageError, UsageError
 from pipeline.paths import write_whole
-from pipeline.search.plan import plan_rank
-from pipeline.search.select import train_again, values_of
+from pipeline.run.estimate import plan_rank
+from pipeline.run.winners import train_again, values_of
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_fault_05_a_save_that_fails_leaves_the_old_file_and_no_other(tmp_path: P
 
 
 def test_fault_05_what_a_kill_left_half_written_is_cleared(storage):
-    from pipeline.search.clean import unneeded
+    from pipeline.run.cleanup import unneeded
 
     half = Path("storage/artifacts/tiny/int1-lora/.rank-2.svd.safetensors.abc.tmp")
     half.parent.mkdir(parents=True)
@@ -239,10 +239,10 @@ def test_fault_25_a_fresh_process_comes_to_the_same_outputs_and_the_sizes_are_as
     images, labels = next(objective.task.test.batches(1000))
     with torch.inference_mode():
         logits = adapted(objective, parameters, values.alpha)(images)
-    search_tests = str(Path(__file__).parents[1] / "search")
+    helpers = str(Path(__file__).parents[1] / "helpers")
     answer = fresh_process.ask(
         {folder: {"images": images, "labels": labels, "logits": logits}},
-        model=f"sys.path.append({search_tests!r})\nfrom tiny_studies import Mlp",
+        model=f"sys.path.append({helpers!r})\nfrom tiny_studies import Mlp",
         argument=", model=Mlp()",
     )[folder]
     card = json.loads((folder / "card.json").read_text())

@@ -26,11 +26,11 @@ from tiny_studies import (
 )
 
 from pipeline.errors import IntegrityError, SpecError
-from pipeline.search import ledger
+from pipeline.results.stored_results import read_results
+from pipeline.run.winners import find_winners, recover
 from pipeline.search.history import COUNTED
-from pipeline.search.results import read_results
-from pipeline.search.select import find_winners, recover
-from pipeline.search.space import Cell
+from pipeline.space import Cell
+from pipeline.store import ledger
 from pipeline.task import Task
 from pipeline.train.guard import StopTraining
 
@@ -95,11 +95,11 @@ def test_fault_02_a_trial_that_kills_its_run_is_tried_three_times_and_no_more(st
 def test_fault_02_sigkill_of_the_whole_run_loses_no_finished_trial(open_database, tmp_path: Path):
     code = f"""
 import os, signal, sys
-sys.path.insert(0, {str(Path(__file__).parents[1] / "search")!r})
+sys.path.insert(0, {str(Path(__file__).parents[1] / "helpers")!r})
 import torch
 torch.set_num_threads(1)
-from pipeline.search import ledger
-from pipeline.search.storage import open_storage
+from pipeline.store import ledger
+from pipeline.store.database import open_storage
 from tiny_studies import make_objective, make_spec, search
 ledger.LONG = ledger.EVERY = 0.0
 spec = make_spec(trials=4)

@@ -8,11 +8,10 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from tiny_studies import make_search
 
-from pipeline.adapt.lora import Lora
-from pipeline.search.history import Ask
-from pipeline.search.ledger import Ledger
-from pipeline.search.space import Cell, Values, full_space
-from pipeline.search.storage import create_or_resume
+from pipeline.adapt.methods.lora import Lora
+from pipeline.space import Ask, Cell, Values, full_space
+from pipeline.store.database import create_or_resume
+from pipeline.store.ledger import Ledger
 
 CELL = Cell(2, "svd")
 SPACE = full_space(make_search(), Lora())

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from pipeline.adapt.contract import AdaptedLayer, Init, Start, clipped_rank
 from pipeline.compress.contract import CompressedModel, Compression, LayerStats
-from pipeline.compress.intn import IntN
+from pipeline.compress.layer_statistics import gather_statistics
 from pipeline.compress.layers import in_groups, replace_weight, shared_copy, weight_matrix
-from pipeline.compress.prune_gradient import PruneGradient
-from pipeline.compress.prune_magnitude import PruneMagnitude
-from pipeline.compress.stats import gather_statistics
-from pipeline.compress.svd import Svd
-from pipeline.compress.svdlora import SvdLora
-from pipeline.compress.tou import Tou
-from pipeline.registry import Method, Registry
+from pipeline.compress.methods.intn import IntN
+from pipeline.compress.methods.prune_gradient import PruneGradient
+from pipeline.compress.methods.prune_magnitude import PruneMagnitude
+from pipeline.compress.methods.svd import Svd
+from pipeline.compress.methods.svdlora import SvdLora
+from pipeline.compress.methods.tou_factors import Tou
+from pipeline.config.registry import Method, Registry
 from pipeline.task.parts import TensorPart
 
 FURTHER: dict[type[Method], list[dict[str, Any]]] = {

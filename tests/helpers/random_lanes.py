@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pipeline.adapt.contract import Draw, Start, clipped_rank
 from pipeline.adapt.lanes import Lanes, attach
-from pipeline.adapt.lora import Lora
+from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layers import matrix_shape, shared_copy
 

@@ -13,12 +13,12 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from pipeline.paths import baseline_spectra, winner_spectra
-from pipeline.search.history import Ask
-from pipeline.search.ledger import Ledger
-from pipeline.search.pieces import in_pieces
-from pipeline.search.space import Cell, Values
-from pipeline.search.storage import create_or_resume, study_name
-from pipeline.spectra.course import Course, Matrix, Spectra, trial_key, write_spectra
+from pipeline.results.spectra_file import Course, Matrix, Spectra, write_spectra
+from pipeline.space import Ask, Cell, Values
+from pipeline.store.database import create_or_resume, study_name
+from pipeline.store.ledger import Ledger
+from pipeline.store.long_text import in_pieces
+from pipeline.store.trial_files import trial_key
 
 EPOCHS = 6
 IMAGES = {"val": 5400, "test": 10000}

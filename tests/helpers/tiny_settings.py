@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from pipeline.adapt.contract import AdaptedLayer, Draw, clipped_rank
 from pipeline.adapt.inits.paper import Paper
-from pipeline.adapt.lora import Lora
+from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel
-from pipeline.compress.int1 import Int1
 from pipeline.compress.layers import weight_matrix
+from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.targets import find_targets
 from pipeline.compress.weight import DenseWeight
 from pipeline.task.parts import TensorPart
 from pipeline.train.cohort import Lane, train_epoch
-from pipeline.train.program import Program, make_program, whole
+from pipeline.train.cut.program import Program, make_program, whole
 from pipeline.train.recipe import Recipe
 from pipeline.train.rows import ComputedRows, Rows, image_rows
 

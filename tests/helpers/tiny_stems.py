@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from pipeline.task.parts import TensorPart
-from pipeline.train import build, cache, shelf
-from pipeline.train.cache import FeatureCache
+from pipeline.train.cache import cache_build as build
+from pipeline.train.cache import cache_folder as shelf
+from pipeline.train.cache import feature_cache as cache
+from pipeline.train.cache.feature_cache import FeatureCache
 from pipeline.train.rows import TensorRows
 
 IMAGES = 100
@@ -25,9 +27,9 @@ PROBED = (1, cache.SAMPLE)
 """How many images at a time a stem is asked for when nothing is built: one for the shapes, some to compare."""
 FACTS = {"data": "d", "split": "s", "preprocessing": "p", "part": "train"}
 WAYS = [
-    "pipeline/train/build.py",
-    "pipeline/train/cache.py",
-    "pipeline/train/shelf.py",
+    "pipeline/train/cache/cache_build.py",
+    "pipeline/train/cache/feature_cache.py",
+    "pipeline/train/cache/cache_folder.py",
     "pipeline/paths.py",
 ]
 """Files whose every line is an instant at which a process may be killed."""
@@ -113,7 +115,7 @@ def hold(folder: Path, *, alone: bool = False) -> Iterator[None]:
     code = f"""
 import sys
 from pathlib import Path
-from pipeline.train.shelf import keep, lock
+from pipeline.train.cache.cache_folder import keep, lock
 folder = Path({str(folder)!r})
 with lock(folder, alone={alone}) as handle:
     {"pass" if alone else "keep(folder, handle)"}
@@ -193,7 +195,7 @@ def killed_everywhere(folder: Path) -> None:
 
 
 def _die_at(line: int) -> None:
-    root = Path(shelf.__file__).parents[2]
+    root = Path(shelf.__file__).parents[3]
     ways = {str(root / way) for way in WAYS}
     left = [line]
 

@@ -12,16 +12,16 @@ from torch import nn
 
 from pipeline.adapt.lanes import Lanes, attach
 from pipeline.compress.layers import shared_copy
-from pipeline.search.cohorts import Pass
-from pipeline.search.keep import Kept
-from pipeline.search.objective import Objective
-from pipeline.search.run import study_facts
-from pipeline.search.select import measure_references
-from pipeline.search.space import Cell, cell_of
-from pipeline.search.storage import create_or_resume, study_name
-from pipeline.search.study import Coordinator, Progress
-from pipeline.spec import SearchSpec, StudySpec
-from pipeline.study_file import parse_spec, pinned
+from pipeline.config.spec import SearchSpec, StudySpec
+from pipeline.config.study_file import parse_spec, pinned
+from pipeline.objective.objective import Objective
+from pipeline.objective.passes import Pass
+from pipeline.run.study_run import study_facts
+from pipeline.run.winners import measure_references
+from pipeline.search.coordinator import Coordinator, Progress
+from pipeline.space import Cell, cell_of
+from pipeline.store.database import create_or_resume, study_name
+from pipeline.store.kept_adapters import Kept
 from pipeline.task import Part, Task, count_correct
 from pipeline.train.guard import Guard, StopTraining
 

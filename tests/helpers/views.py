@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from pipeline.search.progress import CellProgress, Progress
-from pipeline.terminal.board import View
+from pipeline.results.progress import CellProgress, Progress
+from pipeline.terminal.live_table import View
 
 
 def cell(rank: int = 2, init: str = "svd", budget: int = 9, **more: Any) -> CellProgress:

@@ -10,15 +10,24 @@ from tiny_studies import adapted, asks, by_cell, kept_of, make_objective, make_s
 from torch import nn
 
 from pipeline.adapt.contract import blank, packed, trained_numbers
-from pipeline.adapt.lora import Lora
+from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import LayerStats
+from pipeline.config.study_file import parse_spec
 from pipeline.errors import SpecError
-from pipeline.export import trials as export
+from pipeline.export import selection as export
 from pipeline.export.checkpoint import load, read_card
-from pipeline.search.allocation import ORDERS, Cost, Layer, effective_rank, is_lossy, refuse_budgets, spectrum, spread
-from pipeline.search.plan import plan_rank
-from pipeline.search.space import Cell, cells, middle
-from pipeline.study_file import parse_spec
+from pipeline.objective.allocation import (
+    ORDERS,
+    Cost,
+    Layer,
+    effective_rank,
+    is_lossy,
+    refuse_budgets,
+    spectrum,
+    spread,
+)
+from pipeline.run.estimate import plan_rank
+from pipeline.space import Cell, cells, middle
 
 WAYS = sorted(ORDERS)
 
@@ -197,7 +206,7 @@ def test_ranks_are_spread_by_what_compression_lost_or_by_the_weights_where_it_lo
 
 @pytest.mark.parametrize("budget", [63, 1601])
 def test_a_budget_that_cannot_be_spread_is_refused_before_anything_is_compressed(budget, monkeypatch):
-    monkeypatch.setattr("pipeline.search.objective.Objective.compressed", None)
+    monkeypatch.setattr("pipeline.objective.objective.Objective.compressed", None)
     with pytest.raises(SpecError, match=rf"budget {budget}.*allowed: 64 to 1600"):
         make_objective(allocated(ranks=[200, budget]))
 

@@ -7,17 +7,17 @@ import torch
 from tiny_studies import Mlp, blobs, kept_of, make_objective, make_spec, make_task, outcomes, search, trained
 
 from pipeline.adapt.lanes import Lanes
+from pipeline.config.spec import ComputeSpec, StudySpec
+from pipeline.config.study_file import pinned, upgraded
 from pipeline.errors import SpecError
-from pipeline.search.cohorts import measure_pass, probe_rows
-from pipeline.search.objective import Objective
-from pipeline.search.plan import plan_cache
-from pipeline.search.results import find_winners
-from pipeline.search.run import make_objectives
-from pipeline.search.select import test_winners as score_winners
-from pipeline.search.space import Values
-from pipeline.search.storage import refuse_differences
-from pipeline.spec import ComputeSpec, StudySpec
-from pipeline.study_file import pinned, upgraded
+from pipeline.objective.objective import Objective
+from pipeline.objective.passes import measure_pass, probe_rows
+from pipeline.results.stored_results import find_winners
+from pipeline.run.estimate import plan_cache
+from pipeline.run.study_run import make_objectives
+from pipeline.run.winners import test_winners as score_winners
+from pipeline.space import Values
+from pipeline.store.database import refuse_differences
 from pipeline.task import Task
 from pipeline.train.cohort import Lane
 from pipeline.train.rows import TensorRows

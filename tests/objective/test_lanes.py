@@ -5,9 +5,9 @@ from tiny_studies import Mlp, blobs, make_objective, make_spec
 from torch import nn
 
 from pipeline.errors import SpecError
-from pipeline.search.keep import Kept
-from pipeline.search.objective import Objective
-from pipeline.search.space import Cell
+from pipeline.objective.objective import Objective
+from pipeline.space import Cell
+from pipeline.store.kept_adapters import Kept
 from pipeline.task import Task
 
 

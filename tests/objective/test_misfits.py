@@ -4,7 +4,7 @@ import pytest
 from tiny_studies import BatchNormNet, make_objective, make_spec, make_task
 
 from pipeline.errors import SpecError
-from pipeline.search.run import refuse_misfits
+from pipeline.run.study_run import refuse_misfits
 
 PAIRS = {
     "factors are wanted, and there are none": ({"adapter": "tou"}, "combination 'x': adapter 'tou'"),

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 from tiny_studies import Mlp, adapted, blobs, make_objective, make_spec, make_task, measure
 
 from pipeline.errors import SpecError
-from pipeline.search.objective import Objective
+from pipeline.objective.objective import Objective
 from pipeline.task import Task
 
 VALUES = {"rank": 2, "init": "svd", "alpha": 4.0, "optimizer": "adam", "lr": 0.01, "batch_size": 16}
@@ -43,8 +43,8 @@ def test_validation_accuracy_is_reported_after_every_epoch_and_the_best_epoch_is
 
 def test_what_it_returns_is_the_accuracy_of_the_adapted_model_on_the_validation_part():
     objective = make_objective()
-    from pipeline.search.select import train_again
-    from pipeline.search.space import Values
+    from pipeline.run.winners import train_again
+    from pipeline.space import Values
 
     lane = train_again(objective, Values(**VALUES), lambda: None)
     correct, images = measure(adapted(objective, lane.best_parameters, 4.0), objective.task.val)

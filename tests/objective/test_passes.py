@@ -8,9 +8,9 @@ import torch
 from tiny_studies import make_objective, make_spec, make_task
 from torch import Tensor
 
-from pipeline.search import cohorts
-from pipeline.search.cohorts import MOST, Pass, measure_pass, pack, probe_rows
-from pipeline.search.space import Values
+from pipeline.objective import passes as cohorts
+from pipeline.objective.passes import MOST, Pass, measure_pass, pack, probe_rows
+from pipeline.space import Values
 from pipeline.train.cohort import Epoch, Lane
 
 

@@ -8,16 +8,16 @@ from torch import nn
 
 from pipeline.adapt.contract import Draw, Start
 from pipeline.adapt.lanes import Lanes
-from pipeline.adapt.lora import Lora
-from pipeline.compress.prune_magnitude import PruneMagnitude
+from pipeline.adapt.methods.lora import Lora
+from pipeline.compress.methods.prune_magnitude import PruneMagnitude
 from pipeline.compress.targets import find_targets
 from pipeline.export.pack import pack_model, unpack_model
-from pipeline.search.select import score_model
-from pipeline.search.space import Values
+from pipeline.run.winners import score_model
+from pipeline.space import Values
 from pipeline.task import Task
 from pipeline.task.parts import TensorPart
 from pipeline.train.cohort import Lane, train_epoch
-from pipeline.train.program import make_program
+from pipeline.train.cut.program import make_program
 from pipeline.train.recipe import Recipe
 from pipeline.train.rows import image_rows
 

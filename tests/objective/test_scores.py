@@ -16,9 +16,9 @@ from tiny_studies import (
     search,
 )
 
-from pipeline.search.scores import CellScore, best_scored, score_cells
-from pipeline.search.space import Cell, cells, middle
-from pipeline.search.study import Coordinator
+from pipeline.objective.scores import CellScore, best_scored, score_cells
+from pipeline.search.coordinator import Coordinator
+from pipeline.space import Cell, cells, middle
 from pipeline.train.guard import StopTraining
 
 MIDDLE = {"alpha": math.sqrt(8), "optimizer": "adam", "lr": 1e-2, "batch_size": 16}
@@ -98,7 +98,7 @@ def test_the_best_scored_cells_begin_with_the_middle_and_no_other_does(storage):
 
 
 def test_a_study_with_nothing_queued_scores_nothing(storage, monkeypatch):
-    monkeypatch.setattr("pipeline.search.study.score_cells", None)
+    monkeypatch.setattr("pipeline.search.coordinator.score_cells", None)
     study = search(storage, make_spec(trials=3, sampler={"startup": 2}))
     assert "score" not in {trial.user_attrs["origin"] for trial in study.trials}
 

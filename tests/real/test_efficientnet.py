@@ -14,13 +14,13 @@ from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from bench.effnet import CONVOLUTIONS, HEAD, Place, Variant, row, study, unpack
+from pipeline.config.spec import StudySpec
 from pipeline.export.checkpoint import load
-from pipeline.export.trials import export_ranks
-from pipeline.search.keep import Kept
-from pipeline.search.results import read_results
-from pipeline.search.run import make_objectives, run_study
-from pipeline.search.storage import open_storage
-from pipeline.spec import StudySpec
+from pipeline.export.selection import export_ranks
+from pipeline.results.stored_results import read_results
+from pipeline.run.study_run import make_objectives, run_study
+from pipeline.store.database import open_storage
+from pipeline.store.kept_adapters import Kept
 from pipeline.task import count_correct, prepare
 from pipeline.train.guard import Guard
 

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.report.figures.axes import linear_ticks, log_axis
-from pipeline.report.figures.words import short, told_apart
+from pipeline.report.figures.labels import short, told_apart
 
 
 @given(st.lists(st.floats(1e-9, 1e10), min_size=1, max_size=5))

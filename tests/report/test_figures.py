@@ -10,14 +10,14 @@ from pipeline.report.figures.accuracy_by_rank import accuracy_by_rank
 from pipeline.report.figures.accuracy_by_size import accuracy_by_size
 from pipeline.report.figures.contract import NothingToDraw, picture, pictures
 from pipeline.report.figures.epochs import epochs
-from pipeline.report.figures.history import history
 from pipeline.report.figures.importances import importances
-from pipeline.report.figures.look import DASHES, INKS, alone
 from pipeline.report.figures.recovery import recovery
-from pipeline.report.tables import epoch_rows
+from pipeline.report.figures.search_history import history
+from pipeline.report.figures.style import DASHES, INKS, alone
 from pipeline.report.theme import NEUTRAL
-from pipeline.search.results import read_results
-from pipeline.task.metric import wilson
+from pipeline.results.stored_results import read_results
+from pipeline.results.tables import epoch_rows
+from pipeline.task.metrics.accuracy import wilson
 
 ALL = pytest.mark.parametrize("one", pictures(), ids=lambda one: one.name)
 

@@ -4,7 +4,7 @@ import pytest
 from optuna.trial import TrialState
 
 from pipeline.report.figures.heat_map import heat_map
-from pipeline.search.results import read_results
+from pipeline.results.stored_results import read_results
 
 
 def test_every_cell_has_its_accuracy_and_the_checkpoint_of_each_rank_and_the_best_are_marked(finished):

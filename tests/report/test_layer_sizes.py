@@ -2,7 +2,7 @@ import pytest
 
 from pipeline.report.figures.contract import NothingToDraw
 from pipeline.report.figures.layer_sizes import layer_sizes
-from pipeline.search.results import read_results
+from pipeline.results.stored_results import read_results
 
 
 def bars(figure, axis="x"):

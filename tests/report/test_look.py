@@ -4,8 +4,8 @@ import pytest
 from plotly.colors import hex_to_rgb, sample_colorscale
 
 from pipeline.report.figures.heat_map import MIDDLE, _ink
-from pipeline.report.figures.look import INKS, Look
 from pipeline.report.figures.parallel_coordinates import SCALE
+from pipeline.report.figures.style import INKS, Look
 from pipeline.report.theme import DARK_SCHEME, LIGHT_SCHEME, NEUTRAL
 
 GROUNDS = {"light": LIGHT_SCHEME.ground, "dark": DARK_SCHEME.ground}

@@ -13,13 +13,13 @@ from stored_studies import Stored, finish_study
 from pipeline.report import page as pages
 from pipeline.report.figures.accuracy_by_rank import accuracy_by_rank
 from pipeline.report.figures.accuracy_by_size import accuracy_by_size
-from pipeline.report.figures.history import history
 from pipeline.report.figures.recovery import recovery
+from pipeline.report.figures.search_history import history
 from pipeline.report.page import write_report
-from pipeline.report.sections.pictures import draw
-from pipeline.report.tables import evaluation_rows, trial_rows
-from pipeline.search.pieces import in_pieces
-from pipeline.search.results import read_results
+from pipeline.report.sections.pictures_section import draw
+from pipeline.results.stored_results import read_results
+from pipeline.results.tables import evaluation_rows, trial_rows
+from pipeline.store.long_text import in_pieces
 
 MADE = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 VOID = {"meta", "br", "img", "input", "link", "hr"}

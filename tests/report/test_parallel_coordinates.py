@@ -5,7 +5,7 @@ from optuna.trial import TrialState
 
 from pipeline.report.figures.contract import NothingToDraw
 from pipeline.report.figures.parallel_coordinates import parallel_coordinates
-from pipeline.search.results import read_results
+from pipeline.results.stored_results import read_results
 
 
 def dimensions(results):

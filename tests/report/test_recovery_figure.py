@@ -4,8 +4,8 @@ from hypothesis import strategies as st
 
 from pipeline.report.figures.contract import NothingToDraw
 from pipeline.report.figures.recovery import recovery
-from pipeline.report.recovery import recovery as regained
-from pipeline.search.results import Score, read_results
+from pipeline.results.recovered import recovery as regained
+from pipeline.results.stored_results import Score, read_results
 
 
 def drawn(figure):

@@ -5,7 +5,7 @@ from pipeline.paths import winner_spectra
 from pipeline.report.figures.animation import FLOOR, draw_courses
 from pipeline.report.figures.contract import NotAskedFor
 from pipeline.report.figures.spectra import spectra
-from pipeline.search.results import read_results
+from pipeline.results.stored_results import read_results
 
 
 def visible(figure):

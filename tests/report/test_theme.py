@@ -4,7 +4,7 @@ import plotly.graph_objects as go
 import pytest
 
 from pipeline.report.figures.contract import pictures
-from pipeline.report.figures.look import INKS
+from pipeline.report.figures.style import INKS
 from pipeline.report.theme import DARK, DARK_SCHEME, LIGHT, LIGHT_SCHEME, NEUTRAL, properties
 
 SCHEMES = pytest.mark.parametrize("scheme", [LIGHT_SCHEME, DARK_SCHEME], ids=["light", "dark"])

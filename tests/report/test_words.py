@@ -1,7 +1,7 @@
 import pytest
 
-from pipeline.report.words import FIRM, listed, percent, rank_said, spread, time, with_interval
-from pipeline.search.results import read_results
+from pipeline.report.numbers_text import FIRM, listed, percent, rank_said, spread, time, with_interval
+from pipeline.results.stored_results import read_results
 
 
 def plain(text):

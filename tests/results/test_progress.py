@@ -1,8 +1,8 @@
 import pytest
 from tiny_studies import StopAfter, make_objective, make_spec, search
 
-from pipeline.search.progress import CellProgress, Progress, cell_name, progress_of
-from pipeline.search.summary import read_status
+from pipeline.results.progress import CellProgress, Progress, cell_name, progress_of
+from pipeline.results.status import read_status
 from pipeline.train.guard import StopTraining
 
 

@@ -3,7 +3,8 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from pipeline.spectra.course import Course, Spectra, read_spectra, trial_key, write_spectra
+from pipeline.results.spectra_file import Course, Spectra, read_spectra, write_spectra
+from pipeline.store.trial_files import trial_key
 
 SPECTRA = Spectra(
     of=trial_key("id", 3),

@@ -6,12 +6,13 @@ import sqlalchemy
 from bare_studies import CELL, bare_study, complete, fail, make_ask, make_ledger
 from optuna.trial import TrialState, create_trial
 
-from pipeline.report.tables import status_table
-from pipeline.search.ledger import LONG, bury_abandoned
-from pipeline.search.results import read_results
-from pipeline.search.so_far import read_so_far
-from pipeline.search.space import Cell
-from pipeline.search.summary import COVERED, read_status, summary_key
+from pipeline.results.so_far import read_so_far
+from pipeline.results.status import read_status
+from pipeline.results.stored_results import read_results
+from pipeline.results.tables import status_table
+from pipeline.space import Cell
+from pipeline.store.ledger import LONG, bury_abandoned
+from pipeline.store.summary import COVERED, summary_key
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 from stored_studies import BASE_BYTES, EPOCHS
 
-from pipeline.report.rows import EpochRow
-from pipeline.report.tables import (
+from pipeline.results.stored_results import read_results
+from pipeline.results.table_rows import EpochRow
+from pipeline.results.tables import (
     epoch_rows,
     evaluation_rows,
     pareto_front,
@@ -18,8 +19,7 @@ from pipeline.report.tables import (
     trial_rows,
     write_csv,
 )
-from pipeline.search.results import read_results
-from pipeline.task.metric import wilson
+from pipeline.task.metrics.accuracy import wilson
 
 
 def test_the_status_counts_trials_by_state_and_names_the_best(store, storage):
@@ -52,7 +52,7 @@ def test_the_status_says_why_a_cell_is_exhausted(store, storage):
 
 
 def test_a_status_needs_no_torch():
-    said = "import sys, pipeline.report.tables; print('torch' in sys.modules)"
+    said = "import sys, pipeline.results.tables; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True).stdout == "False\n"
 
 

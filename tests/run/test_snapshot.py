@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.adapt.lora import Lora
+from pipeline.adapt.methods.lora import Lora
+from pipeline.compress.spectrum import effective_rank
 from pipeline.errors import IntegrityError
-from pipeline.spectra.measure import effective_rank
-from pipeline.spectra.snapshot import adapter_snapshot, courses, weight_snapshot
+from pipeline.run.snapshot import adapter_snapshot, courses, weight_snapshot
 
 
 @pytest.fixture

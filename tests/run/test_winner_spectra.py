@@ -2,15 +2,16 @@ import pytest
 import torch
 from tiny_studies import BatchNormNet, kept_of, make_objective, make_spec, make_task, search
 
+from pipeline.compress.spectrum import effective_rank, product_singular_values
+from pipeline.config.spec import BaselineSpec, SpectraSpec
 from pipeline.errors import SpecError
 from pipeline.paths import baseline_spectra, winner_spectra
-from pipeline.search.results import find_winners
-from pipeline.search.select import recover, values_of
-from pipeline.search.spectra import keep_baseline_spectra, record_winners, watched_layers
-from pipeline.spec import BaselineSpec, SpectraSpec
-from pipeline.spectra.course import read_spectra, trial_key
-from pipeline.spectra.measure import effective_rank, product_singular_values
-from pipeline.spectra.snapshot import weight_snapshot
+from pipeline.results.spectra_file import read_spectra
+from pipeline.results.stored_results import find_winners
+from pipeline.run.snapshot import weight_snapshot
+from pipeline.run.winner_spectra import keep_baseline_spectra, record_winners, watched_layers
+from pipeline.run.winners import recover, values_of
+from pipeline.store.trial_files import trial_key
 
 
 def go_on():

@@ -6,9 +6,9 @@ import torch
 from bench.published import configurations
 from bench.sweep import cache_cost
 from bench.tasks import head_task, study, train_all
-from pipeline.search.cohorts import Pass
-from pipeline.search.objective import Objective
-from pipeline.search.space import Values
+from pipeline.objective.objective import Objective
+from pipeline.objective.passes import Pass
+from pipeline.space import Values
 
 
 def test_the_published_sweep_has_ten_trials_of_each_of_28_combinations_and_is_the_same_every_time():

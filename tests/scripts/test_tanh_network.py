@@ -3,8 +3,8 @@ import sys
 import pytest
 import torch
 
+from bench.tanh_network import LAYERS, regression, watch_tanh
 from pipeline.errors import IntegrityError
-from pipeline.spectra.tanh import LAYERS, regression, watch_tanh
 
 
 def test_the_spectra_of_three_layers_are_watched_and_the_network_learns():

@@ -17,10 +17,10 @@ from tiny_studies import (
     search,
 )
 
-from pipeline.search import ledger
+from pipeline.hashes import hash_tensors
 from pipeline.search.history import COUNTED
-from pipeline.search.space import Cell
-from pipeline.task.hashes import hash_tensors
+from pipeline.space import Cell
+from pipeline.store import ledger
 
 ATTRIBUTES = {
     "ask", "bytes", "layer_ratio", "macs", "origin", "peak_memory", "ratio", "seconds", "seed", "split", "trainable",
@@ -195,7 +195,7 @@ def test_failed_trials_do_not_count(storage):
 
 
 def test_a_cell_whose_trials_all_fail_ends_as_exhausted_with_its_reasons(storage):
-    from pipeline.search.results import read_results
+    from pipeline.results.stored_results import read_results
 
     spec = make_spec(ranks=[2], trials=4)
     objective = failing(make_objective(spec), lambda lane: lane.parameters["fc1.lora_B"].shape[1] == 2)
@@ -294,7 +294,7 @@ def test_published_fault_one_split_serves_every_trial(open_database):
 
 
 def test_only_the_best_adapter_of_each_cell_is_kept(storage):
-    from pipeline.search.select import find_winners
+    from pipeline.run.winners import find_winners
 
     spec = make_spec()
     study = search(storage, spec)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.search.curves import draw_curves
+from pipeline.store.curves import draw_curves
 
 ACCURACIES = [0.6, 0.8, 0.9, 0.94, 0.945, 0.943]
 LOSSES = [2.3, 1.4, 0.9, 0.5, 0.4, 0.35]

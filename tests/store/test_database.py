@@ -9,10 +9,10 @@ import optuna
 import pytest
 from tiny_studies import asks, by_cell, make_objective, make_spec, outcomes, search, stored_study
 
+from pipeline.config.study_file import pinned
 from pipeline.errors import NothingUsableError, SpecError, StorageError
-from pipeline.search.results import read_results
-from pipeline.search.storage import METRIC, alone, create_or_resume, open_storage, without_password
-from pipeline.study_file import pinned
+from pipeline.results.stored_results import read_results
+from pipeline.store.database import METRIC, alone, create_or_resume, open_storage, without_password
 
 SECRET = "hunter2"
 
@@ -68,7 +68,7 @@ def test_an_unknown_study_is_answered_with_those_that_are_stored(storage):
 
 
 def test_a_study_of_someone_elses_in_the_same_database_is_left_alone(storage):
-    from pipeline.search.clean import unneeded
+    from pipeline.run.cleanup import unneeded
 
     search(storage, make_spec(trials=4, ranks=[2], inits=["svd"]))
     optuna.create_study(storage=storage, study_name="foreign")

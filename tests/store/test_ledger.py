@@ -14,13 +14,13 @@ from tiny_studies import make_spec, search
 
 from pipeline.errors import StorageError
 from pipeline.paths import PICTURES
-from pipeline.search import ledger as ledger_module
-from pipeline.search.files import note_file
-from pipeline.search.keep import Kept
-from pipeline.search.ledger import LONG, bury_abandoned
-from pipeline.search.space import Cell
-from pipeline.search.storage import create_or_resume, metric_of
-from pipeline.search.summary import read_status
+from pipeline.results.status import read_status
+from pipeline.space import Cell
+from pipeline.store import ledger as ledger_module
+from pipeline.store.database import create_or_resume, metric_of
+from pipeline.store.kept_adapters import Kept
+from pipeline.store.ledger import LONG, bury_abandoned
+from pipeline.store.trial_files import note_file
 
 KNOWN = {"seed": 0, "split": "5" * 64}
 

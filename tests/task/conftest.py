@@ -3,16 +3,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from tiny_data import write_cifar, write_images, write_mnist
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything below storage/ lies in a folder of the test's own; no data of the machine is seen."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RESTORA_DATA", raising=False)
-    torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from tiny_data import write_images
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from pipeline.config.registry import MODELS
+from pipeline.config.spec import TaskSpec
 from pipeline.errors import IntegrityError
 from pipeline.paths import ANSWERS
-from pipeline.registry import MODELS
-from pipeline.spec import TaskSpec
 from pipeline.task import Task, check, count_correct, prepare
-from pipeline.task.agreement import FEW, AnsweredPart
+from pipeline.task.metrics.agreement import FEW, AnsweredPart
 from pipeline.task.parts import DatasetPart, Part, TensorPart
 from pipeline.train.rows import TensorRows, image_rows
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pipeline.config.registry import MODELS
 from pipeline.errors import IntegrityError
-from pipeline.registry import MODELS
 
 ARCHITECTURES = {"timm": "test_resnet", "torchvision": "shufflenet_v2_x0_5"}
 HEAD = ("fc.weight", "fc.bias")

@@ -5,8 +5,8 @@ import pytest
 import torch
 from tiny_data import write_images, write_mnist
 
+from pipeline.config.registry import DATASETS
 from pipeline.errors import IntegrityError
-from pipeline.registry import DATASETS
 
 ON_DISK = ["cifar10", "cifar100", "image-folder", "mnist"]
 

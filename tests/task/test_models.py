@@ -4,9 +4,9 @@ from PIL import Image
 from tiny_data import COLOURS
 from torch import nn
 
+from pipeline.config.registry import MODELS
+from pipeline.config.study_file import parse_spec
 from pipeline.errors import IntegrityError, SpecError
-from pipeline.registry import MODELS
-from pipeline.study_file import parse_spec
 from pipeline.task import rebuild
 
 TABLES = [

@@ -4,10 +4,10 @@ import pytest
 import torch
 from tiny_data import write_images
 
+from pipeline.config.registry import DATASETS
+from pipeline.config.spec import TaskSpec
 from pipeline.errors import IntegrityError, RestoraError, SpecError
 from pipeline.paths import BASELINES
-from pipeline.registry import DATASETS
-from pipeline.spec import TaskSpec
 from pipeline.task import Task, count_correct, prepare, rebuild
 
 MLP = {"source": "mlp", "widths": [192, 16, 3], "dropout": 0.2}

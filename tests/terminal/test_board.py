@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from views import MANY, cell, progress, view
 
-from pipeline.terminal.board import board
+from pipeline.terminal.live_table import board
 
 
 def text(*given, **more):

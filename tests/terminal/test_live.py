@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console as Screen
 from views import progress, view
 
-from pipeline.terminal.live import LiveBoard
+from pipeline.terminal.live_display import LiveBoard
 
 
 def test_a_terminal_that_became_narrower_is_cleared_of_the_lines_that_it_broke(make_screen):

@@ -1,8 +1,8 @@
 import pytest
 from views import cell, progress
 
-from pipeline.terminal.lines import rate_text
-from pipeline.terminal.pace import Searched, seconds_for, trials_per_second
+from pipeline.terminal.progress_lines import rate_text
+from pipeline.terminal.rate import Searched, seconds_for, trials_per_second
 
 
 def test_before_anything_is_known_nothing_is_said():

@@ -1,4 +1,4 @@
-from pipeline.terminal.plan import plan_lines
+from pipeline.terminal.plan_lines import plan_lines
 
 
 def plan(**changes):

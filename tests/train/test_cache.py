@@ -24,12 +24,12 @@ from tiny_stems import (
 )
 from torch import Tensor, nn
 
-from pipeline.search.objective import Objective
-from pipeline.spec import CombinationSpec, SearchSpec
+from pipeline.config.spec import CombinationSpec, SearchSpec
+from pipeline.objective.objective import Objective
 from pipeline.task import Task
 from pipeline.task.parts import DatasetPart, TensorPart
-from pipeline.train import cache
-from pipeline.train.cache import FeatureCache
+from pipeline.train.cache import feature_cache as cache
+from pipeline.train.cache.feature_cache import FeatureCache
 from pipeline.train.guard import StopTraining
 from pipeline.train.rows import ComputedRows
 

@@ -9,11 +9,11 @@ from tiny_settings import SETTINGS, TRIALS, Setting, cnn, equal, mlp, setting
 from torch import Tensor, nn
 
 from pipeline.adapt.lanes import Lanes, attach
-from pipeline.adapt.lora import Lora
+from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.layers import shared_copy
+from pipeline.config.spec import ComputeSpec
 from pipeline.seeds import derive
-from pipeline.spec import ComputeSpec
-from pipeline.task.metric import count_correct
+from pipeline.task.metrics.accuracy import count_correct
 from pipeline.task.parts import TensorPart
 from pipeline.train.cohort import Lane
 from pipeline.train.optimizers import RULES, LaneOptimizer

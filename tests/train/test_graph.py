@@ -8,12 +8,12 @@ from random_lanes import Calls, Trial, alone, in_stacks, made, trials
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.adapt.lora import Lora
+from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.attention import arranged
 from pipeline.compress.targets import find_targets
-from pipeline.train.graph import Cut, cut
-from pipeline.train.program import make_program
-from pipeline.train.trace import CannotCutError
+from pipeline.train.cut.graph import Cut, cut
+from pipeline.train.cut.program import make_program
+from pipeline.train.cut.trace import CannotCutError
 
 
 def cut_at(model: nn.Module, targets: Sequence[str], images: Tensor) -> Cut:

@@ -6,10 +6,10 @@ import torch
 from random_lanes import alone, in_stacks, trials
 from torch import Tensor, nn
 
-from pipeline.adapt.lora import Lora
+from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.layers import shared_copy
-from pipeline.train.cache import FeatureCache
-from pipeline.train.program import Program, make_program
+from pipeline.train.cache.feature_cache import FeatureCache
+from pipeline.train.cut.program import Program, make_program
 
 
 class Branching(nn.Module):

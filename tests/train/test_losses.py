@@ -5,9 +5,9 @@ from tiny_settings import Setting, mlp, setting
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.registry import LOSSES
+from pipeline.config.registry import LOSSES
 from pipeline.task.parts import TensorPart
-from pipeline.train.cache import FeatureCache
+from pipeline.train.cache.feature_cache import FeatureCache
 from pipeline.train.cohort import Lane, train_epoch
 from pipeline.train.losses.contract import FEW_CLASSES, Loss
 from pipeline.train.losses.cross_entropy import CrossEntropy

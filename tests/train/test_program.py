@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.adapt.contract import Draw
-from pipeline.adapt.full import Full
-from pipeline.adapt.head import Head
 from pipeline.adapt.lanes import Lanes
-from pipeline.adapt.lora import Lora
+from pipeline.adapt.methods.full import Full
+from pipeline.adapt.methods.head import Head
+from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel
 from pipeline.errors import SpecError
 from pipeline.task.parts import TensorPart
-from pipeline.train.program import Program, make_program, whole
+from pipeline.train.cut.program import Program, make_program, whole
 from pipeline.train.rows import image_rows
 
 

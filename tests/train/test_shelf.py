@@ -10,8 +10,8 @@ import pytest
 from tiny_stems import hold
 
 from pipeline.errors import StorageError
-from pipeline.train import shelf
-from pipeline.train.shelf import is_in_use, keep, lock, make_room, read_card, size
+from pipeline.train.cache import cache_folder as shelf
+from pipeline.train.cache.cache_folder import is_in_use, keep, lock, make_room, read_card, size
 
 
 @pytest.fixture
@@ -31,7 +31,8 @@ def make_folder(parent: Path, name: str, age: int) -> Path:
 def others_see_in_use(folder: Path) -> bool:
     """What another process is told."""
     code = (
-        f"from pathlib import Path; from pipeline.train.shelf import is_in_use; print(is_in_use(Path({str(folder)!r})))"
+        "from pathlib import Path; from pipeline.train.cache.cache_folder import is_in_use; "
+        f"print(is_in_use(Path({str(folder)!r})))"
     )
     asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return {"True": True, "False": False}[asked.stdout.strip()]

@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 
 from pipeline.adapt.contract import AdaptedLayer, Init, Start
-from pipeline.adapt.factors import best_product
-from pipeline.registry import INITS
+from pipeline.adapt.decompositions import best_product
+from pipeline.config.registry import INITS
 
 
 @INITS.register("loftq")

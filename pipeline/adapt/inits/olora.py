@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 
 from pipeline.adapt.contract import AdaptedLayer, Init, Start
-from pipeline.registry import INITS
+from pipeline.config.registry import INITS
 
 
 @INITS.register("olora")

@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 
 from pipeline.adapt.contract import AdaptedLayer, Init, Start
-from pipeline.adapt.factors import kaiming
-from pipeline.registry import INITS
+from pipeline.adapt.decompositions import kaiming
+from pipeline.config.registry import INITS
 
 
 @INITS.register("paper")

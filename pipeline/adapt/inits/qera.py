@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 
 from pipeline.adapt.contract import AdaptedLayer, Init, Start
-from pipeline.adapt.factors import best_product, of_all_groups
-from pipeline.registry import INITS
+from pipeline.adapt.decompositions import best_product, of_all_groups
+from pipeline.config.registry import INITS
 
 
 @INITS.register("qera")

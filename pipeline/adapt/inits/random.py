@@ -3,8 +3,8 @@
 import torch
 
 from pipeline.adapt.contract import AdaptedLayer, Init, Start
-from pipeline.adapt.factors import kaiming
-from pipeline.registry import INITS
+from pipeline.adapt.decompositions import kaiming
+from pipeline.config.registry import INITS
 
 
 @INITS.register("random")

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from pipeline.adapt.contract import Draw, Start
-from pipeline.adapt.lora import Lora, row_norms
+from pipeline.adapt.methods.lora import Lora, row_norms
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layers import weight_matrix
-from pipeline.registry import ADAPTERS
+from pipeline.config.registry import ADAPTERS
 
 
 @ADAPTERS.register("dora")

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from pipeline.adapt.contract import Adapter, Draw, Start
 from pipeline.compress.contract import CompressedModel
-from pipeline.registry import ADAPTERS
+from pipeline.config.registry import ADAPTERS
 
 
 def own_parameters(model: nn.Module) -> dict[str, Tensor]:

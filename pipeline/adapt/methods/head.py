@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from pipeline.adapt.contract import Adapter, Draw, Start
-from pipeline.adapt.full import own_parameters
+from pipeline.adapt.methods.full import own_parameters
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.targets import find_targets
-from pipeline.registry import ADAPTERS
+from pipeline.config.registry import ADAPTERS
 
 
 @ADAPTERS.register("head")

@@ -20,8 +20,8 @@ from pipeline.adapt.lanes import LaneLayer, Stack, with_parameters
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layers import group_count, weight_matrix
 from pipeline.compress.weight import CompressedWeight
+from pipeline.config.registry import ADAPTERS
 from pipeline.errors import SpecError
-from pipeline.registry import ADAPTERS
 
 
 class LowRankLayer(LaneLayer):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipeline.adapt.contract import Adapter, Draw, Start
 from pipeline.compress.contract import CompressedModel
-from pipeline.registry import ADAPTERS
+from pipeline.config.registry import ADAPTERS
 
 
 @ADAPTERS.register("none")

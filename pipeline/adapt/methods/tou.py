@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.adapt.contract import Adapter, Draw, Start
-from pipeline.adapt.full import own_parameters
 from pipeline.adapt.lanes import LaneLayer, OwnLayer
-from pipeline.adapt.lora import convolve
+from pipeline.adapt.methods.full import own_parameters
+from pipeline.adapt.methods.lora import convolve
 from pipeline.compress.contract import CompressedModel
-from pipeline.compress.factors import FactorWeight
+from pipeline.compress.factor_weight import FactorWeight
 from pipeline.compress.targets import find_targets
 from pipeline.compress.weight import CompressedWeight, DenseWeight
+from pipeline.config.registry import ADAPTERS
+from pipeline.config.spec import Range
 from pipeline.errors import SpecError
-from pipeline.registry import ADAPTERS
 from pipeline.seeds import derive
-from pipeline.spec import Range
 
 KINDS = ("weight", "bias")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.compress.contract import LayerCompression, LayerStats
 from pipeline.compress.packing import pack, packed_bits, unpack
 from pipeline.compress.weight import BitCount, CompressedWeight
-from pipeline.registry import COMPRESSIONS
+from pipeline.config.registry import COMPRESSIONS
 
 COVERS = {levels: 2**levels / (2**levels - 1) for levels in range(1, 9)}
 """Stretch of a grid of ``2 ** levels`` steps, counted from its low end, whose last point falls on the high end."""

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pipeline.compress.contract import LayerCompression, LayerStats
 from pipeline.compress.weight import DenseWeight
-from pipeline.registry import COMPRESSIONS
+from pipeline.config.registry import COMPRESSIONS
 
 
 @COMPRESSIONS.register("none")

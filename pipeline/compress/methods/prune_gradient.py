@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from pipeline.compress.channels import thin
 from pipeline.compress.contract import CompressedModel, LayerStats
 from pipeline.compress.layers import sound_matrix
-from pipeline.compress.pruning import StructuredPruning, noise_like, packed, training_part
+from pipeline.compress.structured_pruning import StructuredPruning, noise_like, packed, training_part
+from pipeline.config.registry import COMPRESSIONS
 from pipeline.errors import IntegrityError
-from pipeline.registry import COMPRESSIONS
 from pipeline.task.baseline import OPTIMIZERS
 from pipeline.task.contract import Part
 

@@ -8,8 +8,8 @@ from torch import nn
 from pipeline.compress.channels import thin
 from pipeline.compress.contract import CompressedModel, LayerStats
 from pipeline.compress.layers import sound_matrix
-from pipeline.compress.pruning import StructuredPruning, noise_like, packed, training_part
-from pipeline.registry import COMPRESSIONS
+from pipeline.compress.structured_pruning import StructuredPruning, noise_like, packed, training_part
+from pipeline.config.registry import COMPRESSIONS
 from pipeline.task.contract import Part
 
 

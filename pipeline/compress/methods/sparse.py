@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from pipeline.compress.contract import LayerCompression, LayerStats
 from pipeline.compress.packing import pack, packed_bits, unpack
 from pipeline.compress.weight import BitCount, CompressedWeight
-from pipeline.registry import COMPRESSIONS
+from pipeline.config.registry import COMPRESSIONS
 
 
 @dataclass(frozen=True)

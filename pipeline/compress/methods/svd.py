@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from pipeline.compress.contract import LayerStats
-from pipeline.compress.factors import FactorMethod, FactorWeight, compress_factors, load_factors
-from pipeline.compress.none import NoCompression
+from pipeline.compress.factor_weight import FactorMethod, FactorWeight, compress_factors, load_factors
+from pipeline.compress.methods.no_compression import NoCompression
 from pipeline.compress.truncation import Truncation, balanced
-from pipeline.registry import COMPRESSIONS
+from pipeline.config.registry import COMPRESSIONS
 
 
 @COMPRESSIONS.register("svd")

@@ -9,14 +9,14 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.compress.contract import LayerStats
-from pipeline.compress.factors import FactorWeight, PairOfMethods, compress_factors, load_factors, product
-from pipeline.compress.int1 import Int1
-from pipeline.compress.intn import IntN
-from pipeline.compress.none import NoCompression
+from pipeline.compress.factor_weight import FactorWeight, PairOfMethods, compress_factors, load_factors, product
+from pipeline.compress.methods.int1 import Int1
+from pipeline.compress.methods.intn import IntN
+from pipeline.compress.methods.no_compression import NoCompression
 from pipeline.compress.packing import part_of, side_by_side
 from pipeline.compress.truncation import Truncation, balanced
 from pipeline.compress.weight import BitCount, CompressedWeight
-from pipeline.registry import COMPRESSIONS
+from pipeline.config.registry import COMPRESSIONS
 
 FACTORS: dict[int, PairOfMethods] = {
     32: (NoCompression(), NoCompression()),

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.report.figures.axes import log_axis
-from pipeline.report.figures.look import DASHES, Look
-from pipeline.report.figures.words import measured, seed_count, short
-from pipeline.report.tables import interval
+from pipeline.report.figures.labels import measured, seed_count, short
+from pipeline.report.figures.style import DASHES, Look
 from pipeline.report.theme import NEUTRAL
-from pipeline.search.results import CellResult, CombinationResult, Score, mean_accuracy
+from pipeline.results.stored_results import CellResult, CombinationResult, Score, mean_accuracy
+from pipeline.results.tables import interval
 
 UNTESTED = {"test": "", "val": "Not every winner is tested yet"}
 """What stands below the title of a picture that shows a part."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from plotly.subplots import make_subplots
 
-from pipeline.report.figures.accuracy import (
+from pipeline.report.figures.accuracy_axis import (
     UNTESTED,
     Shown,
     accuracy_axis,
@@ -15,9 +15,9 @@ from pipeline.report.figures.accuracy import (
     whiskers,
 )
 from pipeline.report.figures.contract import Figure, NothingToDraw, picture
-from pipeline.report.figures.look import Look, finish, look_of
-from pipeline.report.figures.words import hover, rank_axis, rank_name, words
-from pipeline.search.results import CellResult, CombinationResult
+from pipeline.report.figures.labels import hover, rank_axis, rank_name, words
+from pipeline.report.figures.style import Look, finish, look_of
+from pipeline.results.stored_results import CellResult, CombinationResult
 
 
 @picture(

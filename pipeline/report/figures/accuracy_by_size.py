@@ -5,7 +5,7 @@ from typing import Any
 
 from plotly.subplots import make_subplots
 
-from pipeline.report.figures.accuracy import (
+from pipeline.report.figures.accuracy_axis import (
     UNTESTED,
     Shown,
     accuracy_axis,
@@ -17,12 +17,12 @@ from pipeline.report.figures.accuracy import (
 )
 from pipeline.report.figures.axes import log_axis
 from pipeline.report.figures.contract import Figure, NothingToDraw, picture
-from pipeline.report.figures.look import ORIGINALS, Look, finish, look_of
-from pipeline.report.figures.words import hover, words
-from pipeline.report.tables import pareto_front
+from pipeline.report.figures.labels import hover, words
+from pipeline.report.figures.style import ORIGINALS, Look, finish, look_of
 from pipeline.report.theme import NEUTRAL
-from pipeline.search.results import CombinationResult
-from pipeline.words import readable_bytes
+from pipeline.results.stored_results import CombinationResult
+from pipeline.results.tables import pareto_front
+from pipeline.wording import readable_bytes
 
 Mark = tuple[int, Shown, str]
 """Bytes, scores, and what is shown under the pointer."""

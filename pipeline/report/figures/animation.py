@@ -10,9 +10,9 @@ from plotly.subplots import make_subplots
 
 from pipeline.report.figures.axes import whole_steps
 from pipeline.report.figures.contract import Figure
-from pipeline.report.figures.look import DASHES, INKS, finish
-from pipeline.report.figures.words import short
-from pipeline.spectra.course import Course
+from pipeline.report.figures.labels import short
+from pipeline.report.figures.style import DASHES, INKS, finish
+from pipeline.results.spectra_file import Course
 
 PANELS = {"W": "trained W", "s B A": "adapter s B A", "Q + s B A": "adapted Q + s B A"}
 FLOOR = 1e-6

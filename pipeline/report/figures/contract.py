@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeAlias
 
-from pipeline.report.figures.words import words
-from pipeline.search.results import CombinationResult
+from pipeline.report.figures.labels import words
+from pipeline.results.stored_results import CombinationResult
 
 Figure: TypeAlias = Any
 """``plotly.graph_objects.Figure``, which plotly exports lazily, so that no type checker finds it."""

@@ -9,11 +9,11 @@ from plotly.subplots import make_subplots
 
 from pipeline.report.figures.axes import whole_steps
 from pipeline.report.figures.contract import Figure, NothingToDraw, picture
-from pipeline.report.figures.look import Look, finish, look_of
-from pipeline.report.figures.words import cell_name, measured, rank_axis, rank_name, short
-from pipeline.report.rows import EpochRow
-from pipeline.report.tables import epoch_rows
-from pipeline.search.results import CombinationResult
+from pipeline.report.figures.labels import cell_name, measured, rank_axis, rank_name, short
+from pipeline.report.figures.style import Look, finish, look_of
+from pipeline.results.stored_results import CombinationResult
+from pipeline.results.table_rows import EpochRow
+from pipeline.results.tables import epoch_rows
 
 
 @picture(

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 from plotly.subplots import make_subplots
 
-from pipeline.report.figures.accuracy import UNTESTED, accuracy_text, cell_score, error, part_name, shown_part
+from pipeline.report.figures.accuracy_axis import UNTESTED, accuracy_text, cell_score, error, part_name, shown_part
 from pipeline.report.figures.axes import log_ticks
 from pipeline.report.figures.contract import Figure, NothingToDraw, picture
-from pipeline.report.figures.look import finish
-from pipeline.report.figures.words import cell_name, hover, init_name, rank_axis, rank_name, short
+from pipeline.report.figures.labels import cell_name, hover, init_name, rank_axis, rank_name, short
+from pipeline.report.figures.style import finish
 from pipeline.report.theme import NEUTRAL
-from pipeline.search.results import CellResult, CombinationResult
-from pipeline.search.space import Cell
+from pipeline.results.stored_results import CellResult, CombinationResult
+from pipeline.space import Cell
 
 SCALE, MIDDLE = "Cividis", 0.467
 """The colours, and where black reads on them as well as white."""

@@ -9,10 +9,10 @@ from optuna.trial import TrialState
 from plotly.subplots import make_subplots
 
 from pipeline.report.figures.contract import Figure, NothingToDraw, picture
-from pipeline.report.figures.look import OVER, Look, finish, look_of
-from pipeline.report.figures.words import short
+from pipeline.report.figures.labels import short
+from pipeline.report.figures.style import OVER, Look, finish, look_of
 from pipeline.report.theme import NEUTRAL
-from pipeline.search.results import CombinationResult
+from pipeline.results.stored_results import CombinationResult
 
 
 @picture(

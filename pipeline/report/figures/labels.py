@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from pipeline.search.results import CellResult, CombinationResult
-from pipeline.search.space import UNRANKED
-from pipeline.words import readable_bytes
+from pipeline.results.stored_results import CellResult, CombinationResult
+from pipeline.space import UNRANKED
+from pipeline.wording import readable_bytes
 
 LONGEST = 32
 """Characters of a name in a legend or at an axis: as many as a phone has room for."""

@@ -6,12 +6,12 @@ import numpy as np
 from plotly.subplots import make_subplots
 
 from pipeline.report.figures.contract import Figure, NothingToDraw, picture
-from pipeline.report.figures.look import INKS, OVER, finish
-from pipeline.report.figures.words import cell_name, short, told_apart
-from pipeline.report.layers import LayerSize
-from pipeline.report.layers import layer_sizes as stored_sizes
-from pipeline.search.results import CellResult, CombinationResult
-from pipeline.words import readable_bytes
+from pipeline.report.figures.labels import cell_name, short, told_apart
+from pipeline.report.figures.style import INKS, OVER, finish
+from pipeline.results.layer_bytes import LayerSize
+from pipeline.results.layer_bytes import layer_sizes as stored_sizes
+from pipeline.results.stored_results import CellResult, CombinationResult
+from pipeline.wording import readable_bytes
 
 PARTS = {"payload": "", "index": "/", "scale": "x", "bias": ".", "adapter": "-"}
 """What a compressed layer consists of, each with the pattern of its bars."""

@@ -10,12 +10,12 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 from plotly.subplots import make_subplots
 
-from pipeline.report.figures.accuracy import accuracy_text, error, validated_on
+from pipeline.report.figures.accuracy_axis import accuracy_text, error, validated_on
 from pipeline.report.figures.axes import linear_ticks, log_ticks
 from pipeline.report.figures.contract import Figure, NothingToDraw, picture
-from pipeline.report.figures.look import finish
-from pipeline.report.figures.words import cut, init_name, measured, rank_name, rank_word
-from pipeline.search.results import CombinationResult
+from pipeline.report.figures.labels import cut, init_name, measured, rank_name, rank_word
+from pipeline.report.figures.style import finish
+from pipeline.results.stored_results import CombinationResult
 
 SCALE = ("#0072B2", "#5F72A4", "#8E6F8B", "#B4685F", "#D55E00")
 """From worse to better, by hue: lines of a scale by lightness would end as yellow on white or as blue on black."""

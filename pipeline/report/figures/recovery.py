@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 from plotly.subplots import make_subplots
 
-from pipeline.report.figures.accuracy import UNTESTED, Shown, cell_score, shown_part
+from pipeline.report.figures.accuracy_axis import UNTESTED, Shown, cell_score, shown_part
 from pipeline.report.figures.contract import Figure, NothingToDraw, picture
-from pipeline.report.figures.look import Look, finish, look_of
-from pipeline.report.figures.words import hover, measured, rank_axis, rank_name, rank_word
-from pipeline.report.recovery import cell_recovery, lost
-from pipeline.report.recovery import recovery as regained
+from pipeline.report.figures.labels import hover, measured, rank_axis, rank_name, rank_word
+from pipeline.report.figures.style import Look, finish, look_of
 from pipeline.report.theme import NEUTRAL
-from pipeline.search.results import CellResult, CombinationResult
+from pipeline.results.recovered import cell_recovery, lost
+from pipeline.results.recovered import recovery as regained
+from pipeline.results.stored_results import CellResult, CombinationResult
 
 Recovered = tuple[CellResult, Shown, float, list[float]]
 """A cell, its scores, its ratio, and that under each seed, in percent."""

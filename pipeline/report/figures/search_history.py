@@ -8,13 +8,13 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 from plotly.subplots import make_subplots
 
-from pipeline.report.figures.accuracy import error, error_axis, validated_on
+from pipeline.report.figures.accuracy_axis import error, error_axis, validated_on
 from pipeline.report.figures.axes import whole_steps
 from pipeline.report.figures.contract import Figure, NothingToDraw, picture
-from pipeline.report.figures.look import Look, finish, look_of, panels
-from pipeline.report.figures.words import measured, rank_name, rank_word, short
+from pipeline.report.figures.labels import measured, rank_name, rank_word, short
+from pipeline.report.figures.style import Look, finish, look_of, panels
 from pipeline.report.theme import NEUTRAL
-from pipeline.search.results import CombinationResult
+from pipeline.results.stored_results import CombinationResult
 
 
 @picture(

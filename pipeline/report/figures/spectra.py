@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pipeline.paths import baseline_spectra, winner_spectra
 from pipeline.report.figures.animation import draw_courses
 from pipeline.report.figures.contract import Figure, NotAskedFor, NothingToDraw, picture
-from pipeline.report.figures.words import cell_name
-from pipeline.search.results import CellResult, CombinationResult
-from pipeline.spectra.course import Course, read_spectra, trial_key
+from pipeline.report.figures.labels import cell_name
+from pipeline.results.spectra_file import Course, read_spectra
+from pipeline.results.stored_results import CellResult, CombinationResult
+from pipeline.store.trial_files import trial_key
 
 
 @picture(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline.report.markup import Section, words
-from pipeline.search.results import CombinationResult
+from pipeline.results.stored_results import CombinationResult
 
 ACCURACY = "The share of images for which the model's answer is right."
 AGREEMENT = (

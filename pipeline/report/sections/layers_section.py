@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from pipeline.report.layers import LayerSize, compressed_bytes, layer_sizes
+from pipeline.report.html_table import Column, table
 from pipeline.report.markup import folded
-from pipeline.report.table import Column, table
-from pipeline.report.words import rank_said, size
-from pipeline.search.results import CombinationResult
+from pipeline.report.numbers_text import rank_said, size
+from pipeline.results.layer_bytes import LayerSize, compressed_bytes, layer_sizes
+from pipeline.results.stored_results import CombinationResult
 
 
 def layer_tables(results: Sequence[CombinationResult]) -> list[str]:

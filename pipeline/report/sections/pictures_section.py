@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.report.figures.contract import Figure, NotAskedFor, NothingToDraw, Picture, pictures
 from pipeline.report.markup import Section, figure, heading, paragraph
-from pipeline.search.results import CombinationResult
+from pipeline.results.stored_results import CombinationResult
 
 Drawn = Mapping[Picture, Figure | NothingToDraw]
 

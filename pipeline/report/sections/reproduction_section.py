@@ -6,12 +6,12 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from pipeline.report.figures.words import rank_word
+from pipeline.report.figures.labels import rank_word
+from pipeline.report.html_table import Column, facts, table
 from pipeline.report.markup import Section, folded, paragraph, verbatim
-from pipeline.report.table import Column, facts, table
-from pipeline.report.words import init_said, listed, rank_said, size
-from pipeline.search.pieces import joined
-from pipeline.search.results import CombinationResult, latest_run
+from pipeline.report.numbers_text import init_said, listed, rank_said, size
+from pipeline.results.stored_results import CombinationResult, latest_run
+from pipeline.store.long_text import joined
 
 
 def reproduction_section(results: Sequence[CombinationResult]) -> Section:

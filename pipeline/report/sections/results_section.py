@@ -3,14 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.report.figures.accuracy import shown_part
-from pipeline.report.figures.words import measured, rank_word
+from pipeline.report.figures.accuracy_axis import shown_part
+from pipeline.report.figures.labels import measured, rank_word
+from pipeline.report.html_table import Column, table
 from pipeline.report.markup import Section, folded, paragraph
-from pipeline.report.recovery import cell_recovery, winner_accuracy
-from pipeline.report.rows import EvaluationRow
-from pipeline.report.table import Column, table
-from pipeline.report.tables import evaluation_rows, interval, pareto_front
-from pipeline.report.words import (
+from pipeline.report.numbers_text import (
     init_said,
     percent,
     rank_said,
@@ -19,7 +16,10 @@ from pipeline.report.words import (
     spread,
     with_interval,
 )
-from pipeline.search.results import CellResult, CombinationResult, Score
+from pipeline.results.recovered import cell_recovery, winner_accuracy
+from pipeline.results.stored_results import CellResult, CombinationResult, Score
+from pipeline.results.table_rows import EvaluationRow
+from pipeline.results.tables import evaluation_rows, interval, pareto_front
 
 CHOICE = (
     "Trials are compared by validation {metric}, each at the epoch where it was highest. The best complete trial of a "

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from html import escape
 
-from pipeline.report.figures.words import cell_name
+from pipeline.report.figures.labels import cell_name
 from pipeline.report.markup import paragraph
-from pipeline.report.standing import begun, standing
-from pipeline.report.words import FIRM, percent
-from pipeline.search.results import CombinationResult
-from pipeline.words import counted
+from pipeline.report.numbers_text import FIRM, percent
+from pipeline.results.standing import begun, standing
+from pipeline.results.stored_results import CombinationResult
+from pipeline.wording import counted
 
 
 def state(results: Sequence[CombinationResult]) -> list[str]:

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 
-from pipeline.report.figures.accuracy import shown_part
-from pipeline.report.figures.words import cell_name, seed_count
+from pipeline.report.figures.accuracy_axis import shown_part
+from pipeline.report.figures.labels import cell_name, seed_count
 from pipeline.report.markup import bullets, paragraph
-from pipeline.report.recovery import cell_recovery, winner_accuracy
-from pipeline.report.standing import standing
-from pipeline.report.tables import pareto_front
-from pipeline.report.words import FIRM, listed, percent, size, time
-from pipeline.search.results import CellResult, CombinationResult
-from pipeline.words import counted
+from pipeline.report.numbers_text import FIRM, listed, percent, size, time
+from pipeline.results.recovered import cell_recovery, winner_accuracy
+from pipeline.results.standing import standing
+from pipeline.results.stored_results import CellResult, CombinationResult
+from pipeline.results.tables import pareto_front
+from pipeline.wording import counted
 
 MOST = 5
 """Checkpoints that are listed; of more, the smallest, the most accurate, and those between at equal steps."""

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.report.html_table import Column, facts, table
 from pipeline.report.markup import Section
-from pipeline.report.table import Column, facts, table
-from pipeline.search.results import CombinationResult
+from pipeline.results.stored_results import CombinationResult
 
 
 def task_section(results: Sequence[CombinationResult]) -> Section:

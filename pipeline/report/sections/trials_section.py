@@ -3,14 +3,14 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from pipeline.report.figures.words import cell_name, rank_word
+from pipeline.report.figures.labels import cell_name, rank_word
+from pipeline.report.html_table import Column, table
 from pipeline.report.markup import Section, bullets, folded, paragraph
-from pipeline.report.standing import begun
-from pipeline.report.table import Column, table
-from pipeline.report.words import init_said, rank_said
-from pipeline.search.results import CellResult, CombinationResult
-from pipeline.search.summary import STATES
-from pipeline.words import counted
+from pipeline.report.numbers_text import init_said, rank_said
+from pipeline.results.standing import begun
+from pipeline.results.stored_results import CellResult, CombinationResult
+from pipeline.store.summary import STATES
+from pipeline.wording import counted
 
 _Own = tuple[CombinationResult, CellResult]
 

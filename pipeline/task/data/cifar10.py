@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.registry import DATASETS
+from pipeline.config.registry import DATASETS
 from pipeline.task.data.torchvision_source import TorchvisionSource
 
 

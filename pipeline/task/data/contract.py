@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pipeline.config.registry import Method
 from pipeline.errors import IntegrityError
-from pipeline.registry import Method
+from pipeline.hashes import hash_tensors
 from pipeline.task.data.decode import as_rgb, decode
-from pipeline.task.hashes import hash_tensors
 
 
 class Items(Protocol):

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from pipeline.config.registry import DATASETS
 from pipeline.errors import IntegrityError
-from pipeline.registry import DATASETS
 from pipeline.task.data.contract import FileItems, FolderSource, Images
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")

@@ -4,8 +4,8 @@ import functools
 
 import torch
 
+from pipeline.config.registry import DATASETS
 from pipeline.errors import IntegrityError
-from pipeline.registry import DATASETS
 from pipeline.task.data.contract import ArrayItems, DataSource, Images
 
 

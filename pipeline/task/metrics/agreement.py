@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pipeline.config.study_file import fingerprint
 from pipeline.paths import ANSWERS
-from pipeline.study_file import fingerprint
-from pipeline.task.kept import keep, read_kept
 from pipeline.task.parts import READ_BATCH, DatasetPart, Part, TensorPart
+from pipeline.task.tensor_cache import keep, read_kept
 
 FEW = 2048
 """Images up to which an order is answered by itself, so that a look at some of them does not wait for all."""

@@ -9,7 +9,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.registry import Method
+from pipeline.config.registry import Method
 
 Positive = Annotated[float, Field(gt=0)]
 

@@ -10,8 +10,8 @@ from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from pipeline.config.registry import MODELS
 from pipeline.errors import SpecError
-from pipeline.registry import MODELS
 from pipeline.task.models.contract import ModelSource, Positive, Preprocessing
 
 

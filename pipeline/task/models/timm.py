@@ -5,10 +5,10 @@ from typing import Any
 from pydantic import field_validator, model_validator
 from torch import nn
 
+from pipeline.config.registry import MODELS, nearest
 from pipeline.errors import IntegrityError, SpecError
-from pipeline.registry import MODELS, nearest
-from pipeline.task.models.checkpoint import CheckpointSource
 from pipeline.task.models.contract import Preprocessing
+from pipeline.task.models.pretrained import CheckpointSource
 
 
 def _timm() -> Any:

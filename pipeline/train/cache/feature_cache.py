@@ -16,14 +16,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pipeline.config.study_file import fingerprint
 from pipeline.errors import StorageError
+from pipeline.hashes import hash_weights
 from pipeline.paths import FEATURES, write_whole
-from pipeline.study_file import fingerprint
 from pipeline.task.contract import Part
-from pipeline.task.hashes import hash_weights
-from pipeline.train.build import FORMAT, Build
+from pipeline.train.cache.cache_build import FORMAT, Build
+from pipeline.train.cache.cache_folder import CARD, keep, lock, make_room, read_card
 from pipeline.train.rows import Inputs, TensorRows
-from pipeline.train.shelf import CARD, keep, lock, make_room, read_card
 
 LIMIT = 50 * 10**9
 """Bytes that all caches may take, unless a run is told otherwise."""

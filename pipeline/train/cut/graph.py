@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from pipeline.adapt.lanes import LaneLayer, each_lane
 from pipeline.compress.layers import shared_copy
-from pipeline.train.trace import Calls, CannotCutError, alike
+from pipeline.train.cut.trace import Calls, CannotCutError, alike
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.adapt.lanes import LaneLayer, Lanes
 from pipeline.compress.layers import shared_copy
-from pipeline.train.graph import Cut
-from pipeline.train.trace import CannotCutError, alike
+from pipeline.train.cut.graph import Cut
+from pipeline.train.cut.trace import CannotCutError, alike
 
 
 class _Trunk(nn.Module):

@@ -12,10 +12,10 @@ from pipeline.adapt.contract import Adapter
 from pipeline.adapt.lanes import Lanes, attach, each_lane, held_apart
 from pipeline.compress.layers import shared_copy
 from pipeline.errors import SpecError
-from pipeline.train.graph import Cut, cut
-from pipeline.train.head import cut_head
+from pipeline.train.cut.graph import Cut, cut
+from pipeline.train.cut.head_cut import cut_head
+from pipeline.train.cut.trace import CannotCutError
 from pipeline.train.rows import HELD, ComputedRows, Inputs, Rows, TensorRows
-from pipeline.train.trace import CannotCutError
 
 Logits = Callable[..., Tensor]
 """From the tensors of some rows to logits ``[T * n, classes]``."""

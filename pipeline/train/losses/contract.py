@@ -8,7 +8,7 @@ from abc import abstractmethod
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.registry import Method
+from pipeline.config.registry import Method
 
 FEW_CLASSES = 64
 """Up to so many, a softmax runs along the images, eight times as quick: 38 against 307 us for 2,048 rows of 10."""

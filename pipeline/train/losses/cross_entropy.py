@@ -3,7 +3,7 @@
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.registry import LOSSES
+from pipeline.config.registry import LOSSES
 from pipeline.train.losses.contract import Loss, cross_entropy
 
 

@@ -1,3 +1,5 @@
+"""Fixtures: stored studies as a finished run leaves them."""
+
 from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
@@ -7,8 +9,8 @@ import pytest
 from optuna.storages import RDBStorage
 from stored_studies import Stored, finish_study
 
-from pipeline.search.results import CombinationResult, read_results
-from pipeline.search.storage import open_storage
+from pipeline.results.stored_results import CombinationResult, read_results
+from pipeline.store.database import open_storage
 
 
 @contextmanager
@@ -17,18 +19,6 @@ def _opened(folder: Path) -> Iterator[RDBStorage]:
     yield storage
     storage.remove_session()
     storage.engine.dispose()
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything below storage/ lies in a folder of the test's own."""
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def storage(tmp_path: Path) -> Iterator[RDBStorage]:
-    with _opened(tmp_path) as storage:
-        yield storage
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""The compressions; one file a method."""

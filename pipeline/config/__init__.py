@@ -1,0 +1,1 @@
+"""Study files: their typed form, the registries that fill it, and how it is read and validated."""

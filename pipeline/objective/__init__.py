@@ -1,0 +1,1 @@
+"""One combination, before and during a trial."""

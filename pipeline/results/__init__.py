@@ -1,0 +1,1 @@
+"""All reading of the stored studies; needs no torch."""

@@ -1,0 +1,1 @@
+"""A whole study: searched, tested, planned, cleaned up after."""

@@ -1,0 +1,1 @@
+"""All writing to the stored studies."""

@@ -1,0 +1,1 @@
+"""The outputs of frozen layers, kept on disk."""
