@@ -1,4 +1,4 @@
-"""The card of a checkpoint: everything that is known of it, as JSON."""
+"""The card of a checkpoint: everything known of the exported trial, as a JSON-able table."""
 
 from typing import Any
 
@@ -13,7 +13,15 @@ from pipeline.task import wilson
 
 
 def make_card(objective: Objective, trial: FrozenTrial, got: Recovered, val: Score, test: Score) -> dict[str, Any]:
-    """What any trained trial of an objective can say of itself."""
+    """Build the card of a trained trial.
+
+    Args:
+        objective: The objective of the trial's combination.
+        trial: The stored trial.
+        got: Its recovered adapter.
+        val: Its score on the validation part.
+        test: Its score on the test part.
+    """
     values = values_of(trial)
     combination, search = objective.combination, objective.search
     return {
@@ -33,12 +41,7 @@ def make_card(objective: Objective, trial: FrozenTrial, got: Recovered, val: Sco
             "retrained": got.retrained,
             "seed": trial.user_attrs["seed"],
         },
-        "accuracy": {
-            "recovered": {
-                "val": stated(val),
-                "test": stated(test),
-            }
-        },
+        "accuracy": {"recovered": {"val": _stated(val), "test": _stated(test)}},
         "size": _sizes(objective, values.cell),
         "hashes": dict(objective.task.hashes),
         "versions": versions(),
@@ -46,11 +49,19 @@ def make_card(objective: Objective, trial: FrozenTrial, got: Recovered, val: Sco
 
 
 def add_study(card: dict[str, Any], study: str, result: CombinationResult, cell: CellResult, chosen_by: str) -> None:
-    """Add what only its study knows: who chose the trial, what it is held against, and the spread over seeds."""
+    """Add to a card what only its study knows.
+
+    Args:
+        card: The card of ``make_card``, changed in place.
+        study: Name of the study.
+        result: The results of the trial's combination, with the references that it is compared to.
+        cell: The results of the trial's cell, with the winner's scores under other seeds.
+        chosen_by: How the trial was chosen, in words.
+    """
     card |= {"study": study, "chosen_by": chosen_by}
     references = {"baseline": result.baseline, "compressed": result.compressed}
     card["accuracy"] |= {
-        name: {part: stated(score) for part, score in scores.items()} for name, scores in references.items()
+        name: {part: _stated(score) for part, score in scores.items()} for name, scores in references.items()
     }
     spread = cell.test_spread()
     if spread and cell.best is not None and cell.best.number == card["trial"]:
@@ -61,8 +72,8 @@ def add_study(card: dict[str, Any], study: str, result: CombinationResult, cell:
         }
 
 
-def stated(score: Score) -> dict[str, Any]:
-    """An accuracy, with its 95 % Wilson interval."""
+def _stated(score: Score) -> dict[str, Any]:
+    """An accuracy with its counts and its 95 % Wilson interval."""
     return {
         "correct": score.correct,
         "images": score.images,

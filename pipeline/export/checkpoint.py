@@ -1,4 +1,4 @@
-"""The exported folder: ``model.safetensors`` and ``card.json``."""
+"""The exported folder: ``model.safetensors`` holds the packed tensors, ``card.json`` everything known of them."""
 
 import hashlib
 import json
@@ -14,27 +14,32 @@ from torch import Tensor, nn
 
 from pipeline.compress.attention import arranged
 from pipeline.config.registry import ADAPTERS, COMPRESSIONS
+from pipeline.config.study_file import fingerprint
 from pipeline.errors import IntegrityError, StorageError, UsageError
-from pipeline.export.pack import unpack_model
-from pipeline.task import rebuild
+from pipeline.export.pack import PackedMethod, unpack_model
+from pipeline.task.prepare import rebuild
 
-FORMAT = 1
-"""Version of the folder's layout."""
+FORMAT = 2
+"""Version of the folder's layout. Format 1, of version 0.1.0, has no ``card_sha256``."""
 WEIGHTS, CARD = "model.safetensors", "card.json"
+REQUIRED = (
+    "sha256", "task.classes", "method.compression", "method.layers", "method.adapter", "method.values",
+)  # fmt: skip
+"""Keys of a card that loading needs; a dot leads into an inner table."""
 
 
 def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], card: dict[str, Any], *, force: bool) -> Path:
-    """Write a checkpoint's folder as a whole, or not at all.
+    """Write the folder of a checkpoint as a whole, or not at all.
 
     Args:
-        folder: Where it will lie.
-        tensors: What ``pack_model`` gave.
-        card: Everything known of it; file sizes and sha256 are added here.
-        force: Whether to take the place of a folder that is there.
+        folder: The folder to write.
+        tensors: What ``pack_model`` returned.
+        card: Everything known of the checkpoint; the file's sizes in bytes and both sha256 are added to it.
+        force: Whether to replace an existing folder.
 
     Raises:
-        UsageError: The folder is there and ``force`` was not given.
-        StorageError: It cannot be written.
+        UsageError: The folder exists and ``force`` is False.
+        StorageError: The folder cannot be written.
     """
     refuse_existing(folder, force=force)
     try:
@@ -47,6 +52,7 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], card: dict[str
             header = 8 + int.from_bytes(data[:8], "little")
             card["size"] |= {"file_bytes": len(data), "header_bytes": header, "tensor_bytes": len(data) - header}
             card = {"format": FORMAT, **card, "sha256": hashlib.sha256(data).hexdigest()}
+            card["card_sha256"] = _card_hash(card)
             (new / CARD).write_text(json.dumps(card, indent=2) + "\n")
             _swap_in(new, folder, Path(temporary) / "old")
     except OSError as error:
@@ -55,17 +61,17 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], card: dict[str
 
 
 def refuse_existing(folder: Path, *, force: bool) -> None:
-    """Refuse to take the place of a checkpoint, before any work is done for it.
+    """Refuse to replace an existing checkpoint before any work is done.
 
     Raises:
-        UsageError: The folder is there and ``force`` was not given.
+        UsageError: The folder exists and ``force`` is False.
     """
     if folder.exists() and not force:
-        raise UsageError(f"{folder} is there already; give --force to replace it")
+        raise UsageError(f"{folder} exists already; give --force to replace it")
 
 
 def _swap_in(new: Path, folder: Path, old: Path) -> None:
-    """Let ``new`` take the place of ``folder``, which goes to ``old``, or comes back where that fails."""
+    """Rename ``new`` to ``folder``. An existing ``folder`` moves to ``old``, and comes back if the rename fails."""
     if not folder.exists():
         new.rename(folder)
         return
@@ -77,35 +83,63 @@ def _swap_in(new: Path, folder: Path, old: Path) -> None:
         raise
 
 
+def _card_hash(card: Mapping[str, Any]) -> str:
+    """sha256 of a card's content, whatever its layout as text."""
+    return fingerprint({key: value for key, value in card.items() if key != "card_sha256"})
+
+
 def read_card(folder: Path) -> dict[str, Any]:
-    """The card of a checkpoint's folder.
+    """Read and verify the card of a checkpoint's folder.
 
     Raises:
-        IntegrityError: It is not there, not a card, or of a version that is not known here.
+        IntegrityError: The card does not exist, is no JSON table, has an unknown format, has changed since it was
+            written, or lacks a key that loading needs.
     """
+    path = folder / CARD
     try:
-        card: dict[str, Any] = json.loads((folder / CARD).read_text())
+        card: dict[str, Any] = json.loads(path.read_text())
         if not isinstance(card, dict):
-            raise ValueError(f"{CARD} is not a table")
+            raise ValueError(f"{CARD} holds no table")
     except (OSError, ValueError) as error:
         raise IntegrityError(f"{folder} is not an exported checkpoint: {error}; `restora export` writes one") from None
-    if card.get("format") != FORMAT:
+    written = card.get("versions")
+    version = written.get("restora") if isinstance(written, dict) else None
+    if card.get("format") not in (1, FORMAT):
         raise IntegrityError(
-            f"{folder / CARD} is of format {card.get('format')}, written by {card.get('versions', {}).get('restora')}; "
-            f"this version reads format {FORMAT}"
+            f"{path} has format {card.get('format')}, written by version {version}; this version reads formats 1 to "
+            f"{FORMAT}: load it with the version that wrote it, or export it again"
         )
+    expected, found = card.get("card_sha256"), _card_hash(card)
+    if card["format"] > 1 and found != expected:
+        raise IntegrityError(
+            f"{path} has changed since it was written: its content has sha256 {found}, expected {expected}; export it "
+            f"again"
+        )
+    missing = [key for key in REQUIRED if not _has(card, key)]
+    if missing:
+        raise IntegrityError(f"{path}, written by version {version}, lacks {', '.join(missing)}; export it again")
     return card
 
 
+def _has(card: Mapping[str, Any], key: str) -> bool:
+    """Whether a card has a key; a dot leads into an inner table."""
+    table: Any = card
+    for name in key.split("."):
+        if not isinstance(table, dict) or name not in table:
+            return False
+        table = table[name]
+    return True
+
+
 def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
-    """The recovered model of an exported checkpoint, in eval mode, on the CPU.
+    """Load the recovered model of an exported checkpoint, in eval mode, on the CPU.
 
     Args:
         path: The exported folder, ``storage/exports/<study>/<combination>/rank-<r>``.
-        model: The bare architecture, where the checkpoint is of a module of your own; its tensors are replaced.
+        model: The bare architecture, needed where the checkpoint is of a module of your own. Its tensors are replaced.
 
     Raises:
-        IntegrityError: The files are damaged, or do not fit the architecture.
+        IntegrityError: A file is damaged or changed, or the tensors do not fit the architecture.
     """
     folder = Path(path)
     card = read_card(folder)
@@ -114,24 +148,26 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         found = hashlib.sha256(data).hexdigest()
         if found != card["sha256"]:
             raise IntegrityError(
-                f"{folder / WEIGHTS} has sha256 {found}, its card says {card['sha256']}: it is damaged, or of another "
-                f"checkpoint; export it again"
+                f"{folder / WEIGHTS} has sha256 {found}, its card expects {card['sha256']}: it is damaged, or of "
+                f"another checkpoint; export it again"
             )
         tensors = load_tensors(data)
     except (OSError, SafetensorError) as error:
         raise IntegrityError(f"cannot read {folder / WEIGHTS}: {error}; export it again") from None
     method = card["method"]
-    return unpack_model(
-        _arranged(model if model is not None else rebuild(card["task"]), method),
-        tensors,
-        COMPRESSIONS.parse(method["compression"]),
-        method["layers"],
-        ADAPTERS.parse(method["adapter"]),
-        method["values"].get("alpha", 1.0),  # only low-rank adapters have one
-        method.get("ranks"),
-    )
-
-
-def _arranged(model: nn.Module, method: Mapping[str, Any]) -> nn.Module:
-    """The bare architecture as it was compressed; in cards that do not say how, attention was left as it is."""
-    return arranged(model, method["qkv"]) if "qkv" in method else model
+    try:
+        packed = PackedMethod(
+            compression=COMPRESSIONS.parse(method["compression"]),
+            layers=method["layers"],
+            adapter=ADAPTERS.parse(method["adapter"]),
+            alpha=method["values"].get("alpha", 1.0),  # only low-rank adapters have an alpha
+            ranks=method.get("ranks"),
+        )
+    except ValueError as error:
+        raise IntegrityError(
+            f"{folder / CARD} names a compression or an adapter that cannot be built here: {error}; install the "
+            f"package that registers it, or export it again"
+        ) from None
+    bare = model if model is not None else rebuild(card["task"])
+    # Cards without "qkv" were written before attention could be split: it stays as it is.
+    return unpack_model(arranged(bare, method["qkv"]) if "qkv" in method else bare, tensors, packed)

@@ -1,11 +1,12 @@
-"""A recovered model as named tensors, packed, and back.
+"""Packing a recovered model into named tensors, and unpacking it.
 
-A file holds, for a compressed layer ``fc1``, ``fc1.weight.<kind>`` for each packed tensor, what the adapter trained
-under its own names (``fc1.lora_A``), and every untouched tensor of the model's ``state_dict`` as it is.
+For a compressed layer ``fc1`` the tensors are ``fc1.weight.<kind>``, one per packed tensor of its weight, and what the
+adapter trained, under the adapter's names (``fc1.lora_A``). All other tensors of the model's ``state_dict`` are stored
+unchanged.
 """
 
-import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +20,14 @@ from pipeline.errors import IntegrityError
 
 
 def pack_model(compressed: CompressedModel, adapter: Adapter, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All tensors of a recovered model.
+    """Pack a recovered model into named tensors.
 
     Args:
         compressed: The compressed model that was adapted.
         adapter: What was trained.
-        parameters: Its tensors.
+        parameters: The adapter's trained tensors, by name.
     """
-    weights, left = adapter.absorb(compressed.weights, parameters)
+    weights, rest = adapter.absorb(compressed.weights, parameters)
     packed = {
         f"{name}.weight.{kind}": tensor
         for name, weight in weights.items()
@@ -34,78 +35,91 @@ def pack_model(compressed: CompressedModel, adapter: Adapter, parameters: Mappin
     }
     dense = {f"{name}.weight" for name in weights}
     untouched = {key: tensor for key, tensor in compressed.model.state_dict().items() if key not in dense}
-    tensors = {**packed, **untouched, **adapter.to_tensors(left)}
+    tensors = {**packed, **untouched, **adapter.to_tensors(rest)}
     return {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
 
 
-def unpack_model(
-    model: nn.Module,
-    tensors: Mapping[str, Tensor],
-    compression: Compression,
-    targets: list[str],
-    adapter: Adapter,
-    alpha: float,
-    ranks: Mapping[str, int] | None = None,
-) -> nn.Module:
-    """Fill a bare architecture with packed tensors.
+@dataclass(frozen=True)
+class PackedMethod:
+    """How the model of a checkpoint was compressed and adapted.
+
+    Args:
+        compression: The compression of ``layers``.
+        layers: Names of the compressed layers.
+        adapter: What was trained.
+        alpha: The adapter's alpha.
+        ranks: The rank of each layer that has an adapter. ``None`` if all have one, of whatever rank (old cards).
+    """
+
+    compression: Compression
+    layers: Sequence[str]
+    adapter: Adapter
+    alpha: float
+    ranks: Mapping[str, int] | None = None
+
+
+def unpack_model(model: nn.Module, tensors: Mapping[str, Tensor], method: PackedMethod) -> nn.Module:
+    """Fill a bare architecture with packed tensors; the inverse of ``pack_model``.
 
     Args:
         model: The architecture; its tensors are replaced.
-        tensors: What ``pack_model`` gave.
-        compression: What compressed the targets.
-        targets: The compressed layers.
-        adapter: What was trained.
-        alpha: Its alpha.
-        ranks: The rank of each target that has an adapter; where not given all have one, of whatever rank.
+        tensors: What ``pack_model`` returned.
+        method: How the model was compressed and adapted.
+
+    Returns:
+        The model in eval mode, frozen.
 
     Raises:
-        IntegrityError: The tensors are not those of this architecture; the first that differ are named.
+        IntegrityError: The tensors do not fit this architecture; the first that differ are named.
     """
-    compression.reshape(model, tensors)
-    dense = {f"{name}.weight" for name in targets}
-    layers = dict(model.named_modules())
-    held = tuple(f"{name}." for name in targets if name in layers)
+    adapter, ranks = method.adapter, method.ranks
+    method.compression.reshape(model, tensors)
+    dense = {f"{name}.weight" for name in method.layers}
+    modules = dict(model.named_modules())
+    prefixes = tuple(f"{name}." for name in method.layers if name in modules)
     packed = {key for key in tensors if key.rpartition(".")[0] in dense}
-    own = {key: tensor for key, tensor in model.state_dict().items() if key not in dense}
-    beside = {key: tensor for key, tensor in tensors.items() if key not in packed and key not in own}
-    missing = [key for key in own if key not in tensors or tensors[key].shape != own[key].shape]
-    strange = sorted(key for key in tensors if key not in own and not key.startswith(held))
-    if missing or strange:
-        raise _another(missing, strange)
-    model.load_state_dict({key: tensors[key] for key in own}, strict=False)
-    parts: dict[str, dict[str, Tensor]] = {name: {} for name in targets}
+    state = {key: tensor for key, tensor in model.state_dict().items() if key not in dense}
+    trained = {key: tensor for key, tensor in tensors.items() if key not in packed and key not in state}
+    missing = [key for key in state if key not in tensors or tensors[key].shape != state[key].shape]
+    unexpected = sorted(key for key in tensors if key not in state and not key.startswith(prefixes))
+    if missing or unexpected:
+        raise _misfit(missing, unexpected)
+    model.load_state_dict({key: tensors[key] for key in state}, strict=False)
+    parts: dict[str, dict[str, Tensor]] = {name: {} for name in method.layers}
     for key in packed:
         weight, _, kind = key.rpartition(".")
         parts[weight.removesuffix(".weight")][kind] = tensors[key]
-    weights = {name: _load_weight(model, name, compression, part) for name, part in parts.items()}
+    weights = {name: _load_weight(model, name, method.compression, part) for name, part in parts.items()}
+    # What the adapter trained whole, or absorbed into a weight, is in the model already.
     compressed = CompressedModel(model, weights, model)
-    # What the adapter trained whole, or made part of a weight, is there already.
-    blanks = blank(adapter, compressed, dict.fromkeys(targets, 1) if ranks is None else ranks)
+    blanks = blank(adapter, compressed, dict.fromkeys(method.layers, 1) if ranks is None else ranks)
     wanted = adapter.to_tensors(adapter.absorb(weights, blanks)[1])
-    absent = {key for key in wanted if key not in own and key not in beside and (beside or ranks)}
-    misshapen = {key for key in beside.keys() & wanted.keys() if ranks and _form(beside[key]) != _form(wanted[key])}
-    if absent or misshapen or not beside.keys() <= wanted.keys():
-        raise _another(sorted(absent | misshapen), sorted(beside.keys() - wanted.keys()))
-    if beside:
-        lane = {key: tensor[None] for key, tensor in adapter.from_tensors(beside).items()}
-        attach(model, adapter, Lanes([(lane, [alpha])]))
+    absent = {key for key in wanted if key not in state and key not in trained and (trained or ranks)}
+    misshapen = {key for key in trained.keys() & wanted.keys() if ranks and _form(trained[key]) != _form(wanted[key])}
+    if absent or misshapen or not trained.keys() <= wanted.keys():
+        raise _misfit(sorted(absent | misshapen), sorted(trained.keys() - wanted.keys()))
+    if trained:
+        lane = {key: tensor[None] for key, tensor in adapter.from_tensors(trained).items()}
+        attach(model, adapter, Lanes([(lane, [method.alpha])]))
     return model.eval().requires_grad_(False)
 
 
 def _load_weight(
     model: nn.Module, name: str, compression: Compression, tensors: Mapping[str, Tensor]
 ) -> CompressedWeight:
-    """Give a layer its compressed weight back, in place."""
+    """Unpack the compressed weight of one layer, and put it into the model in place."""
     try:
         layer = model.get_submodule(name)
         weight = compression.load_weight(tensors, matrix_shape(layer), group_count(layer))
-        dense, again = weight.dense(), weight.to_tensors()
-        forms = ({kind: _form(tensor) for kind, tensor in each.items()} for each in (tensors, again))
-        fits = dense.shape == matrix_shape(layer) and dense.is_floating_point() and operator.eq(*forms)
+        dense = weight.dense()
+        given, repacked = (
+            {kind: _form(tensor) for kind, tensor in parts.items()} for parts in (tensors, weight.to_tensors())
+        )
+        fits = dense.shape == matrix_shape(layer) and dense.is_floating_point() and given == repacked
     except (AttributeError, KeyError, ValueError, IndexError, RuntimeError, TypeError):
         fits = False
     if not fits:
-        raise _another([f"{name}.weight"], [])
+        raise _misfit([f"{name}.weight"], [])
     replace_weight(model, name, dense)
     return weight
 
@@ -114,8 +128,8 @@ def _form(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
     return tensor.shape, tensor.dtype
 
 
-def _another(missing: list[str], strange: list[str]) -> IntegrityError:
+def _misfit(missing: list[str], unexpected: list[str]) -> IntegrityError:
     return IntegrityError(
         f"the checkpoint is of another architecture: first missing or misshapen {missing[:3] or 'none'}, first "
-        f"unexpected {strange[:3] or 'none'}"
+        f"unexpected {unexpected[:3] or 'none'}; give the architecture that was exported"
     )

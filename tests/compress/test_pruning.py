@@ -15,7 +15,7 @@ from pipeline.compress.methods.prune_magnitude import PruneMagnitude
 from pipeline.compress.sizes import model_macs, model_size
 from pipeline.compress.targets import find_targets
 from pipeline.errors import IntegrityError, SpecError
-from pipeline.export.pack import pack_model, unpack_model
+from pipeline.export.pack import PackedMethod, pack_model, unpack_model
 from pipeline.task.parts import TensorPart
 
 HALF = [PruneMagnitude(), PruneGradient()]
@@ -71,7 +71,7 @@ def test_a_pruned_model_is_smaller_is_its_own_reference_and_comes_back_from_a_fi
     assert size.bytes < 0.75 * size.dense_bytes
     tensors = pack_model(compressed, NoAdapter(), {})
     assert sum(tensor.nbytes for tensor in tensors.values()) == size.bytes
-    loaded = unpack_model(build(), tensors, compression, targets, NoAdapter(), 1.0)
+    loaded = unpack_model(build(), tensors, PackedMethod(compression, targets, NoAdapter(), 1.0))
     assert shapes(loaded) == shapes(compressed.model)
     x = torch.randn(3, 3, side, side)
     with torch.no_grad():
@@ -89,7 +89,7 @@ def test_a_file_of_other_shapes_is_refused(compression):
         "1.bias": torch.zeros(6, 1),
     }.items():
         with pytest.raises(IntegrityError, match="another architecture"):
-            unpack_model(mlp(), {**tensors, name: broken}, compression, ["1", "3"], NoAdapter(), 1.0)
+            unpack_model(mlp(), {**tensors, name: broken}, PackedMethod(compression, ["1", "3"], NoAdapter(), 1.0))
 
 
 @EACH

@@ -24,7 +24,7 @@ from pipeline.compress.sizes import model_size
 from pipeline.compress.targets import find_targets
 from pipeline.config.registry import ADAPTERS, COMPRESSIONS, INITS, Method
 from pipeline.errors import SpecError
-from pipeline.export.pack import pack_model, unpack_model
+from pipeline.export.pack import PackedMethod, pack_model, unpack_model
 from pipeline.train.cohort import Lane, train_epoch
 from pipeline.train.cut.program import make_program
 from pipeline.train.recipe import Recipe
@@ -182,7 +182,9 @@ def test_an_epoch_trains_what_the_adapter_names_and_nothing_else_and_a_file_give
     assert sum(tensor.nbytes for tensor in tensors.values()) == size.bytes
 
     save_file(tensors, tmp_path / "model.safetensors")
-    loaded = unpack_model(build(), load_file(tmp_path / "model.safetensors"), compression, targets, adapter, 4.0)
+    loaded = unpack_model(
+        build(), load_file(tmp_path / "model.safetensors"), PackedMethod(compression, targets, adapter, 4.0)
+    )
     adapted = shared_copy(compressed.model)
     best = {name: tensor[None] for name, tensor in lanes[0].best_parameters.items()}
     attach(adapted, adapter, Lanes([(best, [4.0])]))

@@ -21,7 +21,7 @@ from pipeline.compress.targets import find_targets
 from pipeline.compress.weight import join
 from pipeline.config.registry import COMPRESSIONS
 from pipeline.errors import IntegrityError
-from pipeline.export.pack import pack_model, unpack_model
+from pipeline.export.pack import PackedMethod, pack_model, unpack_model
 from pipeline.task.parts import TensorPart
 
 ALL = list(variants(COMPRESSIONS))
@@ -170,7 +170,9 @@ def test_a_whole_model_comes_back_from_a_file_of_the_size_that_was_predicted(com
     tensors = pack_model(compressed, Lora(), {})
     assert sum(tensor.nbytes for tensor in tensors.values()) == model_size(model, compressed, {}).bytes
     save_file(tensors, tmp_path / "model.safetensors")
-    bare = unpack_model(build(), load_file(tmp_path / "model.safetensors"), compression, targets, Lora(), 1.0)
+    bare = unpack_model(
+        build(), load_file(tmp_path / "model.safetensors"), PackedMethod(compression, targets, Lora(), 1.0)
+    )
     x = torch.randn(2, 3, 32, 32)
     state = compressed.model.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in bare.state_dict().items())

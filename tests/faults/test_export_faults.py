@@ -176,7 +176,7 @@ def test_fault_10_tensors_that_are_missing_or_of_another_form_are_refused_by_nam
     def refused(tensors, layer):
         data = save_tensors(tensors)
         (folder / "model.safetensors").write_bytes(data)
-        (folder / "card.json").write_text(json.dumps({**card, "sha256": hashlib.sha256(data).hexdigest()}))
+        write_card(folder, {**card, "sha256": hashlib.sha256(data).hexdigest()})
         with pytest.raises(IntegrityError, match=rf"another architecture: .*{layer}"):
             load(folder, model=Mlp())
 
@@ -188,10 +188,54 @@ def test_fault_10_tensors_that_are_missing_or_of_another_form_are_refused_by_nam
             refused({**rest, name: tensor.view(torch.int32)}, name.partition(".")[0])
 
 
+def write_card(folder: Path, card: dict) -> None:
+    """Write a card in the format of version 0.1.0, which has no hash of its content."""
+    old = {key: value for key, value in card.items() if key != "card_sha256"}
+    (folder / "card.json").write_text(json.dumps({**old, "format": 1}))
+
+
+def test_fault_09_no_flipped_bit_of_a_card_changes_what_is_loaded(folder):
+    path, images = folder / "card.json", torch.randn(5, 16)
+    data = path.read_bytes()
+    expected = load(folder, model=Mlp())(images)
+    for index in range(0, len(data), 7):
+        path.write_bytes(data[:index] + bytes([data[index] ^ 1]) + data[index + 1 :])
+        try:
+            outputs = load(folder, model=Mlp())(images)
+        except IntegrityError:
+            continue
+        assert torch.equal(outputs, expected), index
+
+
+def test_fault_09_a_changed_card_is_refused_with_both_hashes(folder):
+    card = json.loads((folder / "card.json").read_text())
+    card["method"]["values"]["alpha"] *= 2
+    (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(IntegrityError, match=rf"card\.json has changed .* expected {card['card_sha256']}"):
+        load(folder, model=Mlp())
+
+
+@pytest.mark.parametrize("key", ["sha256", "task", "method.adapter", "method.layers", "method.values"])
+def test_fault_09_a_key_that_a_card_lacks_is_named(folder, key):
+    card = json.loads((folder / "card.json").read_text())
+    outer, _, inner = key.rpartition(".")
+    del (card[outer] if outer else card)[inner]
+    write_card(folder, card)
+    with pytest.raises(IntegrityError, match=rf"card\.json, written by version .*, lacks {key}"):
+        load(folder, model=Mlp())
+
+
+def test_fault_09_a_method_that_is_not_registered_here_is_named(folder):
+    card = json.loads((folder / "card.json").read_text())
+    write_card(folder, {**card, "method": {**card["method"], "compression": {"method": "int0"}}})
+    with pytest.raises(IntegrityError, match=r"card\.json names .*unknown compression 'int0'"):
+        load(folder, model=Mlp())
+
+
 def test_fault_28_a_card_of_another_format_says_which_version_wrote_it(folder):
     card = json.loads((folder / "card.json").read_text())
     (folder / "card.json").write_text(json.dumps({**card, "format": 99, "versions": {"restora": "7.7"}}))
-    with pytest.raises(IntegrityError, match=r"format 99, written by 7\.7"):
+    with pytest.raises(IntegrityError, match=r"format 99, written by version 7\.7"):
         load(folder, model=Mlp())
 
 

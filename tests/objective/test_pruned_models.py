@@ -11,7 +11,7 @@ from pipeline.adapt.lanes import Lanes
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.methods.prune_magnitude import PruneMagnitude
 from pipeline.compress.targets import find_targets
-from pipeline.export.pack import pack_model, unpack_model
+from pipeline.export.pack import PackedMethod, pack_model, unpack_model
 from pipeline.run.winners import score_model
 from pipeline.space import Values
 from pipeline.task import Task
@@ -53,9 +53,8 @@ def test_lora_trains_on_a_pruned_resnet_and_comes_back_from_a_file():
     rows = program.rows(image_rows(part))
     train_epoch([lane], program, rows, rows, Recipe(epochs=1))
     assert all(tensor.any() for name, tensor in lane.parameters.items() if name.endswith("lora_B"))
-    loaded = unpack_model(
-        build(), pack_model(compressed, adapter, lane.parameters), compression, targets, adapter, lane.alpha
-    )
+    method = PackedMethod(compression, targets, adapter, lane.alpha)
+    loaded = unpack_model(build(), pack_model(compressed, adapter, lane.parameters), method)
     with torch.no_grad():
         expected = program.bind(
             Lanes([({name: tensor[None] for name, tensor in lane.parameters.items()}, [lane.alpha])])
