@@ -28,7 +28,7 @@ def test_the_new_method_that_it_shows_is_one_whole_file(tmp_path):
     path = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
     ran = subprocess.run([sys.executable, "-c", ADDED], capture_output=True, text=True, check=False, env=path)
     assert ran.stderr == ""
-    assert ran.stdout.startswith("Sixteen bits a weight")
+    assert ran.stdout.startswith("16 bits per weight")
 
 
 def test_it_has_a_row_for_every_verb():

@@ -1,7 +1,7 @@
-"""What an adapter and its start are.
+"""The contracts of an adapter, which is trained on top of a compressed model, and of an init, which gives its start.
 
-Legend: ``r`` rank, ``A [r, in]`` and ``B [out, r]`` the factors, ``s`` the scale,
-``Q`` the dense form of the compressed weight; the adapted weight is ``Q + s B A``.
+Legend: ``r`` rank, ``A [r, in]`` and ``B [out, r]`` the factors, ``s`` the scale, ``Q`` the dense form of the
+compressed weight; the adapted weight is ``Q + s B A``. A *lane* is one trial of several that train together.
 """
 
 import math
@@ -13,8 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.adapt.lanes import LaneLayer, OwnLayer
+from pipeline.adapt.lanes import LaneLayer, SeparateLayer
 from pipeline.compress.contract import CompressedModel, LayerStats
+from pipeline.compress.sizes import StoredModel
 from pipeline.compress.weight import CompressedWeight, DenseWeight
 from pipeline.config.registry import Method
 from pipeline.config.spec import Range
@@ -22,13 +23,13 @@ from pipeline.config.spec import Range
 
 @dataclass(frozen=True)
 class Start:
-    """Where the factors of one layer start.
+    """Start values of one layer's factors.
 
     Args:
         A: ``[r, in]``.
         B: ``[out, r]``.
-        residual: Whether ``B A`` is a product that ``s B A`` must equal at any ``s``.
-        base: The base that an init moved, compressed like any other; none where it stays the combination's.
+        residual: Whether ``s B A`` must equal the product ``B A`` of these factors at any scale ``s``.
+        base: The compressed weight that the factors belong to if the init moved the base; ``None`` otherwise.
     """
 
     A: Tensor
@@ -37,24 +38,24 @@ class Start:
     base: CompressedWeight | None = None
 
     def at_scale(self, s: float) -> tuple[Tensor, Tensor]:
-        """``A`` and ``B`` for the scale ``s``: those of a residual start are divided by ``sqrt(s)`` each."""
+        """``A`` and ``B`` for the scale ``s``; the factors of a residual start are divided by ``sqrt(s)`` each."""
         root = math.sqrt(s) if self.residual else 1.0
         return self.A / root, self.B / root
 
     def prefix(self, rank: int) -> "Start":
-        """The start of a lower rank, for inits whose ranks are prefixes of one decomposition."""
+        """The start at a lower rank, for nested inits."""
         return Start(self.A[:rank], self.B[:, :rank], self.residual, self.base)
 
 
 @dataclass(frozen=True)
 class AdaptedLayer:
-    """What an init is told of a layer.
+    """What an init knows about a layer.
 
     Args:
-        weight: What the layer would compute with were it not compressed, ``[out, in]``.
-        compressed: What it computes with.
-        compress: How the one came from the other, for any matrix ``[out, in]``.
-        stats: Statistics of its inputs, one for each group; there only for inits that need them.
+        weight: The uncompressed weight, ``[out, in]``.
+        compressed: The compressed weight.
+        compress: Compresses any matrix ``[out, in]`` as the weight was compressed.
+        stats: Statistics of the layer's inputs, one per group; empty unless the init needs them.
     """
 
     weight: Tensor
@@ -64,17 +65,32 @@ class AdaptedLayer:
 
     @property
     def residual(self) -> Tensor:
-        """``W - Q``, float64."""
+        """``W - Q``, float64 ``[out, in]``."""
         return self.weight.double() - self.compressed.dense().double()
+
+    @property
+    def shared_stats(self) -> LayerStats:
+        """The mean statistics of all groups: they share ``A``, and it has to fit the inputs of every group."""
+        if len(self.stats) == 1:
+            return self.stats[0]
+        return LayerStats(torch.stack([group.second_moment for group in self.stats]).mean(0))
+
+    def start(self, A: Tensor, B: Tensor, *, residual: bool = True, base: CompressedWeight | None = None) -> Start:
+        """A start with the factors rounded to the dtype of the weight."""
+        return Start(A.to(self.weight.dtype), B.to(self.weight.dtype), residual, base)
+
+    def compress_rest(self, A: Tensor, B: Tensor) -> CompressedWeight:
+        """``compress(W - B A)``, the base of an init that moves it."""
+        return self.compress((self.weight.double() - B @ A).to(self.weight.dtype))
 
 
 class Init(Method):
-    """A function from a layer to the start of its adapter."""
+    """A function from a layer to the start values of its factors."""
 
     nested: ClassVar[bool] = False
-    """Whether the start draws nothing and every rank is a prefix of the highest: then it is computed once."""
+    """Whether nothing is drawn and the start at every rank is a prefix of that at the highest, computed only once."""
     moves_base: ClassVar[bool] = False
-    """Whether ``Start.base`` is given: base and frozen product are then of each (rank, init), and so are all starts."""
+    """Whether ``Start.base`` is given. Each (rank, init) then has its own base, starts and frozen products."""
 
     @property
     def needs_statistics(self) -> bool:
@@ -87,19 +103,19 @@ class Init(Method):
 
         Args:
             layer: The layer.
-            rank: ``r <= min(out, in)``.
-            generator: Of all that is drawn.
+            rank: ``1 <= r <= min(out, in)``.
+            generator: The source of all random values.
         """
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What a trial was drawn beside its optimizer: the values that an adapter starts with.
+    """The values of a trial that decide where its adapter starts.
 
     Args:
-        alpha: Of low-rank adapters.
-        extra: Of each name in ``Adapter.space``.
-        seed: Of all that the adapter draws itself.
+        alpha: Alpha of low-rank adapters.
+        extra: A value for each name in ``Adapter.space``.
+        seed: The seed of all values that the adapter draws itself.
     """
 
     alpha: float = 1.0
@@ -108,63 +124,79 @@ class Draw:
 
 
 class Adapter(Method):
-    """What is trained on top of a compressed model, and how it enters the model's layers.
+    """What is trained on top of a compressed model, and how the model's layers compute with it.
 
-    Each tensor that it names is either a parameter of the model, ``fc1.bias``, in whose place it stands, or its own,
-    ``fc1.lora_A``.
+    Each tensor that an adapter trains has a name: that of the model's parameter that it replaces, such as ``fc1.bias``,
+    or a new one in the layer that uses it, such as ``fc1.lora_A``.
     """
 
     low_rank: ClassVar[bool] = False
-    """Whether it has a rank, an init and an alpha; one that has not is searched in a single cell."""
+    """Whether it has a rank, an init and an alpha; an adapter without them is searched in a single cell."""
     trains: ClassVar[bool] = True
-    """Whether anything is trained at all; what is not has one trial."""
+    """Whether it trains anything; an adapter that does not has one trial."""
 
     @property
     def space(self) -> Mapping[str, Range]:
-        """What is searched for it beside rank, init, alpha and the optimizer's values, by name."""
+        """Ranges of the adapter's own values to search, by name, beside rank, init, alpha and the optimizer's."""
         return {}
 
     @abstractmethod
     def begin(self, compressed: CompressedModel, starts: Mapping[str, Start], draw: Draw) -> dict[str, Tensor]:
-        """All tensors of one lane, by name, at their start values: nothing else will change.
+        """All tensors of one lane by name, with their start values; training changes no other tensor.
 
         Args:
             compressed: The compressed model.
-            starts: The start of each target layer; none where it is not ``low_rank``.
-            draw: The lane's own values.
+            starts: The start of each adapted layer; empty unless the adapter is ``low_rank``.
+            draw: The values of the lane.
+
+        Raises:
+            SpecError: The adapter cannot be used with this model.
         """
 
     def is_frozen(self, name: str) -> bool:
-        """Whether a tensor of ``begin`` is the lane's own and yet never trained."""
+        """Whether a tensor of ``begin`` differs between lanes but is not trained."""
         return False
 
     def layer(self, base: nn.Module, trains: Collection[str]) -> LaneLayer:
-        """How a layer computes with lanes; here as ever, with the lane's own parameters in the place of its own.
+        """The layer as it computes with lanes; by default ``base`` itself with the parameters of each lane in turn.
 
         Args:
-            base: The layer of the compressed model; it stays as it is.
-            trains: Names, within the layer, of what ``begin`` names there.
+            base: The layer of the compressed model; it is not changed.
+            trains: Names, within the layer, of the tensors of ``begin``.
         """
-        return OwnLayer(base)
-
-    def rounded(self, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """A lane's tensors, or stacks of lanes' with an axis before, as they come back from a file."""
-        return parameters
+        return SeparateLayer(base)
 
     def to_tensors(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The packed form of what ``absorb`` left, by name in a file; a parameter of the model keeps its name."""
+        """The packed tensors of what ``absorb`` leaves, by name in the file; leading axes of lanes are allowed.
+
+        A parameter of the model keeps its name.
+        """
         return dict(parameters)
 
     def from_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What ``to_tensors`` packed."""
+        """The inverse of ``to_tensors``."""
         return dict(tensors)
+
+    def rounded(self, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Parameters as a file would give them back; ``parameters`` itself if packing changes nothing.
+
+        Args:
+            parameters: One lane's tensors, or those of several lanes stacked on a leading axis.
+        """
+        unpacked = self.from_tensors(self.to_tensors(parameters))
+        if all(unpacked[name] is tensor for name, tensor in parameters.items()):
+            return parameters
+        return {name: unpacked[name].to(tensor.dtype) for name, tensor in parameters.items()}
 
     def absorb(
         self, weights: Mapping[str, CompressedWeight], parameters: Mapping[str, Tensor]
     ) -> tuple[Mapping[str, CompressedWeight], Mapping[str, Tensor]]:
-        """Move into the compressed weights what may become part of them; what is left stands beside them.
+        """Merge into the compressed weights those trained tensors that can become part of them.
 
-        Here a weight that was trained whole takes the place of the compressed one.
+        By default a weight that was trained as a whole replaces the compressed one.
+
+        Returns:
+            All weights, and the parameters that are left to store beside them.
         """
         whole = {name for name in weights if f"{name}.weight" in parameters}
         dense = {name: DenseWeight(parameters[f"{name}.weight"].flatten(1)) for name in whole}
@@ -172,22 +204,26 @@ class Adapter(Method):
         return {**weights, **dense}, left
 
     def macs(self, shape: tuple[int, int], rank: int) -> int:
-        """Multiply-accumulates that it adds to a layer ``(out, in)``, for one vector."""
+        """Multiply-accumulates that it adds to a layer of ``shape`` ``(out, in)`` per input vector."""
         return 0
 
 
 def clipped_rank(rank: int, shape: tuple[int, int]) -> int:
-    """The rank that a layer ``(out, in)`` can take: a 10-class head takes 10."""
+    """The highest rank up to ``rank`` that a layer of ``shape`` ``(out, in)`` can have.
+
+    >>> clipped_rank(16, (10, 512))
+    10
+    """
     return min(rank, *shape)
 
 
 def blank(adapter: Adapter, compressed: CompressedModel, ranks: Mapping[str, int]) -> dict[str, Tensor]:
-    """Tensors of the shapes that an adapter begins with, before any start is computed.
+    """The tensors of ``Adapter.begin`` with zero factors: their shapes are right, and no start is computed.
 
     Args:
-        adapter: What is trained.
+        adapter: The adapter.
         compressed: The compressed model.
-        ranks: The rank of each target layer that is adapted.
+        ranks: The rank of each adapted layer.
     """
     shapes = {name: compressed.weights[name].shape for name in ranks}
     starts = {
@@ -197,22 +233,12 @@ def blank(adapter: Adapter, compressed: CompressedModel, ranks: Mapping[str, int
     return adapter.begin(compressed, starts if adapter.low_rank else {}, Draw())
 
 
-def trained_numbers(adapter: Adapter, parameters: Mapping[str, Tensor]) -> dict[str, int]:
-    """How many numbers are trained, by the name of each tensor."""
+def trainable_counts(adapter: Adapter, parameters: Mapping[str, Tensor]) -> dict[str, int]:
+    """The number of trainable parameters in each tensor of ``Adapter.begin``, by name."""
     return {name: tensor.numel() for name, tensor in parameters.items() if not adapter.is_frozen(name)}
 
 
-def packed(
-    adapter: Adapter, compressed: CompressedModel, parameters: Mapping[str, Tensor]
-) -> tuple[CompressedModel, dict[str, int]]:
-    """What is stored of a lane: the compressed model with what its weights absorbed, and bits beside it by layer.
-
-    A trained parameter of the model takes the place of the frozen one, and no bits.
-    """
+def stored_model(adapter: Adapter, compressed: CompressedModel, parameters: Mapping[str, Tensor]) -> StoredModel:
+    """What an exported file holds of a compressed model with the trained ``parameters`` of one lane."""
     weights, left = adapter.absorb(compressed.weights, parameters)
-    own, bits = compressed.model.state_dict().keys(), dict[str, int]()
-    for key, tensor in adapter.to_tensors(left).items():
-        if key not in own:
-            layer = key.rpartition(".")[0]
-            bits[layer] = bits.get(layer, 0) + 8 * tensor.nbytes
-    return replace(compressed, weights=weights), bits
+    return StoredModel(replace(compressed, weights=weights), adapter.to_tensors(left))

@@ -127,7 +127,7 @@ class Adapted(nn.Module):
         return y
 
 
-class OwnLayer(LaneLayer):
+class SeparateLayer(LaneLayer):
     """Any layer, each lane with parameters of its own in the place of those that are trained.
 
     Args:

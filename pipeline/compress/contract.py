@@ -1,6 +1,7 @@
-"""What a compression is: a config that turns one layer's weight into a ``CompressedWeight``.
+"""The contract of a compression: a config that replaces the weights of a model's layers by ``CompressedWeight``s.
 
-Shapes: a weight is ``[out, in]``; a convolution enters as its ``[out, in * kh * kw]`` view, group by group.
+Shapes: a weight is a matrix ``[out, in]``; that of a convolution is its view ``[out, in / groups * kh * kw]``, and each
+group of a grouped convolution is compressed by itself.
 """
 
 from abc import abstractmethod
@@ -13,41 +14,41 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.compress.layers import in_groups, naming, replace_weight, shared_copy, sound_matrix
-from pipeline.compress.weight import CompressedWeight, DenseWeight, GroupedWeight, join
+from pipeline.compress.weight import CompressedWeight, DenseWeight, GroupedWeight, join_groups
 from pipeline.config.registry import Method
 from pipeline.task.contract import Part
 
 
 @dataclass(frozen=True)
 class LayerStats:
-    """What a layer's inputs look like, from training data alone.
+    """Statistics of a layer's inputs over training images.
 
     Args:
-        second_moment: ``C = E[x x^T]``, uncentred, ``[in, in]``, float64.
+        second_moment: ``C = E[x x^T]``, uncentred, float64 ``[in, in]``.
     """
 
     second_moment: Tensor
 
     @property
     def ridge(self) -> Tensor:
-        """``1e-6 mean(diag C)``, the least eigenvalue that a damped moment can have."""
+        """``1e-6 mean(diag C)``, which is added to all eigenvalues of ``C``."""
         return 1e-6 * self.second_moment.diagonal().mean().clamp_min(1e-12)
 
     def damped(self) -> Tensor:
-        """``C + ridge I``, which has an inverse where some inputs are always zero (dead pixels)."""
+        """``C + ridge I``, ``[in, in]``; it is invertible even if some inputs are always zero (dead pixels)."""
         return self.second_moment + self.ridge * torch.eye(len(self.second_moment), dtype=self.second_moment.dtype)
 
     @cached_property
     def eigen(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues ``[in]``, ascending and positive, and eigenvectors ``[in, in]`` (columns) of ``damped()``."""
+        """Eigenvalues ``[in]`` of ``damped()``, positive and in ascending order, and eigenvectors ``[in, in]``."""
         values, vectors = torch.linalg.eigh(self.damped().double())
         return values.clamp_min(self.ridge), vectors
 
-    # The symmetric root would be this one turned by the eigenvectors, which changes no norm and no best product, and
-    # takes a product of [in, in] matrices more.
+    # The symmetric root is this one times the transposed eigenvectors. That changes no norm and no best approximation,
+    # and would cost another product of [in, in] matrices.
     @property
     def root(self) -> Tensor:
-        """``K [in, in]`` with ``K K^T = C``, damped: ``||M K||`` is the size of ``M x`` over the inputs."""
+        """A root ``K [in, in]`` of the damped moment, ``K K^T = C``; ``||M K||^2`` is ``E ||M x||^2``."""
         values, vectors = self.eigen
         return vectors * values.sqrt()
 
@@ -60,13 +61,13 @@ class LayerStats:
 
 @dataclass(frozen=True)
 class CompressedModel:
-    """A model whose target layers compute with dense forms of compressed weights; frozen, in eval mode.
+    """A model whose target layers compute with the dense forms of compressed weights; frozen, in eval mode.
 
     Args:
         model: The compressed model.
         weights: The compressed weight of each target layer.
-        reference: What it comes nearest to: the uncompressed model or, where a method changed the architecture, the
-            model of the same layers that its ``weights`` stand for. Residuals and statistics are those of its layers.
+        reference: The model that ``weights`` approximate: the uncompressed one or, if the method changed the
+            architecture, the uncompressed model of the new architecture. Residuals and layer statistics refer to it.
     """
 
     model: nn.Module
@@ -78,7 +79,7 @@ class Compression(Method):
     """A method that compresses whole models."""
 
     trains: ClassVar[bool] = False
-    """Whether it trains the model: what came of it is then kept, and had again by ``restored``."""
+    """Whether it trains the model. Its result is then cached, and ``restored`` reads it back."""
 
     @property
     def needs_statistics(self) -> bool:
@@ -87,7 +88,7 @@ class Compression(Method):
 
     @property
     def sized_by_shape(self) -> bool:
-        """Whether a weight's size follows from its shape alone, whatever its values."""
+        """Whether the size of a compressed weight depends on its shape alone, and not on its values."""
         return True
 
     @abstractmethod
@@ -98,40 +99,53 @@ class Compression(Method):
         stats: Mapping[str, Sequence[LayerStats]],
         train: Part | None = None,
     ) -> CompressedModel:
-        """Compress the target layers of a copy of ``model``; all other tensors are shared with it.
+        """Compress the target layers in a copy of ``model``, which shares all other tensors with it.
 
         Args:
-            model: The trained model; it stays as it is.
+            model: The trained model; it is not changed.
             targets: Names of Linear and Conv2d layers.
-            stats: Statistics of each target's inputs, one for each group; read only if ``needs_statistics``.
-            train: The training part, for methods that train or ask for gradients.
+            stats: Statistics of each target's inputs, one per group; read only if ``needs_statistics``.
+            train: The training part, for methods that train or need gradients.
         """
 
     @abstractmethod
     def compress_layer(self, layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> CompressedWeight:
-        """Compress ``matrix [out, in]`` for the place of one layer, for starts that move the base.
+        """Compress another matrix for one layer, for inits that move the base.
 
         Args:
             layer: The layer of ``CompressedModel.reference``.
-            matrix: What stands in its place.
-            stats: Statistics of its inputs, one for each group; read only if ``needs_statistics``.
+            matrix: ``[out, in]``, compressed in place of the layer's weight.
+            stats: Statistics of the layer's inputs, one per group; read only if ``needs_statistics``.
         """
 
     def reshape(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-        """Give the bare architecture ``model`` the shapes of a packed model, in place, where a method changes them.
+        """Change the shapes of a bare architecture, in place, to those of an exported model.
+
+        Only methods that change the architecture need it.
 
         Args:
-            model: The uncompressed architecture; its weights mean nothing.
-            tensors: All tensors of the packed model.
+            model: The uncompressed architecture, whose values are ignored.
+            tensors: All tensors of the exported model.
         """
 
     def restored(self, model: nn.Module, targets: Sequence[str], tensors: Mapping[str, Tensor]) -> CompressedModel:
-        """What ``compress_model`` gave, from the ``state_dict`` of its model; only where the method ``trains``."""
-        raise NotImplementedError(f"{type(self).__name__} trains, and does not say how its model is had again")
+        """The result of an earlier ``compress_model``, for methods that train.
+
+        Args:
+            model: The uncompressed model.
+            targets: Names of the compressed layers.
+            tensors: The ``state_dict`` of the earlier result's ``model``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} sets trains = True and must define restored()")
 
     @abstractmethod
     def load_weight(self, tensors: Mapping[str, Tensor], shape: tuple[int, int], groups: int) -> CompressedWeight:
-        """Load what ``to_tensors`` gave for a layer of ``shape`` and so many groups.
+        """Read back what ``CompressedWeight.to_tensors`` gave.
+
+        Args:
+            tensors: The packed tensors by kind.
+            shape: ``(out, in)`` of the layer.
+            groups: Its number of groups.
 
         Raises:
             KeyError, ValueError, IndexError, RuntimeError: The tensors are not those of such a layer.
@@ -139,18 +153,18 @@ class Compression(Method):
 
 
 class LayerCompression(Compression):
-    """A method that compresses one weight matrix; here it is lifted to whole models.
+    """A method that compresses one weight matrix, applied here to each target layer of a model.
 
-    A layer that would not shrink stays dense.
+    A layer whose packed weight would be no smaller stays dense.
     """
 
     @abstractmethod
     def compress(self, weight: Tensor, stats: LayerStats | None) -> CompressedWeight:
-        """Compress ``weight [out, in]``."""
+        """Compress ``weight [out, in]``; ``stats`` is ``None`` unless ``needs_statistics``."""
 
     @abstractmethod
     def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> CompressedWeight:
-        """Load what ``CompressedWeight.to_tensors`` gave for a weight of ``shape``."""
+        """Read back what ``CompressedWeight.to_tensors`` gave for a weight of ``shape``."""
 
     def compress_model(
         self,
@@ -169,14 +183,14 @@ class LayerCompression(Compression):
 
     def compress_layer(self, layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> CompressedWeight:
         groups = in_groups(layer, matrix)
-        own = stats if self.needs_statistics else [None] * len(groups)
-        small = join([self.compress(*pair) for pair in zip(groups, own, strict=True)])
-        return small if small.bits.total() < 32 * matrix.numel() else DenseWeight(matrix.clone())
+        group_stats = stats if self.needs_statistics else [None] * len(groups)
+        weight = join_groups([self.compress(*pair) for pair in zip(groups, group_stats, strict=True)])
+        return weight if weight.bits.total() < 32 * matrix.numel() else DenseWeight(matrix.clone())
 
     def load_weight(self, tensors: Mapping[str, Tensor], shape: tuple[int, int], groups: int) -> CompressedWeight:
         if tensors.keys() == {"dense"}:
             return DenseWeight(tensors["dense"].reshape(shape))
         if groups == 1:
             return self.from_tensors(tensors, shape)
-        part_shape = (shape[0] // groups, shape[1])
-        return GroupedWeight([self.from_tensors(part, part_shape) for part in GroupedWeight.split(tensors, groups)])
+        group_shape = (shape[0] // groups, shape[1])
+        return GroupedWeight([self.from_tensors(part, group_shape) for part in GroupedWeight.split(tensors, groups)])

@@ -1,4 +1,4 @@
-"""Small codes to bytes and back, and the packed tensors of several weights side by side."""
+"""Packing of small integer codes into bytes, and naming of the packed tensors of a weight that has several parts."""
 
 from collections.abc import Mapping
 
@@ -7,32 +7,42 @@ import torch
 from torch import Tensor
 
 
-def packed_bits(count: int, width: int) -> int:
-    """Bits that ``count`` codes of ``width`` bits take once padded to whole bytes."""
-    return 8 * -(-count * width // 8)
-
-
 def pack(codes: Tensor, width: int) -> Tensor:
-    """Pack integers below ``2 ** width``, lowest bit first, into a uint8 tensor of ``ceil(n * width / 8)`` bytes."""
+    """Pack integer codes into bytes, ``width`` bits per code, lowest bit first.
+
+    >>> pack(torch.tensor([1, 0, 1]), 1)
+    tensor([5], dtype=torch.uint8)
+
+    Args:
+        codes: ``n`` integers (or bools) in ``[0, 2 ** width)``, of any shape.
+        width: Bits per code, 1 to 32.
+
+    Returns:
+        uint8 ``[ceil(n * width / 8)]``; the last byte is padded with zero bits.
+    """
     four_bytes = codes.flatten().numpy().astype("<u4").view(np.uint8).reshape(-1, 4)
     bits = np.unpackbits(four_bytes, axis=1, count=width, bitorder="little")
     return torch.from_numpy(np.packbits(bits.ravel(), bitorder="little"))
 
 
 def unpack(packed: Tensor, count: int, width: int) -> Tensor:
-    """The first ``count`` codes of ``width`` bits, int64."""
+    """Read back the first ``count`` codes that ``pack`` wrote: int64 ``[count]``.
+
+    >>> unpack(torch.tensor([5], dtype=torch.uint8), count=3, width=1)
+    tensor([1, 0, 1])
+    """
     bits = np.unpackbits(packed.numpy(), count=count * width, bitorder="little").reshape(count, width)
     eight_bytes = np.zeros((count, 8), np.uint8)
     eight_bytes[:, : -(-width // 8)] = np.packbits(bits, axis=1, bitorder="little")
     return torch.from_numpy(eight_bytes.view("<i8").reshape(count))
 
 
-def side_by_side(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Packed tensors of several named parts as one weight's, ``<part>_<kind>``."""
+def join_parts(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Merge the packed tensors of several named parts; part ``first``'s tensor ``code`` becomes ``first_code``."""
     return {f"{part}_{kind}": tensor for part, tensors in parts.items() for kind, tensor in tensors.items()}
 
 
-def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    """The tensors of one part, by their kinds: the inverse of ``side_by_side``."""
+def select_part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The tensors of one part of what ``join_parts`` merged, without the part's prefix."""
     prefix = f"{part}_"
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}

@@ -1,10 +1,15 @@
-"""Bytes and multiply-accumulates of a layer and of a model, exact before training starts."""
+"""The tensors of an exported model, and from them its size in bits; multiply-accumulates before and after compression.
+
+The size is exact before training starts, because training changes the values of the tensors and not their shapes.
+"""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layers import layer_names, matrix_shape
@@ -12,14 +17,53 @@ from pipeline.compress.weight import BitCount
 
 
 @dataclass(frozen=True)
+class StoredModel:
+    """What an exported file holds of a model: both the file and its predicted size are made from this.
+
+    Args:
+        compressed: The compressed model, whose ``weights`` are stored packed.
+        adapter: Packed tensors that the adapter trained, by name in the file. A tensor with the name of one of the
+            model's parameters is stored in its place.
+    """
+
+    compressed: CompressedModel
+    adapter: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def unpacked(self) -> dict[str, Tensor]:
+        """The tensors of the model's ``state_dict`` that are stored as they are."""
+        packed = {f"{name}.weight" for name in self.compressed.weights}
+        state = self.compressed.model.state_dict()
+        return {key: self.adapter.get(key, tensor) for key, tensor in state.items() if key not in packed}
+
+    @property
+    def adapter_bits(self) -> dict[str, int]:
+        """Bits of the tensors that the adapter adds to the file, by the name of the layer."""
+        bits: Counter[str] = Counter()
+        for key, tensor in self.adapter.items():
+            if key not in self.unpacked:
+                bits[key.rpartition(".")[0]] += 8 * tensor.nbytes
+        return dict(bits)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors of the file; a packed weight is ``<layer>.weight.<kind>`` for each of its packed tensors."""
+        packed = {
+            f"{name}.weight.{kind}": tensor
+            for name, weight in self.compressed.weights.items()
+            for kind, tensor in weight.to_tensors().items()
+        }
+        return {**packed, **self.unpacked, **self.adapter}
+
+
+@dataclass(frozen=True)
 class LayerSize:
     """Bits of one compressed layer.
 
     Args:
-        dense: Bits of the dense weight, 32 each.
-        bias: Bits of the dense bias.
-        base: What the file holds for weight and bias.
-        adapter: What it holds for the adapter.
+        dense: Of the uncompressed weight, 32 per value.
+        bias: Of the uncompressed layer's bias.
+        base: Of the packed weight and the bias in the file.
+        adapter: Of the adapter's tensors in the file.
     """
 
     dense: int
@@ -28,16 +72,19 @@ class LayerSize:
     adapter: int = 0
 
     def bits(self, *, index: bool = True, scale: bool = True, bias: bool = True) -> int:
-        """``base + adapter``; the three switches leave out what published formulas do not count."""
+        """``base + adapter``; the switches leave out what published size formulas do not count."""
         return self.base.total(index=index, scale=scale, bias=bias) + self.adapter
 
     @property
     def is_dense(self) -> bool:
-        """Whether the weight takes as much as it did."""
+        """Whether the stored weight is no smaller than the uncompressed one."""
         return self.base.payload >= self.dense
 
     def ratio(self, *, index: bool = True, scale: bool = True, bias: bool = True) -> float:
-        """How many times smaller than dense. All switches off: ``32 m n / (base + 32 r (m + n))``, as published."""
+        """How many times smaller than the uncompressed layer this one is.
+
+        With all switches off it is the published ``32 m n / (base + 32 r (m + n))`` of an ``m x n`` layer at rank r.
+        """
         return (self.dense + self.bias * bias) / self.bits(index=index, scale=scale, bias=bias)
 
 
@@ -46,11 +93,11 @@ class ModelSize:
     """Bits of a whole model.
 
     Args:
-        layers: The compressed layers.
-        untouched: Bits of all other parameters.
-        buffers: Bits of the buffers (batch-norm statistics); published figures leave them out.
-        dense: Bits of all parameters of the uncompressed model.
-        dense_buffers: Bits of its buffers.
+        layers: The compressed layers by name.
+        untouched: All other parameters in the file.
+        buffers: Buffers in the file (batch-norm statistics), which published figures leave out.
+        dense: All parameters of the uncompressed model, 32 bits per value.
+        dense_buffers: Buffers of the uncompressed model.
     """
 
     layers: Mapping[str, LayerSize]
@@ -61,7 +108,7 @@ class ModelSize:
 
     @property
     def bytes(self) -> int:
-        """Bytes of all tensors of the exported file, its header apart."""
+        """Bytes of all tensors in the exported file, without the file's header."""
         return (sum(layer.bits() for layer in self.layers.values()) + self.untouched + self.buffers) // 8
 
     @property
@@ -71,77 +118,73 @@ class ModelSize:
 
     @property
     def layer_bytes(self) -> int:
+        """Bytes of the compressed layers alone."""
         return sum(layer.bits() for layer in self.layers.values()) // 8
 
     @property
     def layer_ratio(self) -> float:
+        """How many times smaller the compressed layers are together."""
         return sum(layer.dense + layer.bias for layer in self.layers.values()) / (8 * self.layer_bytes)
 
     @property
     def ratio(self) -> float:
+        """How many times smaller the whole model is."""
         return self.dense_bytes / self.bytes
 
     def published_ratio(self) -> float:
-        """Without index bits, scales and buffers, as published; biases stand on both sides."""
+        """``ratio`` without index bits, scales and buffers; biases count in both models."""
         small = sum(layer.bits(index=False, scale=False) for layer in self.layers.values())
         return self.dense / (small + self.untouched)
 
 
-def model_size(original: nn.Module, compressed: CompressedModel, adapter_bits: Mapping[str, int]) -> ModelSize:
+def model_size(original: nn.Module, stored: StoredModel) -> ModelSize:
     """The size of a compressed model with its adapter.
 
     Args:
         original: The uncompressed model.
-        compressed: The same, compressed.
-        adapter_bits: Bits of the adapter by layer name.
+        stored: What its file holds.
     """
-    layers = {}
-    for name, weight in compressed.weights.items():
-        before, after = original.get_submodule(name), compressed.model.get_submodule(name)
-        dense = matrix_shape(before)
+    layers, adapter = {}, stored.adapter_bits
+    parameters = {key for key, _ in stored.compressed.model.named_parameters(remove_duplicate=False)}
+    rest = {key: 8 * tensor.nbytes for key, tensor in stored.unpacked.items()}
+    for name, weight in stored.compressed.weights.items():
+        layer = original.get_submodule(name)
+        out, inner = matrix_shape(layer)
         layers[name] = LayerSize(
-            dense=32 * dense[0] * dense[1],
-            bias=_bias_bits(before),
-            base=weight.bits + BitCount(payload=0, bias=_bias_bits(after)),
-            adapter=adapter_bits.get(name, 0),
+            dense=32 * out * inner,
+            bias=0 if layer.bias is None else 32 * out,
+            base=weight.bits + BitCount(payload=0, bias=rest.pop(f"{name}.bias", 0)),
+            adapter=adapter.pop(name, 0),
         )
-    inside = {f"{name}.{kind}" for name in layers for kind in ("weight", "bias")}
-    parameters = sum(tensor.numel() for key, tensor in compressed.model.named_parameters() if key not in inside)
-    beside = sum(bits for name, bits in adapter_bits.items() if name not in layers)
     return ModelSize(
         layers,
-        untouched=32 * parameters + beside,
-        buffers=8 * sum(tensor_bytes(buffers=compressed.model)),
-        dense=32 * sum(tensor.numel() for tensor in original.parameters()),
-        dense_buffers=8 * sum(tensor_bytes(buffers=original)),
+        untouched=sum(bits for key, bits in rest.items() if key in parameters) + sum(adapter.values()),
+        buffers=sum(bits for key, bits in rest.items() if key not in parameters),
+        dense=32 * sum(parameter.numel() for parameter in original.parameters()),
+        dense_buffers=_stored_buffer_bits(original),
     )
 
 
-def tensor_bytes(buffers: nn.Module) -> list[int]:
-    """Bytes of each buffer that a model's ``state_dict`` holds."""
-    parameters = {key for key, _ in buffers.named_parameters()}
-    return [t.numel() * t.element_size() for key, t in buffers.state_dict().items() if key not in parameters]
-
-
-def _bias_bits(layer: nn.Module) -> int:
-    bias = getattr(layer, "bias", None)
-    return 0 if bias is None else 32 * bias.numel()
+def _stored_buffer_bits(model: nn.Module) -> int:
+    """Bits of the buffers in a model's ``state_dict``."""
+    parameters = {key for key, _ in model.named_parameters(remove_duplicate=False)}
+    return sum(8 * tensor.nbytes for key, tensor in model.state_dict().items() if key not in parameters)
 
 
 def model_macs(
     original: nn.Module, compressed: CompressedModel, positions: Mapping[str, int], adapter_macs: Mapping[str, int]
 ) -> tuple[int, int]:
-    """Multiply-accumulates of one image in all Linear and Conv2d layers: ``(compressed with adapter, dense)``.
+    """Multiply-accumulates of all Linear and Conv2d layers for one image: ``(compressed with adapter, uncompressed)``.
 
     Args:
         original: The uncompressed model.
-        compressed: The same, compressed.
-        positions: How often each layer's matrix meets a vector (``output_positions``).
-        adapter_macs: Those of the adapter for one vector, by layer name.
+        compressed: The compressed model.
+        positions: How many input vectors each layer multiplies per image (``output_positions``).
+        adapter_macs: Multiply-accumulates that the adapter adds per input vector, by layer.
     """
     small = dense = 0
     for name in layer_names(original):
-        before, after = (math.prod(matrix_shape(each.get_submodule(name))) for each in (original, compressed.model))
+        before, after = (math.prod(matrix_shape(model.get_submodule(name))) for model in (original, compressed.model))
         weight = compressed.weights.get(name)
         small += positions[name] * ((weight.macs if weight else after) + adapter_macs.get(name, 0))
         dense += positions[name] * before

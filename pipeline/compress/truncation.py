@@ -1,4 +1,4 @@
-"""Truncated singular value decompositions (Eckart and Young, 1936): how many values are kept, and in which metric."""
+"""Truncated singular value decompositions (Eckart and Young, 1936): which rank is kept, and in which metric."""
 
 from typing import Any, Literal
 
@@ -8,33 +8,33 @@ from torch import Tensor
 
 from pipeline.compress.contract import LayerCompression, LayerStats
 
-SIZES = ("rank", "energy", "budget")
+RANK_OPTIONS = ("rank", "energy", "budget")
 
 
 class Truncation(LayerCompression):
-    """A method that keeps the r leading singular values; r by rank, energy or budget, from 1 to ``min(out, in)``."""
+    """A method that keeps the r largest singular values, ``1 <= r <= min(out, in)``."""
 
     rank: int | None = Field(None, ge=1)
-    """r itself; a layer that has fewer singular values keeps all."""
+    """r itself; a layer with fewer singular values keeps all of them."""
     energy: float | None = Field(None, gt=0, le=1)
-    """The least r that keeps this share of ``sum s_i^2``, of the weighted spectrum under metric "activation"."""
+    """The least r that keeps this share of ``sum s_i^2`` (of ``W C^(1/2)`` if metric is "activation")."""
     budget: float | None = Field(None, gt=0, le=1)
-    """The largest r whose ``r (out + in)`` numbers are at most this share of ``out * in``; 0.5 if nothing is given."""
+    """The largest r with ``r (out + in) <= budget * out * in``; 0.5 if none of the three options is given."""
     metric: Literal["weight", "activation"] = "weight"
-    """``[W]_r``, or ``[W C^(1/2)]_r C^(-1/2)``, of all of rank r the one with the least squared output error."""
+    """``[W]_r``, or ``[W C^(1/2)]_r C^(-1/2)``, the rank-r matrix with the least squared error of the outputs."""
 
     @model_validator(mode="before")
     @classmethod
-    def _half(cls, value: Any) -> Any:
-        bare = isinstance(value, dict) and all(value.get(name) is None for name in SIZES)
-        return {**value, "budget": 0.5} if bare else value
+    def _default_budget(cls, value: Any) -> Any:
+        none_given = isinstance(value, dict) and all(value.get(name) is None for name in RANK_OPTIONS)
+        return {**value, "budget": 0.5} if none_given else value
 
     @model_validator(mode="after")
-    def _one_size(self) -> "Truncation":
-        given = {name: getattr(self, name) for name in SIZES if getattr(self, name) is not None}
+    def _at_most_one(self) -> "Truncation":
+        given = {name: getattr(self, name) for name in RANK_OPTIONS if getattr(self, name) is not None}
         if len(given) > 1:
-            said = ", ".join(f"{name} = {value}" for name, value in given.items())
-            raise ValueError(f"{said}: each alone decides the rank; give one of {', '.join(SIZES)}")
+            listed = ", ".join(f"{name} = {value}" for name, value in given.items())
+            raise ValueError(f"{listed}: each alone decides the rank; give one of {', '.join(RANK_OPTIONS)}")
         return self
 
     @property
@@ -45,10 +45,13 @@ class Truncation(LayerCompression):
     def sized_by_shape(self) -> bool:
         return self.energy is None
 
-    def decomposed(self, weight: Tensor, stats: LayerStats | None) -> tuple[Tensor, Tensor, Tensor]:
-        """``U [out, k]``, ``S [k]`` falling, ``V [k, in]``, ``U diag(S) V = W``, float64, ``k = min(out, in)``.
+    def decompose(self, weight: Tensor, stats: LayerStats | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The whole decomposition ``U diag(S) V = W``, float64, with ``k = min(out, in)``.
 
-        Under metric "activation" ``S`` is the spectrum of ``W C^(1/2)`` and ``V`` is multiplied by ``C^(-1/2)``.
+        With metric "activation", ``S`` are the singular values of ``W C^(1/2)``, and ``V`` contains ``C^(-1/2)``.
+
+        Returns:
+            ``U [out, k]``, ``S [k]`` in descending order and ``V [k, in]``.
         """
         if stats is None or not self.needs_statistics:
             U, S, V = torch.linalg.svd(weight.double(), full_matrices=False)
@@ -56,8 +59,14 @@ class Truncation(LayerCompression):
         U, S, V = torch.linalg.svd(weight.double() @ stats.root, full_matrices=False)
         return U, S, V @ stats.inverse_root
 
+    def truncate(self, weight: Tensor, stats: LayerStats | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The leading part of ``decompose``: ``U [out, r]``, ``S [r]`` and ``V [r, in]``."""
+        U, S, V = self.decompose(weight, stats)
+        r = self.kept_rank(S, (weight.shape[0], weight.shape[1]))
+        return U[:, :r], S[:r], V[:r]
+
     def kept_rank(self, values: Tensor, shape: tuple[int, int]) -> int:
-        """How many values to keep of a weight of ``shape`` with these singular values, ``[min(out, in)]``, falling."""
+        """The rank r for a weight of ``shape`` with singular values ``values [min(out, in)]``, in descending order."""
         out, inner = shape
         if self.rank is not None:
             r = self.rank
@@ -70,6 +79,6 @@ class Truncation(LayerCompression):
 
 
 def balanced(U: Tensor, S: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
-    """``(U sqrt(S), sqrt(S) V)``, whose product is ``U diag(S) V``."""
+    """``(U sqrt(S), sqrt(S) V)``, ``[out, r]`` and ``[r, in]``, whose product is ``U diag(S) V``."""
     root = S.sqrt()
     return U * root, root[:, None] * V

@@ -1,22 +1,37 @@
-"""What a compressed weight is: something that knows its dense form, its packed bytes, and how to load itself again.
+"""The compressed form of one layer's weight: its dense form, its packed tensors and their size.
 
-Shapes: a weight is ``[out, in]``; a convolution is its view ``[out, in * kh * kw]``, group by group.
+Shapes: a weight is a matrix ``[out, in]``; that of a convolution is its view ``[out, in / groups * kh * kw]``.
 """
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from pipeline.compress.packing import part_of, side_by_side
+from pipeline.compress.packing import join_parts, select_part
+
+BIT_KINDS = {"index": "index", "rank": "index", "scale": "scale", "zero": "scale"}
+"""The field of ``BitCount`` that counts a packed tensor, by the last word of its name; all others are payload."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BitCount:
-    """Bits that a packed weight takes in a file, by what they are for; each packed tensor counts whole bytes."""
+    """Bits that a packed weight takes in a file, by purpose.
+
+    >>> (BitCount(payload=512) + BitCount(payload=0, scale=32)).total(scale=False)
+    512
+
+    Args:
+        payload: Codes and values.
+        index: Positions of the kept values, and the rank of a factorisation whose shapes do not give it.
+        scale: Scales and zero points.
+        bias: Biases of the layer.
+    """
 
     payload: int
     index: int = 0
@@ -29,12 +44,12 @@ class BitCount:
         )
 
     def total(self, *, index: bool = True, scale: bool = True, bias: bool = True) -> int:
-        """All bits, or those without positions, scales or biases, as published size formulas count."""
+        """The sum of all bits; a switch set to False leaves that purpose out, as published size formulas do."""
         return self.payload + self.index * index + self.scale * scale + self.bias * bias
 
 
 class CompressedWeight:
-    """A weight in its small form. It knows its dense form, its packed size, and how to load itself again."""
+    """A compressed weight. It is immutable, so that copies of a model share it."""
 
     @property
     @abstractmethod
@@ -43,12 +58,7 @@ class CompressedWeight:
 
     @abstractmethod
     def dense(self) -> Tensor:
-        """The weight as layers compute with it, ``[out, in]``."""
-
-    @property
-    @abstractmethod
-    def bits(self) -> BitCount:
-        """The exact size of ``to_tensors``, counted from shapes alone."""
+        """The weight that the layer computes with, ``[out, in]``."""
 
     @property
     @abstractmethod
@@ -57,28 +67,43 @@ class CompressedWeight:
 
     @abstractmethod
     def to_tensors(self) -> dict[str, Tensor]:
-        """The packed form; ``from_tensors`` of the config reads it back bit for bit."""
+        """The packed tensors by kind, as an exported file holds them; each takes whole bytes.
+
+        ``from_tensors`` of the compression reads them back bit for bit. The last word of a kind, after its last
+        underscore, says what the tensor is for (``BIT_KINDS``).
+        """
+
+    @cached_property
+    def bits(self) -> BitCount:
+        """The size of ``to_tensors``."""
+        counts: Counter[str] = Counter(payload=0)
+        for kind, tensor in self.to_tensors().items():
+            counts[BIT_KINDS.get(kind.rpartition("_")[2], "payload")] += 8 * tensor.nbytes
+        return BitCount(**counts)
 
     @abstractmethod
     def scaled_rows(self, gain: Tensor) -> Self:
-        """The same form and size with row i of the dense form multiplied by ``gain[i]``; ``gain [out]``.
+        """A weight of the same form and size, with row ``i`` of the dense form multiplied by ``gain[i]``.
+
+        Args:
+            gain: ``[out]``.
 
         Raises:
-            ValueError: The form has no place for a gain of each row.
+            ValueError: The form has no parameter per row that could take the gain.
         """
 
     @property
     def factors(self) -> tuple[Tensor, Tensor] | None:
-        """``[out, k]`` and ``[k, in]`` where the weight is held as their product; else none."""
+        """``[out, k]`` and ``[k, in]`` if the weight is stored as their product, otherwise ``None``."""
         return None
 
     def __deepcopy__(self, memo: object) -> Self:
-        return self  # nothing in it changes
+        return self
 
 
 @dataclass(frozen=True)
 class DenseWeight(CompressedWeight):
-    """The weight as it is, 32 bits each."""
+    """An uncompressed weight, stored in float32."""
 
     weight: Tensor
 
@@ -88,10 +113,6 @@ class DenseWeight(CompressedWeight):
 
     def dense(self) -> Tensor:
         return self.weight
-
-    @property
-    def bits(self) -> BitCount:
-        return BitCount(payload=32 * self.weight.numel())
 
     @property
     def macs(self) -> int:
@@ -104,15 +125,16 @@ class DenseWeight(CompressedWeight):
         return type(self)(self.weight * gain.to(self.weight)[:, None])
 
 
-def join(groups: Sequence[CompressedWeight]) -> CompressedWeight:
-    """One weight for a layer of one or many groups."""
+def join_groups(groups: Sequence[CompressedWeight]) -> CompressedWeight:
+    """The weight of a layer from the weights of its groups; a single group is the weight itself."""
     return groups[0] if len(groups) == 1 else GroupedWeight(groups)
 
 
 class GroupedWeight(CompressedWeight):
-    """The weights of a grouped convolution, one above the other.
+    """The weight of a grouped convolution: the rows of its groups, one group after the other.
 
-    Their packed tensors lie on a leading axis; where the groups differ in size, side by side as ``group<g>_<kind>``.
+    Packed tensors of the groups are stacked on a new first axis. If their shapes differ between groups, each group has
+    tensors of its own, ``group<g>_<kind>``.
     """
 
     def __init__(self, groups: Sequence[CompressedWeight]) -> None:
@@ -127,26 +149,24 @@ class GroupedWeight(CompressedWeight):
         return torch.cat([group.dense() for group in self.groups])
 
     @property
-    def bits(self) -> BitCount:
-        return sum((group.bits for group in self.groups), BitCount(payload=0))
-
-    @property
     def macs(self) -> int:
         return sum(group.macs for group in self.groups)
 
     def to_tensors(self) -> dict[str, Tensor]:
         packed = [group.to_tensors() for group in self.groups]
-        shapes = [{key: tensor.shape for key, tensor in part.items()} for part in packed]
+        shapes = [{kind: tensor.shape for kind, tensor in tensors.items()} for tensors in packed]
         if any(shape != shapes[0] for shape in shapes):
-            return side_by_side({f"group{g}": part for g, part in enumerate(packed)})
-        return {key: torch.stack([part[key] for part in packed]) for key in packed[0]}
+            return join_parts({f"group{g}": tensors for g, tensors in enumerate(packed)})
+        return {kind: torch.stack([tensors[kind] for tensors in packed]) for kind in packed[0]}
 
     @staticmethod
     def split(tensors: Mapping[str, Tensor], groups: int) -> list[dict[str, Tensor]]:
-        """What ``to_tensors`` of each group gave."""
-        apart = [part_of(tensors, f"group{g}") for g in range(groups)]
-        return apart if any(apart) else [{key: tensor[g] for key, tensor in tensors.items()} for g in range(groups)]
+        """The packed tensors of each group, from those of the layer."""
+        separate = [select_part(tensors, f"group{g}") for g in range(groups)]
+        if any(separate):
+            return separate
+        return [{kind: tensor[g] for kind, tensor in tensors.items()} for g in range(groups)]
 
     def scaled_rows(self, gain: Tensor) -> Self:
         gains = torch.split(gain, [group.shape[0] for group in self.groups])
-        return type(self)([group.scaled_rows(own) for group, own in zip(self.groups, gains, strict=True)])
+        return type(self)([group.scaled_rows(rows) for group, rows in zip(self.groups, gains, strict=True)])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import Adapter, blank
+from pipeline.adapt.contract import Adapter, blank, stored_model
 from pipeline.adapt.lanes import Lanes, attach
 from pipeline.compress.contract import CompressedModel, Compression
 from pipeline.compress.layers import group_count, matrix_shape, replace_weight
@@ -27,15 +27,7 @@ def pack_model(compressed: CompressedModel, adapter: Adapter, parameters: Mappin
         adapter: What was trained.
         parameters: The adapter's trained tensors, by name.
     """
-    weights, rest = adapter.absorb(compressed.weights, parameters)
-    packed = {
-        f"{name}.weight.{kind}": tensor
-        for name, weight in weights.items()
-        for kind, tensor in weight.to_tensors().items()
-    }
-    dense = {f"{name}.weight" for name in weights}
-    untouched = {key: tensor for key, tensor in compressed.model.state_dict().items() if key not in dense}
-    tensors = {**packed, **untouched, **adapter.to_tensors(rest)}
+    tensors = stored_model(adapter, compressed, parameters).tensors()
     return {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
 
 

@@ -12,7 +12,7 @@ from itertools import accumulate, groupby
 import torch
 from torch import Tensor
 
-from pipeline.adapt.contract import Adapter, blank, packed, trained_numbers
+from pipeline.adapt.contract import Adapter, blank, stored_model, trainable_counts
 from pipeline.compress.contract import CompressedModel, LayerStats
 from pipeline.compress.layer_statistics import Statistics
 from pipeline.compress.layers import naming, weight_matrix
@@ -239,9 +239,9 @@ def costs(adapter: Adapter, compressed: CompressedModel, unit: str) -> dict[str,
 def _at_rank(adapter: Adapter, compressed: CompressedModel, ranks: Mapping[str, int], unit: str) -> dict[str, int]:
     begun = blank(adapter, compressed, ranks)
     if unit == "bytes":
-        return {name: bits // 8 for name, bits in packed(adapter, compressed, begun)[1].items()}
+        return {name: bits // 8 for name, bits in stored_model(adapter, compressed, begun).adapter_bits.items()}
     numbers = dict[str, int]()
-    for key, count in trained_numbers(adapter, begun).items():
+    for key, count in trainable_counts(adapter, begun).items():
         layer = key.rpartition(".")[0]
         numbers[layer] = numbers.get(layer, 0) + count
     return numbers

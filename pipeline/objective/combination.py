@@ -9,7 +9,16 @@ from typing import Any
 
 import torch
 
-from pipeline.adapt.contract import AdaptedLayer, Adapter, Init, Start, blank, clipped_rank, packed, trained_numbers
+from pipeline.adapt.contract import (
+    AdaptedLayer,
+    Adapter,
+    Init,
+    Start,
+    blank,
+    clipped_rank,
+    stored_model,
+    trainable_counts,
+)
 from pipeline.compress.attention import SplitQkv, arranged
 from pipeline.compress.batch_norm import reestimate, running_norms
 from pipeline.compress.contract import CompressedModel, Compression
@@ -23,7 +32,7 @@ from pipeline.compress.layers import (
     shared_copy,
     weight_matrix,
 )
-from pipeline.compress.sizes import ModelSize, model_macs, model_size
+from pipeline.compress.sizes import ModelSize, StoredModel, model_macs, model_size
 from pipeline.compress.targets import resolve
 from pipeline.compress.trained_cache import compress_once
 from pipeline.compress.weight import DenseWeight
@@ -129,7 +138,7 @@ class Preparation:
     @cached_property
     def compressed_size(self) -> ModelSize:
         """The size of the compressed model, before any adapter."""
-        return model_size(self.model, self.compressed, {})
+        return model_size(self.model, StoredModel(self.compressed))
 
     @cached_property
     def _positions(self) -> Any:
@@ -183,11 +192,12 @@ class Preparation:
                 base = self.with_moved_base(key) if isinstance(key, Cell) else self.compressed
                 ranks = self.layer_ranks(rank)
                 begun = blank(self.adapter, base, ranks)
-                whole, bits = packed(self.adapter, base, begun)
-                added = {name: self.adapter.macs(whole.weights[name].shape, r) for name, r in ranks.items()}
-                macs, dense = model_macs(self.model, whole, self._positions, added)
-                size = model_size(self.model, whole, bits)
-                self._facts[key] = Facts(size, macs, dense, sum(trained_numbers(self.adapter, begun).values()), ranks)
+                stored = stored_model(self.adapter, base, begun)
+                weights = stored.compressed.weights
+                added = {name: self.adapter.macs(weights[name].shape, r) for name, r in ranks.items()}
+                macs, dense = model_macs(self.model, stored.compressed, self._positions, added)
+                size = model_size(self.model, stored)
+                self._facts[key] = Facts(size, macs, dense, sum(trainable_counts(self.adapter, begun).values()), ranks)
             return self._facts[key]
 
     @cached_property

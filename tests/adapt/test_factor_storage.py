@@ -4,12 +4,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import Draw, Start, packed
-from pipeline.adapt.factor_storage import from_tensors, rounded, to_tensors
+from pipeline.adapt.contract import Draw, Start, stored_model
+from pipeline.adapt.factor_storage import pack_factors, unpack_factors
 from pipeline.adapt.methods.dora import Dora
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.layers import shared_copy
 from pipeline.compress.methods.int1 import Int1
+
+
+def rounded(parameters, kind):
+    return Lora(factors=kind).rounded(parameters)
+
 
 KINDS = pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
 
@@ -61,9 +66,9 @@ def test_what_is_no_factor_and_what_stays_in_float32_is_the_same_tensor():
 def test_a_file_gives_the_rounded_tensors_and_storing_them_again_changes_nothing(kind, seed, size):
     own = lane(seed, size=size)
     once = rounded(own, kind)
-    tensors = to_tensors(own, kind)
-    back = from_tensors(tensors)
-    again, stored_again = rounded(once, kind), to_tensors(back, kind)
+    tensors = pack_factors(own, kind)
+    back = unpack_factors(tensors)
+    again, stored_again = rounded(once, kind), pack_factors(back, kind)
     assert own.keys() == once.keys() == back.keys()
     assert tensors.keys() == stored_again.keys()
     assert all(torch.equal(back[name], once[name]) for name in own)
@@ -82,7 +87,7 @@ def test_a_direction_of_zeros_stays_zero():
     own = {"fc.lora_A": torch.randn(3, 4), "fc.lora_B": torch.zeros(5, 3)}
     for kind in ("float16", "int8"):
         assert not rounded(own, kind)["fc.lora_B"].any()
-        assert not from_tensors(to_tensors(own, kind))["fc.lora_B"].any()
+        assert not unpack_factors(pack_factors(own, kind))["fc.lora_B"].any()
 
 
 @KINDS
@@ -105,7 +110,7 @@ def test_the_bits_that_are_counted_are_those_of_the_file(adapter, kind, bits):
     own = adapter(factors=kind)
     begun = own.begin(compressed, {"0": Start(torch.randn(5, 11), torch.randn(7, 5))}, Draw(1.0))
     more = 32 * 7 if adapter is Dora else 0
-    assert packed(own, compressed, begun) == (compressed, {"0": bits + more})
+    assert stored_model(own, compressed, begun).adapter_bits == {"0": bits + more}
     assert 8 * sum(tensor.nbytes for tensor in own.to_tensors(begun).values()) == bits + more
 
 

@@ -25,7 +25,7 @@ from pipeline.compress.contract import CompressedModel, LayerCompression, LayerS
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.no_compression import NoCompression
 from pipeline.compress.methods.sparse import Sparse
-from pipeline.compress.weight import join
+from pipeline.compress.weight import join_groups
 
 SHAPES = [(9, 14), (14, 9), (1, 6), (20, 1)]
 EACH_SHAPE = pytest.mark.parametrize("shape", SHAPES)
@@ -167,7 +167,7 @@ def test_groups_share_a_and_are_taken_as_one_set_of_inputs(init):
 
 def test_qera_of_groups_with_like_inputs_is_exact():
     weight, stats = weight_of((6, 8)), inputs_of(8)
-    small = join([Int1(scale="tensor").compress(part, None) for part in weight.chunk(2)])
+    small = join_groups([Int1(scale="tensor").compress(part, None) for part in weight.chunk(2)])
     start = Qera().start(AdaptedLayer(weight, small, NoCompression().compress, [stats, stats]), 3, generator())
     difference = weight - small.dense() - start.B @ start.A
     errors = [output_error(part, stats) for part in difference.chunk(2)]

@@ -7,7 +7,7 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import AdaptedLayer, Adapter, Draw, Start, blank, clipped_rank, trained_numbers
+from pipeline.adapt.contract import AdaptedLayer, Adapter, Draw, Start, blank, clipped_rank, trainable_counts
 from pipeline.adapt.inits.paper import Paper
 from pipeline.adapt.inits.residual_svd import ResidualSvd
 from pipeline.adapt.lanes import Lanes, attach
@@ -188,7 +188,7 @@ def test_ranks_are_clipped_to_what_each_layer_takes_and_counted_before_any_start
     model = mlp()
     compressed = Int1().compress_model(model, ["1", "3"], {})
     ranks = {name: clipped_rank(16, weight.shape) for name, weight in compressed.weights.items()}
-    counts = trained_numbers(Lora(), blank(Lora(), compressed, ranks))
+    counts = trainable_counts(Lora(), blank(Lora(), compressed, ranks))
     assert counts == {"1.lora_A": 16 * 3072, "1.lora_B": 16 * 24, "3.lora_A": 5 * 24, "3.lora_B": 5 * 5}
     lane = Lora().begin(compressed, starts_of(compressed, model, ResidualSvd(), 16), Draw(1.0))
     assert {name: tensor.numel() for name, tensor in lane.items()} == counts

@@ -3,7 +3,7 @@ import timm
 import torch
 from torch import nn
 
-from pipeline.adapt.contract import Draw, trained_numbers
+from pipeline.adapt.contract import Draw, trainable_counts
 from pipeline.adapt.lanes import Lanes, attach
 from pipeline.adapt.methods.tou import Tou
 from pipeline.compress.attention import arranged
@@ -67,7 +67,7 @@ def test_a_vit_of_factors_trains_the_published_number_of_parameters(ffn, trained
         weights[name] = FactorWeight(*factors, torch.empty(0))
     adapter = Tou(ffn=ffn)
     lane = adapter.begin(CompressedModel(model, weights, model), {}, Draw())
-    assert sum(trained_numbers(adapter, lane).values()) == trained
+    assert sum(trainable_counts(adapter, lane).values()) == trained
 
 
 def test_noise_is_added_to_both_factors_but_not_to_a_quantised_one():

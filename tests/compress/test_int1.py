@@ -59,10 +59,10 @@ def test_the_activation_scale_is_the_closed_form():
         )
 
 
-@pytest.mark.parametrize(("scale", "have"), [("tensor", "one scale for all rows"), ("none", "no scale")])
+@pytest.mark.parametrize(("scale", "have"), [("tensor", "one scale for the whole weight"), ("none", "no scale")])
 def test_a_gain_of_each_row_is_refused_where_rows_have_no_scale_of_their_own(scale, have):
     small = Int1(scale=scale).compress(weight_with_zeros(), None)
-    with pytest.raises(ValueError, match=f'int1 weights with {have} cannot take a gain .* choose scale = "row"'):
+    with pytest.raises(ValueError, match=f'int1 stores {have}, .* choose scale = "row"'):
         small.scaled_rows(torch.ones(6))
 
 

@@ -12,7 +12,7 @@ from pipeline.compress.layer_statistics import output_positions
 from pipeline.compress.layers import layer_names, weight_matrix
 from pipeline.compress.methods.prune_gradient import PruneGradient
 from pipeline.compress.methods.prune_magnitude import PruneMagnitude
-from pipeline.compress.sizes import model_macs, model_size
+from pipeline.compress.sizes import StoredModel, model_macs, model_size
 from pipeline.compress.targets import find_targets
 from pipeline.errors import IntegrityError, SpecError
 from pipeline.export.pack import PackedMethod, pack_model, unpack_model
@@ -51,7 +51,7 @@ def test_rows_of_an_mlp_leave_with_the_inputs_that_they_were_and_the_published_s
     part, targets = TensorPart(torch.randn(2, 784), torch.arange(2)), ["0", "2", "4"]
     compressed = PruneMagnitude(keep=0.40625).compress_model(model, targets, {}, part)
     assert [compressed.weights[name].shape for name in targets] == [(104, 784), (52, 104), (10, 52)]
-    size = model_size(model, compressed, {})
+    size = model_size(model, StoredModel(compressed))
     assert (size.dense_bytes / 4, size.bytes / 4) == (235_146, 87_630)
     assert round(100 * size.bytes / size.dense_bytes, 2) == 37.27
     assert [name for name, layer in size.layers.items() if layer.is_dense] == []
@@ -67,7 +67,7 @@ def test_a_pruned_model_is_smaller_is_its_own_reference_and_comes_back_from_a_fi
     compressed = compression.compress_model(model, targets, {}, images(side))
     for name in targets:
         assert torch.equal(compressed.weights[name].dense(), weight_matrix(compressed.reference.get_submodule(name)))
-    size = model_size(model, compressed, {})
+    size = model_size(model, StoredModel(compressed))
     assert size.bytes < 0.75 * size.dense_bytes
     tensors = pack_model(compressed, NoAdapter(), {})
     assert sum(tensor.nbytes for tensor in tensors.values()) == size.bytes
@@ -96,7 +96,7 @@ def test_a_file_of_other_shapes_is_refused(compression):
 def test_everything_kept_is_the_model_itself(compression):
     model, part = mlp(), images()
     compressed = compression.model_copy(update={"keep": 1.0, "lr": 1e-12}).compress_model(model, ["1", "3"], {}, part)
-    assert model_size(model, compressed, {}).ratio == 1
+    assert model_size(model, StoredModel(compressed)).ratio == 1
     with torch.no_grad():
         torch.testing.assert_close(compressed.model(part.images), model(part.images))
 

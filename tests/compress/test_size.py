@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import blank, clipped_rank, packed
+from pipeline.adapt.contract import blank, clipped_rank, stored_model
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel, LayerCompression
 from pipeline.compress.layers import matrix_shape, shared_copy
@@ -13,9 +13,9 @@ from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.no_compression import NoCompression
 from pipeline.compress.methods.sparse import Sparse
 from pipeline.compress.methods.svd import Svd
-from pipeline.compress.sizes import ModelSize, model_size
+from pipeline.compress.sizes import ModelSize, StoredModel, model_size
 from pipeline.compress.targets import find_targets
-from pipeline.compress.weight import BitCount, CompressedWeight, join
+from pipeline.compress.weight import CompressedWeight, join_groups
 
 PUBLISHED = {"index": False, "scale": False, "bias": False}
 
@@ -23,7 +23,7 @@ PUBLISHED = {"index": False, "scale": False, "bias": False}
 def lora_size(model: nn.Module, compression: LayerCompression, targets: list[str], rank: int) -> ModelSize:
     compressed = compression.compress_model(model, targets, {})
     ranks = {name: clipped_rank(rank, weight.shape) for name, weight in compressed.weights.items()}
-    return model_size(model, *packed(Lora(), compressed, blank(Lora(), compressed, ranks)))
+    return model_size(model, stored_model(Lora(), compressed, blank(Lora(), compressed, ranks)))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_all_of_resnet18_with_an_int1_head_has_the_published_ratio():
 
 def test_tensors_that_are_not_targets_count_as_they_are():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 4, bias=False))
-    size = model_size(model, NoCompression().compress_model(model, ["3"], {}), {})
+    size = model_size(model, StoredModel(NoCompression().compress_model(model, ["3"], {})))
     assert size.untouched == 32 * (8 * 27 + 8 + 16)
     assert size.buffers == 32 * 16 + 64
     assert size.bytes == size.dense_bytes == sum(tensor.nbytes for tensor in model.state_dict().values())
@@ -83,9 +83,8 @@ class Stated(CompressedWeight):
     def dense(self) -> Tensor:
         return torch.zeros(self.out_in)
 
-    @property
-    def bits(self) -> BitCount:
-        return BitCount(payload=32 * self.numbers)
+    def to_tensors(self) -> dict[str, Tensor]:
+        return {"dense": torch.zeros(self.numbers)}
 
     @property
     def macs(self) -> int:
@@ -107,7 +106,7 @@ def test_an_mlp_as_svd_factors_has_the_published_size():
     weights = {}
     for name, rank in (("0", 30), ("2", 19), ("4", 6)):
         weights |= Svd(rank=rank, singular_values=True).compress_model(model, [name], {}).weights
-    assert percent(model_size(model, CompressedModel(model, weights, model), {}), 235_146) == (39_773, 16.914)
+    assert percent(model_size(model, StoredModel(CompressedModel(model, weights, model))), 235_146) == (39_773, 16.914)
 
 
 def pruned(model: nn.Sequential, kept: dict[str, int], *, drop_dead_inputs: bool) -> CompressedModel:
@@ -125,9 +124,9 @@ def pruned(model: nn.Sequential, kept: dict[str, int], *, drop_dead_inputs: bool
 
 def test_an_mlp_of_fewer_rows_has_the_published_size_with_and_without_its_dead_inputs():
     model, kept = mlp(), {"0": 104, "2": 52}
-    left_in = model_size(model, pruned(model, kept, drop_dead_inputs=False), {})
+    left_in = model_size(model, StoredModel(pruned(model, kept, drop_dead_inputs=False)))
     assert percent(left_in, 235_146) == (96_294, 40.951)
-    dropped = model_size(model, pruned(model, kept, drop_dead_inputs=True), {})
+    dropped = model_size(model, StoredModel(pruned(model, kept, drop_dead_inputs=True)))
     assert round(percent(dropped, 235_146)[1], 2) == 37.27
     narrow = nn.Sequential(nn.Linear(784, 104), nn.Linear(104, 52), nn.Linear(52, 10))
     assert dropped.bytes == 4 * sum(tensor.numel() for tensor in narrow.parameters())
@@ -141,7 +140,7 @@ def test_a_vit_of_factors_has_the_published_size(pieces, parameters):
     for name in find_targets(model, ["blocks.*.attn.*", "blocks.*.mlp.*"]):
         weight = model.get_submodule(name).weight
         apart = weight.chunk(pieces) if name.endswith("qkv") else [weight]
-        weights[name] = join([method.compress(piece, None) for piece in apart])
-    size = model_size(model, CompressedModel(model, weights, model), {})
+        weights[name] = join_groups([method.compress(piece, None) for piece in apart])
+    size = model_size(model, StoredModel(CompressedModel(model, weights, model)))
     assert size.dense_bytes / 4 == 85_875_556
     assert size.bytes / 4 == parameters

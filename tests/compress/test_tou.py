@@ -34,12 +34,12 @@ def test_trained_factors_take_the_place_of_the_first_ones_and_come_back_from_ten
     method = Tou(rank=4, frozen=frozen)
     small = method.compress(torch.randn(9, 12), None)
     trained = torch.randn(4, 12)
-    other = small.refactored(None, trained)
+    other = small.with_factors(None, trained)
     assert other.first is small.first
     assert torch.equal(other.second.dense(), trained)
     torch.testing.assert_close(other.dense(), small.first.dense() @ trained)
     assert other.bits == small.bits
     assert torch.equal(method.from_tensors(other.to_tensors(), (9, 12)).dense(), other.dense())
-    both = small.refactored(torch.randn(9, 4), trained)
+    both = small.with_factors(torch.randn(9, 4), trained)
     torch.testing.assert_close(both.dense(), both.first.dense() @ trained)
     assert torch.equal(Tou(rank=4).from_tensors(both.to_tensors(), (9, 12)).dense(), both.dense())

@@ -12,8 +12,8 @@ from pipeline.adapt.contract import (
     Init,
     blank,
     clipped_rank,
-    packed,
-    trained_numbers,
+    stored_model,
+    trainable_counts,
 )
 from pipeline.adapt.inits.residual_svd import ResidualSvd
 from pipeline.adapt.lanes import Lanes, attach
@@ -69,7 +69,7 @@ EACH_LAYER = pytest.mark.parametrize(("layer", "shape"), LAYERS.values(), ids=LA
 def is_refused(adapter: Adapter, compressed: CompressedModel) -> bool:
     """Whether there is nothing for the adapter to do, which it then says, with its name or its option."""
     try:
-        packed(adapter, compressed, blank(adapter, compressed, dict.fromkeys(compressed.weights, 1)))
+        stored_model(adapter, compressed, blank(adapter, compressed, dict.fromkeys(compressed.weights, 1)))
         return False
     except SpecError as error:
         said = str(error)
@@ -175,10 +175,10 @@ def test_an_epoch_trains_what_the_adapter_names_and_nothing_else_and_a_file_give
     ranks = {name: clipped_rank(4, weight.shape) for name, weight in compressed.weights.items()}
     predicted = blank(adapter, compressed, ranks)
     trained = {name: tensor.numel() for name, tensor in start.items() if not adapter.is_frozen(name)}
-    assert trained_numbers(adapter, predicted) == trained
+    assert trainable_counts(adapter, predicted) == trained
     assert bool(trained) == adapter.trains
     tensors = pack_model(compressed, adapter, lanes[0].best_parameters)
-    size = model_size(model, *packed(adapter, compressed, predicted))
+    size = model_size(model, stored_model(adapter, compressed, predicted))
     assert sum(tensor.nbytes for tensor in tensors.values()) == size.bytes
 
     save_file(tensors, tmp_path / "model.safetensors")

@@ -16,9 +16,9 @@ from pipeline.compress.methods.no_compression import NoCompression
 from pipeline.compress.methods.svd import Svd
 from pipeline.compress.methods.svdlora import SvdLora
 from pipeline.compress.methods.tou_factors import Tou
-from pipeline.compress.sizes import model_size
+from pipeline.compress.sizes import StoredModel, model_size
 from pipeline.compress.targets import find_targets
-from pipeline.compress.weight import join
+from pipeline.compress.weight import join_groups
 from pipeline.config.registry import COMPRESSIONS
 from pipeline.errors import IntegrityError
 from pipeline.export.pack import PackedMethod, pack_model, unpack_model
@@ -49,7 +49,7 @@ def test_a_layer_keeps_its_shape_and_comes_back_from_a_file_of_the_size_that_was
     compression, layer, shape, tmp_path
 ):
     pairs = groups_and_stats(layer, *shape)
-    small, again = (join([compression.compress(*pair) for pair in pairs]) for _ in range(2))
+    small, again = (join_groups([compression.compress(*pair) for pair in pairs]) for _ in range(2))
     assert small.shape == matrix_shape(layer)
     assert small.dense().shape == small.shape
     assert small.dense().isfinite().all()
@@ -70,7 +70,8 @@ def test_a_layer_keeps_its_shape_and_comes_back_from_a_file_of_the_size_that_was
 def test_size_is_known_from_the_shape_alone(compression, layer, shape):
     pairs = groups_and_stats(layer, *shape)
     sizes = {
-        join([compression.compress(f(w), s) for w, s in pairs]).bits for f in (torch.clone, torch.zeros_like, torch.neg)
+        join_groups([compression.compress(f(w), s) for w, s in pairs]).bits
+        for f in (torch.clone, torch.zeros_like, torch.neg)
     }
     assert len(sizes) == 1
 
@@ -84,7 +85,7 @@ def has_row_scales(method: LayerCompression) -> bool:
 @pytest.mark.parametrize("compression", [m for m in LAYERWISE if has_row_scales(m)], ids=label)
 def test_a_gain_of_each_row_scales_the_dense_form_and_leaves_the_size(compression, layer, shape):
     pairs = groups_and_stats(layer, *shape)
-    small = join([compression.compress(*pair) for pair in pairs])
+    small = join_groups([compression.compress(*pair) for pair in pairs])
     gain = torch.randn(len(small.dense()))
     scaled = small.scaled_rows(gain)
     assert type(scaled) is type(small)
@@ -103,7 +104,7 @@ def test_factors_multiply_to_the_dense_form_and_a_copy_is_the_weight_itself(comp
         first, second = small.factors
         assert first.shape[1] == second.shape[0] <= min(small.shape)
         torch.testing.assert_close(first @ second, small.dense(), rtol=1e-4, atol=1e-5)
-    grouped = join([small] * 2)
+    grouped = join_groups([small] * 2)
     assert grouped.factors is None
     for weight in (small, grouped):
         assert copy.deepcopy(weight) is weight
@@ -168,7 +169,7 @@ def test_a_whole_model_comes_back_from_a_file_of_the_size_that_was_predicted(com
     stats = statistics(model, targets, 3, 32, 32)
     compressed = compression.compress_model(model, targets, stats, images(3, 32, 32))
     tensors = pack_model(compressed, Lora(), {})
-    assert sum(tensor.nbytes for tensor in tensors.values()) == model_size(model, compressed, {}).bytes
+    assert sum(tensor.nbytes for tensor in tensors.values()) == model_size(model, StoredModel(compressed)).bytes
     save_file(tensors, tmp_path / "model.safetensors")
     bare = unpack_model(
         build(), load_file(tmp_path / "model.safetensors"), PackedMethod(compression, targets, Lora(), 1.0)

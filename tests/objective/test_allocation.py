@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny_studies import adapted, asks, by_cell, kept_of, make_objective, make_spec, make_task, measure, search
 from torch import nn
 
-from pipeline.adapt.contract import blank, packed, trained_numbers
+from pipeline.adapt.contract import blank, stored_model, trainable_counts
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import LayerStats
 from pipeline.config.study_file import parse_spec
@@ -172,7 +172,7 @@ def test_the_adapter_as_it_is_stored_fits_the_budget_and_nearly_fills_it(by, ada
     objective = make_objective(spec)
     for budget in spec.search.ranks:
         begun = blank(objective.adapter, objective.compressed, objective.layer_ranks(budget))
-        _, bits = packed(objective.adapter, objective.compressed, begun)
+        bits = stored_model(objective.adapter, objective.compressed, begun).adapter_bits
         assert budget / 2 < sum(bits.values()) / 8 <= budget
         assert sum(bits.values()) // 8 == objective.facts(budget).size.bytes - objective.compressed_size.bytes
 
@@ -181,7 +181,7 @@ def test_the_adapter_as_it_is_stored_fits_the_budget_and_nearly_fills_it(by, ada
 def test_a_budget_of_parameters_counts_what_is_trained(adapter):
     objective = make_objective(allocated(unit="parameters", ranks=[100], combination={"adapter": adapter}))
     begun = blank(objective.adapter, objective.compressed, objective.layer_ranks(100))
-    assert sum(trained_numbers(objective.adapter, begun).values()) == objective.facts(100).trainable <= 100
+    assert sum(trainable_counts(objective.adapter, begun).values()) == objective.facts(100).trainable <= 100
 
 
 def test_an_adapter_whose_ranks_have_no_cost_of_their_own_is_refused(monkeypatch):

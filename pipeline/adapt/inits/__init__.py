@@ -1,1 +1,1 @@
-"""Where the factors start; one file an init, pure linear algebra."""
+"""The inits, which give the start values of low-rank factors: one file per init, pure linear algebra."""

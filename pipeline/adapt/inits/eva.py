@@ -1,11 +1,10 @@
-"""EVA (Paischer et al., 2024, arXiv:2410.07170): the adapter begins to look where the layer's inputs vary most."""
+"""EVA (Paischer et al., 2024, arXiv:2410.07170): the adapter starts on the directions in which the inputs vary most."""
 
 from typing import ClassVar
 
 import torch
 
 from pipeline.adapt.contract import AdaptedLayer, Init, Start
-from pipeline.adapt.decompositions import of_all_groups
 from pipeline.config.registry import INITS
 
 
@@ -13,8 +12,8 @@ from pipeline.config.registry import INITS
 class Eva(Init):
     """``A`` = the top right singular vectors of the layer's inputs, ``B = 0``: the first output is the compressed one.
 
-    They are the eigenvectors of ``E[x x^T]``; ``A`` is shared by the groups of a grouped convolution, so that the
-    inputs of all are taken together. Every layer has the rank it is given: none is moved from layer to layer.
+    They are the eigenvectors of ``E[x x^T]``. The groups of a grouped convolution share ``A``, so the mean of their
+    moments is used. Unlike the paper's method, no rank is moved from one layer to another.
     """
 
     nested: ClassVar[bool] = True
@@ -24,6 +23,5 @@ class Eva(Init):
         return True
 
     def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
-        _, vectors = of_all_groups(layer.stats).eigen
-        A = vectors.T.flip(0)[:rank]
-        return Start(A.to(layer.weight.dtype), torch.zeros(len(layer.weight), rank, dtype=layer.weight.dtype))
+        _, vectors = layer.shared_stats.eigen
+        return layer.start(vectors.T.flip(0)[:rank], torch.zeros(len(layer.weight), rank), residual=False)

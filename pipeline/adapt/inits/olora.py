@@ -1,4 +1,4 @@
-"""OLoRA (Büyükakyüz, 2024, arXiv:2406.01775): orthonormal directions of the weight's outputs are trained."""
+"""OLoRA (Büyükakyüz, 2024, arXiv:2406.01775): orthonormal directions of the layer's outputs are trained."""
 
 from typing import ClassVar
 
@@ -17,5 +17,4 @@ class Olora(Init):
     def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
         U, R = torch.linalg.qr(layer.weight.double())
         A, B = R[:rank], U[:, :rank]
-        base = layer.compress((layer.weight.double() - B @ A).to(layer.weight.dtype))
-        return Start(A.to(layer.weight.dtype), B.to(layer.weight.dtype), residual=True, base=base)
+        return layer.start(A, B, base=layer.compress_rest(A, B))

@@ -1,4 +1,4 @@
-"""The start of the LoRA paper (Hu et al., 2021, arXiv:2106.09685): the adapted layer begins as the compressed one."""
+"""The start of the LoRA paper (Hu et al., 2021, arXiv:2106.09685): at first the adapter changes nothing."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 
 from pipeline.adapt.contract import AdaptedLayer, Init, Start
-from pipeline.adapt.decompositions import kaiming
+from pipeline.adapt.decompositions import kaiming_uniform
 from pipeline.config.registry import INITS
 
 
@@ -15,14 +15,14 @@ class Paper(Init):
     """``A`` random, ``B = 0``: the first output is the compressed model's."""
 
     distribution: Literal["kaiming", "normal"] = "kaiming"
-    """``A ~ U(-1/sqrt(in), 1/sqrt(in))``, as Kaiming-uniform with a = sqrt(5) is, or ``A ~ N(0, sigma^2)``."""
+    """``A ~ U(-1/sqrt(in), 1/sqrt(in))`` (Kaiming-uniform with ``a = sqrt(5)``), or ``A ~ N(0, sigma^2)``."""
     sigma: float = Field(0.02, gt=0)
-    """Standard deviation of the normal start."""
+    """Standard deviation of the normal distribution."""
 
     def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
         out, inner = layer.weight.shape
         if self.distribution == "normal":
             A = torch.empty(rank, inner, dtype=layer.weight.dtype).normal_(0, self.sigma, generator=generator)
         else:
-            A = kaiming((rank, inner), layer.weight.dtype, generator)
-        return Start(A, torch.zeros(out, rank, dtype=layer.weight.dtype))
+            A = kaiming_uniform((rank, inner), layer.weight.dtype, generator)
+        return layer.start(A, torch.zeros(out, rank), residual=False)

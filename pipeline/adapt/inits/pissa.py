@@ -11,11 +11,10 @@ from pipeline.config.registry import INITS
 
 @INITS.register("pissa")
 class Pissa(Init):
-    """``s B A = [W]_r`` with ``sqrt(S)`` on both sides, ``Q = compress(W - s B A)``."""
+    """``s B A = [W]_r`` with ``sqrt(S)`` in both factors, ``Q = compress(W - s B A)``."""
 
     moves_base: ClassVar[bool] = True
 
     def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
-        A, B = best_product(layer.weight, rank, otherwise=layer.weight)
-        base = layer.compress((layer.weight.double() - B @ A).to(layer.weight.dtype))
-        return Start(A.to(layer.weight.dtype), B.to(layer.weight.dtype), residual=True, base=base)
+        A, B = best_product(layer.weight, rank, fallback=layer.weight)
+        return layer.start(A, B, base=layer.compress_rest(A, B))

@@ -1,9 +1,9 @@
-"""QERA (Zhang et al., 2024, arXiv:2410.06040): the low-rank form of what compression lost to the layer's outputs.
+"""QERA (Zhang et al., 2024, arXiv:2410.06040): the low-rank sum with the least error of the layer's outputs.
 
-Legend: ``R = W - Q`` the residual, ``C = E[x x^T]`` of the layer's inputs, damped where it has no inverse. Every group
-``g`` of a grouped convolution has a residual and a ``C`` of its own, and all share ``A``: what is to be minimised is
-``sum_g ||(R_g - B_g A) C_g^(1/2)||^2``, which has a closed form where the ``C_g`` agree. There their mean is taken for
-each: exact where they agree, and near where groups see like inputs.
+Legend: ``R = W - Q`` the residual, ``C = E[x x^T]`` of the layer's inputs, damped if it is singular. Each group ``g``
+of a grouped convolution has its own ``R_g`` and ``C_g``, but all groups share ``A``. The error to minimise,
+``sum_g ||(R_g - B_g A) C_g^(1/2)||^2``, has a closed form only if all ``C_g`` are equal. Here their mean takes the
+place of each, which is exact if they are equal and close if they are similar.
 """
 
 from typing import ClassVar
@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 
 from pipeline.adapt.contract import AdaptedLayer, Init, Start
-from pipeline.adapt.decompositions import best_product, of_all_groups
+from pipeline.adapt.decompositions import best_product
 from pipeline.config.registry import INITS
 
 
@@ -29,10 +29,10 @@ class Qera(Init):
         return True
 
     def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
-        inputs = of_all_groups(layer.stats)
-        # All directions, whatever the rank: a product of fewer rows may differ in its last bit, and ranks are prefixes.
+        stats = layer.shared_stats
+        # Every rank must be a prefix of the same factors, and a product of fewer rows may differ in its last bit.
         A, B = best_product(
-            layer.residual @ inputs.root, min(layer.weight.shape), otherwise=layer.weight.double() @ inputs.root
+            layer.residual @ stats.root, min(layer.weight.shape), fallback=layer.weight.double() @ stats.root
         )
-        A = A @ inputs.inverse_root
-        return Start(A[:rank].to(layer.weight.dtype), B[:, :rank].to(layer.weight.dtype), residual=True)
+        A = A @ stats.inverse_root
+        return layer.start(A[:rank], B[:, :rank])

@@ -1,11 +1,11 @@
-"""QERA's approximate form (Zhang et al., 2024, arXiv:2410.06040): as if the layer's inputs were uncorrelated."""
+"""QERA's approximate form (Zhang et al., 2024, arXiv:2410.06040), which treats the layer's inputs as uncorrelated."""
 
 from typing import ClassVar
 
 import torch
 
 from pipeline.adapt.contract import AdaptedLayer, Init, Start
-from pipeline.adapt.decompositions import best_product, of_all_groups
+from pipeline.adapt.decompositions import best_product
 from pipeline.config.registry import INITS
 
 
@@ -13,7 +13,7 @@ from pipeline.config.registry import INITS
 class QeraDiagonal(Init):
     """``s B A = [(W - Q) D]_r D^-1`` with ``D = diag(sqrt(E x_i^2))``, damped where an input is always zero.
 
-    The groups of a grouped convolution share ``A`` and the mean of their ``E x_i^2``, as in ``qera``.
+    The groups of a grouped convolution share ``A``, so the mean of their ``E x_i^2`` is used, as in ``qera``.
     """
 
     nested: ClassVar[bool] = True
@@ -23,6 +23,6 @@ class QeraDiagonal(Init):
         return True
 
     def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
-        D = of_all_groups(layer.stats).damped().diagonal().double().sqrt()
-        A, B = best_product(layer.residual * D, rank, otherwise=layer.weight.double() * D)
-        return Start((A / D).to(layer.weight.dtype), B.to(layer.weight.dtype), residual=True)
+        D = layer.shared_stats.damped().diagonal().double().sqrt()
+        A, B = best_product(layer.residual * D, rank, fallback=layer.weight.double() * D)
+        return layer.start(A / D, B)

@@ -1,9 +1,9 @@
-"""Both factors random: a control, against which a start has to show what it is worth."""
+"""Both factors random: a control for the other inits."""
 
 import torch
 
 from pipeline.adapt.contract import AdaptedLayer, Init, Start
-from pipeline.adapt.decompositions import kaiming
+from pipeline.adapt.decompositions import kaiming_uniform
 from pipeline.config.registry import INITS
 
 
@@ -13,5 +13,5 @@ class Random(Init):
 
     def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
         out, inner = layer.weight.shape
-        A = kaiming((rank, inner), layer.weight.dtype, generator)
-        return Start(A, kaiming((out, rank), layer.weight.dtype, generator))
+        A = kaiming_uniform((rank, inner), layer.weight.dtype, generator)
+        return Start(A, kaiming_uniform((out, rank), layer.weight.dtype, generator))

@@ -1,4 +1,4 @@
-"""The best low-rank form of what compression lost (Eckart and Young, 1936), as LQ-LoRA and others start from."""
+"""The best low-rank approximation of what compression lost (Eckart and Young, 1936), as in LQ-LoRA and others."""
 
 from typing import ClassVar
 
@@ -11,10 +11,9 @@ from pipeline.config.registry import INITS
 
 @INITS.register("svd")
 class ResidualSvd(Init):
-    """``s B A = [W - Q]_r``: the first output is as near the dense model's as rank r comes on the weights."""
+    """``s B A = [W - Q]_r``: the adapted weight starts as near to ``W`` as rank r allows."""
 
     nested: ClassVar[bool] = True
 
     def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
-        A, B = best_product(layer.residual, rank, otherwise=layer.weight)
-        return Start(A.to(layer.weight.dtype), B.to(layer.weight.dtype), residual=True)
+        return layer.start(*best_product(layer.residual, rank, fallback=layer.weight))

@@ -1,9 +1,9 @@
-"""The other start at zero (Hayou, Ghosh and Yu, 2024, arXiv:2406.08447): ``B`` random, ``A = 0``."""
+"""The other start at zero (Hayou, Ghosh and Yu, 2024, arXiv:2406.08447): ``A = 0``, ``B`` random."""
 
 import torch
 
 from pipeline.adapt.contract import AdaptedLayer, Init, Start
-from pipeline.adapt.decompositions import kaiming
+from pipeline.adapt.decompositions import kaiming_uniform
 from pipeline.config.registry import INITS
 
 
@@ -13,6 +13,5 @@ class Zero(Init):
 
     def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
         out, inner = layer.weight.shape
-        return Start(
-            torch.zeros(rank, inner, dtype=layer.weight.dtype), kaiming((out, rank), layer.weight.dtype, generator)
-        )
+        B = kaiming_uniform((out, rank), layer.weight.dtype, generator)
+        return layer.start(torch.zeros(rank, inner), B, residual=False)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.adapt import factor_storage, low_rank
+from pipeline.adapt import low_rank
 from pipeline.adapt.contract import Adapter, Draw, Start
-from pipeline.adapt.factor_storage import FactorType
+from pipeline.adapt.factor_storage import FactorType, pack_factors, unpack_factors
 from pipeline.adapt.lanes import LaneLayer, Stack, with_parameters
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layers import group_count, weight_matrix
@@ -201,14 +201,11 @@ class Lora(Adapter):
         kind = LoraConv2d if isinstance(base, nn.Conv2d) else LoraLinear
         return kind(base, trains, self)
 
-    def rounded(self, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return factor_storage.rounded(parameters, self.factors)
-
     def to_tensors(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return factor_storage.to_tensors(parameters, self.factors)
+        return pack_factors(parameters, self.factors)
 
     def from_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return factor_storage.from_tensors(tensors)
+        return unpack_factors(tensors)
 
     def absorb(
         self, weights: Mapping[str, CompressedWeight], parameters: Mapping[str, Tensor]

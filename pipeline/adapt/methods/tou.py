@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.adapt.contract import Adapter, Draw, Start
-from pipeline.adapt.lanes import LaneLayer, OwnLayer
+from pipeline.adapt.lanes import LaneLayer, SeparateLayer
 from pipeline.adapt.methods.full import own_parameters
 from pipeline.adapt.methods.lora import convolve
 from pipeline.compress.contract import CompressedModel
@@ -26,7 +26,7 @@ from pipeline.seeds import derive
 KINDS = ("weight", "bias")
 
 
-class TouLayer(OwnLayer):
+class TouLayer(SeparateLayer):
     """``y = first (second x) + b``; the first factor of a convolution is one of 1 x 1."""
 
     def _one(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class Tou(Adapter):
     ) -> tuple[Mapping[str, CompressedWeight], Mapping[str, Tensor]]:
         own, left = super().absorb(weights, parameters)
         trained = {
-            name: weight.refactored(None if _is_quantised(weight) else left[f"{name}.first"], left[f"{name}.second"])
+            name: weight.with_factors(None if _is_quantised(weight) else left[f"{name}.first"], left[f"{name}.second"])
             for name, weight in own.items()
             if isinstance(weight, FactorWeight) and f"{name}.second" in left
         }

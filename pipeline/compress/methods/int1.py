@@ -1,4 +1,4 @@
-"""One bit a weight, as in XNOR-Net (Rastegari et al., 2016, arXiv:1603.05279): a sign each and a scale a row."""
+"""1 bit per weight, as in XNOR-Net (Rastegari et al., 2016, arXiv:1603.05279): the signs and a scale per row."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pipeline.compress.contract import LayerCompression, LayerStats
-from pipeline.compress.packing import pack, packed_bits, unpack
-from pipeline.compress.weight import BitCount, CompressedWeight
+from pipeline.compress.packing import pack, unpack
+from pipeline.compress.weight import CompressedWeight
 from pipeline.config.registry import COMPRESSIONS
 
 
@@ -18,8 +18,8 @@ class SignWeight(CompressedWeight):
     """``Q = scale * sign``.
 
     Args:
-        positive: ``[out, in]``, bool: true where the sign is +1.
-        scale: ``[out]``, ``[1]``, or ``[0]`` where nothing is scaled.
+        positive: bool ``[out, in]``, True where the sign is +1.
+        scale: ``[out]`` per row, ``[1]`` for the whole weight, or ``[0]`` for a scale of 1.
     """
 
     positive: Tensor
@@ -34,12 +34,8 @@ class SignWeight(CompressedWeight):
         return signs * self.scale[:, None] if len(self.scale) else signs
 
     @property
-    def bits(self) -> BitCount:
-        return BitCount(payload=packed_bits(self.positive.numel(), 1), scale=32 * len(self.scale))
-
-    @property
     def macs(self) -> int:
-        """A signed addition counts as one, like any multiply-accumulate; so does the scale of a row."""
+        """Each addition or subtraction counts as one, as does each row's product with its scale."""
         return self.positive.numel() + (len(self.positive) if len(self.scale) else 0)
 
     def to_tensors(self) -> dict[str, Tensor]:
@@ -48,19 +44,19 @@ class SignWeight(CompressedWeight):
 
     def scaled_rows(self, gain: Tensor) -> Self:
         if len(self.scale) != len(self.positive):
-            have = "one scale for all rows" if len(self.scale) else "no scale"
-            raise ValueError(f'int1 weights with {have} cannot take a gain for each row; choose scale = "row"')
+            stored = "one scale for the whole weight" if len(self.scale) else "no scale"
+            raise ValueError(f'int1 stores {stored}, and a gain per row needs a scale per row; choose scale = "row"')
         return replace(self, scale=self.scale * gain.to(self.scale))
 
 
 @COMPRESSIONS.register("int1")
 class Int1(LayerCompression):
-    """One bit a weight: ``Q = a_i sign(w_i)``, ``sign(0) = +1``, with ``a_i`` by least squares."""
+    """1 bit per weight: ``Q = a_i sign(w_i)`` with ``sign(0) = +1`` and ``a_i`` fitted to row i by least squares."""
 
     scale: Literal["row", "tensor", "none"] = "row"
-    """One ``a`` for each row, one for the whole weight, or ``a = 1`` (what the first published experiment did)."""
+    """One ``a`` per row, one for the whole weight, or ``a = 1`` (as in the first published experiment)."""
     metric: Literal["weight", "activation"] = "weight"
-    """Least squares on weights, ``a = mean |w|``, or on outputs, ``a = (w C q) / (q C q)`` over the rows of ``a``."""
+    """Least squares on the weights, ``a = mean |w|``, or on the layer's outputs, ``a = (w C q) / (q C q)``."""
 
     @property
     def needs_statistics(self) -> bool:
@@ -70,13 +66,13 @@ class Int1(LayerCompression):
         positive = weight >= 0
         signs = torch.where(positive, 1, -1).double()
         projected = signs @ stats.damped() if stats is not None and self.needs_statistics else signs
-        along, norm = (weight * projected).sum(1), (signs * projected).sum(1)
+        numerator, denominator = (weight * projected).sum(1), (signs * projected).sum(1)
         if self.scale == "none":
-            scale = along.new_empty(0)
+            scale = numerator.new_empty(0)
         elif self.scale == "tensor":
-            scale = (along.sum() / norm.sum())[None]
+            scale = (numerator.sum() / denominator.sum())[None]
         else:
-            scale = along / norm
+            scale = numerator / denominator
         return SignWeight(positive, scale.to(weight.dtype))
 
     def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> SignWeight:

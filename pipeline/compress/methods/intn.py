@@ -1,4 +1,4 @@
-"""Two to eight bits a weight: round-to-nearest on an even grid, its clip by least squared error."""
+"""2 to 8 bits per weight: rounding to the nearest point of an even grid, whose range is searched."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,26 +9,26 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.compress.contract import LayerCompression, LayerStats
-from pipeline.compress.packing import pack, packed_bits, unpack
-from pipeline.compress.weight import BitCount, CompressedWeight
+from pipeline.compress.packing import pack, unpack
+from pipeline.compress.weight import CompressedWeight
 from pipeline.config.registry import COMPRESSIONS
 
-COVERS = {levels: 2**levels / (2**levels - 1) for levels in range(1, 9)}
-"""Stretch of a grid of ``2 ** levels`` steps, counted from its low end, whose last point falls on the high end."""
-STRETCHES = (*(step / 20 for step in range(5, 21)), *COVERS.values())
-"""Stretches that a clip is searched among. They are the same at all widths: each grid then holds every narrower one,
-so more bits never err more."""
+FULL_RANGE = {bits: 2**bits / (2**bits - 1) for bits in range(1, 9)}
+"""The stretch at which the last of ``2 ** bits`` grid points, counted from the low end, falls on the high end."""
+STRETCHES = (*(step / 20 for step in range(5, 21)), *FULL_RANGE.values())
+"""The stretches that are searched. They are the same for all widths, so that each grid contains every grid of fewer
+bits, and more bits never give a larger error."""
 
 
 @dataclass(frozen=True)
 class CodeWeight(CompressedWeight):
-    """``Q = zero + scale * code``, without zeros ``Q = scale * (code - 2^(width - 1))``.
+    """``Q = zero + scale * code``, or ``Q = scale * (code - 2^(width - 1))`` without zero points.
 
     Args:
-        code: ``[out, in]``, uint8, below ``2 ** width``.
+        code: uint8 ``[out, in]``, below ``2 ** width``.
         scale: ``[out, groups]``.
-        zero: ``[out, groups]``, the value of code 0; or ``[0]`` where the grid is symmetric.
-        width: Bits of a code.
+        zero: ``[out, groups]``, the value of code 0; or ``[0]`` for a symmetric grid.
+        width: Bits per code.
         group: Columns that share a scale; the last group may have fewer.
     """
 
@@ -44,22 +44,16 @@ class CodeWeight(CompressedWeight):
 
     def dense(self) -> Tensor:
         if len(self.zero):
-            return self._spread(self.scale) * self.code + self._spread(self.zero)
-        return self._spread(self.scale) * (self.code.to(self.scale.dtype) - (1 << (self.width - 1)))
+            return self._per_column(self.scale) * self.code + self._per_column(self.zero)
+        return self._per_column(self.scale) * (self.code.to(self.scale.dtype) - (1 << (self.width - 1)))
 
-    def _spread(self, of_groups: Tensor) -> Tensor:
+    def _per_column(self, per_group: Tensor) -> Tensor:
         """``[out, groups] -> [out, in]``."""
-        return of_groups[:, torch.arange(self.shape[1]) // self.group]
-
-    @property
-    def bits(self) -> BitCount:
-        return BitCount(
-            payload=packed_bits(self.code.numel(), self.width), scale=32 * (self.scale.numel() + self.zero.numel())
-        )
+        return per_group[:, torch.arange(self.shape[1]) // self.group]
 
     @property
     def macs(self) -> int:
-        """One of each weight, of each group's scale, and of its zero with the sum of the inputs."""
+        """One per weight, one per scale, and one per zero point (times the sum of the group's inputs)."""
         return self.code.numel() + self.scale.numel() + self.zero.numel()
 
     def to_tensors(self) -> dict[str, Tensor]:
@@ -73,58 +67,59 @@ class CodeWeight(CompressedWeight):
 
 @COMPRESSIONS.register("intN")
 class IntN(LayerCompression):
-    """N bits a weight: ``Q = scale * code``, rounded to nearest, a scale for each row or each group of columns."""
+    """N bits per weight: ``Q = scale * code``, rounded to nearest, with a scale per row or per group of columns."""
 
     bits: Literal[2, 3, 4, 8] = 4
-    """Bits of a code."""
+    """Bits per code."""
     group: int = Field(0, ge=0)
-    """Columns that share a scale; 0: the whole row."""
+    """Columns that share a scale; 0 means the whole row."""
     symmetric: bool = True
-    """Codes ``-2^(N-1) .. 2^(N-1)-1`` of a scale alone; else ``0 .. 2^N-1`` above a stored value of code 0."""
+    """Codes ``-2^(N-1) .. 2^(N-1)-1`` around zero; otherwise ``0 .. 2^N-1`` and a stored value of code 0."""
     clip: bool = True
-    """Search the scale with the least squared error, which may clip the largest weights; else it covers them all."""
+    """Search the range with the least squared error, which may clip the largest weights; otherwise cover them all."""
 
     def compress(self, weight: Tensor, stats: LayerStats | None) -> CodeWeight:
         out, inner = weight.shape
         group = min(self.group or inner, inner)
         whole = inner - inner % group
         parts = [weight[:, :whole].reshape(-1, group), *([weight[:, whole:]] if whole < inner else [])]
-        codes, scales, zeros = zip(*(self._rounded(part.float()) for part in parts), strict=True)
+        codes, scales, zeros = zip(*(self._quantise(part.float()) for part in parts), strict=True)
         code, scale, zero = (torch.cat([part.reshape(out, -1) for part in kind], 1) for kind in (codes, scales, zeros))
         zero = zero.new_empty(0) if self.symmetric else zero
         return CodeWeight(code, scale.to(weight.dtype), zero.to(weight.dtype), self.bits, group)
 
-    def _rounded(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes ``[n, width]``, scales and zeros ``[n, 1]`` of rows ``[n, width]``, each by itself."""
+    def _quantise(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes ``[n, columns]``, scales ``[n, 1]`` and zero points ``[n, 1]`` of ``rows [n, columns]``."""
         low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
         if self.symmetric:
             high = torch.maximum(high, -low)
             low = -high
-        stretch = torch.full_like(low, COVERS[self.bits - self.symmetric])
+        stretch = torch.full_like(low, FULL_RANGE[self.bits - self.symmetric])
         if self.clip:
             least = torch.full_like(low, torch.inf)
-            for tried in STRETCHES:
-                scale, zero = self._grid(low, high, torch.full_like(low, tried))
-                lost = self._codes(rows, scale, zero).mul_(scale).add_(zero).sub_(rows)
-                error = lost.square_().sum(1, keepdim=True)
-                stretch, least = torch.where(error < least, tried, stretch), torch.minimum(error, least)
+            for candidate in STRETCHES:
+                scale, zero = self._grid(low, high, torch.full_like(low, candidate))
+                difference = self._nearest_codes(rows, scale, zero).mul_(scale).add_(zero).sub_(rows)
+                error = difference.square_().sum(1, keepdim=True)
+                stretch, least = torch.where(error < least, candidate, stretch), torch.minimum(error, least)
         scale, zero = self._grid(low, high, stretch)
-        return self._codes(rows, scale, zero).to(torch.uint8), scale, zero
+        return self._nearest_codes(rows, scale, zero).to(torch.uint8), scale, zero
 
     def _grid(self, low: Tensor, high: Tensor, stretch: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and value of code 0, ``[n, 1]``.
+        """Scale and value of code 0, each ``[n, 1]``, of a grid over ``stretch`` times the range ``low .. high``.
 
-        A symmetric grid stretches about 0; an affine one from ``low``, or, where it is the shorter, about the middle.
+        A symmetric grid is stretched around 0. Another one starts at ``low`` if its stretch is 1 or more, and is
+        centred in the range otherwise.
         """
         scale = stretch * (high - low) / 2**self.bits
         if self.symmetric:
             return scale, -(1 << (self.bits - 1)) * scale
         return scale, low + (1 - stretch).clamp_min(0) / 2 * (high - low)
 
-    def _codes(self, rows: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-        """The nearest codes, as floats."""
-        steps = torch.where(scale > 0, scale, 1)  # a row of one value has no range
-        return (rows - zero).div_(steps).round_().clamp_(0, 2**self.bits - 1)
+    def _nearest_codes(self, rows: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        """The nearest codes of ``rows [n, columns]``, as floats."""
+        divisor = torch.where(scale > 0, scale, 1)  # a constant row has a scale of 0
+        return (rows - zero).div_(divisor).round_().clamp_(0, 2**self.bits - 1)
 
     def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> CodeWeight:
         code = unpack(tensors["code"], shape[0] * shape[1], self.bits).to(torch.uint8).reshape(shape)

@@ -1,4 +1,4 @@
-"""No compression: the reference that every method is held against."""
+"""No compression: the reference for all other methods."""
 
 from collections.abc import Mapping
 

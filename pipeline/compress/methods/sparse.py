@@ -1,4 +1,4 @@
-"""A few weights of each block: 1-of-16 in tiles or runs, k x k tiles, N:M (Mishra et al., 2021, arXiv:2104.08378)."""
+"""Block sparsity: 1 of 16 weights in tiles or runs, 1 of k x k, or N:M (Mishra et al., 2021, arXiv:2104.08378)."""
 
 import math
 import re
@@ -13,16 +13,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.compress.contract import LayerCompression, LayerStats
-from pipeline.compress.packing import pack, packed_bits, unpack
-from pipeline.compress.weight import BitCount, CompressedWeight
+from pipeline.compress.packing import pack, unpack
+from pipeline.compress.weight import CompressedWeight
 from pipeline.config.registry import COMPRESSIONS
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """How a ``[out, in]`` weight is cut: blocks of ``height x width``, ``keep`` weights kept in each.
+    """How a ``[out, in]`` weight is divided: blocks of ``height x width`` weights, ``keep`` of which are kept.
 
-    Blocks at an edge hold what is there: they are padded with places that are chosen last and never stored.
+    A block at an edge is padded. Padding is chosen after all weights of the block and never stored.
     """
 
     height: int
@@ -31,7 +31,16 @@ class Blocks:
 
     @classmethod
     def parse(cls, text: str) -> "Blocks":
-        """``"4x4"``, ``"1x16"``, ``"3x3"``: one weight of each tile. ``"2:4"``: N of each run of M."""
+        """Blocks from their name in a study file.
+
+        >>> Blocks.parse("4x4")
+        Blocks(height=4, width=4, keep=1)
+        >>> Blocks.parse("2:4")
+        Blocks(height=1, width=4, keep=2)
+
+        Raises:
+            ValueError: The text has neither form, or the block is too large.
+        """
         tile, pattern = re.fullmatch(r"(\d+)x(\d+)", text), re.fullmatch(r"(\d+):(\d+)", text)
         if tile:
             blocks = cls(int(tile[1]), int(tile[2]), 1)
@@ -40,7 +49,10 @@ class Blocks:
         else:
             raise ValueError("give a tile, as '4x4', '1x16' or '3x3', or N:M, as '2:4'")
         if not 1 <= blocks.keep < blocks.size <= 62 or math.comb(blocks.size, blocks.keep) > 2**16:
-            raise ValueError("a block has 2 to 62 weights, keeps some and not all of them, in at most 65,536 ways")
+            raise ValueError(
+                f"'{text}' is no possible block: a block has 2 to 62 weights, of which at least one is kept and one is "
+                f"not, in at most 65,536 ways"
+            )
         return blocks
 
     @property
@@ -49,47 +61,45 @@ class Blocks:
 
     @property
     def code_width(self) -> int:
-        """Bits that say which weights of a block are kept: ``ceil(log2 C(size, keep))``."""
+        """Bits of the code that says which weights of a block are kept: ``ceil(log2 C(size, keep))``."""
         return (math.comb(self.size, self.keep) - 1).bit_length()
 
-    def cut(self, matrix: Tensor, fill: float) -> Tensor:
-        """``[out, in] -> [blocks, size]``, row by row of blocks."""
+    def count(self, shape: tuple[int, int]) -> int:
+        """How many blocks a weight of this shape has."""
+        return -(-shape[0] // self.height) * -(-shape[1] // self.width)
+
+    def divide(self, matrix: Tensor, fill: float) -> Tensor:
+        """``[out, in] -> [blocks, size]``, padded with ``fill``; blocks are in row-major order."""
         rows, columns = -matrix.shape[0] % self.height, -matrix.shape[1] % self.width
         padded = F.pad(matrix, (0, columns, 0, rows), value=fill)
         tiles = padded.reshape(len(padded) // self.height, self.height, -1, self.width)
         return tiles.transpose(1, 2).reshape(-1, self.size)
 
-    def uncut(self, blocks: Tensor, shape: tuple[int, int]) -> Tensor:
-        """The inverse of ``cut``."""
+    def assemble(self, blocks: Tensor, shape: tuple[int, int]) -> Tensor:
+        """The inverse of ``divide``: ``[blocks, size] -> [out, in]``, without the padding."""
         down, across = -(-shape[0] // self.height), -(-shape[1] // self.width)
         tiles = blocks.reshape(down, across, self.height, self.width).transpose(1, 2)
         return tiles.reshape(down * self.height, across * self.width)[: shape[0], : shape[1]]
 
     def choices(self) -> Tensor:
-        """Every way to keep ``keep`` of ``size`` places, bool ``[C(size, keep), size]``; a block's code is its row."""
+        """Every way to keep ``keep`` of ``size`` weights, bool ``[C(size, keep), size]``; a block's code is a row."""
         kept = torch.tensor(list(combinations(range(self.size), self.keep)))
         chosen = torch.zeros(len(kept), self.size, dtype=torch.bool).scatter_(1, kept, value=True)
-        return chosen[self.key(chosen).argsort()]
+        return chosen[self.as_integers(chosen).argsort()]
 
-    def key(self, chosen: Tensor) -> Tensor:
-        """One number for each set of places, ``[..., size] -> [...]``; choices stand in its order."""
+    def as_integers(self, chosen: Tensor) -> Tensor:
+        """The bits of ``chosen [..., size]`` read as binary numbers ``[...]``; ``choices`` is sorted by them."""
         return (chosen * 2 ** torch.arange(self.size)).sum(-1)
-
-
-def kept_count(blocks: Blocks, shape: tuple[int, int]) -> int:
-    """Weights that are kept: ``keep`` of each whole block, and of an edge block no more than it has."""
-    present = blocks.cut(torch.ones(shape, dtype=torch.int32), 0).sum(1)
-    return int(present.clamp_max(blocks.keep).sum())
 
 
 @dataclass(frozen=True)
 class SparseWeight(CompressedWeight):
-    """Kept values and where they stand.
+    """The kept values and their positions.
 
     Args:
         weight: ``[out, in]``, zero where nothing is kept.
-        kept: ``[out, in]``, bool.
-        blocks: How the weight was cut.
+        kept: bool ``[out, in]``.
+        blocks: How the weight is divided.
     """
 
     weight: Tensor
@@ -104,23 +114,16 @@ class SparseWeight(CompressedWeight):
         return self.weight
 
     @property
-    def bits(self) -> BitCount:
-        count = -(-self.shape[0] // self.blocks.height) * -(-self.shape[1] // self.blocks.width)
-        return BitCount(
-            payload=32 * kept_count(self.blocks, self.shape), index=packed_bits(count, self.blocks.code_width)
-        )
-
-    @property
     def macs(self) -> int:
-        return kept_count(self.blocks, self.shape)
+        return int(self.kept.sum())
 
     def to_tensors(self) -> dict[str, Tensor]:
-        chosen = self.blocks.cut(self.kept, 0)
-        # An edge block may keep fewer than `keep`: its free choices fall on the first places that are not there.
-        absent = ~self.blocks.cut(torch.ones_like(self.kept), 0)
+        chosen = self.blocks.divide(self.kept, 0)
+        # A block at an edge may hold fewer than `keep` weights; its code then counts the first padding as kept.
+        padding = ~self.blocks.divide(torch.ones_like(self.kept), 0)
         missing = self.blocks.keep - chosen.sum(1, keepdim=True)
-        chosen = chosen | (absent & (absent.cumsum(1) <= missing))
-        codes = torch.searchsorted(self.blocks.key(self.blocks.choices()), self.blocks.key(chosen))
+        chosen = chosen | (padding & (padding.cumsum(1) <= missing))
+        codes = torch.searchsorted(self.blocks.as_integers(self.blocks.choices()), self.blocks.as_integers(chosen))
         return {"index": pack(codes, self.blocks.code_width), "value": self.weight[self.kept].float()}
 
     def scaled_rows(self, gain: Tensor) -> Self:
@@ -128,7 +131,7 @@ class SparseWeight(CompressedWeight):
 
 
 def block_scores(weight: Tensor, score: str, stats: LayerStats | None) -> Tensor:
-    """``|w|``, the signed ``w``, or ``|w_ij| sqrt(C_jj)``; ``[out, in]``."""
+    """The score of each weight, ``[out, in]``: ``|w|``, the signed ``w``, or ``|w_ij| sqrt(C_jj)``."""
     if score == "max":
         return weight
     if score == "activation" and stats is not None:
@@ -136,26 +139,30 @@ def block_scores(weight: Tensor, score: str, stats: LayerStats | None) -> Tensor
     return weight.abs()
 
 
-def refitted(weight: Tensor, kept: Tensor, stats: LayerStats) -> Tensor:
-    """Kept weights with the least squared output error on their support S, row by row: ``w_S = C_SS^-1 C_S: w``."""
+def refit_kept(weight: Tensor, kept: Tensor, stats: LayerStats) -> Tensor:
+    """The kept weights with the least squared error of the layer's outputs, ``[out, in]``.
+
+    Per row with kept positions S: ``w_S = C_SS^-1 C_S: w``.
+    """
     moment = stats.damped()
-    towards = weight.double() @ moment
+    projected = weight.double() @ moment
     fitted = torch.zeros_like(weight)
     for row, mask in enumerate(kept):
         support = mask.nonzero().flatten()
         factor = torch.linalg.cholesky(moment[support[:, None], support])
-        fitted[row, support] = torch.cholesky_solve(towards[row, support, None], factor)[:, 0].to(weight)
+        fitted[row, support] = torch.cholesky_solve(projected[row, support, None], factor)[:, 0].to(weight)
     return fitted
 
 
 @COMPRESSIONS.register("sparse")
 class Sparse(LayerCompression):
-    """A few weights of each block: 1 of 16 by default, in 4x4 tiles, with a 4-bit index."""
+    """A few weights of each block: by default 1 of 16, in 4x4 tiles, with a 4-bit index."""
 
     block: Annotated[str, AfterValidator(lambda text: Blocks.parse(text) and text)] = "4x4"
     """A tile of which one weight is kept ("4x4", "1x16", "3x3"), or N of M along a row ("2:4")."""
     score: Literal["abs", "max", "activation"] = "abs"
-    """What is kept: largest ``|w|``, largest signed ``w`` (what the published code did), or ``|w_ij| sqrt(C_jj)``."""
+    """What is kept: the largest ``|w|``, the largest signed ``w`` (as in the published code), or the largest
+    ``|w_ij| sqrt(C_jj)``."""
     refit: bool = False
     """Fit the kept weights of each row to the layer's outputs by least squares."""
 
@@ -165,15 +172,15 @@ class Sparse(LayerCompression):
 
     def compress(self, weight: Tensor, stats: LayerStats | None) -> SparseWeight:
         shape, blocks = (weight.shape[0], weight.shape[1]), Blocks.parse(self.block)
-        scores = blocks.cut(block_scores(weight, self.score, stats), -math.inf)
+        scores = blocks.divide(block_scores(weight, self.score, stats), -math.inf)
         best = scores.topk(blocks.keep, dim=1).indices
-        kept = blocks.uncut(torch.zeros_like(scores, dtype=torch.bool).scatter_(1, best, value=True), shape)
-        values = refitted(weight, kept, stats) if self.refit and stats is not None else weight.where(kept, 0)
+        kept = blocks.assemble(torch.zeros_like(scores, dtype=torch.bool).scatter_(1, best, value=True), shape)
+        values = refit_kept(weight, kept, stats) if self.refit and stats is not None else weight.where(kept, 0)
         return SparseWeight(values, kept, blocks)
 
     def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> SparseWeight:
         blocks = Blocks.parse(self.block)
-        count = -(-shape[0] // blocks.height) * -(-shape[1] // blocks.width)
-        kept = blocks.uncut(blocks.choices()[unpack(tensors["index"], count, blocks.code_width)], shape)
+        codes = unpack(tensors["index"], blocks.count(shape), blocks.code_width)
+        kept = blocks.assemble(blocks.choices()[codes], shape)
         values = tensors["value"].new_zeros(shape).masked_scatter(kept, tensors["value"])
         return SparseWeight(values, kept, blocks)

@@ -1,4 +1,4 @@
-"""The best low-rank weight, as factors; by outputs it is QERA's (Zhang et al., 2024, arXiv:2410.06040) and EoRA's."""
+"""Low-rank factors; those with the least output error are QERA's (Zhang et al., 2024, arXiv:2410.06040) and EoRA's."""
 
 from collections.abc import Mapping
 
@@ -13,21 +13,19 @@ from pipeline.config.registry import COMPRESSIONS
 
 @COMPRESSIONS.register("svd")
 class Svd(Truncation):
-    """Two factors of rank r: ``Q = [W]_r = (U sqrt(S)) (sqrt(S) V)``, or the best on the layer's outputs."""
+    """Two factors of rank r: ``Q = [W]_r = (U sqrt(S)) (sqrt(S) V)``, or those with the least output error."""
 
     singular_values: bool = False
-    """Store ``S`` beside ``U`` and ``V``, ``r (out + in + 1)`` numbers; else each factor takes ``sqrt(S)``."""
+    """Store ``S`` beside ``U`` and ``V``, ``r (out + in + 1)`` values; otherwise each factor contains ``sqrt(S)``."""
     factors: FactorMethod = NoCompression()
-    """How both factors are compressed in turn."""
+    """The compression of both factors."""
 
     @property
     def sized_by_shape(self) -> bool:
         return super().sized_by_shape and self.factors.sized_by_shape
 
     def compress(self, weight: Tensor, stats: LayerStats | None) -> FactorWeight:
-        U, S, V = self.decomposed(weight, stats)
-        r = self.kept_rank(S, (weight.shape[0], weight.shape[1]))
-        U, S, V = U[:, :r], S[:r], V[:r]
+        U, S, V = self.truncate(weight, stats)
         first, second, values = (U, V, S) if self.singular_values else (*balanced(U, S, V), S[:0])
         return compress_factors(first, second, values, (self.factors, self.factors), weight.dtype)
 

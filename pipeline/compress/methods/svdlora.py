@@ -1,4 +1,4 @@
-"""A sum of low-rank products, each of what the earlier ones left, rounding included."""
+"""A sum of low-rank products, each fitted to what the earlier ones leave of the weight, rounding errors included."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.compress.contract import LayerStats
-from pipeline.compress.factor_weight import FactorWeight, PairOfMethods, compress_factors, load_factors, product
+from pipeline.compress.factor_weight import FactorMethods, FactorWeight, compress_factors, load_factors, product
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.intn import IntN
 from pipeline.compress.methods.no_compression import NoCompression
-from pipeline.compress.packing import part_of, side_by_side
+from pipeline.compress.packing import join_parts, select_part
 from pipeline.compress.truncation import Truncation, balanced
-from pipeline.compress.weight import BitCount, CompressedWeight
+from pipeline.compress.weight import CompressedWeight
 from pipeline.config.registry import COMPRESSIONS
 
-FACTORS: dict[int, PairOfMethods] = {
+METHODS_BY_BITS: dict[int, FactorMethods] = {
     32: (NoCompression(), NoCompression()),
     8: (IntN(bits=8), IntN(bits=8)),
     1: (Int1(), Int1()),
@@ -44,15 +44,11 @@ class SumWeight(CompressedWeight):
         return torch.cat(firsts, 1), torch.cat(seconds)
 
     @property
-    def bits(self) -> BitCount:
-        return sum((step.bits for step in self.steps), BitCount(payload=0))
-
-    @property
     def macs(self) -> int:
         return sum(step.macs for step in self.steps)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        return side_by_side({f"step{j}": step.to_tensors() for j, step in enumerate(self.steps)})
+        return join_parts({f"step{j}": step.to_tensors() for j, step in enumerate(self.steps)})
 
     def scaled_rows(self, gain: Tensor) -> Self:
         return type(self)([step.scaled_rows(gain) for step in self.steps])
@@ -62,28 +58,28 @@ class SumWeight(CompressedWeight):
 class SvdLora(Truncation):
     """A sum of truncated SVDs, each of what the earlier ones leave; with exact factors it is one SVD.
 
-    Rank, energy and budget say what all steps have together, as of one SVD; it is shared out evenly, the first
-    steps taking what is over. A layer with fewer ranks than steps has as many steps as ranks.
+    Rank, energy and budget decide the total rank of all steps, as for a single SVD. It is shared evenly, and the first
+    steps take the remainder. If the total rank is below ``steps``, there are only as many steps as ranks.
     """
 
     steps: int = Field(2, ge=1)
-    """Products that are summed."""
+    """Products in the sum."""
     bits: Literal[32, 8, 1] = 32
-    """Of each number of a factor; later steps correct what rounding took from the earlier ones."""
+    """Bits per value of a factor; later steps correct the rounding of the earlier ones."""
 
     def compress(self, weight: Tensor, stats: LayerStats | None) -> SumWeight:
-        U, S, V = self.decomposed(weight, stats)
+        U, S, V = self.decompose(weight, stats)
         total = self.kept_rank(S, (weight.shape[0], weight.shape[1]))
-        count, done, left = min(self.steps, total), list[FactorWeight](), weight.double()
+        count, done, residual = min(self.steps, total), list[FactorWeight](), weight.double()
         for j in range(count):
             if done:
-                left = left - done[-1].dense()
-                U, S, V = self.decomposed(left, stats)
+                residual = residual - done[-1].dense()
+                U, S, V = self.decompose(residual, stats)
             r = total // count + (j < total % count)
             first, second = balanced(U[:, :r], S[:r], V[:r])
-            done.append(compress_factors(first, second, S[:0], FACTORS[self.bits], weight.dtype))
+            done.append(compress_factors(first, second, S[:0], METHODS_BY_BITS[self.bits], weight.dtype))
         return SumWeight(done)
 
     def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> SumWeight:
-        parts = [part for j in range(self.steps) if (part := part_of(tensors, f"step{j}"))]
-        return SumWeight([load_factors(part, shape, FACTORS[self.bits]) for part in parts])
+        parts = [part for j in range(self.steps) if (part := select_part(tensors, f"step{j}"))]
+        return SumWeight([load_factors(part, shape, METHODS_BY_BITS[self.bits]) for part in parts])

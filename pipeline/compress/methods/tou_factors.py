@@ -1,4 +1,4 @@
-"""A weight as two factors of which the second is there to be trained, and the first to stay."""
+"""Two factors, the first of which stays frozen while the adapter ``tou`` trains the second."""
 
 from collections.abc import Mapping
 
@@ -16,17 +16,15 @@ class Tou(Truncation):
     """Two factors of rank r, one to freeze and one to train: ``Q = (U S) V``."""
 
     frozen: FactorMethod = NoCompression()
-    """How the first factor, ``U S``, is compressed; the second stays dense."""
+    """The compression of the first factor, ``U S``; the second is stored in float32."""
 
     @property
     def sized_by_shape(self) -> bool:
         return super().sized_by_shape and self.frozen.sized_by_shape
 
     def compress(self, weight: Tensor, stats: LayerStats | None) -> FactorWeight:
-        U, S, V = self.decomposed(weight, stats)
-        r = self.kept_rank(S, (weight.shape[0], weight.shape[1]))
-        methods = (self.frozen, NoCompression())
-        return compress_factors(U[:, :r] * S[:r], V[:r], S[:0], methods, weight.dtype)
+        U, S, V = self.truncate(weight, stats)
+        return compress_factors(U * S, V, S[:0], (self.frozen, NoCompression()), weight.dtype)
 
     def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> FactorWeight:
         return load_factors(tensors, shape, (self.frozen, NoCompression()))
