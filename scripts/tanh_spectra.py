@@ -10,8 +10,9 @@ from pathlib import Path
 
 from bench.tanh_network import watch_tanh
 from pipeline.paths import STORAGE, write_whole
+from pipeline.report.blocks import Drawing
+from pipeline.report.document import document
 from pipeline.report.figures.animation import draw_courses
-from pipeline.report.markup import figure, page
 
 SAYS = (
     "The shares of the singular values of each layer of tanh(A3 tanh(A2 tanh(A1 x))), trained on scikit-learn's "
@@ -26,8 +27,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=STORAGE / "reports" / "tanh-spectra.html", help="the page")
     given = parser.parse_args()
     watched, losses = watch_tanh(given.seed, given.epochs)
-    drawn = figure(draw_courses(watched, {}), "spectra", "Singular values over epochs", SAYS)
-    text = page("Spectra of a tanh network", ["<h1>Spectra of a tanh network</h1>", drawn], drawn=True)
+    drawing = Drawing("spectra", "Singular values over epochs", SAYS, draw_courses(watched, {}))
+    text = document("Spectra of a tanh network", drawn=True, content=[drawing])
 
     def write(path: Path) -> None:
         path.write_text(text, encoding="utf-8")

@@ -78,17 +78,15 @@ def report(
     console = Console()
     names = list(dict.fromkeys(map(stored_name, studies)))
     folder = out or report_folder("+".join(names))
-    page, figures = write_report(results_of(studies[0], storage, *studies[1:]), folder, datetime.now().astimezone())
-    if png:
-        write_pngs(figures, folder / "png", console.say)
+    written = write_report(results_of(studies[0], storage, *studies[1:]), folder, datetime.now().astimezone())
+    pictures = write_pngs(written.figures, folder / "png", console.say) if png else []
     if as_json:
-        tables, pictures = sorted(folder.glob("*.csv")), sorted(folder.glob("png/*.png"))
-        print_json({"page": str(page), "tables": list(map(str, tables)), "pictures": list(map(str, pictures))})
+        tables = [str(path) for path in written.tables]
+        print_json({"page": str(written.page), "tables": tables, "pictures": [str(path) for path in pictures]})
     else:
-        print(page)
-    console.say(
-        f"{readable_bytes(page.stat().st_size)} in one file that needs no network; next: restora export {names[0]}"
-    )
+        print(written.page)
+    size = readable_bytes(written.page.stat().st_size)
+    console.say(f"{size} in one file that needs no network; next: restora export {names[0]}")
 
 
 @app.command(

@@ -1,15 +1,15 @@
-"""The report of studies: one HTML page that needs no network, and its tables beside it."""
+"""The report of studies: one HTML page that needs no network, and its tables as CSV files beside it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from pipeline.paths import write_whole
+from pipeline.report.document import document
 from pipeline.report.figures.contract import Figure, NothingToDraw
 from pipeline.report.figures.labels import measured
-from pipeline.report.markup import contents, page
 from pipeline.report.numbers_text import listed
 from pipeline.report.sections.glossary_section import glossary_section
 from pipeline.report.sections.layers_section import layer_tables
@@ -32,18 +32,28 @@ TABLES: dict[str, tuple[type, Rows, str]] = {
 }
 
 
-def write_report(
-    results: Sequence[CombinationResult], folder: Path, made: datetime | None = None
-) -> tuple[Path, dict[str, Figure]]:
+@dataclass(frozen=True)
+class Report:
+    """The files of a report, and its main pictures.
+
+    Args:
+        page: The HTML file.
+        tables: The CSV files.
+        figures: The main pictures by name, as plotly figures.
+    """
+
+    page: Path
+    tables: list[Path]
+    figures: dict[str, Figure]
+
+
+def write_report(results: Sequence[CombinationResult], folder: Path, made: datetime | None = None) -> Report:
     """Write ``index.html``, ``evaluation.csv``, ``trials.csv`` and ``epochs.csv``; the studies may still be running.
 
     Args:
-        results: All combinations of one study or of several, at least one.
-        folder: Where to; what is there of an earlier report is replaced.
-        made: When; the page says so.
-
-    Returns:
-        The page, and its main pictures by name.
+        results: All combinations of one or more studies, at least one.
+        folder: Where to write; the files of an earlier report are replaced.
+        made: The time that the page shows as its date; None for no date.
     """
     for name, (kind, rows, _) in TABLES.items():
         write_csv(folder / name, kind, rows(results))
@@ -55,38 +65,24 @@ def write_report(
 
     write_whole(folder / "index.html", write)
     figures = {one.name: shown for one, shown in drawn.items() if one.main and not isinstance(shown, NothingToDraw)}
-    return folder / "index.html", figures
+    return Report(folder / "index.html", [folder / name for name in TABLES], figures)
 
 
 def render(results: Sequence[CombinationResult], drawn: Drawn, made: datetime | None = None) -> str:
-    """The page as HTML; the same of the same, but for the time that it is told."""
-    title = f"{listed(dict.fromkeys(result.of for result in results))}: {measured(results)} won back"
-    sections = [
-        results_section(results),
-        task_section(results),
-        glossary_section(results),
-        pictures_section(drawn, {"layer_sizes": layer_tables(results)}),
-        trials_section(results),
-        reproduction_section(results),
-    ]
-    return page(
-        title,
-        [
-            f"<header><h1>{escape(title)}</h1>",
-            *state(results),
-            *summary(results),
-            contents(sections),
-            "</header>",
-            "<main>",
-            *(section.html() for section in sections),
-            "</main>",
-            _footer(made),
-        ],
+    """The page as HTML. Equal results give equal pages, apart from the date."""
+    return document(
+        f"{listed(dict.fromkeys(result.of for result in results))}: {measured(results)} won back",
+        template="report.html",
         drawn=any(not isinstance(one, NothingToDraw) for one in drawn.values()),
+        lead=[*state(results), *summary(results)],
+        sections=[
+            results_section(results),
+            task_section(results),
+            glossary_section(results),
+            pictures_section(drawn, {"layer_sizes": layer_tables(results)}),
+            trials_section(results),
+            reproduction_section(results),
+        ],
+        tables={name: what for name, (_, _, what) in TABLES.items()},
+        made=made,
     )
-
-
-def _footer(made: datetime | None) -> str:
-    links = ", ".join(f'<a href="{name}">{name}</a> ({what})' for name, (_, _, what) in TABLES.items())
-    when = f" Made on {made:%Y-%m-%d at %H:%M %Z}." if made else ""
-    return f"<footer><p>The same numbers as tables: {links}. This page needs no network.{when}</p></footer>"

@@ -17,19 +17,22 @@ PATIENCE = 60
 """Seconds in which the browser may draw a picture."""
 
 
-def write_pngs(figures: Mapping[str, Figure], folder: Path, say: Callable[[str], None]) -> None:
-    """Write pictures as ``<name>.png`` in light colours, in the place of those of an earlier report.
+def write_pngs(figures: Mapping[str, Figure], folder: Path, say: Callable[[str], None]) -> list[Path]:
+    """Write pictures as ``<name>.png`` in light colours; those of an earlier report are replaced.
 
     Args:
         figures: By name.
         folder: Where to.
         say: Is told in a line what is missing, where none can be written.
+
+    Returns:
+        The files that were written.
     """
     if not figures:
-        return
+        return []
     if find_spec("kaleido") is None:
         say("no PNGs of the pictures, for kaleido is not installed: pip install kaleido")
-        return
+        return []
     from kaleido import write_fig_from_object_sync
     from kaleido.errors import BrowserClosedError, BrowserFailedError, ChromeNotFoundError
 
@@ -51,13 +54,15 @@ def write_pngs(figures: Mapping[str, Figure], folder: Path, say: Callable[[str],
                 "no PNGs of the pictures, for no browser was found: install Chromium or Chrome (on Debian: apt-get "
                 "install chromium), or set BROWSER_PATH to one"
             )
-            return
+            return []
         except (BrowserClosedError, BrowserFailedError) as error:
             say(f"no PNGs of the pictures, for the browser failed: {error}")
-            return
+            return []
         for fault in failed:
             say(f"a picture could not be written as PNG: {fault}")
         for stale in {f"{one.name}.png" for one in pictures()}:
             (folder / stale).unlink(missing_ok=True)
-        for path in Path(temporary).iterdir():
+        drawn = sorted(Path(temporary).iterdir())
+        for path in drawn:
             write_whole(folder / path.name, functools.partial(shutil.copyfile, path))
+        return [folder / path.name for path in drawn]

@@ -49,7 +49,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path
         finish_study(Stored(storage, name="hostile", combination="<b onclick=alert(1)>", inits=("<img src=x>", "svd")))
         names = {"one": ["digits"], "several": ["digits", "other"], "begun": ["begun"], "hostile": ["hostile"]}
         yield {
-            name: folder / write_report(read_results(storage, *studies), Path(name))[0]
+            name: folder / write_report(read_results(storage, *studies), Path(name)).page
             for name, studies in names.items()
         }
     storage.remove_session()

@@ -282,6 +282,17 @@ def test_report_writes_its_page_and_prints_where(ran):
     assert "MB in one file that needs no network; next: restora export tiny" in last_line(result.stderr)
 
 
+def test_report_lists_as_json_the_files_that_it_wrote_and_none_of_an_earlier_report(ran):
+    folder = Path("storage/reports/tiny")
+    for earlier in (folder / "png" / "accuracy_by_rank.png", folder / "layers.csv"):
+        earlier.parent.mkdir(parents=True, exist_ok=True)
+        earlier.write_text("of an earlier report")
+    written = json.loads(invoke("report", "tiny", "--no-png", "--json").stdout)
+    assert written["page"] == str(folder / "index.html")
+    assert written["tables"] == [str(folder / f"{name}.csv") for name in ("evaluation", "trials", "epochs")]
+    assert written["pictures"] == []
+
+
 def test_report_takes_several_studies_for_one_page_and_names_the_one_that_is_not_stored(ran):
     write_study("small", seed=1)
     assert invoke("run", "small", "--device", "cpu").exit_code == 0

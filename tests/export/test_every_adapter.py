@@ -64,7 +64,7 @@ def test_a_study_is_searched_once_and_its_files_give_the_models_that_were_tested
     assert all(len(cell.tested) == 2 for cell in result.cells)
     status = read_status("sqlite:///studies.db", spec.name, with_reasons=True)
     assert [(row["rank"], row["init"]) for row in status[0]["cells"]] == [(cell.rank, cell.init) for cell in own]
-    assert write_report([result], tmp_path / "report")[0].exists()
+    assert write_report([result], tmp_path / "report").page.exists()
 
     for folder in export_ranks(again, result, kept_of(spec), lambda: None, force=False):
         card = json.loads((folder / "card.json").read_text())

@@ -68,7 +68,8 @@ def attributes():
 
 
 def test_a_report_is_a_page_and_three_tables(finished, tmp_path):
-    page, figures = write_report(finished, tmp_path / "report")
+    written = write_report(finished, tmp_path / "report")
+    page = written.page
     assert page == tmp_path / "report" / "index.html"
     assert sorted(path.name for path in page.parent.iterdir()) == [
         "epochs.csv",
@@ -80,7 +81,8 @@ def test_a_report_is_a_page_and_three_tables(finished, tmp_path):
         assert len(list(csv.DictReader(file))) == 8
     with (page.parent / "trials.csv").open(newline="") as file:
         assert {row["study"] for row in csv.DictReader(file)} == {"digits"}
-    assert "accuracy_by_rank" in figures
+    assert written.tables == [page.parent / name for name in ("evaluation.csv", "trials.csv", "epochs.csv")]
+    assert "accuracy_by_rank" in written.figures
 
 
 def test_the_page_asks_for_nothing_from_outside_and_holds_plotly_once(finished):

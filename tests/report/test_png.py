@@ -24,9 +24,10 @@ def test_pictures_are_written_in_light_colours_in_the_place_of_earlier_ones(figu
     folder.mkdir()
     (folder / "heat_map.png").write_bytes(b"of an earlier report")
     (folder / "holiday.png").write_bytes(b"of someone else")
-    write_pngs(figures, folder, said.append)
+    written = write_pngs(figures, folder, said.append)
     assert said == []
     assert sorted(path.name for path in folder.iterdir()) == ["accuracy_by_rank.png", "holiday.png", "recovery.png"]
+    assert written == [folder / "accuracy_by_rank.png", folder / "recovery.png"]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     image = Image.open(folder / "accuracy_by_rank.png")
     assert image.size == (WIDTH * FINER, figures["accuracy_by_rank"].layout.height * FINER)
@@ -67,5 +68,5 @@ def test_a_browser_that_dies_is_named_and_the_report_goes_on(figures, tmp_path, 
 def test_no_picture_starts_no_browser(tmp_path, monkeypatch):
     monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "nowhere"))
     said = []
-    write_pngs({}, tmp_path / "png", said.append)
+    assert write_pngs({}, tmp_path / "png", said.append) == []
     assert said == []

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipeline.report.markup import Section, words
+from pipeline.report.blocks import Definitions, Section
 from pipeline.results.stored_results import CombinationResult
 
 ACCURACY = "The share of images for which the model's answer is right."
@@ -37,4 +37,4 @@ def glossary_section(results: Sequence[CombinationResult]) -> Section:
         "the compressed model lies within the original's own 95 % interval.",
         "95 %": "The Wilson interval: where the value may lie, judged by the number of images alone.",
     }
-    return Section("words", "How to read it", [words(meanings)])
+    return Section("words", "How to read it", [Definitions(meanings)])

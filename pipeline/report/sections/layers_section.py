@@ -2,20 +2,19 @@
 
 from collections.abc import Sequence
 
-from pipeline.report.html_table import Column, table
-from pipeline.report.markup import folded
+from pipeline.report.blocks import Block, Column, Folded, Table, table
 from pipeline.report.numbers_text import rank_said, size
 from pipeline.results.layer_bytes import LayerSize, compressed_bytes, layer_sizes
 from pipeline.results.stored_results import CombinationResult
 
 
-def layer_tables(results: Sequence[CombinationResult]) -> list[str]:
+def layer_tables(results: Sequence[CombinationResult]) -> list[Block]:
     """The bytes of every compressed layer, a folded table for each combination that has written them."""
     known = [(result, sizes) for result in results if (sizes := layer_sizes(result))]
-    return [folded(f"Layers of {result.label}, in numbers", _table(result, sizes)) for result, sizes in known]
+    return [Folded(f"Layers of {result.label}, in numbers", [_table(result, sizes)]) for result, sizes in known]
 
 
-def _table(result: CombinationResult, sizes: Sequence[LayerSize]) -> str:
+def _table(result: CombinationResult, sizes: Sequence[LayerSize]) -> Table:
     ranks = sorted({int(rank) for layer in sizes for rank in layer["adapter"]})
     kind = "budget" if result.budget_unit else "rank"
     adapters = {

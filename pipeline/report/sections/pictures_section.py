@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from pipeline.report.blocks import Block, Drawing, Heading, Paragraph, Section
 from pipeline.report.figures.contract import Figure, NotAskedFor, NothingToDraw, Picture, pictures
-from pipeline.report.markup import Section, figure, heading, paragraph
 from pipeline.results.stored_results import CombinationResult
 
 Drawn = Mapping[Picture, Figure | NothingToDraw]
@@ -22,17 +22,14 @@ def draw(results: Sequence[CombinationResult]) -> Drawn:
     return drawn
 
 
-def pictures_section(drawn: Drawn, below: Mapping[str, Sequence[str]]) -> Section:
-    """All pictures; ``below`` has what follows one, by its name."""
-    body = [
-        piece
-        for picture, shown in drawn.items()
-        for piece in (
-            heading(picture.title) + paragraph(f"No picture: {shown}.", "quiet")
-            if isinstance(shown, NothingToDraw)
-            else figure(shown, picture.name, picture.title, picture.says),
-            *below.get(picture.name, ()),
-        )
-    ]
+def pictures_section(drawn: Drawn, below: Mapping[str, Sequence[Block]]) -> Section:
+    """All pictures; ``below`` holds the blocks that follow a picture, by the picture's name."""
+    blocks: list[Block] = []
+    for picture, shown in drawn.items():
+        if isinstance(shown, NothingToDraw):
+            blocks += [Heading(picture.title), Paragraph(f"No picture: {shown}.", "quiet")]
+        else:
+            blocks.append(Drawing(picture.name, picture.title, picture.says, shown))
+        blocks += below.get(picture.name, [])
     within = {picture.name: picture.title for picture, shown in drawn.items() if not isinstance(shown, NothingToDraw)}
-    return Section("pictures", "Pictures", body, within)
+    return Section("pictures", "Pictures", blocks, within)

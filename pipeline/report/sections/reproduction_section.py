@@ -6,9 +6,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from pipeline.report.blocks import Block, Column, Folded, Paragraph, Section, Verbatim, facts, table
 from pipeline.report.figures.labels import rank_word
-from pipeline.report.html_table import Column, facts, table
-from pipeline.report.markup import Section, folded, paragraph, verbatim
 from pipeline.report.numbers_text import init_said, listed, rank_said, size
 from pipeline.results.stored_results import CombinationResult, latest_run
 from pipeline.store.long_text import joined
@@ -24,9 +23,9 @@ def reproduction_section(results: Sequence[CombinationResult]) -> Section:
         "reproduction",
         "To do it again",
         [
-            facts("What it was made with", said, list(studies) if len(studies) > 1 else [""]),
-            *(folded(*_file(study, own[0])) for study, own in studies.items()),
-            *_checkpoints(results),
+            facts("What it was made with", said, list(studies) if len(studies) > 1 else ["value"]),
+            *(_file(study, own[0]) for study, own in studies.items()),
+            _checkpoints(results),
         ],
     )
 
@@ -72,21 +71,22 @@ def _versions(trials: Sequence[FrozenTrial]) -> dict[str, dict[str, None]]:
     return seen
 
 
-def _file(study: str, result: CombinationResult) -> tuple[str, str]:
-    """Title and text: the study file, or where an older version ran the study, what of it is pinned."""
+def _file(study: str, result: CombinationResult) -> Block:
+    """The study file, or where an older version ran the study, what of it is pinned."""
     text = joined(result.facts, "file")
     if text is not None:
-        return f"The study file of {study}", verbatim(text)
+        return Folded(f"The study file of {study}", [Verbatim(text)])
     pinned: dict[str, Any] = result.facts["pinned"]
     lines = [f"{name} = {json.dumps(value)}" for name, value in pinned.items()]
-    return f"What is pinned of {study}, whose file an older version did not store", verbatim("\n".join(lines))
+    title = f"What is pinned of {study}, whose file an older version did not store"
+    return Folded(title, [Verbatim("\n".join(lines))])
 
 
-def _checkpoints(results: Sequence[CombinationResult]) -> list[str]:
+def _checkpoints(results: Sequence[CombinationResult]) -> Block:
     found = [(result, *each) for result in results for each in _exported(result)]
     if not found:
         study = " ".join(_studies(results)[:1])
-        return [paragraph(f"No exported checkpoint is noted; to write them: restora export {study}")]
+        return Paragraph(f"No exported checkpoint is noted; to write them: restora export {study}")
     columns: dict[str, Column[tuple[CombinationResult, FrozenTrial, str, str]]] = {
         "combination": Column("text", lambda row: row[0].label),
         rank_word(results): Column("number", lambda row: rank_said(row[0], row[1].params["rank"])),
@@ -95,7 +95,7 @@ def _checkpoints(results: Sequence[CombinationResult]) -> list[str]:
         "file": Column("long", lambda row: row[2]),
         "sha256": Column("long", lambda row: row[3]),
     }
-    return [table("Exported checkpoints; a later export may have taken the place of a file", columns, found)]
+    return table("Exported checkpoints; a later export may have taken the place of a file", columns, found)
 
 
 def _exported(result: CombinationResult) -> Iterator[tuple[FrozenTrial, str, str]]:

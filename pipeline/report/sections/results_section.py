@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.report.blocks import Column, Folded, Paragraph, Section, table
 from pipeline.report.figures.accuracy_axis import shown_part
 from pipeline.report.figures.labels import measured, rank_word
-from pipeline.report.html_table import Column, table
-from pipeline.report.markup import Section, folded, paragraph
 from pipeline.report.numbers_text import (
     init_said,
     percent,
@@ -83,19 +82,20 @@ def results_section(results: Sequence[CombinationResult]) -> Section:
                 best=lambda model: model in best,
                 cards=True,
             ),
-            folded(
+            Folded(
                 f"All {len(cells)} cells",
-                table(
-                    f"The winner of each cell; empty where no trial is complete yet. {_PERCENT}",
-                    _cells(heading),
-                    cells,
-                ),
+                [
+                    table(
+                        f"The winner of each cell; empty where no trial is complete yet. {_PERCENT}",
+                        _cells(heading),
+                        cells,
+                    )
+                ],
             ),
-            folded("The winners' values", table("What the winners were trained with", _values(heading), cells)),
-            folded(
+            Folded("The winners' values", [table("What the winners were trained with", _values(heading), cells)]),
+            Folded(
                 "How checkpoints are chosen and sizes are counted",
-                paragraph(CHOICE.format(metric=metric)),
-                paragraph(SIZE),
+                [Paragraph(CHOICE.format(metric=metric)), Paragraph(SIZE)],
             ),
         ],
     )

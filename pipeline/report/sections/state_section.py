@@ -1,17 +1,16 @@
 """What a reader of an unfinished study must know first."""
 
 from collections.abc import Sequence
-from html import escape
 
+from pipeline.report.blocks import Block, Unfinished
 from pipeline.report.figures.labels import cell_name
-from pipeline.report.markup import paragraph
 from pipeline.report.numbers_text import FIRM, percent
 from pipeline.results.standing import begun, standing
 from pipeline.results.stored_results import CombinationResult
 from pipeline.wording import counted
 
 
-def state(results: Sequence[CombinationResult]) -> list[str]:
+def state(results: Sequence[CombinationResult]) -> list[Block]:
     """How far each unfinished study is, and what of it has not begun; nothing where all is done.
 
     The page does not reload itself: its file changes only when it is made again, and a reader would lose the place.
@@ -22,10 +21,10 @@ def state(results: Sequence[CombinationResult]) -> list[str]:
     return [box for box in boxes if box]
 
 
-def _box(study: str, results: Sequence[CombinationResult], again: str) -> str:
+def _box(study: str, results: Sequence[CombinationResult], again: str) -> Unfinished | None:
     now = standing(results)
     if now.finished:
-        return ""
+        return None
     running = f", {counted(now.running, 'trial')} had begun and not ended" if now.running else ""
     latest = f"; the last one ended on {now.latest:%Y-%m-%d at %H:%M}" if now.latest else ""
     share = f"{percent(now.done / now.budget, 0)}{FIRM}%"
@@ -36,13 +35,7 @@ def _box(study: str, results: Sequence[CombinationResult], again: str) -> str:
         else f"The search of {study} has ended, and not every winner is tested yet."
     )
     waiting = _waiting(results)
-    return (
-        '<div class="state" role="note">'
-        + paragraph(f"{said} {again}")
-        + f'<progress max="{now.budget}" value="{now.done}" aria-label="{escape("trials that have ended")}"></progress>'
-        + (paragraph(f"Not begun: {waiting}.", "quiet") if waiting else "")
-        + "</div>"
-    )
+    return Unfinished(f"{said} {again}", now.done, now.budget, f"Not begun: {waiting}." if waiting else "")
 
 
 def _waiting(results: Sequence[CombinationResult]) -> str:

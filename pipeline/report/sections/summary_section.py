@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from pipeline.report.blocks import Block, Bullets, Paragraph
 from pipeline.report.figures.accuracy_axis import shown_part
 from pipeline.report.figures.labels import cell_name, seed_count
-from pipeline.report.markup import bullets, paragraph
 from pipeline.report.numbers_text import FIRM, listed, percent, size, time
 from pipeline.results.recovered import cell_recovery, winner_accuracy
 from pipeline.results.standing import standing
@@ -17,7 +17,7 @@ MOST = 5
 PARTS = {"val": "validation", "test": "test"}
 
 
-def summary(results: Sequence[CombinationResult]) -> list[str]:
+def summary(results: Sequence[CombinationResult]) -> list[Block]:
     """The original, what compression cost, what the best checkpoint of each size won back, and how the search went."""
     studies = dict.fromkeys(result.of for result in results)
     several = len(studies) > 1
@@ -28,19 +28,19 @@ def summary(results: Sequence[CombinationResult]) -> list[str]:
     ]
 
 
-def _summary(results: Sequence[CombinationResult], beginning: str) -> list[str]:
+def _summary(results: Sequence[CombinationResult], beginning: str) -> list[Block]:
     part = shown_part(results)
     best = _best(results, part)
     said = [beginning + _original(results[0], part), *_compressed(results, part), _search(results)]
     if not best:
         completed = any(cell.best for result in results for cell in result.cells)
         nothing = "No checkpoint beats compression alone." if completed else "No trial has completed yet."
-        return [paragraph(" ".join([*said, nothing]), "lead")]
+        return [Paragraph(" ".join([*said, nothing]), "lead")]
     front = (
         "With trained adapters, the checkpoints that no other model beats in both size and "
         f"{results[0].metric}, smallest first:"
     )
-    return [paragraph(" ".join([*said, front]), "lead"), bullets([_checkpoint(*each, part) for each in _some(best)])]
+    return [Paragraph(" ".join([*said, front]), "lead"), Bullets([_checkpoint(*each, part) for each in _some(best)])]
 
 
 def _original(result: CombinationResult, part: str) -> str:

@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.report.html_table import Column, facts, table
-from pipeline.report.markup import Section
+from pipeline.report.blocks import Column, Section, facts, table
 from pipeline.results.stored_results import CombinationResult
 
 
@@ -27,7 +26,7 @@ def task_section(results: Sequence[CombinationResult]) -> Section:
         "task",
         "The task",
         [
-            facts("Model, data and baseline", said, [""] if same else list(studies)),
+            facts("Model, data and baseline", said, ["value"] if same else list(studies)),
             table("What is searched: each combination with every rank and init", columns, results),
         ],
     )

@@ -3,9 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from pipeline.report.blocks import Block, Bullets, Column, Folded, Paragraph, Section, Table, table
 from pipeline.report.figures.labels import cell_name, rank_word
-from pipeline.report.html_table import Column, table
-from pipeline.report.markup import Section, bullets, folded, paragraph
 from pipeline.report.numbers_text import init_said, rank_said
 from pipeline.results.standing import begun
 from pipeline.results.stored_results import CellResult, CombinationResult
@@ -28,14 +27,14 @@ def trials_section(results: Sequence[CombinationResult]) -> Section:
         "trials",
         "What failed, and why",
         [
-            paragraph(_ended(cells)),
+            Paragraph(_ended(cells)),
             *([_reasons(reasons)] if reasons else []),
             *([_failed_seeds(seeds)] if seeds else []),
             *_listed(
                 "Cells that ended short of their budget, because as many trials failed as it has:", cells, short=True
             ),
             *_listed("Cells in which no trial has begun:", cells, short=False),
-            folded("Trials of each cell by state", _states(cells, rank_word(results))),
+            Folded("Trials of each cell by state", [_states(cells, rank_word(results))]),
         ],
     )
 
@@ -52,7 +51,7 @@ def _ended(cells: Sequence[_Own]) -> str:
     return f"{said}{failed}{stopped}."
 
 
-def _reasons(reasons: Sequence[tuple[_Own, str, int]]) -> str:
+def _reasons(reasons: Sequence[tuple[_Own, str, int]]) -> Table:
     return table(
         "Why trials failed or were interrupted",
         {
@@ -64,7 +63,7 @@ def _reasons(reasons: Sequence[tuple[_Own, str, int]]) -> str:
     )
 
 
-def _failed_seeds(seeds: Sequence[tuple[_Own, int, str]]) -> str:
+def _failed_seeds(seeds: Sequence[tuple[_Own, int, str]]) -> Table:
     return table(
         "Why training a winner again under another seed failed; its mean is over the seeds that are left",
         {
@@ -76,9 +75,9 @@ def _failed_seeds(seeds: Sequence[tuple[_Own, int, str]]) -> str:
     )
 
 
-def _listed(title: str, cells: Sequence[_Own], *, short: bool) -> list[str]:
+def _listed(title: str, cells: Sequence[_Own], *, short: bool) -> list[Block]:
     found = [_named(own) for own in cells if (own[1].exhausted if short else not begun(own[1]))]
-    return [paragraph(title), bullets(found)] if found else []
+    return [Paragraph(title), Bullets(found)] if found else []
 
 
 def _named(own: _Own) -> str:
@@ -87,7 +86,7 @@ def _named(own: _Own) -> str:
     return f"{result.label}, {name}" if cell.cell.rank else result.label
 
 
-def _states(cells: Sequence[_Own], heading: str) -> str:
+def _states(cells: Sequence[_Own], heading: str) -> Table:
     counts = {
         state: Column[_Own]("number", lambda own, state=state: str(own[1].states[state]))  # type: ignore[misc]
         for state in STATES

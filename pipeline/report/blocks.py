@@ -1,0 +1,206 @@
+"""The parts of the page as plain data; ``templates/blocks.html`` turns them into HTML and escapes every text."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Block:
+    """A part of the page. The macro of the template that shows it has the name of its class."""
+
+    @property
+    def macro(self) -> str:
+        return type(self).__name__.lower()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A chapter of the page.
+
+    Args:
+        anchor: The fragment that links to it.
+        title: Its heading.
+        blocks: What it shows, from top to bottom.
+        within: Titles of the parts that the contents list below it, by their anchors.
+    """
+
+    anchor: str
+    title: str
+    blocks: Sequence[Block]
+    within: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Heading(Block):
+    """A heading within a section."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Paragraph(Block):
+    """A paragraph; ``style`` is ``lead`` (larger), ``quiet`` (grey) or empty."""
+
+    text: str
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class Bullets(Block):
+    """A bulleted list."""
+
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Definitions(Block):
+    """Terms with their meanings."""
+
+    meanings: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Folded(Block):
+    """Blocks that are hidden until the reader clicks the title; a printed page shows them."""
+
+    title: str
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Verbatim(Block):
+    """Text whose line breaks and spaces are shown as they are."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Unfinished(Block):
+    """The box about a study that still runs or was stopped.
+
+    Args:
+        text: How far it is.
+        done: Trials that have ended.
+        budget: All trials of the study.
+        waiting: Which cells have not begun, as a sentence; empty if all have.
+    """
+
+    text: str
+    done: int
+    budget: int
+    waiting: str
+
+
+@dataclass(frozen=True)
+class Drawing(Block):
+    """A plotly figure below its heading; the script of the page draws it.
+
+    Args:
+        name: Its anchor.
+        title: Its heading.
+        says: How to read it.
+        figure: The figure, finished by ``style.finish``.
+    """
+
+    name: str
+    title: str
+    says: str
+    figure: Any
+
+    @property
+    def json(self) -> str:
+        return str(self.figure.to_json())
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return int(self.figure.layout.height)
+
+    @property
+    def min_width(self) -> int:
+        """Pixels; a narrower page scrolls the figure."""
+        return int((self.figure.layout.meta or {}).get("min_width", 0))
+
+
+@dataclass(frozen=True)
+class Row:
+    """The texts of one row of a table, one per column; ``best`` rows are shaded."""
+
+    texts: Sequence[str]
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Table(Block):
+    """A table that scrolls sideways if it is wider than the page.
+
+    Args:
+        caption: What it shows.
+        columns: The kind of each column by its heading; the first column names the row.
+        rows: Its rows.
+        cards: Whether a narrow page shows each row as a card.
+    """
+
+    caption: str
+    columns: Mapping[str, str]
+    rows: Sequence[Row]
+    cards: bool = False
+
+
+@dataclass(frozen=True)
+class Column(Generic[T]):
+    """How a column of a table is made.
+
+    Args:
+        kind: ``number`` (aligned right), ``text``, or ``long`` (may break anywhere).
+        show: The text of a row in this column.
+    """
+
+    kind: str
+    show: Callable[[T], str]
+
+
+def table(
+    caption: str,
+    columns: Mapping[str, Column[T]],
+    rows: Iterable[T],
+    *,
+    best: Callable[[T], bool] = lambda row: False,
+    cards: bool = False,
+) -> Table:
+    """A table of some objects. Columns in which every text is empty are left out, except the first.
+
+    Args:
+        caption: What it shows.
+        columns: The columns by their headings; the first names the row.
+        rows: One object per row.
+        best: Whether a row is shaded.
+        cards: Whether a narrow page shows each row as a card.
+    """
+    rows = list(rows)
+    texts = {name: [column.show(row) for row in rows] for name, column in columns.items()}
+    shown = [name for index, name in enumerate(columns) if index == 0 or any(texts[name])]
+    return Table(
+        caption,
+        {name: columns[name].kind for name in shown},
+        [Row([texts[name][index] for name in shown], best(row)) for index, row in enumerate(rows)],
+        cards,
+    )
+
+
+def facts(caption: str, said: Mapping[str, Sequence[str] | str], headings: Sequence[str] = ("value",)) -> Table:
+    """A table of named facts, one per row. Facts without any text are left out.
+
+    Args:
+        caption: What it shows.
+        said: The texts of each fact, one per heading, or one text for all headings.
+        headings: The headings of the columns beside the fact's name.
+    """
+    rows = [
+        Row([name, *([texts] * len(headings) if isinstance(texts, str) else texts)]) for name, texts in said.items()
+    ]
+    return Table(
+        caption, {"fact": "text", **dict.fromkeys(headings, "long")}, [row for row in rows if any(row.texts[1:])]
+    )
