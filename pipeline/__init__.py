@@ -1,36 +1,34 @@
-"""Restora: compress a trained vision model, and win the lost accuracy back with low-rank adapters.
+"""Restora: compress a trained vision model, and restore its accuracy with LoRA adapters and trained codes.
 
 ``Task`` takes a module and data sets of your own; ``Objective`` is one combination as an Optuna objective; ``save``
-writes a trial's checkpoint, and ``load`` gives its module back. They import torch when they are first used.
+writes a trial's checkpoint, and ``load`` gives its module back. Each name is imported, and torch with it, at its first
+use.
 """
 
+import ast
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pipeline.config.spec import CombinationSpec, SearchSpec, StudySpec
-    from pipeline.config.study_file import load_spec
-    from pipeline.export.checkpoint import load
-    from pipeline.export.selection import save
-    from pipeline.objective.objective import Objective
-    from pipeline.task import Task, prepare
-
-__all__ = ["CombinationSpec", "Objective", "SearchSpec", "StudySpec", "Task", "load", "load_spec", "prepare", "save"]
-
-_HOMES = {
-    "CombinationSpec": "pipeline.config.spec",
-    "Objective": "pipeline.objective.objective",
-    "SearchSpec": "pipeline.config.spec",
-    "StudySpec": "pipeline.config.spec",
-    "Task": "pipeline.task",
-    "load": "pipeline.export.checkpoint",
-    "load_spec": "pipeline.config.study_file",
-    "prepare": "pipeline.task",
-    "save": "pipeline.export.selection",
-}
+if TYPE_CHECKING:  # the one list of public names: `__getattr__` reads it too
+    from pipeline.config.combination_spec import CombinationSpec as CombinationSpec
+    from pipeline.config.search_spec import SearchSpec as SearchSpec
+    from pipeline.config.spec import StudySpec as StudySpec
+    from pipeline.config.study_file import load_spec as load_spec
+    from pipeline.export.checkpoint import load as load
+    from pipeline.export.selection import save as save
+    from pipeline.objective.objective import Objective as Objective
+    from pipeline.task import Task as Task
+    from pipeline.task import prepare as prepare
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'pipeline' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+if not TYPE_CHECKING:  # else a type checker would accept every name
+
+    def __getattr__(name):
+        imports = [node for node in ast.walk(ast.parse(Path(__file__).read_text())) if isinstance(node, ast.ImportFrom)]
+        modules = {alias.asname: node.module for node in imports for alias in node.names if alias.asname}
+        if name == "__all__":
+            return sorted(modules)
+        if name not in modules:
+            raise AttributeError(f"module 'pipeline' has no attribute '{name}'")
+        return getattr(import_module(modules[name]), name)

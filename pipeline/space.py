@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
+from pipeline.config.fields import Range
 from pipeline.config.registry import LOSSES
-from pipeline.config.spec import OptimizerName, Range, SearchSpec
+from pipeline.config.search_spec import SearchSpec
 
 if TYPE_CHECKING:  # reading a stored study needs no torch
     from pipeline.adapt.contract import Adapter
@@ -43,7 +44,7 @@ class Values:
     rank: int
     init: str
     alpha: float = 1.0
-    optimizer: OptimizerName = "adam"
+    optimizer: str = "adam"
     lr: float = 1e-3
     batch_size: int = 256
     extra: Mapping[str, float] = field(default_factory=dict)
@@ -121,7 +122,7 @@ def cell_space(search: SearchSpec, adapter: "Adapter") -> dict[str, BaseDistribu
         return {}
     return {
         **({"alpha": _float(search.alpha)} if adapter.low_rank else {}),
-        "optimizer": CategoricalDistribution(search.optimizer),
+        "optimizer": CategoricalDistribution([optimizer.name for optimizer in search.optimizer]),
         "lr": _float(search.lr),
         "batch_size": CategoricalDistribution(search.batch_size),
         **{name: _float(range_) for name, range_ in adapter.space.items()},

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.compress.targets import GROUPS
-from pipeline.config.registry import ADAPTERS, COMPRESSIONS, INITS, LOSSES
-from pipeline.objective.allocation import ORDERS
+from pipeline.config.registry import ADAPTERS, ALLOCATIONS, COMPRESSIONS, INITS, LOSSES
 
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 SECTIONS = {"Compressions": COMPRESSIONS, "Adapters": ADAPTERS, "Inits": INITS, "Losses": LOSSES}
@@ -36,4 +35,4 @@ def test_every_option_of_a_method_is_named_in_its_section(title, method):
 
 def test_groups_and_ways_of_spreading_are_those_of_the_code():
     assert set(GROUPS) <= first_cells("Targets")
-    assert set(ORDERS) == first_cells("Allocation") - {"by"}
+    assert {allocation.name for allocation in ALLOCATIONS} == first_cells("Allocation") - {"by"}

@@ -17,8 +17,8 @@ from pipeline.adapt.lanes import LaneLayer, SeparateLayer
 from pipeline.compress.contract import CompressedModel, LayerStats
 from pipeline.compress.sizes import StoredModel
 from pipeline.compress.weight import CompressedWeight, DenseWeight
+from pipeline.config.fields import Range
 from pipeline.config.registry import Method
-from pipeline.config.spec import Range
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,14 @@ from pathlib import Path
 
 from rich.text import Text
 
-from pipeline.config.registry import ADAPTERS, COMPRESSIONS, DATASETS, INITS, LOSSES, MODELS
+from pipeline.config.registry import REGISTRIES
 
 
 def listing() -> dict[str, list[dict[str, str]]]:
     """Everything that a study file can name, and the study files in ``studies/``."""
-    nouns = {
-        "models": MODELS, "datasets": DATASETS, "compressions": COMPRESSIONS, "adapters": ADAPTERS, "inits": INITS,
-        "losses": LOSSES,
-    }  # fmt: skip
     table = {
         noun: [{"name": method.name, "summary": method.summary()} for method in registry]
-        for noun, registry in nouns.items()
+        for noun, registry in REGISTRIES.items()
     }
     table["studies"] = []
     for path in sorted(Path("studies").glob("*.toml")):

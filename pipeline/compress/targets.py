@@ -9,8 +9,8 @@ from torch import nn
 
 from pipeline.compress.attention import has_thirds
 from pipeline.compress.layers import layer_names, matrix_shape
-from pipeline.config.registry import nearest
-from pipeline.config.spec import TargetSpec
+from pipeline.config.combination_spec import TargetSpec
+from pipeline.config.table import nearest
 from pipeline.errors import SpecError
 
 QUERIES = ({"qkv"}, {"q", "k", "v"}, {"q", "kv"}, {"qk", "v"}, {"query", "key", "value"})

@@ -1,70 +1,18 @@
-"""How a new file becomes a new method: register by decorator, find a folder's files, refuse duplicates.
+"""How a new file becomes a new method: it registers a class, and the registry finds the files of its folder.
 
-Every registered thing is a frozen config class. Its fields are the options that a study file may set; its methods
-do the work; the first line of its docstring is its summary.
+Every registered class is a frozen config. Its fields are the options that a study file may set, its methods do the
+work, and the first line of its docstring is its summary.
 """
 
-import difflib
 import importlib
 import pkgutil
-import re
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer, model_validator
-from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, ValidationError
+from pydantic import GetCoreSchemaHandler, SerializerFunctionWrapHandler, model_serializer
+from pydantic_core import CoreSchema, core_schema
 
-
-def nearest(name: str, names: list[str]) -> str:
-    """A clause that offers the nearest of ``names``, or nothing where none is near."""
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else ""
-
-
-def _explained(line: ErrorDetails) -> str:
-    """What pydantic says of one error, with the nearest choice where a choice was misspelt."""
-    said = line["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    said = re.sub(r"a valid dictionary or instance of \w+", "a table", said).replace("a valid tuple", "a list")
-    # An error of an inner table was explained there, and comes here without its choices.
-    choices = re.findall(r"'([^']*)'", line.get("ctx", {}).get("expected", ""))
-    if line["type"] == "literal_error" and isinstance(line["input"], str):
-        said += nearest(line["input"], choices)
-    return said
-
-
-class Config(BaseModel):
-    """A frozen table of options that names every unknown key beside every other error."""
-
-    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False, extra="ignore")
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _refuse_unknown_keys(cls, value: Any, handler: Callable[[Any], Any]) -> Any:
-        names = list(cls.model_fields)
-        unknown = [key for key in value if key not in names] if isinstance(value, dict) else []
-        errors = [
-            InitErrorDetails(
-                type=PydanticCustomError("unknown_key", "{said}", {"said": f"unknown key{nearest(key, names)}; "
-                                         f"allowed: {', '.join(names) or 'no options'}"}),
-                loc=(key,),
-                input=value[key],
-            )
-            for key in unknown
-        ]  # fmt: skip
-        try:
-            config = handler(value)
-        except ValidationError as error:
-            errors += [
-                InitErrorDetails(
-                    type=PydanticCustomError(line["type"], "{said}", {"said": _explained(line)}),
-                    loc=line["loc"],
-                    input=line["input"],
-                )
-                for line in error.errors(include_url=False)
-            ]
-        if errors:
-            raise ValidationError.from_exception_data(cls.__name__, errors)
-        return config
+from pipeline.config.table import Config, nearest
 
 
 class Method(Config):
@@ -72,50 +20,90 @@ class Method(Config):
 
     key: ClassVar[str]
     name: ClassVar[str]
+    written_as_name: ClassVar[bool]
 
     @classmethod
     def summary(cls) -> str:
+        """The first line of the docstring."""
         return (cls.__doc__ or "").strip().partition("\n")[0]
 
     @model_serializer(mode="wrap")
-    def _name_itself(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {self.key: self.name, **handler(self)}
+    def _with_its_name(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any] | str:
+        options = handler(self)
+        return {self.key: self.name, **options} if options or not self.written_as_name else self.name
 
 
-M = TypeVar("M", bound=type[Method])
+if TYPE_CHECKING:
+    from pipeline.adapt.contract import Adapter as Adapter
+    from pipeline.adapt.contract import Init as Init
+    from pipeline.compress.contract import Compression as Compression
+    from pipeline.objective.allocations.contract import Allocation as Allocation
+    from pipeline.search.pruners.contract import Pruner as Pruner
+    from pipeline.search.samplers.contract import Sampler as Sampler
+    from pipeline.task.data.contract import DataSource as DataSource
+    from pipeline.task.models.contract import ModelSource as ModelSource
+    from pipeline.train.losses.contract import Loss as Loss
+    from pipeline.train.optimizers.contract import Optimizer as Optimizer
+    from pipeline.train.schedules.contract import Schedule as Schedule
+else:  # those modules import this one; at run time a field is validated by its registry, whatever its type
+    Adapter = Allocation = Compression = DataSource = Init = Loss = Method
+    ModelSource = Optimizer = Pruner = Sampler = Schedule = Method
+
+M = TypeVar("M", bound=Method)
 
 
 class Registry(Generic[M]):
     """The methods of one kind, by name.
 
+    A field of a study file that holds one of them is typed ``Annotated[Kind, REGISTRY]``.
+
     Args:
-        noun: What one of them is called in messages.
+        noun: What one method is called in messages.
         key: The key that names a method in its table of a study file.
-        package: The folder whose files register them; imported at the first look-up, not before.
+        package: The package whose modules register the methods; they are imported at the first look-up.
+        default: The method of a table that names none.
+        written_as_name: Whether a method without options is stored as its bare name instead of a table.
+
+    >>> registry = Registry[Method]("colour", "method", "pipeline.train.schedules")
+    >>> @registry.register("red")
+    ... class Red(Method):
+    ...     shade: int = 3
+    >>> registry.parse({"method": "red", "shade": 5})
+    Red(shade=5)
     """
 
-    def __init__(self, noun: str, key: str, package: str) -> None:
+    def __init__(
+        self, noun: str, key: str, package: str, *, default: str | None = None, written_as_name: bool = False
+    ) -> None:
         self.noun = noun
         self.key = key
+        self._default = default
         self._package = package
-        self._methods: dict[str, M] = {}
+        self._written_as_name = written_as_name
+        self._methods: dict[str, type[M]] = {}
         self._discovered = False
 
-    def register(self, name: str) -> Callable[[M], M]:
-        def add(method: M) -> M:
+    def register(self, name: str) -> Callable[[type[M]], type[M]]:
+        """A decorator that adds a class under ``name``.
+
+        Raises:
+            ValueError: The name is taken.
+        """
+
+        def add(method: type[M]) -> type[M]:
             if name in self._methods:
                 raise ValueError(f"{self.noun} '{name}' is registered twice: {self._methods[name]} and {method}")
-            method.name, method.key = name, self.key
+            method.name, method.key, method.written_as_name = name, self.key, self._written_as_name
             self._methods[name] = method
             return method
 
         return add
 
-    def __iter__(self) -> Iterator[M]:
+    def __iter__(self) -> Iterator[type[M]]:
         self._discover()
         return iter(method for _, method in sorted(self._methods.items()))
 
-    def __getitem__(self, name: str) -> M:
+    def __getitem__(self, name: str) -> type[M]:
         self._discover()
         if name not in self._methods:
             names = sorted(self._methods)
@@ -129,23 +117,55 @@ class Registry(Generic[M]):
                 importlib.import_module(module.name)
             self._discovered = True
 
-    def parse(self, table: object) -> Any:
-        """``"int1"`` or ``{method = "int1", scale = "row"}`` -> the validated config."""
-        if isinstance(table, Method):
-            return table
+    def parse(self, table: object) -> M:
+        """The config of a study file's ``"int1"`` or ``{method = "int1", scale = "row"}``.
+
+        Raises:
+            ValueError: No registered method is named, or an option is wrong (pydantic's ``ValidationError``).
+        """
+        for method in self._methods.values():
+            if isinstance(table, method):
+                return table
         table = {self.key: table} if isinstance(table, str) else table
-        if not isinstance(table, dict) or not isinstance(table.get(self.key), str):
+        name = table.get(self.key, self._default) if isinstance(table, dict) else None
+        if not isinstance(table, dict) or not isinstance(name, str):
             raise ValueError(f'give a name, or a table with {self.key} = "<name>"')
         try:
-            method = self[table[self.key]]
+            method = self[name]
         except LookupError as error:
             raise ValueError(error.args[0]) from None
         return method.model_validate({key: value for key, value in table.items() if key != self.key})
 
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Validate by ``parse``; write the value as its own class does."""
+        return core_schema.no_info_plain_validator_function(
+            self.parse, serialization=core_schema.simple_ser_schema("any")
+        )
 
-MODELS: Registry[Any] = Registry("model source", "source", "pipeline.task.models")
-DATASETS: Registry[Any] = Registry("data set", "source", "pipeline.task.data")
-COMPRESSIONS: Registry[Any] = Registry("compression", "method", "pipeline.compress.methods")
-ADAPTERS: Registry[Any] = Registry("adapter", "method", "pipeline.adapt.methods")
-INITS: Registry[Any] = Registry("init", "method", "pipeline.adapt.inits")
-LOSSES: Registry[Any] = Registry("loss", "method", "pipeline.train.losses")
+
+MODELS = Registry["ModelSource"]("model source", "source", "pipeline.task.models")
+DATASETS = Registry["DataSource"]("data set", "source", "pipeline.task.data")
+COMPRESSIONS = Registry["Compression"]("compression", "method", "pipeline.compress.methods")
+ADAPTERS = Registry["Adapter"]("adapter", "method", "pipeline.adapt.methods")
+INITS = Registry["Init"]("init", "method", "pipeline.adapt.inits")
+LOSSES = Registry["Loss"]("loss", "method", "pipeline.train.losses")
+OPTIMIZERS = Registry["Optimizer"]("optimizer", "method", "pipeline.train.optimizers", written_as_name=True)
+SCHEDULES = Registry["Schedule"]("schedule", "method", "pipeline.train.schedules", written_as_name=True)
+ALLOCATIONS = Registry["Allocation"]("allocation", "by", "pipeline.objective.allocations")
+SAMPLERS = Registry["Sampler"]("sampler", "method", "pipeline.search.samplers", default="tpe")
+PRUNERS = Registry["Pruner"]("pruner", "method", "pipeline.search.pruners", default="halving")
+
+REGISTRIES: dict[str, "Registry[Any]"] = {
+    "models": MODELS,
+    "datasets": DATASETS,
+    "compressions": COMPRESSIONS,
+    "adapters": ADAPTERS,
+    "inits": INITS,
+    "losses": LOSSES,
+    "optimizers": OPTIMIZERS,
+    "schedules": SCHEDULES,
+    "allocations": ALLOCATIONS,
+    "samplers": SAMPLERS,
+    "pruners": PRUNERS,
+}
+"""Every registry, by the heading under which ``restora ls`` lists it."""

@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.config.registry import nearest
-from pipeline.config.spec import CombinationSpec, StudySpec
+from pipeline.config.combination_spec import CombinationSpec
+from pipeline.config.spec import StudySpec
+from pipeline.config.table import nearest
 from pipeline.errors import SpecError
 
 
@@ -42,8 +43,8 @@ def upgraded(table: dict[str, Any]) -> dict[str, Any]:
     return pinned(spec, spec.combination[0])
 
 
-def study_file(study: str) -> Path:
-    """A study's file from its path, or from its name in ``studies/``."""
+def study_file(study: str | Path) -> Path:
+    """The path of a study file, given that path or the name of a study in ``studies/``."""
     path = Path(study)
     return path if path.suffix == ".toml" else Path("studies") / f"{study}.toml"
 
@@ -59,21 +60,22 @@ def stored_name(study: str) -> str:
         raise SpecError(f"{path} is not valid TOML: {error}") from None
 
 
-def load_spec(path: Path, seed: int | None = None) -> StudySpec:
+def load_spec(study: str | Path, seed: int | None = None) -> StudySpec:
     """Read and validate a study file.
 
     Args:
-        path: The TOML file.
-        seed: Takes the place of the file's ``seed``.
+        study: The path of a TOML file, or the name of a study in ``studies/``.
+        seed: Replaces the file's ``seed``.
 
     Raises:
-        SpecError: The file is not there, is not TOML, or holds errors: all of them, a line each.
+        SpecError: The file does not exist, is not TOML, or has errors; the message has a line for each of them.
     """
+    path = study_file(study)
     try:
         table = tomllib.loads(path.read_text())
     except FileNotFoundError:
         near = nearest(path.stem, [other.stem for other in path.parent.glob("*.toml")])
-        raise SpecError(f"study file {path} is not there{near}; `restora new NAME` writes one") from None
+        raise SpecError(f"study file {path} not found{near}; `restora new NAME` writes one") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"cannot read study file {path}: {error}; `restora new NAME` writes one") from None
     except tomllib.TOMLDecodeError as error:

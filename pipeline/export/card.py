@@ -36,7 +36,7 @@ def make_card(objective: Objective, trial: FrozenTrial, got: Recovered, val: Sco
             "ranks": objective.layer_ranks(values.rank),
             "values": dict(trial.params),
             "epochs": search.epochs,
-            "schedule": search.schedule,
+            "schedule": search.schedule.model_dump(mode="json"),
             "best_epoch": got.best_epoch,
             "retrained": got.retrained,
             "seed": trial.user_attrs["seed"],

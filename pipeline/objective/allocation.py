@@ -5,8 +5,7 @@ the ranks of all layers in one order that no budget changes, and gives the longe
 larger budget never takes a rank from a layer, and what is left of one is less than what comes next would cost.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, groupby
 
 import torch
@@ -16,66 +15,27 @@ from pipeline.adapt.contract import Adapter, blank, stored_model, trainable_coun
 from pipeline.compress.contract import CompressedModel, LayerStats
 from pipeline.compress.layer_statistics import Statistics
 from pipeline.compress.layers import naming, weight_matrix
-from pipeline.compress.spectrum import effective_rank
-from pipeline.config.spec import AllocationSpec
 from pipeline.errors import SpecError
+from pipeline.objective.allocations.contract import Allocation, Cost, Layer
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What the adapter of one layer takes, in bytes or in trained numbers.
-
-    Args:
-        first: At rank 1, with all that does not depend on the rank.
-        more: Of each further rank.
-        most: The highest rank that the layer can take.
-    """
-
-    first: int
-    more: int
-    most: int
-
-    def of(self, rank: int) -> int:
-        """At a rank; nothing at rank 0."""
-        return self.first + (rank - 1) * self.more if rank else 0
-
-    def step(self, rank: int) -> int:
-        """Of a rank over the one before it."""
-        return self.first if rank == 1 else self.more
-
-
-@dataclass(frozen=True)
-class Layer:
-    """What is known of a layer before ranks are spread.
-
-    Args:
-        cost: What its ranks cost.
-        spectrum: Its singular values ``[min(out, in)]``, falling.
-        sensitivity: How much the loss grows with the squared error of its outputs.
-    """
-
-    cost: Cost
-    spectrum: Tensor
-    sensitivity: float = 1.0
-
-
-def spread(layers: Mapping[str, Layer], by: str, budget: int, spent: int = 0) -> dict[str, int]:
+def spread(layers: Mapping[str, Layer], allocation: Allocation, budget: int, spent: int = 0) -> dict[str, int]:
     """The rank of each layer for a budget; a layer that gets none is left out.
 
     Args:
         layers: The layers by name.
-        by: A key of ``ORDERS``.
+        allocation: The order in which layers get their ranks.
         budget: In the unit of the layers' costs.
         spent: What of it other layers take.
 
     Raises:
         SpecError: It is too small for any rank, or larger than all layers at full rank; or no layer lost anything.
     """
-    ranks, steps = dict[str, int](), list(_steps(layers, by))
+    ranks, steps = dict[str, int](), list(_steps(layers, allocation))
     if not steps:
         raise SpecError(
-            f"search.allocation spreads by {by}, and compression took nothing of the layers that share the budget "
-            f'({", ".join(layers)}); spread by "gain", or compress them more'
+            f"search.allocation spreads by {allocation.name}, but compression took nothing from the layers that share "
+            f'the budget ({", ".join(layers)}); spread by "gain", or compress them more'
         )
     bounds = list(accumulate((cost for _, cost in steps), initial=spent))[1:]
     _refuse_beyond(budget, bounds[0], spent + _full({name: layer.cost for name, layer in layers.items()}))
@@ -128,49 +88,16 @@ def _refuse_beyond(budget: int, lowest: int, highest: int) -> None:
         )
 
 
-def _steps(layers: Mapping[str, Layer], by: str) -> Iterator[tuple[list[str], int]]:
+def _steps(layers: Mapping[str, Layer], allocation: Allocation) -> Iterator[tuple[list[str], int]]:
     """Layers that get one more rank together, and what that costs, in the order in which they get it."""
     ordered = sorted(
         (key, place, rank, name)
         for place, (name, layer) in enumerate(layers.items())
-        for rank, key in enumerate(ORDERS[by](layer), 1)
+        for rank, key in enumerate(allocation.keys(layer), 1)
     )
-    for _, group in groupby(ordered, key=lambda step: step[:3] if by == "gain" else step[:1]):
+    for _, group in groupby(ordered, key=lambda step: step[:3] if allocation.one_by_one else step[:1]):
         own = [(name, rank) for _, _, rank, name in group]
         yield [name for name, _ in own], sum(layers[name].cost.step(rank) for name, rank in own)
-
-
-def _by_gain(layer: Layer) -> list[float]:
-    """By ``sensitivity s_j^2 / cost`` of one more rank, the highest first; each comes after the one before it."""
-    taken = enumerate(layer.spectrum[: layer.cost.most].tolist(), 1)
-    worth = (layer.sensitivity * s**2 / layer.cost.step(rank) for rank, s in taken)
-    return [-each for each in accumulate(worth, min)]
-
-
-def _by_energy(layer: Layer) -> list[float]:
-    """By the share of ``sum s^2`` that the ranks before hold: for any share ``c``, each layer's least rank with it."""
-    energy = layer.spectrum.square().cumsum(0)
-    if not energy[-1]:
-        return []
-    before = [0.0, *(energy / energy[-1]).tolist()]
-    return [share for share in before[: layer.cost.most] if share < 1]
-
-
-def _by_effective_rank(layer: Layer) -> list[float]:
-    """Ranks in proportion to the effective rank: rank ``j`` comes at ``j / effective_rank``."""
-    if not layer.spectrum.any():
-        return []
-    effective = effective_rank(layer.spectrum)
-    return [rank / effective for rank in range(1, layer.cost.most + 1)]
-
-
-ORDERS: Mapping[str, Callable[[Layer], list[float]]] = {
-    "gain": _by_gain,
-    "energy": _by_energy,
-    "effective_rank": _by_effective_rank,
-}
-"""When each rank of a layer comes, from 1: numbers that do not fall. Ranks that come at one share of energy, or at one
-multiple of effective ranks, come all or none; those of one gain by themselves."""
 
 
 def spectrum(matrix: Tensor, stats: Sequence[LayerStats]) -> Tensor:
@@ -188,7 +115,7 @@ def spectrum(matrix: Tensor, stats: Sequence[LayerStats]) -> Tensor:
 
 
 def layers_of(
-    adapter: Adapter, compressed: CompressedModel, statistics: Statistics, spec: AllocationSpec
+    adapter: Adapter, compressed: CompressedModel, statistics: Statistics, allocation: Allocation
 ) -> dict[str, Layer]:
     """What is known of each target layer; where compression lost nothing at all, spectra are those of the weights.
 
@@ -196,11 +123,11 @@ def layers_of(
         adapter: What is trained.
         compressed: The compressed model.
         statistics: Of the layers of its reference.
-        spec: What a budget counts, and how it is spread.
+        allocation: What a budget counts, and how it is spread.
     """
-    own, names, lossy = costs(adapter, compressed, spec.unit), list(compressed.weights), is_lossy(compressed)
+    own, names, lossy = costs(adapter, compressed, allocation.unit), list(compressed.weights), is_lossy(compressed)
     stats = statistics.of(names)
-    sensitivity = statistics.sensitivity(names) if spec.by == "gain" else dict.fromkeys(names, 1.0)
+    sensitivity = statistics.sensitivity(names) if allocation.uses_gradients else dict.fromkeys(names, 1.0)
     layers = {}
     for name, weight in compressed.weights.items():
         W = weight_matrix(compressed.reference.get_submodule(name)).double()

@@ -21,7 +21,7 @@ from pipeline.adapt.contract import (
 )
 from pipeline.compress.attention import SplitQkv, arranged
 from pipeline.compress.batch_norm import reestimate, running_norms
-from pipeline.compress.contract import CompressedModel, Compression
+from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layer_statistics import Statistics, calibration, output_positions
 from pipeline.compress.layers import (
     layer_names,
@@ -36,9 +36,11 @@ from pipeline.compress.sizes import ModelSize, StoredModel, model_macs, model_si
 from pipeline.compress.targets import resolve
 from pipeline.compress.trained_cache import compress_once
 from pipeline.compress.weight import DenseWeight
-from pipeline.config.spec import CombinationSpec, SearchSpec
+from pipeline.config.combination_spec import CombinationSpec
+from pipeline.config.search_spec import SearchSpec
 from pipeline.errors import SpecError
-from pipeline.objective.allocation import Layer, costs, layers_of, refuse_budgets, spent_by, spread
+from pipeline.objective.allocation import costs, layers_of, refuse_budgets, spent_by, spread
+from pipeline.objective.allocations.contract import Layer
 from pipeline.seeds import derive
 from pipeline.space import Cell, Values, fitted
 from pipeline.task import Task
@@ -127,7 +129,7 @@ class Preparation:
     @cached_property
     def compressed(self) -> CompressedModel:
         """The compressed model, before any adapter."""
-        compression: Compression = self.combination.compression
+        compression = self.combination.compression
         stats = self.statistics.of(self.targets) if compression.needs_statistics else {}
         compressed = compress_once(compression, self.task, self.model, self.targets, stats)
         model = on_device(compressed.model, self.device)
@@ -159,7 +161,7 @@ class Preparation:
                 own = {name: min(r, self._layers[name].cost.most) for name, r in fixed.items() if r is not None}
                 spent = spent_by({name: layer.cost for name, layer in self._layers.items()}, own)
                 free = {name: layer for name, layer in self._layers.items() if name not in own}
-                shared = spread(free, self.search.allocation.by, rank, spent)
+                shared = spread(free, self.search.allocation, rank, spent)
                 self._spread[rank] = {name: r for name in self._layers if (r := own.get(name) or shared.get(name))}
             return self._spread[rank]
 
@@ -207,7 +209,7 @@ class Preparation:
 
     def _start(self, init: Init, ranks: Mapping[str, int], seed: int) -> dict[str, Start]:
         reference, weights = self.compressed.reference, self.compressed.weights
-        compression: Compression = self.combination.compression
+        compression = self.combination.compression
         needed = init.needs_statistics or (init.moves_base and compression.needs_statistics)
         stats = self._reference_statistics.of(self.targets) if needed else {}
         starts = {}

@@ -14,7 +14,10 @@ from pipeline.compress.layer_statistics import Statistics
 from pipeline.compress.layers import (
     on_device,
 )
-from pipeline.config.spec import CombinationSpec, ComputeSpec, SearchSpec
+from pipeline.config.combination_spec import CombinationSpec
+from pipeline.config.registry import OPTIMIZERS
+from pipeline.config.search_spec import SearchSpec
+from pipeline.config.spec import ComputeSpec
 from pipeline.config.study_file import load_spec
 from pipeline.environment import peak_memory, versions
 from pipeline.errors import SpecError
@@ -83,8 +86,14 @@ class Objective(Preparation):
 
     @classmethod
     def from_file(cls, path: str | Path, combination: str | None = None, device: str = "cpu") -> "Objective":
-        """The objective of one combination of a study file, the first where none is named."""
-        spec = load_spec(Path(path))
+        """The objective of one combination of a study file: the named one, or the first.
+
+        Args:
+            path: A study file, or the name of one in ``studies/``.
+            combination: The combination's name.
+            device: Where trials are trained.
+        """
+        spec = load_spec(path)
         chosen = spec.find(combination) if combination else spec.combination[0]
         task = prepare(spec.task, device=device)
         return cls(task, chosen, spec.search, spec.compute, seed=spec.seed, device=device)
@@ -145,10 +154,11 @@ class Objective(Preparation):
         base = self.base(values.cell)
         draw = Draw(values.alpha, values.extra, derive(seed, "adapter"))
         parameters = self.adapter.begin(base.compressed, self.starts(values, seed), draw)
+        searched = {optimizer.name: optimizer for optimizer in self.search.optimizer}
         return Lane(
             parameters,
             values.alpha,
-            values.optimizer,
+            searched.get(values.optimizer) or OPTIMIZERS.parse(values.optimizer),
             values.lr,
             values.batch_size,
             seed,

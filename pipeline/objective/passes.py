@@ -129,7 +129,7 @@ def _mixed(objective: Objective, count: int, batch: int) -> Sequence[Values]:
     extra = {name: range_.low for name, range_ in objective.adapter.space.items()}
     each = zip(cycle(own), cycle(search.optimizer), strict=False)
     return [
-        Values(cell.rank, cell.init, search.alpha.low, optimizer, search.lr.low, batch, extra)
+        Values(cell.rank, cell.init, search.alpha.low, optimizer.name, search.lr.low, batch, extra)
         for cell, optimizer in islice(each, count)
     ]
 

@@ -17,7 +17,6 @@ from pipeline.objective.passes import PROBED, measure_pass
 from pipeline.objective.scores import ERROR_IMAGES, SCORE_IMAGES, ranked, score_cells
 from pipeline.run.study_run import make_objectives, refuse_misfits, said_of, trained_objectives
 from pipeline.run.winner_spectra import watched_layers
-from pipeline.search.pruners import expected_epochs
 from pipeline.space import cells
 from pipeline.task import prepare
 from pipeline.train.guard import Guard
@@ -221,10 +220,11 @@ def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool
         own = cells(search)
         ranks = [plan_rank(objective, rank) for rank in search.ranks]
         trials = search.trials * len(own)
+        epochs = search.pruner.expected_epochs(search.epochs, search.ask_ahead)
         size, cache = measure_pass(objective), plan_cache(objective, counted)
         images = len(task.train) + EVALUATED * len(task.val)
         again = (size.alone or 0.0) * images * search.epochs * len(own) * (spec.seeds - 1)
-        searching = (size.seconds or 0.0) * images * trials * expected_epochs(search)
+        searching = (size.seconds or 0.0) * images * trials * epochs
         adapters = sum(4 * plan.trainable * len(own) // len(ranks) for plan in ranks)
         combinations.append(
             {
@@ -232,7 +232,7 @@ def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool
                 "layers": objective.targets,
                 "cells": len(own),
                 "trials": trials,
-                "epochs": round(trials * expected_epochs(search)),
+                "epochs": round(trials * epochs),
                 "seconds": round(searching + again + cache.seconds, 1),
                 "seed_seconds": round(again, 1),
                 "cache": vars(cache),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.config.spec import SearchSpec
+from pipeline.config.search_spec import SearchSpec
 from pipeline.objective.objective import Objective
 from pipeline.objective.passes import Pass, pack
 from pipeline.objective.scores import best_scored, score_cells

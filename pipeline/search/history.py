@@ -5,11 +5,9 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from pipeline.config.spec import SearchSpec
-from pipeline.search.pruners import make_pruner
+from pipeline.config.search_spec import SearchSpec
 from pipeline.seeds import derive
 from pipeline.space import Ask, Cell, Values
 
@@ -39,7 +37,7 @@ class History:
         first: Values | None = None,
     ) -> None:
         self.cell, self.search, self.seed, self.first = cell, search, seed, first
-        self.study = optuna.create_study(direction="maximize", pruner=make_pruner(search))
+        self.study = optuna.create_study(direction="maximize", pruner=search.pruner.build(search.sampler.startup))
         self._space = dict(space)
 
     @property
@@ -83,7 +81,7 @@ class History:
             self._add_running(params, origin)
         else:
             origin = "sampler" if started else "start-up"
-            self.study.sampler = self._sampler(number)
+            self.study.sampler = self.search.sampler.build(derive(self.seed, self.cell, "ask", number))
             trial = self.study.ask(self._space)
             trial.set_user_attr("origin", origin)
             params = trial.params
@@ -103,12 +101,6 @@ class History:
         allowed = self.search.warm_start - sum(trial.user_attrs["origin"] == "neighbour" for trial in self._trials)
         tried = [trial.params for trial in self._trials]
         return [trial.params for trial in best if trial.params not in tried][: max(0, allowed)]
-
-    def _sampler(self, number: int) -> BaseSampler:
-        seed = derive(self.seed, self.cell, "ask", number)
-        if self.search.sampler.method == "random":
-            return RandomSampler(seed=seed)
-        return TPESampler(n_startup_trials=self.search.sampler.startup, seed=seed)
 
     def report(self, number: int, epoch: int, accuracy: float) -> None:
         """Note a trial's accuracy after an epoch, counted from 1."""

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.config.spec import BaselineSpec
+from pipeline.config.task_spec import BaselineSpec
 from pipeline.errors import SpecError
 from pipeline.paths import BASELINES
 from pipeline.task.parts import Part

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.config.spec import TaskSpec
+from pipeline.config.task_spec import TaskSpec
 from pipeline.errors import RestoraError
 from pipeline.task.data.contract import Images, Items
 from pipeline.task.data.decode import as_rgb

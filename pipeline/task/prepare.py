@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config.registry import MODELS
-from pipeline.config.spec import TaskSpec
 from pipeline.config.study_file import fingerprint
+from pipeline.config.task_spec import TaskSpec
 from pipeline.errors import RestoraError, SpecError
 from pipeline.hashes import hash_weights
 from pipeline.task.baseline import keep_baseline, load_baseline

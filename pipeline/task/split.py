@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.config.spec import SplitSpec
+from pipeline.config.task_spec import SplitSpec
 from pipeline.hashes import hash_tensors
 
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.adapt.lanes import Lanes
-from pipeline.config.spec import OptimizerName
 from pipeline.seeds import derive
 from pipeline.train.cut.program import Logits, Program
-from pipeline.train.optimizers import LaneOptimizer
+from pipeline.train.lane_optimizer import LaneOptimizer
+from pipeline.train.optimizers.contract import Optimizer
 from pipeline.train.recipe import Recipe
 from pipeline.train.rows import Inputs, Rows
 
@@ -41,7 +41,7 @@ class Lane:
     Args:
         parameters: The tensors of its adapter, by name.
         alpha: Alpha of its adapter.
-        optimizer: Name of its update rule.
+        optimizer: Optimizer of its parameters.
         lr: Peak learning rate.
         seed: Seed of its batch order; lanes of one cohort share it.
         frozen: Which of the parameters are its own, and yet never trained.
@@ -50,7 +50,7 @@ class Lane:
 
     parameters: dict[str, Tensor]
     alpha: float
-    optimizer: OptimizerName
+    optimizer: Optimizer
     lr: float
     batch_size: int
     seed: int
@@ -127,15 +127,15 @@ class _Stack:
     """Lanes of like shapes: one flat tensor of what they train ``[T, P]``, of which layers see parts."""
 
     def __init__(self, lanes: Sequence[Lane], device: str) -> None:
-        # Neighbours of one optimizer share the passes of its step.
-        self.lanes = sorted(lanes, key=lambda lane: lane.optimizer)
+        # Adjacent lanes with the same rule are updated together.
+        self.lanes = sorted(lanes, key=lambda lane: lane.optimizer.name)
         first = self.lanes[0]
         self._shapes = {name: shape for name, shape in first.shapes.items() if name not in first.frozen}
         self.flat = torch.stack([self._flattened(lane) for lane in self.lanes]).to(device)
         zeros = torch.zeros_like(self.flat[0], device="cpu")
         moments = [lane.moments or (zeros, zeros) for lane in self.lanes]
         self.m, self.v = (torch.stack(each).to(device) for each in zip(*moments, strict=True))
-        self.optimizer = LaneOptimizer(self.flat, self.m, self.v, [lane.optimizer for lane in self.lanes])
+        self.optimizer = LaneOptimizer(self.flat, self.m, self.v, [lane.optimizer.rule for lane in self.lanes])
         self.trained = {name: nn.Parameter(part) for name, part in self._parts(self.flat).items()}
         self.frozen = {
             name: torch.stack([lane.parameters[name] for lane in self.lanes]).to(device) for name in first.frozen

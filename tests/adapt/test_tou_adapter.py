@@ -14,7 +14,7 @@ from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.tou_factors import Tou as TouCompression
 from pipeline.compress.targets import find_targets
 from pipeline.compress.weight import DenseWeight
-from pipeline.config.spec import Range
+from pipeline.config.fields import Range
 from pipeline.errors import SpecError
 
 

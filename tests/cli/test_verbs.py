@@ -9,6 +9,7 @@ from command import VERBS, app, files, invoke, write_study
 from typer.testing import CliRunner
 
 from pipeline.cli.app import print_json
+from pipeline.config.registry import REGISTRIES
 from pipeline.config.study_file import load_spec
 from pipeline.export.checkpoint import load
 from pipeline.task import prepare
@@ -68,7 +69,9 @@ def test_ls_lists_all_that_a_study_file_can_name():
     Path("studies/broken.toml").write_text("name = ")
     result = invoke("ls", "--json")
     table = json.loads(result.stdout)
-    assert list(table) == ["models", "datasets", "compressions", "adapters", "inits", "losses", "studies"]
+    assert list(table) == [*REGISTRIES, "studies"]
+    assert {"tpe", "random"} == {entry["name"] for entry in table["samplers"]}
+    assert {"adam", "sgd"} <= {entry["name"] for entry in table["optimizers"]}
     for entries in table.values():
         assert all(entry["name"] and entry["summary"] for entry in entries)
     assert {"timm", "torchvision", "mlp"} <= {entry["name"] for entry in table["models"]}

@@ -10,7 +10,7 @@ from torch import nn
 from pipeline.compress.attention import arranged
 from pipeline.compress.layers import matrix_shape
 from pipeline.compress.targets import find_targets, resolve
-from pipeline.config.spec import TargetSpec
+from pipeline.config.combination_spec import TargetSpec
 from pipeline.errors import SpecError
 
 

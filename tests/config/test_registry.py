@@ -3,12 +3,7 @@ from typing import Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from pipeline.config.registry import ADAPTERS, COMPRESSIONS, DATASETS, INITS, LOSSES, MODELS, Method, Registry
-
-KINDS = {
-    "model": MODELS, "data set": DATASETS, "compression": COMPRESSIONS, "adapter": ADAPTERS, "init": INITS,
-    "loss": LOSSES,
-}  # fmt: skip
+from pipeline.config.registry import LOSSES, REGISTRIES, Method, Registry
 
 
 class Shrink(Method):
@@ -45,9 +40,15 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_all_that_there_are():
 
 @pytest.mark.parametrize("given", ["shrink", {"method": "shrink"}, {"method": "shrink", "by": 2}])
 def test_a_method_is_given_by_name_or_as_a_table(given):
-    method = registry().parse(given)
+    own = registry()
+    method = own.parse(given)
     assert (method.by, method.how) == (2, "slowly")
-    assert registry().parse(method) is method
+    assert own.parse(method) is method
+
+
+def test_a_method_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match="give a name"):
+        registry().parse(LOSSES.parse("cross-entropy"))
 
 
 @pytest.mark.parametrize("given", [7, None, {}, {"by": 2}, {"method": 3}, ["shrink"]])
@@ -99,9 +100,9 @@ def test_every_file_of_a_folder_is_found_at_the_first_look_up(tmp_path, monkeypa
     assert shrinkages.OWN["wash"].__module__ == "shrinkages.wash"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", REGISTRIES)
 def test_every_registered_method_has_a_summary_of_its_own_in_one_line(kind):
-    registered = list(KINDS[kind])
+    registered = list(REGISTRIES[kind])
     assert [method.name for method in registered] == sorted({method.name for method in registered})
     for method in registered:
         assert vars(method).get("__doc__"), f"{method} has no docstring"

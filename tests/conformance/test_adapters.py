@@ -27,6 +27,7 @@ from pipeline.errors import SpecError
 from pipeline.export.pack import PackedMethod, pack_model, unpack_model
 from pipeline.train.cohort import Lane, train_epoch
 from pipeline.train.cut.program import make_program
+from pipeline.train.optimizers.adam import Adam
 from pipeline.train.recipe import Recipe
 from pipeline.train.rows import ComputedRows, image_rows
 
@@ -153,7 +154,7 @@ def test_an_epoch_trains_what_the_adapter_names_and_nothing_else_and_a_file_give
     for alpha in (4.0, 8.0, 4.0):
         begun = adapter.begin(compressed, starts, Draw(alpha))
         frozen = frozenset(name for name in begun if adapter.is_frozen(name))
-        lanes.append(Lane(begun, alpha, "adam", 1e-3, 4, 0, frozen=frozen))
+        lanes.append(Lane(begun, alpha, Adam(), 1e-3, 4, 0, frozen=frozen))
     start = {name: tensor.clone() for name, tensor in lanes[0].parameters.items()}
     program = make_program(compressed.model, adapter, [[(lane.parameters, lane.alpha) for lane in lanes]], part.images)
     assert program.cut is not None or not adapter.low_rank, program.why

@@ -15,6 +15,7 @@ from pipeline.compress.layers import weight_matrix
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.targets import find_targets
 from pipeline.compress.weight import DenseWeight
+from pipeline.config.registry import OPTIMIZERS
 from pipeline.task.parts import TensorPart
 from pipeline.train.cohort import Lane, train_epoch
 from pipeline.train.cut.program import Program, make_program, whole
@@ -32,7 +33,7 @@ class Setting:
     val: TensorPart
     program: Program
 
-    def lane(self, rank: int = 2, **values: object) -> Lane:
+    def lane(self, rank: int = 2, optimizer: str = "adam", **values: object) -> Lane:
         """A lane that starts where all lanes of its rank start."""
         generator = torch.Generator().manual_seed(0)
         starts = {}
@@ -41,7 +42,7 @@ class Setting:
             starts[name] = Paper().start(
                 AdaptedLayer(matrix, weight, DenseWeight), clipped_rank(rank, weight.shape), generator
             )
-        lane = Lane({}, alpha=4.0, optimizer="adam", lr=0.01, batch_size=16, seed=3)
+        lane = Lane({}, alpha=4.0, optimizer=OPTIMIZERS.parse(optimizer), lr=0.01, batch_size=16, seed=3)
         lane = replace(lane, **values)
         lane.parameters = Lora().begin(self.compressed, starts, Draw(lane.alpha))
         return lane

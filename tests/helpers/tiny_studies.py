@@ -12,7 +12,8 @@ from torch import nn
 
 from pipeline.adapt.lanes import Lanes, attach
 from pipeline.compress.layers import shared_copy
-from pipeline.config.spec import SearchSpec, StudySpec
+from pipeline.config.search_spec import SearchSpec
+from pipeline.config.spec import StudySpec
 from pipeline.config.study_file import parse_spec, pinned
 from pipeline.objective.objective import Objective
 from pipeline.objective.passes import Pass

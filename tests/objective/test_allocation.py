@@ -12,24 +12,23 @@ from torch import nn
 from pipeline.adapt.contract import blank, stored_model, trainable_counts
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import LayerStats
+from pipeline.compress.spectrum import effective_rank
+from pipeline.config.registry import ALLOCATIONS
 from pipeline.config.study_file import parse_spec
 from pipeline.errors import SpecError
 from pipeline.export import selection as export
 from pipeline.export.checkpoint import load, read_card
 from pipeline.objective.allocation import (
-    ORDERS,
-    Cost,
-    Layer,
-    effective_rank,
     is_lossy,
     refuse_budgets,
     spectrum,
     spread,
 )
+from pipeline.objective.allocations.contract import Cost, Layer
 from pipeline.run.estimate import plan_rank
 from pipeline.space import Cell, cells, middle
 
-WAYS = sorted(ORDERS)
+WAYS = [allocation.name for allocation in ALLOCATIONS]
 
 
 @st.composite
@@ -54,7 +53,7 @@ def full(of):
 
 def spread_or_none(of, by, budget):
     try:
-        return spread(of, by, budget)
+        return spread(of, ALLOCATIONS.parse(by), budget)
     except SpecError:
         return None
 
@@ -83,9 +82,9 @@ def test_a_larger_budget_never_takes_a_rank_from_a_layer(by, of, shares):
 @pytest.mark.parametrize("by", WAYS)
 @given(of=layers())
 def test_a_budget_of_everything_gives_every_layer_what_it_can_use(by, of):
-    assert set(spread(of, by, full(of))) == set(of)
+    assert set(spread(of, ALLOCATIONS.parse(by), full(of))) == set(of)
     if by != "energy":
-        assert spread(of, by, full(of)) == {name: layer.cost.most for name, layer in of.items()}
+        assert spread(of, ALLOCATIONS.parse(by), full(of)) == {name: layer.cost.most for name, layer in of.items()}
 
 
 @settings(deadline=None)
@@ -126,20 +125,20 @@ def test_by_effective_rank_ranks_are_in_its_proportion():
     of = {"flat": Layer(Cost(1, 1, 8), flat), "half": Layer(Cost(1, 1, 8), flat.where(torch.arange(8) < 4, 0)),
           "steep": Layer(Cost(1, 1, 8), steep)}  # fmt: skip
     assert [effective_rank(layer.spectrum) for layer in of.values()] == pytest.approx([8, 4, 1])
-    assert spread(of, "effective_rank", 13) == {"flat": 8, "half": 4, "steep": 1}
+    assert spread(of, ALLOCATIONS.parse("effective_rank"), 13) == {"flat": 8, "half": 4, "steep": 1}
 
 
 def test_what_lost_nothing_gets_no_rank_by_energy_and_none_by_gain_before_what_did():
     of = {"none": Layer(Cost(1, 1, 3), torch.zeros(3)), "some": Layer(Cost(1, 1, 3), torch.ones(3))}
-    assert spread(of, "energy", 6) == {"some": 3}
-    assert spread(of, "gain", 3) == {"some": 3}
+    assert spread(of, ALLOCATIONS.parse("energy"), 6) == {"some": 3}
+    assert spread(of, ALLOCATIONS.parse("gain"), 3) == {"some": 3}
 
 
 @pytest.mark.parametrize(("budget", "said"), [(4, "too small"), (8 * 3 + 6 * 2 + 1, "more than all")])
 def test_a_budget_out_of_range_is_an_error_that_says_what_is_allowed(budget, said):
     of = {"a": Layer(Cost(8, 8, 3), torch.ones(3)), "b": Layer(Cost(6, 6, 2), torch.ones(2))}
     with pytest.raises(SpecError, match=rf"budget {budget}, which is {said}.*allowed: \d+ to 36"):
-        spread(of, "effective_rank", budget)
+        spread(of, ALLOCATIONS.parse("effective_rank"), budget)
     with pytest.raises(SpecError, match=r"allowed: 6 to 36"):
         refuse_budgets([20, budget], {name: layer.cost for name, layer in of.items()}, {})
 
@@ -223,7 +222,7 @@ def test_an_allocation_that_nothing_is_left_to_is_refused():
     with pytest.raises(SpecError, match="every target has one"):
         make_objective(allocated(ranks=[400], combination={"targets": [{"match": "*", "rank": 2}]}))
     with pytest.raises(SpecError, match=r"compression took nothing.*none"):
-        spread({"none": Layer(Cost(3, 1, 2), torch.zeros(2))}, "energy", 4)
+        spread({"none": Layer(Cost(3, 1, 2), torch.zeros(2))}, ALLOCATIONS.parse("energy"), 4)
 
 
 def test_an_adapter_without_ranks_takes_no_notice_of_an_allocation():
@@ -233,7 +232,7 @@ def test_an_adapter_without_ranks_takes_no_notice_of_an_allocation():
 
 
 def test_a_misspelt_way_is_refused_with_the_nearest():
-    with pytest.raises(SpecError, match=r"search.allocation.by.*did you mean 'energy'"):
+    with pytest.raises(SpecError, match=r"search.allocation = .*did you mean 'energy'"):
         allocated("enrgy")
     parse_spec(make_spec().model_dump(mode="json"), "dumped")
 

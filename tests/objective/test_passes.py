@@ -12,12 +12,13 @@ from pipeline.objective import passes as cohorts
 from pipeline.objective.passes import MOST, Pass, measure_pass, pack, probe_rows
 from pipeline.space import Values
 from pipeline.train.cohort import Epoch, Lane
+from pipeline.train.optimizers.adam import Adam
 
 
 def lane(rank: int = 2, batch_size: int = 16, epochs: int = 0, **values: object) -> Lane:
     parameters = {"fc1.lora_A": torch.zeros(rank, 16), "fc1.lora_B": torch.zeros(12, rank)}
     curve = [Epoch(1.0, 1.0, 0.5)] * epochs
-    return replace(Lane(parameters, 4.0, "adam", 0.01, batch_size, 0, curve=curve), **values)
+    return replace(Lane(parameters, 4.0, Adam(), 0.01, batch_size, 0, curve=curve), **values)
 
 
 def ranks(cohort: list[Lane]) -> list[int]:

@@ -18,6 +18,7 @@ from pipeline.task import Task
 from pipeline.task.parts import TensorPart
 from pipeline.train.cohort import Lane, train_epoch
 from pipeline.train.cut.program import make_program
+from pipeline.train.optimizers.adam import Adam
 from pipeline.train.recipe import Recipe
 from pipeline.train.rows import image_rows
 
@@ -47,7 +48,7 @@ def test_lora_trains_on_a_pruned_resnet_and_comes_back_from_a_file():
     compressed = compression.compress_model(model, targets, {}, part)
     shapes = {name: weight.shape for name, weight in compressed.weights.items()}
     starts = {name: Start(torch.randn(2, inner), torch.zeros(out, 2)) for name, (out, inner) in shapes.items()}
-    lane = Lane(adapter.begin(compressed, starts, Draw(4.0)), 4.0, "adam", 1e-2, 4, 0)
+    lane = Lane(adapter.begin(compressed, starts, Draw(4.0)), 4.0, Adam(), 1e-2, 4, 0)
     program = make_program(compressed.model, adapter, [[(lane.parameters, lane.alpha)]], part.images)
     assert program.cut is not None, program.why
     rows = program.rows(image_rows(part))

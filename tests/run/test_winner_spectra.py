@@ -3,7 +3,8 @@ import torch
 from tiny_studies import BatchNormNet, kept_of, make_objective, make_spec, make_task, search
 
 from pipeline.compress.spectrum import effective_rank, product_singular_values
-from pipeline.config.spec import BaselineSpec, SpectraSpec
+from pipeline.config.spec import SpectraSpec
+from pipeline.config.task_spec import BaselineSpec
 from pipeline.errors import SpecError
 from pipeline.paths import baseline_spectra, winner_spectra
 from pipeline.results.spectra_file import read_spectra

@@ -4,9 +4,9 @@ import optuna
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import create_trial
-from tiny_studies import make_search
 
-from pipeline.search.pruners import HalvingPruner, make_pruner
+from pipeline.config.registry import PRUNERS
+from pipeline.search.pruners.halving import Halving, HalvingPruner
 
 ACCURACIES = st.lists(st.integers(0, 20).map(lambda n: n / 20), min_size=1, max_size=12)
 
@@ -47,9 +47,15 @@ def test_who_has_not_reported_yet_is_not_pruned():
 
 
 def test_each_name_of_a_study_file_is_the_pruner_it_says():
-    made = {name: make_pruner(make_search(pruner={"method": name})) for name in ("halving", "median", "none")}
+    made = {name: PRUNERS.parse(name).build(startup=2) for name in ("halving", "median", "none")}
     assert {name: type(pruner).__name__ for name, pruner in made.items()} == {
         "halving": "HalvingPruner",
         "median": "MedianPruner",
         "none": "NopPruner",
     }
+
+
+def test_halving_trains_fewer_epochs_than_asked_for_and_other_pruners_are_expected_to_train_all():
+    # 9 trials for 1 epoch, 3 of them for 2 more, 1 of those for 6 more
+    assert Halving().expected_epochs(epochs=9, wave=9) == (9 * 1 + 3 * 2 + 1 * 6) / 9
+    assert PRUNERS.parse("median").expected_epochs(epochs=9, wave=9) == 9

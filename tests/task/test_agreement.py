@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from pipeline.config.registry import MODELS
-from pipeline.config.spec import TaskSpec
+from pipeline.config.task_spec import TaskSpec
 from pipeline.errors import IntegrityError
 from pipeline.paths import ANSWERS
 from pipeline.task import Task, check, count_correct, prepare

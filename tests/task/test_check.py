@@ -3,7 +3,7 @@ import shutil
 from PIL import Image
 from tiny_data import write_images
 
-from pipeline.config.spec import TaskSpec
+from pipeline.config.task_spec import TaskSpec
 from pipeline.task import check
 
 

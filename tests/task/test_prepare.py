@@ -5,7 +5,7 @@ import torch
 from tiny_data import write_images
 
 from pipeline.config.registry import DATASETS
-from pipeline.config.spec import TaskSpec
+from pipeline.config.task_spec import TaskSpec
 from pipeline.errors import IntegrityError, RestoraError, SpecError
 from pipeline.paths import BASELINES
 from pipeline.task import Task, count_correct, prepare, rebuild

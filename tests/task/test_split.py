@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config.spec import SplitSpec
+from pipeline.config.task_spec import SplitSpec
 from pipeline.task.split import split
 
 

@@ -24,7 +24,8 @@ from tiny_stems import (
 )
 from torch import Tensor, nn
 
-from pipeline.config.spec import CombinationSpec, SearchSpec
+from pipeline.config.combination_spec import CombinationSpec
+from pipeline.config.search_spec import SearchSpec
 from pipeline.objective.objective import Objective
 from pipeline.task import Task
 from pipeline.task.parts import DatasetPart, TensorPart

@@ -11,18 +11,23 @@ from torch import Tensor, nn
 from pipeline.adapt.lanes import Lanes, attach
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.layers import shared_copy
+from pipeline.config.registry import OPTIMIZERS
 from pipeline.config.spec import ComputeSpec
 from pipeline.seeds import derive
 from pipeline.task.metrics.accuracy import count_correct
 from pipeline.task.parts import TensorPart
 from pipeline.train.cohort import Lane
-from pipeline.train.optimizers import RULES, LaneOptimizer
+from pipeline.train.lane_optimizer import LaneOptimizer
+from pipeline.train.optimizers.sgd import Sgd
 from pipeline.train.recipe import Recipe
+from pipeline.train.schedules.constant import Constant
+from pipeline.train.schedules.cosine import Cosine
 
+RULES = [optimizer.name for optimizer in OPTIMIZERS]
 RECIPES = {
     "constant": Recipe(epochs=3),
-    "cosine": Recipe(epochs=4, schedule="cosine"),
-    "warm-up": Recipe(epochs=3, schedule="cosine", warmup=0.6),
+    "cosine": Recipe(epochs=4, schedule=Cosine()),
+    "warm-up": Recipe(epochs=3, schedule=Cosine(), warmup=0.6),
 }
 
 
@@ -31,7 +36,7 @@ def own_setting(name: str, dtype: torch.dtype = torch.float32, *, cached: bool =
     return setting(build, dtype, targets=targets, cached=cached)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("schedule", [Constant(), Cosine()], ids=["constant", "cosine"])
 @pytest.mark.parametrize("build", [mlp, cnn])
 def test_a_cohort_of_mixed_lanes_trains_each_as_it_trains_alone(build, schedule):
     own, recipe = setting(build, torch.float64), Recipe(epochs=3, schedule=schedule)
@@ -247,7 +252,7 @@ def test_check_is_asked_before_every_batch_and_what_it_raises_leaves_the_epochs_
     assert len(disturbed.curve) == 2
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("schedule", [Constant(), Cosine()], ids=["constant", "cosine"])
 def test_the_rate_stays_or_falls_over_all_steps_of_a_trial_to_near_zero(schedule, monkeypatch):
     seen = []
     step = LaneOptimizer.step
@@ -262,7 +267,7 @@ def test_the_rate_stays_or_falls_over_all_steps_of_a_trial_to_near_zero(schedule
     rates = [rate for _, (rate, half) in seen if rate == 2 * half]
     assert len(rates) == 40
     assert rates[0] == 0.5
-    if schedule == "constant":
+    if schedule == Constant():
         assert set(rates) == {0.5}
     else:
         assert all(later < earlier for earlier, later in pairwise(rates))
@@ -301,7 +306,7 @@ def test_a_whole_float64_training_is_the_same_together_alone_and_uncut_whoever_l
     for lane, lone, through_all in zip(together, alone, uncut, strict=True):
         assert_same(lane, lone)
         assert_same(lane, through_all)
-    assert {lane.optimizer for lane in together} == RULES.keys()
+    assert {lane.optimizer.name for lane in together} == set(RULES)
     assert [len(lane.curve) for lane in together] == [recipe.epochs] * len(TRIALS) + [1]
     assert len({lane.curve[-1].train_loss for lane in together}) == len(together)
 
@@ -315,7 +320,7 @@ def test_in_float32_every_lanes_gradient_is_its_lone_gradient_at_the_start_and_a
         for _ in range(epochs):
             own.epoch(lanes)
         # After one step of momentum the first moment is the gradient.
-        sampled = [replace(lane, optimizer="sgd", moments=None) for lane in copy.deepcopy(lanes)]
+        sampled = [replace(lane, optimizer=Sgd(), moments=None) for lane in copy.deepcopy(lanes)]
         alone = copy.deepcopy(sampled)
         own.epoch(sampled)
         for lane, lone in zip(sampled, alone, strict=True):

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from pipeline.train.optimizers import RULES, LaneOptimizer
+from pipeline.config.registry import OPTIMIZERS
+from pipeline.train.lane_optimizer import LaneOptimizer
 
 REFERENCES = {
     "sgd": (torch.optim.SGD, {"momentum": 0.9}),
@@ -12,14 +13,14 @@ REFERENCES = {
 }
 
 
-def test_every_rule_has_a_reference():
-    assert REFERENCES.keys() == RULES.keys()
+def test_every_optimizer_of_this_package_has_a_reference():
+    assert set(REFERENCES) == {optimizer.name for optimizer in OPTIMIZERS}
 
 
 def lanes(names: list[str]) -> tuple[torch.Tensor, LaneOptimizer]:
     parameters = torch.randn(len(names), 7, dtype=torch.float64)
     moments = torch.zeros_like(parameters), torch.zeros_like(parameters)
-    return parameters, LaneOptimizer(parameters, *moments, names)
+    return parameters, LaneOptimizer(parameters, *moments, [OPTIMIZERS.parse(name).rule for name in names])
 
 
 def test_mixed_lanes_take_the_steps_of_torchs_optimizers():
@@ -43,7 +44,7 @@ def test_mixed_lanes_take_the_steps_of_torchs_optimizers():
 
 
 @pytest.mark.parametrize("bad", [0.5, torch.nan, torch.inf])
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", REFERENCES)
 def test_a_lane_that_is_not_live_keeps_every_bit_and_changes_no_other(name, bad):
     torch.manual_seed(0)
     flat, optimizer = lanes([name, "adam", "sgd"])

@@ -18,8 +18,8 @@ from pipeline.compress.contract import CompressedModel
 from pipeline.compress.factor_weight import FactorWeight
 from pipeline.compress.targets import find_targets
 from pipeline.compress.weight import CompressedWeight, DenseWeight
+from pipeline.config.fields import Range
 from pipeline.config.registry import ADAPTERS
-from pipeline.config.spec import Range
 from pipeline.errors import SpecError
 from pipeline.seeds import derive
 

@@ -5,7 +5,8 @@ from typing import Any
 from pydantic import field_validator, model_validator
 from torch import nn
 
-from pipeline.config.registry import MODELS, nearest
+from pipeline.config.registry import MODELS
+from pipeline.config.table import nearest
 from pipeline.errors import IntegrityError
 from pipeline.task.models.contract import Preprocessing
 from pipeline.task.models.pretrained import CheckpointSource, load_state

@@ -1,0 +1,56 @@
+"""``[[combination]]`` of a study file: one compression with one adapter, and the layers they apply to."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from pipeline.config.fields import Choices, Count, Slug
+from pipeline.config.registry import ADAPTERS, COMPRESSIONS, Adapter, Compression
+from pipeline.config.table import Config
+
+
+class TargetSpec(Config):
+    """Layers to compress and adapt: ``"layer1.*"``, or with options ``{match = "layer1.*", rank = 4}``."""
+
+    match: str = Field(min_length=1)
+    """A group (``head``, ``attention``, ``mlp``, ``linear``, ``conv``, ``all``), or a glob over layer names."""
+    rank: Count | None = None
+    """Rank of these layers in every cell, clipped to what each layer can take; if not given, the cell's rank."""
+    dense: bool = False
+    """Whether these layers stay as they are: neither compressed nor adapted."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: object) -> object:
+        return {"match": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _has_one_option(self) -> Self:
+        if self.dense and self.rank is not None:
+            raise ValueError(f"a dense layer has no adapter, so no rank = {self.rank}; give one of the two")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_name(self, handler: SerializerFunctionWrapHandler) -> dict[str, object] | str:
+        options = {key: value for key, value in handler(self).items() if value not in (None, False)}
+        return options if len(options) > 1 else self.match
+
+    def __str__(self) -> str:
+        return self.match
+
+
+class CombinationSpec(Config):
+    """One compression with one adapter on the layers that match ``targets``. Each has an Optuna study of its own."""
+
+    name: Slug
+    """Name of the combination; its Optuna study is ``<study>/<name>``."""
+    compression: Annotated[Compression, COMPRESSIONS]
+    """The compression, with its options."""
+    adapter: Annotated[Adapter, ADAPTERS]
+    """The adapter, with its options."""
+    targets: Choices[TargetSpec] = (TargetSpec(match="*"),)
+    """Which Linear and Conv2d layers; the last entry that matches a layer applies to it."""
+    qkv: Literal["fused", "split"] = "fused"
+    """Whether query, key and value projections of attention are one layer, or three: ``qkv.q``, ``.k``, ``.v``."""
+    batch_norm: Literal["kept", "reestimated"] = "kept"
+    """Whether batch norms keep their statistics, or measure them again on training images after compression."""

@@ -1,0 +1,81 @@
+"""``[search]`` of a study file: what is searched, and how."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from pipeline.config.fields import Choices, Count, Range
+from pipeline.config.registry import (
+    ALLOCATIONS,
+    INITS,
+    LOSSES,
+    OPTIMIZERS,
+    PRUNERS,
+    SAMPLERS,
+    SCHEDULES,
+    Allocation,
+    Init,
+    Loss,
+    Optimizer,
+    Pruner,
+    Sampler,
+    Schedule,
+)
+from pipeline.config.table import Config
+
+
+class SearchSpec(Config):
+    """What every cell tries; a cell is one (rank, init), and each has the same budget of trials."""
+
+    ranks: Choices[Count]
+    """Rank of every layer; with ``allocation``, the budget of the whole adapter in the allocation's unit."""
+    allocation: Annotated[Allocation, ALLOCATIONS] | None = None
+    """How a budget is spread over the layers; without it every layer has the same rank."""
+    inits: Choices[Annotated[Init, INITS]]
+    """Starting points of the adapter, with their options."""
+    alpha: Range
+    """Alpha of the adapter: its output is scaled by ``alpha / r``, or as the adapter's ``scale`` says."""
+    optimizer: Choices[Annotated[Optimizer, OPTIMIZERS]]
+    """Optimizers to choose from."""
+    lr: Range
+    """Peak learning rate."""
+    batch_size: Choices[Count]
+    """Images per batch, to choose from."""
+    epochs: Count
+    """Epochs of each trial."""
+    schedule: Annotated[Schedule, SCHEDULES] = Field("constant", validate_default=True)
+    """The learning rate over a trial."""
+    warmup: float = Field(0.0, ge=0)
+    """Epochs over which the learning rate first rises linearly to ``lr``."""
+    loss: Annotated[Loss, LOSSES] = Field("cross-entropy", validate_default=True)
+    """The loss that trials minimize; their validation loss is the same one."""
+    trials: Count
+    """Budget of each cell: trials that completed or were pruned."""
+    ask_ahead: Count = 4
+    """Trials of a cell that are asked for before the result of the first of them is known."""
+    queued: int = Field(0, ge=0)
+    """Cells, those that score best before any training, that start from the middle of every range."""
+    warm_start: int = Field(3, ge=0)
+    """Best values of the next higher rank that each cell tries after its start-up trials."""
+    sampler: Annotated[Sampler, SAMPLERS] = Field("tpe", validate_default=True)
+    """How a cell's next values are chosen."""
+    pruner: Annotated[Pruner, PRUNERS] = Field("halving", validate_default=True)
+    """Which trials of a cell end early."""
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        names = [init.name for init in self.inits]
+        if len(set(names)) < len(names):
+            raise ValueError(f"inits: each init once; given: {', '.join(names)}")
+        if self.sampler.learns and self.sampler.startup >= self.trials:
+            message = (
+                f"leaves none of the {self.trials} trials of a cell to the sampler; lower it, raise search.trials, or "
+                f'choose search.sampler.method = "random"'
+            )
+            kind = PydanticCustomError("startup", "{message}", {"message": message})
+            line = InitErrorDetails(type=kind, loc=("sampler", "startup"), input=self.sampler.startup)
+            raise ValidationError.from_exception_data("SearchSpec", [line])
+        if self.warmup >= self.epochs:
+            raise ValueError(f"warmup = {self.warmup} leaves nothing of epochs = {self.epochs}; lower it")
+        return self

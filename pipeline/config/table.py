@@ -1,0 +1,73 @@
+"""A table of options in a study file: frozen, strict, and with every error of it reported at once."""
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, model_validator
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, ValidationError
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A clause that offers the most similar of ``names``; empty if none is similar.
+
+    >>> nearest("cosin", ["constant", "cosine"])
+    "; did you mean 'cosine'?"
+    >>> nearest("linear", ["constant", "cosine"])
+    ''
+    """
+    similar = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean '{similar[0]}'?" if similar else ""
+
+
+class Config(BaseModel):
+    """A frozen table of options. Its errors name every unknown key, and the closest match of a misspelt choice."""
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False, extra="ignore")
+
+    retired: ClassVar[frozenset[str]] = frozenset()
+    """Options that earlier versions took and that had no effect; they are accepted and dropped."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _report_every_error(cls, value: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        errors = [_unknown_key(key, value[key], cls) for key in value] if isinstance(value, dict) else []
+        found = [error for error in errors if error is not None]
+        try:
+            config = handler(value)
+        except ValidationError as error:
+            found += [
+                _error(line["type"], _explained(line), line["loc"], line["input"])
+                for line in error.errors(include_url=False)
+            ]
+        if found:
+            raise ValidationError.from_exception_data(cls.__name__, found)
+        return config
+
+
+def _unknown_key(key: str, value: object, table: type[Config]) -> InitErrorDetails | None:
+    options = list(table.model_fields)
+    if key in options or key in table.retired:
+        return None
+    allowed = ", ".join(options) or "no options"
+    return _error("unknown_key", f"unknown key{nearest(key, options)}; allowed: {allowed}", (key,), value)
+
+
+def _error(kind: str, message: str, location: tuple[int | str, ...], value: object) -> InitErrorDetails:
+    return InitErrorDetails(
+        type=PydanticCustomError(kind, "{message}", {"message": message}),
+        loc=location,
+        input=value,
+    )
+
+
+def _explained(line: ErrorDetails) -> str:
+    """Pydantic's message in the words of a study file, with the closest match of a misspelt choice."""
+    message = line["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    message = re.sub(r"a valid dictionary or instance of \w+", "a table", message).replace("a valid tuple", "a list")
+    # An error of an inner table was explained there already, and has no list of choices any more.
+    choices = re.findall(r"'([^']*)'", line.get("ctx", {}).get("expected", ""))
+    if line["type"] == "literal_error" and isinstance(line["input"], str):
+        message += nearest(line["input"], choices)
+    return message

@@ -1,0 +1,60 @@
+"""``[task]`` of a study file: the model, its data, their split, and how a baseline is trained."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.config.fields import Count
+from pipeline.config.registry import DATASETS, MODELS, DataSource, ModelSource
+from pipeline.config.table import Config
+
+Metric = Literal["accuracy", "agreement"]
+TorchOptimizer = Literal["adam", "adamw", "sgd"]
+"""Optimizers of ``torch.optim``, for parameters that are trained outside the search."""
+
+
+class SplitSpec(Config):
+    """How the training images are split: drawn once from ``seed``, and stored with a hash of the indices."""
+
+    val: float = Field(0.1, gt=0, lt=1)
+    """Fraction of the training images on which trials are judged."""
+    test: float = Field(0.1, gt=0, lt=1)
+    """Fraction that is split off first as the test part, if the data set has none."""
+    seed: int = Field(0, ge=0)
+    """Seed of the split, of the model's random weights and of the baseline's training."""
+
+
+class BaselineSpec(Config):
+    """How the uncompressed model is trained once, if its weights are not simply loaded."""
+
+    epochs: Count
+    """Epochs of training."""
+    optimizer: TorchOptimizer = "adam"
+    """Optimizer of ``torch.optim``, with its defaults there; ``sgd`` has no momentum."""
+    lr: float = Field(1e-3, gt=0)
+    """Learning rate, constant."""
+    batch_size: Count = 128
+    """Images per batch."""
+
+
+class TaskSpec(Config):
+    """Model, data, split and baseline. Without ``baseline`` the model is used as it is loaded."""
+
+    model: Annotated[ModelSource, MODELS]
+    """The model source, with its options."""
+    data: Annotated[DataSource, DATASETS]
+    """The data set, with its options."""
+    split: SplitSpec = SplitSpec()
+    """Fractions of the parts."""
+    baseline: BaselineSpec | None = None
+    """How the model is trained before it is compressed."""
+    metric: Metric = "accuracy"
+    """``accuracy`` counts right answers; ``agreement`` counts answers equal to those of the uncompressed model."""
+
+    @model_validator(mode="after")
+    def _has_labels_to_train_on(self) -> Self:
+        if self.metric == "agreement" and self.baseline is not None:
+            raise ValueError(
+                'metric = "agreement" uses no labels, so [task.baseline] has nothing to train on; leave one of them out'
+            )
+        return self

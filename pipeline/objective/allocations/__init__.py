@@ -1,0 +1,1 @@
+"""Allocations: how a budget is spread over layers; one file per allocation."""

@@ -1,0 +1,1 @@
+"""Pruners: which trials of a cell end early; one file per pruner."""

@@ -1,0 +1,22 @@
+"""Pruning below the median."""
+
+from typing import ClassVar
+
+from optuna.pruners import BasePruner, MedianPruner
+
+from pipeline.config.fields import Count
+from pipeline.config.registry import PRUNERS
+from pipeline.search.pruners.contract import Pruner
+
+
+@PRUNERS.register("median")
+class Median(Pruner):
+    """Trials below the median of the cell's complete trials at the same epoch end, once start-up is over."""
+
+    retired: ClassVar[frozenset[str]] = frozenset({"factor"})
+
+    first: Count = 1
+    """Epochs before the first decision."""
+
+    def build(self, startup: int) -> BasePruner:
+        return MedianPruner(n_startup_trials=startup, n_warmup_steps=self.first - 1)

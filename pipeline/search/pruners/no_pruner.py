@@ -1,0 +1,18 @@
+"""No pruning."""
+
+from typing import ClassVar
+
+from optuna.pruners import BasePruner, NopPruner
+
+from pipeline.config.registry import PRUNERS
+from pipeline.search.pruners.contract import Pruner
+
+
+@PRUNERS.register("none")
+class NoPruner(Pruner):
+    """Every trial trains all its epochs."""
+
+    retired: ClassVar[frozenset[str]] = frozenset({"first", "factor"})
+
+    def build(self, startup: int) -> BasePruner:
+        return NopPruner()

@@ -1,0 +1,18 @@
+"""Random search."""
+
+from typing import ClassVar
+
+from optuna.samplers import BaseSampler, RandomSampler
+
+from pipeline.config.registry import SAMPLERS
+from pipeline.search.samplers.contract import Sampler
+
+
+@SAMPLERS.register("random")
+class Random(Sampler):
+    """Values drawn at random, whatever earlier trials gave."""
+
+    learns: ClassVar[bool] = False
+
+    def build(self, seed: int) -> BaseSampler:
+        return RandomSampler(seed=seed)

@@ -1,0 +1,14 @@
+"""The tree-structured Parzen estimator (Bergstra et al., 2011), as Optuna implements it."""
+
+from optuna.samplers import BaseSampler, TPESampler
+
+from pipeline.config.registry import SAMPLERS
+from pipeline.search.samplers.contract import Sampler
+
+
+@SAMPLERS.register("tpe")
+class Tpe(Sampler):
+    """Tree-structured Parzen estimator: values where good trials are dense and bad ones are not."""
+
+    def build(self, seed: int) -> BaseSampler:
+        return TPESampler(n_startup_trials=self.startup, seed=seed)

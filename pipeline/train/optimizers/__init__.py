@@ -1,0 +1,1 @@
+"""Optimizers of trials: coefficients of one shared update rule, one file per optimizer."""

@@ -1,0 +1,13 @@
+"""Adam (Kingma and Ba, 2015, arXiv:1412.6980)."""
+
+from pipeline.config.registry import OPTIMIZERS
+from pipeline.train.optimizers.contract import Optimizer, Rule
+
+
+@OPTIMIZERS.register("adam")
+class Adam(Optimizer):
+    """Adam: b1 = 0.9, b2 = 0.999, no weight decay."""
+
+    @property
+    def rule(self) -> Rule:
+        return Rule(b1=0.9, b2=0.999, adaptive=True, corrected=True)

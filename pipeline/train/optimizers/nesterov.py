@@ -1,0 +1,13 @@
+"""Nesterov's accelerated gradient (Sutskever et al., 2013, proceedings.mlr.press/v28/sutskever13)."""
+
+from pipeline.config.registry import OPTIMIZERS
+from pipeline.train.optimizers.contract import Optimizer, Rule
+
+
+@OPTIMIZERS.register("nesterov")
+class Nesterov(Optimizer):
+    """Stochastic gradient descent with Nesterov momentum 0.9."""
+
+    @property
+    def rule(self) -> Rule:
+        return Rule(b1=0.9, nesterov=True)

@@ -1,0 +1,13 @@
+"""Stochastic gradient descent with momentum (Polyak, 1964)."""
+
+from pipeline.config.registry import OPTIMIZERS
+from pipeline.train.optimizers.contract import Optimizer, Rule
+
+
+@OPTIMIZERS.register("sgd")
+class Sgd(Optimizer):
+    """Stochastic gradient descent with momentum 0.9."""
+
+    @property
+    def rule(self) -> Rule:
+        return Rule(b1=0.9)

@@ -1,0 +1,1 @@
+"""Learning rate schedules of trials; one file per schedule."""
