@@ -65,6 +65,6 @@ def is_run(url: str, study: str) -> bool | None:
     return is_held(LOCKS / f"{study}.lock") or None
 
 
-def database_lock(database: str, study: str) -> Path:
-    """The lock file of a study in an SQLite file, beside it."""
-    return Path(f"{database}.{study}.lock")
+def database_lock(database: str | Path, study: str) -> Path:
+    """The lock file of a study in an SQLite file: beside that file itself, whatever symbolic links lead to it."""
+    return Path(f"{Path(database).resolve()}.{study}.lock")

@@ -31,8 +31,8 @@ def export(
     from pipeline.export.selection import export_ranks, export_trial
     from pipeline.objective.objective import make_features
     from pipeline.run.study_run import make_objectives
-    from pipeline.store.database import refuse_differences
     from pipeline.store.kept_adapters import Kept
+    from pipeline.store.stored_study import refuse_differences
     from pipeline.task import prepare
     from pipeline.train.guard import Guard
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from pipeline.compress.contract import CompressedModel, Compression, LayerStats
-from pipeline.config.study_file import fingerprint
+from pipeline.hashes import fingerprint
 from pipeline.paths import COMPRESSED
 from pipeline.task.contract import Task
 from pipeline.task.tensor_cache import keep, read_kept

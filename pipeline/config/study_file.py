@@ -1,6 +1,5 @@
 """Study files: found, read and validated, every error at once; and what of them is pinned in a stored study."""
 
-import hashlib
 import json
 import tomllib
 from pathlib import Path
@@ -12,11 +11,6 @@ from pipeline.config.combination_spec import CombinationSpec
 from pipeline.config.spec import StudySpec
 from pipeline.config.table import nearest
 from pipeline.errors import SpecError
-
-
-def fingerprint(table: object) -> str:
-    """sha256 of a JSON-able table, its keys sorted."""
-    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 
 
 def pinned(spec: StudySpec, combination: CombinationSpec) -> dict[str, Any]:

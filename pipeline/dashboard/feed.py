@@ -5,7 +5,6 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import optuna
-from optuna.storages import RDBStorage
 
 from pipeline.dashboard.note import combination_note, study_note
 from pipeline.dashboard.plots import draw_plots
@@ -14,6 +13,7 @@ from pipeline.dashboard.summary_study import open_summary, update_summary
 from pipeline.results.so_far import Winners, read_so_far
 from pipeline.results.stored_results import CombinationResult
 from pipeline.run.study_run import Moment
+from pipeline.store.database import Database
 
 FEED_WAIT = 0.5
 """Seconds that an update waits for another program that writes to the database; it is left out then."""
@@ -52,7 +52,7 @@ class Feed:
         say: Told once of each reason for which an update failed: a run goes on without.
     """
 
-    def __init__(self, storage: RDBStorage, study: str, say: Callable[[str], None]) -> None:
+    def __init__(self, storage: Database, study: str, say: Callable[[str], None]) -> None:
         self._storage, self._study, self._say = storage, study, say
         self._began = time.monotonic()
         self._notes, self._pictures = _Pace(0.002, last=0.05), _Pace(0.008, last=1.5)  # to import plotly takes a while

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from pipeline.results.recovered import cell_recovery, winner_accuracy
 from pipeline.results.stored_results import CellResult, CombinationResult
-from pipeline.store.trial_rows import backend_of, begin_trial, end_trial, engine_of, write_attributes
+from pipeline.store.optuna_tables import backend_of, begin_trial, end_trial, write_attributes
 
 OWN = "summary_of"
 """The attribute that tells a summary from a study of someone else's."""
@@ -67,7 +67,7 @@ def update_summary(summary: optuna.Study, results: Sequence[CombinationResult]) 
     if not (stale or fresh or old):
         return False
     space = _space(results, trials)
-    with Session(engine_of(summary)) as session, session.begin():
+    with Session(backend_of(summary).engine) as session, session.begin():
         if old:
             _withdraw(session, [trial._trial_id for trial in old])
         numbers = {key: _append(session, summary._study_id, space, *best[key]) for key in fresh}

@@ -16,7 +16,7 @@ from pipeline.results.stored_results import CellResult, CombinationResult, Score
 from pipeline.run.winners import Recovered, recover, score_adapter, values_of
 from pipeline.space import cell_of
 from pipeline.store.kept_adapters import Kept
-from pipeline.store.trial_files import note_file
+from pipeline.store.stored_study import note_file
 
 
 def save(objective: Objective, trial: FrozenTrial, folder: str | Path, *, force: bool = False) -> Path:

@@ -11,7 +11,7 @@ from torch import nn
 from pipeline.adapt.contract import Adapter
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layers import on_device
-from pipeline.config.study_file import fingerprint
+from pipeline.hashes import fingerprint
 from pipeline.task import Part, Task
 from pipeline.train.cache.feature_cache import FeatureCache
 from pipeline.train.cut.program import Probe, Program, make_program

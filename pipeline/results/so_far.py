@@ -4,12 +4,12 @@ from collections import Counter
 from typing import Any
 
 import optuna
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
-from pipeline.results.stored_results import CombinationResult, gathered
+from pipeline.results.stored_results import CombinationResult, gathered, stored_facts
 from pipeline.space import Cell
-from pipeline.store.database import study_name
+from pipeline.store.database import Database
+from pipeline.store.stored_study import study_name
 from pipeline.store.summary import COVERED, stored_cells, summary_key
 from pipeline.store.tally import Tally, tally
 
@@ -17,7 +17,7 @@ Winners = dict[tuple[int, int], FrozenTrial]
 """Trials by the id of their study and their number; a trial that is complete stays as it is."""
 
 
-def read_so_far(storage: RDBStorage, study: str, known: Winners) -> list[CombinationResult]:
+def read_so_far(storage: Database, study: str, known: Winners) -> list[CombinationResult]:
     """All combinations of a study, as ``read_results`` has them; trials that the summaries do not cover are left out.
 
     Args:
@@ -25,17 +25,16 @@ def read_so_far(storage: RDBStorage, study: str, known: Winners) -> list[Combina
         study: The study's name.
         known: Winners that were read before; those that are read now are added.
     """
-    names = [name for name in optuna.get_all_study_names(storage) if name.startswith(study_name(study, ""))]
-    stored = [optuna.load_study(study_name=name, storage=storage) for name in names]
-    facts = [study.user_attrs for study in stored]
-    return [_so_far(storage, study, own, known) for study, own in zip(stored, facts, strict=True) if "pinned" in own]
+    return [
+        _so_far(storage, optuna.load_study(study_name=name, storage=storage), facts, known)
+        for name, facts in stored_facts(storage, study_name(study, "")).items()
+    ]
 
 
-def _so_far(storage: RDBStorage, study: optuna.Study, facts: dict[str, Any], known: Winners) -> CombinationResult:
-    name = study.study_name.partition("/")[2]
+def _so_far(storage: Database, study: optuna.Study, facts: dict[str, Any], known: Winners) -> CombinationResult:
     if COVERED not in facts:  # it has no trials, or is of a version without such summaries
         trials = study.get_trials(deepcopy=False)
-        return gathered(study, facts, name, tally(trials), dict(enumerate(trials)))
+        return gathered(study, facts, tally(trials), dict(enumerate(trials)))
     cells = [Cell(rank, init) for rank, init in stored_cells(facts)]
     tallies = {cell: _tally(facts[summary_key(cell)]) for cell in cells if summary_key(cell) in facts}
     winners = {}
@@ -45,7 +44,7 @@ def _so_far(storage: RDBStorage, study: optuna.Study, facts: dict[str, Any], kno
             if key not in known:
                 known[key] = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(*key))
             winners[own.trial] = known[key]
-    return gathered(study, facts, name, tallies, winners)
+    return gathered(study, facts, tallies, winners)
 
 
 def _tally(summary: dict[str, Any]) -> Tally:

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,16 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from pipeline.store.summary import COVERED, STATES, Place, cell_summary, is_exhausted, stored_cells, summary_key
+from pipeline.store.summary import (
+    COVERED,
+    DAMAGED,
+    STATES,
+    Place,
+    cell_summary,
+    is_exhausted,
+    stored_cells,
+    summary_key,
+)
 
 # One statement, so that attributes, counts and epochs are of the same moment. The key of a running trial's epoch is
 # JSON: the place of its rank and of its init among those searched, each before its distribution.
@@ -79,10 +88,17 @@ def read_status(url: str, study: str, *, with_reasons: bool) -> list[dict[str, A
         None where only a full reading can tell: a summary is missing or behind, has no room for the reasons that are
         asked for, or the database does not answer, of which the full reading says why.
     """
+    try:
+        return _table(_read(url, f"{study}/"), with_reasons=with_reasons)
+    except DAMAGED:
+        return None
+
+
+def _table(rows: Iterable[Row[Any]], *, with_reasons: bool) -> list[dict[str, Any]] | None:
     attributes: dict[str, dict[str, Any]] = defaultdict(dict)
     counts: dict[str, dict[str, int]] = defaultdict(dict)
     epochs: dict[str, dict[Place, int]] = defaultdict(lambda: defaultdict(int))
-    for row in _read(url, f"{study}/"):
+    for row in rows:
         if row.kind == "count":
             counts[row.study_name][row.key] = int(row.value)
         elif row.kind == "attribute":

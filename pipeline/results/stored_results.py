@@ -1,21 +1,25 @@
 """What a stored study holds, as plain values for status, report and export; needs neither torch nor data."""
 
+import functools
 import gc
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
 import optuna
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.errors import NothingUsableError
 from pipeline.space import Cell
-from pipeline.store.database import study_name
-from pipeline.store.summary import is_exhausted, stored_cells
+from pipeline.store.database import Database
+from pipeline.store.stored_study import REQUIRED, study_name
+from pipeline.store.summary import DAMAGED, is_exhausted, stored_cells
 from pipeline.store.tally import Tally, has_cell, tally
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ def _value(cell: CellResult) -> float:
     return cell.best.value or 0.0 if cell.best is not None else float("-inf")
 
 
-def read_results(storage: RDBStorage, *studies: str) -> list[CombinationResult]:
+def read_results(storage: Database, *studies: str) -> list[CombinationResult]:
     """All combinations of studies that have been run, a study after the other, in the order of their first runs.
 
     Raises:
@@ -157,15 +161,30 @@ def read_results(storage: RDBStorage, *studies: str) -> list[CombinationResult]:
     own, wanted = own_studies(storage), list(dict.fromkeys(studies))
     found: list[CombinationResult] = []
     for study in wanted:
-        names = [name for name in own if name.startswith(study_name(study, ""))]
-        if not names:
-            known = ", ".join(sorted({name.partition("/")[0] for name in own}))
+        parts = _read_each(storage, [name for name in own if name.startswith(study_name(study, ""))])
+        if not parts:
+            known = ", ".join(sorted({name.partition("/")[0] for name in own} - {study}))
             raise NothingUsableError(
                 f"no study '{study}' is stored; stored: {known or 'none'}; `restora run STUDY.toml` makes one"
             )
-        with _uncollected():
-            found += [_read(storage, name, alone=len(wanted) == 1) for name in names]
+        found += parts if len(wanted) == 1 else [replace(part, label=part.study.study_name) for part in parts]
     return found
+
+
+def read_all(storage: Database) -> list[CombinationResult]:
+    """All combinations of all studies of a database that can be read."""
+    return _read_each(storage, own_studies(storage))
+
+
+def _read_each(storage: Database, names: Iterable[str]) -> list[CombinationResult]:
+    results = []
+    with _uncollected():
+        for name in names:
+            try:
+                results.append(_read(storage, name))
+            except DAMAGED as error:
+                _warn_damaged(name, f"{type(error).__name__}: {error}")
+    return results
 
 
 @contextmanager
@@ -183,23 +202,56 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def own_studies(storage: RDBStorage) -> list[str]:
-    """Names of the studies that a run has begun; a database may hold studies of someone else's."""
-    names = optuna.get_all_study_names(storage)
-    return [name for name in names if "pinned" in storage.get_study_user_attrs(storage.get_study_id_from_name(name))]
+def own_studies(storage: Database) -> list[str]:
+    """Names of the studies that a run created, in the order of their creation; see ``stored_facts``."""
+    return list(stored_facts(storage))
 
 
-def _read(storage: RDBStorage, name: str, *, alone: bool) -> CombinationResult:
+def stored_facts(storage: Database, prefix: str = "") -> dict[str, dict[str, Any]]:
+    """The user attributes of each study that a run created, by name, of those whose name begins with ``prefix``.
+
+    Studies of other programs are left out. So is, with a warning, a study that is incomplete or damaged, so that it
+    does not keep the others from being read.
+    """
+    found = {}
+    for name, study_id in storage.names().items():
+        if not name.startswith(prefix):
+            continue
+        try:
+            facts = storage.get_study_user_attrs(study_id)
+        except DAMAGED as error:
+            _warn_damaged(name, f"{type(error).__name__}: {error}")
+            continue
+        missing = [key for key in REQUIRED if key not in facts]
+        if not missing:
+            found[name] = facts
+        elif "pinned" in facts:
+            _warn(
+                f"study '{name}' was left incomplete by a run that was killed (without {', '.join(missing)}); "
+                f"it is left out, and `restora run {name.partition('/')[0]}` completes it"
+            )
+    return found
+
+
+def _warn_damaged(name: str, why: str) -> None:
+    _warn(f"study '{name}' is damaged and is left out ({why})")
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    """Log a warning, once per process: a run reads its stored studies every few seconds."""
+    logger.warning(message)
+
+
+def _read(storage: Database, name: str) -> CombinationResult:
     study = optuna.load_study(study_name=name, storage=storage)
     trials = study.get_trials(deepcopy=False)
-    label = name.partition("/")[2] if alone else name
-    return gathered(study, study.user_attrs, label, tally(trials), dict(enumerate(trials)))
+    return gathered(study, study.user_attrs, tally(trials), dict(enumerate(trials)))
 
 
 def gathered(
     study: optuna.Study,
     facts: Mapping[str, Any],
-    label: str,
     tallies: Mapping[Cell, Tally],
     trials: Mapping[int, FrozenTrial],
 ) -> CombinationResult:
@@ -207,7 +259,7 @@ def gathered(
     own = [Cell(rank, init) for rank, init in stored_cells(facts)]
     return CombinationResult(
         name=study.study_name.partition("/")[2],
-        label=label,
+        label=study.study_name.partition("/")[2],
         study=study,
         baseline=_scores(facts.get("baseline", {})),
         compressed=_scores(facts.get("compressed", {})),

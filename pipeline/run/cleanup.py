@@ -3,25 +3,24 @@
 import shutil
 from pathlib import Path
 
-from optuna.storages import RDBStorage
-
 from pipeline.paths import ANSWERS, BASELINES, COMPRESSED, FEATURES, STORAGE
-from pipeline.results.stored_results import own_studies, read_results
+from pipeline.results.stored_results import read_all
+from pipeline.store.database import Database
 from pipeline.store.kept_adapters import Kept
 from pipeline.train.cache.cache_folder import discard, is_in_use
 
 
-def unneeded(storage: RDBStorage) -> list[Path]:
+def unneeded(storage: Database) -> list[Path]:
     """Caches that are not in use, half-written files and folders, and adapters that are no stored winner's."""
-    studies = {name.partition("/")[0] for name in own_studies(storage)}
-    winners = {
-        Kept(study, result.name).path(cell.cell)
-        for study in studies
-        for result in read_results(storage, study)
-        for cell in result.cells
-        if cell.best is not None
-    }
+    results = read_all(storage)
+    winners = {Kept(one.of, one.name).path(cell.cell) for one in results for cell in one.cells if cell.best}
+    studies = {one.of for one in results}
     adapters = {path for study in studies for path in (STORAGE / "artifacts" / study).rglob("*.safetensors")}
+    # What belongs to a study that could not be read may be a winner's.
+    unread = {STORAGE / "artifacts" / name for name in storage.names()} - {
+        Kept(one.of, one.name).folder for one in results
+    }
+    adapters -= {path for path in adapters if path.parent in unread}
     # A folder that was stopped between two renames may hold the only copy of the checkpoint that it was to replace.
     swaps = (STORAGE / "exports").rglob(".rank-*")
     replaced = {path for path in swaps if path.with_name(path.name[1:].rpartition(".")[0]).exists()}

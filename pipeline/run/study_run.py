@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import optuna
-from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from pipeline import paths
@@ -28,9 +27,10 @@ from pipeline.run.winner_spectra import keep_baseline_spectra, record_winners, w
 from pipeline.run.winners import measure_references, test_winners
 from pipeline.search.coordinator import Coordinator
 from pipeline.space import cells, fitted
-from pipeline.store.database import alone, create_or_resume, study_name
+from pipeline.store.database import Database, only_run
 from pipeline.store.kept_adapters import Kept
 from pipeline.store.long_text import in_pieces
+from pipeline.store.stored_study import create_or_resume, study_name
 from pipeline.task import Task, prepare
 from pipeline.train.cache.feature_cache import FeatureCache
 from pipeline.train.cut.program import Program
@@ -44,7 +44,7 @@ winners are tested, those of all are, or the run stops before.
 
 def run_study(
     spec: StudySpec,
-    storage: RDBStorage,
+    storage: Database,
     *,
     command: str,
     file: str | None = None,
@@ -75,7 +75,7 @@ def run_study(
         IntegrityError: A combination cannot be compressed or started; the others are run all the same.
     """
     keep_freed_memory()
-    with exclusive(paths.LOCKS / f"{spec.name}.lock", f"study '{spec.name}'"), alone(storage, spec.name):
+    with exclusive(paths.LOCKS / f"{spec.name}.lock", f"study '{spec.name}'"), only_run(storage, spec.name):
         features = make_features(spec.compute, device, limit=cache_limit, say=say, check=guard.check)
         objectives = trained_objectives(spec, device, features, say, guard.check)
         refuse_misfits(objectives)
@@ -161,7 +161,7 @@ def refuse_misfits(objectives: Mapping[str, Objective], *, cheaply: bool = False
 
 
 def _begin(
-    spec: StudySpec, storage: RDBStorage, objective: Objective, command: str, file: str | None, began: str
+    spec: StudySpec, storage: Database, objective: Objective, command: str, file: str | None, began: str
 ) -> optuna.Study:
     """The stored study of a combination, created or resumed, which says what runs it where anything is left to run."""
     facts = study_facts(spec, objective)

@@ -15,7 +15,7 @@ from pipeline.results.spectra_file import Spectra, read_spectra, write_spectra
 from pipeline.results.stored_results import find_winners
 from pipeline.run.snapshot import Snapshot, adapter_snapshot, courses, weight_snapshot
 from pipeline.run.winners import train_again, values_of
-from pipeline.store.trial_files import trial_key
+from pipeline.store.stored_study import trial_key
 from pipeline.task import Task
 from pipeline.train.cohort import Lane
 

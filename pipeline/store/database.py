@@ -1,34 +1,79 @@
-"""The stored studies: one Optuna study for each combination, named ``<study>/<combination>``."""
+"""Opening the database of the stored studies: SQLite, PostgreSQL, or whatever else SQLAlchemy reaches."""
 
 import fcntl
 import logging
 import os
 import sqlite3
 import uuid
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
 
-from pipeline.config.study_file import upgraded
-from pipeline.errors import NothingUsableError, SpecError, StorageError
+from pipeline.errors import NothingUsableError, StorageError
 from pipeline.locks import database_lock, exclusive
+from pipeline.store.optuna_tables import backend_of, check_claim, claim_study, study_names, write_study_attribute
 
-METRIC = "validation accuracy"
-"""What trials are judged by, where the task's metric is accuracy."""
 LOCK_WAIT = 30
-"""Seconds to wait while another program holds the database."""
-
-
+"""Seconds to wait while another program writes to an SQLite file."""
 SECRET = ("password", "passwd", "sslpassword", "passfile")
-"""What drivers take of a URL's query that nobody is to read."""
+"""Keys of a URL's query whose values are secret."""
+
+
+class Database(RDBStorage):
+    """Optuna's storage, with transactions that fail once another run has taken over the study.
+
+    A run takes a study over by ``claim``. From then on every transaction on that study, of this and of any other
+    ``Database``, first checks that its own claim is the latest. A ``Database`` that never claimed the study writes
+    without this check: ``export`` notes files of finished trials while a run goes on.
+    """
+
+    def __init__(self, url: str, **options: Any) -> None:
+        super().__init__(url, **options)
+        self._run = uuid.uuid4().hex
+        self._claimed: set[int] = set()
+
+    def claim(self, session: Session, study_id: int) -> None:
+        """Take a study over, in the transaction of the caller."""
+        claim_study(session, study_id, self._run)
+        self._claimed.add(study_id)
+
+    @contextmanager
+    def transaction(self, study_id: int | None) -> Iterator[Session]:
+        """A session whose writes to a study, or to one that it creates itself, are committed together.
+
+        Raises:
+            StorageError: Another run has taken over the study; nothing was written.
+        """
+        with Session(self.engine) as session, session.begin():
+            if study_id in self._claimed:
+                check_claim(session, study_id, self._run)
+            yield session
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        with self.transaction(study_id) as session:
+            write_study_attribute(session, study_id, key, value)
+
+    def names(self) -> dict[str, int]:
+        """The id of every study by name, in the order in which they were created; damaged studies are among them."""
+        with Session(self.engine) as session:
+            return study_names(session)
+
+
+def database_of(study: optuna.Study) -> Database:
+    """The database of a stored study; ``study`` must come from a storage that ``open_storage`` opened."""
+    backend = backend_of(study)
+    if not isinstance(backend, Database):
+        raise TypeError(f"study '{study.study_name}' is in a {type(backend).__name__}; open it with open_storage")
+    return backend
 
 
 def without_password(url: str) -> str:
@@ -40,7 +85,7 @@ def without_password(url: str) -> str:
 
 @contextmanager
 def storage_errors(url: str) -> Iterator[None]:
-    """Say of a database that fails which one it is, and what it said; exit code 4."""
+    """Turn errors of the database into a ``StorageError`` (exit code 4) that names the database and its message."""
     try:
         yield
     except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
@@ -48,21 +93,23 @@ def storage_errors(url: str) -> Iterator[None]:
 
 
 def _failed(url: str, error: Exception) -> StorageError:
-    said = str(error.__cause__ or error).partition("\n")[0]
-    return StorageError(f"the database {without_password(url)} failed: {said}; nothing in it was removed")
+    message = str(error.__cause__ or error).partition("\n")[0]
+    return StorageError(f"the database {without_password(url)} failed: {message}; nothing in it was removed")
 
 
-def open_storage(url: str, *, create: bool = True, wait: float = LOCK_WAIT) -> RDBStorage:
-    """Open or create the database of an SQLAlchemy URL; SQLite gets a write-ahead log, so that readers never wait.
+def open_storage(url: str, *, create: bool = True, wait: float = LOCK_WAIT) -> Database:
+    """Open the database of an SQLAlchemy URL; create its tables where it has none.
+
+    SQLite gets a write-ahead log, so that readers never wait for a writer.
 
     Args:
-        url: Of the database.
-        create: Whether to make an SQLite file that is not there.
+        url: The SQLAlchemy URL of the database.
+        create: Whether to create an SQLite file that does not exist.
         wait: Seconds to wait for another program that writes to an SQLite file.
 
     Raises:
-        StorageError: The URL is none, or what it names is no database, another version's, or out of reach.
-        NothingUsableError: The file is not there, and ``create`` is false.
+        StorageError: The URL is invalid, or names no database, one of another version, or one out of reach.
+        NothingUsableError: The SQLite file does not exist, and ``create`` is false.
     """
     optuna.logging.set_verbosity(logging.WARNING)
     try:
@@ -72,35 +119,39 @@ def open_storage(url: str, *, create: bool = True, wait: float = LOCK_WAIT) -> R
             "the database URL is not one that SQLAlchemy reads; give e.g. sqlite:///storage/studies.db or "
             "postgresql+psycopg://user@host/name"
         ) from None
-    if not create and parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
-        raise NothingUsableError(f"{parsed.database} is not there, so nothing is stored; `restora run STUDY` makes it")
+    file = sqlite_file(parsed)
+    if file and not create and not file.exists():
+        raise NothingUsableError(f"{file} does not exist, so nothing is stored; `restora run STUDY` creates it")
     try:
         with storage_errors(url):
-            return (
-                _open_sqlite(url, parsed.database, wait) if parsed.get_backend_name() == "sqlite" else RDBStorage(url)
-            )
+            if parsed.get_backend_name() == "sqlite":
+                return _open_sqlite(url, file, wait)
+            if parsed.get_backend_name() == "postgresql":
+                return _open_postgresql(url)
+            return Database(url)
     except (RuntimeError, OSError, ImportError) as error:  # another version's tables, no access, no driver
         raise _failed(url, error) from error
 
 
-def _open_sqlite(url: str, database: str | None, wait: float) -> RDBStorage:
-    with ExitStack() as alone:
-        if database and database != ":memory:":
-            _refuse_other_files(Path(database))
-            alone.enter_context(_one_at_a_time(Path(database)))
-        storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": wait}})
+def sqlite_file(url: URL) -> Path | None:
+    """The file of an SQLite database; None for a database in memory or on a server."""
+    is_file = url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:"
+    return Path(str(url.database)) if is_file else None
+
+
+def _open_sqlite(url: str, file: Path | None, wait: float) -> Database:
+    options = {"engine_kwargs": {"connect_args": {"timeout": wait}}}
+    if file is None:
+        return Database(url, **options)
+    _refuse_other_files(file)
+    # Two processes that create the tables of a new file at once would collide. SQLite does not use this kind of lock.
+    handle = os.open(file, os.O_RDONLY | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        storage = Database(url, **options)
         sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
         storage.engine.dispose()
         return storage
-
-
-@contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Look for the tables, and make them, before any other process does; SQLite's own locks are of another kind."""
-    handle = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
     finally:
         os.close(handle)
 
@@ -120,106 +171,42 @@ def _write_ahead(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA synchronous=NORMAL")
 
 
+def _open_postgresql(url: str) -> Database:
+    """Open a PostgreSQL database, one process at a time, because two that create the same tables at once collide."""
+    engine = sqlalchemy.create_engine(url, poolclass=NullPool)
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_lock(_key("tables"))))
+        return Database(url)
+
+
+def _key(name: str) -> sqlalchemy.ColumnElement[int]:
+    """The number of an advisory lock of PostgreSQL."""
+    return sqlalchemy.func.hashtext(f"restora/{name}")
+
+
 @contextmanager
-def alone(storage: RDBStorage, study: str) -> Iterator[None]:
-    """Hold a study in its database, against runs from other folders and machines, as long as this process lives.
+def only_run(storage: Database, study: str) -> Iterator[None]:
+    """Refuse a second run of a study on the same database, from whatever folder or machine, until this one ends.
+
+    On PostgreSQL the lock belongs to a connection of its own, and is lost with that connection. A second run that is
+    then admitted claims the study, and this one fails at its next transaction.
 
     Raises:
-        StorageError: Another run holds it.
+        StorageError: Another run of the study is going on.
     """
-    url = storage.engine.url
-    if url.get_backend_name() == "sqlite":
-        with ExitStack() as held:
-            if url.database and url.database != ":memory:":
-                held.enter_context(exclusive(database_lock(url.database, study), f"study '{study}'"))
+    file, is_postgresql = sqlite_file(storage.engine.url), storage.engine.url.get_backend_name() == "postgresql"
+    if file:
+        with exclusive(database_lock(file, study), f"study '{study}'"):
             yield
-    elif url.get_backend_name() == "postgresql":
-        with storage.engine.connect() as connection:
-            key = sqlalchemy.func.hashtext(f"restora/{study}")
-            if not connection.scalar(sqlalchemy.select(sqlalchemy.func.pg_try_advisory_lock(key))):
+    elif is_postgresql:
+        connection = sqlalchemy.create_engine(storage.engine.url, poolclass=NullPool).connect()
+        try:
+            if not connection.scalar(sqlalchemy.select(sqlalchemy.func.pg_try_advisory_lock(_key(study)))):
                 raise StorageError(f"study '{study}' is being run on this database; wait for it, or stop it")
-            connection.commit()  # the lock is the connection's, and outlives the transaction
-            try:
-                yield
-            finally:  # the pool keeps the connection
-                connection.scalar(sqlalchemy.select(sqlalchemy.func.pg_advisory_unlock(key)))
+            connection.commit()  # the lock belongs to the connection, and outlives the transaction
+            yield
+        finally:
+            connection.invalidate()  # closes it without a word to a server that may have closed it before
+            connection.close()
     else:
         yield
-
-
-def study_name(study: str, combination: str) -> str:
-    return f"{study}/{combination}"
-
-
-def metric_of(study: optuna.Study) -> str:
-    """What the trials of a stored study are judged by."""
-    return (study.metric_names or [METRIC])[0]
-
-
-def create_or_resume(
-    storage: RDBStorage, name: str, pinned: dict[str, Any], hashes: dict[str, str], facts: dict[str, Any]
-) -> optuna.Study:
-    """The stored study of a combination.
-
-    Args:
-        storage: The database.
-        name: ``<study>/<combination>``.
-        pinned: What may not change while the study grows.
-        hashes: sha256 of weights, data and split; they may not change either.
-        facts: Whatever else describes the study; the newest is kept.
-
-    Raises:
-        SpecError: The study is there and was searched otherwise; the message shows the difference.
-    """
-    try:
-        study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            study.set_metric_names([f"validation {facts.get('task', {}).get('metric', 'accuracy')}"])
-    except DuplicatedStudyError:
-        study = optuna.load_study(storage=storage, study_name=name, sampler=optuna.samplers.RandomSampler())
-    if study.direction != optuna.study.StudyDirection.MAXIMIZE:
-        raise SpecError(f"study '{name}' is stored with direction minimize, now maximize; give the study another name")
-    attributes = study.user_attrs
-    refuse_differences(name, attributes, pinned, hashes)
-    before, now = attributes.get("targets"), facts.get("targets")
-    if before is not None and before != now:
-        raise SpecError(
-            f"study '{name}' was begun with {before} layers as targets, and has {now} now, for this version reaches "
-            f"others (projections of attention); give the study another name"
-        )
-    identity = {"id": attributes.get("id") or uuid.uuid4().hex}
-    for key, value in {"pinned": pinned, "hashes": hashes, **identity, **facts}.items():
-        if attributes.get(key) != value:
-            study.set_user_attr(key, value)
-    return study
-
-
-def refuse_differences(
-    name: str, attributes: Mapping[str, Any], pinned: dict[str, Any], hashes: dict[str, str]
-) -> None:
-    """Refuse to go on with a stored study that was searched otherwise.
-
-    Raises:
-        SpecError: Its space, direction, seed, weights or data differ; the message shows where.
-    """
-    stored = {"pinned": upgraded(attributes.get("pinned", pinned)), "hashes": attributes.get("hashes", hashes)}
-    lines = [
-        f"  {difference}"
-        for key, now in {"pinned": pinned, "hashes": hashes}.items()
-        for difference in _differences(stored[key], now)
-    ]
-    if lines:
-        raise SpecError(
-            f"study '{name}' was searched otherwise, so its trials cannot be compared with new ones:\n"
-            + "\n".join(lines)
-            + "\nrestore what it was, or give the study file another name"
-        )
-
-
-def _differences(stored: Any, now: Any, path: str = "") -> Iterator[str]:
-    if isinstance(stored, dict) and isinstance(now, dict):
-        for key in {**stored, **now}:
-            yield from _differences(stored.get(key), now.get(key), f"{path}.{key}" if path else key)
-    elif stored != now:
-        yield f"{path}: stored {stored}, now {now}"

@@ -15,18 +15,19 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
 
 from pipeline.space import Ask, Cell
-from pipeline.store.database import metric_of
-from pipeline.store.summary import COVERED, summary_key
-from pipeline.store.tally import tally, tells
-from pipeline.store.trial_pictures import attach_curves
-from pipeline.store.trial_rows import (
+from pipeline.store.database import database_of
+from pipeline.store.optuna_tables import (
     begin_trial,
     end_trial,
-    engine_of,
+    study_id_of,
     write_attributes,
     write_epochs,
     write_study_attribute,
 )
+from pipeline.store.stored_study import metric_of
+from pipeline.store.summary import COVERED, summary_key
+from pipeline.store.tally import tally, tells
+from pipeline.store.trial_pictures import attach_curves
 
 LONG = 10.0
 """Seconds after which a trial is shown as running; one that ends sooner enters whole."""
@@ -58,7 +59,8 @@ class Ledger:
     """
 
     def __init__(self, study: optuna.Study, space: Mapping[str, BaseDistribution]) -> None:
-        self.study, self._space, self._engine = study, dict(space), engine_of(study)
+        self.study, self._space = study, dict(space)
+        self._database, self._study_id = database_of(study), study_id_of(study)
         self._name, self._metric = study.study_name, metric_of(study)
         self.seconds = 0.0
         """Seconds spent in the database so far."""
@@ -76,16 +78,16 @@ class Ledger:
     def _transaction(self) -> Iterator[Session]:
         start = time.perf_counter()
         try:
-            with Session(self._engine) as session, session.begin():
+            with self._database.transaction(self._study_id) as session:
                 yield session
         finally:
             self.seconds += time.perf_counter() - start
 
     def _sum_up(self, session: Session, *cells: Cell) -> None:
         for cell in cells:
-            write_study_attribute(session, self.study._study_id, summary_key(cell), self._tallies[cell].summary())
+            write_study_attribute(session, self._study_id, summary_key(cell), self._tallies[cell].summary())
         covered = {state: count for state, count in self._covered.items() if count}
-        write_study_attribute(session, self.study._study_id, COVERED, covered)
+        write_study_attribute(session, self._study_id, COVERED, covered)
 
     def progress(self, ask: Ask, accuracies: list[float], attributes: Mapping[str, Any] = NONE) -> None:
         """Show a long trial as running, its epochs about once a second, as far as that takes next to no time.
@@ -121,7 +123,7 @@ class Ledger:
 
     def _begin(self, session: Session, ask: Ask) -> _Shown:
         params = {name: value for name, value in ask.values.params().items() if name in self._space}
-        return _Shown(*begin_trial(session, self.study._study_id, ask.asked, params, self._space))
+        return _Shown(*begin_trial(session, self._study_id, ask.asked, params, self._space))
 
     def finish(
         self, ask: Ask, state: TrialState, accuracies: list[float], attributes: Mapping[str, Any], value: float | None
@@ -167,7 +169,7 @@ def bury_abandoned(study: optuna.Study) -> None:
         return
     why = {"reason": "its run was killed", "interrupted": True, "killed": True}
     name, metric = study.study_name, metric_of(study)
-    with Session(engine_of(study)) as session, session.begin():
+    with database_of(study).transaction(study_id_of(study)) as session:
         for trial in abandoned:
             write_attributes(session, trial._trial_id, why)
             end_trial(session, trial._trial_id, TrialState.FAIL)

@@ -15,6 +15,8 @@ COVERED = "summary covers"
 Older summaries, which count interrupted trials among the failed ones, have theirs under another name: such a study is
 read in full.
 """
+DAMAGED = (LookupError, TypeError, ValueError, AttributeError)
+"""What reading a damaged study raises: text that is not JSON, keys that are missing, values of another type."""
 Place = tuple[int, str]
 """Rank and init of a cell."""
 MOST = 1700

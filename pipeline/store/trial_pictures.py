@@ -1,18 +1,16 @@
 """The picture of a trial's curves, kept as the artifact that optuna-dashboard shows with the trial."""
 
-import json
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.artifacts import ArtifactMeta
-from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
 from pipeline.paths import PICTURES
 from pipeline.store.curves import draw_curves
-from pipeline.store.trial_rows import write_attributes, write_system_attribute
+from pipeline.store.optuna_tables import write_artifact, write_attributes
 
 _ENDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
@@ -58,7 +56,7 @@ def attach_curves(
     except OSError as error:  # a trial is not to be lost for its picture
         write_attributes(session, trial_id, {"picture": f"not written: {error}"})
         return
-    write_system_attribute(session, trial_id, f"{ARTIFACTS_ATTR_PREFIX}{meta.artifact_id}", json.dumps(vars(meta)))
+    write_artifact(session, trial_id, meta.artifact_id, vars(meta))
 
 
 def _outcome(state: TrialState, accuracies: Sequence[float], attributes: Mapping[str, Any]) -> str:

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.config.study_file import fingerprint
 from pipeline.config.task_spec import Metric
 from pipeline.errors import IntegrityError
-from pipeline.hashes import hash_tensors, hash_weights
+from pipeline.hashes import fingerprint, hash_tensors, hash_weights
 from pipeline.task.metrics.agreement import AnsweredPart
 from pipeline.task.parts import READ_BATCH, Part, as_part
 

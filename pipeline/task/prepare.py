@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config.registry import MODELS
-from pipeline.config.study_file import fingerprint
 from pipeline.config.task_spec import TaskSpec
 from pipeline.errors import RestoraError, SpecError
-from pipeline.hashes import hash_weights
+from pipeline.hashes import fingerprint, hash_weights
 from pipeline.task.baseline import keep_baseline, load_baseline
 from pipeline.task.baseline import train_baseline as train
 from pipeline.task.contract import Task, check_parts

@@ -7,8 +7,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.config.study_file import fingerprint
-from pipeline.hashes import hash_tensors
+from pipeline.hashes import fingerprint, hash_tensors
 from pipeline.paths import write_whole
 
 

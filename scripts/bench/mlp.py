@@ -21,8 +21,9 @@ from pipeline.environment import keep_freed_memory
 from pipeline.objective.objective import Objective
 from pipeline.objective.passes import Pass
 from pipeline.space import Ask, Values, full_space
-from pipeline.store.database import create_or_resume, open_storage
+from pipeline.store.database import open_storage
 from pipeline.store.ledger import Ledger
+from pipeline.store.stored_study import create_or_resume
 from pipeline.task import Task
 
 TRAIN, VAL = 48_000, 12_000

@@ -20,9 +20,10 @@ from pipeline.run.study_run import study_facts
 from pipeline.search.coordinator import Coordinator
 from pipeline.search.history import History
 from pipeline.space import Ask, Cell, Values, cell_space, cells, full_space
-from pipeline.store.database import create_or_resume, open_storage
+from pipeline.store.database import open_storage
 from pipeline.store.kept_adapters import Kept
 from pipeline.store.ledger import Ledger
+from pipeline.store.stored_study import create_or_resume
 from pipeline.train.cohort import Epoch, Lane
 from pipeline.train.guard import Guard
 

@@ -14,8 +14,8 @@ from pipeline.errors import IntegrityError
 from pipeline.results.stored_results import read_results
 from pipeline.run import study_run as run_module
 from pipeline.search.coordinator import Coordinator
-from pipeline.store.database import METRIC
 from pipeline.store.long_text import joined
+from pipeline.store.stored_study import METRIC
 from pipeline.train.guard import StopTraining
 
 NAMES = ["tiny/int1-lora", "tiny/sparse-lora"]

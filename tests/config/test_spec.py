@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from pipeline.config.spec import StudySpec
-from pipeline.config.study_file import fingerprint, load_spec, parse_spec, pinned, upgraded
+from pipeline.config.study_file import load_spec, parse_spec, pinned, upgraded
 from pipeline.errors import SpecError
+from pipeline.hashes import fingerprint
 
 TABLE: dict[str, Any] = {
     "name": "study",

@@ -1,29 +1,32 @@
 """A stored study without a task behind it, for whoever writes or reads trials without training any."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
 import optuna
-from optuna.storages import RDBStorage
+import sqlalchemy
 from optuna.trial import TrialState
 from tiny_studies import make_search
 
 from pipeline.adapt.methods.lora import Lora
 from pipeline.space import Ask, Cell, Values, full_space
-from pipeline.store.database import create_or_resume
+from pipeline.store.database import Database
 from pipeline.store.ledger import Ledger
+from pipeline.store.stored_study import create_or_resume
 
 CELL = Cell(2, "svd")
 SPACE = full_space(make_search(), Lora())
 
 
-def bare_study(storage: RDBStorage, name: str = "tiny/int1-lora", budget: int = 4) -> optuna.Study:
+def bare_study(storage: Database, name: str = "tiny/int1-lora", budget: int = 4) -> optuna.Study:
     search = make_search()
     pinned = {"search": {"ranks": list(search.ranks), "inits": [{"method": init.name} for init in search.inits]}}
     return create_or_resume(storage, name, pinned, {}, {"budget": budget})
 
 
-def make_ledger(storage: RDBStorage, **study: Any) -> Ledger:
+def make_ledger(storage: Database, **study: Any) -> Ledger:
     return Ledger(bare_study(storage, **study), SPACE)
 
 
@@ -39,3 +42,16 @@ def complete(ledger: Ledger, number: int, value: float, cell: Cell = CELL) -> in
 
 def fail(ledger: Ledger, number: int, reason: str, **more: Any) -> int:
     return ledger.finish(make_ask(number), TrialState.FAIL, [], {"reason": reason, **more}, None)
+
+
+@contextmanager
+def commits(storage: Database) -> Iterator[list[Any]]:
+    """Counts the transactions that are committed in it."""
+    seen: list[Any] = []
+
+    def note(connection: Any) -> None:
+        seen.append(connection)
+
+    sqlalchemy.event.listen(storage.engine, "commit", note)
+    yield seen
+    sqlalchemy.event.remove(storage.engine, "commit", note)

@@ -9,16 +9,15 @@ from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
-from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from pipeline.paths import baseline_spectra, winner_spectra
 from pipeline.results.spectra_file import Course, Matrix, Spectra, write_spectra
 from pipeline.space import Ask, Cell, Values
-from pipeline.store.database import create_or_resume, study_name
+from pipeline.store.database import Database
 from pipeline.store.ledger import Ledger
 from pipeline.store.long_text import in_pieces
-from pipeline.store.trial_files import trial_key
+from pipeline.store.stored_study import create_or_resume, study_name, trial_key
 
 EPOCHS = 6
 IMAGES = {"val": 5400, "test": 10000}
@@ -30,7 +29,7 @@ DENSE_BYTES, BASE_BYTES = 940_584, 58_624
 class Stored:
     """One stored combination, to be filled trial by trial."""
 
-    storage: RDBStorage
+    storage: Database
     combination: str = "int1-lora"
     name: str = "digits"
     ranks: tuple[int, ...] = (2, 8)

@@ -6,7 +6,6 @@ from typing import Any
 
 import optuna
 import torch
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 from torch import nn
 
@@ -21,8 +20,9 @@ from pipeline.run.study_run import study_facts
 from pipeline.run.winners import measure_references
 from pipeline.search.coordinator import Coordinator, Progress
 from pipeline.space import Cell, cell_of
-from pipeline.store.database import create_or_resume, study_name
+from pipeline.store.database import Database
 from pipeline.store.kept_adapters import Kept
+from pipeline.store.stored_study import create_or_resume, study_name
 from pipeline.task import Part, Task, count_correct
 from pipeline.train.guard import Guard, StopTraining
 
@@ -139,7 +139,7 @@ class StopAfter(Guard):
             raise StopTraining("the test said so", 0)
 
 
-def stored_study(storage: RDBStorage, spec: StudySpec, objective: Objective) -> optuna.Study:
+def stored_study(storage: Database, spec: StudySpec, objective: Objective) -> optuna.Study:
     """The stored study of a spec's one combination, created or resumed."""
     combination = spec.combination[0]
     name, hashes = study_name(spec.name, combination.name), dict(objective.task.hashes)
@@ -149,7 +149,7 @@ def stored_study(storage: RDBStorage, spec: StudySpec, objective: Objective) -> 
 
 
 def search(
-    storage: RDBStorage,
+    storage: Database,
     spec: StudySpec | None = None,
     *,
     objective: Objective | None = None,

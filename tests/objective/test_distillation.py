@@ -17,7 +17,7 @@ from pipeline.run.estimate import plan_cache
 from pipeline.run.study_run import make_objectives
 from pipeline.run.winners import test_winners as score_winners
 from pipeline.space import Values
-from pipeline.store.database import refuse_differences
+from pipeline.store.stored_study import refuse_differences
 from pipeline.task import Task
 from pipeline.train.cohort import Lane
 from pipeline.train.rows import TensorRows

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.results.spectra_file import Course, Spectra, read_spectra, write_spectra
-from pipeline.store.trial_files import trial_key
+from pipeline.store.stored_study import trial_key
 
 SPECTRA = Spectra(
     of=trial_key("id", 3),

@@ -12,7 +12,7 @@ from pipeline.results.stored_results import find_winners
 from pipeline.run.snapshot import weight_snapshot
 from pipeline.run.winner_spectra import keep_baseline_spectra, record_winners, watched_layers
 from pipeline.run.winners import recover, values_of
-from pipeline.store.trial_files import trial_key
+from pipeline.store.stored_study import trial_key
 
 
 def go_on():

@@ -2,19 +2,24 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
+from bare_studies import complete, make_ledger
 from tiny_studies import asks, by_cell, make_objective, make_spec, outcomes, search, stored_study
 
 from pipeline.config.study_file import pinned
 from pipeline.errors import NothingUsableError, SpecError, StorageError
 from pipeline.results.stored_results import read_results
-from pipeline.store.database import METRIC, alone, create_or_resume, open_storage, without_password
+from pipeline.store.database import only_run, open_storage, without_password
+from pipeline.store.stored_study import METRIC, create_or_resume
 
 SECRET = "hunter2"
+REPOSITORY = Path(__file__).parents[2]
 
 
 def test_a_study_is_stored_under_its_name_and_says_what_it_maximises(storage):
@@ -33,7 +38,7 @@ def test_what_may_grow_or_move_does_not_make_a_study_another(storage):
 
 def test_a_study_that_would_go_on_with_other_layers_than_it_began_with_is_refused(storage):
     stored_study(storage, make_spec(), make_objective()).set_user_attr("targets", 1)
-    with pytest.raises(SpecError, match="begun with 1 layers as targets, and has 2 now"):
+    with pytest.raises(SpecError, match="began with 1 target layers and now has 2"):
         stored_study(storage, make_spec(), make_objective())
 
 
@@ -67,7 +72,7 @@ def test_an_unknown_study_is_answered_with_those_that_are_stored(storage):
         read_results(storage, "other")
 
 
-def test_a_study_of_someone_elses_in_the_same_database_is_left_alone(storage):
+def test_a_study_of_someone_elses_in_the_same_database_is_left_only_run(storage):
     from pipeline.run.cleanup import unneeded
 
     search(storage, make_spec(trials=4, ranks=[2], inits=["svd"]))
@@ -140,12 +145,12 @@ def test_a_study_is_run_once_at_a_time_on_a_server(postgresql):
     pytest.importorskip("psycopg", reason="NOT TESTED: PostgreSQL; pip install 'restora[postgresql]'")
     first, second = open_storage(postgresql), open_storage(postgresql)
     try:
-        with alone(first, "tiny"):
-            with alone(second, "other"):
+        with only_run(first, "tiny"):
+            with only_run(second, "other"):
                 pass
-            with pytest.raises(StorageError, match="'tiny' is being run"), alone(second, "tiny"):
+            with pytest.raises(StorageError, match="'tiny' is being run"), only_run(second, "tiny"):
                 pass
-        with alone(second, "tiny"):
+        with only_run(second, "tiny"):
             pass
     finally:
         for server in (first, second):
@@ -154,10 +159,58 @@ def test_a_study_is_run_once_at_a_time_on_a_server(postgresql):
 
 
 def test_a_study_is_run_once_at_a_time_on_one_file_whatever_the_folder(storage, tmp_path, monkeypatch):
-    with alone(storage, "tiny"):
+    with only_run(storage, "tiny"):
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(StorageError, match=f"'tiny' is being run by process {os.getpid()}"), alone(storage, "tiny"):
+        with (
+            pytest.raises(StorageError, match=f"'tiny' is being run by process {os.getpid()}"),
+            only_run(storage, "tiny"),
+        ):
             pass
+
+
+def test_a_symbolic_link_to_the_file_lets_no_second_run_in(storage, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "link.db").symlink_to(tmp_path / "studies.db")
+    linked = open_storage(f"sqlite:///{tmp_path / 'other' / 'link.db'}")
+    with only_run(storage, "tiny"), pytest.raises(StorageError, match="'tiny' is being run"), only_run(linked, "tiny"):
+        pass
+    linked.remove_session()
+    linked.engine.dispose()
+
+
+def test_a_run_on_a_server_whose_lock_was_cut_stops_once_another_run_was_let_in(postgresql):
+    pytest.importorskip("psycopg", reason="NOT TESTED: PostgreSQL; pip install 'restora[postgresql]'")
+    first, second = open_storage(postgresql), open_storage(postgresql)
+    cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_locks WHERE locktype = 'advisory'"
+    try:
+        with only_run(first, "cut"):
+            ledger = make_ledger(first, name="cut/int1-lora")
+            complete(ledger, 0, 0.5)
+            with second.engine.begin() as connection:
+                assert connection.exec_driver_sql(cut).scalar() == 1
+            complete(ledger, 1, 0.6)  # nobody else runs it, so it goes on
+            with only_run(second, "cut"):
+                other = make_ledger(second, name="cut/int1-lora")
+                with pytest.raises(StorageError, match="another run of this study has taken over"):
+                    complete(ledger, 2, 0.7)
+                complete(other, 2, 0.8)
+        assert [trial.value for trial in other.study.trials] == [0.5, 0.6, 0.8]
+    finally:
+        for server in (first, second):
+            server.remove_session()
+            server.engine.dispose()
+
+
+def test_processes_that_open_one_empty_server_database_at_once_all_succeed(postgresql):
+    pytest.importorskip("psycopg", reason="NOT TESTED: PostgreSQL; pip install 'restora[postgresql]'")
+    engine = sqlalchemy.create_engine(postgresql, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("CREATE DATABASE empty")
+    engine.dispose()
+    code = "import sys; from pipeline.store.database import open_storage; open_storage(sys.argv[1])"
+    url = postgresql.replace("/postgres", "/empty")
+    opening = [subprocess.Popen([sys.executable, "-c", code, url], cwd=REPOSITORY) for _ in range(4)]
+    assert [process.wait(60) for process in opening] == [0] * 4
 
 
 def test_a_server_that_refuses_is_named_without_the_password(postgresql):
@@ -174,13 +227,13 @@ def test_a_study_of_a_version_that_knew_fewer_options_goes_on_and_one_with_other
     del old["compute"]
     del old["search"]["warmup"]
     now = pinned(spec, spec.combination[0])
-    study = create_or_resume(storage, "tiny/int1-lora", now, {}, {})
+    study = create_or_resume(storage, "tiny/int1-lora", now, {}, {"budget": 6})
     study.set_user_attr("pinned", old)
-    assert create_or_resume(storage, "tiny/int1-lora", now, {}, {}).user_attrs["pinned"] == now
+    assert create_or_resume(storage, "tiny/int1-lora", now, {}, {"budget": 6}).user_attrs["pinned"] == now
     study.set_user_attr("pinned", old)
     warmed = make_spec(warmup=1.0)
     with pytest.raises(SpecError, match=r"warmup: stored 0.0, now 1.0"):
-        create_or_resume(storage, "tiny/int1-lora", pinned(warmed, warmed.combination[0]), {}, {})
+        create_or_resume(storage, "tiny/int1-lora", pinned(warmed, warmed.combination[0]), {}, {"budget": 6})
 
 
 def test_a_password_in_the_query_of_a_url_is_hidden_too():

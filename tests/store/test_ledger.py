@@ -1,13 +1,11 @@
 import hashlib
 import math
-from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
 import pytest
-import sqlalchemy
 import torch
-from bare_studies import CELL, SPACE, bare_study, complete, fail, make_ask, make_ledger
+from bare_studies import CELL, SPACE, bare_study, commits, complete, fail, make_ask, make_ledger
 from optuna.artifacts import FileSystemArtifactStore, download_artifact, get_all_artifact_meta
 from optuna.trial import TrialState, create_trial
 from tiny_studies import make_spec, search
@@ -17,25 +15,11 @@ from pipeline.paths import PICTURES
 from pipeline.results.status import read_status
 from pipeline.space import Cell
 from pipeline.store import ledger as ledger_module
-from pipeline.store.database import create_or_resume, metric_of
 from pipeline.store.kept_adapters import Kept
 from pipeline.store.ledger import LONG, bury_abandoned
-from pipeline.store.trial_files import note_file
+from pipeline.store.stored_study import create_or_resume, metric_of, note_file
 
 KNOWN = {"seed": 0, "split": "5" * 64}
-
-
-@contextmanager
-def commits(storage):
-    """Counts the transactions that are committed in it."""
-    seen = []
-
-    def note(connection):
-        seen.append(connection)
-
-    sqlalchemy.event.listen(storage.engine, "commit", note)
-    yield seen
-    sqlalchemy.event.remove(storage.engine, "commit", note)
 
 
 def told(trial):

@@ -8,7 +8,7 @@ from pipeline.report.figures.contract import Figure, NotAskedFor, NothingToDraw,
 from pipeline.report.figures.labels import cell_name
 from pipeline.results.spectra_file import Course, read_spectra
 from pipeline.results.stored_results import CellResult, CombinationResult
-from pipeline.store.trial_files import trial_key
+from pipeline.store.stored_study import trial_key
 
 
 @picture(

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.config.study_file import fingerprint
+from pipeline.hashes import fingerprint
 from pipeline.paths import ANSWERS
 from pipeline.task.parts import READ_BATCH, DatasetPart, Part, TensorPart
 from pipeline.task.tensor_cache import keep, read_kept

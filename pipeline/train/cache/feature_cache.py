@@ -4,7 +4,6 @@ A folder holds a file for each tensor, ``0.bin``, ``1.bin``, ...; a journal, so 
 and, once it is whole, a card with the sha256 of each file.
 """
 
-import hashlib
 import json
 import shutil
 import time
@@ -16,9 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.config.study_file import fingerprint
 from pipeline.errors import StorageError
-from pipeline.hashes import hash_weights
+from pipeline.hashes import file_sha256, fingerprint, hash_weights
 from pipeline.paths import FEATURES, write_whole
 from pipeline.task.contract import Part
 from pipeline.train.cache.cache_build import FORMAT, Build
@@ -186,8 +184,7 @@ def _damage(build: Build) -> str | None:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         return str(error.strerror)
 
