@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from pipeline.compress.attention import arranged
 from pipeline.config.registry import ADAPTERS, COMPRESSIONS
-from pipeline.config.study_file import fingerprint
 from pipeline.errors import IntegrityError, StorageError, UsageError
 from pipeline.export.pack import PackedMethod, unpack_model
+from pipeline.hashes import fingerprint
 from pipeline.task.prepare import rebuild
 
 FORMAT = 2
