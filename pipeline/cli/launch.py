@@ -42,7 +42,7 @@ def check(study: Study, as_json: Json = False) -> None:
     from pipeline.config.study_file import study_file
     from pipeline.errors import IntegrityError, SpecError
     from pipeline.run.estimate import TARGETS_FIT, targets_fit
-    from pipeline.task import check as check_task
+    from pipeline.task import check_task
     from pipeline.terminal.check_lines import tick_lines
     from pipeline.terminal.text import print_lines
 

@@ -9,7 +9,7 @@ from pipeline.compress.contract import CompressedModel, Compression, LayerStats
 from pipeline.hashes import fingerprint
 from pipeline.paths import COMPRESSED
 from pipeline.task.contract import Task
-from pipeline.task.tensor_cache import keep, read_kept
+from pipeline.task.tensor_cache import read_tensors, write_tensors
 
 
 def compress_once(
@@ -37,14 +37,14 @@ def compress_once(
     if tensors is not None:
         return compression.restored(model, targets, tensors)
     compressed = compression.compress_model(model, targets, stats, task.train)
-    keep(path, compressed.model.state_dict())
+    write_tensors(path, compressed.model.state_dict())
     return compressed
 
 
 def _sound(path: Path) -> dict[str, Tensor] | None:
     """The tensors of a kept file; none where it is not there, or damaged: it is then made again."""
     try:
-        return read_kept(path) if path.exists() else None
+        return read_tensors(path) if path.exists() else None
     except Exception:
         # A damaged header makes the reader raise nearly anything, and whatever it is, the cure is the same.
         return None

@@ -1,7 +1,7 @@
-"""The task: a model, its data, their split, and the baseline that is to be won back."""
+"""The task: a model, its data, their split, and the baseline that is to be restored."""
 
 from pipeline.task.contract import Task
-from pipeline.task.data_check import check
+from pipeline.task.data_check import check_task
 from pipeline.task.metrics.accuracy import count_correct, wilson
 from pipeline.task.parts import DatasetPart, Part, TensorPart, as_part
 from pipeline.task.prepare import prepare, rebuild
@@ -12,7 +12,7 @@ __all__ = [
     "Task",
     "TensorPart",
     "as_part",
-    "check",
+    "check_task",
     "count_correct",
     "prepare",
     "rebuild",

@@ -12,7 +12,7 @@ from pipeline.config.task_spec import BaselineSpec
 from pipeline.errors import SpecError
 from pipeline.paths import BASELINES
 from pipeline.task.parts import Part
-from pipeline.task.tensor_cache import keep, read_kept
+from pipeline.task.tensor_cache import read_tensors, write_tensors
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -32,7 +32,7 @@ def load_baseline(model: nn.Module, key: str, say: Callable[[str], None]) -> boo
     if not path.exists():
         return False
     try:
-        model.load_state_dict(read_kept(path))
+        model.load_state_dict(read_tensors(path))
     except Exception as error:  # whatever is wrong with it, the cure is the same
         say(f"baseline {path} is damaged ({error}); it is trained again")
         return False
@@ -41,7 +41,7 @@ def load_baseline(model: nn.Module, key: str, say: Callable[[str], None]) -> boo
 
 def keep_baseline(model: nn.Module, key: str) -> None:
     """Write ``model`` so that ``load_baseline`` finds it."""
-    keep(kept_at(key), model.state_dict())
+    write_tensors(kept_at(key), model.state_dict())
 
 
 def train_baseline(

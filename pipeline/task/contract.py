@@ -1,4 +1,4 @@
-"""What a task is: a trained model, the parts of its data, and the number that is to be won back."""
+"""The task: a trained model, the parts of its data, and the metric to restore."""
 
 import copy
 from collections.abc import Mapping
@@ -18,11 +18,7 @@ __all__ = ["Part", "Task", "check_parts"]
 
 
 def check_filled(train: Part, val: Part, test: Part) -> None:
-    """Refuse parts without an image.
-
-    Raises:
-        IntegrityError: A part is empty.
-    """
+    """Raise ``IntegrityError`` if a part has no image."""
     for name, part in (("train", train), ("val", val), ("test", test)):
         if not len(part):
             raise IntegrityError(f"the {name} part is empty; give it images, or split off a larger fraction")
@@ -32,19 +28,19 @@ def _check_labels(part: Part, name: str, classes: int) -> None:
     labels = part.labels
     wrong = ((labels < 0) | (labels >= classes)).nonzero()
     if len(wrong):
-        place = int(wrong[0])
+        index = int(wrong[0])
         raise IntegrityError(
-            f"label {int(labels[place])} of image {place} of the {name} part is out of range; the model has {classes} "
+            f"label {int(labels[index])} of image {index} of the {name} part is out of range; the model has {classes} "
             f"classes, so labels are 0 to {classes - 1}"
         )
 
 
 def check_parts(train: Part, val: Part, test: Part, classes: int) -> None:
-    """Refuse parts that nothing can be learned or judged on; only labels are read.
+    """Refuse parts that cannot be trained or measured on; only labels are read.
 
     Raises:
         IntegrityError: A part is empty, a label is not in ``0 .. classes - 1``, a class has no training image, or all
-            training images have the same.
+            training images are of one class.
     """
     check_filled(train, val, test)
     for name, part in (("train", train), ("val", val), ("test", test)):
@@ -53,7 +49,7 @@ def check_parts(train: Part, val: Part, test: Part, classes: int) -> None:
     present, absent = counts.nonzero().flatten().tolist(), (counts == 0).nonzero().flatten().tolist()
     if len(present) == 1:
         raise IntegrityError(
-            f"every training image is of class {present[0]}; there is nothing to tell apart: give two classes or more, "
+            f"every training image is of class {present[0]}; there is nothing to learn: give two classes or more, "
             f'or metric = "agreement", which uses no labels'
         )
     if absent:
@@ -65,16 +61,16 @@ def check_parts(train: Part, val: Part, test: Part, classes: int) -> None:
 
 
 def _outputs(model: nn.Module, part: Part) -> int:
-    """The number of logits, from one image of ``part``."""
+    """The number of logits that a model returns for one image of ``part``."""
     if not len(part):
         raise IntegrityError("the train part is empty; give it images")
     images, _ = next(part.batches(1, torch.tensor([0])))
-    parameter = next(model.parameters(), images)
+    device = next(model.parameters(), images).device
     with torch.no_grad():
-        logits = model(images.to(parameter.device))
+        logits = model(images.to(device))
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-        given = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise IntegrityError(f"the model gives {given} for one image; it must give logits [n, classes]")
+        found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise IntegrityError(f"the model returns {found} for one image; it must return logits [n, classes]")
     return logits.shape[1]
 
 
@@ -84,22 +80,23 @@ def _hash_part(part: Part) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A model, its data and what is known of them; the same for a study file and for a user's own module.
+    """A model and its data, from a study file or from a user's own module and data sets.
 
     Args:
-        model: The trained, uncompressed module. It maps a batch of images to logits ``[n, classes]``. The task keeps
-            a copy of it, in eval mode and frozen, so that the given one can go on being trained.
-        train, val, test: Whatever ``as_part`` takes: a pair of tensors, a map-style data set of ``(image tensor,
-            label)``, or a ``Part``.
-        metric: What is to be won back: ``accuracy``, or ``agreement`` with the model's own answers, which then take the
-            place of all labels.
-        description: JSON-able facts for the card and the stored study, and enough to build the model again.
-            ``classes`` is found by asking the model where it is not given.
-        hashes: sha256 of ``weights``, ``data`` and ``split``; computed where they are not given, which reads every
-            image once for ``data``.
+        model: The trained, uncompressed module. It maps a batch of images to logits ``[n, classes]``. The task copies
+            it, in eval mode and frozen, so the given module may be trained further.
+        train, val, test: What ``as_part`` takes: a pair of tensors, a map-style data set of ``(image tensor, label)``,
+            or a ``Part``.
+        metric: The metric to restore: ``accuracy``, or ``agreement`` with the classes that the uncompressed model
+            predicts, which then replace all labels.
+        description: JSON-able facts for the card and the stored study, from which ``rebuild`` makes the architecture.
+            A missing ``classes`` is counted from the model's output.
+        hashes: sha256 of ``weights``, ``data`` and ``split``. Missing ones are computed; for ``data`` that reads every
+            image once.
 
     Raises:
-        IntegrityError: A part is empty; a label is out of range; a class has no training image, or all have the same.
+        IntegrityError: A part is empty, a label is out of range, a class has no training image, or all training images
+            are of one class.
     """
 
     model: nn.Module
@@ -112,12 +109,12 @@ class Task:
 
     def __post_init__(self) -> None:
         model = copy.deepcopy(self.model).eval().requires_grad_(False)
-        other = [name for name, p in model.named_parameters() if p.is_floating_point() and p.dtype != torch.float32]
-        if other:
-            raise IntegrityError(
-                f"parameter '{other[0]}' is {model.get_parameter(other[0]).dtype}; sizes are counted against float32 "
-                f"models, so give the model as model.float()"
-            )
+        for name, parameter in model.named_parameters():
+            if parameter.is_floating_point() and parameter.dtype != torch.float32:
+                raise IntegrityError(
+                    f"parameter '{name}' is {parameter.dtype}; sizes are compared with a float32 model, so give "
+                    f"model.float()"
+                )
         parts = {name: as_part(getattr(self, name)) for name in ("train", "val", "test")}
         description = {**self.description, "metric": self.metric}
         if "classes" not in description:
@@ -133,12 +130,12 @@ class Task:
 
     @property
     def classes(self) -> int:
-        """How many classes the model tells apart."""
+        """The number of classes: the length of the model's logits."""
         return int(self.description["classes"])
 
     @property
     def trained(self) -> bool:
-        """False where the baseline has been left untrained; the weights are then no part of ``hashes``."""
+        """False if the baseline was left untrained; ``hashes`` then lacks ``weights``."""
         return bool(self.description.get("trained", True))
 
     def _missing_hashes(self, model: nn.Module, parts: Mapping[str, Part]) -> dict[str, str]:
@@ -147,7 +144,7 @@ class Task:
             hashes["weights"] = hash_weights(model)
         if "data" not in self.hashes:
             hashes["data"] = fingerprint({name: _hash_part(part) for name, part in parts.items()})
-        if "split" not in self.hashes and self.metric == "agreement":  # labels follow from weights and data
+        if "split" not in self.hashes and self.metric == "agreement":  # the labels follow from weights and data
             hashes["split"] = fingerprint([self.metric, {name: len(part) for name, part in parts.items()}])
         elif "split" not in self.hashes:
             hashes["split"] = hash_tensors((name, part.labels) for name, part in parts.items())

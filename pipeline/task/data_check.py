@@ -1,4 +1,4 @@
-"""What is looked at before a study starts: is everything there, does every image decode, can the numbers be trusted."""
+"""What can be wrong with a study's data and weights, found before anything is trained."""
 
 import hashlib
 import os
@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -15,124 +16,142 @@ from pipeline.task.data.contract import Images, Items
 from pipeline.task.data.decode import as_rgb
 from pipeline.task.split import split
 
-Tick = tuple[str, bool, str]
-
 SHOWN = 20
-"""How many findings of one kind are listed; the rest is counted."""
+"""How many faults of one kind are listed; the rest are counted."""
+
+
+class Finding(NamedTuple):
+    """The result of one check."""
+
+    what: str
+    """What was checked, as a claim: "every image decodes"."""
+    ok: bool
+    said: str
+    """What was found: the faults and what to do about them, or what was counted."""
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """One image as it was found: its mode, the sha256 of its pixels, or why it has none."""
+class DecodedImage:
+    """What decoding one image showed."""
 
     mode: str = ""
+    """Pillow's mode of the stored image."""
     digest: str = ""
+    """sha256 of its size and RGB pixels."""
     fault: str = ""
+    """Why it cannot be decoded; empty if it can."""
 
 
-def check(spec: TaskSpec) -> Iterator[Tick]:
-    """Yield ``(what, ok, said)``, one finding after the other; decodes every image, trains nothing."""
+def check_task(spec: TaskSpec) -> Iterator[Finding]:
+    """Check a study file's ``[task]``: data, model, labels, and every image, which is decoded. Nothing is trained."""
     try:
         images: Images = spec.data.open()
     except RestoraError as error:
-        yield "data is there", False, str(error)
+        yield Finding("data is there", False, str(error))
         return
     sizes = f"{len(images.train)} training images, " + (
         f"{len(images.test)} of test, " if images.test is not None else ""
     )
-    yield "data is there", True, f"{sizes}{len(images.classes)} classes"
+    yield Finding("data is there", True, f"{sizes}{len(images.classes)} classes")
     yield _model_loads(spec, len(images.classes))
-    if spec.metric == "accuracy":  # else no label is used
+    yield from check_images(spec, images)
+
+
+def check_images(spec: TaskSpec, images: Images) -> Iterator[Finding]:
+    """Check the labels of a data set, decode every image, and look for images in both train and test."""
+    if spec.metric == "accuracy":  # agreement uses no labels
         yield _labels_in_range(images)
         yield _classes_have_images(images)
-    train = _look_at(images.train)
-    test = _look_at(images.test) if images.test is not None else []
+    train = _decode_all(images.train)
+    test = _decode_all(images.test) if images.test is not None else []
     yield from _images_decode([*train, *test])
-    yield _nothing_twice(spec, images, train, test)
+    yield _no_duplicates(spec, images, train, test)
 
 
-def _model_loads(spec: TaskSpec, classes: int) -> Tick:
+def _model_loads(spec: TaskSpec, classes: int) -> Finding:
     what = "model loads"
     try:
         with torch.random.fork_rng(devices=[]):
-            model = spec.model.load(spec.model.own_classes() if spec.metric == "agreement" else classes)
+            model = spec.model.load(spec.model.pretrained_classes() if spec.metric == "agreement" else classes)
     except RestoraError as error:
-        return what, False, str(error)
+        return Finding(what, False, str(error))
     size = sum(parameter.numel() for parameter in model.parameters())
     if not spec.model.pretrained and spec.baseline is None:
-        return what, False, "it has no weights of its own, and there is no [task.baseline] to train them; add one"
-    return what, True, f"{size} parameters, " + ("with weights" if spec.model.pretrained else "to be trained")
+        return Finding(what, False, "it has no weights, and there is no [task.baseline] to train them; add one")
+    return Finding(what, True, f"{size} parameters, " + ("with weights" if spec.model.pretrained else "to be trained"))
 
 
-def _labels_in_range(images: Images) -> Tick:
+def _labels_in_range(images: Images) -> Finding:
     classes = len(images.classes)
+    parts = [images.train] if images.test is None else [images.train, images.test]
     wrong = [
-        f"{items.where(int(place))}: {int(items.labels[place])}"
-        for items in _parts(images)
-        for place in ((items.labels < 0) | (items.labels >= classes)).nonzero().flatten()
+        f"{items.where(int(index))}: {int(items.labels[index])}"
+        for items in parts
+        for index in ((items.labels < 0) | (items.labels >= classes)).nonzero().flatten()
     ]
-    said = _listed(wrong, "mend these labels, or leave the images out")
-    return "labels are in range", not wrong, said or f"0 to {classes - 1}"
+    said = _listed(wrong, "correct these labels, or leave the images out")
+    return Finding("labels are in range", not wrong, said or f"0 to {classes - 1}")
 
 
-def _classes_have_images(images: Images) -> Tick:
-    classes = len(images.classes)
+def _classes_have_images(images: Images) -> Finding:
+    what, classes = "classes have images", len(images.classes)
+    if classes < 2:
+        return Finding(what, False, f"{classes} class; give two or more")
     empty = []
     for name, items in (("train", images.train), ("test", images.test)):
         if items is not None:
             present = set(items.labels.tolist())
             empty += [f"{name}: class '{images.classes[label]}'" for label in range(classes) if label not in present]
-    if classes < 2:
-        return "classes have images", False, f"{classes} class; give two or more"
-    return "classes have images", not empty, _listed(empty, "add images, or remove the class") or f"all {classes}"
+    return Finding(what, not empty, _listed(empty, "add images, or remove the class") or f"all {classes}")
 
 
-def _look_at(items: Items) -> list[_Seen]:
-    def look(index: int) -> _Seen:
+def _decode_all(items: Items) -> list[DecodedImage]:
+    def decode(index: int) -> DecodedImage:
         try:
             stored = items.stored(index)
             image = as_rgb(stored, items.where(index))
         except RestoraError as error:
-            return _Seen(fault=str(error))
-        return _Seen(stored.mode, hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest())
+            return DecodedImage(fault=str(error))
+        return DecodedImage(stored.mode, hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest())
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return list(pool.map(look, range(len(items))))
+        return list(pool.map(decode, range(len(items))))
 
 
-def _images_decode(seen: list[_Seen]) -> Iterator[Tick]:
-    faults = [each.fault for each in seen if each.fault]
-    yield "every image decodes", not faults, _listed(faults, "replace or remove these files") or f"{len(seen)} images"
-    kinds = Counter(each.mode for each in seen if each.mode not in ("", "RGB"))
-    counts = ", ".join(f"{count} of mode {mode}" for mode, count in sorted(kinds.items()))
-    yield "images become RGB", True, f"converted: {counts}" if counts else "all are"
+def _images_decode(decoded: list[DecodedImage]) -> Iterator[Finding]:
+    faults = [image.fault for image in decoded if image.fault]
+    said = _listed(faults, "replace or remove these files")
+    yield Finding("every image decodes", not faults, said or f"{len(decoded)} images")
+    modes = Counter(image.mode for image in decoded if image.mode not in ("", "RGB"))
+    counts = ", ".join(f"{count} of mode {mode}" for mode, count in sorted(modes.items()))
+    yield Finding("images become RGB", True, f"converted: {counts}" if counts else "all are")
 
 
-def _nothing_twice(spec: TaskSpec, images: Images, train: list[_Seen], test: list[_Seen]) -> Tick:
-    """No image of the test part is one that is trained or judged on."""
-    learned, held = list(enumerate(train)), [(images.test, place, seen) for place, seen in enumerate(test)]
-    if images.test is None:
+def _no_duplicates(spec: TaskSpec, images: Images, train: list[DecodedImage], test: list[DecodedImage]) -> Finding:
+    """Whether no test image has the pixels of a training or validation image."""
+    what = "no image in train and test"
+    held_out, tested = images.test, list(enumerate(test))
+    learned = list(enumerate(train))
+    if held_out is None:
         divided = split(images.train.labels, spec.split, test=True)
         chosen = set(divided.test.tolist()) if divided.test is not None else set()
-        held = [(images.train, place, seen) for place, seen in learned if place in chosen]
-        learned = [(place, seen) for place, seen in learned if place not in chosen]
-    places = {seen.digest: place for place, seen in learned if seen.digest}
-    twice = [
-        f"{items.where(place)} is {images.train.where(places[seen.digest])}"
-        for items, place, seen in held
-        if items is not None and seen.digest in places
+        held_out, tested = images.train, [(index, image) for index, image in learned if index in chosen]
+        learned = [(index, image) for index, image in learned if index not in chosen]
+    index_of = {image.digest: index for index, image in learned if image.digest}
+    duplicates = [
+        f"{held_out.where(index)} is {images.train.where(index_of[image.digest])}"
+        for index, image in tested
+        if image.digest in index_of
     ]
-    said = _listed(twice, "remove one of each pair, or test accuracy is flattered")
-    return "no image in train and test", not twice, said or f"{len(held)} test images compared"
+    if duplicates and images.published:
+        return Finding(what, True, f"{len(duplicates)} of {len(tested)} test images are in both, as published")
+    said = _listed(duplicates, "remove one of each pair, or test accuracy is flattered")
+    return Finding(what, not duplicates, said or f"{len(tested)} test images compared")
 
 
-def _parts(images: Images) -> list[Items]:
-    return [images.train, images.test] if images.test is not None else [images.train]
-
-
-def _listed(findings: list[str], to_do: str) -> str:
-    """The findings, a line each, and what to do about them."""
-    if not findings:
+def _listed(faults: list[str], to_do: str) -> str:
+    """The faults, one per line, and what to do about them."""
+    if not faults:
         return ""
-    more = [f"and {len(findings) - SHOWN} more"] if len(findings) > SHOWN else []
-    return "\n  ".join([f"{len(findings)} found:", *findings[:SHOWN], *more]) + f"\nto do: {to_do}"
+    more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+    return "\n  ".join([f"{len(faults)} found:", *faults[:SHOWN], *more]) + f"\nto do: {to_do}"

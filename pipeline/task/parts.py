@@ -1,4 +1,4 @@
-"""The parts of a split: preprocessed images and labels, held in memory where they fit, streamed where not."""
+"""The parts of a split: preprocessed images and labels, in memory if they fit, else streamed."""
 
 import threading
 from collections.abc import Iterator
@@ -11,14 +11,15 @@ from torch import Tensor
 from pipeline.errors import IntegrityError
 
 MEMORY_LIMIT = 2 * 2**30
-"""Bytes up to which a part is held as one tensor: CIFAR-10 at 32 px is 0.6 GiB, and three full parts still fit a
-laptop; at 224 px the same images are 28 GiB and have to be streamed."""
+"""Bytes up to which a part is held as one tensor. CIFAR-10 at 32 px has 0.6 GiB, so all three parts fit a laptop; at
+224 px the same images have 28 GiB and are streamed."""
 
 READ_BATCH = 256
+"""Images per batch when a whole part is read."""
 
 
 class Part(Protocol):
-    """One part of a split: preprocessed images and their labels."""
+    """One part of a split: ``N`` preprocessed images and their labels."""
 
     @property
     def labels(self) -> Tensor:
@@ -27,11 +28,14 @@ class Part(Protocol):
     def __len__(self) -> int: ...
 
     def batches(self, batch_size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield ``(images [n, ...], labels [n])`` as they lie, or by the indices ``order``; the last may be short."""
+        """Yield ``(images [n, ...], labels [n])``, in the order of the indices ``order`` if given.
+
+        The last batch may be smaller than ``batch_size``.
+        """
 
 
 class MapDataset(Protocol):
-    """What torch calls a map-style data set; its items are ``(image tensor, label)``."""
+    """A map-style data set as torch defines it; its items are ``(image tensor, label)``."""
 
     def __len__(self) -> int: ...
 
@@ -39,21 +43,21 @@ class MapDataset(Protocol):
 
 
 def as_part(source: Any) -> Part:
-    """A part from a part, a pair ``(images [N, ...], labels [N])`` or a map-style data set of ``(image, label)``.
+    """Make a part of a pair ``(images [N, ...], labels [N])`` or a map-style data set; a part is returned as it is.
 
     Raises:
-        IntegrityError: It is none of these, or images and labels do not fit each other.
+        IntegrityError: ``source`` is none of these, or images and labels do not fit each other.
     """
     if hasattr(source, "batches"):
         part: Part = source
         return part
-    if isinstance(source, tuple | list) and len(source) == 2 and all(isinstance(each, Tensor) for each in source):
+    if isinstance(source, tuple | list) and len(source) == 2 and all(isinstance(item, Tensor) for item in source):
         return TensorPart(*source)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         return DatasetPart(source)
     raise IntegrityError(
-        f"a {type(source).__name__} is no part of a task; give a pair of tensors (images, labels), or a map-style data "
-        f"set whose items are (image tensor, label)"
+        f"a part of a task cannot be of type {type(source).__name__}; give a pair of tensors (images, labels), or a "
+        f"map-style data set whose items are (image tensor, label)"
     )
 
 
@@ -65,7 +69,7 @@ class TensorPart:
         labels: ``[N]``, any integer type.
 
     Raises:
-        IntegrityError: Images that are not floating point, or labels that do not fit the images.
+        IntegrityError: The images are not floating point, or the labels do not fit the images.
     """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
@@ -73,7 +77,7 @@ class TensorPart:
             raise IntegrityError(f"images are {images.dtype}; give them as preprocessed tensors in floating point")
         if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.is_complex():
             raise IntegrityError(
-                f"labels are {labels.dtype} {list(labels.shape)} for {len(images)} images; give one integer an image"
+                f"labels are {labels.dtype} {list(labels.shape)} for {len(images)} images; give one integer per image"
             )
         self.images = images
         self.labels = labels.long()
@@ -91,15 +95,15 @@ class TensorPart:
 
 
 class DatasetPart:
-    """A part over a map-style data set: read whole at the first batch where it fits ``limit``, streamed where not.
+    """A part over a map-style data set: read into memory if it fits ``limit``, else streamed.
 
-    Nothing is read before labels or batches are asked for; a stream reads one batch ahead of the one in use.
+    Nothing is read before labels or batches are asked for. A stream reads one batch ahead of the one in use.
 
     Args:
-        dataset: Its items are ``(image tensor, label)``, the images all of one shape.
-        labels: ``[N]``, where they are known without reading an item.
-        threads: How many threads may read items of ``dataset`` at the same time.
-        limit: Bytes of images that are held in memory at most.
+        dataset: Its items are ``(image tensor, label)``; all images have one shape.
+        labels: ``[N]``, if they are known without reading an item.
+        threads: The number of threads that may read items of ``dataset`` at once.
+        limit: The most bytes of images that are held in memory.
     """
 
     def __init__(
@@ -109,7 +113,7 @@ class DatasetPart:
         self._labels = labels
         self._threads = threads
         self._limit = limit
-        self._reading = threading.Semaphore(threads)  # of all streams together: cohorts may stream side by side
+        self._reading = threading.Semaphore(threads)  # shared by all streams, as cohorts may stream in parallel
         self._held: TensorPart | None = None
         self._shape: torch.Size | None = None
         self._lock = threading.RLock()
@@ -122,12 +126,12 @@ class DatasetPart:
         with self._lock:
             if self._labels is None:
                 held = self.in_memory()
-                every = torch.arange(len(self))
-                self._labels = held.labels if held else torch.cat([some for _, some in self._stream(READ_BATCH, every)])
+                batches = self._stream(READ_BATCH, torch.arange(len(self))) if held is None else []
+                self._labels = held.labels if held else torch.cat([labels for _, labels in batches])
             return self._labels
 
     def in_memory(self) -> TensorPart | None:
-        """The whole part, read at the first call, or None where its images take more than the limit."""
+        """The whole part, read at the first call; ``None`` if its images take more bytes than the limit."""
         with self._lock:
             if self._shape is None and len(self):
                 image, _ = self._dataset[0]
@@ -148,10 +152,10 @@ class DatasetPart:
 
     def _read_whole(self, first: Tensor) -> TensorPart:
         images, labels, start = first.new_empty((len(self), *first.shape)), [], 0
-        for some, their in self._stream(READ_BATCH, torch.arange(len(self))):
-            images[start : start + len(some)] = some
-            labels.append(their)
-            start += len(some)
+        for batch_images, batch_labels in self._stream(READ_BATCH, torch.arange(len(self))):
+            images[start : start + len(batch_images)] = batch_images
+            labels.append(batch_labels)
+            start += len(batch_images)
         return TensorPart(images, torch.cat(labels))
 
     def _stream(self, batch_size: int, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -172,13 +176,14 @@ class DatasetPart:
                 torch.stack([image for image, _ in items]),
                 torch.tensor([int(label) for _, label in items]),
             )
-            # From pinned memory the copy to a GPU runs beside what computes there.
+            # Copies from pinned memory to a GPU run in parallel with its computations.
             return (images.pin_memory(), labels.pin_memory()) if _on_gpu() else (images, labels)
 
         with ThreadPoolExecutor(self._threads) as pool:
             reading = None
             for start in range(0, len(order), batch_size):
-                ahead = [pool.submit(read, piece) for piece in order[start : start + batch_size].chunk(self._threads)]
+                shares = order[start : start + batch_size].chunk(self._threads)
+                ahead = [pool.submit(read, indices) for indices in shares]
                 if reading:
                     yield stacked(reading)
                 reading = ahead
@@ -187,5 +192,5 @@ class DatasetPart:
 
 
 def _on_gpu() -> bool:
-    """Whether this process computes on a GPU already."""
+    """Whether this process already uses a GPU."""
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]

@@ -65,7 +65,7 @@ def prepare(
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would seed the generators of the GPUs as well.
         torch.default_generator.manual_seed(spec.split.seed)
-        classes = spec.model.own_classes() if spec.metric == "agreement" else len(images.classes)
+        classes = spec.model.pretrained_classes() if spec.metric == "agreement" else len(images.classes)
         model = spec.model.load(classes)
     preprocessing = spec.model.preprocessing(model)
     parts = _parts(images, divided, preprocessing)

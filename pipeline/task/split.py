@@ -1,4 +1,4 @@
-"""The split of the images into train, validation and test: seeded, stratified, and known by its hash."""
+"""The split of the images into train, validation and test: seeded, stratified, identified by a hash."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from pipeline.hashes import hash_tensors
 
 @dataclass(frozen=True)
 class Split:
-    """Indices ``[n]``, int64, ascending. ``test`` is None where the data set has a test part of its own."""
+    """Indices ``[n]``, int64, ascending. ``test`` is ``None`` if the data set has a test part already."""
 
     train: Tensor
     val: Tensor
@@ -24,25 +24,30 @@ class Split:
 
 
 def split(labels: Tensor, spec: SplitSpec, *, test: bool) -> Split:
-    """Split ``labels`` ``[N]``, test first where ``test`` asks for it, then validation off what is left.
+    """Split off the test part if ``test``, then the validation part from the remaining images.
 
-    ``round(fraction * n)`` images are taken, and of each class its share to within one.
+    A part has ``round(fraction * n)`` images, and its share of each class to within one image.
+
+    Args:
+        labels: ``[N]``.
+        spec: The fractions and the seed.
+        test: Whether to split off a test part.
     """
     generator = torch.Generator().manual_seed(spec.seed)
     rest = torch.arange(len(labels))
-    taken = None
+    tested = None
     if test:
-        taken, rest = _take(rest, labels, spec.test, generator)
+        tested, rest = _take(rest, labels, spec.test, generator)
     val, train = _take(rest, labels, spec.val, generator)
-    return Split(train=train, val=val, test=taken)
+    return Split(train=train, val=val, test=tested)
 
 
 def _take(indices: Tensor, labels: Tensor, fraction: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Shuffle, order by class, and take at even steps: that is both random and stratified."""
+    """Shuffle, sort by class and take at even steps, which is random and stratified; returns taken and rest."""
     shuffled = indices[torch.randperm(len(indices), generator=generator)]
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
     count = round(fraction * len(indices))
-    # Whole numbers, because rounding in place * fraction would take one too many or too few.
+    # In integers, because index * fraction would round to one image too many or too few.
     steps = torch.arange(len(indices) + 1) * count // max(len(indices), 1)
     chosen = steps[1:] > steps[:-1]
     return by_class[chosen].sort().values, by_class[~chosen].sort().values

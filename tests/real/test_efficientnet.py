@@ -96,7 +96,7 @@ def recover(place: Place, images: Path) -> Recovered:
 
 def test_the_weights_see_in_fixed_images_what_they_were_trained_to_see(images):
     own = study(PLACES["head"], WEIGHTS, images, "seen").task.model
-    model = own.load(own.own_classes()).eval()
+    model = own.load(own.pretrained_classes()).eval()
     assert sum(parameter.numel() for parameter in model.parameters()) == 4_652_008
     prepared = own.preprocessing(model)
     pictures = torch.stack([prepared(Image.open(images / "test" / f"{name}.jpg").convert("RGB")) for name in SEEN])

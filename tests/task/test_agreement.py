@@ -12,7 +12,7 @@ from pipeline.config.registry import MODELS
 from pipeline.config.task_spec import TaskSpec
 from pipeline.errors import IntegrityError
 from pipeline.paths import ANSWERS
-from pipeline.task import Task, check, count_correct, prepare
+from pipeline.task import Task, check_task, count_correct, prepare
 from pipeline.task.metrics.agreement import FEW, AnsweredPart
 from pipeline.task.parts import DatasetPart, Part, TensorPart
 from pipeline.train.rows import TensorRows, image_rows
@@ -169,7 +169,7 @@ def spec_of(own: TaskSpec, **options: object) -> TaskSpec:
     ],
 )
 def test_every_source_knows_how_many_outputs_its_weights_have(table, classes):
-    assert MODELS.parse(table).own_classes() == classes
+    assert MODELS.parse(table).pretrained_classes() == classes
 
 
 def test_answers_are_kept_and_asked_for_again_only_by_another_task(tmp_path):
@@ -220,10 +220,10 @@ def test_a_folder_of_one_class_and_a_class_without_training_images_are_no_matter
     write_images(tmp_path / "data", 20, side=32, classes={"all": (90, 90, 90)})
     own = prepare(spec(tmp_path))
     assert (own.classes, len(own.train)) == (7, 16)
-    ticks = {what: ok for what, ok, _ in check(spec(tmp_path))}
+    ticks = {what: ok for what, ok, _ in check_task(spec(tmp_path))}
     assert all(ticks.values())
     assert "classes have images" not in ticks
-    assert not all(ok for _, ok, _ in check(spec(tmp_path, "accuracy")))
+    assert not all(ok for _, ok, _ in check_task(spec(tmp_path, "accuracy")))
 
 
 def test_a_baseline_to_train_makes_no_sense_with_it(tmp_path):

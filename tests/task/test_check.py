@@ -1,10 +1,14 @@
+import dataclasses
 import shutil
 
+import torch
 from PIL import Image
 from tiny_data import write_images
 
 from pipeline.config.task_spec import TaskSpec
-from pipeline.task import check
+from pipeline.task import check_task
+from pipeline.task.data.contract import ArrayItems, Images
+from pipeline.task.data_check import check_images
 
 
 def ticks(tmp_path, **tables):
@@ -14,7 +18,7 @@ def ticks(tmp_path, **tables):
         "baseline": {"epochs": 1},
         **tables,
     }
-    return {what: (ok, said) for what, ok, said in check(TaskSpec.model_validate(table))}
+    return {what: (ok, said) for what, ok, said in check_task(TaskSpec.model_validate(table))}
 
 
 def both(tmp_path):
@@ -94,3 +98,12 @@ def test_fault_17_copies_are_found_across_a_split_too(tmp_path):
     ok, said = ticks(tmp_path, split={"val": 0.2, "test": 0.2})["no image in train and test"]
     assert not ok
     assert "5 found" in said
+
+
+def test_duplicates_within_a_published_data_set_are_counted_and_allowed():
+    pixels, labels = torch.arange(4 * 64, dtype=torch.uint8).reshape(4, 8, 8), torch.tensor([0, 1, 0, 1])
+    images = Images(ArrayItems("train", pixels, labels), ArrayItems("test", pixels[:3], labels[:3]), ("a", "b"))
+    spec = TaskSpec.model_validate({"model": {"source": "mlp", "widths": [64, 2]}, "data": "mnist"})
+    assert not list(check_images(spec, images))[-1].ok
+    *_, found = check_images(spec, dataclasses.replace(images, published=True))
+    assert (found.ok, found.said) == (True, "3 of 3 test images are in both, as published")

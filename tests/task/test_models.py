@@ -72,10 +72,10 @@ def study(model):
     [
         ({"source": "timm", "architecture": "resnet19"}, "timm has no such model; did you mean 'resnet"),
         ({"source": "timm", "architecture": "resnet18.nope"}, r"Invalid pretrained tag \(nope\).*resnet18.a1_in1k"),
-        ({"source": "timm", "architecture": "resnet18", "hub": True, "checkpoint": "x"}, "keep one"),
+        ({"source": "timm", "architecture": "resnet18", "hub": True, "checkpoint": "x"}, "remove one"),
         ({"source": "torchvision", "architecture": "resnet17"}, "no such classifier; did you mean 'resnet"),
         ({"source": "torchvision", "architecture": "resnet18", "weights": "DEFALT"}, "did you mean 'DEFAULT'"),
-        ({"source": "torchvision", "architecture": "resnet18", "weights": "DEFAULT", "checkpoint": "x"}, "keep one"),
+        ({"source": "torchvision", "architecture": "resnet18", "weights": "DEFAULT", "checkpoint": "x"}, "remove one"),
         ({"source": "mlp", "widths": [784]}, "task.model.widths"),
         ({"source": "mlp", "widths": [785, 10]}, r"785, which is neither side \* side"),
         ({"source": "mlp", "widths": [784, 10], "mean": [0.1, 0.2]}, "mean has 2 values for 1 channels"),
@@ -112,5 +112,5 @@ def test_fault_11_weights_that_cannot_be_fetched_say_where_they_were_looked_for(
 
 def test_weights_of_the_hub_with_another_head_are_refused_before_they_are_fetched():
     source = MODELS.parse({"source": "timm", "architecture": "resnet18", "hub": True})
-    with pytest.raises(SpecError, match=r"1000 classes apart, the data has 3; .*new_head = true"):
+    with pytest.raises(SpecError, match=r"1000 classes, the data has 3; .*new_head = true"):
         source.load(3)

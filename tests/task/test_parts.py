@@ -101,10 +101,10 @@ def test_images_of_another_shape_are_refused_and_not_broadcast(limit):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (7, "int is no part"),
+        (7, "cannot be of type int"),
         ((torch.zeros(2, 1, dtype=torch.uint8), torch.arange(2)), "torch.uint8"),
         ((torch.zeros(2, 1), torch.arange(3)), "for 2 images"),
-        ((torch.zeros(2, 1), torch.zeros(2)), "one integer an image"),
+        ((torch.zeros(2, 1), torch.zeros(2)), "one integer per image"),
     ],
 )
 def test_what_cannot_be_a_part_is_refused(given, said):

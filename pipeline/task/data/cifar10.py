@@ -17,5 +17,5 @@ class Cifar10(TorchvisionSource):
         reader: Callable[..., Any] = CIFAR10
         return reader
 
-    def holds(self) -> str:
+    def subfolder(self) -> str:
         return "cifar-10-batches-py"

@@ -17,5 +17,5 @@ class Cifar100(TorchvisionSource):
         reader: Callable[..., Any] = CIFAR100
         return reader
 
-    def holds(self) -> str:
+    def subfolder(self) -> str:
         return "cifar-100-python"

@@ -1,4 +1,4 @@
-"""What a data set is: images that are decoded when asked for, and labels that are known before."""
+"""The contract of data sets: labels are known at once, images are decoded when they are asked for."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ from pipeline.task.data.decode import as_rgb, decode
 
 
 class Items(Protocol):
-    """Images and labels; nothing is decoded until an image is asked for. Safe to read from several threads."""
+    """Images and labels. An image is decoded when it is asked for; several threads may read at once."""
 
     @property
     def labels(self) -> Tensor:
@@ -38,7 +38,7 @@ class Items(Protocol):
         """The decoded image in the mode that it is stored in."""
 
     def where(self, index: int) -> str:
-        """What the image is called in messages."""
+        """The image's name in messages: its path, or its part and index."""
 
     def fingerprint(self) -> str:
         """sha256 of every image and label."""
@@ -46,23 +46,31 @@ class Items(Protocol):
 
 @dataclass(frozen=True)
 class Images:
-    """A data set that has been opened. Without a test part of its own, one is split off ``train``."""
+    """An opened data set.
+
+    Args:
+        train: The training images.
+        test: The test images; ``None`` if the data set has none, and a test part is split off ``train``.
+        classes: Names of the classes, by label.
+        published: Whether the data set is a fixed benchmark, whose images nobody should change.
+    """
 
     train: Items
     test: Items | None
     classes: tuple[str, ...]
+    published: bool = False
 
     def fingerprint(self) -> str:
-        """sha256 of what the data set holds, wherever it lies."""
+        """sha256 of the classes, images and labels; the same in whatever folder they lie."""
         parts = [self.train.fingerprint(), self.test.fingerprint() if self.test is not None else "no test part"]
         return hashlib.sha256("\n".join([*self.classes, *parts]).encode()).hexdigest()
 
 
 class ArrayItems:
-    """Images that come as one array.
+    """Images in one array.
 
     Args:
-        name: What the part is called in messages.
+        name: Name of the part in messages.
         images: ``[N, height, width]`` or ``[N, height, width, 3]``, uint8.
         labels: ``[N]``.
     """
@@ -89,7 +97,7 @@ class ArrayItems:
 
 
 class FileItems:
-    """Images that lie in files below ``folder``."""
+    """Images in files below ``folder``."""
 
     def __init__(self, folder: Path, paths: Sequence[Path], labels: Sequence[int]) -> None:
         self.labels = torch.tensor(labels, dtype=torch.int64)
@@ -120,34 +128,39 @@ class FileItems:
 
 
 class DataSource(Method):
-    """A data set by name."""
+    """A registered kind of data set; its fields are the options of ``[task.data]``."""
 
     @abstractmethod
     def open(self) -> Images:
-        """Find the data set and its labels; images are not decoded yet.
+        """Find the data set and read its labels; no image is decoded yet.
 
         Raises:
-            IntegrityError: It is not there, or damaged.
+            IntegrityError: The data set is not there, or damaged.
         """
 
 
 class FolderSource(DataSource):
-    """A data set that lies in a folder of the user's."""
+    """A data set in a folder of the user's."""
 
     root: str | None = None
-    """Folder of the data; without it, ``RESTORA_DATA/<name>`` or ``RESTORA_DATA`` itself."""
+    """Folder of the data; else ``RESTORA_DATA/<name>``, else ``RESTORA_DATA``."""
 
     def candidates(self) -> list[Path]:
-        """The folders to look in, in that order."""
+        """The folders to search, in this order."""
         if self.root is not None:
             return [Path(self.root).expanduser()]
         given = os.environ.get("RESTORA_DATA")
         return [Path(given).expanduser() / self.name, Path(given).expanduser()] if given else []
 
-    def absent(self, wanted: str, how: str) -> IntegrityError:
-        """The error that says what was looked for, where, and how to get it."""
-        looked = " and ".join(map(str, self.candidates())) or "no folder: neither root nor RESTORA_DATA is given"
+    def not_found(self, wanted: str, how: str) -> IntegrityError:
+        """The error of a data set that is not there.
+
+        Args:
+            wanted: What was looked for.
+            how: How to get it, as a clause.
+        """
+        searched = " and ".join(map(str, self.candidates())) or "no folder: neither root nor RESTORA_DATA is given"
         return IntegrityError(
-            f"data set '{self.name}' is not there: looked for {wanted} in {looked}; {how}, and give its folder as "
+            f"data set '{self.name}' is not there: looked for {wanted} in {searched}; {how}, and give its folder as "
             f"task.data.root or in the environment as RESTORA_DATA"
         )

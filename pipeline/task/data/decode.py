@@ -1,4 +1,4 @@
-"""From a file to an RGB image: nothing is skipped, nothing clipped."""
+"""Decoding a file into an RGB image. No image is skipped, no value clipped."""
 
 import struct
 from pathlib import Path
@@ -12,22 +12,22 @@ UNDECODABLE = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, OverflowError,
     Image.DecompressionBombError, Image.DecompressionBombWarning,
 )  # fmt: skip
-"""What Pillow's decoders raise on damaged files."""
+"""Exceptions of Pillow's decoders on damaged files."""
 
 WHITE = (255, 255, 255, 255)
 
 
 def decode(path: Path) -> Image.Image:
-    """The decoded image of a file, in the mode that it is stored in.
+    """Decode a file, in the mode that it is stored in.
 
     Raises:
-        IntegrityError: It cannot be decoded, or would take more pixels than Pillow's limit; with path and reason.
+        IntegrityError: The file cannot be decoded, or has more pixels than Pillow's limit; with path and reason.
     """
     try:
         with Image.open(path) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
-                # Pillow only warns here, and not before twice this size does it refuse.
+                # Pillow itself only warns here, and refuses from twice this size on.
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} px is above {limit} pixels")
             image.load()
             return image.copy()
@@ -44,14 +44,14 @@ def _unidentified(path: Path) -> str:
 
 
 def as_rgb(image: Image.Image, where: str) -> Image.Image:
-    """The image as 8-bit RGB: 16-bit greys scaled by 1 / 257, transparent pixels laid over white.
+    """Convert an image to 8-bit RGB: 16-bit greys are divided by 257, transparent pixels are drawn over white.
 
     Args:
         image: In any of Pillow's modes.
-        where: What the image is called in messages.
+        where: The image's name in messages.
 
     Raises:
-        IntegrityError: A mode or a range of values that has no one meaning as a colour.
+        IntegrityError: The mode, or the range of values, has no unique meaning as a colour.
     """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image

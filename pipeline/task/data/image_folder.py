@@ -1,4 +1,4 @@
-"""A folder of images, one folder a class."""
+"""A folder of images, with one folder per class."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".t
 class ImageFolder(FolderSource):
     """Your own images: ``train/<class>/*`` and ``test/<class>/*``, or ``<class>/*`` alone.
 
-    Where ``train`` has only ``val`` beside it, as ImageNet does, that is the test part: trials are judged on images
-    split off ``train``.
+    If there is ``val`` and no ``test``, as in ImageNet, ``val`` is the test part; the validation part is split off
+    ``train``.
     """
 
     def open(self) -> Images:
@@ -23,10 +23,10 @@ class ImageFolder(FolderSource):
         test = next((root / name for name in ("test", "val") if train != root and (root / name).is_dir()), None)
         classes = _folders(train)
         if not classes:
-            raise IntegrityError(f"{train} has no class folders; give one folder a class")
+            raise IntegrityError(f"{train} has no class folders; give one folder per class")
         if test and (foreign := sorted(set(_folders(test)) - set(classes))):
             raise IntegrityError(
-                f"{test} has class '{foreign[0]}', which {train} has not; give both the same class folders"
+                f"{test} has class '{foreign[0]}', which {train} lacks; give both the same class folders"
             )
         return Images(
             train=_items(train, classes), test=_items(test, classes) if test else None, classes=tuple(classes)
@@ -36,11 +36,11 @@ class ImageFolder(FolderSource):
         for folder in self.candidates():
             if folder.is_dir() and _folders(folder):
                 return folder
-        raise self.absent("folders train/<class> and test/<class>, or <class>", "put one folder a class there")
+        raise self.not_found("folders train/<class> and test/<class>, or <class>", "put one folder per class there")
 
 
 def _folders(folder: Path) -> list[str]:
-    return sorted(each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _items(folder: Path, classes: list[str]) -> FileItems:

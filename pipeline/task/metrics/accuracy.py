@@ -1,4 +1,4 @@
-"""Accuracy, and how sure it is."""
+"""Accuracy and its confidence interval."""
 
 import math
 
@@ -12,13 +12,13 @@ Z = 1.959963984540054
 
 
 def count_correct(model: nn.Module, part: Part, device: str | torch.device = "cpu", batch_size: int = 256) -> int:
-    """How many images of ``part`` the model puts first in the right class.
+    """Count the images of ``part`` whose class the model ranks first.
 
     Args:
-        model: On ``device``, and in eval mode.
-        part: What it is asked.
-        device: Where the batches are moved.
-        batch_size: Images at once.
+        model: A model on ``device``, in eval mode.
+        part: The images and their labels.
+        device: The device that the batches are moved to.
+        batch_size: Images per forward pass.
     """
     correct = torch.zeros((), dtype=torch.int64, device=device)
     with torch.inference_mode():
@@ -28,17 +28,17 @@ def count_correct(model: nn.Module, part: Part, device: str | torch.device = "cp
 
 
 def wilson(correct: int, n: int) -> tuple[float, float]:
-    """The 95 % score interval of an accuracy ``correct / n`` (Wilson 1927).
+    """The 95 % Wilson score interval of an accuracy ``p = correct / n`` (Wilson 1927).
 
-    ``(p + z²/2n ± z sqrt(p (1 - p) / n + z²/4n²)) / (1 + z²/n)``
+    ``(p + z²/2n ± z sqrt(p (1 - p) / n + z²/4n²)) / (1 + z²/n)``, with ``z`` the 97.5 % quantile of the normal.
 
     Raises:
-        ValueError: ``n`` is not positive, or ``correct`` not in ``0 .. n``.
+        ValueError: ``n`` is not positive, or ``correct`` is not in ``0 .. n``.
     """
     if n < 1 or not 0 <= correct <= n:
         raise ValueError(f"{correct} correct of {n}; give n of 1 or more, and correct from 0 to n")
     p = correct / n
     centre = p + Z**2 / (2 * n)
-    reach = Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
+    half_width = Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
     scale = 1 + Z**2 / n
-    return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
+    return max(0.0, (centre - half_width) / scale), min(1.0, (centre + half_width) / scale)

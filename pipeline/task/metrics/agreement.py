@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipeline.hashes import fingerprint
 from pipeline.paths import ANSWERS
 from pipeline.task.parts import READ_BATCH, DatasetPart, Part, TensorPart
-from pipeline.task.tensor_cache import keep, read_kept
+from pipeline.task.tensor_cache import read_tensors, write_tensors
 
 FEW = 2048
 """Images up to which an order is answered by itself, so that a look at some of them does not wait for all."""
@@ -85,11 +85,11 @@ class AnsweredPart:
             return self._ask()
         if self._file.exists():
             try:
-                return read_kept(self._file)["answers"]
+                return read_tensors(self._file)["answers"]
             except Exception as error:  # whatever is wrong with it, the cure is the same
                 self._say(f"answers {self._file} are damaged ({error}); the model is asked again")
         answers = self._ask()
-        keep(self._file, {"answers": answers})
+        write_tensors(self._file, {"answers": answers})
         return answers
 
     def _ask(self) -> Tensor:

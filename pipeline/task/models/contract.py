@@ -1,4 +1,4 @@
-"""What a model source is: an architecture, its weights where it has any, and the preprocessing that belongs to them."""
+"""The contract of model sources: an architecture, its weights if any, and the preprocessing of those weights."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -16,48 +16,48 @@ Positive = Annotated[float, Field(gt=0)]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From an RGB image to the model's input ``[channels, height, width]``."""
+    """A function from an RGB image to the model's input ``[channels, height, width]``, float32."""
 
     transform: Callable[[Image.Image], Tensor]
     facts: dict[str, Any]
-    """In words and numbers: ``input`` shape, ``mean``, ``std``, and ``steps`` before normalisation. JSON-able."""
+    """JSON-able: the ``input`` shape, ``mean``, ``std``, and in words the ``steps`` before normalisation."""
 
     def __call__(self, image: Image.Image) -> Tensor:
         return self.transform(image)
 
 
 class ModelSource(Method):
-    """Where a model comes from."""
+    """A registered source of models; its fields are the options of ``[task.model]``."""
 
     @property
     @abstractmethod
     def pretrained(self) -> bool:
-        """Whether ``load`` brings weights."""
+        """Whether ``load`` loads trained weights."""
 
     @abstractmethod
     def build(self, classes: int) -> nn.Module:
-        """The architecture with ``classes`` outputs and random weights; reads no file and asks no hub.
+        """Build the architecture with ``classes`` outputs and random weights. Reads no file, uses no network.
 
         Raises:
-            SpecError: The architecture cannot have so many outputs.
+            SpecError: The architecture cannot have this number of outputs.
         """
 
     @abstractmethod
     def load(self, classes: int) -> nn.Module:
-        """The model with its weights, or as ``build`` gives it where it has none.
+        """The model with its weights, or with random ones if it has none.
 
         Raises:
-            IntegrityError: The weights are not there, damaged, or another architecture's.
+            IntegrityError: The weights are not there, damaged, or of another architecture.
         """
 
     @abstractmethod
-    def own_classes(self) -> int:
-        """How many classes its weights tell apart, whatever data it is given.
+    def pretrained_classes(self) -> int:
+        """The number of classes that its weights were trained for.
 
         Raises:
-            IntegrityError: The weights are not there, damaged, or another architecture's.
+            IntegrityError: The weights are not there, damaged, or of another architecture.
         """
 
     @abstractmethod
     def preprocessing(self, model: nn.Module) -> Preprocessing:
-        """What the model's weights expect of an image."""
+        """The preprocessing that the model's weights expect."""

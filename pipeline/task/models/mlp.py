@@ -24,8 +24,9 @@ class Mlp(ModelSource):
     dropout: float = Field(0.0, ge=0, lt=1)
     """After each hidden ReLU, while the baseline is trained."""
     mean: Annotated[tuple[float, ...], Field(strict=False)] = (0.0,)
-    """Of pixels in 0..1: one number, or one a channel."""
+    """Mean of the pixels in 0..1: one number, or one per channel."""
     std: Annotated[tuple[Positive, ...], Field(strict=False)] = (1.0,)
+    """Standard deviation of the pixels in 0..1: one number, or one per channel."""
 
     @model_validator(mode="after")
     def _inputs_are_an_image(self) -> "Mlp":
@@ -41,7 +42,7 @@ class Mlp(ModelSource):
         return self
 
     def _input(self) -> tuple[int, int]:
-        """Channels and side; no number is both a square and three times one."""
+        """Channels and side in pixels. No number is both a square and three times a square."""
         grey = math.isqrt(self.widths[0])
         return (1, grey) if grey**2 == self.widths[0] else (3, math.isqrt(self.widths[0] // 3))
 
@@ -57,16 +58,16 @@ class Mlp(ModelSource):
             )
         layers: list[tuple[str, nn.Module]] = [("flatten", nn.Flatten())]
         last = len(self.widths) - 1
-        for place in range(1, last + 1):
-            layers.append((f"fc{place}", nn.Linear(self.widths[place - 1], self.widths[place])))
-            if place < last:
-                layers += [(f"relu{place}", nn.ReLU()), (f"dropout{place}", nn.Dropout(self.dropout))]
+        for index in range(1, last + 1):
+            layers.append((f"fc{index}", nn.Linear(self.widths[index - 1], self.widths[index])))
+            if index < last:
+                layers += [(f"relu{index}", nn.ReLU()), (f"dropout{index}", nn.Dropout(self.dropout))]
         return nn.Sequential(OrderedDict(layers))
 
     def load(self, classes: int) -> nn.Module:
         return self.build(classes)
 
-    def own_classes(self) -> int:
+    def pretrained_classes(self) -> int:
         return self.widths[-1]
 
     def preprocessing(self, model: nn.Module) -> Preprocessing:

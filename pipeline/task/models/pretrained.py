@@ -1,4 +1,4 @@
-"""Weights from a local file into an architecture: nothing runs, and what does not fit is named."""
+"""Loading weights from a local file into an architecture. No code of the file runs; misfits are named."""
 
 import pickle
 import re
@@ -25,12 +25,12 @@ def load_checkpoint(
     Args:
         model: With ``classes`` outputs.
         path: ``.safetensors``, or a file that ``torch.load(weights_only=True)`` reads.
-        classes: How many the data has.
+        classes: Number of classes of the data.
         rename: ``"order"`` pairs the entries of file and model by their order instead of their names.
-        new_head: Leave out entries that have another class count, so that the model keeps its random ones.
+        new_head: Skip entries with another number of classes, so that the model keeps its random ones.
 
     Raises:
-        IntegrityError: The file is not there, damaged, a pickle that would run code, or another architecture's.
+        IntegrityError: The file is not there, damaged, a pickle that would run code, or of another architecture.
     """
     state = read_state(path)
     if rename == "order":
@@ -39,16 +39,16 @@ def load_checkpoint(
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor], where: str, classes: int, *, new_head: bool) -> None:
-    """Load a state dict that came from ``where``; see ``load_checkpoint``."""
-    own = model.state_dict()
-    missing, unexpected = [key for key in own if key not in state], [key for key in state if key not in own]
+    """Load a state dict into ``model``; ``where`` names its origin in messages. See ``load_checkpoint``."""
+    wanted = model.state_dict()
+    missing, unexpected = [key for key in wanted if key not in state], [key for key in state if key not in wanted]
     if missing or unexpected:
         raise IntegrityError(
             f"{where} holds the weights of another architecture: missing {_first(missing)}, unexpected "
             f'{_first(unexpected)}; name the architecture that they are of, or set task.model.rename = "order" where '
             f"only the names differ"
         )
-    for key, value in own.items():
+    for key, value in wanted.items():
         if state[key].shape != value.shape:
             if not _is_head(state[key], value, classes):
                 raise IntegrityError(
@@ -60,11 +60,12 @@ def load_state(model: nn.Module, state: dict[str, Tensor], where: str, classes: 
                     f"{where}: '{key}' has {len(state[key])} classes, and the data has {classes}; give weights for "
                     f"{classes} classes, or set task.model.new_head = true and train the new head by [task.baseline]"
                 )
-    model.load_state_dict({key: value if value.shape == own[key].shape else own[key] for key, value in state.items()})
+    fitting = {key: value if value.shape == wanted[key].shape else wanted[key] for key, value in state.items()}
+    model.load_state_dict(fitting)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict of a file, also where it lies in the file under ``state_dict`` or ``model``.
+    """Read the state dict of a file; it may lie under the key ``state_dict`` or ``model``.
 
     Raises:
         IntegrityError: The file is not there, damaged, holds something else, or would run code.
@@ -80,7 +81,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
             return load_file(path)
         with warnings.catch_warnings():
-            # torch warns of pickles that it is about to refuse.
+            # torch warns about pickles that it then refuses.
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -99,54 +100,58 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def _is_head(value: Tensor, own: Tensor, classes: int) -> bool:
-    """Whether two entries of unequal shape differ as heads of different class counts do."""
-    return own.ndim > 0 and value.ndim == own.ndim and len(own) == classes and value.shape[1:] == own.shape[1:]
+def _is_head(value: Tensor, wanted: Tensor, classes: int) -> bool:
+    """Whether two entries of unequal shape differ as heads with different numbers of classes do."""
+    return (
+        wanted.ndim > 0 and value.ndim == wanted.ndim and len(wanted) == classes and value.shape[1:] == wanted.shape[1:]
+    )
 
 
 def _first(keys: list[str]) -> str:
     return f"'{keys[0]}'" + (f" and {len(keys) - 1} more" if len(keys) > 1 else "") if keys else "none"
 
 
-def _renamed(state: dict[str, Tensor], own: dict[str, Tensor], classes: int, path: Path) -> dict[str, Tensor]:
-    for (theirs, value), (ours, wanted) in zip(state.items(), own.items(), strict=False):
+def _renamed(state: dict[str, Tensor], model: dict[str, Tensor], classes: int, path: Path) -> dict[str, Tensor]:
+    """The entries of ``state`` under the names of ``model``, paired by their order."""
+    for (theirs, value), (ours, wanted) in zip(state.items(), model.items(), strict=False):
         if value.shape != wanted.shape and not _is_head(value, wanted, classes):
             raise IntegrityError(
                 f"{path}: entries do not pair by order: first '{theirs}' {list(value.shape)} in the file against "
                 f"'{ours}' {list(wanted.shape)} in the model; name the architecture that the weights are of"
             )
-    if len(state) != len(own):
-        kind, keys = ("file", state) if len(state) > len(own) else ("model", own)
+    if len(state) != len(model):
+        kind, keys = ("file", state) if len(state) > len(model) else ("model", model)
         raise IntegrityError(
-            f"{path}: {len(state)} entries do not pair with the model's {len(own)}: first unpaired is "
-            f"'{list(keys)[min(len(state), len(own))]}' of the {kind}; name the architecture that the weights are of"
+            f"{path}: {len(state)} entries do not pair with the model's {len(model)}: first unpaired is "
+            f"'{list(keys)[min(len(state), len(model))]}' of the {kind}; name the architecture that the weights are of"
         )
-    return dict(zip(own, state.values(), strict=True))
+    return dict(zip(model, state.values(), strict=True))
 
 
 class CheckpointSource(ModelSource):
-    """A source of image classifiers whose weights may lie in a file of yours."""
+    """A source of image classifiers whose weights may come from a local file."""
 
     architecture: str
-    """The model's name."""
+    """Name of the architecture."""
     checkpoint: str | None = None
-    """Load the weights from this file: ``.safetensors``, or one that ``torch.load(weights_only=True)`` reads."""
+    """File of the weights: ``.safetensors``, or one that ``torch.load(weights_only=True)`` reads."""
     rename: Rename = "none"
     """``"order"`` pairs the checkpoint's entries with the model's by their order."""
     new_head: bool = False
-    """Leave the head of the weights out where it has another class count than the data; a baseline trains the new."""
+    """Replace a head with another number of classes than the data; the baseline trains the new head."""
     image_size: int | None = Field(None, ge=1)
-    """Pixels a side, where not the weights' own; a resize before a crop grows and shrinks with it."""
+    """Side of the input in pixels; else that of the weights. A resize before a crop is scaled with it."""
     mean: Annotated[tuple[float, float, float] | None, Field(strict=False)] = None
-    """Of RGB in 0..1, where not the weights' own."""
+    """Mean of RGB in 0..1; else that of the weights."""
     std: Annotated[tuple[Positive, Positive, Positive] | None, Field(strict=False)] = None
+    """Standard deviation of RGB in 0..1; else that of the weights."""
 
     def load_checkpoint(self, model: nn.Module, classes: int) -> None:
         """Load the file named by ``checkpoint``."""
         load_checkpoint(model, self._path, classes, rename=self.rename, new_head=self.new_head)
 
     def checkpoint_classes(self) -> int:
-        """How many classes the checkpoint's head tells apart: what entries show whose shape follows the class count.
+        """The number of classes of the checkpoint, read off an entry whose shape depends on it.
 
         Raises:
             IntegrityError: The file cannot be read, or has no head of this architecture.

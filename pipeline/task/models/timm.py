@@ -1,4 +1,4 @@
-"""Models of timm, with the preprocessing that belongs to their weights (Wightman: PyTorch Image Models)."""
+"""Models of timm, with the preprocessing of their weights (Wightman: PyTorch Image Models)."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from pipeline.task.models.pretrained import CheckpointSource
 
 
 def _timm() -> Any:
-    # Imported late, because it takes seconds; untyped, because timm does not mark what it exports.
+    # Imported late, because that takes seconds; ``Any``, because timm does not mark what it exports.
     import timm.data
 
     return timm
@@ -24,9 +24,9 @@ class Timm(CheckpointSource):
     """Image classifiers of timm: from its hub, from a local checkpoint, or untrained."""
 
     architecture: str
-    """A name that timm knows, with or without the tag of its weights: ``vit_tiny_patch16_224.augreg_in21k``."""
+    """A model name of timm, with or without a weights tag: ``vit_tiny_patch16_224.augreg_in21k``."""
     hub: bool = False
-    """Load the weights from the hub, or from its cache."""
+    """Load the weights from the hub, or from its local cache."""
 
     @field_validator("architecture")
     @classmethod
@@ -44,7 +44,7 @@ class Timm(CheckpointSource):
     @model_validator(mode="after")
     def _one_origin(self) -> "Timm":
         if self.hub and self.checkpoint is not None:
-            raise ValueError("hub = true and checkpoint are both given; keep one")
+            raise ValueError("hub = true and checkpoint are both given; remove one")
         return self
 
     @property
@@ -59,13 +59,13 @@ class Timm(CheckpointSource):
             known = _timm().models.get_pretrained_cfg(self.architecture)
             if known is not None and known.num_classes != classes and not self.new_head:
                 raise SpecError(
-                    f"the weights of '{self.architecture}' tell {known.num_classes} classes apart, the data has "
-                    f"{classes}; give task.model.new_head = true, and a [task.baseline] that trains the new head"
+                    f"the weights of '{self.architecture}' have {known.num_classes} classes, the data has {classes}; "
+                    f"give task.model.new_head = true, and a [task.baseline] that trains the new head"
                 )
             try:
                 return self._create(classes, pretrained=True)
             except Exception as error:
-                # Without a network the hub's client raises whatever its transport does.
+                # Without a network, the hub's client raises whatever its transport raises.
                 raise IntegrityError(
                     f"weights of '{self.architecture}' are not there: looked for them in the hub's cache and on the "
                     f"hub ({type(error).__name__}: {error}); run once with a network, or give task.model.checkpoint"
@@ -75,7 +75,7 @@ class Timm(CheckpointSource):
             self.load_checkpoint(model, classes)
         return model
 
-    def own_classes(self) -> int:
+    def pretrained_classes(self) -> int:
         if self.checkpoint is not None:
             return self.checkpoint_classes()
         return int(_timm().models.get_pretrained_cfg(self.architecture).num_classes)
@@ -83,7 +83,7 @@ class Timm(CheckpointSource):
     def _create(self, classes: int, pretrained: bool = False) -> nn.Module:
         timm = _timm()
         known = timm.models.get_pretrained_cfg(self.architecture)
-        # Models that work at one size only, such as ViTs, are built for it; the others refuse the argument.
+        # Models with a fixed input size, such as ViTs, are built for it; the others refuse the argument.
         sized = self.image_size is not None and known is not None and known.fixed_input_size
         size = {"img_size": self.image_size} if sized else {}
         model: nn.Module = timm.create_model(self.architecture, pretrained=pretrained, num_classes=classes, **size)

@@ -1,4 +1,4 @@
-"""Models of torchvision, with the preprocessing that belongs to their weights."""
+"""Models of torchvision, with the preprocessing of their weights."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ from pipeline.task.models.contract import Preprocessing
 from pipeline.task.models.pretrained import CheckpointSource, load_state
 
 
-def _zoo() -> Any:
-    # Imported late, because it takes seconds; untyped, because torchvision does not mark what it exports.
+def _torchvision_models() -> Any:
+    # Imported late, because that takes seconds; ``Any``, because torchvision does not mark what it exports.
     import torchvision.models
 
     return torchvision.models
@@ -24,14 +24,14 @@ class Torchvision(CheckpointSource):
     """Image classifiers of torchvision: with its weights, from a local checkpoint, or untrained."""
 
     architecture: str
-    """A name that ``torchvision.models.list_models`` gives for classifiers."""
+    """A classifier in ``torchvision.models.list_models()``."""
     weights: str | None = None
-    """Which of torchvision's weights to load, e.g. ``"DEFAULT"``."""
+    """Name of torchvision's weights to load, e.g. ``"DEFAULT"``."""
 
     @field_validator("architecture")
     @classmethod
     def _known(cls, architecture: str) -> str:
-        names = _zoo().list_models(module=_zoo())
+        names = _torchvision_models().list_models(module=_torchvision_models())
         if architecture not in names:
             raise ValueError(f"torchvision has no such classifier{nearest(architecture, names)}")
         return architecture
@@ -39,8 +39,8 @@ class Torchvision(CheckpointSource):
     @model_validator(mode="after")
     def _known_weights(self) -> "Torchvision":
         if self.weights is not None and self.checkpoint is not None:
-            raise ValueError("weights and checkpoint are both given; keep one")
-        names = list(_zoo().get_model_weights(self.architecture).__members__)
+            raise ValueError("weights and checkpoint are both given; remove one")
+        names = list(_torchvision_models().get_model_weights(self.architecture).__members__)
         if self.weights is not None and self.weights not in names:
             raise ValueError(
                 f"weights = '{self.weights}' is unknown for {self.architecture}{nearest(self.weights, names)}; "
@@ -53,10 +53,10 @@ class Torchvision(CheckpointSource):
         return self.weights is not None or self.checkpoint is not None
 
     def build(self, classes: int) -> nn.Module:
-        # Only ViTs are built for one size and take it as an argument.
+        # Only ViTs have a fixed input size, and take it as an argument.
         sized = self.image_size is not None and self.architecture.startswith("vit_")
         size = {"image_size": self.image_size} if sized else {}
-        model: nn.Module = _zoo().get_model(self.architecture, weights=None, num_classes=classes, **size)
+        model: nn.Module = _torchvision_models().get_model(self.architecture, weights=None, num_classes=classes, **size)
         return model
 
     def load(self, classes: int) -> nn.Module:
@@ -67,7 +67,7 @@ class Torchvision(CheckpointSource):
             try:
                 state = self._weights().get_state_dict(progress=False, check_hash=True)
             except Exception as error:
-                # Without a network the download raises whatever its transport does.
+                # Without a network, the download raises whatever its transport raises.
                 raise IntegrityError(
                     f"weights '{self.weights}' of '{self.architecture}' are not there: looked for them in torch's "
                     f"hub cache and on the hub ({type(error).__name__}: {error}); run once with a network, or give "
@@ -76,19 +76,19 @@ class Torchvision(CheckpointSource):
             load_state(model, dict(state), f"torchvision's {self.architecture}", classes, new_head=self.new_head)
         return model
 
-    def own_classes(self) -> int:
+    def pretrained_classes(self) -> int:
         return self.checkpoint_classes() if self.checkpoint is not None else len(self._weights().meta["categories"])
 
     def _weights(self) -> Any:
-        """The chosen weights, or the default ones: their preprocessing is the architecture's own."""
-        return _zoo().get_model_weights(self.architecture)[self.weights or "DEFAULT"]
+        """The chosen weights, else the default ones, whose preprocessing is the architecture's."""
+        return _torchvision_models().get_model_weights(self.architecture)[self.weights or "DEFAULT"]
 
     def preprocessing(self, model: nn.Module) -> Preprocessing:
         transforms = self._weights().transforms
-        own = transforms()
+        preset = transforms()
         given: dict[str, Any] = {"mean": self.mean, "std": self.std}
         if self.image_size is not None:
-            resize = round(self.image_size * own.resize_size[0] / own.crop_size[0])
+            resize = round(self.image_size * preset.resize_size[0] / preset.crop_size[0])
             given |= {"crop_size": self.image_size, "resize_size": resize}
         transform = transforms(**{key: value for key, value in given.items() if value is not None})
         side = transform.crop_size[0]
