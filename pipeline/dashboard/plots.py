@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
-from pipeline.report.figures.contract import Figure, NothingToDraw
+from pipeline.report.figures.contract import Figure
 from pipeline.results.stored_results import CombinationResult
 
 DIGITS = 6
@@ -15,16 +16,14 @@ OTHER_AXES = ("coloraxis", "colorscale", "geo", "map", "mapbox", "polar", "scene
 
 def draw_plots(results: Sequence[CombinationResult]) -> dict[str, str]:
     """The pictures of some combinations by id; none before a trial is complete."""
-    from pipeline.report.figures.accuracy_by_rank import accuracy_by_rank  # they bring plotly
-    from pipeline.report.figures.accuracy_by_size import accuracy_by_size
+    from pipeline.report.figures.contract import NothingToDraw, pictures  # plotly takes a while to import
     from pipeline.report.figures.style import alone
 
     drawn = {}
-    for draw in (accuracy_by_rank, accuracy_by_size):
-        try:
-            drawn[draw.__name__] = compact(alone(draw(results)))
-        except NothingToDraw:
-            continue
+    for picture in pictures():
+        if picture.on_dashboard:
+            with suppress(NothingToDraw):
+                drawn[picture.name] = compact(alone(picture.draw(results)))
     return drawn
 
 

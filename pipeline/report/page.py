@@ -12,7 +12,6 @@ from pipeline.report.figures.contract import Figure, NothingToDraw
 from pipeline.report.figures.labels import measured
 from pipeline.report.numbers_text import listed
 from pipeline.report.sections.glossary_section import glossary_section
-from pipeline.report.sections.layers_section import layer_tables
 from pipeline.report.sections.pictures_section import Drawn, draw, pictures_section
 from pipeline.report.sections.reproduction_section import reproduction_section
 from pipeline.report.sections.results_section import results_section
@@ -79,7 +78,7 @@ def render(results: Sequence[CombinationResult], drawn: Drawn, made: datetime | 
             results_section(results),
             task_section(results),
             glossary_section(results),
-            pictures_section(drawn, {"layer_sizes": layer_tables(results)}),
+            pictures_section(results, drawn),
             trials_section(results),
             reproduction_section(results),
         ],

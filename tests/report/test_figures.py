@@ -6,18 +6,19 @@ import pytest
 from optuna.trial import TrialState
 from stored_studies import EPOCHS
 
-from pipeline.report.figures.accuracy_by_rank import accuracy_by_rank
-from pipeline.report.figures.accuracy_by_size import accuracy_by_size
-from pipeline.report.figures.contract import NothingToDraw, picture, pictures
-from pipeline.report.figures.epochs import epochs
-from pipeline.report.figures.importances import importances
-from pipeline.report.figures.recovery import recovery
-from pipeline.report.figures.search_history import history
+from pipeline.report.figures.contract import PICTURES, NothingToDraw, Picture, pictures
 from pipeline.report.figures.style import DASHES, INKS, alone
 from pipeline.report.theme import NEUTRAL
 from pipeline.results.stored_results import read_results
 from pipeline.results.tables import epoch_rows
 from pipeline.task.metrics.accuracy import wilson
+
+accuracy_by_rank = PICTURES["accuracy_by_rank"]().draw
+accuracy_by_size = PICTURES["accuracy_by_size"]().draw
+epochs = PICTURES["epochs"]().draw
+history = PICTURES["history"]().draw
+importances = PICTURES["importances"]().draw
+recovery = PICTURES["recovery"]().draw
 
 ALL = pytest.mark.parametrize("one", pictures(), ids=lambda one: one.name)
 
@@ -97,10 +98,11 @@ def test_the_words_of_a_picture_are_those_of_the_studies_shown(finished, store, 
     for budget in (12_000, 98_000):
         stored.trial(budget, "svd", 0.9)
     own = read_results(storage, "digits")
-    picture = next(one for one in pictures() if one.draw is accuracy_by_rank)
-    assert picture.worded(finished).title == "Accuracy by rank"
-    assert picture.worded(own).title == "Agreement by budget"
-    assert not re.search("accuracy|rank|[{}]", picture.worded(own).says.replace("Lines", ""))
+    picture = PICTURES["accuracy_by_rank"]()
+    assert picture.worded(finished)[0] == "Accuracy by rank"
+    title, reading = picture.worded(own)
+    assert title == "Agreement by budget"
+    assert not re.search("accuracy|rank|[{}]", reading)
     layout = picture.draw(own).layout
     assert (layout.xaxis.title.text, layout.xaxis.categoryarray) == ("Budget (bytes)", ("12 kB", "98 kB"))
     assert layout.yaxis.title.text == "Validation agreement (%)"
@@ -252,4 +254,4 @@ def test_importances_of_equal_trials_are_not_made_up(store, storage):
 
 def test_a_picture_cannot_take_the_name_of_another():
     with pytest.raises(ValueError, match="registered twice"):
-        picture(place=99, title="", says="")(history)
+        PICTURES.register("heat_map")(Picture)

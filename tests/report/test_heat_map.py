@@ -3,8 +3,10 @@ import math
 import pytest
 from optuna.trial import TrialState
 
-from pipeline.report.figures.heat_map import heat_map
+from pipeline.report.figures.contract import PICTURES
 from pipeline.results.stored_results import read_results
+
+heat_map = PICTURES["heat_map"]().draw
 
 
 def test_every_cell_has_its_accuracy_and_the_checkpoint_of_each_rank_and_the_best_are_marked(finished):

@@ -1,8 +1,9 @@
 import pytest
 
-from pipeline.report.figures.contract import NothingToDraw
-from pipeline.report.figures.layer_sizes import layer_sizes
+from pipeline.report.figures.contract import PICTURES, NothingToDraw
 from pipeline.results.stored_results import read_results
+
+layer_sizes = PICTURES["layer_sizes"]().draw
 
 
 def bars(figure, axis="x"):

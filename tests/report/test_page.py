@@ -11,15 +11,17 @@ from optuna.trial import TrialState, create_trial
 from stored_studies import Stored, finish_study
 
 from pipeline.report import page as pages
-from pipeline.report.figures.accuracy_by_rank import accuracy_by_rank
-from pipeline.report.figures.accuracy_by_size import accuracy_by_size
-from pipeline.report.figures.recovery import recovery
-from pipeline.report.figures.search_history import history
+from pipeline.report.figures.contract import PICTURES
 from pipeline.report.page import write_report
 from pipeline.report.sections.pictures_section import draw
 from pipeline.results.stored_results import read_results
 from pipeline.results.tables import evaluation_rows, trial_rows
 from pipeline.store.long_text import in_pieces
+
+accuracy_by_rank = PICTURES["accuracy_by_rank"]().draw
+accuracy_by_size = PICTURES["accuracy_by_size"]().draw
+history = PICTURES["history"]().draw
+recovery = PICTURES["recovery"]().draw
 
 MADE = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 VOID = {"meta", "br", "img", "input", "link", "hr"}

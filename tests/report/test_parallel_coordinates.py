@@ -3,9 +3,10 @@ import math
 import pytest
 from optuna.trial import TrialState
 
-from pipeline.report.figures.contract import NothingToDraw
-from pipeline.report.figures.parallel_coordinates import parallel_coordinates
+from pipeline.report.figures.contract import PICTURES, NothingToDraw
 from pipeline.results.stored_results import read_results
+
+parallel_coordinates = PICTURES["parallel_coordinates"]().draw
 
 
 def dimensions(results):

@@ -4,8 +4,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from pipeline.report.figures.accuracy_by_rank import accuracy_by_rank
-from pipeline.report.figures.recovery import recovery
+from pipeline.report.figures.contract import PICTURES
 from pipeline.report.png import FINER, WIDTH, write_pngs
 
 BROWSER = pytest.mark.skipif(
@@ -15,7 +14,7 @@ BROWSER = pytest.mark.skipif(
 
 @pytest.fixture
 def figures(finished):
-    return {"accuracy_by_rank": accuracy_by_rank(finished), "recovery": recovery(finished)}
+    return {name: PICTURES[name]().draw(finished) for name in ("accuracy_by_rank", "recovery")}
 
 
 @BROWSER

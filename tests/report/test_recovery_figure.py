@@ -2,10 +2,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.report.figures.contract import NothingToDraw
-from pipeline.report.figures.recovery import recovery
+from pipeline.report.figures.contract import PICTURES, NothingToDraw
 from pipeline.results.recovered import recovery as regained
 from pipeline.results.stored_results import Score, read_results
+
+recovery = PICTURES["recovery"]().draw
 
 
 def drawn(figure):

@@ -3,9 +3,10 @@ from stored_studies import EPOCHS, course
 
 from pipeline.paths import winner_spectra
 from pipeline.report.figures.animation import FLOOR, draw_courses
-from pipeline.report.figures.contract import NotAskedFor
-from pipeline.report.figures.spectra import spectra
+from pipeline.report.figures.contract import PICTURES, NotAskedFor
 from pipeline.results.stored_results import read_results
+
+spectra = PICTURES["spectra"]().draw
 
 
 def visible(figure):

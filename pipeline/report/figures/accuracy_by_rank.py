@@ -1,6 +1,7 @@
 """What each rank wins back."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from plotly.subplots import make_subplots
 
@@ -14,44 +15,49 @@ from pipeline.report.figures.accuracy_axis import (
     shown_part,
     whiskers,
 )
-from pipeline.report.figures.contract import Figure, NothingToDraw, picture
+from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
 from pipeline.report.figures.labels import hover, rank_axis, rank_name, words
 from pipeline.report.figures.style import Look, finish, look_of
 from pipeline.results.stored_results import CellResult, CombinationResult
 
 
-@picture(
-    place=10,
-    title="{Accuracy} by {rank}",
-    says="The best trial of each {rank} and init. Where its values were trained and tested under several seeds, the "
-    "mark is their mean and the thick bar reaches from the lowest to the highest of them: the chance in training. The "
-    "thin whisker is the 95 % Wilson interval of one test at that {accuracy}: the chance in which images were tested. "
-    "Grey lines are the original model (thick) and the models that are only compressed (thin). The axis is spaced by "
-    "the logarithm of the error, so that small differences near 100 % stay visible.",
-    main=True,
-)
-def accuracy_by_rank(results: Sequence[CombinationResult]) -> Figure:
+@PICTURES.register("accuracy_by_rank")
+class AccuracyByRank(Picture):
     """Accuracy against rank, a line for each combination and init."""
-    part, look, figure, scores = shown_part(results), look_of(results), make_subplots(), list[Shown]()
-    for result in results:
-        for init in look.inits:
-            drawn = [
-                (cell, score)
-                for cell in sorted(result.cells, key=lambda cell: cell.cell.rank)
-                if cell.cell.init == init and (score := cell_score(result, cell, part))
-            ]
-            if drawn:
-                _draw(figure, look, result, init, drawn)
-                scores += [one for _, one in drawn]
-    if not scores:
-        raise NothingToDraw("no trial has completed yet")
-    look.legend(figure)
-    scores += draw_references(figure, look, results, part)
-    figure.update_xaxes(rank_axis(results))
-    figure.update_yaxes(accuracy_axis(results, part, scores))
-    # Cells of one rank stand side by side, so that their intervals can be told apart.
-    figure.update_layout(scattermode="group", scattergap=0.7)
-    return finish(figure, "{Accuracy} by {rank}".format(**words(results)), subtitle=UNTESTED[part])
+
+    order: ClassVar = 10
+    title: ClassVar = "{Accuracy} by {rank}"
+    reading: ClassVar = (
+        "The best trial of each {rank} and init. If it was trained and tested under several seeds, the mark is the "
+        "mean, and the thick bar reaches from the lowest to the highest seed: the variation of training. The thin "
+        "whisker is the 95 % Wilson interval of one test at that {accuracy}: the variation that comes from the "
+        "choice of test images. Grey lines are the original model (thick) and the compressed-only models (thin). The "
+        "axis is logarithmic in the error, so that small differences near 100 % stay visible."
+    )
+    main: ClassVar = True
+    on_dashboard: ClassVar = True
+
+    def draw(self, results: Sequence[CombinationResult]) -> Figure:
+        part, look, figure, scores = shown_part(results), look_of(results), make_subplots(), list[Shown]()
+        for result in results:
+            for init in look.inits:
+                drawn = [
+                    (cell, score)
+                    for cell in sorted(result.cells, key=lambda cell: cell.cell.rank)
+                    if cell.cell.init == init and (score := cell_score(result, cell, part))
+                ]
+                if drawn:
+                    _draw(figure, look, result, init, drawn)
+                    scores += [one for _, one in drawn]
+        if not scores:
+            raise NothingToDraw("no trial has completed yet")
+        look.legend(figure)
+        scores += draw_references(figure, look, results, part)
+        figure.update_xaxes(rank_axis(results))
+        figure.update_yaxes(accuracy_axis(results, part, scores))
+        # Cells of one rank stand side by side, so that their intervals can be told apart.
+        figure.update_layout(scattermode="group", scattergap=0.7)
+        return finish(figure, "{Accuracy} by {rank}".format(**words(results)), subtitle=UNTESTED[part])
 
 
 def _draw(

@@ -1,7 +1,7 @@
 """The best accuracy for each size."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from plotly.subplots import make_subplots
 
@@ -16,7 +16,7 @@ from pipeline.report.figures.accuracy_axis import (
     whiskers,
 )
 from pipeline.report.figures.axes import log_axis
-from pipeline.report.figures.contract import Figure, NothingToDraw, picture
+from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
 from pipeline.report.figures.labels import hover, words
 from pipeline.report.figures.style import ORIGINALS, Look, finish, look_of
 from pipeline.report.theme import NEUTRAL
@@ -28,47 +28,52 @@ Mark = tuple[int, Shown, str]
 """Bytes, scores, and what is shown under the pointer."""
 
 
-@picture(
-    place=20,
-    title="{Accuracy} by size",
-    says="The best trial of each cell against the bytes of the whole packed model; marks, bars and whiskers as above. "
-    "The grey steps join the cells that no other cell beats in both size and {accuracy} (the Pareto front).",
-    main=True,
-)
-def accuracy_by_size(results: Sequence[CombinationResult]) -> Figure:
+@PICTURES.register("accuracy_by_size")
+class AccuracyBySize(Picture):
     """Accuracy against bytes of the packed model, with the Pareto front of all cells."""
-    part, look, figure, marks = shown_part(results), look_of(results), make_subplots(), list[Mark]()
-    for result in results:
-        for init in look.inits:
-            own = [
-                (cell.best.user_attrs["bytes"], score, hover(result, cell, score.text))
-                for cell in result.cells
-                if cell.cell.init == init and cell.best and (score := cell_score(result, cell, part))
-            ]
-            if own:
-                symbol = {"symbol": look.symbol(result.label, init), "color": look.ink(init), "size": 10}
-                _draw(figure, own, {"legendgroup": init, "showlegend": False, "marker": symbol})
-                marks += own
-    if not marks:
-        raise NothingToDraw("no trial has completed yet")
-    front = pareto_front([(size, one.mean) for size, one, _ in marks])
-    figure.add_scatter(
-        x=[marks[place][0] for place in front],
-        y=[marks[place][1].y for place in front],
-        mode="lines",
-        line={"shape": "hv", "color": NEUTRAL, "width": 1.5},
-        name="Pareto front of the cells",
-        hoverinfo="skip",
+
+    order: ClassVar = 20
+    title: ClassVar = "{Accuracy} by size"
+    reading: ClassVar = (
+        "The best trial of each cell against the bytes of the whole packed model; marks, bars and whiskers as above. "
+        "The grey steps join the cells that no other cell beats in both size and {accuracy} (the Pareto front)."
     )
-    look.legend(figure)
-    for name, mark, symbol in _references(results, look, part):
-        _draw(figure, [mark], {"name": name, "marker": {**symbol, "color": NEUTRAL}})
-        marks.append(mark)
-    axis = log_axis(size for size, *_ in marks)
-    ticks = [readable_bytes(tick) for tick in axis["tickvals"]]
-    figure.update_xaxes(axis, title="Packed model (bytes)", ticktext=ticks)
-    figure.update_yaxes(accuracy_axis(results, part, [one for _, one, _ in marks]))
-    return finish(figure, "{Accuracy} by size".format(**words(results)), subtitle=UNTESTED[part])
+    main: ClassVar = True
+    on_dashboard: ClassVar = True
+
+    def draw(self, results: Sequence[CombinationResult]) -> Figure:
+        part, look, figure, marks = shown_part(results), look_of(results), make_subplots(), list[Mark]()
+        for result in results:
+            for init in look.inits:
+                own = [
+                    (cell.best.user_attrs["bytes"], score, hover(result, cell, score.text))
+                    for cell in result.cells
+                    if cell.cell.init == init and cell.best and (score := cell_score(result, cell, part))
+                ]
+                if own:
+                    symbol = {"symbol": look.symbol(result.label, init), "color": look.ink(init), "size": 10}
+                    _draw(figure, own, {"legendgroup": init, "showlegend": False, "marker": symbol})
+                    marks += own
+        if not marks:
+            raise NothingToDraw("no trial has completed yet")
+        front = pareto_front([(size, one.mean) for size, one, _ in marks])
+        figure.add_scatter(
+            x=[marks[place][0] for place in front],
+            y=[marks[place][1].y for place in front],
+            mode="lines",
+            line={"shape": "hv", "color": NEUTRAL, "width": 1.5},
+            name="Pareto front of the cells",
+            hoverinfo="skip",
+        )
+        look.legend(figure)
+        for name, mark, symbol in _references(results, look, part):
+            _draw(figure, [mark], {"name": name, "marker": {**symbol, "color": NEUTRAL}})
+            marks.append(mark)
+        axis = log_axis(size for size, *_ in marks)
+        ticks = [readable_bytes(tick) for tick in axis["tickvals"]]
+        figure.update_xaxes(axis, title="Packed model (bytes)", ticktext=ticks)
+        figure.update_yaxes(accuracy_axis(results, part, [one for _, one, _ in marks]))
+        return finish(figure, "{Accuracy} by size".format(**words(results)), subtitle=UNTESTED[part])
 
 
 def _draw(figure: Figure, marks: Sequence[Mark], common: Mapping[str, Any]) -> None:

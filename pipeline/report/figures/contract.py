@@ -1,18 +1,16 @@
-"""What a picture is, and how a file of this folder becomes one: register by decorator, find the files."""
+"""What a picture is. A file of this folder adds one by registering a class."""
 
-import importlib
-import pkgutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self, TypeAlias
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeAlias
 
+from pipeline.config.registry import Method, Registry
+from pipeline.report.blocks import Block
 from pipeline.report.figures.labels import words
 from pipeline.results.stored_results import CombinationResult
 
 Figure: TypeAlias = Any
 """``plotly.graph_objects.Figure``, which plotly exports lazily, so that no type checker finds it."""
-Draw = Callable[[Sequence[CombinationResult]], Figure]
-_PICTURES: dict[str, "Picture"] = {}
 
 
 class NothingToDraw(Exception):  # noqa: N818 - a study that has just begun is no error
@@ -23,47 +21,42 @@ class NotAskedFor(NothingToDraw):
     """The study file asks for nothing of the kind; the page leaves the picture out."""
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One picture of the page.
+class Picture(Method):
+    """A picture of the page, registered under the name of its anchor and of its PNG file."""
 
-    Args:
-        name: That of its function.
-        place: Pictures stand on the page in this order.
-        title: Its heading, with ``{accuracy}``, ``{rank}`` and so on for what these are called in the studies shown.
-        says: How to read it, in a sentence or two; with the same.
-        main: Whether it is also kept as a file of its own.
-        draw: Draws it, or raises ``NothingToDraw`` or ``NotAskedFor``.
-    """
+    order: ClassVar[int]
+    """Pictures stand on the page in this order."""
+    title: ClassVar[str]
+    """Its heading. ``{accuracy}`` and ``{rank}`` stand for the words that the studies shown use for these."""
+    reading: ClassVar[str]
+    """How to read it, in a sentence or two; with the same placeholders."""
+    main: ClassVar[bool] = False
+    """Whether a report also writes it as a PNG file."""
+    on_dashboard: ClassVar[bool] = False
+    """Whether optuna-dashboard shows it while a study runs."""
 
-    name: str
-    place: int
-    title: str
-    says: str
-    main: bool
-    draw: Draw
+    @abstractmethod
+    def draw(self, results: Sequence[CombinationResult]) -> Figure:
+        """The plotly figure of some combinations.
 
-    def worded(self, results: Sequence[CombinationResult]) -> Self:
-        """This picture with title and text in the words of the studies that it shows."""
+        Raises:
+            NothingToDraw: The combinations have nothing to show yet.
+            NotAskedFor: No study asks for this picture.
+        """
+
+    def below(self, results: Sequence[CombinationResult]) -> Sequence[Block]:
+        """What the page shows below the picture."""
+        return ()
+
+    def worded(self, results: Sequence[CombinationResult]) -> tuple[str, str]:
+        """Title and reading in the words of the studies that are shown."""
         own = words(results)
-        return replace(self, title=self.title.format(**own), says=self.says.format(**own))
+        return self.title.format(**own), self.reading.format(**own)
 
 
-def picture(*, place: int, title: str, says: str, main: bool = False) -> Callable[[Draw], Draw]:
-    """Put a function ``(results) -> Figure`` on the page."""
-
-    def add(draw: Draw) -> Draw:
-        if draw.__name__ in _PICTURES:
-            raise ValueError(f"picture '{draw.__name__}' is registered twice; rename one")
-        _PICTURES[draw.__name__] = Picture(draw.__name__, place, title, says, main, draw)
-        return draw
-
-    return add
+PICTURES: Registry[Any] = Registry("picture", "picture", "pipeline.report.figures")
 
 
 def pictures() -> list[Picture]:
     """All pictures, in the page's order."""
-    folder = __name__.rpartition(".")[0]
-    for module in pkgutil.iter_modules(importlib.import_module(folder).__path__, f"{folder}."):
-        importlib.import_module(module.name)
-    return sorted(_PICTURES.values(), key=lambda one: (one.place, one.name))
+    return sorted((picture() for picture in PICTURES), key=lambda picture: (picture.order, picture.name))

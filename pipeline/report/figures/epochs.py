@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from plotly.subplots import make_subplots
 
 from pipeline.report.figures.axes import whole_steps
-from pipeline.report.figures.contract import Figure, NothingToDraw, picture
+from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
 from pipeline.report.figures.labels import cell_name, measured, rank_axis, rank_name, short
 from pipeline.report.figures.style import Look, finish, look_of
 from pipeline.results.stored_results import CombinationResult
@@ -16,41 +16,46 @@ from pipeline.results.table_rows import EpochRow
 from pipeline.results.tables import epoch_rows
 
 
-@picture(
-    place=30,
-    title="The best trials, epoch by epoch",
-    says="The best trial of each cell, a column for each {rank}: its loss on the training part, its loss on the "
-    "validation part, its validation {accuracy}. The large mark is the epoch whose weights are kept.",
-)
-def epochs(results: Sequence[CombinationResult]) -> Figure:
+@PICTURES.register("epochs")
+class Epochs(Picture):
     """Losses and validation accuracy per epoch of each cell's best trial, a column for each rank."""
-    look, ranks = look_of(results), list(rank_axis(results)["categoryarray"])
-    if not ranks:
-        raise NothingToDraw("no trial has completed yet")
-    figure = make_subplots(
-        rows=3,
-        cols=len(ranks),
-        shared_xaxes=True,
-        shared_yaxes=True,
-        column_titles=_heads(results, ranks),
-        horizontal_spacing=0.1 / max(len(ranks), 4),
-        vertical_spacing=0.04,
-        row_heights=[1, 1, 1.3],
+
+    order: ClassVar = 30
+    title: ClassVar = "The best trials, epoch by epoch"
+    reading: ClassVar = (
+        "The best trial of each cell, with one column per {rank}: training loss, validation loss and validation "
+        "{accuracy}. The large mark is the epoch whose weights are kept."
     )
-    longest = 1
-    for result in results:
-        for (rank, init), rows in groupby(epoch_rows([result]), lambda row: (row["rank"], row["init"])):
-            own, column = list(rows), ranks.index(rank_name(result, rank)) + 1
-            longest = max(longest, len(own))
-            for row, trace in enumerate(_traces(look, result, init, own), start=1):
-                figure.add_scatter(**trace, row=row, col=column)
-    look.legend(figure)
-    figure.update_xaxes(whole_steps(longest))
-    figure.update_xaxes(title="Epoch", row=3)
-    for row, name in enumerate(("Training loss", "Validation loss", f"Validation {measured(results)} (%)"), start=1):
-        figure.update_yaxes(title=name, row=row, col=1)
-    figure.update_yaxes(matches="y", row=2)  # the two losses on one scale
-    return finish(figure, "The best trials, epoch by epoch", height=700, min_width=90 + 96 * len(ranks))
+
+    def draw(self, results: Sequence[CombinationResult]) -> Figure:
+        look, ranks = look_of(results), list(rank_axis(results)["categoryarray"])
+        if not ranks:
+            raise NothingToDraw("no trial has completed yet")
+        figure = make_subplots(
+            rows=3,
+            cols=len(ranks),
+            shared_xaxes=True,
+            shared_yaxes=True,
+            column_titles=_heads(results, ranks),
+            horizontal_spacing=0.1 / max(len(ranks), 4),
+            vertical_spacing=0.04,
+            row_heights=[1, 1, 1.3],
+        )
+        longest = 1
+        for result in results:
+            for (rank, init), rows in groupby(epoch_rows([result]), lambda row: (row["rank"], row["init"])):
+                own, column = list(rows), ranks.index(rank_name(result, rank)) + 1
+                longest = max(longest, len(own))
+                for row, trace in enumerate(_traces(look, result, init, own), start=1):
+                    figure.add_scatter(**trace, row=row, col=column)
+        look.legend(figure)
+        figure.update_xaxes(whole_steps(longest))
+        figure.update_xaxes(title="Epoch", row=3)
+        names = ("Training loss", "Validation loss", f"Validation {measured(results)} (%)")
+        for row, name in enumerate(names, start=1):
+            figure.update_yaxes(title=name, row=row, col=1)
+        figure.update_yaxes(matches="y", row=2)  # the two losses on one scale
+        return finish(figure, "The best trials, epoch by epoch", height=700, min_width=90 + 96 * len(ranks))
 
 
 def _heads(results: Sequence[CombinationResult], ranks: Sequence[str]) -> list[str]:

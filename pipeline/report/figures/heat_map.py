@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 from plotly.subplots import make_subplots
 
 from pipeline.report.figures.accuracy_axis import UNTESTED, accuracy_text, cell_score, error, part_name, shown_part
 from pipeline.report.figures.axes import log_ticks
-from pipeline.report.figures.contract import Figure, NothingToDraw, picture
+from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
 from pipeline.report.figures.labels import cell_name, hover, init_name, rank_axis, rank_name, short
 from pipeline.report.figures.style import finish
 from pipeline.report.theme import NEUTRAL
@@ -24,64 +25,68 @@ HEAD = 64
 """Pixels between two panels: the ticks of one, the title of the other."""
 
 
-@picture(
-    place=25,
-    title="{Accuracy} of every cell",
-    says="The {accuracy} of each cell's best trial, in percent; brighter is better, spaced like the axes above. The "
-    "checkpoint of each {rank} is bold, and the best of each combination has a star; both are chosen on the validation "
-    "part. A cell with a cross has no complete trial yet: the pointer says how far it is.",
-    main=True,
-)
-def heat_map(results: Sequence[CombinationResult]) -> Figure:
+@PICTURES.register("heat_map")
+class HeatMap(Picture):
     """Init by rank, a panel for each combination, with the accuracy in each cell."""
-    part = shown_part(results)
-    shown = [result for result in results if any(cell_score(result, cell, part) for cell in result.cells)]
-    if not shown:
-        raise NothingToDraw("no trial has completed yet")
-    heights = [CELL[1] * len({cell.cell.init for cell in result.cells}) for result in shown]
-    inner = sum(heights) + HEAD * (len(shown) - 1)
-    figure = make_subplots(
-        rows=len(shown),
-        row_heights=heights,
-        vertical_spacing=HEAD / inner if len(shown) > 1 else 0,
-        subplot_titles=[short(result.label, 48) for result in shown] if len(shown) > 1 else (),
+
+    order: ClassVar = 25
+    title: ClassVar = "{Accuracy} of every cell"
+    reading: ClassVar = (
+        "The {accuracy} of each cell's best trial in percent. Brighter is better, on the same logarithmic scale as "
+        "above. The checkpoint of each {rank} is bold, and the best of each combination has a star; both are chosen "
+        "on the validation part. A cell with a cross has no complete trial yet: point at it to see how far it is."
     )
-    errors = [
-        error(score.mean, score.images)
-        for result in shown
-        for cell in result.cells
-        if (score := cell_score(result, cell, part))
-    ]
-    low, high = min(errors), max(errors)
-    for row, result in enumerate(shown, start=1):
-        _draw(figure, result, part, (low, high), row)
-    ticks = log_ticks(low / 1.01, high * 1.01)
-    ticks = ticks[:: -(-len(ticks) // TICKS)]
-    bar = {
-        "orientation": "h",
-        "y": -60 / inner,
-        "yanchor": "top",
-        "thickness": 12,
-        "tickangle": 0,
-        "tickvals": [_brightness(tick) for tick in ticks],
-        "ticktext": [accuracy_text(tick) for tick in ticks],
-    }
-    scale = {"colorscale": SCALE, "cmin": _brightness(high), "cmax": _brightness(low)}
-    figure.update_layout(coloraxis={**scale, "colorbar": bar, "showscale": low < high})
-    figure.update_xaxes(type="category", showgrid=False)
-    figure.update_yaxes(type="category", showgrid=False, autorange="reversed")
-    figure.update_xaxes(title=rank_axis(results)["title"], row=len(shown))
-    widest = max(len({cell.cell.rank for cell in result.cells}) for result in shown)
-    title, top = f"{part_name(results, part)} of every cell", 88 if len(shown) > 1 else 72
-    return finish(
-        figure,
-        title,
-        height=inner + top + 124,
-        min_width=110 + CELL[0] * widest,
-        top=top,
-        below=120,
-        subtitle=UNTESTED[part],
-    )
+    main: ClassVar = True
+
+    def draw(self, results: Sequence[CombinationResult]) -> Figure:
+        part = shown_part(results)
+        shown = [result for result in results if any(cell_score(result, cell, part) for cell in result.cells)]
+        if not shown:
+            raise NothingToDraw("no trial has completed yet")
+        heights = [CELL[1] * len({cell.cell.init for cell in result.cells}) for result in shown]
+        inner = sum(heights) + HEAD * (len(shown) - 1)
+        figure = make_subplots(
+            rows=len(shown),
+            row_heights=heights,
+            vertical_spacing=HEAD / inner if len(shown) > 1 else 0,
+            subplot_titles=[short(result.label, 48) for result in shown] if len(shown) > 1 else (),
+        )
+        errors = [
+            error(score.mean, score.images)
+            for result in shown
+            for cell in result.cells
+            if (score := cell_score(result, cell, part))
+        ]
+        low, high = min(errors), max(errors)
+        for row, result in enumerate(shown, start=1):
+            _draw(figure, result, part, (low, high), row)
+        ticks = log_ticks(low / 1.01, high * 1.01)
+        ticks = ticks[:: -(-len(ticks) // TICKS)]
+        bar = {
+            "orientation": "h",
+            "y": -60 / inner,
+            "yanchor": "top",
+            "thickness": 12,
+            "tickangle": 0,
+            "tickvals": [_brightness(tick) for tick in ticks],
+            "ticktext": [accuracy_text(tick) for tick in ticks],
+        }
+        scale = {"colorscale": SCALE, "cmin": _brightness(high), "cmax": _brightness(low)}
+        figure.update_layout(coloraxis={**scale, "colorbar": bar, "showscale": low < high})
+        figure.update_xaxes(type="category", showgrid=False)
+        figure.update_yaxes(type="category", showgrid=False, autorange="reversed")
+        figure.update_xaxes(title=rank_axis(results)["title"], row=len(shown))
+        widest = max(len({cell.cell.rank for cell in result.cells}) for result in shown)
+        title, top = f"{part_name(results, part)} of every cell", 88 if len(shown) > 1 else 72
+        return finish(
+            figure,
+            title,
+            height=inner + top + 124,
+            min_width=110 + CELL[0] * widest,
+            top=top,
+            below=120,
+            subtitle=UNTESTED[part],
+        )
 
 
 def _brightness(error: float) -> float:

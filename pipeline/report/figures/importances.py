@@ -2,42 +2,48 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-from optuna.importance import get_param_importances
 from optuna.trial import TrialState
 from plotly.subplots import make_subplots
 
-from pipeline.report.figures.contract import Figure, NothingToDraw, picture
+from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
 from pipeline.report.figures.labels import short
 from pipeline.report.figures.style import OVER, Look, finish, look_of
 from pipeline.report.theme import NEUTRAL
 from pipeline.results.stored_results import CombinationResult
 
 
-@picture(
-    place=50,
-    title="What mattered",
-    says="Optuna's parameter importances (PED-ANOVA) over the complete trials of a combination: how much of what sets "
-    "the best tenth of trials apart from the others each parameter explains. With few trials this is a hint, no more.",
-)
-def importances(results: Sequence[CombinationResult]) -> Figure:
+@PICTURES.register("importances")
+class Importances(Picture):
     """Optuna's importances of all parameters that vary, a group of bars for each combination."""
-    look, figure, reasons = look_of(results), make_subplots(), []
-    for result in results:
-        try:
-            figure.add_bar(**_bars(look, result))
-        except NothingToDraw as reason:
-            reasons.append(f"{result.label}: {reason}")
-    if not figure.data:
-        raise NothingToDraw("; ".join(reasons))
-    figure.update_xaxes(title="Importance (share of 1)", rangemode="tozero")
-    figure.update_yaxes(title="Parameter")
-    figure.update_layout(bargap=0.3)
-    rows = len({name for bars in figure.data for name in bars.y})
-    height = 170 + rows * (20 + 14 * len(figure.data))
-    said = f"None for {'; '.join(reasons)}" if reasons else ""
-    return finish(figure, "What mattered", height=height, subtitle=said).update_layout(showlegend=len(figure.data) > 1)
+
+    order: ClassVar = 50
+    title: ClassVar = "What mattered"
+    reading: ClassVar = (
+        "Optuna's parameter importances (PED-ANOVA) over the complete trials of a combination: how much each "
+        "parameter explains of what sets the best tenth of the trials apart from the others. With few trials this is "
+        "only a hint."
+    )
+
+    def draw(self, results: Sequence[CombinationResult]) -> Figure:
+        look, figure, reasons = look_of(results), make_subplots(), []
+        for result in results:
+            try:
+                figure.add_bar(**_bars(look, result))
+            except NothingToDraw as reason:
+                reasons.append(f"{result.label}: {reason}")
+        if not figure.data:
+            raise NothingToDraw("; ".join(reasons))
+        figure.update_xaxes(title="Importance (share of 1)", rangemode="tozero")
+        figure.update_yaxes(title="Parameter")
+        figure.update_layout(bargap=0.3)
+        rows = len({name for bars in figure.data for name in bars.y})
+        height = 170 + rows * (20 + 14 * len(figure.data))
+        said = f"None for {'; '.join(reasons)}" if reasons else ""
+        return finish(figure, "What mattered", height=height, subtitle=said).update_layout(
+            showlegend=len(figure.data) > 1
+        )
 
 
 def _bars(look: Look, result: CombinationResult) -> dict[str, Any]:
@@ -58,6 +64,8 @@ def _shares(result: CombinationResult) -> dict[str, float]:
     Raises:
         NothingToDraw: Too few trials, or none differs from the others.
     """
+    from optuna.importance import get_param_importances  # takes a second to import
+
     trials = result.trials(TrialState.COMPLETE)
     if len(trials) < 2:
         raise NothingToDraw(f"importances need two complete trials, there {('are none', 'is one')[len(trials)]}")

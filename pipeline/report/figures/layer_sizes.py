@@ -1,14 +1,17 @@
 """Where the bytes are."""
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 from plotly.subplots import make_subplots
 
-from pipeline.report.figures.contract import Figure, NothingToDraw, picture
+from pipeline.report.blocks import Block, Column, Folded, Table, table
+from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
 from pipeline.report.figures.labels import cell_name, short, told_apart
 from pipeline.report.figures.style import INKS, OVER, finish
-from pipeline.results.layer_bytes import LayerSize
+from pipeline.report.numbers_text import rank_said, size
+from pipeline.results.layer_bytes import LayerSize, compressed_bytes
 from pipeline.results.layer_bytes import layer_sizes as stored_sizes
 from pipeline.results.stored_results import CellResult, CombinationResult
 from pipeline.wording import readable_bytes
@@ -19,38 +22,47 @@ BAR = 20
 """Pixels of a layer."""
 
 
-@picture(
-    place=70,
-    title="Sizes by layer",
-    says="The bytes of each compressed layer, in the model's order: its payload (signs, codes or the weights that are "
-    "kept), indices, scales, bias, and the adapter of the combination's best trial. At the end of each bar stands what "
-    "the layer took before, and how many times smaller it is now. Layers that were left as they are are not shown.",
-)
-def layer_sizes(results: Sequence[CombinationResult]) -> Figure:
+@PICTURES.register("layer_sizes")
+class LayerSizes(Picture):
     """Stacked bars, a row for each layer, a column for each combination, with the dense sizes in words."""
-    known = [(result, layers) for result in results if (layers := stored_sizes(result))]
-    places = {name: at for at, name in enumerate(dict.fromkeys(layer["name"] for _, own in known for layer in own))}
-    names = list(places)
-    if not names:
-        raise NothingToDraw("no sizes of layers are stored; an older version ran the study")
-    figure = make_subplots(
-        cols=len(known),
-        shared_yaxes=True,
-        horizontal_spacing=0.03,
-        column_titles=[_head(result) for result, _ in known],
+
+    order: ClassVar = 70
+    title: ClassVar = "Sizes by layer"
+    reading: ClassVar = (
+        "The bytes of each compressed layer in the model's order: payload (signs, codes or kept weights), indices, "
+        "scales, bias, and the adapter of the combination's best trial. The text after each bar is the layer's "
+        "original size and how many times smaller it is now. Layers that are not compressed are left out."
     )
-    for column, (result, layers) in enumerate(known, start=1):
-        _draw(figure, result, layers, [places[layer["name"]] for layer in layers], column)
-    named = set[str]()
-    for trace in figure.data:
-        trace.showlegend = trace.name is not None and trace.name not in named
-        named.add(trace.name)
-    figure.update_xaxes(title="Packed layer (bytes)", rangemode="tozero", tickformat="~s", nticks=5)
-    figure.update_yaxes(range=[len(names) - 0.4, -0.6], tickfont={"size": 11}, showgrid=False)
-    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=told_apart(names), col=1)
-    figure.update_layout(barmode="stack", bargap=0.25, hovermode="y")
-    width = 150 + 240 * len(known)
-    return finish(figure, "Sizes by layer", height=170 + BAR * max(4, len(names)), min_width=width, top=100)
+
+    def draw(self, results: Sequence[CombinationResult]) -> Figure:
+        known = [(result, layers) for result in results if (layers := stored_sizes(result))]
+        places = {name: at for at, name in enumerate(dict.fromkeys(layer["name"] for _, own in known for layer in own))}
+        names = list(places)
+        if not names:
+            raise NothingToDraw("no sizes of layers are stored; an older version ran the study")
+        figure = make_subplots(
+            cols=len(known),
+            shared_yaxes=True,
+            horizontal_spacing=0.03,
+            column_titles=[_head(result) for result, _ in known],
+        )
+        for column, (result, layers) in enumerate(known, start=1):
+            _draw(figure, result, layers, [places[layer["name"]] for layer in layers], column)
+        named = set[str]()
+        for trace in figure.data:
+            trace.showlegend = trace.name is not None and trace.name not in named
+            named.add(trace.name)
+        figure.update_xaxes(title="Packed layer (bytes)", rangemode="tozero", tickformat="~s", nticks=5)
+        figure.update_yaxes(range=[len(names) - 0.4, -0.6], tickfont={"size": 11}, showgrid=False)
+        figure.update_yaxes(tickvals=list(range(len(names))), ticktext=told_apart(names), col=1)
+        figure.update_layout(barmode="stack", bargap=0.25, hovermode="y")
+        width = 150 + 240 * len(known)
+        return finish(figure, "Sizes by layer", height=170 + BAR * max(4, len(names)), min_width=width, top=100)
+
+    def below(self, results: Sequence[CombinationResult]) -> list[Block]:
+        """The same sizes as tables, one per combination."""
+        known = [(result, sizes) for result in results if (sizes := stored_sizes(result))]
+        return [Folded(f"Layers of {result.label}, in numbers", [_table(result, sizes)]) for result, sizes in known]
 
 
 def _best(result: CombinationResult) -> CellResult | None:
@@ -107,3 +119,47 @@ def _ratio(dense: int, total: int) -> str:
 def _said(layer: LayerSize, parts: Mapping[str, int]) -> str:
     own = [f"{part}: {size:,} bytes" for part, size in parts.items() if size]
     return "<br>".join([short(layer["name"], 200), f"{sum(parts.values()):,} of {layer['dense']:,} bytes", *own])
+
+
+def _table(result: CombinationResult, sizes: Sequence[LayerSize]) -> Table:
+    ranks = sorted({int(rank) for layer in sizes for rank in layer["adapter"]})
+    kind = "budget" if result.budget_unit else "rank"
+    adapters = {
+        "adapter" if rank == 0 else f"adapter, {kind} {rank_said(result, rank)}": Column[LayerSize](
+            "number",
+            lambda layer, rank=rank: size(layer["adapter"].get(str(rank))),  # type: ignore[misc]
+        )
+        for rank in ranks
+    }
+    return table(
+        "Bytes of each compressed layer; the adapter comes on top of the compressed size",
+        {
+            "layer": Column("text", lambda layer: layer["name"]),
+            "original": Column("number", lambda layer: size(layer["dense"])),
+            "compressed": Column("number", lambda layer: size(compressed_bytes(layer))),
+            "of it weights": Column("number", lambda layer: size(layer["payload"])),
+            "indices": Column("number", lambda layer: _some(layer["index"])),
+            "scales": Column("number", lambda layer: _some(layer["scale"])),
+            "bias": Column("number", lambda layer: _some(layer["bias"])),
+            **adapters,
+        },
+        [*sizes, _total(sizes)],
+        best=lambda layer: layer["name"] == "all of them",
+    )
+
+
+def _some(count: int) -> str:
+    return size(count) if count else ""
+
+
+def _total(sizes: Sequence[LayerSize]) -> LayerSize:
+    ranks = dict.fromkeys(rank for layer in sizes for rank in layer["adapter"])
+    return LayerSize(
+        name="all of them",
+        dense=sum(layer["dense"] for layer in sizes),
+        payload=sum(layer["payload"] for layer in sizes),
+        index=sum(layer["index"] for layer in sizes),
+        scale=sum(layer["scale"] for layer in sizes),
+        bias=sum(layer["bias"] for layer in sizes),
+        adapter={rank: sum(layer["adapter"].get(rank, 0) for layer in sizes) for rank in ranks},
+    )

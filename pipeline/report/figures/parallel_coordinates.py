@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 
 from pipeline.report.figures.accuracy_axis import accuracy_text, error, validated_on
 from pipeline.report.figures.axes import linear_ticks, log_ticks
-from pipeline.report.figures.contract import Figure, NothingToDraw, picture
+from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
 from pipeline.report.figures.labels import cut, init_name, measured, rank_name, rank_word
 from pipeline.report.figures.style import finish
 from pipeline.results.stored_results import CombinationResult
@@ -25,42 +25,53 @@ NO_VALUE = "-"
 Row = tuple[CombinationResult, FrozenTrial]
 
 
-@picture(
-    place=45,
-    title="All trials",
-    says="One line a complete trial, from the values that it was trained with to the validation {accuracy} that it "
-    "came to; better ones are orange, worse ones blue. Drag along an axis to keep the lines that pass there, drag an "
-    "axis by its name to move it. What is the same in all trials is left out; - is where a trial has no such value.",
-)
-def parallel_coordinates(results: Sequence[CombinationResult]) -> Figure:
+@PICTURES.register("parallel_coordinates")
+class ParallelCoordinates(Picture):
     """Parallel coordinates of all complete trials, coloured by validation accuracy."""
-    rows = [(result, trial) for result in results for trial in result.trials(TrialState.COMPLETE)]
-    if not rows:
-        raise NothingToDraw("no trial has completed yet")
-    # The best is drawn last, above the others.
-    rows.sort(key=lambda row: row[1].value or 0.0)
-    dimensions = [dimension for dimension in _dimensions(results, rows) if dimension]
-    if not dimensions:
-        raise NothingToDraw("all complete trials have the same values")
-    height = np.array([-math.log10(error(trial.value or 0.0, validated_on(result))) for result, trial in rows])
-    low, high = float(height.min()), float(height.max())
-    ticks = log_ticks(10 ** -(high + 0.02), 10 ** -(low - 0.02))
-    last = {
-        "label": f"{measured(results)} (%)",
-        "values": height.astype(np.float32),
-        "range": [low - 0.02, high + 0.02],
-        "tickvals": [-math.log10(tick) for tick in ticks],
-        "ticktext": [accuracy_text(tick) for tick in ticks],
-    }
-    line = {"color": height.astype(np.float32), "colorscale": _scale(), "cmin": low, "cmax": high, "showscale": False}
-    hidden = {"size": 1, "color": "rgba(0,0,0,0)"}
-    figure = make_subplots()
-    # Its ticks need room on the left, and no margin is given them by itself.
-    left, width = 20 + 6 * max(map(len, dimensions[0]["ticktext"])), 140 + WIDTH * len(dimensions)
-    domain = {"x": [left / width, 1 - 40 / width]}
-    figure.add_parcoords(dimensions=[*dimensions, last], line=line, rangefont=hidden, domain=domain)
-    finish(figure, "All trials", height=480, min_width=width, top=100, below=20)
-    return figure.update_layout(margin={"l": 10, "r": 10})
+
+    order: ClassVar = 45
+    title: ClassVar = "All trials"
+    reading: ClassVar = (
+        "One line per complete trial, from the values that it was trained with to its validation {accuracy}; better "
+        "trials are orange, worse ones blue. Drag along an axis to show only the lines that pass there; drag the "
+        "name of an axis to move it. Values that are the same in all trials are left out; - marks trials without "
+        "such a value."
+    )
+
+    def draw(self, results: Sequence[CombinationResult]) -> Figure:
+        rows = [(result, trial) for result in results for trial in result.trials(TrialState.COMPLETE)]
+        if not rows:
+            raise NothingToDraw("no trial has completed yet")
+        # The best is drawn last, above the others.
+        rows.sort(key=lambda row: row[1].value or 0.0)
+        dimensions = [dimension for dimension in _dimensions(results, rows) if dimension]
+        if not dimensions:
+            raise NothingToDraw("all complete trials have the same values")
+        height = np.array([-math.log10(error(trial.value or 0.0, validated_on(result))) for result, trial in rows])
+        low, high = float(height.min()), float(height.max())
+        ticks = log_ticks(10 ** -(high + 0.02), 10 ** -(low - 0.02))
+        last = {
+            "label": f"{measured(results)} (%)",
+            "values": height.astype(np.float32),
+            "range": [low - 0.02, high + 0.02],
+            "tickvals": [-math.log10(tick) for tick in ticks],
+            "ticktext": [accuracy_text(tick) for tick in ticks],
+        }
+        line = {
+            "color": height.astype(np.float32),
+            "colorscale": _scale(),
+            "cmin": low,
+            "cmax": high,
+            "showscale": False,
+        }
+        hidden = {"size": 1, "color": "rgba(0,0,0,0)"}
+        figure = make_subplots()
+        # Its ticks need room on the left, and no margin is given them by itself.
+        left, width = 20 + 6 * max(map(len, dimensions[0]["ticktext"])), 140 + WIDTH * len(dimensions)
+        domain = {"x": [left / width, 1 - 40 / width]}
+        figure.add_parcoords(dimensions=[*dimensions, last], line=line, rangefont=hidden, domain=domain)
+        finish(figure, "All trials", height=480, min_width=width, top=100, below=20)
+        return figure.update_layout(margin={"l": 10, "r": 10})
 
 
 def _scale() -> list[tuple[float, str]]:

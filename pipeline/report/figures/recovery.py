@@ -1,11 +1,12 @@
 """How much of what compression lost is won back."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from plotly.subplots import make_subplots
 
 from pipeline.report.figures.accuracy_axis import UNTESTED, Shown, cell_score, shown_part
-from pipeline.report.figures.contract import Figure, NothingToDraw, picture
+from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
 from pipeline.report.figures.labels import hover, measured, rank_axis, rank_name, rank_word
 from pipeline.report.figures.style import Look, finish, look_of
 from pipeline.report.theme import NEUTRAL
@@ -17,42 +18,48 @@ Recovered = tuple[CellResult, Shown, float, list[float]]
 """A cell, its scores, its ratio, and that under each seed, in percent."""
 
 
-@picture(
-    place=15,
-    title="Recovery by {rank}",
-    says="The {accuracy} that the best trial of each {rank} and init won back, as a share of what compression lost: "
-    "(recovered - compressed) / (original - compressed). The line at 100 % is the original model; at 0 % nothing is "
-    "won back. With several seeds the mark is their mean, and the bar reaches from the lowest to the highest. A "
-    "combination whose compression lost no more than chance may, so that the compressed model lies within the "
-    "original's own 95 % interval, is left out.",
-    main=True,
-)
-def recovery(results: Sequence[CombinationResult]) -> Figure:
+@PICTURES.register("recovery")
+class Recovery(Picture):
     """Regained over lost, in percent, against rank, a line for each combination and init."""
-    part, look, figure, ratios, lossless = shown_part(results), look_of(results), make_subplots(), list[float](), []
-    for result in results:
-        if part not in result.baseline or part not in result.compressed:
-            continue
-        if not lost(result.baseline[part], result.compressed[part]):
-            lossless.append(result.label)
-            continue
-        for init in look.inits:
-            own = _of(result, init, part)
-            if own:
-                _draw(figure, look, result, init, own)
-                ratios += [ratio for *_, each in own for ratio in each]
-    said = f"Left out, for compression lost nothing beyond chance: {', '.join(lossless)}" if lossless else ""
-    if not ratios:
-        raise NothingToDraw(said.lower() or "no trial has completed yet")
-    look.legend(figure)
-    figure.add_hline(y=100, line={"color": NEUTRAL, "width": 3}, name="original: 100 %", showlegend=True)
-    figure.update_xaxes(rank_axis(results))
-    low, high = min(*ratios, 100), max(*ratios, 100)
-    margin = max(0.06 * (high - low), 0.5)
-    title = f"Recovered {'test' if part == 'test' else 'validation'} {measured(results)} (%)"
-    figure.update_yaxes(title=title, range=[low - margin, high + margin])
-    figure.update_layout(scattermode="group", scattergap=0.7)
-    return finish(figure, f"Recovery by {rank_word(results)}", subtitle=". ".join(filter(None, (UNTESTED[part], said))))
+
+    order: ClassVar = 15
+    title: ClassVar = "Recovery by {rank}"
+    reading: ClassVar = (
+        "The share of the lost {accuracy} that the best trial of each {rank} and init restored: (recovered - "
+        "compressed) / (original - compressed). The line at 100 % is the original model; at 0 % nothing is restored. "
+        "With several seeds the mark is their mean, and the bar reaches from the lowest to the highest seed. "
+        "Combinations whose compressed model lies within the 95 % interval of the original are left out: their loss "
+        "may be chance."
+    )
+    main: ClassVar = True
+
+    def draw(self, results: Sequence[CombinationResult]) -> Figure:
+        part, look, figure, ratios, lossless = shown_part(results), look_of(results), make_subplots(), list[float](), []
+        for result in results:
+            if part not in result.baseline or part not in result.compressed:
+                continue
+            if not lost(result.baseline[part], result.compressed[part]):
+                lossless.append(result.label)
+                continue
+            for init in look.inits:
+                own = _of(result, init, part)
+                if own:
+                    _draw(figure, look, result, init, own)
+                    ratios += [ratio for *_, each in own for ratio in each]
+        said = f"Left out, for compression lost nothing beyond chance: {', '.join(lossless)}" if lossless else ""
+        if not ratios:
+            raise NothingToDraw(said.lower() or "no trial has completed yet")
+        look.legend(figure)
+        figure.add_hline(y=100, line={"color": NEUTRAL, "width": 3}, name="original: 100 %", showlegend=True)
+        figure.update_xaxes(rank_axis(results))
+        low, high = min(*ratios, 100), max(*ratios, 100)
+        margin = max(0.06 * (high - low), 0.5)
+        title = f"Recovered {'test' if part == 'test' else 'validation'} {measured(results)} (%)"
+        figure.update_yaxes(title=title, range=[low - margin, high + margin])
+        figure.update_layout(scattermode="group", scattergap=0.7)
+        return finish(
+            figure, f"Recovery by {rank_word(results)}", subtitle=". ".join(filter(None, (UNTESTED[part], said)))
+        )
 
 
 def _of(result: CombinationResult, init: str, part: str) -> list[Recovered]:

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from typing import ClassVar
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
@@ -10,43 +11,47 @@ from plotly.subplots import make_subplots
 
 from pipeline.report.figures.accuracy_axis import error, error_axis, validated_on
 from pipeline.report.figures.axes import whole_steps
-from pipeline.report.figures.contract import Figure, NothingToDraw, picture
+from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
 from pipeline.report.figures.labels import measured, rank_name, rank_word, short
 from pipeline.report.figures.style import Look, finish, look_of, panels
 from pipeline.report.theme import NEUTRAL
 from pipeline.results.stored_results import CombinationResult
 
 
-@picture(
-    place=40,
-    title="The search",
-    says="Every complete trial of a combination, in the order in which they were stored, and the best so far. Cells "
-    "search side by side, so {rank}s and inits alternate. The axis is spaced by the logarithm of the error.",
-)
-def history(results: Sequence[CombinationResult]) -> Figure:
+@PICTURES.register("history")
+class History(Picture):
     """Validation accuracy by trial, a panel for each combination."""
-    drawable = [result for result in results if any(cell.best for cell in result.cells)]
-    if not drawable:
-        raise NothingToDraw("no trial has completed yet")
-    look, errors = look_of(results), list[float]()
-    columns, places = panels(len(drawable))
-    rows = places[-1]["row"]
-    figure = make_subplots(
-        rows=rows,
-        cols=columns,
-        shared_yaxes=True,
-        subplot_titles=[short(result.label, 22) for result in drawable] if len(drawable) > 1 else (),
-        horizontal_spacing=0.03,
-        vertical_spacing=0.3 / rows,
+
+    order: ClassVar = 40
+    title: ClassVar = "The search"
+    reading: ClassVar = (
+        "Every complete trial of a combination in the order in which it was stored, and the best value so far. Cells "
+        "search side by side, so {rank}s and inits alternate. The axis is logarithmic in the error."
     )
-    for result, place in zip(drawable, places, strict=True):
-        errors += _draw(figure, look, result, place)
-    figure.data[0].showlegend = True
-    look.legend(figure)
-    figure.update_xaxes(title="Trial")
-    figure.update_yaxes(error_axis(errors))
-    figure.update_yaxes(title=f"Validation {measured(results)} (%)", col=1)
-    return finish(figure, "The search", height=150 + 320 * rows, min_width=100 + 240 * (columns - 1), top=84)
+
+    def draw(self, results: Sequence[CombinationResult]) -> Figure:
+        drawable = [result for result in results if any(cell.best for cell in result.cells)]
+        if not drawable:
+            raise NothingToDraw("no trial has completed yet")
+        look, errors = look_of(results), list[float]()
+        columns, places = panels(len(drawable))
+        rows = places[-1]["row"]
+        figure = make_subplots(
+            rows=rows,
+            cols=columns,
+            shared_yaxes=True,
+            subplot_titles=[short(result.label, 22) for result in drawable] if len(drawable) > 1 else (),
+            horizontal_spacing=0.03,
+            vertical_spacing=0.3 / rows,
+        )
+        for result, place in zip(drawable, places, strict=True):
+            errors += _draw(figure, look, result, place)
+        figure.data[0].showlegend = True
+        look.legend(figure)
+        figure.update_xaxes(title="Trial")
+        figure.update_yaxes(error_axis(errors))
+        figure.update_yaxes(title=f"Validation {measured(results)} (%)", col=1)
+        return finish(figure, "The search", height=150 + 320 * rows, min_width=100 + 240 * (columns - 1), top=84)
 
 
 def _draw(figure: Figure, look: Look, result: CombinationResult, place: Mapping[str, int]) -> list[float]:

@@ -1,46 +1,51 @@
 """How singular values went on over the training of the baseline and of the winners."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from pipeline.paths import baseline_spectra, winner_spectra
 from pipeline.report.figures.animation import draw_courses
-from pipeline.report.figures.contract import Figure, NotAskedFor, NothingToDraw, picture
+from pipeline.report.figures.contract import PICTURES, Figure, NotAskedFor, NothingToDraw, Picture
 from pipeline.report.figures.labels import cell_name
 from pipeline.results.spectra_file import Course, read_spectra
 from pipeline.results.stored_results import CellResult, CombinationResult
 from pipeline.store.stored_study import trial_key
 
 
-@picture(
-    place=60,
-    title="Spectra",
-    says="Singular values of the layers that the study file names, as shares of their sum, largest first, and the "
-    "effective rank exp(-Σ p ln p) of all shares (Roy and Vetterli, 2007). Epoch 0 is the start; a training that has "
-    "ended stays at its last epoch. The menu chooses whose recovery is shown.",
-)
-def spectra(results: Sequence[CombinationResult]) -> Figure:
+@PICTURES.register("spectra")
+class Spectra(Picture):
     """Shares of singular values, a frame an epoch, and the effective rank over epochs."""
-    asked = [result for result in results if result.facts.get("spectra")]
-    if not asked:
-        raise NotAskedFor("the study file names no layers under [spectra]")
-    said: list[str] = []
-    baselines = {_weights(result): _baseline(result, said) for result in asked}
-    cells = [(result, cell) for result in asked for cell in result.cells if cell.best]
-    # The best winner is what the menu shows first.
-    cells.sort(key=lambda pair: -(pair[1].best.value or 0.0) if pair[1].best else 0.0)
-    recorded = {_name(result, cell): _winner(result, cell, said) for result, cell in cells}
-    shared = next(iter(baselines.values())) if len(baselines) == 1 else ()
-    own = {_name(result, cell): () if shared else baselines[_weights(result)] for result, cell in cells}
-    choices = {name: (*own[name], *courses) for name, courses in recorded.items() if courses}
-    if not shared and not choices:
-        raise NothingToDraw("; ".join(["no spectrum is recorded yet", *said]))
-    trained = {
-        "the baseline" if len(baselines) == 1 else f"the baseline of {result.of}": baselines[_weights(result)]
-        for result in asked
-        if result.facts["task"].get("baseline")
-    }
-    missing = [name for name, courses in {**trained, **recorded}.items() if not courses]
-    return draw_courses(shared, choices, f"Not recorded: {'; '.join(missing)}" if missing else "")
+
+    order: ClassVar = 60
+    title: ClassVar = "Spectra"
+    reading: ClassVar = (
+        "Singular values of the layers that the study file names, as shares of their sum, largest first, and the "
+        "effective rank exp(-Σ p ln p) of all shares (Roy and Vetterli, 2007). Epoch 0 is the start; a training that "
+        "has ended stays at its last epoch. The menu selects the trial that is shown."
+    )
+
+    def draw(self, results: Sequence[CombinationResult]) -> Figure:
+        asked = [result for result in results if result.facts.get("spectra")]
+        if not asked:
+            raise NotAskedFor("the study file names no layers under [spectra]")
+        said: list[str] = []
+        baselines = {_weights(result): _baseline(result, said) for result in asked}
+        cells = [(result, cell) for result in asked for cell in result.cells if cell.best]
+        # The best winner is what the menu shows first.
+        cells.sort(key=lambda pair: -(pair[1].best.value or 0.0) if pair[1].best else 0.0)
+        recorded = {_name(result, cell): _winner(result, cell, said) for result, cell in cells}
+        shared = next(iter(baselines.values())) if len(baselines) == 1 else ()
+        own = {_name(result, cell): () if shared else baselines[_weights(result)] for result, cell in cells}
+        choices = {name: (*own[name], *courses) for name, courses in recorded.items() if courses}
+        if not shared and not choices:
+            raise NothingToDraw("; ".join(["no spectrum is recorded yet", *said]))
+        trained = {
+            "the baseline" if len(baselines) == 1 else f"the baseline of {result.of}": baselines[_weights(result)]
+            for result in asked
+            if result.facts["task"].get("baseline")
+        }
+        missing = [name for name, courses in {**trained, **recorded}.items() if not courses]
+        return draw_courses(shared, choices, f"Not recorded: {'; '.join(missing)}" if missing else "")
 
 
 def _name(result: CombinationResult, cell: CellResult) -> str:

@@ -10,26 +10,28 @@ Drawn = Mapping[Picture, Figure | NothingToDraw]
 
 
 def draw(results: Sequence[CombinationResult]) -> Drawn:
-    """Every picture, or why there is none; those that no study asks for are left out."""
+    """Every picture as a figure, or the reason why there is none. Pictures that no study asks for are left out."""
     drawn: dict[Picture, Figure | NothingToDraw] = {}
     for picture in pictures():
         try:
-            drawn[picture.worded(results)] = picture.draw(results)
+            drawn[picture] = picture.draw(results)
         except NotAskedFor:
             continue
         except NothingToDraw as reason:
-            drawn[picture.worded(results)] = reason
+            drawn[picture] = reason
     return drawn
 
 
-def pictures_section(drawn: Drawn, below: Mapping[str, Sequence[Block]]) -> Section:
-    """All pictures; ``below`` holds the blocks that follow a picture, by the picture's name."""
+def pictures_section(results: Sequence[CombinationResult], drawn: Drawn) -> Section:
+    """All pictures, and what each shows below itself."""
     blocks: list[Block] = []
+    within: dict[str, str] = {}
     for picture, shown in drawn.items():
+        title, reading = picture.worded(results)
         if isinstance(shown, NothingToDraw):
-            blocks += [Heading(picture.title), Paragraph(f"No picture: {shown}.", "quiet")]
+            blocks += [Heading(title), Paragraph(f"No picture: {shown}.", "quiet")]
         else:
-            blocks.append(Drawing(picture.name, picture.title, picture.says, shown))
-        blocks += below.get(picture.name, [])
-    within = {picture.name: picture.title for picture, shown in drawn.items() if not isinstance(shown, NothingToDraw)}
+            blocks.append(Drawing(picture.name, title, reading, shown))
+            within[picture.name] = title
+        blocks += picture.below(results)
     return Section("pictures", "Pictures", blocks, within)
