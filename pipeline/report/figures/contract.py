@@ -54,7 +54,7 @@ class Picture(Method):
         return self.title.format(**own), self.reading.format(**own)
 
 
-PICTURES: Registry[Any] = Registry("picture", "picture", "pipeline.report.figures")
+PICTURES = Registry[Picture]("picture", "picture", "pipeline.report.figures")
 
 
 def pictures() -> list[Picture]:
