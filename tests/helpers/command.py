@@ -1,11 +1,10 @@
 """The command, in this process and in one of its own, and a tiny study in the working folder."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from children import start_python
 from tiny_data import write_images
 from typer.testing import CliRunner
 
@@ -80,10 +79,9 @@ def invoke(*words: str) -> Any:
 
 def start(*words: str, **options: Any) -> subprocess.Popen[str]:
     """The command in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, **options,
-    )  # fmt: skip
+    return start_python(
+        "-m", "pipeline.cli", *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
 
 
 def files() -> set[str]:

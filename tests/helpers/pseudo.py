@@ -6,10 +6,11 @@ import pty
 import select
 import struct
 import subprocess
-import sys
 import termios
 import time
 from collections.abc import Callable
+
+from children import start_python
 
 
 def run_in_terminal(
@@ -31,9 +32,9 @@ def run_in_terminal(
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", *words], stdin=theirs, stdout=theirs, stderr=theirs,
-        env={**environment, "TERM": "xterm-256color", "OMP_NUM_THREADS": "1", **settings},
+    process = start_python(
+        "-m", "pipeline.cli", *words, stdin=theirs, stdout=theirs, stderr=theirs,
+        env={**environment, "TERM": "xterm-256color", **settings},
     )  # fmt: skip
     os.close(theirs)
     written, deadline = b"", time.monotonic() + 120

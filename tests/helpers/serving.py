@@ -1,14 +1,14 @@
 """`restora dashboard` in a process of its own."""
 
-import os
 import re
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+from children import start_python
 
 
 class Served(NamedTuple):
@@ -24,10 +24,9 @@ def serving(folder: Path, *words: str) -> Iterator[Served]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", "dashboard", "--port", str(port), *words],
-        stderr=subprocess.PIPE, text=True, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    process = start_python(
+        "-m", "pipeline.cli", "dashboard", "--port", str(port), *words, stderr=subprocess.PIPE, text=True, cwd=folder
+    )
     try:
         said = ""
         while not said.endswith("Ctrl-C stops it\n"):

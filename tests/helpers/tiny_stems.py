@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from children import start_python
 from torch import Tensor, fx, nn
 
 from pipeline.task.parts import TensorPart
@@ -123,7 +124,7 @@ with lock(folder, alone={alone}) as handle:
     {"sys.stdin.read()" if alone else "pass"}
 sys.stdin.read()
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = start_python("-c", code, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == "holds\n"
         yield
@@ -133,10 +134,9 @@ sys.stdin.read()
 
 def start(way: str, folder: Path) -> subprocess.Popen[str]:
     """A process of this file: ``main`` says what it does; it waits for a line once it is ready."""
-    process = subprocess.Popen(
-        [sys.executable, __file__, way, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    process = start_python(
+        __file__, way, str(folder), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "ready\n", process.communicate()
     return process
 
