@@ -1,63 +1,103 @@
-"""One run of a study at a time on one machine."""
+"""Locks on files, between processes of one machine; the system releases them when the process ends, however it ends."""
 
 import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
 
 from sqlalchemy.engine import make_url
 
 from pipeline.errors import StorageError
 from pipeline.paths import LOCKS
 
-TRIES, APART = 5, 0.02
-"""How often a lock is asked for, and the seconds between: who only looks whether it is held has it for a moment."""
+PATIENCE = 10.0
+"""Seconds to wait for processes that only check a lock; each of them holds it for a moment."""
+
+
+@contextmanager
+def locked(path: Path, *, shared: bool = False, wait: bool = False) -> Iterator[int]:
+    """Hold a lock file, which is created where there is none.
+
+    Args:
+        path: The lock file.
+        shared: Whether others may hold it too, as long as they share it.
+        wait: Whether to wait until it is free.
+
+    Yields:
+        The handle of the file.
+
+    Raises:
+        BlockingIOError: Another process, or another place of this one, holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def share(handle: int) -> None:
+    """Let others share a lock that is held."""
+    fcntl.flock(handle, fcntl.LOCK_SH)
 
 
 @contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock file, which the system releases when the process ends, however it ends.
+    """Hold a lock file that names the process which holds it.
+
+    Args:
+        path: The lock file.
+        what: What the message says is being run.
 
     Raises:
         StorageError: Another process holds it; its pid is named.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        if not any(_taken(file, fcntl.LOCK_EX, wait=APART) for _ in range(TRIES)):
-            file.seek(0)
-            raise StorageError(f"{what} is being run by process {file.read().strip()}; wait for it, or stop it")
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    with ExitStack() as held:
+        until = time.monotonic() + PATIENCE
+        while not _enter(held, path):
+            # Whoever only checks it shares it, so a lock that cannot be shared is one that somebody keeps.
+            if is_held(path) or time.monotonic() > until:
+                pid = path.read_text().strip()
+                raise StorageError(f"{what} is being run by process {pid}; wait for it, or stop it")
+        path.write_text(str(os.getpid()))
         yield
 
 
-def _taken(file: IO[str], kind: int, wait: float = 0.0) -> bool:
+def _enter(held: ExitStack, path: Path) -> bool:
     try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
+        held.enter_context(locked(path))
+        return True
     except BlockingIOError:
-        time.sleep(wait)
         return False
-    return True
 
 
 def is_held(path: Path) -> bool | None:
-    """Whether a process holds a lock file; none where there is no such file, so nothing is known."""
+    """Whether a process holds a lock file alone; None where there is no such file, so that nothing is known."""
     try:
-        with path.open("r") as file:
-            return not _taken(file, fcntl.LOCK_SH)
-    except OSError:
+        if not path.exists():
+            return None
+        with locked(path, shared=True):
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:  # a file of another user
         return None
 
 
 def is_run(url: str, study: str) -> bool | None:
-    """Whether a run of a study goes on, whatever folder it was started in.
+    """Whether a run of a study is going on, whatever folder it was started in.
+
+    Args:
+        url: The SQLAlchemy URL of its database.
+        study: The study's name.
 
     Returns:
-        None where it cannot be known: the database is a server's and no run was started here, or its file is a copy.
+        None where it is unknown: the database is a server's and no run was started in this folder, or the file is a
+        copy without the lock file beside it.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:

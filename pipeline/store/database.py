@@ -1,8 +1,6 @@
 """Opening the database of the stored studies: SQLite, PostgreSQL, or whatever else SQLAlchemy reaches."""
 
-import fcntl
 import logging
-import os
 import sqlite3
 import uuid
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from pipeline.errors import NothingUsableError, StorageError
-from pipeline.locks import database_lock, exclusive
+from pipeline.locks import database_lock, exclusive, locked
 from pipeline.store.optuna_tables import backend_of, check_claim, claim_study, study_names, write_study_attribute
 
 LOCK_WAIT = 30
@@ -145,15 +143,11 @@ def _open_sqlite(url: str, file: Path | None, wait: float) -> Database:
         return Database(url, **options)
     _refuse_other_files(file)
     # Two processes that create the tables of a new file at once would collide. SQLite does not use this kind of lock.
-    handle = os.open(file, os.O_RDONLY | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with locked(file, wait=True):
         storage = Database(url, **options)
         sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
         storage.engine.dispose()
         return storage
-    finally:
-        os.close(handle)
 
 
 def _refuse_other_files(path: Path) -> None:

@@ -1,6 +1,5 @@
 """Folders of a cache on disk: one builds while others wait, whoever uses one keeps it there, the oldest go first."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StorageError
+from pipeline.locks import locked, share
 
 CARD = "card.json"
 """Written last: a folder without it is not complete."""
@@ -26,15 +26,10 @@ def lock(folder: Path, *, alone: bool) -> Iterator[int]:
     Raises:
         BlockingIOError: Another process holds it.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     if alone and folder in _kept:  # this process knows what it does
         os.close(_kept.pop(folder))
-    handle = os.open(f"{folder}.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    with locked(Path(f"{folder}.lock"), shared=not alone) as handle:
         yield handle
-    finally:
-        os.close(handle)
 
 
 def keep(folder: Path, handle: int) -> None:
@@ -43,7 +38,7 @@ def keep(folder: Path, handle: int) -> None:
     if folder in _kept:
         os.close(_kept[folder])
     _kept[folder] = os.dup(handle)
-    fcntl.flock(handle, fcntl.LOCK_SH)
+    share(handle)
 
 
 def is_in_use(folder: Path) -> bool:
