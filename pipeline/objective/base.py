@@ -63,7 +63,7 @@ class Base:
         if self.program.cut is None or self.program.cut.stem is None:
             return image_rows(part)
         stem, device = self.program.cut.stem, self.recipe.device
-        judge = self.program.plain(self.compressed.model) if name == "val" else None
+        judge = self.program.without_lanes(self.compressed.model) if name == "val" else None
         rows = self.features.rows(stem, part, self.feature_facts(name), judge and (lambda inputs: judge(*inputs)))
         return rows or ComputedRows(image_rows(part), lambda images: stem(images.to(device)))
 
@@ -92,6 +92,6 @@ class Base:
         image through all of it.
         """
         model = on_device(model, self.recipe.device)
-        if self.program.begins_like(model):
-            return self.program.plain(model), self.source(name)
+        if self.program.shares_stem(model):
+            return self.program.without_lanes(model), self.source(name)
         return model, image_rows(getattr(self.task, name))

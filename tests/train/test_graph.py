@@ -46,7 +46,7 @@ def assert_exact(model: nn.Module, stages: Cut, targets: Sequence[str], images: 
     hooks = [model.get_submodule(name).register_forward_hook(lambda *_: called.append("trained")) for name in targets]
     given = (images,) if stages.stem is None else stages.stem(images)
     assert not called
-    logits = stages.plain(model)(*given)
+    logits = stages.without_lanes(model)(*given)
     assert called
     for hook in hooks:
         hook.remove()
@@ -323,11 +323,11 @@ def by_keyword(m: Calls, x: Tensor) -> Tensor:
 REFUSED = {
     "its calls depend on what it is given": (controlled, "cannot be traced .*control flow"),
     "it asks for the number of images": (of_its_length, "cannot be traced .*len"),
-    "it reshapes by the number of images": (of_its_number, "computes .* cannot be told apart by lane"),
+    "it reshapes by the number of images": (of_its_number, "computes .* cannot be separated by lane"),
     "it gives two tensors": (two_answers, "output is not one tensor"),
     "a trained layer's weight is read": (read_after, "reads 'b.weight' of a trained layer"),
-    "images are seen beside each other": (across_images, "depends on the images beside it"),
-    "its batch is the second axis": (another_axis, "one row an image"),
+    "images are seen beside each other": (across_images, "depends on the other images"),
+    "its batch is the second axis": (another_axis, "one row per image"),
     "a trained layer is called by keyword": (by_keyword, "not called with one tensor"),
     "no trained layer is reached": (lambda m, x: m.a(x), "output is not one tensor that a trained layer reaches"),
 }

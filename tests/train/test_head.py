@@ -53,7 +53,7 @@ def test_a_head_is_cut_off_a_model_that_cannot_be_traced(build, head, shape):
         logits = program.bind(in_stacks(own))(*program.inputs(images))
         expected = torch.cat([alone(model, trial, images) for trial in own])
         torch.testing.assert_close(logits, expected, rtol=0, atol=1e-9)
-        plain = program.plain(model)(*program.cut.stem(images))
+        plain = program.without_lanes(model)(*program.cut.stem(images))
         torch.testing.assert_close(plain, model(images), rtol=0, atol=1e-9)
 
 

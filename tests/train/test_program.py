@@ -47,7 +47,7 @@ FALL_BACKS = {
     "its calls depend on what it is given": (branching, "control flow"),
     "it asks for the number of images": (of_its_length, "len"),
     "a name stays with what is changed in place": (aliased, "other outputs"),
-    "images are seen beside each other": (across_images, "beside it"),
+    "images are seen beside each other": (across_images, "other images"),
 }
 
 
@@ -121,12 +121,12 @@ def test_a_whole_program_takes_images_as_they_are():
     model, images = made(lambda m, x: m.c(m.b(m.a(x))))
     program = whole(model, Lora(), "the test said so")
     assert program.inputs(images) == (images,)
-    assert (program.why, program.stacks, program.plain(model)) == ("the test said so", True, model)
+    assert (program.why, program.stacks, program.without_lanes(model)) == ("the test said so", True, model)
 
 
 def test_a_target_whose_weight_the_model_reads_itself_is_refused():
     model, images = made(lambda m, x: m.c(F.linear(m.b(m.a(x)), m.b.weight)))
-    with pytest.raises(SpecError, match="reads something of a trained layer itself"):
+    with pytest.raises(SpecError, match="reads a tensor of a trained layer directly"):
         program_of(model, trials(model, ["b", "c"]), images)
 
 
@@ -158,7 +158,7 @@ class Reading(nn.Module):
 def test_a_weight_that_is_read_and_not_called_cannot_be_trained_whole():
     model = Reading().eval()
     lane = {name: torch.randn_like(tensor) for name, tensor in model.named_parameters()}
-    with pytest.raises(SpecError, match=r"adapter 'full' cannot stand there.*read, head"):
+    with pytest.raises(SpecError, match=r"adapter 'full' cannot replace it.*read, head"):
         make_program(model, Full(), [[(lane, 1.0)]], torch.randn(3, 4))
 
 

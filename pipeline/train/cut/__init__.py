@@ -1,1 +1,1 @@
-"""Where a model is cut: what is frozen runs once, what is trained runs in every epoch."""
+"""Cutting a model: its frozen layers run once per image, its trained part in every epoch."""

@@ -1,13 +1,12 @@
-"""Where a model can be cut: what no trained number reaches is the same in every trial, and is computed once.
+"""Cutting a model into stages, so that values that depend on no trained parameter are computed once.
 
-The model's calls are traced (``torch.fx``) down to its trained layers; whatever holds none of them stays whole. Then
-every value is either *shared*, because it depends on the images alone, or it belongs to a lane. Shared values are had
-in two stages::
+The model's calls are traced (``torch.fx``) down to its trained layers; a module without a trained layer is one call.
+Each value is then either *shared*, if it depends on the images alone, or specific to a lane. There are three stages::
 
-    images --stem--> few numbers, kept on disk --shared--> what the lanes need --tail--> logits [T * n, classes]
+    images --stem--> features, cached on disk --shared--> inputs of the lanes --tail--> logits [T * n, classes]
 
-The stem holds the costly frozen layers, as far as the first trained one; ``shared`` what is cheap, and the frozen part
-of those trained layers that see a shared input, the frozen base product of the first one among them.
+The stem has the costly frozen layers before the first trained one. ``shared`` has the cheap calls, and the frozen part
+of trained layers with a shared input, such as the frozen base product of the first trained layer.
 """
 
 import functools
@@ -25,21 +24,22 @@ from pipeline.train.cut.trace import Calls, CannotCutError, alike
 
 @dataclass(frozen=True)
 class Cut:
-    """A model in stages. Each gives a tuple of tensors, one row an image, but ``tail`` and ``plain`` give logits.
+    """The stages of a model. ``stem`` and ``shared`` return tensors with one row per image, the others logits.
 
     Args:
-        stem: From images; none where no costly layer comes before the first trained one. ``stem.code`` tells its calls.
-        shared: From what the stem gives (from images, where there is none) to what the lanes need.
-        tail: From the lanes and what ``shared`` gives.
-        plain: From a model of the same calls to the rest of it, without lanes, from what the stem gives.
-        names: What the stem gives, in words.
-        state: Tensors of the model that the stem computes with, by the model's own names.
+        stem: From images to features. ``None`` if no costly layer comes before the first trained one; the features
+            are then the images. ``stem.code`` describes its calls.
+        shared: From features to the inputs of ``tail``.
+        tail: From lanes and the outputs of ``shared`` to logits ``[T * n, classes]``.
+        without_lanes: From a model with the same calls to a function from features to its logits ``[n, classes]``.
+        names: Names of the features, for messages.
+        state: The tensors of the model's state that the stem uses, by their names in the model.
     """
 
     stem: nn.Module | None
     shared: Callable[..., tuple[Tensor, ...]]
     tail: Callable[..., Tensor]
-    plain: Callable[[nn.Module], Callable[..., Tensor]]
+    without_lanes: Callable[[nn.Module], Callable[..., Tensor]]
     names: tuple[str, ...]
     state: Mapping[str, Tensor]
 
@@ -50,10 +50,10 @@ def cut(model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) -> Cu
     Args:
         model: The compressed model, in eval mode.
         layers: The trained layers, by name.
-        images: Three images or more, to see what each call gives.
+        images: ``[n, ...]``, three or more, to see what each call returns.
 
     Raises:
-        CannotCutError: Its calls cannot be traced, or are not what cutting needs.
+        CannotCutError: The calls cannot be traced, or do not allow a cut.
     """
     return _Cutter(Calls(model, layers, images)).cut()
 
@@ -72,117 +72,132 @@ class _Cutter:
                 raise CannotCutError(f"its layer '{node.target}' is not called with one tensor")
         for node in self.calls.nodes:
             if node.op == "get_attr" and str(node.target).rpartition(".")[0] in self.calls.layers:
-                raise CannotCutError(f"it reads '{node.target}' of a trained layer itself")
+                raise CannotCutError(f"it reads '{node.target}' of a trained layer directly")
         needed = self._needed()
         frontier = self._frontier(needed)
         bases = [node for node in trained if self.calls.is_shared(_input(node))]
         root = _with_lane_layers(self.calls.model, self.calls.layers)
-        before = None if frontier == [self.calls.images] else self._stage([self.calls.images], frontier)
+        stem = None
+        if frontier != [self.calls.images]:
+            stem = fx.GraphModule(self.calls.model, self._stage([self.calls.images], frontier))
         shared, inputs = self._shared(frontier, needed, bases)
-        stem = None if before is None else fx.GraphModule(self.calls.model, before)
         state = stem.state_dict() if stem is not None else {}
         return Cut(
             stem=stem,
             shared=fx.GraphModule(root, shared),
             tail=fx.GraphModule(root, self._tail(inputs, bases)),
-            plain=functools.partial(
+            without_lanes=functools.partial(
                 _with_calls, traced=self.calls.model, graph=self._stage(frontier, [output.args[0]], whole=True)
             ),
             names=tuple("images" if node is self.calls.images else str(node) for node in frontier),
-            state={name: tensor for name, tensor in state.items() if not name.startswith(MADE)},
+            state={name: tensor for name, tensor in state.items() if not name.startswith(CONSTANT)},
         )
 
     def _needed(self) -> list[fx.Node]:
-        """Shared tensors that calls of lanes take, in the order of the calls."""
-        taken = {each for node in self.calls.of_lane for each in node.all_input_nodes}
-        needed = [node for node in self.calls.nodes if node in taken and self.calls.is_shared(node)]
+        """Shared tensors that lane-specific calls take as inputs, in the order of the calls."""
+        inputs = {source for node in self.calls.of_lane for source in node.all_input_nodes}
+        needed = [node for node in self.calls.nodes if node in inputs and self.calls.is_shared(node)]
         for node in needed:
             rows, fewer = self.calls.values[node], self.calls.fewer[node]
             if (len(rows), len(fewer)) != (self.calls.n, self.calls.n - 1):
-                raise CannotCutError("what its frozen layers give does not have one row an image")
+                raise CannotCutError("the output of its frozen layers does not have one row per image")
             if not alike(rows[:-1], fewer):
-                raise CannotCutError("what its frozen layers give for an image depends on the images beside it")
+                raise CannotCutError("the output of its frozen layers for an image depends on the other images")
         return needed
 
     def _frontier(self, needed: Sequence[fx.Node]) -> list[fx.Node]:
-        """What the stem gives: the needed tensors, but for those that others of them give cheaply."""
-        behind = set[fx.Node]()
+        """The features: the needed tensors, except those that follow cheaply from the other ones."""
+        ancestors = set[fx.Node]()
         for node in reversed(self.calls.nodes):
-            if node in needed or any(user in behind for user in node.users):
-                behind.add(node)
-        if not any(self.calls.is_costly(node) for node in behind if node not in self.calls.of_lane):
+            if node in needed or any(user in ancestors for user in node.users):
+                ancestors.add(node)
+        if not any(self.calls.is_costly(node) for node in ancestors if node not in self.calls.of_lane):
             return [self.calls.images]
         frontier = list(needed)
         for node in reversed(needed):
-            rest = [each for each in frontier if each is not node]
+            rest = [other for other in frontier if other is not node]
             if rest and self._is_cheap(node, rest):
                 frontier = rest
         return frontier
 
     def _is_cheap(self, node: fx.Node, given: Sequence[fx.Node]) -> bool:
-        """Whether it can be had again from some values without a costly call."""
-        behind = {node}
-        for each in reversed(self.calls.nodes):
-            if each not in behind or each in given or each not in self.calls.of_images or self.calls.is_size(each):
+        """Whether a value can be computed from the ``given`` ones without a costly call."""
+        ancestors, calls = {node}, self.calls
+        for call in reversed(calls.nodes):
+            if call not in ancestors or call in given or call not in calls.of_images or calls.is_size(call):
                 continue
-            if each is self.calls.images or self.calls.is_costly(each) or each in self.calls.in_place:
+            if call is calls.images or calls.is_costly(call) or call in calls.in_place:
                 return False
-            behind |= set(each.all_input_nodes)
+            ancestors |= set(call.all_input_nodes)
         return True
 
     def _stage(self, given: Sequence[fx.Node], wanted: Sequence[Any], *, whole: bool = False) -> fx.Graph:
-        """The calls that lead from some values to others; a ``whole`` graph returns one tensor, else a tuple."""
+        """The graph of the calls from ``given`` to ``wanted`` values.
+
+        Args:
+            given: The values that the graph takes.
+            wanted: The values that it returns, as a tuple.
+            whole: Whether it returns the only wanted value itself instead.
+        """
         graph = fx.Graph()
-        made: dict[fx.Node, Any] = {node: graph.placeholder(str(node)) for node in given}
-        first, between = made[given[0]], self._between(given, wanted)
-        if not self.calls.in_place.isdisjoint(between):  # what is given may lie in a file, or serve others
-            made = {node: graph.call_method("clone", (given_node,)) for node, given_node in made.items()}
+        copies: dict[fx.Node, Any] = {node: graph.placeholder(str(node)) for node in given}
+        first, between = copies[given[0]], self._between(given, wanted)
+        if not self.calls.in_place.isdisjoint(between):  # the given tensors may be mapped from disk, or used again
+            copies = {node: graph.call_method("clone", (placeholder,)) for node, placeholder in copies.items()}
         for node in between:
             if self.calls.is_size(node):
-                made[node] = self._size(graph, node, 1, first)
+                copies[node] = self._size(graph, node, 1, first)
             else:
-                made[node] = graph.node_copy(node, lambda each: made[each])
-        graph.output(made[wanted[0]] if whole else tuple(made[node] for node in wanted))
+                copies[node] = graph.node_copy(node, lambda source: copies[source])
+        graph.output(copies[wanted[0]] if whole else tuple(copies[node] for node in wanted))
         return graph
 
     def _between(self, given: Sequence[fx.Node], wanted: Sequence[fx.Node]) -> list[fx.Node]:
-        """Calls that ``wanted`` depends on, and that ``given`` does not spare, in their order."""
-        behind = set(wanted) - set(given)
+        """The calls that ``wanted`` depends on beyond ``given``, in their order."""
+        ancestors = set(wanted) - set(given)
         for node in reversed(self.calls.nodes):
-            if node in behind and not self.calls.is_size(node):
-                behind |= set(node.all_input_nodes) - set(given)
-        if self.calls.images in behind:
-            raise CannotCutError("a layer after its trained ones looks at the images again")
-        return [node for node in self.calls.nodes if node in behind]
+            if node in ancestors and not self.calls.is_size(node):
+                ancestors |= set(node.all_input_nodes) - set(given)
+        if self.calls.images in ancestors:
+            raise CannotCutError("a layer after its trained ones reads the images again")
+        return [node for node in self.calls.nodes if node in ancestors]
 
     def _shared(
         self, frontier: Sequence[fx.Node], needed: Sequence[fx.Node], bases: Sequence[fx.Node]
     ) -> tuple[fx.Graph, list[fx.Node]]:
-        """Needed tensors and frozen products of shared inputs; and the calls whose values those are."""
+        """The graph from features to the inputs of the tail, and the calls whose values those inputs are.
+
+        Args:
+            frontier: The features.
+            needed: Shared tensors that lane-specific calls take.
+            bases: Trained layers with a shared input; their frozen products are inputs of the tail too.
+        """
         graph = self._stage(frontier, needed)
         output = next(iter(reversed(graph.nodes)))
-        made = dict(zip(needed, output.args[0], strict=True))
+        copies = dict(zip(needed, output.args[0], strict=True))
         with graph.inserting_before(output):
-            products = [graph.call_module(f"{node.target}.frozen", (made[_input(node)],)) for node in bases]
+            products = [graph.call_module(f"{node.target}.frozen", (copies[_input(node)],)) for node in bases]
         output.args = ((*output.args[0], *products),)
         return graph, [*needed, *bases]
 
     def _tail(self, inputs: Sequence[fx.Node], bases: Sequence[fx.Node]) -> fx.Graph:
-        """What differs by lane, from the shared values on."""
+        """The graph of the lane-specific calls, from lanes and the outputs of ``shared`` to logits.
+
+        Args:
+            inputs: The calls whose values the graph takes.
+            bases: Those of them that are trained layers; the graph takes their frozen products.
+        """
         graph = fx.Graph()
         lanes = graph.placeholder("lanes")
         given = {node: graph.placeholder(f"{node}_product" if node in bases else str(node)) for node in inputs}
         count = graph.call_function(getattr, (lanes, "count"))
         copies: dict[fx.Node, Any] = {}
-        made: dict[fx.Node, fx.Node] = {}
 
         def operand(node: fx.Node) -> Any:
-            if node in made:
-                return made[node]
             if node not in copies:
                 if self.calls.is_shared(node):
                     copies[node] = graph.call_function(each_lane, (given[node], count))
-                elif node not in self.calls.of_images:  # parameters, and what is computed from them alone
+                elif node not in self.calls.of_images:  # parameters, and values computed from them alone
                     copies[node] = graph.node_copy(node, operand)
                 else:
                     copies[node] = self._size(graph, node, count, next(iter(given.values())))
@@ -192,16 +207,23 @@ class _Cutter:
             if node not in self.calls.of_lane:
                 continue
             if not self.calls.is_trained(node):
-                made[node] = graph.node_copy(node, operand)
+                copies[node] = graph.node_copy(node, operand)
                 continue
             x, shared = _input(node), node in bases
             entering = given[x] if shared else operand(x)
             stacks = graph.call_method("of", (lanes, str(node.target)))
-            made[node] = graph.call_module(str(node.target), (entering, given[node] if shared else None, stacks))
+            copies[node] = graph.call_module(str(node.target), (entering, given[node] if shared else None, stacks))
         return graph
 
     def _size(self, graph: fx.Graph, node: fx.Node, count: fx.Node | int, first: fx.Node) -> Any:
-        """A number, or numbers, that a shape gave: as it was, but for the number of images."""
+        """A number or tuple from a shape, as traced, with the number of images replaced by the number of rows.
+
+        Args:
+            graph: The graph that uses it.
+            node: The call that returned it.
+            count: Lanes per image, or the graph's node of it.
+            first: A tensor of the graph with one row per image.
+        """
 
         def replaced(value: Any, fewer: Any) -> Any:
             if isinstance(value, tuple) and isinstance(fewer, tuple) and len(value) == len(fewer):
@@ -210,30 +232,30 @@ class _Cutter:
                 return value
             if (value, fewer) == (self.calls.n, self.calls.n - 1):
                 return graph.call_function(rows_of, (first, count))
-            raise CannotCutError(f"it computes {node} from its input, which cannot be told apart by lane")
+            raise CannotCutError(f"it computes {node} from its input, which cannot be separated by lane")
 
         return replaced(self.calls.values.get(node), self.calls.fewer.get(node))
 
 
-MADE = "_tensor_constant"
-"""How names begin of tensors that a forward makes itself."""
+CONSTANT = "_tensor_constant"
+"""Prefix that ``fx`` gives the names of tensors that a forward creates."""
 
 
 def _input(node: fx.Node) -> fx.Node:
-    """What a trained layer is called with."""
+    """The input of a trained layer."""
     (x,) = node.all_input_nodes
     return x
 
 
 def rows_of(first: Tensor, count: int) -> int:
-    """How many rows a tensor has that differs by lane."""
+    """The number of rows of a lane-specific tensor: ``count`` lanes for each row of ``first``."""
     return len(first) * count
 
 
 def _with_calls(model: nn.Module, traced: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     root = shared_copy(model)
-    for node in graph.nodes:  # tensors that a forward makes itself are kept by the model that was traced
-        if node.op == "get_attr" and str(node.target).startswith(MADE):
+    for node in graph.nodes:  # tensors that a forward creates are held by the traced model
+        if node.op == "get_attr" and str(node.target).startswith(CONSTANT):
             setattr(root, str(node.target), getattr(traced, str(node.target)))
     return fx.GraphModule(root, graph)
 

@@ -1,6 +1,6 @@
-"""The cut of a model whose calls cannot be traced, where all that is trained is its last layer: a classifier's head.
+"""The cut of a model whose calls cannot be traced, and whose only trained layer is its last one, the head.
 
-Everything before the head stays one piece, run as it is: the model with an identity in the head's place.
+The stem is the model with an identity in place of the head.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from pipeline.train.cut.trace import CannotCutError, alike
 
 
 class _Trunk(nn.Module):
-    """From images to what the head is given."""
+    """From images to the input of the head, as a tuple."""
 
     def __init__(self, model: nn.Module, head: str) -> None:
         super().__init__()
@@ -34,11 +34,11 @@ def cut_head(model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) 
     Args:
         model: The compressed model, in eval mode.
         layers: The trained layers, by name.
-        images: Three images or more.
+        images: ``[n, ...]``, three or more.
 
     Raises:
-        CannotCutError: More than one layer is trained, it is not the last one, or what comes before it looks at values
-            to decide what to compute, or at the images beside an image.
+        CannotCutError: More than one layer is trained, the trained layer is not the last one, or the layers before it
+            decide by values what to compute, or mix the images of a batch.
     """
     if len(layers) != 1:
         raise CannotCutError("several layers are trained")
@@ -48,7 +48,7 @@ def cut_head(model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) 
     with torch.no_grad():
         (features,), (fewer,) = trunk(images), trunk(images[:-1])
         if not alike(features[:-1], fewer):
-            raise CannotCutError("what its frozen layers give for an image depends on the images beside it")
+            raise CannotCutError("the output of its frozen layers for an image depends on the other images")
         if not alike(model.get_submodule(name)(features), model(images)):
             raise CannotCutError(f"something comes after its layer '{name}'")
 
@@ -60,15 +60,20 @@ def cut_head(model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) 
         return logits
 
     return Cut(
-        trunk, shared, tail, lambda other: other.get_submodule(name), (f"input of {name}",), trunk.model.state_dict()
+        stem=trunk,
+        shared=shared,
+        tail=tail,
+        without_lanes=lambda other: other.get_submodule(name),
+        names=(f"input of {name}",),
+        state=trunk.model.state_dict(),
     )
 
 
 def _refuse_decisions(trunk: nn.Module, images: Tensor) -> None:
-    """Run it on tensors that have shapes and no values: whoever asks for a value is found out."""
+    """Run the trunk on fake tensors, which have shapes and no values, so that any decision by a value raises."""
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
             trunk(mode.from_tensor(images))
     except Exception as error:
-        # A model's own code runs here, and may raise anything at all.
+        # The model's code runs here, and may raise anything.
         raise CannotCutError("values decide what it computes") from error

@@ -1,4 +1,4 @@
-"""How lanes compute: by the stages of a cut model, or through the whole model, where it cannot be cut."""
+"""How lanes compute their logits: with the stages of a cut model, or with the whole model if it cannot be cut."""
 
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,19 +18,19 @@ from pipeline.train.cut.trace import CannotCutError
 from pipeline.train.rows import HELD, ComputedRows, Inputs, Rows, TensorRows
 
 Logits = Callable[..., Tensor]
-"""From the tensors of some rows to logits ``[T * n, classes]``."""
+"""From the tensors of ``n`` rows to logits ``[T * n, classes]``."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """How lanes compute.
+    """How lanes of one compressed model compute.
 
     Args:
         model: The compressed model, on its device.
-        adapter: What is trained.
-        cut: Its stages, where it could be cut.
-        why: Why it could not, in words.
-        stacks: Whether several lanes may share a pass.
+        adapter: The adapter that is trained.
+        cut: The stages of the model; ``None`` if it cannot be cut.
+        why: Why it cannot be cut, in words.
+        stacks: Whether several lanes may share one forward pass.
     """
 
     model: nn.Module
@@ -40,11 +40,11 @@ class Program:
     stacks: bool = True
 
     def bind(self, lanes: Lanes, compiled: bool = False) -> Logits:
-        """The function from the tensors of ``rows`` to logits, for some lanes."""
+        """The function from the tensors of ``rows`` to the logits of some lanes."""
         if self.cut is not None:
             return functools.partial(self._compiled_tail if compiled else self.cut.tail, lanes)
         apart = held_apart(self.model, lanes)
-        models = [self._with_lanes(own) for own in (lanes.each() if apart else [lanes])]
+        models = [self._with_lanes(group) for group in (lanes.each() if apart else [lanes])]
         if not apart:
             return lambda images: models[0](each_lane(images, lanes.count))
         return lambda images: torch.cat([model(each_lane(images, 1)) for model in models])
@@ -59,74 +59,72 @@ class Program:
         return torch.compile(self.cut.tail, dynamic=True) if self.cut else None
 
     def inputs(self, images: Tensor) -> Inputs:
-        """What ``bind`` is fed with, from images."""
+        """The inputs of a bound function, from images ``[n, ...]``."""
         if self.cut is None:
             return (images,)
-        given: Inputs = (images,) if self.cut.stem is None else self.cut.stem(images)
-        shared: Inputs = self.cut.shared(*given)
+        features: Inputs = (images,) if self.cut.stem is None else self.cut.stem(images)
+        shared: Inputs = self.cut.shared(*features)
         return shared
 
     def rows(self, source: Rows, device: str = "cpu", limit: int = HELD) -> Rows:
-        """What ``bind`` is fed with, from what the stem gives (from images, where there is none).
+        """The inputs of a bound function, from the rows of the stem's features.
 
         Args:
-            source: What is given.
-            device: Where it is held.
-            limit: Bytes up to which it is.
+            source: The features; the images if there is no stem.
+            device: The device to hold the inputs on.
+            limit: The most bytes to hold in memory; larger inputs are computed per batch.
         """
         rows = source
         if self.cut is not None:
             shared, like = self.cut.shared, next(self.model.parameters())
             rows = ComputedRows(source, lambda *inputs: shared(*(tensor.to(like) for tensor in inputs))).held(limit)
-        on_a_gpu = torch.device(device).type != "cpu"
-        return rows.to(device, limit) if on_a_gpu and isinstance(rows, TensorRows) else rows
+        on_gpu = torch.device(device).type != "cpu"
+        return rows.to(device, limit) if on_gpu and isinstance(rows, TensorRows) else rows
 
-    def begins_like(self, model: nn.Module) -> bool:
-        """Whether a model's layers before the first trained one are these, so that ``plain`` may go on from there.
+    def shares_stem(self, model: nn.Module) -> bool:
+        """Whether another model has this stem, so that ``without_lanes`` may compute it from the same features.
 
-        Its tensors must have the same shapes as well: calls of a model that lost channels hold numbers of its own.
+        All shapes must agree too: the traced calls of a model that lost channels contain its sizes.
         """
-        before, state = self.cut.state if self.cut is not None else {}, model.state_dict()
-        shapes, own = (
-            {name: tensor.shape for name, tensor in each.items()} for each in (state, self.model.state_dict())
+        stem, state = self.cut.state if self.cut is not None else {}, model.state_dict()
+        theirs, ours = (
+            {name: tensor.shape for name, tensor in tensors.items()} for tensors in (state, self.model.state_dict())
         )
-        return shapes == own and all(name in state and same(tensor, state[name]) for name, tensor in before.items())
+        return theirs == ours and all(name in state and same(tensor, state[name]) for name, tensor in stem.items())
 
-    def plain(self, model: nn.Module) -> Logits:
-        """A model of the same calls without lanes, from what the stem gives."""
-        if self.cut is None:
-            return model
-        return self.cut.plain(model)
+    def without_lanes(self, model: nn.Module) -> Logits:
+        """The function from the stem's features to the logits of a model with the same calls and no lanes."""
+        return model if self.cut is None else self.cut.without_lanes(model)
 
 
 def same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors hold the same numbers; those of one memory do."""
+    """Whether two tensors have equal entries; tensors of one memory do without a comparison."""
     return one.shape == other.shape and (one.data_ptr() == other.data_ptr() or torch.equal(one, other))
 
 
 def whole(model: nn.Module, adapter: Adapter, why: str = "", *, stacks: bool = True) -> Program:
-    """The program that takes every image through the whole model."""
+    """The program that runs the whole model for every image; see ``Program`` for ``why`` and ``stacks``."""
     return Program(model, adapter, None, why, stacks)
 
 
 Probe = tuple[Mapping[str, Tensor], float]
-"""One lane: what it trains, and its alpha."""
+"""One lane: its trained parameters by name, and its alpha."""
 
 
 def make_program(
     model: nn.Module, adapter: Adapter, probes: Sequence[Sequence[Probe]], images: Tensor, why_not: str = ""
 ) -> Program:
-    """Cut a model where that is safe; whatever is returned gives the logits that every lane gives alone.
+    """Cut a model if that changes no lane's logits, which is tried out on a few images.
 
     Args:
         model: The compressed model, on its device.
-        adapter: What is trained.
-        probes: Stacks of like lanes with random parameters, to try it with.
-        images: Three images or more, on the device.
-        why_not: Why it is not to be cut, where it is not.
+        adapter: The adapter that is trained.
+        probes: Stacks of lanes of equal shapes with random parameters, to try it with.
+        images: ``[n, ...]``, three or more, on the model's device.
+        why_not: Why the model must not be cut; empty if it may be.
 
     Raises:
-        SpecError: The model reads the weight of a trained layer itself.
+        SpecError: The model reads the weight of a trained layer directly.
     """
     lanes = Lanes([(_stacked([lane for lane, _ in stack]), [alpha for _, alpha in stack]) for stack in probes])
     alone = [
@@ -139,9 +137,9 @@ def make_program(
         raise
     except (AttributeError, RuntimeError, TypeError) as error:
         raise SpecError(
-            f"the model reads something of a trained layer itself, or calls it with other than one tensor, so adapter "
-            f"'{adapter.name}' cannot stand there ({error}); it trains {', '.join(lanes.layers[:5])}: leave that layer "
-            f"out, or choose another adapter"
+            f"the model reads a tensor of a trained layer directly, or calls the layer with other than one tensor, so "
+            f"adapter '{adapter.name}' cannot replace it ({error}); it trains {', '.join(lanes.layers[:5])}: leave "
+            f"that layer out, or choose another adapter"
         ) from error
 
     def agrees(program: Program) -> bool:
@@ -154,15 +152,15 @@ def make_program(
         return whole(model, adapter, "nothing is trained")
     apart = held_apart(model, lanes)
     if apart:
-        return whole(model, adapter, f"it trains '{apart[0]}', which no single layer holds")
+        return whole(model, adapter, f"it trains '{apart[0]}', which belongs to no single layer")
     layers = {name: adapter.layer(model.get_submodule(name), lanes.of(name)[0].parameters) for name in lanes.layers}
     reasons = [why_not] if why_not else []
-    for way in () if why_not else (cut, cut_head):
+    for make_cut in () if why_not else (cut, cut_head):
         try:
-            program = Program(model, adapter, way(model, layers, images))
+            program = Program(model, adapter, make_cut(model, layers, images))
             if agrees(program):
                 return program
-            reasons.append("its cut form gives other outputs")
+            reasons.append("its stages give other outputs")
         except (CannotCutError, RuntimeError) as error:
             reasons.append(str(error).partition("\n")[0])
     why = reasons[0]

@@ -1,4 +1,4 @@
-"""A model's calls, traced down to its trained layers, with what each of them gives for a few images."""
+"""The calls of a model, traced down to its trained layers, with their values for a few images."""
 
 import inspect
 import threading
@@ -11,19 +11,19 @@ from torch import Tensor, fx, nn
 from pipeline.adapt.lanes import LaneLayer
 
 COSTLY = ("matmul", "mm", "einsum", "attention", "conv", "linear")
-"""Parts of the names of functions that multiply matrices; all others are cheap to do again."""
+"""Parts of the names of functions that multiply matrices; all other functions are cheap to repeat."""
 
 
 class CannotCutError(Exception):
-    """The model cannot be cut; the text says why."""
+    """The model cannot be cut; the message says why."""
 
 
 _TRACING = threading.Lock()
-"""Held while a model is traced: ``fx`` changes what every module's call does, and undoes it in the opposite order."""
+"""Held while a model is traced: ``fx`` patches the call of every module of the process."""
 
 
 class _Tracer(fx.Tracer):
-    """Goes into a module only where a trained layer lies within; other threads compute meanwhile as ever."""
+    """Traces into a module only if it has a trained layer inside; other threads compute undisturbed meanwhile."""
 
     def __init__(self, trained: Iterable[str]) -> None:
         super().__init__()
@@ -31,12 +31,14 @@ class _Tracer(fx.Tracer):
         self._thread = threading.get_ident()
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        own = threading.get_ident() == self._thread
-        return super().call_module(m, forward, args, kwargs) if own else forward(*args, **kwargs)
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        own = threading.get_ident() == self._thread
-        return super().getattr(attr, attr_val, parameter_proxy_cache) if own else attr_val
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         inside = f"{module_qualified_name}."
@@ -44,15 +46,22 @@ class _Tracer(fx.Tracer):
 
 
 class Calls:
-    """The calls of a model, and what is known of their values.
+    """The traced calls of a model and their values.
+
+    Attributes:
+        values, fewer: The value of each call for ``n`` and for ``n - 1`` images. Sizes that differ between the two
+            come from the number of images.
+        in_place: Calls that change one of their inputs.
+        of_images: Calls that depend on the images.
+        of_lane: Calls that depend on a trained layer.
 
     Args:
         model: The compressed model, in eval mode.
         layers: The trained layers, by name.
-        images: Three images or more.
+        images: ``[n, ...]``, three or more.
 
     Raises:
-        CannotCutError: They cannot be traced, or do not run when they are.
+        CannotCutError: The calls cannot be traced, or the traced calls do not run.
     """
 
     def __init__(self, model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) -> None:
@@ -60,51 +69,50 @@ class Calls:
         self.graph = _trace(model, layers)
         self.nodes = list(self.graph.nodes)
         self.images = self.nodes[0]
-        # What each call gives for n images and for one less: sizes that differ come from the number of images.
         self.n = len(images)
         self.in_place = set[fx.Node]()
-        self.values, self.fewer = (self._values(some.clone()) for some in (images, images[:-1]))
+        self.values, self.fewer = (self._values(batch.clone()) for batch in (images, images[:-1]))
         self.of_images, self.of_lane = set[fx.Node](), set[fx.Node]()
         for node in self.nodes:
-            if node is self.images or any(each in self.of_images for each in node.all_input_nodes):
+            if node is self.images or any(source in self.of_images for source in node.all_input_nodes):
                 self.of_images.add(node)
-            if self.is_trained(node) or any(each in self.of_lane for each in node.all_input_nodes):
+            if self.is_trained(node) or any(source in self.of_lane for source in node.all_input_nodes):
                 self.of_lane.add(node)
 
     def _values(self, images: Tensor) -> dict[fx.Node, Any]:
-        """What each call gives; those that change what they are given are noted, whatever lies within them."""
+        """The value of each call; calls that change an input are added to ``in_place``."""
         in_place = self.in_place
 
-        class Noting(fx.Interpreter):
+        class Recorder(fx.Interpreter):
             def run_node(self, n: fx.Node) -> Any:
-                given = [noted[each] for each in n.all_input_nodes if isinstance(noted[each], Tensor)]
-                versions = [tensor._version for tensor in given]
-                noted[n] = super().run_node(n)
-                if [tensor._version for tensor in given] != versions:
+                inputs = [values[source] for source in n.all_input_nodes if isinstance(values[source], Tensor)]
+                versions = [tensor._version for tensor in inputs]
+                values[n] = super().run_node(n)
+                if [tensor._version for tensor in inputs] != versions:
                     in_place.add(n)
-                return noted[n]
+                return values[n]
 
-        noted: dict[fx.Node, Any] = {}
+        values: dict[fx.Node, Any] = {}
         try:
             with torch.no_grad():
-                Noting(self.model, graph=self.graph).run(images)
+                Recorder(self.model, graph=self.graph).run(images)
         except Exception as error:
             raise CannotCutError(f"its traced calls do not run ({_first_line(error)})") from error
-        return noted
+        return values
 
     def is_trained(self, node: fx.Node) -> bool:
         return node.op == "call_module" and node.target in self.layers
 
     def is_shared(self, node: fx.Node) -> bool:
-        """Whether it is a tensor with one row an image that is the same in every trial."""
+        """Whether the value is a tensor that depends on the images and on no trained layer."""
         value = self.values.get(node)
         return node in self.of_images and node not in self.of_lane and isinstance(value, Tensor) and value.ndim > 0
 
     def is_size(self, node: fx.Node) -> bool:
-        """Whether it is a number, or numbers, of the images' shapes: no tensor, nor a tuple that holds one."""
+        """Whether the value is a number, or numbers, that depend on the images: sizes of shapes."""
         value = self.values.get(node)
-        several = value if isinstance(value, tuple | list) else (value,)
-        return node in self.of_images and node.op != "output" and not any(isinstance(v, Tensor) for v in several)
+        values = value if isinstance(value, tuple | list) else (value,)
+        return node in self.of_images and node.op != "output" and not any(isinstance(v, Tensor) for v in values)
 
     def is_costly(self, node: fx.Node) -> bool:
         if node.op == "call_module":
@@ -116,12 +124,12 @@ class Calls:
 
 def _trace(model: nn.Module, layers: Mapping[str, LaneLayer]) -> fx.Graph:
     _, *others = inspect.signature(model.forward).parameters.values()
-    defaults = {each.name: each.default for each in others if each.default is not each.empty}
+    defaults = {other.name: other.default for other in others if other.default is not other.empty}
     try:
         with _TRACING:
             return _Tracer(layers).trace(model, concrete_args=defaults)
     except Exception as error:
-        # A model's own code runs on stand-ins here, and may raise anything at all.
+        # The model's code runs on proxies here, and may raise anything.
         raise CannotCutError(f"its calls cannot be traced ({_first_line(error)})") from error
 
 
@@ -129,9 +137,9 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
-def alike(some: Tensor, others: Tensor) -> bool:
-    """Whether they are the same but for rounding."""
-    if not some.is_floating_point():
-        return torch.equal(some, others)
-    close = 1e-3 * float(some.nan_to_num(0, 0, 0).abs().max()) if some.numel() else 0.0
-    return torch.allclose(some, others, rtol=1e-3, atol=close, equal_nan=True)
+def alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal up to rounding: to 1e-3 of the largest entry."""
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    close = 1e-3 * float(one.nan_to_num(0, 0, 0).abs().max()) if one.numel() else 0.0
+    return torch.allclose(one, other, rtol=1e-3, atol=close, equal_nan=True)
