@@ -1,1 +1,1 @@
-"""What is trained after compression; one file an adapter, and in ``inits/`` one file a start."""
+"""Adapters, trained after compression, and their start values; one file each in ``methods/`` and ``inits/``."""

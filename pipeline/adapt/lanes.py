@@ -1,7 +1,7 @@
-"""Lanes: trials that train together, each with tensors of its own, over one frozen model.
+"""Lanes: trials that train together over one frozen model, each with its own trained tensors.
 
-Legend: ``T`` lanes in all, ``n`` images. What differs by lane has the lanes' images one after the other,
-``[T * n, ...]``; what does not is ``[n, ...]``, and is computed once for all lanes.
+Legend: ``T`` lanes in all, ``n`` images. A tensor that differs between lanes holds the images of lane 0, then those of
+lane 1, and so on: ``[T * n, ...]``. A tensor that all lanes share is ``[n, ...]``, and is computed once.
 """
 
 import copy
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """What lanes of like shapes train in one layer.
+    """The trained tensors of one layer, of lanes whose tensors have the same shapes.
 
     Args:
-        parameters: By name within the layer, each with a leading axis of these lanes.
-        alpha: Alpha of each of them, ``[lanes]``.
+        parameters: By name within the layer, each stacked over the lanes on its first axis.
+        alpha: Alpha of each lane, ``[lanes]``.
     """
 
     parameters: Mapping[str, Tensor]
@@ -34,60 +34,57 @@ class Stack:
 
 
 class Lanes:
-    """All lanes of a cohort, as layers find them: stacks of like shapes, one beside the other.
+    """All lanes of a cohort, in stacks of equal shapes that follow one another.
 
     Args:
-        stacks: Of each stack its parameters by full name, with a leading axis of its lanes, and its alphas.
+        stacks: For each stack its parameters by full name, stacked over its lanes on the first axis, and the lanes'
+            alphas.
     """
 
     def __init__(self, stacks: Sequence[tuple[Mapping[str, Tensor], Sequence[float]]]) -> None:
         self.count = sum(len(alphas) for _, alphas in stacks)
         self._layers: dict[str, list[Stack]] = {}
         for parameters, alphas in stacks:
-            for layer, own in by_layer(parameters).items():
-                alpha = torch.tensor(alphas).to(next(iter(own.values())))
-                self._layers.setdefault(layer, []).append(Stack(own, alpha))
+            by_layer: dict[str, dict[str, Tensor]] = {}
+            for key, tensor in parameters.items():
+                layer, _, name = key.rpartition(".")
+                by_layer.setdefault(layer, {})[name] = tensor
+            for layer, tensors in by_layer.items():
+                alpha = torch.tensor(alphas).to(next(iter(tensors.values())))
+                self._layers.setdefault(layer, []).append(Stack(tensors, alpha))
 
     @property
     def layers(self) -> list[str]:
+        """Names of the layers with trained tensors."""
         return list(self._layers)
 
     def of(self, layer: str) -> list[Stack]:
-        """The stacks of one layer; those of every layer stand in the same order."""
+        """The stacks of one layer, in the same order for every layer."""
         return self._layers[layer]
 
-    def each(self) -> Iterator["Lanes"]:
-        """Each lane alone, its tensors views of these."""
-        for stack, own in enumerate(next(iter(self._layers.values()))):
-            for lane in range(len(own)):
-                one = slice(lane, lane + 1)
+    def one_by_one(self) -> Iterator["Lanes"]:
+        """A ``Lanes`` for each single lane, whose tensors are views of these."""
+        for number, stack in enumerate(next(iter(self._layers.values()))):
+            for lane in range(len(stack)):
+                single = slice(lane, lane + 1)
                 parameters = {
-                    f"{layer}.{name}" if layer else name: tensor[one]
+                    f"{layer}.{name}" if layer else name: tensor[single]
                     for layer, stacks in self._layers.items()
-                    for name, tensor in stacks[stack].parameters.items()
+                    for name, tensor in stacks[number].parameters.items()
                 }
-                yield Lanes([(parameters, own.alpha[one].tolist())])
+                yield Lanes([(parameters, stack.alpha[single].tolist())])
 
 
-def by_layer(parameters: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """``{"fc1.lora_A": A}`` -> ``{"fc1": {"lora_A": A}}``."""
-    layers: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in parameters.items():
-        layer, _, name = key.rpartition(".")
-        layers.setdefault(layer, {})[name] = tensor
-    return layers
-
-
-def each_lane(x: Tensor, count: int) -> Tensor:
-    """``[n, ...] -> [T * n, ...]``, a copy: whoever computes in place does so in its own memory."""
+def repeat_for_lanes(x: Tensor, count: int) -> Tensor:
+    """``[n, ...] -> [count * n, ...]``, always a copy, so that a layer may change it in place."""
     return x.repeat(count, *[1] * (x.ndim - 1))
 
 
 class LaneLayer(nn.Module):
-    """A layer in two parts: what is frozen, and what the lanes make of it.
+    """A layer in two parts: a frozen one, and what each lane adds to it.
 
     Args:
-        frozen: The part that trains nothing; where its input is the same in every trial, so is its output.
+        frozen: The part that is not trained. For an input that all trials share, its output is computed once.
     """
 
     def __init__(self, frozen: nn.Module) -> None:
@@ -96,31 +93,31 @@ class LaneLayer(nn.Module):
 
     @abstractmethod
     def forward(self, x: Tensor, y: Tensor | None, stacks: Sequence[Stack]) -> Tensor:
-        """The layer's output of every lane, ``[T * n, ...]``.
+        """The output of all lanes, ``[T * n, ...]``.
 
         Args:
-            x: The layer's input: ``[n, ...]`` where all lanes share it, ``[T * n, ...]`` where each has its own.
-            y: ``frozen(x)`` of a shared input, ``[n, ...]``; none where each lane has its own.
+            x: The input: ``[n, ...]`` if all lanes share it, otherwise ``[T * n, ...]``.
+            y: ``frozen(x)`` of a shared input, ``[n, ...]``; ``None`` if the lanes have separate inputs.
             stacks: The lanes.
         """
 
 
 class Adapted(nn.Module):
-    """A lane layer in the place of a layer of a whole model; its input is ``[T * n, ...]``.
+    """A lane layer as a layer of a whole model, ``[T * n, ...] -> [T * n, ...]``.
 
     Args:
-        layer: How it computes.
-        stacks: Its lanes.
+        layer: The lane layer.
+        stacks: Its lanes, whose tensors become parameters of this module.
     """
 
     def __init__(self, layer: LaneLayer, stacks: Sequence[Stack]) -> None:
         super().__init__()
         self.layer = layer
         self._stacks = list(stacks)
-        for place, stack in enumerate(self._stacks):
+        for number, stack in enumerate(self._stacks):
             for name, tensor in stack.parameters.items():
                 parameter = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, requires_grad=False)
-                self.register_parameter(f"{name}_{place}" if place else name, parameter)
+                self.register_parameter(f"{name}_{number}" if number else name, parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.layer(x, None, self._stacks)
@@ -128,51 +125,58 @@ class Adapted(nn.Module):
 
 
 class SeparateLayer(LaneLayer):
-    """Any layer, each lane with parameters of its own in the place of those that are trained.
+    """Any layer, computed for each lane separately with that lane's parameters.
 
     Args:
         base: The layer, called with one tensor.
     """
 
     def __init__(self, base: nn.Module) -> None:
-        super().__init__(nn.Identity())  # nothing of it is the same in every trial
+        super().__init__(nn.Identity())  # no part of the output is the same in all trials
         self._base = base
 
     def forward(self, x: Tensor, y: Tensor | None, stacks: Sequence[Stack]) -> Tensor:
         """``[n or T * n, ...] -> [T * n, ...]``."""
         T, start, outputs = sum(map(len, stacks)), 0, []
-        by_lane = x if y is not None else torch.unflatten(x, 0, (T, -1))
+        shared = y is not None
+        inputs = x if shared else torch.unflatten(x, 0, (T, -1))
         for stack in stacks:
-            own = by_lane if y is not None else by_lane[start : start + len(stack)]
+            stack_inputs = inputs if shared else inputs[start : start + len(stack)]
             start += len(stack)
-            in_dims = (0, None if y is not None else 0)
-            outputs.append(torch.vmap(self._one, in_dims)(stack.parameters, own).flatten(0, 1))
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+            lane_forward = torch.vmap(self.lane_forward, (0, None if shared else 0))
+            outputs.append(lane_forward(stack.parameters, stack_inputs).flatten(0, 1))
+        return joined(outputs)
 
-    def _one(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    def lane_forward(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """The output ``[n, ...]`` of one lane for its input ``[n, ...]``."""
         y: Tensor = with_parameters(self._base, parameters)(x)
         return y
 
 
+def joined(outputs: list[Tensor]) -> Tensor:
+    """The outputs of all stacks as one tensor, without a copy if there is only one."""
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
 def with_parameters(layer: nn.Module, tensors: Mapping[str, Tensor | None]) -> nn.Module:
-    """The same layer with other parameters; unlike ``functional_call``, safe where threads share the layer."""
+    """A copy of a layer with other parameters; unlike ``functional_call`` it is safe if threads share the layer."""
     other = copy.copy(layer)
     other.__dict__["_parameters"] = {**layer._parameters, **tensors}
     return other
 
 
 def is_container(module: nn.Module) -> bool:
-    """Whether a module holds others, so that it is not replaced as a whole when a parameter of its own is trained."""
+    """Whether a module contains others, so that it cannot be replaced when a parameter of its own is trained."""
     return any(True for _ in module.children())
 
 
 def attach(model: nn.Module, adapter: "Adapter", lanes: Lanes) -> None:
-    """Let ``model`` compute with ``lanes``: its batch holds lane 0's images, then lane 1's, and so on.
+    """Let ``model`` compute with ``lanes``, in place: its batch then is ``[T * n, ...]``.
 
     Args:
-        model: A copy of the compressed model that may be taken apart.
+        model: A copy of the compressed model, whose layers are replaced.
         adapter: What is trained.
-        lanes: The lanes; a single one where it trains what no single layer holds (``held_apart``).
+        lanes: The lanes; only one if it trains parameters of containers (``container_parameters``).
     """
     for name in lanes.layers:
         stacks, module = lanes.of(name), model.get_submodule(name)
@@ -184,8 +188,8 @@ def attach(model: nn.Module, adapter: "Adapter", lanes: Lanes) -> None:
             model.set_submodule(name, Adapted(adapter.layer(module, stacks[0].parameters.keys()), stacks))
 
 
-def held_apart(model: nn.Module, lanes: Lanes) -> list[str]:
-    """Names of trained parameters that no single layer holds: class tokens, positional embeddings."""
+def container_parameters(model: nn.Module, lanes: Lanes) -> list[str]:
+    """Names of trained parameters that belong to containers, such as class tokens and positional embeddings."""
     return [
         f"{name}.{key}" if name else key
         for name in lanes.layers

@@ -1,1 +1,1 @@
-"""Methods that make a layer's weight small; one file a method."""
+"""Compression of a model's layers; each method is a file in ``methods/``."""

@@ -1,10 +1,10 @@
-"""Attention as plain layers: every projection an ``nn.Linear`` that is called, and so can be compressed and adapted.
+"""Attention rewritten with ``nn.Linear`` layers that are called, so that each projection can be compressed and adapted.
 
-Shapes: N images, L tokens that ask and S that are asked, E numbers a token, H heads of D = E / H.
+Shapes: N images, L query tokens, S key and value tokens, E features per token, H heads of D = E / H features.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +15,18 @@ from pipeline.errors import SpecError
 
 
 class SplitQkv(nn.Module):
-    """Three layers ``q``, ``k`` and ``v``, ``[..., E] -> [..., 3 E]``, in the place of a fused one, over its memory.
+    """Layers ``q``, ``k`` and ``v`` in place of a fused ``[..., E] -> [..., 3 E]`` layer, sharing its memory.
 
-    They are the thirds of its rows. Attention that lays out ``3 x heads x dim``, as nearly all does, has query, key
-    and value there; where it interleaves them head by head, the outputs stay the same, but the names mean nothing.
+    They are the first, second and last third of the fused layer's rows. Nearly all attention orders these rows as
+    ``3 x heads x dim``, so that the thirds are query, key and value. If it interleaves them head by head, the outputs
+    are still the same, but the names are wrong.
 
-    ``weight`` and ``bias`` are joined for attention that reads them and does not call the layer (BEiT, Swin V2).
+    ``weight`` and ``bias`` are for attention that reads them instead of calling the layer (BEiT, Swin V2).
     """
 
     def __init__(self, fused: nn.Linear) -> None:
         super().__init__()
-        self.q, self.k, self.v = (_linear(*third) for third in _thirds(fused))
+        self.q, self.k, self.v = (_linear(weight, bias) for weight, bias in _thirds(fused))
 
     @property
     def weight(self) -> Tensor:
@@ -39,14 +40,21 @@ class SplitQkv(nn.Module):
         return torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1)
 
 
-class PlainAttention(nn.Module):
-    """``nn.MultiheadAttention`` of layers ``in_proj`` and ``out_proj`` that it calls; same arguments, same results.
+class AttentionOptions(TypedDict, total=False):
+    """The rarer arguments of ``nn.MultiheadAttention``; by default weights are averaged, and nothing is causal."""
 
-    A fused ``in_proj`` is called where query, key and value are one tensor. Of other calls it multiplies the thirds
-    itself, which no adapter reaches: split it there.
+    average_attn_weights: bool
+    is_causal: bool
+
+
+class PlainAttention(nn.Module):
+    """``nn.MultiheadAttention`` as layers ``in_proj`` and ``out_proj``, with the same arguments and results.
+
+    A fused ``in_proj`` is called only if query, key and value are the same tensor. Otherwise its thirds are multiplied
+    without calling it, which bypasses an adapter on ``in_proj``; split it for such models.
 
     Args:
-        attention: What it replaces, and shares the memory of; ``is_convertible``.
+        attention: The module to replace, for which ``is_convertible`` holds. Memory is shared with it.
     """
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
@@ -64,25 +72,24 @@ class PlainAttention(nn.Module):
         key_padding_mask: Tensor | None = None,
         need_weights: bool = True,
         attn_mask: Tensor | None = None,
-        average_attn_weights: bool = True,
-        is_causal: bool = False,
+        **options: Unpack[AttentionOptions],
     ) -> tuple[Tensor, Tensor | None]:
-        if is_causal and attn_mask is None:
-            raise RuntimeError("is_causal says what attn_mask is; give attn_mask as well")
+        if options.get("is_causal", False) and attn_mask is None:
+            raise RuntimeError("is_causal only describes attn_mask, which is missing; give attn_mask as well")
         tokens = -3 if self.batch_first else 0
         q, k, v = self._projected(query, key, value)
         q, k, v = (x.unflatten(-1, (self.num_heads, -1)).movedim(tokens, -2) for x in (q, k, v))  # [N, H, L or S, D]
-        mask = _joined(attn_mask, key_padding_mask, q, k)
+        mask = _additive_mask(attn_mask, key_padding_mask, q, k)
+        returned = None
         if need_weights:
             scores = q @ k.transpose(-2, -1) * self.scale
             weights = (scores if mask is None else scores + mask).softmax(dim=-1)
             weights = F.dropout(weights, self.dropout, self.training)
-            seen = weights @ v
-            given = weights.mean(dim=-3) if average_attn_weights else weights
+            attended = weights @ v
+            returned = weights.mean(dim=-3) if options.get("average_attn_weights", True) else weights
         else:
-            seen = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
-            given = None
-        return self.out_proj(seen.movedim(-2, tokens).flatten(-2)), given
+            attended = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
+        return self.out_proj(attended.movedim(-2, tokens).flatten(-2)), returned
 
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> Any:
         if isinstance(self.in_proj, SplitQkv):
@@ -94,25 +101,30 @@ class PlainAttention(nn.Module):
 
 
 def arranged(model: nn.Module, qkv: Literal["fused", "split"] = "fused") -> nn.Module:
-    """The model with its attention as plain layers: a frozen copy over the same memory, or itself if nothing changes.
+    """The model with its attention as plain layers.
 
-    The names of its tensors change as well; a checkpoint of the arranged model is loaded into an arranged one.
+    The names of its tensors change, so a checkpoint of an arranged model must be loaded into an arranged model.
 
     Args:
-        model: Any model; trained, or a bare architecture.
-        qkv: Whether layers ``qkv`` and ``in_proj`` stay one layer, or become ``qkv.q``, ``qkv.k`` and ``qkv.v``.
+        model: Any model, trained or a bare architecture.
+        qkv: Whether layers ``qkv`` and ``in_proj`` stay fused or become ``qkv.q``, ``qkv.k`` and ``qkv.v``.
+
+    Returns:
+        A frozen copy that shares the model's memory, or ``model`` itself if there is nothing to change.
 
     Raises:
-        SpecError: A layer ``qkv`` is to be split that is no Linear of three equal parts.
+        SpecError: A layer ``qkv`` to split is not a Linear of three equal parts.
     """
-    model = _replaced(model, [name for name, *place in _places(model) if is_convertible(*place)], PlainAttention)
-    return _replaced(model, _fused_layers(model), SplitQkv) if qkv == "split" else model
+    names = [name for name, module, parent in _modules_and_parents(model) if is_convertible(module, parent)]
+    model = _replace_modules(model, names, PlainAttention)
+    return _replace_modules(model, _fused_layers(model), SplitQkv) if qkv == "split" else model
 
 
 def is_convertible(module: nn.Module, parent: nn.Module) -> bool:
-    """Whether it is torch's attention in the form of ``PlainAttention``, and its parent leaves its weights to it.
+    """Whether a module is ``nn.MultiheadAttention`` in a form that ``PlainAttention`` covers.
 
-    Not so with ``kdim``, ``vdim``, ``add_bias_kv``, ``add_zero_attn``, nor in an ``nn.TransformerEncoderLayer``.
+    It does not cover ``kdim``, ``vdim``, ``add_bias_kv``, ``add_zero_attn``, nor ``nn.TransformerEncoderLayer``, which
+    reads the weights of its attention.
     """
     return (
         type(module) is nn.MultiheadAttention
@@ -123,32 +135,33 @@ def is_convertible(module: nn.Module, parent: nn.Module) -> bool:
     )
 
 
-def has_thirds(layer: nn.Module, parent: nn.Module) -> bool:
-    """Whether it gives three times what another Linear layer of its parent takes in: query, key and value at once."""
-    given = layer.out_features if isinstance(layer, nn.Linear) else 0
-    takers = (each for each in parent.modules() if isinstance(each, nn.Linear) and each is not layer)
-    return any(3 * taker.in_features == given for taker in takers)
+def is_fused_qkv(layer: nn.Module, parent: nn.Module) -> bool:
+    """Whether a Linear layer has three times as many outputs as another Linear layer of its parent has inputs."""
+    outputs = layer.out_features if isinstance(layer, nn.Linear) else 0
+    others = (module for module in parent.modules() if isinstance(module, nn.Linear) and module is not layer)
+    return any(3 * other.in_features == outputs for other in others)
 
 
 def _fused_layers(model: nn.Module) -> list[str]:
+    """Names of the fused query, key and value layers."""
     names = []
-    for name, layer, parent in _places(model):
-        names_of_fused = ("in_proj",) if isinstance(parent, PlainAttention) else ("qkv", "to_qkv")
-        if name.rpartition(".")[2] not in names_of_fused or isinstance(layer, SplitQkv):
+    for name, layer, parent in _modules_and_parents(model):
+        fused_names = ("in_proj",) if isinstance(parent, PlainAttention) else ("qkv", "to_qkv")
+        if name.rpartition(".")[2] not in fused_names or isinstance(layer, SplitQkv):
             continue
         if not isinstance(layer, nn.Linear) or not is_plain(layer):
             raise SpecError(f"qkv = \"split\": '{name}' is a {type(layer).__name__}, not a Linear; leave qkv fused")
-        if not has_thirds(layer, parent):
+        if not is_fused_qkv(layer, parent):
             raise SpecError(
-                f"qkv = \"split\": '{name}' gives {layer.out_features} numbers, and no layer beside it takes a third "
-                f"of them, so that its query, key and value are not of one size; leave qkv fused"
+                f"qkv = \"split\": '{name}' has {layer.out_features} outputs, and no layer beside it takes a third of "
+                f"them as inputs, so query, key and value differ in size; leave qkv fused"
             )
         names.append(name)
     return names
 
 
-def _places(model: nn.Module) -> list[tuple[str, nn.Module, nn.Module]]:
-    """Name, module and parent, at every place where a module stands."""
+def _modules_and_parents(model: nn.Module) -> list[tuple[str, nn.Module, nn.Module]]:
+    """Name, module and parent of every submodule; a shared module appears under each of its names."""
     return [
         (name, module, model.get_submodule(name.rpartition(".")[0]))
         for name, module in model.named_modules(remove_duplicate=False)
@@ -156,20 +169,20 @@ def _places(model: nn.Module) -> list[tuple[str, nn.Module, nn.Module]]:
     ]
 
 
-def _replaced(model: nn.Module, names: Sequence[str], by: Callable[[Any], nn.Module]) -> nn.Module:
-    """A copy with other modules in these places; what stands in several places does so still."""
+def _replace_modules(model: nn.Module, names: Sequence[str], replace: Callable[[Any], nn.Module]) -> nn.Module:
+    """A copy with the modules of these names replaced; a shared module is replaced once, and stays shared."""
     if not names:
         return model
     copy = shared_copy(model)
-    places = {name: copy.get_submodule(name) for name in names}
-    made = {old: by(old) for old in set(places.values())}
-    for name, old in places.items():
-        copy.set_submodule(name, made[old])
+    old_modules = {name: copy.get_submodule(name) for name in names}
+    replacements = {old: replace(old) for old in set(old_modules.values())}
+    for name, old in old_modules.items():
+        copy.set_submodule(name, replacements[old])
     return copy.eval()
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A frozen layer over the memory of these tensors."""
+    """A frozen layer that shares the memory of these tensors."""
     out, inner = weight.shape
     layer = nn.Linear(inner, out, bias=bias is not None, device="meta")
     layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
@@ -185,16 +198,16 @@ def _thirds(fused: nn.Module) -> list[tuple[Tensor, Tensor | None]]:
     return list(zip(weights, biases, strict=True))
 
 
-def _joined(attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:
-    """What is added to the scores ``[N, H, L, S]``: minus infinity where a mask of truths is true."""
+def _additive_mask(attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:
+    """The sum of both masks, to add to the scores ``[N, H, L, S]``; a bool mask is minus infinity where it is True."""
     masks = []
     if attn_mask is not None:  # [L, S] or [N H, L, S]
         by_head = attn_mask.ndim == 3
         masks.append(attn_mask.reshape(*q.shape[:-1], k.shape[-2]) if by_head else attn_mask)
     if key_padding_mask is not None:  # [N, S]
         masks.append(key_padding_mask[..., None, None, :])
-    added = [
+    additive = [
         torch.zeros_like(mask, dtype=q.dtype).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask
         for mask in masks
     ]
-    return sum(added[1:], added[0]) if added else None
+    return sum(additive[1:], additive[0]) if additive else None

@@ -1,4 +1,4 @@
-"""Batch-norm statistics, taken again where the layers before them were compressed."""
+"""Re-estimating the running statistics of batch norms after the layers before them were compressed."""
 
 from collections.abc import Iterable
 
@@ -10,7 +10,7 @@ from pipeline.errors import SpecError
 
 
 def running_norms(model: nn.Module) -> list[_BatchNorm]:
-    """The batch norms that keep running statistics.
+    """The batch norms with running statistics.
 
     Raises:
         SpecError: There is none.
@@ -23,17 +23,17 @@ def running_norms(model: nn.Module) -> list[_BatchNorm]:
 
 @torch.no_grad()
 def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Give every batch norm the mean and variance of its inputs over some training images, in place.
+    """Set the running mean and variance of every batch norm to those of its inputs over some images, in place.
 
-    Each batch is normalised by its own statistics on its way, as in training; their plain means over the batches
-    become the running ones. Buffers are replaced, not written to: they may be another model's too.
+    Each batch is normalised with its own statistics, as in training; the running statistics become the mean over all
+    batches. The buffers are replaced by new ones, because another model may share them.
 
     Args:
-        model: In eval mode; so it is afterwards.
+        model: In eval mode, and in eval mode again afterwards.
         batches: Images from the training part.
 
     Raises:
-        SpecError: It has no batch norm with running statistics.
+        SpecError: The model has no batch norm with running statistics.
     """
     norms = running_norms(model)
     momenta = [norm.momentum for norm in norms]
@@ -41,7 +41,7 @@ def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
         for name, buffer in list(norm.named_buffers(recurse=False)):
             norm.register_buffer(name, buffer.clone())
         norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over all batches
+        norm.momentum = None  # the mean over all batches, each with equal weight
         norm.train()
     for images in batches:
         model(images)

@@ -1,4 +1,4 @@
-"""Layers of a bare architecture that take the shapes of a file: those of a model that has lost channels."""
+"""Changing the layers of a bare architecture to the shapes of a pruned model's tensors."""
 
 from collections.abc import Mapping
 
@@ -9,12 +9,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def is_depthwise(layer: nn.Module) -> bool:
-    """Whether each channel has a filter of its own."""
+    """Whether it is a convolution with one filter per channel."""
     return isinstance(layer, nn.Conv2d) and 1 < layer.groups == layer.in_channels == layer.out_channels
 
 
 def fit_heads(model: nn.Module) -> None:
-    """Give attention as many heads as its layers have."""
+    """Set the number of heads of timm's attention to what its layers now hold, in place."""
     for module in model.modules():
         if isinstance(module, Attention):
             module.attn_dim = module.proj.in_features
@@ -22,47 +22,48 @@ def fit_heads(model: nn.Module) -> None:
 
 
 def fit_shapes(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Let Linear and Conv2d layers, batch norms, PReLUs and attention shrink to the shapes of tensors, in place.
+    """Shrink Linear and Conv2d layers, batch norms, PReLUs and attention to the shapes of ``tensors``, in place.
 
     Args:
-        model: The architecture; the values of what changes are lost.
-        tensors: By the names of a ``state_dict``; a packed weight is ``fc1.weight.dense [out, in * kh * kw]``.
+        model: The architecture; tensors that shrink lose their values.
+        tensors: By their names in a ``state_dict``; a packed weight is ``fc1.weight.dense [out, in * kh * kw]``.
     """
     for name, module in model.named_modules():
         if not isinstance(module, nn.Linear | nn.Conv2d | _BatchNorm | nn.PReLU):
             continue
-        channels = None  # the first tensor's, so that another length of bias or statistics is found to be misshapen
-        for own, parameter in list(module.named_parameters(recurse=False)):
-            shape = _shape(f"{name}.{own}".removeprefix("."), parameter, tensors, channels)
+        # Only the first tensor decides the number of channels: another length in the file is then reported on loading.
+        channels = None
+        for key, parameter in list(module.named_parameters(recurse=False)):
+            shape = _fitted_shape(f"{name}.{key}".removeprefix("."), parameter, tensors, channels)
             channels = shape[0] if channels is None else channels
             if shape != parameter.shape:
-                module.register_parameter(own, nn.Parameter(parameter.new_empty(shape), parameter.requires_grad))
-        for own, buffer in list(module.named_buffers(recurse=False)):
-            shape = _shape(f"{name}.{own}".removeprefix("."), buffer, tensors, channels)
+                module.register_parameter(key, nn.Parameter(parameter.new_empty(shape), parameter.requires_grad))
+        for key, buffer in list(module.named_buffers(recurse=False)):
+            shape = _fitted_shape(f"{name}.{key}".removeprefix("."), buffer, tensors, channels)
             if shape != buffer.shape:
-                module.register_buffer(own, buffer.new_empty(shape))
+                module.register_buffer(key, buffer.new_empty(shape))
         _fit_attributes(module)
     fit_heads(model)
 
 
-def _shape(name: str, own: Tensor, tensors: Mapping[str, Tensor], channels: int | None) -> torch.Size:
-    """The shape in the file, where that is the tensor's own or a smaller one of its kind; else its own.
+def _fitted_shape(name: str, tensor: Tensor, tensors: Mapping[str, Tensor], channels: int | None) -> torch.Size:
+    """The shape of a tensor in the file if it is no larger and has as many axes; otherwise the tensor's own shape.
 
-    That of one number a channel follows from ``channels``, once they are known.
+    A tensor of one axis has ``channels`` elements once their number is known.
     """
-    if channels is not None and own.ndim == 1:
+    if channels is not None and tensor.ndim == 1:
         return torch.Size([channels])
-    given, packed = tensors.get(name), tensors.get(f"{name}.dense")
-    shape = own.shape if given is None else given.shape
-    if given is None and packed is not None and packed.ndim == 2:
-        kernel = own.shape[2:]
+    stored, packed = tensors.get(name), tensors.get(f"{name}.dense")
+    shape = tensor.shape if stored is None else stored.shape
+    if stored is None and packed is not None and packed.ndim == 2:
+        kernel = tensor.shape[2:]
         shape = torch.Size([len(packed), packed.shape[1] // kernel.numel(), *kernel])
-    smaller = len(shape) == own.ndim and all(now <= before for now, before in zip(shape, own.shape, strict=True))
-    return shape if smaller else own.shape
+    fits = len(shape) == tensor.ndim and all(now <= before for now, before in zip(shape, tensor.shape, strict=True))
+    return shape if fits else tensor.shape
 
 
 def _fit_attributes(module: nn.Module) -> None:
-    """Numbers that a module keeps beside its tensors."""
+    """Set the sizes that a module keeps as attributes to those of its tensors."""
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.Conv2d):
@@ -72,5 +73,5 @@ def _fit_attributes(module: nn.Module) -> None:
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
     elif isinstance(module, _BatchNorm):
-        for each in (module.weight, module.running_mean):
-            module.num_features = module.num_features if each is None else len(each)
+        for tensor in (module.weight, module.running_mean):
+            module.num_features = module.num_features if tensor is None else len(tensor)

@@ -1,8 +1,8 @@
-"""Channels that leave a model for good, with everything that depends on them.
+"""Removal of output channels from a model, with everything that depends on them.
 
-The package torch-pruning follows them through a model (DepGraph: Fang et al., 2023, arXiv:2301.12900): into the inputs
-of the next layers, batch norms, depthwise convolutions and across additions. What it says is not believed but tried: a
-model that has lost channels must give what the whole one gives once no layer listens to them.
+The package torch-pruning traces the dependencies (DepGraph: Fang et al., 2023, arXiv:2301.12900): inputs of the next
+layers, batch norms, depthwise convolutions, additions. Its result is verified on a batch: a model without some channels
+must give the logits of the whole model in which the weights that read these channels are zero.
 """
 
 import math
@@ -21,12 +21,12 @@ from pipeline.errors import IntegrityError, SpecError
 
 
 @dataclass(frozen=True)
-class Thinned:
-    """A model that has lost channels.
+class PrunedModel:
+    """A model without some of its channels.
 
     Args:
-        model: Frozen, in eval mode; what it kept whole lies in the memory of the model it was made from.
-        rows: Which rows are left of each layer that lost some, ascending.
+        model: Frozen, in eval mode. Tensors that lost nothing share memory with the original model's.
+        rows: The rows that remain, in ascending order, of each layer that lost output channels.
     """
 
     model: nn.Module
@@ -34,68 +34,76 @@ class Thinned:
 
 
 @dataclass(frozen=True)
-class Tied:
-    """Output channels of target layers that can only leave together.
+class ChannelGroup:
+    """Output channels of one or more target layers that can only be removed together.
 
     Args:
-        root: One of these layers.
-        units: ``[units, n]``, the rows of ``root`` that leave at once: one, or all of an attention head.
-        layers: By layer, its rows and the rows of ``root`` that they are tied to, ``[2, m]``.
+        root: The name of one of the layers.
+        units: ``[units, n]``, rows of ``root`` that are removed together: a single row, or all of an attention head.
+        layers: Per layer ``[2, m]``: its rows, and the rows of ``root`` with which they are removed.
     """
 
     root: str
     units: Tensor
     layers: Mapping[str, Tensor]
 
-    def lowest(self, scores: Mapping[str, Tensor], left: int) -> list[int]:
-        """Rows of ``root`` that leave where the ``left`` units of largest score stay, a tie to the first.
+    def lowest(self, scores: Mapping[str, Tensor], kept: int) -> list[int]:
+        """The rows of ``root`` that are removed if the ``kept`` units with the highest scores remain.
 
-        Scores of rows are summed over the tied layers, and over the rows of a unit.
+        A unit's score is the sum over its rows in all layers of the group. Of equal units the first remains.
+
+        Args:
+            scores: Scores of each layer's rows, ``[out]``.
+            kept: Number of units that remain.
         """
         total = torch.zeros(self.units.numel(), dtype=torch.float64)
-        for name, (own, root) in self.layers.items():
-            total.index_add_(0, root, scores[name].double().cpu()[own])
+        for name, (rows, root_rows) in self.layers.items():
+            total.index_add_(0, root_rows, scores[name].double().cpu()[rows])
         ranking = total[self.units].sum(1).argsort(descending=True, stable=True)
-        return sorted(self.units[ranking[left:]].flatten().tolist())
+        return sorted(self.units[ranking[kept:]].flatten().tolist())
 
 
-def thin(
+def prune_channels(
     model: nn.Module,
     targets: Sequence[str],
     images: Tensor,
     scores: Mapping[str, Tensor],
-    left: Callable[[str, int], int],
-) -> Thinned:
-    """Take the output channels of lowest score out of the target layers; the model given stays as it is.
+    kept: Callable[[str, int], int],
+) -> PrunedModel:
+    """A copy of a model in which the target layers lose their output channels of lowest score.
 
-    A layer stays whole whose channels cannot leave: the classifier, one on the residual stream of a transformer, one
-    that is tied with layers that are no targets, and one that the trial tells apart from the same channels unheard.
+    A layer stays whole if its channels cannot be removed: the classifier, a layer on the residual stream of a
+    transformer, one whose channels are added to those of a layer that is no target, and one for which the dependencies
+    that torch-pruning traced prove wrong.
 
     Args:
-        model: In any mode.
+        model: In any mode; it is not changed.
         targets: Names of Linear and Conv2d layers.
-        images: A batch of one, on the device of the model; noise tells more apart than a picture.
-        scores: Of each target's rows, ``[out]``.
-        left: From the name of a layer and its number of units (channels, or attention heads) to how many stay.
+        images: A batch of one, on the device of the model; noise reveals more differences than a picture.
+        scores: Scores of each target's rows, ``[out]``.
+        kept: From the name of a layer and its number of units (channels or attention heads), how many remain.
 
     Raises:
-        SpecError: The package torch-pruning is not installed, or cannot follow the channels of this model.
+        SpecError: torch-pruning is not installed, or cannot trace this model.
         IntegrityError: The model gives logits that are not finite.
     """
-    trial, images = _shaken(model), images.double()
-    drop = {tied.root: tied.lowest(scores, left(tied.root, len(tied.units))) for tied in _tied(trial, targets, images)}
-    drop = {root: rows for root, rows in drop.items() if rows}
-    if not _is_sound(trial, drop, images):
-        sound = dict[str, list[int]]()
-        for root, rows in drop.items():
-            if _is_sound(trial, {**sound, root: rows}, images):
-                sound[root] = rows
-        drop = sound
-    return _without(model, drop, images.to(next(model.parameters())))
+    trial, images = _perturbed_copy(model), images.double()
+    removed = {
+        group.root: group.lowest(scores, kept(group.root, len(group.units)))
+        for group in _channel_groups(trial, targets, images)
+    }
+    removed = {root: rows for root, rows in removed.items() if rows}
+    if not _is_verified(trial, removed, images):
+        verified = dict[str, list[int]]()
+        for root, rows in removed.items():
+            if _is_verified(trial, {**verified, root: rows}, images):
+                verified[root] = rows
+        removed = verified
+    return _without_rows(model, removed, images.to(next(model.parameters())))
 
 
-def _shaken(model: nn.Module) -> nn.Module:
-    """A copy in float64 with noise on its weights: layers that start at zero would hide what lies before them."""
+def _perturbed_copy(model: nn.Module) -> nn.Module:
+    """A float64 copy with noise on its weights; layers that start at zero would hide errors before them."""
     copy, generator = shared_copy(model).double(), torch.Generator().manual_seed(0)
     for parameter in copy.parameters():
         noise = torch.randn(parameter.shape, generator=generator).to(parameter)
@@ -103,48 +111,57 @@ def _shaken(model: nn.Module) -> nn.Module:
     return copy
 
 
-def _tied(model: nn.Module, targets: Sequence[str], images: Tensor) -> list[Tied]:
-    """All target layers whose channels may leave, by what they are tied with."""
+def _channel_groups(model: nn.Module, targets: Sequence[str], images: Tensor) -> list[ChannelGroup]:
+    """The groups of all target layers whose channels may be removed."""
     copy = shared_copy(model)
     graph, names = _trace(copy, images), {module: name for name, module in copy.named_modules()}
-    found, seen = [], set[str]()
+    groups, seen = [], set[str]()
     for name in targets:
         layer = copy.get_submodule(name)
         if name in seen or layer not in graph.module2node:
             continue
         out = matrix_shape(layer)[0]
-        group = _group(graph, layer, range(out))
-        givers = {names[item.dep.target.module]: item for item in group if _gives(graph, item)}
-        own = givers.keys() & set(targets)
-        seen |= own
-        led = {each for each in givers if not is_depthwise(copy.get_submodule(each))}
-        if led and led <= own and all(_may_lose(graph, item, names) for item in group):
-            layers = {each: torch.tensor([item.idxs, item.root_idxs]) for each, item in givers.items() if each in own}
-            found.append(Tied(name, _units(copy, name, out), layers))
-    return found
+        dependencies = _dependencies(graph, layer, range(out))
+        losing = {names[item.dep.target.module]: item for item in dependencies if _loses_outputs(graph, item)}
+        losing_targets = losing.keys() & set(targets)
+        seen |= losing_targets
+        # A depthwise convolution loses the channels of the layer before it, whether it is a target or not.
+        independent = {other for other in losing if not is_depthwise(copy.get_submodule(other))}
+        if (
+            independent
+            and independent <= losing_targets
+            and all(_is_prunable(graph, item, names) for item in dependencies)
+        ):
+            layers = {
+                other: torch.tensor([item.idxs, item.root_idxs])
+                for other, item in losing.items()
+                if other in losing_targets
+            }
+            groups.append(ChannelGroup(name, _units(copy, name, out), layers))
+    return groups
 
 
-def _is_sound(model: nn.Module, drop: Mapping[str, Sequence[int]], images: Tensor) -> bool:
-    """Whether the model without some rows of some layers is the model that no longer hears them."""
+def _is_verified(model: nn.Module, removed: Mapping[str, Sequence[int]], images: Tensor) -> bool:
+    """Whether removing these rows gives the same logits as setting the weights that read them to zero."""
     with torch.no_grad():
-        expected = _deaf(model, drop, images)(images)
+        expected = _with_zeroed_readers(model, removed, images)(images)
         if not expected.isfinite().all():
             raise IntegrityError("the model gives NaN or infinite logits for an image of noise; load sound weights")
         try:
-            logits = _without(model, drop, images).model(images)
+            logits = _without_rows(model, removed, images).model(images)
         except Exception:
-            # A forward of shapes that do not fit raises whatever it pleases.
+            # If shapes do not fit, what a model's forward raises depends on the model.
             return False
     return bool((logits - expected).abs().max() <= 1e-6 * expected.abs().max())
 
 
-def _deaf(model: nn.Module, drop: Mapping[str, Sequence[int]], images: Tensor) -> nn.Module:
-    """A copy of the same shapes in which all weights of the inputs are zero that come from some rows of some layers."""
+def _with_zeroed_readers(model: nn.Module, removed: Mapping[str, Sequence[int]], images: Tensor) -> nn.Module:
+    """A copy of the same shapes in which all weights that multiply some layers' rows are zero."""
     copy = shared_copy(model)
     graph = _trace(copy, images)
-    for root, lost in drop.items():
-        for item in _group(graph, copy.get_submodule(root), lost):
-            if _hears(graph, item):
+    for root, rows in removed.items():
+        for item in _dependencies(graph, copy.get_submodule(root), rows):
+            if _loses_inputs(graph, item):
                 layer = item.dep.target.module
                 weight = layer.weight.detach().clone()
                 weight[:, item.idxs] = 0
@@ -152,24 +169,24 @@ def _deaf(model: nn.Module, drop: Mapping[str, Sequence[int]], images: Tensor) -
     return copy
 
 
-def _without(model: nn.Module, drop: Mapping[str, Sequence[int]], images: Tensor) -> Thinned:
-    """A copy without some rows of some layers."""
-    copy, rows = shared_copy(model), dict[str, Tensor]()
+def _without_rows(model: nn.Module, removed: Mapping[str, Sequence[int]], images: Tensor) -> PrunedModel:
+    """A copy without some rows of some layers, and without everything that depends on them."""
+    copy, remaining = shared_copy(model), dict[str, Tensor]()
     graph, names = _trace(copy, images), {module: name for name, module in copy.named_modules()}
-    for root, lost in drop.items():
-        group = _group(graph, copy.get_submodule(root), lost)
-        for item in group:
-            if _gives(graph, item):
-                left = torch.ones(len(item.dep.target.module.weight), dtype=torch.bool)
-                left[item.idxs] = False
-                rows[names[item.dep.target.module]] = left.nonzero().flatten()
-        group.prune()
+    for root, rows in removed.items():
+        dependencies = _dependencies(graph, copy.get_submodule(root), rows)
+        for item in dependencies:
+            if _loses_outputs(graph, item):
+                mask = torch.ones(len(item.dep.target.module.weight), dtype=torch.bool)
+                mask[item.idxs] = False
+                remaining[names[item.dep.target.module]] = mask.nonzero().flatten()
+        dependencies.prune()
     fit_heads(copy)
-    return Thinned(copy.requires_grad_(False).eval(), rows)
+    return PrunedModel(copy.requires_grad_(False).eval(), remaining)
 
 
 def _trace(model: nn.Module, images: Tensor) -> Any:
-    """The dependency graph of ``model``, whose parameters become trainable for it."""
+    """The dependency graph of ``model``; tracing makes the model's parameters trainable."""
     try:
         from torch_pruning import DependencyGraph
     except ImportError as error:
@@ -179,35 +196,35 @@ def _trace(model: nn.Module, images: Tensor) -> Any:
         ) from None
     model.requires_grad_(True)
     with torch.enable_grad():
-        # The last layer's output is the graph's only where something comes after the layer.
+        # The graph marks the model's output only if an operation comes after the last layer; hence the negation.
         try:
             graph = DependencyGraph()  # type: ignore[no-untyped-call]
             return graph.build_dependency(model, [images], output_transform=torch.neg, verbose=False)
-        except Exception as error:  # of calls that it does not know, it makes anything
+        except Exception as error:  # an operation unknown to the package may raise anything
             raise SpecError(
                 f"torch-pruning cannot follow the channels of this model ({type(error).__name__}: {error}); choose "
                 f"another compression"
             ) from error
 
 
-def _group(graph: Any, layer: nn.Module, rows: Sequence[int]) -> Any:
-    """All that is lost with some rows of a layer: items of a module, what it loses, and of which rows that comes."""
+def _dependencies(graph: Any, layer: nn.Module, rows: Sequence[int]) -> Any:
+    """All that is removed with some rows of a layer: modules, the indices that each loses, and the rows they follow."""
     return graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, list(rows))
 
 
-def _gives(graph: Any, item: Any) -> bool:
-    """Whether a layer loses outputs."""
+def _loses_outputs(graph: Any, item: Any) -> bool:
+    """Whether a dependency removes output channels of a layer."""
     layer = item.dep.target.module
     return isinstance(layer, nn.Linear | nn.Conv2d) and bool(graph.is_out_channel_pruning_fn(item.dep.handler))
 
 
-def _hears(graph: Any, item: Any) -> bool:
-    """Whether a layer loses inputs, and no outputs."""
-    return isinstance(item.dep.target.module, nn.Linear | nn.Conv2d) and not _gives(graph, item)
+def _loses_inputs(graph: Any, item: Any) -> bool:
+    """Whether a dependency removes input channels of a layer and no output channels."""
+    return isinstance(item.dep.target.module, nn.Linear | nn.Conv2d) and not _loses_outputs(graph, item)
 
 
-def _may_lose(graph: Any, item: Any, names: Mapping[nn.Module, str]) -> bool:
-    """Whether a module, or a call between modules, may lose channels, and has those that it is said to lose."""
+def _is_prunable(graph: Any, item: Any, names: Mapping[nn.Module, str]) -> bool:
+    """Whether the module or operation of a dependency can lose channels, and has those that it would lose."""
     module = item.dep.target.module
     if module not in names:
         return not isinstance(module, graph.ops._OutputOp | nn.Parameter)
@@ -215,11 +232,11 @@ def _may_lose(graph: Any, item: Any, names: Mapping[nn.Module, str]) -> bool:
         return False
     if not isinstance(module, nn.Linear | nn.Conv2d):
         return isinstance(module, _BatchNorm | nn.PReLU)
-    return bool(max(item.idxs) < (module.weight.shape[1] if _hears(graph, item) else len(module.weight)))
+    return bool(max(item.idxs) < (module.weight.shape[1] if _loses_inputs(graph, item) else len(module.weight)))
 
 
 def _units(model: nn.Module, root: str, out: int) -> Tensor:
-    """``[units, n]``, the rows of a layer that leave at once."""
+    """``[units, n]``, the rows of a layer that are removed together: those of a head for timm's ``qkv``."""
     rows = torch.arange(out)
     for name, module in model.named_modules():
         if isinstance(module, Attention) and root == f"{name}.qkv":

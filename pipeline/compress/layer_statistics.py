@@ -1,7 +1,8 @@
-"""Second moments of layer inputs, and what the loss makes of layer outputs, gathered from training data."""
+"""Statistics of layers from training images: moments of inputs, sensitivity to errors of outputs, number of vectors."""
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -15,11 +16,29 @@ from pipeline.compress.layers import group_count
 from pipeline.task.contract import Part
 
 
+@contextmanager
+def _forward_hooks(
+    model: nn.Module, names: Sequence[str], hook: Callable[[str, nn.Module, Tensor, Tensor], Tensor | None]
+) -> Iterator[None]:
+    """Call ``hook(name, layer, input, output)`` after each forward pass of the named layers, inside the context.
+
+    A tensor that the hook returns replaces the output.
+    """
+
+    def make_hook(name: str) -> Any:
+        return lambda layer, inputs, output: hook(name, layer, inputs[0], output)
+
+    with ExitStack() as stack:
+        for name in names:
+            stack.callback(model.get_submodule(name).register_forward_hook(make_hook(name)).remove)
+        yield
+
+
 @torch.no_grad()
 def gather_statistics(
     model: nn.Module, targets: Sequence[str], batches: Iterable[Tensor]
 ) -> dict[str, Sequence[LayerStats]]:
-    """``C = E[x x^T]`` of the inputs of each target layer, one for each group of a convolution.
+    """``C = E[x x^T]`` of the inputs of each target layer, one per group of a convolution.
 
     Args:
         model: The uncompressed model, in eval mode.
@@ -29,31 +48,24 @@ def gather_statistics(
     sums: dict[str, Tensor] = {}
     counts = dict.fromkeys(targets, 0)
 
-    def watch(name: str) -> Any:
-        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = input_vectors(layer, inputs[0]).double()
-            sums[name] = sums.get(name, 0) + x.mT @ x
-            counts[name] += x.shape[1]
+    def add_moment(name: str, layer: nn.Module, inputs: Tensor, _: Tensor) -> None:
+        x = input_vectors(layer, inputs).double()
+        sums[name] = sums.get(name, 0) + x.mT @ x
+        counts[name] += x.shape[1]
 
-        return model.get_submodule(name).register_forward_pre_hook(hook)
-
-    hooks = [watch(name) for name in targets]
-    try:
+    with _forward_hooks(model, targets, add_moment):
         for images in batches:
             model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return {name: [LayerStats(group.cpu() / counts[name]) for group in sums[name]] for name in targets}
 
 
 def gather_sensitivity(
     model: nn.Module, targets: Sequence[str], batches: Iterable[tuple[Tensor, Tensor]]
 ) -> dict[str, float]:
-    """``E ||g||^2 / (2 out)`` of each target layer, ``g`` the gradient of an image's loss in all the layer's outputs.
+    """``E ||g||^2 / (2 out)`` of each target layer, with ``g`` the gradient of an image's loss in the layer's outputs.
 
-    It is the mean of the diagonal of the empirical Fisher information, half of it: where a layer's outputs are off by
-    ``d``, the cross-entropy grows by about ``sensitivity * E ||d||^2``, a mean over the vectors ``[out]`` of all
+    It is half the mean diagonal of the empirical Fisher information. If the layer's outputs are off by ``d``, the
+    cross-entropy grows by about ``sensitivity * E ||d||^2``, the mean over its output vectors ``[out]`` at all
     positions (Theis et al., 2018, arXiv:1801.05787).
 
     Args:
@@ -61,38 +73,30 @@ def gather_sensitivity(
         targets: Names of Linear and Conv2d layers.
         batches: Images and labels from the training part.
     """
-    squares, images_seen = dict.fromkeys(targets, 0.0), 0
+    squares, image_count = dict.fromkeys(targets, 0.0), 0
     outputs: list[tuple[str, Tensor]] = []
 
-    def watch(name: str) -> Any:
-        def hook(layer: nn.Module, _: object, output: Tensor) -> Tensor:
-            outputs.append((name, output.requires_grad_()))
-            return output.clone()  # what follows may change it in place
+    def record(name: str, layer: nn.Module, _: Tensor, output: Tensor) -> Tensor:
+        outputs.append((name, output.requires_grad_()))
+        return output.clone()  # later layers may change their input in place
 
-        return model.get_submodule(name).register_forward_hook(hook)
-
-    hooks = [watch(name) for name in targets]
-    try:
-        with torch.enable_grad():
-            for images, labels in batches:
-                outputs.clear()
-                loss = F.cross_entropy(model(images), labels, reduction="sum")  # so that each image's is its own
-                gradients = torch.autograd.grad(loss, [output for _, output in outputs], materialize_grads=True)
-                for (name, _), gradient in zip(outputs, gradients, strict=True):
-                    squares[name] += float(gradient.double().square().sum())
-                images_seen += len(labels)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    outs = {name: len(model.get_submodule(name).get_parameter("weight")) for name in targets}
-    return {name: square / (2 * images_seen * outs[name]) for name, square in squares.items()}
+    with _forward_hooks(model, targets, record), torch.enable_grad():
+        for images, labels in batches:
+            outputs.clear()
+            loss = F.cross_entropy(model(images), labels, reduction="sum")  # a mean would scale each image's gradient
+            gradients = torch.autograd.grad(loss, [output for _, output in outputs], materialize_grads=True)
+            for (name, _), gradient in zip(outputs, gradients, strict=True):
+                squares[name] += float(gradient.double().square().sum())
+            image_count += len(labels)
+    rows = {name: len(model.get_submodule(name).get_parameter("weight")) for name in targets}
+    return {name: square / (2 * image_count * rows[name]) for name, square in squares.items()}
 
 
 def input_vectors(layer: nn.Module, x: Tensor) -> Tensor:
-    """The vectors that a layer's weight matrix meets, ``[groups, n, in]``: rows of ``x``, or patches of images."""
+    """The vectors that a layer's weight matrix multiplies, ``[groups, n, in]``: rows of ``x``, or patches of images."""
     if not isinstance(layer, nn.Conv2d):
         return x.reshape(1, -1, x.shape[-1])
-    if isinstance(layer, Conv2dSame):  # it pads by the size of its input, in its forward
+    if isinstance(layer, Conv2dSame):  # its forward pads according to the size of the input
         x = pad_same(x, list(layer.kernel_size), list(layer.stride), list(layer.dilation))
     padding = layer._reversed_padding_repeated_twice
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
@@ -102,38 +106,29 @@ def input_vectors(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def output_positions(model: nn.Module, names: Sequence[str], images: Tensor) -> Mapping[str, int]:
-    """How often each layer's weight matrix meets a vector, for one image; ``images`` is a batch of one."""
-    seen = dict.fromkeys(names, 0)
+    """How many vectors each layer's weight matrix multiplies per image; ``images`` is a batch of one."""
+    counts = dict.fromkeys(names, 0)
 
-    def watch(name: str) -> Any:
-        def hook(layer: nn.Module, _: object, output: Tensor) -> None:
-            channels = layer.get_parameter("weight").shape[0]
-            seen[name] += output.numel() // channels
+    def count(name: str, layer: nn.Module, _: Tensor, output: Tensor) -> None:
+        counts[name] += output.numel() // len(layer.get_parameter("weight"))
 
-        return model.get_submodule(name).register_forward_hook(hook)
-
-    hooks = [watch(name) for name in names]
-    try:
-        with torch.no_grad():
-            model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return seen
+    with _forward_hooks(model, names, count), torch.no_grad():
+        model(images)
+    return counts
 
 
 CALIBRATION_IMAGES = 2048
-"""Training images that statistics are gathered from; second moments of many positions or few inputs settle sooner."""
+"""Training images that statistics are gathered from; the moments of most layers converge with fewer."""
 
 
 def calibration(train: Part) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of some images of the training part and their labels, always the same."""
+    """Batches of images and labels: always the same ``CALIBRATION_IMAGES`` images of the training part."""
     chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:CALIBRATION_IMAGES]
     return train.batches(32, chosen)
 
 
 class Statistics:
-    """The statistics of a task's layers, gathered once, when a method first asks for them.
+    """The statistics of a model's layers; those of a layer are gathered once, when they are first needed.
 
     Args:
         model: The uncompressed model.
@@ -147,13 +142,12 @@ class Statistics:
         self._lock = threading.Lock()
 
     def of(self, targets: Sequence[str]) -> Mapping[str, Sequence[LayerStats]]:
-        """Second moments of the inputs of each target."""
+        """Second moments of the inputs of each target (``gather_statistics``)."""
         with self._lock:
             missing = [name for name in targets if name not in self._moments]
             if missing:
-                self._moments |= gather_statistics(
-                    self._model, missing, (images for images, _ in calibration(self._train))
-                )
+                images = (images for images, _ in calibration(self._train))
+                self._moments |= gather_statistics(self._model, missing, images)
             return {name: self._moments[name] for name in targets}
 
     def sensitivity(self, targets: Sequence[str]) -> Mapping[str, float]:

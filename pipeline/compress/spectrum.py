@@ -1,4 +1,4 @@
-"""The spectrum of a matrix as numbers; all in float64.
+"""Singular values of matrices and of low-rank products, and what is read from them; all in float64.
 
 Legend: ``s_j`` the singular values in descending order, ``p_j = s_j / sum s`` their shares.
 """
@@ -11,16 +11,16 @@ def singular_values(matrix: Tensor) -> Tensor:
     """``s`` of ``matrix [out, in]``: ``[min(out, in)]``, descending, on the CPU.
 
     Raises:
-        torch.linalg.LinAlgError: The matrix holds NaN or infinite values.
+        torch.linalg.LinAlgError: The matrix contains NaN or infinite values.
     """
-    if not matrix.isfinite().all():  # some devices would answer with NaN
+    if not matrix.isfinite().all():  # some devices would return NaN
         raise torch.linalg.LinAlgError("it holds NaN or infinite values")  # type: ignore[attr-defined]
     values: Tensor = torch.linalg.svdvals(matrix.detach().double())
     return values.cpu()
 
 
 def product_singular_values(B: Tensor, A: Tensor, s: float = 1.0) -> Tensor:
-    """``s`` of the product ``s B A``, which is never built: with ``B = Q R`` and ``A^T = P L`` those of ``R L^T``.
+    """The singular values of ``s B A`` without computing the product: with ``B = Q R``, ``A^T = P L``, of ``R L^T``.
 
     Args:
         B: ``[out, r]``.
@@ -28,17 +28,17 @@ def product_singular_values(B: Tensor, A: Tensor, s: float = 1.0) -> Tensor:
         s: The scale.
 
     Returns:
-        ``[min(out, r, in)]``, descending, on the CPU; all other singular values of the product are zero.
+        ``[min(out, r, in)]``, descending, on the CPU; all further singular values of the product are zero.
 
     Raises:
-        torch.linalg.LinAlgError: A factor holds NaN or infinite values.
+        torch.linalg.LinAlgError: A factor contains NaN or infinite values.
     """
     R, L = (torch.linalg.qr(factor.detach().double(), mode="r").R for factor in (B, A.mT))
     return singular_values(s * R @ L.mT)
 
 
 def shares(values: Tensor) -> Tensor:
-    """``p``: singular values that sum to 1; all zero for a zero matrix."""
+    """``p``, singular values scaled to sum to 1; all zero for a zero matrix."""
     total = values.sum()
     return values / total if total > 0 else torch.zeros_like(values)
 
@@ -46,7 +46,10 @@ def shares(values: Tensor) -> Tensor:
 def effective_rank(values: Tensor) -> float:
     """``exp(-sum p ln p)`` of singular values (Roy and Vetterli, 2007); 0 for a zero matrix.
 
-    It does not change with the matrix's scale: n for the identity of n rows, 1 for any matrix of rank one.
+    It does not depend on the scale of the matrix, and is 1 for any matrix of rank one.
+
+    >>> round(effective_rank(torch.tensor([2.0, 2.0, 2.0])), 6)
+    3.0
     """
     p = shares(values)
     return float(torch.special.entr(p).sum().exp()) if p.any() else 0.0

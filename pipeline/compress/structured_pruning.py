@@ -1,4 +1,4 @@
-"""What structured prunings have in common: how much stays, and models of fewer channels in files."""
+"""What the structured prunings share: how many channels remain, and how pruned models are stored and loaded."""
 
 import copy
 import math
@@ -18,19 +18,19 @@ from pipeline.task.contract import Part
 
 
 class StructuredPruning(Compression):
-    """Output channels of the target layers leave, and with them all that depends on them; what is left is dense.
+    """Output channels of the target layers are removed with everything that depends on them; the rest stays dense.
 
-    Attention of timm loses whole heads. The classifier, and what cannot lose channels, stays whole.
+    Attention of timm loses whole heads. The classifier, and layers that cannot lose channels, stay whole.
     """
 
     keep: float = Field(0.5, gt=0, le=1)
-    """``c``, the share of a layer's output channels that stay; at least one does."""
+    """``c``, the share of a layer's output channels that remain; at least one does."""
     rounding: Literal["ceil", "int"] = "ceil"
-    """How ``c * out`` becomes a whole number of channels."""
+    """How ``c * out`` is rounded to a number of channels: up, or down."""
 
-    def left(self, channels: int) -> int:
-        """How many of so many channels stay."""
-        exact = round(self.keep * channels, 9)  # 0.29 * 100 is meant to be 29
+    def kept(self, channels: int) -> int:
+        """How many of ``channels`` remain."""
+        exact = round(self.keep * channels, 9)  # 0.29 * 100 must be 29
         return max(1, math.ceil(exact) if self.rounding == "ceil" else int(exact))
 
     def compress_layer(self, layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> CompressedWeight:
@@ -40,20 +40,20 @@ class StructuredPruning(Compression):
         fit_shapes(model, tensors)
 
     def restored(self, model: nn.Module, targets: Sequence[str], tensors: Mapping[str, Tensor]) -> CompressedModel:
-        thinned = copy.deepcopy(model)
-        fit_shapes(thinned, tensors)
-        thinned.load_state_dict(tensors)
-        return packed(thinned.eval().requires_grad_(False), targets)
+        pruned = copy.deepcopy(model)
+        fit_shapes(pruned, tensors)
+        pruned.load_state_dict(tensors)
+        return as_compressed(pruned.eval().requires_grad_(False), targets)
 
     def load_weight(self, tensors: Mapping[str, Tensor], shape: tuple[int, int], groups: int) -> CompressedWeight:
         return DenseWeight(tensors["dense"].reshape(shape))
 
 
-def training_part(method: str, train: Part | None) -> Part:
-    """The part that a method needs.
+def require_train(method: str, train: Part | None) -> Part:
+    """The training part.
 
     Raises:
-        SpecError: It is not given.
+        SpecError: ``train`` is ``None``.
     """
     if train is None:
         raise SpecError(f"{method} runs training images through the model; give compress_model the part train=")
@@ -61,13 +61,13 @@ def training_part(method: str, train: Part | None) -> Part:
 
 
 def noise_like(model: nn.Module, train: Part) -> Tensor:
-    """A batch of one image of noise, of the shape of the training images, on the device of the model."""
+    """A batch of one image of noise, with the shape and dtype of the training images, on the device of the model."""
     images, _ = next(iter(train.batches(1, torch.tensor([0]))))
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0), dtype=images.dtype)
     return noise.to(next(model.parameters()).device)
 
 
-def packed(model: nn.Module, targets: Sequence[str]) -> CompressedModel:
-    """A pruned model; it is its own reference, for what is left is not compressed."""
+def as_compressed(model: nn.Module, targets: Sequence[str]) -> CompressedModel:
+    """A pruned model as a ``CompressedModel``; the remaining weights are exact, so it is its own reference."""
     weights = {name: DenseWeight(weight_matrix(model.get_submodule(name))) for name in targets}
     return CompressedModel(model, weights, shared_copy(model))

@@ -1,4 +1,4 @@
-"""Which layers of a model are compressed and adapted, by glob or by group."""
+"""The layers of a model that a study compresses and adapts, chosen by glob or by group."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,40 +7,46 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.compress.attention import has_thirds
+from pipeline.compress.attention import is_fused_qkv
 from pipeline.compress.layers import layer_names, matrix_shape
 from pipeline.config.combination_spec import TargetSpec
 from pipeline.config.table import nearest
 from pipeline.errors import SpecError
 
 QUERIES = ({"qkv"}, {"q", "k", "v"}, {"q", "kv"}, {"qk", "v"}, {"query", "key", "value"})
-"""Names of an attention module's projections, but for ``to_`` before and ``_proj`` behind."""
+"""Sets of names of an attention module's projections, without the prefix ``to_`` or the suffix ``_proj``."""
 
 FEED_FORWARD = re.compile(r"(.*_)?(mlp|ffn?|feed_?forward)\d*(_.*)?", re.IGNORECASE)
-"""Names of modules that hold a feed-forward network."""
+"""Names of modules that contain a feed-forward network."""
 
 
 def resolve(model: nn.Module, entries: Sequence[TargetSpec | str], option: str = "targets") -> dict[str, int | None]:
-    """The layers that the ``entries`` of an option choose, in the model's order, with its rank, none for the cell's.
+    """The layers that ``entries`` choose, in the model's order, with the rank that an entry fixes or ``None``.
 
-    An entry is a group or a glob over names of layers; a group goes before a layer of the same name. Where several
-    entries match a layer the last one holds: the general first, the exceptions after it. The groups:
+    An entry is the name of a group or a glob over names of layers; a group takes precedence over a layer of the same
+    name. If several entries match a layer the last one applies, so general entries come first and exceptions after
+    them. The groups:
 
-    - ``all``: every layer, as ``*``; ``linear`` and ``conv``: those of the class.
-    - ``head``: timm's ``get_classifier()``; of other models the layer ``head``, or where there is none the last layer.
-    - ``attention``: Linear layers in a module that holds query, key and value projections: children named as in
-      ``QUERIES`` (or ``to_q``, ``q_proj``, ...), or an ``in_proj`` that gives three times what ``out_proj`` takes.
+    - ``all``: every layer, as ``*``; ``linear`` and ``conv``: the layers of that class.
+    - ``head``: timm's ``get_classifier()``; in other models the layer ``head``, or else the last layer.
+    - ``attention``: Linear layers in a module with query, key and value projections: children named as in ``QUERIES``
+      (or ``to_q``, ``q_proj``, ...), or an ``in_proj`` with three times as many outputs as ``out_proj`` has inputs.
     - ``mlp``: Linear layers and 1 x 1 convolutions in a module called ``mlp``, ``ffn``, ``ff`` or ``feed_forward``,
-      alone or beside other words, the last of which gives what the first takes. A plain MLP has none of them.
+      alone or with other words, whose last layer has as many outputs as the first has inputs. A plain MLP has none.
+
+    Args:
+        model: The model, with its attention arranged.
+        entries: The entries, or just the names or globs of entries without options.
+        option: The name of the option, for messages.
 
     Raises:
-        SpecError: An entry matches no layer, or only such as cannot be adapted; its options are all overridden; or
-            all layers are left dense.
+        SpecError: An entry matches no layer, or only layers that cannot be adapted; the options of an entry have no
+            effect because later entries override it; or all layers stay dense.
     """
     names = layer_names(model)
     rules = [TargetSpec.model_validate(entry) for entry in entries]
     matched = [(rule, _matches(model, names, rule.match)) for rule in rules]
-    unmatched = [f"'{rule.match}' {_why_not(model, names, rule.match)}" for rule, found in matched if not found]
+    unmatched = [f"'{rule.match}' {_mismatch(model, names, rule.match)}" for rule, found in matched if not found]
     if unmatched:
         raise SpecError(
             f"{option}: {'; '.join(unmatched)}; layers: {_shortened(names)}; groups: {', '.join(sorted(GROUPS))}"
@@ -48,16 +54,18 @@ def resolve(model: nn.Module, entries: Sequence[TargetSpec | str], option: str =
     chosen = {name: rule for rule, found in matched for name in found}
     for rule in rules:
         if (rule.dense or rule.rank) and all(rule is not holds for holds in chosen.values()):
-            raise SpecError(f"{option}: later entries override '{rule.match}' everywhere; put it after them")
+            raise SpecError(
+                f"{option}: '{rule.match}' has no effect, because later entries override it; put it after them"
+            )
     targets = [name for name in names if name in chosen and not chosen[name].dense]
     if not targets:
-        raise SpecError(f'{option}: all that match are dense, and nothing is left to train; begin with "*"')
+        raise SpecError(f'{option}: all layers that match are dense = true, so none is left to train; put "*" first')
     ranks = {name: chosen[name].rank for name in targets}
     return {name: rank and min(rank, *matrix_shape(model.get_submodule(name))) for name, rank in ranks.items()}
 
 
 def find_targets(model: nn.Module, entries: Sequence[TargetSpec | str], option: str = "targets") -> list[str]:
-    """Names of the layers that ``resolve`` finds."""
+    """Names of the layers that ``resolve`` chooses."""
     return list(resolve(model, entries, option))
 
 
@@ -67,7 +75,7 @@ def _matches(model: nn.Module, names: Sequence[str], match: str) -> list[str]:
     return [name for name in names if fnmatchcase(name, match)]
 
 
-def _why_not(model: nn.Module, names: Sequence[str], match: str) -> str:
+def _mismatch(model: nn.Module, names: Sequence[str], match: str) -> str:
     others = [name for name, _ in model.named_modules() if name and name not in names]
     refused = [] if match in GROUPS else [name for name in others if fnmatchcase(name, match)]
     if refused:
@@ -88,9 +96,9 @@ def _of_class(kind: type[nn.Module]) -> Callable[[nn.Module, Sequence[str]], lis
 def _head(model: nn.Module, names: Sequence[str]) -> list[str]:
     found: Any = getattr(model, "get_classifier", tuple)()
     classifiers = found if isinstance(found, tuple | list) else (found,)
-    inside = {module for each in classifiers if isinstance(each, nn.Module) for module in each.modules()}
-    own = [name for name in names if model.get_submodule(name) in inside]
-    return own or [name for name in names if name == "head"] or list(names[-1:])
+    inside = {module for head in classifiers if isinstance(head, nn.Module) for module in head.modules()}
+    heads = [name for name in names if model.get_submodule(name) in inside]
+    return heads or [name for name in names if name == "head"] or list(names[-1:])
 
 
 def _attention(model: nn.Module, names: Sequence[str]) -> list[str]:
@@ -102,15 +110,15 @@ def _mlp(model: nn.Module, names: Sequence[str]) -> list[str]:
     blocks: dict[str, list[str]] = {}
     for name in names:
         block = _block(model, name)
-        if _called_feed_forward(block) and _is_pointwise(model.get_submodule(name)):
+        if _is_named_feed_forward(block) and _is_pointwise(model.get_submodule(name)):
             blocks.setdefault(block, []).append(name)
-    # One that does not return to its width is something else: a classifier, or a network of position biases.
-    returning = (
-        inside
-        for inside in blocks.values()
-        if matrix_shape(model.get_submodule(inside[-1]))[0] == matrix_shape(model.get_submodule(inside[0]))[1]
+    # A block whose output width differs from its input width is a classifier, or a network for position biases.
+    feed_forward = (
+        layers
+        for layers in blocks.values()
+        if matrix_shape(model.get_submodule(layers[-1]))[0] == matrix_shape(model.get_submodule(layers[0]))[1]
     )
-    return [name for inside in returning for name in inside]
+    return [name for layers in feed_forward for name in layers]
 
 
 GROUPS: Mapping[str, Callable[[nn.Module, Sequence[str]], list[str]]] = {
@@ -124,27 +132,30 @@ GROUPS: Mapping[str, Callable[[nn.Module, Sequence[str]], list[str]]] = {
 
 
 def _block(model: nn.Module, name: str) -> str:
-    """The innermost module around a layer that is attention or feed-forward; the model itself where none is."""
-    around = (each for each in _around(name) if _called_feed_forward(each) or _is_attention(model.get_submodule(each)))
-    return next(around, "")
+    """The name of the innermost attention or feed-forward module that contains a layer; ``""`` if there is none."""
+    for parent in _parents(name):
+        if _is_named_feed_forward(parent) or _is_attention(model.get_submodule(parent)):
+            return parent
+    return ""
 
 
-def _around(name: str) -> Iterator[str]:
+def _parents(name: str) -> Iterator[str]:
+    """Names of all modules that contain a layer, from the innermost to the model's, which is ``""``."""
     while name:
         name = name.rpartition(".")[0]
         yield name
 
 
-def _called_feed_forward(name: str) -> bool:
+def _is_named_feed_forward(name: str) -> bool:
     return FEED_FORWARD.fullmatch(name.rpartition(".")[2]) is not None
 
 
 def _is_attention(module: nn.Module) -> bool:
     children = dict(module.named_children())
     if "in_proj" in children and "out_proj" in children:
-        return hasattr(children["in_proj"], "q") or has_thirds(children["in_proj"], module)
-    called = {name.removeprefix("to_").removesuffix("_proj") for name in children}
-    return any(projections <= called for projections in QUERIES)
+        return hasattr(children["in_proj"], "q") or is_fused_qkv(children["in_proj"], module)
+    stems = {name.removeprefix("to_").removesuffix("_proj") for name in children}
+    return any(projections <= stems for projections in QUERIES)
 
 
 def _is_pointwise(layer: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Compressions that train are done once: what came of them is kept, and the same for every run and export."""
+"""A cache of compressions that train: each is trained once, so that all runs and exports use the same model."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,28 +12,28 @@ from pipeline.task.contract import Task
 from pipeline.task.tensor_cache import read_tensors, write_tensors
 
 
-def compress_once(
+def compress_cached(
     compression: Compression,
     task: Task,
     model: nn.Module,
     targets: Sequence[str],
     stats: Mapping[str, Sequence[LayerStats]],
 ) -> CompressedModel:
-    """The compressed model of a task; one that is trained comes from its file, where there is a sound one.
+    """The compressed model of a task, read from the cache if the compression trains and was trained before.
 
     Args:
-        compression: What compresses.
-        task: What it is trained on.
-        model: The task's model, its attention arranged.
-        targets: Names of the layers.
-        stats: Statistics of their inputs, where they are needed.
+        compression: The method.
+        task: The task whose training part the method may use.
+        model: The task's model with its attention arranged.
+        targets: Names of the target layers.
+        stats: Statistics of their inputs, if the method needs them.
     """
     if not compression.trains or not task.trained:
         return compression.compress_model(model, targets, stats, task.train)
     names = [name for name, _ in model.named_parameters()]
     key = fingerprint([compression.model_dump(mode="json"), list(targets), names, dict(task.hashes)])
     path = COMPRESSED / f"{key}.safetensors"
-    tensors = _sound(path)
+    tensors = _read_sound(path)
     if tensors is not None:
         return compression.restored(model, targets, tensors)
     compressed = compression.compress_model(model, targets, stats, task.train)
@@ -41,10 +41,10 @@ def compress_once(
     return compressed
 
 
-def _sound(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of a kept file; none where it is not there, or damaged: it is then made again."""
+def _read_sound(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a cached file; ``None`` if it does not exist or is damaged, so that it is written again."""
     try:
         return read_tensors(path) if path.exists() else None
     except Exception:
-        # A damaged header makes the reader raise nearly anything, and whatever it is, the cure is the same.
+        # The reader may raise almost anything for a damaged header.
         return None

@@ -34,7 +34,7 @@ from pipeline.compress.layers import (
 )
 from pipeline.compress.sizes import ModelSize, StoredModel, model_macs, model_size
 from pipeline.compress.targets import resolve
-from pipeline.compress.trained_cache import compress_once
+from pipeline.compress.trained_cache import compress_cached
 from pipeline.compress.weight import DenseWeight
 from pipeline.config.combination_spec import CombinationSpec
 from pipeline.config.search_spec import SearchSpec
@@ -131,7 +131,7 @@ class Preparation:
         """The compressed model, before any adapter."""
         compression = self.combination.compression
         stats = self.statistics.of(self.targets) if compression.needs_statistics else {}
-        compressed = compress_once(compression, self.task, self.model, self.targets, stats)
+        compressed = compress_cached(compression, self.task, self.model, self.targets, stats)
         model = on_device(compressed.model, self.device)
         if self.combination.batch_norm == "reestimated":
             reestimate(model, (images.to(self.device) for images, _ in calibration(self.task.train)))

@@ -2,9 +2,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.adapt import low_rank
 from pipeline.adapt.lanes import Adapted, Lanes
-from pipeline.adapt.low_rank import Factors
+from pipeline.adapt.low_rank import Factors, adapted_linear, add_to_shared
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.layers import matrix_shape, shared_copy, weight_matrix
 
@@ -52,7 +51,7 @@ def test_outputs_and_gradients_of_lanes_with_inputs_of_their_own_are_the_plain_f
     b = torch.randn(OUT, dtype=torch.float64) if bias else None
     lanes = by_lane(stacks)
     x = torch.randn(INNER, len(lanes) * ROWS, dtype=torch.float64).T.requires_grad_()
-    out = low_rank.on_own(x, weight, b, stacks)
+    out = adapted_linear(x, weight, b, stacks)
     expected = torch.cat(
         [
             own @ weight.T + (0 if b is None else b) + s * (own @ A.T) @ B.T
@@ -67,7 +66,7 @@ def test_outputs_and_gradients_of_lanes_that_share_an_input_are_the_plain_formul
     stacks = factors(shape)
     x, y = torch.randn(ROWS, INNER, dtype=torch.float64), torch.randn(OUT, ROWS, dtype=torch.float64).T
     before = x.clone(), y.clone()
-    out = low_rank.on_shared(x, y, stacks)
+    out = add_to_shared(x, y, stacks)
     expected = torch.cat([y + s * (x @ A.T) @ B.T for A, B, s in by_lane(stacks)])
     assert_gradients_agree(out, expected, trained_of(stacks))
     assert torch.equal(x, before[0])
@@ -82,9 +81,9 @@ def test_gradients_are_the_slopes_of_the_outputs():
     def grouped(trained: tuple[Tensor, ...]) -> list[Factors]:
         return [(A, B, s) for A, B, (_, _, s) in zip(trained[::2], trained[1::2], stacks, strict=True)]
 
-    assert torch.autograd.gradcheck(lambda x, *t: low_rank.on_own(x, weight, None, grouped(t)), own)
+    assert torch.autograd.gradcheck(lambda x, *t: adapted_linear(x, weight, None, grouped(t)), own)
     few = x.detach()[:2]
-    assert torch.autograd.gradcheck(lambda *t: low_rank.on_shared(few, y, grouped(t)), own[1:])
+    assert torch.autograd.gradcheck(lambda *t: add_to_shared(few, y, grouped(t)), own[1:])
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])

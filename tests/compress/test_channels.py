@@ -6,7 +6,7 @@ from torch import nn
 
 from pipeline.compress import channels
 from pipeline.compress.channel_shapes import fit_shapes
-from pipeline.compress.channels import thin
+from pipeline.compress.channels import prune_channels
 from pipeline.compress.layers import shared_copy, weight_matrix
 from pipeline.compress.targets import find_targets
 from pipeline.errors import SpecError
@@ -54,9 +54,9 @@ def norms(model: nn.Module, targets: list[str]) -> dict[str, torch.Tensor]:
     return {name: weight_matrix(model.get_submodule(name)).norm(dim=1) for name in targets}
 
 
-def halved(model: nn.Module, image: torch.Tensor, targets: list[str] | None = None) -> channels.Thinned:
+def halved(model: nn.Module, image: torch.Tensor, targets: list[str] | None = None) -> channels.PrunedModel:
     targets = targets or find_targets(model, ["*"])
-    return thin(model, targets, image, norms(model, targets), lambda _, units: max(1, units // 2))
+    return prune_channels(model, targets, image, norms(model, targets), lambda _, units: max(1, units // 2))
 
 
 def shapes(model: nn.Module) -> dict[str, torch.Size]:
@@ -71,15 +71,15 @@ def silence(layer: nn.Module, lost: torch.Tensor) -> None:
         layer.register_parameter(name, nn.Parameter(silent))
 
 
-def silent(model: nn.Module, thinned: channels.Thinned) -> nn.Module:
-    """The whole model with zeros for all rows that the thinned one lost, and for what batch norms make of them."""
+def silent(model: nn.Module, pruned: channels.PrunedModel) -> nn.Module:
+    """The whole model with zeros for all rows that the pruned one lost, and for what batch norms make of them."""
     dead = shared_copy(model)
-    for name, rows in thinned.rows.items():
+    for name, rows in pruned.rows.items():
         layer = dead.get_submodule(name)
         silence(layer, ~torch.isin(torch.arange(len(layer.weight)), rows))
     for name, module in dead.named_modules():
         if isinstance(module, nn.BatchNorm2d):
-            silence(module, ~torch.isin(module.running_mean, thinned.model.get_submodule(name).running_mean))
+            silence(module, ~torch.isin(module.running_mean, pruned.model.get_submodule(name).running_mean))
     return dead
 
 
@@ -87,38 +87,38 @@ def silent(model: nn.Module, thinned: channels.Thinned) -> nn.Module:
 def test_channels_that_are_dead_leave_without_changing_an_output(build, side):
     model, image = settled(build, side)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    thinned = halved(model, image)
+    pruned = halved(model, image)
     x = torch.randn(4, *image.shape[1:])
     with torch.no_grad():
-        torch.testing.assert_close(thinned.model(x), silent(model, thinned)(x), rtol=1e-4, atol=1e-4)
-        assert not torch.allclose(thinned.model(x), model(x), rtol=1e-2)
+        torch.testing.assert_close(pruned.model(x), silent(model, pruned)(x), rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(pruned.model(x), model(x), rtol=1e-2)
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
-    assert not any(parameter.requires_grad for parameter in thinned.model.parameters())
+    assert not any(parameter.requires_grad for parameter in pruned.model.parameters())
 
 
 @EACH_MODEL
 def test_every_layer_but_the_classifier_and_the_residual_stream_of_a_transformer_loses_channels(build, side):
     model, image = settled(build, side)
-    thinned = halved(model, image)
+    pruned = halved(model, image)
     targets = find_targets(model, ["*"])
     stream = {name for name in targets if name.endswith(("patch_embed.proj", "attn.proj", "fc2"))}
-    assert set(targets) - set(thinned.rows) == {targets[-1], *(stream if build is vit else ())}
-    for name, rows in thinned.rows.items():
+    assert set(targets) - set(pruned.rows) == {targets[-1], *(stream if build is vit else ())}
+    for name, rows in pruned.rows.items():
         assert rows.tolist() == sorted(set(rows.tolist()))
-        assert len(thinned.model.get_submodule(name).weight) == len(rows) < len(model.get_submodule(name).weight)
+        assert len(pruned.model.get_submodule(name).weight) == len(rows) < len(model.get_submodule(name).weight)
 
 
 @EACH_MODEL
-def test_a_bare_architecture_takes_the_shapes_of_a_thinned_model_and_computes_the_same(build, side):
+def test_a_bare_architecture_takes_the_shapes_of_a_pruned_model_and_computes_the_same(build, side):
     model, image = settled(build, side)
-    thinned = halved(model, image).model
+    pruned = halved(model, image).model
     bare = build().eval()
-    fit_shapes(bare, thinned.state_dict())
-    assert shapes(bare) == shapes(thinned)
-    bare.load_state_dict(thinned.state_dict())
-    assert [str(module) for module in bare.modules()] == [str(module) for module in thinned.modules()]
+    fit_shapes(bare, pruned.state_dict())
+    assert shapes(bare) == shapes(pruned)
+    bare.load_state_dict(pruned.state_dict())
+    assert [str(module) for module in bare.modules()] == [str(module) for module in pruned.modules()]
     with torch.no_grad():
-        torch.testing.assert_close(bare(image), thinned(image))
+        torch.testing.assert_close(bare(image), pruned(image))
 
 
 def test_shapes_that_are_the_same_or_larger_or_of_another_kind_change_nothing():
@@ -139,11 +139,11 @@ def test_shapes_that_are_the_same_or_larger_or_of_another_kind_change_nothing():
 def test_the_rows_of_lowest_score_leave_and_the_first_of_equals_stays():
     model, image = settled(mlp, 4)
     scores = {"1": torch.tensor([0.0, 5, 1, 5, 2, 3, 4, 5, 5, 5, 5, 5]), "3": torch.ones(8)}
-    thinned = thin(model, ["1", "3"], image, scores, lambda _, units: units - 4)
-    assert thinned.rows["1"].tolist() == [1, 3, 6, 7, 8, 9, 10, 11]
-    assert thinned.rows["3"].tolist() == [0, 1, 2, 3]
-    assert torch.equal(thinned.model[1].weight, model[1].weight[thinned.rows["1"]])
-    assert torch.equal(thinned.model[3].weight, model[3].weight[thinned.rows["3"]][:, thinned.rows["1"]])
+    pruned = prune_channels(model, ["1", "3"], image, scores, lambda _, units: units - 4)
+    assert pruned.rows["1"].tolist() == [1, 3, 6, 7, 8, 9, 10, 11]
+    assert pruned.rows["3"].tolist() == [0, 1, 2, 3]
+    assert torch.equal(pruned.model[1].weight, model[1].weight[pruned.rows["1"]])
+    assert torch.equal(pruned.model[3].weight, model[3].weight[pruned.rows["3"]][:, pruned.rows["1"]])
 
 
 class Residual(nn.Module):
@@ -158,14 +158,14 @@ class Residual(nn.Module):
 
 def test_scores_of_layers_that_are_added_are_summed():
     scores = {"stem": torch.tensor([9.0, 0, 3, 3, 1, 1]), "inner": torch.tensor([0.0, 9, 2, 3, 1, 2])}
-    thinned = thin(Residual(), list(scores), torch.randn(1, 5), scores, lambda _, units: 3)
-    assert {name: rows.tolist() for name, rows in thinned.rows.items()} == {"stem": [0, 1, 3], "inner": [0, 1, 3]}
-    assert thinned.model.head.in_features == 3
+    pruned = prune_channels(Residual(), list(scores), torch.randn(1, 5), scores, lambda _, units: 3)
+    assert {name: rows.tolist() for name, rows in pruned.rows.items()} == {"stem": [0, 1, 3], "inner": [0, 1, 3]}
+    assert pruned.model.head.in_features == 3
 
 
 def test_a_layer_that_is_tied_with_one_that_is_no_target_stays_whole():
     model = Residual()
-    assert thin(model, ["stem"], torch.randn(1, 5), {"stem": torch.ones(6)}, lambda _, units: 3).rows == {}
+    assert prune_channels(model, ["stem"], torch.randn(1, 5), {"stem": torch.ones(6)}, lambda _, units: 3).rows == {}
     assert "layer1.0.conv2" not in halved(*settled(*MODELS["residual"]), targets=["layer1.0.conv2"]).rows
 
 
@@ -173,9 +173,9 @@ def test_a_depthwise_convolution_that_is_no_target_goes_with_the_layer_before_it
     model = nn.Sequential(
         nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 3, 1), nn.Flatten(), nn.Linear(48, 2)
     )
-    thinned = halved(model, torch.randn(1, 3, 6, 6), ["0"])
-    assert thinned.rows.keys() == {"0", "1"}
-    assert (thinned.model[1].groups, thinned.model[1].in_channels, thinned.model[2].in_channels) == (4, 4, 4)
+    pruned = halved(model, torch.randn(1, 3, 6, 6), ["0"])
+    assert pruned.rows.keys() == {"0", "1"}
+    assert (pruned.model[1].groups, pruned.model[1].in_channels, pruned.model[2].in_channels) == (4, 4, 4)
     assert halved(model, torch.randn(1, 3, 6, 6), ["1"]).rows == {}
 
 
@@ -184,10 +184,10 @@ def test_attention_loses_whole_heads_by_the_sum_of_their_query_key_and_value():
     name, heads = "blocks.0.attn.qkv", model.blocks[0].attn.num_heads
     score = torch.ones(3, heads, 16)
     score[1, 1] = 0.5
-    thinned = thin(model, [name], image, {name: score.flatten()}, lambda _, units: units - 1)
+    pruned = prune_channels(model, [name], image, {name: score.flatten()}, lambda _, units: units - 1)
     kept = [row for row in range(144) if row // 16 % 3 != 1]
-    assert thinned.rows[name].tolist() == kept
-    attention = thinned.model.blocks[0].attn
+    assert pruned.rows[name].tolist() == kept
+    attention = pruned.model.blocks[0].attn
     assert (attention.num_heads, attention.head_dim, attention.proj.in_features) == (heads - 1, 16, 32)
 
 

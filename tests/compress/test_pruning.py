@@ -1,5 +1,3 @@
-import itertools
-
 import pytest
 import torch
 from test_channels import MODELS, mlp, settled, shapes
@@ -7,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pipeline.adapt.methods.no_adapter import NoAdapter
-from pipeline.compress.channels import thin
+from pipeline.compress.channels import prune_channels
 from pipeline.compress.layer_statistics import output_positions
 from pipeline.compress.layers import layer_names, weight_matrix
 from pipeline.compress.methods.prune_gradient import PruneGradient
@@ -33,7 +31,7 @@ def images(side: int = 4, count: int = 6) -> TensorPart:
      (1.0, "ceil", 9, 9), (0.40625, "int", 256, 104), (0.40625, "ceil", 128, 52)],
 )  # fmt: skip
 def test_of_so_many_channels_the_share_stays_and_at_least_one(keep, rounding, channels, left):
-    assert PruneMagnitude(keep=keep, rounding=rounding).left(channels) == left
+    assert PruneMagnitude(keep=keep, rounding=rounding).kept(channels) == left
 
 
 @pytest.mark.parametrize(("norm", "rows"), [("l1", [0, 2]), ("l2", [0, 1])])
@@ -133,20 +131,29 @@ def test_the_rows_of_largest_accumulated_gradient_stay(score):
     torch.testing.assert_close(weight, model[1].weight.detach()[rows])
 
 
+class CountedPart(TensorPart):
+    """Counts the batches of more than one image that were taken from it."""
+
+    taken = 0
+
+    def batches(self, batch_size, order=None):
+        for batch in super().batches(batch_size, order):
+            self.taken += len(batch[1]) > 1
+            yield batch
+
+
 def pruned_after(monkeypatch, **options) -> list[tuple[int, list[int]]]:
-    """After how many batches rows were lost, and how many of the two layers stayed."""
-    batches, found = itertools.count(), []
+    """After how many batches rows were removed, and how many rows of the two layers remained."""
+    part, found = CountedPart(torch.randn(8, 3, 4, 4), torch.arange(8) % 3), []
 
-    def counting(model, targets, *rest):
-        thinned = thin(model, targets, *rest)
-        found.append((next(batches), [len(thinned.model[place].weight) for place in (1, 3)]))
-        return thinned
+    def recorded(model, targets, *rest):
+        pruned = prune_channels(model, targets, *rest)
+        found.append((part.taken, [len(pruned.model[layer].weight) for layer in (1, 3)]))
+        return pruned
 
-    step = PruneGradient._step
-    monkeypatch.setattr(PruneGradient, "_step", lambda *given: (next(batches), step(*given))[1])
-    monkeypatch.setattr("pipeline.compress.methods.prune_gradient.thin", counting)
-    PruneGradient(batch_size=2, **options).compress_model(mlp(), ["1", "3"], {}, images(count=8))
-    return [(count - place, left) for place, (count, left) in enumerate(found)]
+    monkeypatch.setattr("pipeline.compress.methods.prune_gradient.prune_channels", recorded)
+    PruneGradient(batch_size=2, **options).compress_model(mlp(), ["1", "3"], {}, part)
+    return found
 
 
 def test_rows_are_lost_after_the_training_half_way_or_step_by_step(monkeypatch):

@@ -150,13 +150,13 @@ def test_a_rank_of_its_own_is_clipped_to_the_layer():
 
 
 def test_nothing_is_left_to_train_where_all_is_dense():
-    with pytest.raises(SpecError, match="all that match are dense, and nothing is left to train"):
+    with pytest.raises(SpecError, match="all layers that match are dense = true, so none is left to train"):
         resolve(net(), [TargetSpec(match="conv1", dense=True)])
 
 
 @pytest.mark.parametrize("entry", [TargetSpec(match="conv1", rank=2), TargetSpec(match="conv1", dense=True)], ids=str)
 def test_an_exception_before_the_rule_is_refused_for_it_would_be_none(entry):
-    with pytest.raises(SpecError, match="later entries override 'conv1' everywhere; put it after them"):
+    with pytest.raises(SpecError, match="'conv1' has no effect, because later entries override it; put it after them"):
         resolve(net(), [entry, "*"])
     assert len(resolve(net(), ["conv1", "*"])) == 4
 

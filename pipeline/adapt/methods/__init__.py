@@ -1,1 +1,1 @@
-"""The adapters; one file a method."""
+"""The adapters: one file per method."""

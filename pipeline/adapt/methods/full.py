@@ -1,4 +1,4 @@
-"""Plain fine-tuning, of everything or of the classifier alone: the honest rivals of every adapter."""
+"""Plain fine-tuning of all parameters, as an upper bound for the other adapters."""
 
 from collections.abc import Mapping
 
@@ -9,14 +9,14 @@ from pipeline.compress.contract import CompressedModel
 from pipeline.config.registry import ADAPTERS
 
 
-def own_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter of a model by name, each once."""
+def model_parameters(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters of a model by name, on the CPU; a shared parameter appears once."""
     return {name: tensor.detach().cpu() for name, tensor in model.named_parameters()}
 
 
 @ADAPTERS.register("full")
 class Full(Adapter):
-    """Every parameter is trained. Compressed layers are dense again, and the size says so; pruned ones stay small."""
+    """Trains every parameter. Compressed layers are dense afterwards, and so is their size; pruned ones stay small."""
 
     def begin(self, compressed: CompressedModel, starts: Mapping[str, Start], draw: Draw) -> dict[str, Tensor]:
-        return own_parameters(compressed.model)
+        return model_parameters(compressed.model)

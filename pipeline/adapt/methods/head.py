@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from pipeline.adapt.contract import Adapter, Draw, Start
-from pipeline.adapt.methods.full import own_parameters
+from pipeline.adapt.methods.full import model_parameters
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.targets import find_targets
 from pipeline.config.registry import ADAPTERS
@@ -13,8 +13,8 @@ from pipeline.config.registry import ADAPTERS
 
 @ADAPTERS.register("head")
 class Head(Adapter):
-    """The weight and bias of the classifier are trained, of all where there are several; they are dense afterwards."""
+    """Trains the weight and bias of the classifier, or of all if there are several; they are dense afterwards."""
 
     def begin(self, compressed: CompressedModel, starts: Mapping[str, Start], draw: Draw) -> dict[str, Tensor]:
         heads = tuple(f"{head}." for head in find_targets(compressed.model, ["head"]))
-        return {key: tensor for key, tensor in own_parameters(compressed.model).items() if key.startswith(heads)}
+        return {key: tensor for key, tensor in model_parameters(compressed.model).items() if key.startswith(heads)}

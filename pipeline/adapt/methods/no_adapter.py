@@ -1,4 +1,4 @@
-"""No recovery: the compressed model as it is."""
+"""No adapter: the compressed-only model."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -12,7 +12,7 @@ from pipeline.config.registry import ADAPTERS
 
 @ADAPTERS.register("none")
 class NoAdapter(Adapter):
-    """Nothing is trained: what compression alone leaves, as one trial."""
+    """Trains nothing: one trial measures the compressed-only model."""
 
     trains: ClassVar[bool] = False
 

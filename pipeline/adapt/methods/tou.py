@@ -1,6 +1,6 @@
-"""TOU: the second factor of each factorised layer, and everything outside those layers, is trained.
+"""TOU: trains the second factor of each factorised layer, and everything outside these layers.
 
-Legend: ``k`` rank of the factors, ``first [out, k] = U_k S_k``, ``second [k, in] = V_k^T``; lanes have a leading ``T``.
+Legend: ``k`` rank of the factors, ``first [out, k] = U_k S_k``, ``second [k, in] = V_k^T``.
 """
 
 from collections.abc import Collection, Mapping
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from pipeline.adapt.contract import Adapter, Draw, Start
 from pipeline.adapt.lanes import LaneLayer, SeparateLayer
-from pipeline.adapt.methods.full import own_parameters
+from pipeline.adapt.methods.full import model_parameters
 from pipeline.adapt.methods.lora import convolve
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.factor_weight import FactorWeight
@@ -23,13 +23,11 @@ from pipeline.config.registry import ADAPTERS
 from pipeline.errors import SpecError
 from pipeline.seeds import derive
 
-KINDS = ("weight", "bias")
-
 
 class TouLayer(SeparateLayer):
-    """``y = first (second x) + b``; the first factor of a convolution is one of 1 x 1."""
+    """``y = first (second x) + b``; for a convolution the first factor is a convolution of 1 x 1."""
 
-    def _one(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    def lane_forward(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
         first, second = parameters["first"], parameters["second"]
         bias = parameters.get("bias", self._base._parameters["bias"])
         if not isinstance(self._base, nn.Conv2d):
@@ -40,16 +38,16 @@ class TouLayer(SeparateLayer):
 
 @ADAPTERS.register("tou")
 class Tou(Adapter):
-    """Second factors, norms, biases, embeddings and head are trained; needs a compression into two factors.
+    """Trains second factors, norms, biases, embeddings and head; needs a compression into two factors.
 
-    Noise ``N(0, sigma^2)`` is added to both factors first (to a quantised first one it is not); the first stays frozen.
-    Afterwards both are stored as the layer's weight, whose dense form gives the same outputs.
+    Noise ``N(0, sigma^2)`` is first added to both factors, except to a first factor that is quantised. The first factor
+    stays frozen. After training both are stored as the layer's weight, whose dense form gives the same outputs.
     """
 
     ffn: Literal["trained", "frozen"] = "trained"
     """``frozen`` leaves the factors and biases of the feed-forward layers (target group ``mlp``) as they are."""
     sigma: Range | None = None
-    """Standard deviation of the noise, a number or a range to search; no noise where it is not given."""
+    """Standard deviation of the noise, a number or a range to search; without it there is no noise."""
 
     @property
     def space(self) -> Mapping[str, Range]:
@@ -59,19 +57,19 @@ class Tou(Adapter):
         factorised = {name: weight for name, weight in compressed.weights.items() if isinstance(weight, FactorWeight)}
         if not factorised:
             raise SpecError(
-                "adapter 'tou' trains the second factor of each layer, but no layer is held as two factors; choose "
+                "adapter 'tou' trains the second factor of each layer, but no layer is stored as two factors; choose "
                 "compression 'tou' or 'svd'"
             )
         frozen = find_targets(compressed.model, ["mlp"]) if self.ffn == "frozen" else []
-        replaced = {f"{name}.weight" for name in factorised} | {f"{name}.{kind}" for name in frozen for kind in KINDS}
-        parameters = {key: own for key, own in own_parameters(compressed.model).items() if key not in replaced}
+        excluded = {f"{name}.weight" for name in (*factorised, *frozen)} | {f"{name}.bias" for name in frozen}
+        parameters = {key: tensor for key, tensor in model_parameters(compressed.model).items() if key not in excluded}
         sigma = draw.extra.get("sigma", 0.0)
-        for place, (name, weight) in enumerate(factorised.items()):
+        for index, (name, weight) in enumerate(factorised.items()):
             if name in frozen:
                 continue
-            generator = torch.Generator().manual_seed(derive(draw.seed, "noise", place))
-            first, second = (_noisy(factor, sigma, generator) for factor in weight.factors)
-            parameters[f"{name}.first"] = weight.factors[0] if _is_quantised(weight) else first
+            generator = torch.Generator().manual_seed(derive(draw.seed, "noise", index))
+            first, second = (_add_noise(factor, sigma, generator) for factor in weight.factors)
+            parameters[f"{name}.first"] = weight.factors[0] if _is_first_quantised(weight) else first
             parameters[f"{name}.second"] = second
         return parameters
 
@@ -84,19 +82,19 @@ class Tou(Adapter):
     def absorb(
         self, weights: Mapping[str, CompressedWeight], parameters: Mapping[str, Tensor]
     ) -> tuple[Mapping[str, CompressedWeight], Mapping[str, Tensor]]:
-        own, left = super().absorb(weights, parameters)
-        trained = {
-            name: weight.with_factors(None if _is_quantised(weight) else left[f"{name}.first"], left[f"{name}.second"])
-            for name, weight in own.items()
-            if isinstance(weight, FactorWeight) and f"{name}.second" in left
-        }
-        held = {f"{name}.{factor}" for name in trained for factor in ("first", "second")}
-        return {**own, **trained}, {key: tensor for key, tensor in left.items() if key not in held}
+        weights, left = super().absorb(weights, parameters)
+        trained = {}
+        for name, weight in weights.items():
+            if isinstance(weight, FactorWeight) and f"{name}.second" in left:
+                first = None if _is_first_quantised(weight) else left[f"{name}.first"]
+                trained[name] = weight.with_factors(first, left[f"{name}.second"])
+        absorbed = {f"{name}.{factor}" for name in trained for factor in ("first", "second")}
+        return {**weights, **trained}, {key: tensor for key, tensor in left.items() if key not in absorbed}
 
 
-def _is_quantised(weight: FactorWeight) -> bool:
+def _is_first_quantised(weight: FactorWeight) -> bool:
     return not isinstance(weight.first, DenseWeight)
 
 
-def _noisy(factor: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
+def _add_noise(factor: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
     return factor + sigma * torch.randn(factor.shape, generator=generator, dtype=factor.dtype)

@@ -1,1 +1,1 @@
-"""The compressions; one file a method."""
+"""The compressions: one file per method."""

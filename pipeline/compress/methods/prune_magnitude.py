@@ -5,24 +5,24 @@ from typing import Literal
 
 from torch import nn
 
-from pipeline.compress.channels import thin
+from pipeline.compress.channels import prune_channels
 from pipeline.compress.contract import CompressedModel, LayerStats
 from pipeline.compress.layers import sound_matrix
-from pipeline.compress.structured_pruning import StructuredPruning, noise_like, packed, training_part
+from pipeline.compress.structured_pruning import StructuredPruning, as_compressed, noise_like, require_train
 from pipeline.config.registry import COMPRESSIONS
 from pipeline.task.contract import Part
 
 
 @COMPRESSIONS.register("prune_magnitude")
 class PruneMagnitude(StructuredPruning):
-    """The ``c * out`` output channels of largest weight norm stay; the next layers lose the inputs of the others.
+    """The ``c * out`` output channels of largest weight norm remain; the next layers lose the inputs of the others.
 
     Norms are summed over layers that can only lose channels together, such as those of a residual stream, and over the
     rows of query, key and value of an attention head.
     """
 
     norm: Literal["l1", "l2"] = "l2"
-    """Of a row of the weight ``[out, in * kh * kw]``: ``sum |w|`` or ``sqrt(sum w^2)``."""
+    """The norm of a row of the weight ``[out, in * kh * kw]``: ``sum |w|`` or ``sqrt(sum w^2)``."""
 
     def compress_model(
         self,
@@ -31,8 +31,9 @@ class PruneMagnitude(StructuredPruning):
         stats: Mapping[str, Sequence[LayerStats]],
         train: Part | None = None,
     ) -> CompressedModel:
-        noise = noise_like(model, training_part(self.name, train))
+        noise = noise_like(model, require_train(self.name, train))
         matrices = {name: sound_matrix(model, name) for name in targets}
         order = {"l1": 1, "l2": 2}[self.norm]
         norms = {name: matrix.double().norm(order, dim=1) for name, matrix in matrices.items()}
-        return packed(thin(model, targets, noise, norms, lambda _, units: self.left(units)).model, targets)
+        pruned = prune_channels(model, targets, noise, norms, lambda _, units: self.kept(units))
+        return as_compressed(pruned.model, targets)

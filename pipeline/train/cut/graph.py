@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pipeline.adapt.lanes import LaneLayer, each_lane
+from pipeline.adapt.lanes import LaneLayer, repeat_for_lanes
 from pipeline.compress.layers import shared_copy
 from pipeline.train.cut.trace import Calls, CannotCutError, alike
 
@@ -196,7 +196,7 @@ class _Cutter:
         def operand(node: fx.Node) -> Any:
             if node not in copies:
                 if self.calls.is_shared(node):
-                    copies[node] = graph.call_function(each_lane, (given[node], count))
+                    copies[node] = graph.call_function(repeat_for_lanes, (given[node], count))
                 elif node not in self.calls.of_images:  # parameters, and values computed from them alone
                     copies[node] = graph.node_copy(node, operand)
                 else:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.adapt.contract import Adapter
-from pipeline.adapt.lanes import Lanes, attach, each_lane, held_apart
+from pipeline.adapt.lanes import Lanes, attach, repeat_for_lanes, container_parameters
 from pipeline.compress.layers import shared_copy
 from pipeline.errors import SpecError
 from pipeline.train.cut.graph import Cut, cut
@@ -43,11 +43,11 @@ class Program:
         """The function from the tensors of ``rows`` to the logits of some lanes."""
         if self.cut is not None:
             return functools.partial(self._compiled_tail if compiled else self.cut.tail, lanes)
-        apart = held_apart(self.model, lanes)
-        models = [self._with_lanes(group) for group in (lanes.each() if apart else [lanes])]
+        apart = container_parameters(self.model, lanes)
+        models = [self._with_lanes(group) for group in (lanes.one_by_one() if apart else [lanes])]
         if not apart:
-            return lambda images: models[0](each_lane(images, lanes.count))
-        return lambda images: torch.cat([model(each_lane(images, 1)) for model in models])
+            return lambda images: models[0](repeat_for_lanes(images, lanes.count))
+        return lambda images: torch.cat([model(repeat_for_lanes(images, 1)) for model in models])
 
     def _with_lanes(self, lanes: Lanes) -> nn.Module:
         model = shared_copy(self.model)
@@ -150,7 +150,7 @@ def make_program(
 
     if not lanes.layers:
         return whole(model, adapter, "nothing is trained")
-    apart = held_apart(model, lanes)
+    apart = container_parameters(model, lanes)
     if apart:
         return whole(model, adapter, f"it trains '{apart[0]}', which belongs to no single layer")
     layers = {name: adapter.layer(model.get_submodule(name), lanes.of(name)[0].parameters) for name in lanes.layers}

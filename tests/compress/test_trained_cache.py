@@ -4,7 +4,7 @@ from torch import nn
 
 from pipeline.compress.methods.prune_gradient import PruneGradient
 from pipeline.compress.methods.prune_magnitude import PruneMagnitude
-from pipeline.compress.trained_cache import compress_once
+from pipeline.compress.trained_cache import compress_cached
 from pipeline.paths import COMPRESSED
 from pipeline.task import Task
 
@@ -18,7 +18,7 @@ def task(tmp_path, monkeypatch) -> Task:
 
 
 def compressed(task: Task, method: PruneGradient) -> dict[str, torch.Tensor]:
-    return compress_once(method, task, task.model, ["0"], {}).model.state_dict()
+    return compress_cached(method, task, task.model, ["0"], {}).model.state_dict()
 
 
 def test_a_model_that_was_pruned_while_training_is_had_again_bit_for_bit_without_training(task, monkeypatch):
@@ -49,5 +49,5 @@ def test_a_damaged_file_is_made_again(task):
 
 
 def test_a_method_that_trains_nothing_keeps_nothing(task):
-    compress_once(PruneMagnitude(), task, task.model, ["0"], {})
+    compress_cached(PruneMagnitude(), task, task.model, ["0"], {})
     assert not COMPRESSED.exists()
