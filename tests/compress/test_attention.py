@@ -222,8 +222,8 @@ class Own(nn.Module):
 
 
 UNEQUAL = {
-    "queries share keys": (nn.Linear(12, 12 + 2 * 6), "'0.qkv' gives 24 numbers, and no layer beside it takes a third"),
-    "four parts": (nn.Linear(12, 48), "'0.qkv' gives 48 numbers"),
+    "queries share keys": (nn.Linear(12, 12 + 2 * 6), "'0.qkv' has 24 outputs, and no layer beside it takes a third"),
+    "four parts": (nn.Linear(12, 48), "'0.qkv' has 48 outputs"),
     "a convolution": (nn.Conv2d(12, 36, 1), "'0.qkv' is a Conv2d, not a Linear"),
 }
 

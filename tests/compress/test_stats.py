@@ -48,7 +48,7 @@ def test_the_moment_of_a_linear_layers_inputs_is_uncentred_and_a_mean_over_all_t
 
 def test_gathering_leaves_no_hook_behind_even_where_the_model_fails():
     model = nn.Sequential(nn.Linear(4, 6))
-    with pytest.raises(RuntimeError, match="must match the size"):
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
         gather_statistics(model, ["0"], [torch.randn(2, 4), torch.randn(2, 5)])
     assert not model[0]._forward_pre_hooks
 
