@@ -22,8 +22,8 @@ want() {
 want postgresql has_postgresql "studies in PostgreSQL"
 want chromium has_chromium "the dashboard and the report in a browser"
 
-"$bin/ruff" check pipeline tests scripts
-"$bin/ruff" format --check pipeline tests scripts
+"$bin/ruff" check pipeline tests scripts examples
+"$bin/ruff" format --check pipeline tests scripts examples
 "$bin/mypy"
 # One thread a worker: two workers with two threads each fight for two cores.
 OMP_NUM_THREADS=1 "$bin/python" -m pytest --numprocesses "$(nproc)" --dist worksteal -rs "$@"
