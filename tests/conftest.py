@@ -1,6 +1,7 @@
 """What tests of every folder need. Helpers that tests import lie in ``helpers/``."""
 
 import io
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -51,6 +52,19 @@ def open_database(tmp_path: Path) -> Iterator[Callable[[str], RDBStorage]]:
 @pytest.fixture
 def storage(open_database: Callable[[], RDBStorage]) -> RDBStorage:
     return open_database()
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """The lines that are logged while the test runs."""
+    lines: list[str] = []
+    package, handler = logging.getLogger("pipeline"), logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    yield lines
+    package.removeHandler(handler)
+    package.setLevel(logging.NOTSET)
 
 
 @pytest.fixture

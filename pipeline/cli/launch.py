@@ -1,5 +1,6 @@
 """The first act: what there is, a study file, whether it is ready, what it would take, and the run."""
 
+import logging
 import sys
 from typing import Annotated
 
@@ -8,6 +9,8 @@ import typer
 from pipeline.cli.app import CacheLimit, Database, Device, Json, Seed, Study, app, print_json, read_spec
 from pipeline.cli.verb import carried_out, command_given
 from pipeline.terminal.console import Console
+
+logger = logging.getLogger(__name__)
 
 
 @app.command(epilog="Example: restora ls --json | jq '.compressions[].name'    Next: restora new NAME")
@@ -32,7 +35,7 @@ def new(name: Annotated[str, typer.Argument(help="Name of the study.", metavar="
 
     path = write_template(name)
     print(path)
-    Console().say(f"edit it, then: restora check {name}")
+    logger.info(f"edit it, then: restora check {name}")
 
 
 @app.command(epilog="Example: restora check quickstart    Next: restora plan quickstart")
@@ -58,7 +61,7 @@ def check(study: Study, as_json: Json = False) -> None:
     if failed:
         error = SpecError if ticks[-1][0] == TARGETS_FIT else IntegrityError
         raise error(f"not ready to run: {', '.join(failed)}")
-    Console().say(f"next: restora plan {study}")
+    logger.info(f"next: restora plan {study}")
 
 
 @app.command(epilog="Example: restora plan quickstart    Next: restora run quickstart")
@@ -76,14 +79,14 @@ def plan(
     from pipeline.terminal.plan_lines import plan_lines
     from pipeline.terminal.text import print_lines
 
-    spec, console = read_spec(study, seed), Console()
-    objectives = objectives_to_plan(spec, choose_device(device), console.say, score=score)
+    spec = read_spec(study, seed)
+    objectives = objectives_to_plan(spec, choose_device(device), score=score)
     table = plan_study(spec, objectives, score=score)
     if as_json:
         print_json(table)
     else:
         print_lines(plan_lines(table), sys.stdout)
-    console.say(f"next: restora run {study}")
+    logger.info(f"next: restora run {study}")
 
 
 @app.command(epilog="Example: restora run quickstart --timeout 3600    Next: restora report quickstart")
@@ -104,34 +107,29 @@ def run(
     from pipeline.config.study_file import study_file
     from pipeline.dashboard.feed import FEED_WAIT, Feed
     from pipeline.environment import choose_device
+    from pipeline.guard import Guard, StopTraining
     from pipeline.paths import LOGS, default_database
-    from pipeline.run.study_run import run_study
+    from pipeline.run.study_run import RunOptions, run_study
+    from pipeline.search.events import AllOf
     from pipeline.store.database import open_storage, storage_errors
-    from pipeline.train.guard import Guard, StopTraining
 
     spec = read_spec(study, seed)
     url = storage or default_database()
+    options = RunOptions(
+        command=command_given(),
+        file=study_file(study).read_text(),
+        device=choose_device(device),
+        cohort=cohort,
+        cache_limit=round(cache_limit * 1e9),
+    )
     console = Console(LOGS / f"{spec.name}.log", spec.name, trials_to_come(spec, url))
-    with Guard(timeout) as guard, storage_errors(url):
-        stored = open_storage(url)
+    with console, Guard(timeout), storage_errors(url):
+        feed = Feed(open_storage(url, wait=FEED_WAIT), spec.name)
         try:
-            with console:  # so that its table is ended before anything is said of what ended it
-                run_study(
-                    spec,
-                    stored,
-                    command=command_given(),
-                    file=study_file(study).read_text(),
-                    device=choose_device(device),
-                    guard=guard,
-                    cohort=cohort,
-                    cache_limit=round(cache_limit * 1e9),
-                    say=console.say,
-                    show=console.show,
-                    publish=Feed(open_storage(url, wait=FEED_WAIT), spec.name, console.say),
-                )
+            run_study(spec, open_storage(url), options, AllOf(console, feed))
         except (StopTraining, KeyboardInterrupt) as stop:
-            console.say(
-                f"stopped: {stop or 'interrupted twice'}; what had finished is stored. To resume: {command_given()}"
-            )
+            console.end_table()
+            reason = str(stop) or "interrupted twice"
+            logger.warning(f"stopped: {reason}; what had finished is stored. To resume: {command_given()}")
             raise typer.Exit(stop.exit_code if isinstance(stop, StopTraining) else 130) from None
-    console.say(f"done. next: restora report {study}; restora export {study}; restora dashboard")
+        logger.info(f"done. next: restora report {study}; restora export {study}; restora dashboard")

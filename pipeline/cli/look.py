@@ -1,6 +1,7 @@
 """The second act: where a study stands, what it came to, and its trials in a browser."""
 
 import functools
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,8 @@ import typer
 from pipeline.cli import complete
 from pipeline.cli.app import Database, Json, Study, app, print_json, results_of
 from pipeline.cli.verb import carried_out
-from pipeline.terminal.console import Console
+
+logger = logging.getLogger(__name__)
 
 
 @app.command(epilog="Example: restora status quickstart --watch    Next: restora run quickstart")
@@ -75,18 +77,17 @@ def report(
     from pipeline.report.png import write_pngs
     from pipeline.wording import readable_bytes
 
-    console = Console()
     names = list(dict.fromkeys(map(stored_name, studies)))
     folder = out or report_folder("+".join(names))
     written = write_report(results_of(studies[0], storage, *studies[1:]), folder, datetime.now().astimezone())
-    pictures = write_pngs(written.figures, folder / "png", console.say) if png else []
+    pictures = write_pngs(written.figures, folder / "png") if png else []
     if as_json:
         tables = [str(path) for path in written.tables]
         print_json({"page": str(written.page), "tables": tables, "pictures": [str(path) for path in pictures]})
     else:
         print(written.page)
     size = readable_bytes(written.page.stat().st_size)
-    console.say(f"{size} in one file that needs no network; next: restora export {names[0]}")
+    logger.info(f"{size} in one file that needs no network; next: restora export {names[0]}")
 
 
 @app.command(
@@ -109,4 +110,4 @@ def dashboard(
     from pipeline.dashboard.serve import serve
     from pipeline.paths import default_database
 
-    serve(storage or default_database(), host, port, Console().say, expose=expose, allow_edit=allow_edit)
+    serve(storage or default_database(), host, port, expose=expose, allow_edit=allow_edit)

@@ -8,7 +8,6 @@ import typer
 from pipeline.cli import complete
 from pipeline.cli.app import Database, Device, Json, Study, app, print_json, read_spec, results_of
 from pipeline.cli.verb import carried_out
-from pipeline.terminal.console import Console
 
 
 @app.command(epilog="Example: restora export quickstart --force    Next: pipeline.load(FOLDER) in Python")
@@ -29,12 +28,11 @@ def export(
     from pipeline.environment import choose_device
     from pipeline.errors import NothingUsableError, UsageError
     from pipeline.export.selection import export_ranks, export_trial
-    from pipeline.objective.objective import make_features
+    from pipeline.guard import Guard
     from pipeline.run.study_run import make_objectives
     from pipeline.store.kept_adapters import Kept
     from pipeline.store.stored_study import refuse_differences
     from pipeline.task import prepare
-    from pipeline.train.guard import Guard
 
     results = {result.name: result for result in results_of(study, storage)}
     seed = next(iter(results.values())).facts["pinned"]["seed"]
@@ -44,20 +42,19 @@ def export(
         raise UsageError(f"--trial needs --combination, one of: {', '.join(names)}")
     if not any(results[name].best_of_ranks() for name in names if name in results):
         raise NothingUsableError(f"no trial of '{spec.name}' is complete yet; next: restora run {study}")
-    say, guard, device = Console().say, Guard(), choose_device(device)
-    task = prepare(spec.task, device=device, say=say)
-    features = make_features(spec.compute, device, say=say, check=guard.check)
-    objectives = make_objectives(spec, task, device, features)
+    device = choose_device(device)
+    task = prepare(spec.task, device=device)
+    objectives = make_objectives(spec, task, device)
     for name in names:
         refuse_differences(f"{spec.name}/{name}", results[name].facts, pinned(spec, spec.find(name)), dict(task.hashes))
     written: list[dict[str, Any]] = []
-    with guard:
+    with Guard():
         for name in names:
             kept = Kept(spec.name, name, results[name].facts["id"])
             if trial is not None:
-                folders = iter([export_trial(objectives[name], results[name], kept, trial, guard.check, force=force)])
+                folders = iter([export_trial(objectives[name], results[name], kept, trial, force=force)])
             else:
-                folders = export_ranks(objectives[name], results[name], kept, guard.check, force=force)
+                folders = export_ranks(objectives[name], results[name], kept, force=force)
             for folder in folders:
                 written.append({"combination": name, "folder": str(folder), "files": _sizes(folder)})
                 if not as_json:

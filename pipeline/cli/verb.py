@@ -12,7 +12,8 @@ import typer
 
 from pipeline.environment import require_matching_torchvision
 from pipeline.errors import RestoraError
-from pipeline.train.guard import StopTraining
+from pipeline.guard import StopTraining
+from pipeline.terminal.console import Console
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -24,7 +25,8 @@ def carried_out(verb: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(verb)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return verb(*args, **kwargs)
+            with Console():
+                return verb(*args, **kwargs)
         except (typer.Exit, KeyboardInterrupt):
             raise
         except BrokenPipeError:  # whoever read stdout has seen enough

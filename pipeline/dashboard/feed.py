@@ -1,7 +1,8 @@
 """What a run writes for optuna-dashboard while it goes on: notes, pictures and the summary study."""
 
+import logging
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -10,10 +11,13 @@ from pipeline.dashboard.note import combination_note, study_note
 from pipeline.dashboard.plots import draw_plots
 from pipeline.dashboard.study_board import write_board
 from pipeline.dashboard.summary_study import open_summary, update_summary
+from pipeline.results.progress import Progress
 from pipeline.results.so_far import Winners, read_so_far
 from pipeline.results.stored_results import CombinationResult
-from pipeline.run.study_run import Moment
+from pipeline.search.events import Events, Moment
 from pipeline.store.database import Database
+
+logger = logging.getLogger(__name__)
 
 FEED_WAIT = 0.5
 """Seconds that an update waits for another program that writes to the database; it is left out then."""
@@ -41,19 +45,18 @@ class _Pace:
         self.last, self.spent = seconds, self.spent + seconds
 
 
-class Feed:
-    """Tells those who look at a study in optuna-dashboard how far it is; ``run_study`` calls it.
+class Feed(Events):
+    """Tells those who look at a study in optuna-dashboard how far it is.
 
     Its updates after epochs take 1 % of the run's time; there are others where searches and the run begin and end.
 
     Args:
         storage: The database of the stored studies.
         study: The study's name.
-        say: Told once of each reason for which an update failed: a run goes on without.
     """
 
-    def __init__(self, storage: Database, study: str, say: Callable[[str], None]) -> None:
-        self._storage, self._study, self._say = storage, study, say
+    def __init__(self, storage: Database, study: str) -> None:
+        self._storage, self._study = storage, study
         self._began = time.monotonic()
         self._notes, self._pictures = _Pace(0.002, last=0.05), _Pace(0.008, last=1.5)  # to import plotly takes a while
         self._winners: Winners = {}
@@ -67,12 +70,23 @@ class Feed:
         """Seconds that all updates took so far."""
         return self._notes.spent + self._pictures.spent
 
-    def __call__(self, moment: Moment) -> None:
-        """Bring everything up to date, if it is time."""
-        elapsed = time.monotonic() - self._began
-        pictures = moment == "ended" or (moment in ("epoch", "searched") and self._pictures.allows(elapsed))
-        if moment == "epoch" and not pictures and not self._notes.allows(elapsed):
-            return
+    def progressed(self, combination: str, progress: Progress) -> None:
+        """Bring everything up to date if updates have taken less than their share of the run's time."""
+        pictures = self._pictures.allows(self._elapsed)
+        if pictures or self._notes.allows(self._elapsed):
+            self._bring_up_to_date(pictures=pictures)
+
+    def reached(self, moment: Moment) -> None:
+        """Bring everything up to date; pictures at the end, and after a search if they have taken less than theirs."""
+        self._bring_up_to_date(
+            pictures=moment == "ended" or (moment == "searched" and self._pictures.allows(self._elapsed))
+        )
+
+    @property
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._began
+
+    def _bring_up_to_date(self, *, pictures: bool) -> None:
         start = time.perf_counter()
         try:
             self._update(pictures=pictures)
@@ -108,7 +122,7 @@ class Feed:
         line = line.partition("\n")[0]
         if line not in self._said:
             self._said.add(line)
-            self._say(line)
+            logger.warning(line)
 
 
 def _seen(results: Sequence[CombinationResult]) -> Seen:

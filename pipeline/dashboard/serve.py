@@ -1,9 +1,10 @@
 """optuna-dashboard over the stored studies: which of them, on which address, and how it ends."""
 
+import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from ipaddress import ip_address
 
 from pipeline.dashboard.access import guarded
@@ -12,17 +13,16 @@ from pipeline.dashboard.web_server import Server
 from pipeline.errors import UsageError
 from pipeline.store.database import open_storage, storage_errors, without_password
 
+logger = logging.getLogger(__name__)
 
-def serve(
-    url: str, host: str, port: int, say: Callable[[str], None], *, expose: bool = False, allow_edit: bool = False
-) -> None:
+
+def serve(url: str, host: str, port: int, *, expose: bool = False, allow_edit: bool = False) -> None:
     """Serve the studies of a database until SIGINT or SIGTERM.
 
     Args:
         url: SQLAlchemy URL of the database.
         host: Name or address to listen on.
         port: Port to listen on.
-        say: Is told where it is to be seen.
         expose: Whether ``host`` may be one that others reach.
         allow_edit: Whether its pages may change what is stored.
 
@@ -44,7 +44,7 @@ def serve(
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     with server:
         for line in _announced(without_password(url), host, address, expose=expose, allow_edit=allow_edit):
-            say(line)
+            logger.info(line)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

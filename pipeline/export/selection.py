@@ -1,6 +1,6 @@
 """What of a study is exported: the best cell of each rank, or one trial by its number."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
@@ -30,26 +30,22 @@ def save(objective: Objective, trial: FrozenTrial, folder: str | Path, *, force:
         folder: Where the checkpoint will lie.
         force: Whether to take the place of a folder that is there.
     """
-    got = recover(objective, None, trial, lambda: None)
+    got = recover(objective, None, trial)
     card = make_card(objective, trial, got, _validated(objective, got), _tested(objective, trial, got))
     return write_checkpoint(Path(folder), _tensors(objective, trial, got), card, force=force)
 
 
-def export_ranks(
-    objective: Objective, result: CombinationResult, kept: Kept, check: Callable[[], None], *, force: bool
-) -> Iterator[Path]:
+def export_ranks(objective: Objective, result: CombinationResult, kept: Kept, *, force: bool) -> Iterator[Path]:
     """Export the checkpoint of every rank; yields each folder when it is written."""
     best = result.best_of_ranks()
     for rank in best:
         refuse_existing(exports_folder(kept.study, kept.combination, rank), force=force)
     for cell in best.values():
         if cell.best is not None:
-            yield _export_stored(objective, result, kept, cell, cell.best, "validation accuracy", check, force)
+            yield _export_stored(objective, result, kept, cell, cell.best, "validation accuracy", force)
 
 
-def export_trial(
-    objective: Objective, result: CombinationResult, kept: Kept, number: int, check: Callable[[], None], *, force: bool
-) -> Path:
+def export_trial(objective: Objective, result: CombinationResult, kept: Kept, number: int, *, force: bool) -> Path:
     """Export one trial by its number, in its rank's place; it is tested now unless it is a tested winner.
 
     Raises:
@@ -64,7 +60,7 @@ def export_trial(
     trial = complete[number]
     refuse_existing(exports_folder(kept.study, kept.combination, trial.params["rank"]), force=force)
     cell = next(cell for cell in result.cells if cell.cell == cell_of(trial.params))
-    return _export_stored(objective, result, kept, cell, trial, f"--trial {number}", check, force)
+    return _export_stored(objective, result, kept, cell, trial, f"--trial {number}", force)
 
 
 def _export_stored(
@@ -74,10 +70,9 @@ def _export_stored(
     cell: CellResult,
     trial: FrozenTrial,
     chosen_by: str,
-    check: Callable[[], None],
     force: bool,
 ) -> Path:
-    got = recover(objective, kept, trial, check)
+    got = recover(objective, kept, trial)
     is_winner = cell.best is not None and cell.best.number == trial.number
     if is_winner and cell.tested and not got.retrained:
         val, test = cell.tested[0].val, cell.tested[0].test

@@ -1,7 +1,7 @@
 """One combination as a plain Optuna objective: values in, validation accuracy out."""
 
 import functools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from pipeline.objective.combination import Preparation
 from pipeline.seeds import derive
 from pipeline.space import Cell, Values, cells, suggest
 from pipeline.task import Task, prepare
-from pipeline.train.cache.feature_cache import FeatureCache
+from pipeline.train.cache.feature_cache import LIMIT, FeatureCache
 from pipeline.train.cohort import Lane, train_epoch
 from pipeline.train.cut.program import Probe
 from pipeline.train.recipe import Recipe
@@ -37,10 +37,10 @@ BaseKey = tuple[Cell | None, frozenset[str]]
 """What tells bases apart: the cell whose init moved it, if one did, and the layers that are adapted."""
 
 
-def make_features(compute: ComputeSpec, device: str, **settings: Any) -> FeatureCache:
+def make_features(compute: ComputeSpec, device: str, limit: int = LIMIT) -> FeatureCache:
     """The cache of frozen layers that a study asks for."""
     kept = "float32" if compute.cache == "off" else compute.cache
-    return FeatureCache(dtype=getattr(torch, kept), device=device, **settings)
+    return FeatureCache(dtype=getattr(torch, kept), device=device, limit=limit)
 
 
 class Objective(Preparation):
@@ -189,11 +189,19 @@ class Objective(Preparation):
             for base in self._bases.values():
                 base.release()
 
-    def train_epoch(self, lanes: list[Lane], check: Callable[[], None] = lambda: None) -> None:
+    def train_epoch(self, lanes: list[Lane]) -> None:
         """Train lanes of one pace for one epoch."""
         base = self._bases[lanes[0].base]
         train, val = self.lessons(base, "train"), self.lessons(base, "val")
-        train_epoch(lanes, base.program, train, val, self.recipe, check)
+        train_epoch(lanes, base.program, train, val, self.recipe)
+
+    def epochs(self, lane: Lane) -> Iterator[int]:
+        """Train a lane in a cohort of one; yields the number of each epoch that ended, until the last or a failure."""
+        while len(lane.curve) < self.recipe.epochs:
+            self.train_epoch([lane])
+            if lane.failure is not None:
+                return
+            yield len(lane.curve)
 
     def attributes(self, lane: Lane, values: Values) -> dict[str, Any]:
         """What is kept beside a trial's values: plain Python, small, and the same for every trial."""
@@ -224,11 +232,11 @@ class Objective(Preparation):
         values = suggest(trial, self.search, self.adapter)
         lane = self.lane(values)
         pruned = False
-        while len(lane.curve) < self.recipe.epochs and lane.failure is None and not pruned:
-            self.train_epoch([lane])
-            if lane.failure is None:
-                trial.report(lane.curve[-1].val_accuracy, len(lane.curve))
-                pruned = len(lane.curve) < self.recipe.epochs and trial.should_prune()
+        for epoch in self.epochs(lane):
+            trial.report(lane.curve[-1].val_accuracy, epoch)
+            pruned = epoch < self.recipe.epochs and trial.should_prune()
+            if pruned:
+                break
         for key, value in self.attributes(lane, values).items():
             trial.set_user_attr(key, value)
         if pruned:

@@ -3,7 +3,7 @@
 import functools
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice, pairwise
 
@@ -80,14 +80,13 @@ def _numbers(lane: Lane) -> int:
     return sum(shape.numel() for shape in lane.shapes.values())
 
 
-def measure_pass(objective: Objective, check: Callable[[], None] = lambda: None) -> Pass:
+def measure_pass(objective: Objective) -> Pass:
     """Try 1, 2, 4, ... lanes of the middle batch size, their values as mixed as the search's, for some steps each.
 
     As many cohorts as will train at once are tried at once: they share the machine's caches and memory.
 
     Args:
         objective: What trains.
-        check: Called before every step; what it raises ends the measurement.
     """
     search, program, device = objective.search, objective.common.program, objective.recipe.device
     batch = min(sorted(search.batch_size)[len(search.batch_size) // 2], len(objective.task.train))
@@ -103,8 +102,8 @@ def measure_pass(objective: Objective, check: Callable[[], None] = lambda: None)
             Cohort([objective.lane(each) for each in values], program, objective.recipe) for _ in range(workers(device))
         ]
         try:
-            took = _seconds(cohorts, rows, device, check)
-            took = min(took, _seconds(cohorts, rows, device, check)) if took < LONG else took
+            took = _seconds(cohorts, rows, device)
+            took = min(took, _seconds(cohorts, rows, device)) if took < LONG else took
         except torch.OutOfMemoryError:
             if not rates:
                 raise
@@ -116,9 +115,9 @@ def measure_pass(objective: Objective, check: Callable[[], None] = lambda: None)
     return Pass(enough * batch, stacks=program.stacks, seconds=1 / rates[enough], alone=alone)
 
 
-def _seconds(cohorts: Sequence[Cohort], rows: TensorRows, device: str, check: Callable[[], None]) -> float:
+def _seconds(cohorts: Sequence[Cohort], rows: TensorRows, device: str) -> float:
     started = time.perf_counter()
-    side_by_side([functools.partial(cohort.train, rows, check) for cohort in cohorts], device)
+    side_by_side([functools.partial(cohort.train, rows) for cohort in cohorts], device)
     return time.perf_counter() - started
 
 

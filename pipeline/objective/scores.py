@@ -9,6 +9,7 @@ from torch import nn
 
 from pipeline.adapt.lanes import Lanes, attach
 from pipeline.compress.layers import on_device, shared_copy
+from pipeline.guard import check_stop
 from pipeline.objective.base import Base
 from pipeline.objective.objective import Objective
 from pipeline.seeds import derive
@@ -41,9 +42,7 @@ class CellScore:
 
 
 @torch.no_grad()
-def score_cells(
-    objective: Objective, images: int = SCORE_IMAGES, check: Callable[[], None] = lambda: None
-) -> list[CellScore]:
+def score_cells(objective: Objective, images: int = SCORE_IMAGES) -> list[CellScore]:
     """The score of each cell, in the order of ``cells``; an adapter without ranks has none.
 
     Each image takes the uncompressed model once, the frozen layers once for each base, and each cell's own once.
@@ -51,14 +50,13 @@ def score_cells(
     Args:
         objective: What would train.
         images: Of the validation part, the first of a seeded permutation.
-        check: Called before every pass; what it raises ends the scoring.
     """
     if not objective.adapter.low_rank:
         return []
     starts = {cell: _start(objective, cell) for cell in cells(objective.search)}
-    errors = _output_errors(objective, starts, check)
+    errors = _output_errors(objective, starts)
     chosen = _sample(objective, len(objective.task.val), images)
-    correct = _correct(objective, starts, chosen, check)
+    correct = _correct(objective, starts, chosen)
     return [CellScore(cell, round(errors[cell], 6), correct[cell] / len(chosen), len(chosen)) for cell in starts]
 
 
@@ -84,9 +82,7 @@ def _sample(objective: Objective, count: int, images: int) -> torch.Tensor:
     return torch.randperm(count, generator=generator)[:images]
 
 
-def _correct(
-    objective: Objective, starts: dict[Cell, Lanes], chosen: torch.Tensor, check: Callable[[], None]
-) -> dict[Cell, int]:
+def _correct(objective: Objective, starts: dict[Cell, Lanes], chosen: torch.Tensor) -> dict[Cell, int]:
     """Right answers of each cell on the chosen images of the validation part."""
     by_base: dict[Base, list[Cell]] = defaultdict(list)
     for cell in starts:
@@ -95,14 +91,14 @@ def _correct(
     correct = dict.fromkeys(starts, 0)
     for images, labels in objective.task.val.batches(PASS, chosen):
         for base, own in by_base.items():
-            check()
+            check_stop()
             inputs = base.program.inputs(images.to(objective.recipe.device))
             for cell in own:
                 correct[cell] += int((logits[cell](*inputs).argmax(1).cpu() == labels).sum())
     return correct
 
 
-def _output_errors(objective: Objective, starts: dict[Cell, Lanes], check: Callable[[], None]) -> dict[Cell, float]:
+def _output_errors(objective: Objective, starts: dict[Cell, Lanes]) -> dict[Cell, float]:
     """The mean relative error of each cell's layers."""
     device = objective.recipe.device
     reference, targets = on_device(shared_copy(objective.compressed.reference), device), objective.targets
@@ -121,7 +117,7 @@ def _output_errors(objective: Objective, starts: dict[Cell, Lanes], check: Calla
         reference.get_submodule(name).register_forward_hook(compare(name))
     train = objective.task.train
     for images, _ in train.batches(PASS, _sample(objective, len(train), ERROR_IMAGES)):
-        check()
+        check_stop()
         reference(images.to(device))
     return {
         cell: sum(error / norms[name] for name, error in own.items() if norms[name]) / len(targets)

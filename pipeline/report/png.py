@@ -1,9 +1,10 @@
 """The pictures of a report as files, drawn by a browser that is at hand."""
 
 import functools
+import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,19 +12,20 @@ from pipeline.paths import write_whole
 from pipeline.report.figures.contract import Figure, pictures
 from pipeline.report.figures.style import on_white
 
+logger = logging.getLogger(__name__)
+
 WIDTH, FINER = 1000, 2
 """Pixels of a picture across, and how many of the file stand for one of them."""
 PATIENCE = 60
 """Seconds in which the browser may draw a picture."""
 
 
-def write_pngs(figures: Mapping[str, Figure], folder: Path, say: Callable[[str], None]) -> list[Path]:
+def write_pngs(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
     """Write pictures as ``<name>.png`` in light colours; those of an earlier report are replaced.
 
     Args:
         figures: By name.
         folder: Where to.
-        say: Is told in a line what is missing, where none can be written.
 
     Returns:
         The files that were written.
@@ -31,7 +33,7 @@ def write_pngs(figures: Mapping[str, Figure], folder: Path, say: Callable[[str],
     if not figures:
         return []
     if find_spec("kaleido") is None:
-        say("no PNGs of the pictures, for kaleido is not installed: pip install kaleido")
+        logger.warning("no PNGs of the pictures, for kaleido is not installed: pip install kaleido")
         return []
     from kaleido import write_fig_from_object_sync
     from kaleido.errors import BrowserClosedError, BrowserFailedError, ChromeNotFoundError
@@ -50,16 +52,16 @@ def write_pngs(figures: Mapping[str, Figure], folder: Path, say: Callable[[str],
             # Without mathjax=False the browser would ask the network for it.
             failed = write_fig_from_object_sync(wanted, kopts={"mathjax": False, "timeout": PATIENCE})
         except ChromeNotFoundError:
-            say(
+            logger.warning(
                 "no PNGs of the pictures, for no browser was found: install Chromium or Chrome (on Debian: apt-get "
                 "install chromium), or set BROWSER_PATH to one"
             )
             return []
         except (BrowserClosedError, BrowserFailedError) as error:
-            say(f"no PNGs of the pictures, for the browser failed: {error}")
+            logger.warning(f"no PNGs of the pictures, for the browser failed: {error}")
             return []
         for fault in failed:
-            say(f"a picture could not be written as PNG: {fault}")
+            logger.warning(f"a picture could not be written as PNG: {fault}")
         for stale in {f"{one.name}.png" for one in pictures()}:
             (folder / stale).unlink(missing_ok=True)
         drawn = sorted(Path(temporary).iterdir())

@@ -1,11 +1,11 @@
 """How spectra go on over epochs, as plain data and as a file; needs no torch."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from pipeline.errors import IntegrityError
 from pipeline.paths import write_whole
 
 Matrix = Literal["W", "s B A", "Q + s B A"]
@@ -54,13 +54,16 @@ def write_spectra(path: Path, spectra: Spectra) -> None:
     write_whole(path, write)
 
 
-def read_spectra(path: Path, of: str, say: Callable[[str], None] = lambda line: None) -> Spectra | None:
-    """What was recorded of ``of``; none where its file is not there, is another's, or is damaged, which is said."""
+def read_spectra(path: Path, of: str) -> Spectra | None:
+    """What was recorded of ``of``; None if there is no file, or it was recorded of something else.
+
+    Raises:
+        IntegrityError: The file is damaged.
+    """
     try:
         spectra = Spectra.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        say(f"spectra {path} are damaged ({str(error).splitlines()[0]})")
-        return None
+        raise IntegrityError(f"spectra {path} are damaged ({str(error).splitlines()[0]})") from None
     return spectra if spectra.of == of else None

@@ -1,7 +1,7 @@
 """What a run would do, and what it would take; nothing is changed by asking."""
 
+import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import nn
 from pipeline.config.spec import StudySpec
 from pipeline.environment import keep_freed_memory, peak_memory
 from pipeline.errors import SpecError
+from pipeline.guard import Guard
 from pipeline.objective.allocation import is_lossy
 from pipeline.objective.objective import Objective, make_features
 from pipeline.objective.passes import PROBED, measure_pass
@@ -19,7 +20,8 @@ from pipeline.run.study_run import make_objectives, refuse_misfits, said_of, tra
 from pipeline.run.winner_spectra import watched_layers
 from pipeline.space import cells
 from pipeline.task import prepare
-from pipeline.train.guard import Guard
+
+logger = logging.getLogger(__name__)
 
 TRIAL_BYTES = 10_000
 """What a trial takes in the database, measured on SQLite with ten epochs, and the picture of its curves."""
@@ -185,18 +187,15 @@ def plan_scores(objective: Objective) -> dict[str, Any]:
     }
 
 
-def objectives_to_plan(
-    spec: StudySpec, device: str, say: Callable[[str], None], *, score: bool
-) -> dict[str, Objective]:
+def objectives_to_plan(spec: StudySpec, device: str, *, score: bool) -> dict[str, Objective]:
     """The objectives of a study; a missing baseline is trained only if cells are to be scored."""
     if not score:
-        objectives = make_objectives(spec, prepare(spec.task, device=device, train_baseline=False, say=say), device)
+        objectives = make_objectives(spec, prepare(spec.task, device=device, train_baseline=False), device)
         refuse_misfits(objectives)
         return objectives
-    with Guard() as guard:
-        features = make_features(spec.compute, device, say=say, check=guard.check)
-        objectives = trained_objectives(spec, device, features, say, guard.check)
-    say(f"scoring: each cell takes up to {SCORE_IMAGES} validation and {ERROR_IMAGES} training images")
+    with Guard():
+        objectives = trained_objectives(spec, device, make_features(spec.compute, device))
+    logger.info(f"scoring: each cell takes up to {SCORE_IMAGES} validation and {ERROR_IMAGES} training images")
     return objectives
 
 
@@ -208,7 +207,6 @@ def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool
 
     Args:
         spec: The study.
-        task: Its task.
         objectives: That of each combination.
         score: Whether every cell is scored as well (``plan_scores``); the baseline must then be trained.
     """

@@ -1,11 +1,12 @@
 """A whole study: each combination searched, its winners tested."""
 
-import functools
 import json
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.trial import TrialState
@@ -18,92 +19,85 @@ from pipeline.config.spec import StudySpec
 from pipeline.config.study_file import pinned
 from pipeline.environment import keep_freed_memory
 from pipeline.errors import IntegrityError, SpecError
+from pipeline.guard import StopTraining
 from pipeline.locks import exclusive
 from pipeline.objective.objective import Objective, make_features
 from pipeline.objective.passes import Pass, measure_pass
-from pipeline.results.progress import Progress
 from pipeline.run.snapshot import Snapshot
-from pipeline.run.winner_spectra import keep_baseline_spectra, record_winners, watch_weights, watched_layers
-from pipeline.run.winners import measure_references, test_winners
+from pipeline.run.winner_spectra import keep_baseline_spectra, record_winners, train_watched_baseline, watched_layers
+from pipeline.run.winners import measure_references, score_winners
 from pipeline.search.coordinator import Coordinator
+from pipeline.search.events import Events
 from pipeline.space import cells, fitted
 from pipeline.store.database import Database, only_run
 from pipeline.store.kept_adapters import Kept
 from pipeline.store.long_text import in_pieces
 from pipeline.store.stored_study import create_or_resume, study_name
 from pipeline.task import Task, prepare
-from pipeline.train.cache.feature_cache import FeatureCache
+from pipeline.train.cache.feature_cache import LIMIT, FeatureCache
 from pipeline.train.cut.program import Program
-from pipeline.train.guard import Guard, StopTraining
 
-Moment = Literal["begun", "epoch", "searched", "tested", "ended", "stopped"]
-"""When there is something new to be looked at: all studies are stored, an epoch or a combination's search is over, its
-winners are tested, those of all are, or the run stops before.
-"""
+logger = logging.getLogger(__name__)
 
 
-def run_study(
-    spec: StudySpec,
-    storage: Database,
-    *,
-    command: str,
-    file: str | None = None,
-    device: str,
-    guard: Guard,
-    cohort: int | None,
-    cache_limit: int,
-    say: Callable[[str], None],
-    show: Callable[[str, Progress], None],
-    publish: Callable[[Moment], None] = lambda moment: None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a study is run; none of it changes what is searched.
+
+    Args:
+        command: The command that makes this run again; the stored studies keep it.
+        file: The text of the study file, which the stored studies keep; None if there is none.
+        device: Where to train.
+        cohort: Trials trained in one pass; None measures how many are quickest.
+        cache_limit: Bytes that the caches of frozen layers may take on disk.
+    """
+
+    command: str
+    file: str | None = None
+    device: str = "cpu"
+    cohort: int | None = None
+    cache_limit: int = LIMIT
+
+
+def run_study(spec: StudySpec, storage: Database, options: RunOptions, events: Events | None = None) -> None:
     """Create or resume a study: search until every budget is met, then test the winners. Running it again is right.
 
     Args:
         spec: The study.
         storage: The database of the stored studies.
-        command: What makes this run again; the stored studies say it.
-        file: The text of the study file, where there is one; the stored studies keep it.
-        device: Where to train.
-        guard: What stops it early.
-        cohort: Lanes trained in one pass; None measures how many are quickest.
-        cache_limit: Bytes that caches of frozen layers may take.
-        say: Told in a line what begins or ended.
-        show: Told before and after every epoch how far the combination of that name is.
-        publish: Told when there is something new for those who look at the stored studies.
+        options: How it is run.
+        events: Receives the progress of the run.
 
     Raises:
+        StopTraining: The active guard stops the run; finished trials are stored.
         IntegrityError: A combination cannot be compressed or started; the others are run all the same.
     """
+    events = events or Events()
     keep_freed_memory()
     with exclusive(paths.LOCKS / f"{spec.name}.lock", f"study '{spec.name}'"), only_run(storage, spec.name):
-        features = make_features(spec.compute, device, limit=cache_limit, say=say, check=guard.check)
-        objectives = trained_objectives(spec, device, features, say, guard.check)
+        features = make_features(spec.compute, options.device, options.cache_limit)
+        objectives = trained_objectives(spec, options.device, features)
         refuse_misfits(objectives)
         failed: dict[str, IntegrityError] = {}
         began = datetime.now(UTC).isoformat(timespec="seconds")
         studies, searched = dict[str, optuna.Study](), dict[str, Kept]()
         for name, objective in objectives.items():
-            with _failing_alone(name, failed, say):
-                studies[name] = _begin(spec, storage, objective, command, file, began)
-        publish("begun")
-
-        def shown(name: str, progress: Progress) -> None:
-            show(name, progress)
-            publish("epoch")
-
+            with _failing_alone(name, failed):
+                studies[name] = _begin(spec, storage, objective, options, began)
+        events.reached("begun")
         try:
             for name, study in studies.items():
-                with _failing_alone(name, failed, say):
-                    searched[name] = _search(spec, study, objectives[name], guard, cohort, say, shown)
-                publish("searched")
+                with _failing_alone(name, failed):
+                    searched[name] = _search(spec, study, objectives[name], options.cohort, events)
+                events.reached("searched")
             for name, kept in searched.items():
-                test_winners(objectives[name], studies[name], kept, spec.seeds, guard.check, said_for(name, say))
-                record_winners(spec, objectives[name], studies[name], guard.check, say)
+                score_winners(objectives[name], studies[name], kept, spec.seeds)
+                record_winners(spec, objectives[name], studies[name])
                 objectives[name].release()
-                publish("tested")
-            publish("ended")
+                events.reached("tested")
+            events.reached("ended")
         except StopTraining:
-            publish("stopped")
+            events.reached("stopped")
             raise
         if failed:
             said = "; ".join(f"'{name}': {error}" for name, error in failed.items())
@@ -111,29 +105,27 @@ def run_study(
 
 
 @contextmanager
-def _failing_alone(name: str, failed: dict[str, IntegrityError], say: Callable[[str], None]) -> Iterator[None]:
+def _failing_alone(name: str, failed: dict[str, IntegrityError]) -> Iterator[None]:
     """Note a combination that fails, and go on with the others."""
     try:
         yield
     except IntegrityError as error:
         failed[name] = error
-        say(f"{name}: failed: {error}")
+        logger.error(f"{name}: failed: {error}")
 
 
-def trained_objectives(
-    spec: StudySpec, device: str, features: FeatureCache, say: Callable[[str], None], check: Callable[[], None]
-) -> dict[str, Objective]:
+def trained_objectives(spec: StudySpec, device: str, features: FeatureCache) -> dict[str, Objective]:
     """The objectives of a study whose baseline is trained, now if it has to be, and its spectra kept."""
-    task = prepare(spec.task, device=device, train_baseline=False, say=say, check=check)
+    task = prepare(spec.task, device=device, train_baseline=False)
     objectives = make_objectives(spec, task, device, features)
     watched_layers(spec, task.model)
     snapshots: list[Snapshot] = []
     if not task.trained:  # only now, for targets, ranks and watched layers are known to fit
         refuse_misfits(objectives, cheaply=True)
-        watch = watch_weights(spec, snapshots)
-        task = prepare(spec.task, device=device, say=say, check=check, watch=watch)
+        snapshots = train_watched_baseline(spec, device)
+        task = prepare(spec.task, device=device)
         objectives = make_objectives(spec, task, device, features)
-    keep_baseline_spectra(spec, task, snapshots, say)
+    keep_baseline_spectra(spec, task, snapshots)
     return objectives
 
 
@@ -160,9 +152,7 @@ def refuse_misfits(objectives: Mapping[str, Objective], *, cheaply: bool = False
             raise SpecError(f"combination '{name}': {error}") from None
 
 
-def _begin(
-    spec: StudySpec, storage: Database, objective: Objective, command: str, file: str | None, began: str
-) -> optuna.Study:
+def _begin(spec: StudySpec, storage: Database, objective: Objective, options: RunOptions, began: str) -> optuna.Study:
     """The stored study of a combination, created or resumed, which says what runs it where anything is left to run."""
     facts = study_facts(spec, objective)
     study = create_or_resume(
@@ -170,41 +160,29 @@ def _begin(
         study_name(spec.name, objective.combination.name),
         pinned(spec, objective.combination),
         dict(objective.task.hashes),
-        {**facts, **(in_pieces("file", file) if file is not None else {})},
+        {**facts, **(in_pieces("file", options.file) if options.file is not None else {})},
     )
     done = study._storage.get_n_trials(study._study_id, (TrialState.COMPLETE, TrialState.PRUNED))
     if done < facts["budget"] * len(facts["cells"]) or "run" not in study.user_attrs:
-        study.set_user_attr("run", {"command": command, "began": began, "done": done})
+        study.set_user_attr("run", {"command": options.command, "began": began, "done": done})
     return study
 
 
-def _search(
-    spec: StudySpec,
-    study: optuna.Study,
-    objective: Objective,
-    guard: Guard,
-    cohort: int | None,
-    say: Callable[[str], None],
-    show: Callable[[str, Progress], None],
-) -> Kept:
+def _search(spec: StudySpec, study: optuna.Study, objective: Objective, cohort: int | None, events: Events) -> Kept:
     """Search one combination until its budgets are met; returns where its best adapters are kept."""
     name = objective.combination.name
     kept = Kept(spec.name, name, study.user_attrs["id"])
     measure_references(objective, study, ["val"])
-    say(f"{name}: {len(objective.targets)} layers compressed; {said_of(objective.common.program)}")
+    logger.info(f"{name}: {len(objective.targets)} layers compressed; {said_of(objective.common.program)}")
     for base in objective.bases:  # before anything is asked, and with all threads: caches may have to be built
         for part in ("train", "val"):
             objective.lessons(base, part)
-    size = _pass(objective, study, cohort, guard, say)
-    show_own = functools.partial(show, name)
-    Coordinator(objective, study, kept, guard, size, show_own, said_for(name, say)).run()
+    Coordinator(objective, study, kept, _pass(objective, study, cohort), events).run()
     objective.release()
     return kept
 
 
-def _pass(
-    objective: Objective, study: optuna.Study, cohort: int | None, guard: Guard, say: Callable[[str], None]
-) -> Pass:
+def _pass(objective: Objective, study: optuna.Study, cohort: int | None) -> Pass:
     """What one pass holds: as the user says, as this study did before on such a device, or as measured now.
 
     The stored study remembers, because the last digits of a trial may depend on its company.
@@ -214,17 +192,12 @@ def _pass(
         return Pass(0, lanes=cohort, stacks=stacks)
     known: dict[str, int] = study.user_attrs.get("images_a_pass", {})
     if device not in known:
-        known = {**known, device: measure_pass(objective, guard.check).images}
+        known = {**known, device: measure_pass(objective).images}
         study.set_user_attr("images_a_pass", known)
     size = Pass(known[device], stacks=stacks)
     lanes = ", ".join(f"{size.most(batch)} of batch {batch}" for batch in objective.search.batch_size)
-    say(f"{objective.combination.name}: trials in one pass: {lanes}")
+    logger.info(f"{objective.combination.name}: trials in one pass: {lanes}")
     return size
-
-
-def said_for(name: str, say: Callable[[str], None]) -> Callable[[str], None]:
-    """Says lines of a combination, its name before each."""
-    return lambda line: say(f"{name}: {line}")
 
 
 def said_of(program: Program) -> str:

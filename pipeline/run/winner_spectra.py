@@ -1,6 +1,8 @@
 """The spectra that a study asks for: of the baseline as it is trained, and of each cell's winner afterwards."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
+from pathlib import Path
 
 import optuna
 from torch import nn
@@ -9,15 +11,17 @@ from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.attention import arranged
 from pipeline.compress.targets import find_targets
 from pipeline.config.spec import StudySpec
+from pipeline.errors import IntegrityError
 from pipeline.objective.objective import Objective
 from pipeline.paths import baseline_spectra, winner_spectra
 from pipeline.results.spectra_file import Spectra, read_spectra, write_spectra
 from pipeline.results.stored_results import find_winners
 from pipeline.run.snapshot import Snapshot, adapter_snapshot, courses, weight_snapshot
-from pipeline.run.winners import train_again, values_of
+from pipeline.run.winners import values_of
 from pipeline.store.stored_study import trial_key
-from pipeline.task import Task
-from pipeline.train.cohort import Lane
+from pipeline.task import Task, baseline_epochs
+
+logger = logging.getLogger(__name__)
 
 
 def watched_layers(spec: StudySpec, model: nn.Module) -> list[str]:
@@ -30,16 +34,23 @@ def watched_layers(spec: StudySpec, model: nn.Module) -> list[str]:
     return find_targets(own, spec.spectra.layers, "spectra.layers") if spec.spectra else []
 
 
-def watch_weights(spec: StudySpec, snapshots: list[Snapshot]) -> Callable[[nn.Module], None]:
-    """What adds a snapshot of the asked layers' weights, whenever it is called."""
+def train_watched_baseline(spec: StudySpec, device: str) -> list[Snapshot]:
+    """Train and keep the baseline; a snapshot of the watched layers from the start and after each epoch."""
     qkv = spec.combination[0].qkv
-    return lambda model: snapshots.append(weight_snapshot(arranged(model, qkv), watched_layers(spec, model)))
+    return [
+        weight_snapshot(arranged(model, qkv), watched_layers(spec, model))
+        for model in baseline_epochs(spec.task, device)
+    ]
 
 
-def keep_baseline_spectra(
-    spec: StudySpec, task: Task, snapshots: Sequence[Snapshot], say: Callable[[str], None]
-) -> None:
-    """Write what was watched of a baseline as it was trained; of an earlier one, say where the record is missing."""
+def keep_baseline_spectra(spec: StudySpec, task: Task, snapshots: Sequence[Snapshot]) -> None:
+    """Write the spectra of a baseline that was trained just now; log if those of an earlier baseline are missing.
+
+    Args:
+        spec: The study.
+        task: Its task, with a trained baseline.
+        snapshots: Of each epoch, from the start; empty if the baseline was trained before.
+    """
     if spec.spectra is None or spec.task.baseline is None:
         return
     layers, weights, kept = watched_layers(spec, task.model), task.hashes["weights"], spec.spectra.values
@@ -47,17 +58,23 @@ def keep_baseline_spectra(
     if snapshots:
         write_spectra(path, Spectra(of=weights, values=kept, courses=courses(snapshots, kept)))
         return
-    known = read_spectra(path, weights, say)
+    known = _recorded(path, weights)
     if known is None or not known.covers(layers, kept):
-        say(
+        logger.warning(
             "baseline: not all spectra are recorded, for it was trained before they were asked for; "
             "`restora clean` removes kept baselines, and the next run trains and records them"
         )
 
 
-def record_winners(
-    spec: StudySpec, objective: Objective, study: optuna.Study, check: Callable[[], None], say: Callable[[str], None]
-) -> None:
+def _recorded(path: Path, of: str) -> Spectra | None:
+    try:
+        return read_spectra(path, of)
+    except IntegrityError as error:
+        logger.warning(f"{error}")
+        return None
+
+
+def record_winners(spec: StudySpec, objective: Objective, study: optuna.Study) -> None:
     """Train each cell's winner once more, alone, and record its spectra; what is recorded already stays."""
     name, watched = objective.combination.name, watched_layers(spec, objective.task.model)
     layers = [layer for layer in watched if layer in objective.targets]
@@ -65,23 +82,20 @@ def record_winners(
         return
     adapter, kept = objective.adapter, spec.spectra.values
     if not isinstance(adapter, Lora):
-        say(f"{name}: no spectra of its winners: the adapter '{adapter.name}' is no product s B A")
+        logger.warning(f"{name}: no spectra of its winners: the adapter '{adapter.name}' is no product s B A")
         return
     for cell, trial in find_winners(study).items():
         path = winner_spectra(spec.name, name, cell.rank, cell.init)
         key = trial_key(study.user_attrs["id"], trial.number)
-        known = read_spectra(path, key, say)
+        known = _recorded(path, key)
         if known is not None and known.covers(layers, kept):
             continue
-        say(f"{name}: {cell}: trial {trial.number} is trained again, for its spectra")
-        snapshots: list[Snapshot] = []
-        base = objective.base(cell).compressed.model
-
-        def watch(lane: Lane, snapshots: list[Snapshot] = snapshots, model: nn.Module = base) -> None:
+        logger.info(f"{name}: {cell}: trial {trial.number} is trained again, for its spectra")
+        lane, model = objective.lane(values_of(trial)), objective.base(cell).compressed.model
+        snapshots = [adapter_snapshot(model, adapter, lane.parameters, lane.alpha, layers)]
+        for _ in objective.epochs(lane):
             snapshots.append(adapter_snapshot(model, adapter, lane.parameters, lane.alpha, layers))
-
-        lane = train_again(objective, values_of(trial), check, watch=watch)
         if lane.failure is None:
             write_spectra(path, Spectra(of=key, values=kept, courses=courses(snapshots, kept)))
         else:
-            say(f"{name}: {cell}: no spectra: the winner was trained again, and failed: {lane.failure}")
+            logger.warning(f"{name}: {cell}: no spectra: the winner was trained again, and failed: {lane.failure}")

@@ -1,6 +1,7 @@
 """After the search: the winner of each cell by validation, tested once, and trained again under other seeds."""
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ from pipeline.train.cohort import Lane
 from pipeline.train.cut.program import Logits
 from pipeline.train.rows import Rows
 from pipeline.wording import counted
+
+logger = logging.getLogger(__name__)
 
 
 def values_of(trial: FrozenTrial) -> Values:
@@ -69,24 +72,15 @@ class Recovered:
     retrained: bool
 
 
-def train_again(
-    objective: Objective,
-    values: Values,
-    check: Callable[[], None],
-    order_seed: int | None = None,
-    watch: Callable[[Lane], None] = lambda lane: None,
-) -> Lane:
-    """Train one set of values to the end, alone; ``watch`` is called before the first epoch and after each."""
+def train_alone(objective: Objective, values: Values, *, order_seed: int | None = None) -> Lane:
+    """Train one set of values to the end, in a cohort of one."""
     lane = objective.lane(values, order_seed=order_seed)
-    watch(lane)
-    while len(lane.curve) < objective.recipe.epochs and lane.failure is None:
-        objective.train_epoch([lane], check)
-        if lane.failure is None:
-            watch(lane)
+    for _ in objective.epochs(lane):
+        pass
     return lane
 
 
-def recover(objective: Objective, kept: Kept | None, trial: FrozenTrial, check: Callable[[], None]) -> Recovered:
+def recover(objective: Objective, kept: Kept | None, trial: FrozenTrial) -> Recovered:
     """The adapter of a complete trial: the kept one, or trained again where it is not kept.
 
     Raises:
@@ -96,7 +90,7 @@ def recover(objective: Objective, kept: Kept | None, trial: FrozenTrial, check: 
     parameters = kept.load(values.cell, trial.number) if kept else None
     if parameters is not None:
         return Recovered(parameters, trial.value or 0.0, trial.user_attrs["best_epoch"], retrained=False)
-    lane = train_again(objective, values, check)
+    lane = train_alone(objective, values)
     if lane.failure is not None:
         raise NothingUsableError(f"trial {trial.number} was trained again, and failed: {lane.failure}; choose another")
     return Recovered(lane.best_parameters, lane.best, lane.best_epoch, retrained=True)
@@ -111,14 +105,7 @@ def measure_references(objective: Objective, study: optuna.Study, parts: Sequenc
             study.set_user_attr(key, {**known, **missing})
 
 
-def test_winners(
-    objective: Objective,
-    study: optuna.Study,
-    kept: Kept,
-    seeds: int,
-    check: Callable[[], None],
-    say: Callable[[str], None],
-) -> None:
+def score_winners(objective: Objective, study: optuna.Study, kept: Kept, seeds: int) -> None:
     """Read the test part once for each cell's winner, and for the same values under ``seeds - 1`` other seeds.
 
     A winner that was tested before is not tested again, unless more seeds are asked for; where none is left, nothing is
@@ -130,18 +117,18 @@ def test_winners(
     untested = [cell for cell in cells(objective.search) if cell in winners and len(known[cell]) < seeds]
     if untested:
         again = f", and training them again under {counted(seeds - 1, 'other seed')}" if seeds > 1 else ""
-        say(f"testing the winners of {counted(len(untested), 'cell')}{again}")
+        logger.info(f"{objective.combination.name}: testing the winners of {counted(len(untested), 'cell')}{again}")
     for cell in untested:
         trial, scores = winners[cell], known[cell]
         values = values_of(trial)
         if not scores:
-            got = recover(objective, kept, trial, check)
+            got = recover(objective, kept, trial)
             kept.save_best(study, cell, trial.number, got.parameters)
             scores.append(_of_seed(objective, got.parameters, values, objective.seed, got.val_accuracy))
             study.set_user_attr(cell.winner_key, {"trial": trial.number, "seeds": scores})
         for number in range(len(scores), seeds):
             seed = derive(objective.seed, "again", number)
-            lane = train_again(objective, values, check, order_seed=seed)
+            lane = train_alone(objective, values, order_seed=seed)
             if lane.failure is None:
                 scores.append(_of_seed(objective, lane.best_parameters, values, seed, lane.best))
             else:

@@ -1,25 +1,29 @@
 """The coordinator of a combination: waves of asks from every cell, trained as cohorts, told, and written."""
 
 import functools
+import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.config.search_spec import SearchSpec
+from pipeline.guard import StopTraining
 from pipeline.objective.objective import Objective
 from pipeline.objective.passes import Pass, pack
 from pipeline.objective.scores import best_scored, score_cells
 from pipeline.results.progress import CellProgress, Progress, cell_name
+from pipeline.search.events import Events
 from pipeline.search.history import History
 from pipeline.space import Ask, Cell, Values, cell_of, cell_space, cells, full_space, middle
 from pipeline.store.kept_adapters import Kept
 from pipeline.store.ledger import Ledger, bury_abandoned, is_told, was_killed
 from pipeline.train.cohort import Lane
-from pipeline.train.guard import Guard, StopTraining
 from pipeline.train.parallel import side_by_side, workers
+
+logger = logging.getLogger(__name__)
 
 KILLS = 3
 """How often a trial is tried again whose run was killed under it."""
@@ -56,29 +60,29 @@ class Coordinator:
         objective: What trains.
         study: The stored study.
         kept: Where the best adapter of each cell is kept.
-        guard: Asked before every batch whether to go on.
         size: What one pass holds.
-        show: Told before the first wave, and before and after every epoch of a wave, how far the cells are.
-        say: Told in a line what is done beside the waves.
+        events: Receives how far the cells are, before the first wave, and before and after every epoch of a wave.
         ledger: What writes to the stored study, from the start of a run.
     """
 
     objective: Objective
     study: optuna.Study
     kept: Kept
-    guard: Guard
     size: Pass
-    show: Callable[[Progress], None]
-    say: Callable[[str], None] = lambda line: None
+    events: Events = field(default_factory=Events)
     ledger: Ledger = field(init=False)
     _best: dict[Cell, float] = field(default_factory=dict)
     _ended: dict[Cell, Counter[TrialState]] = field(default_factory=lambda: defaultdict(Counter))
+
+    @property
+    def _name(self) -> str:
+        return self.objective.combination.name
 
     def run(self) -> None:
         """Search until no cell has budget left.
 
         Raises:
-            StopTraining: The guard said so; what had finished is stored, the rest will be asked for again.
+            StopTraining: ``check_stop`` said so; what had finished is stored, the rest will be asked for again.
         """
         search, adapter, seed = self.objective.search, self.objective.adapter, self.objective.seed
         bury_abandoned(self.study)
@@ -112,9 +116,11 @@ class Coordinator:
         search, adapter = self.objective.search, self.objective.adapter
         if not search.queued or not unbegun:
             return {}
-        best = best_scored(score_cells(self.objective, check=self.guard.check), search.queued)
+        best = best_scored(score_cells(self.objective), search.queued)
         names = ", ".join(cell_name(cell.rank, cell.init, _unit(search)) for cell in best)
-        self.say(f"begin with the middle of every range, for they score best before any training: {names}")
+        logger.info(
+            f"{self._name}: begin with the middle of every range, for they score best before any training: {names}"
+        )
         return {cell: middle(cell, search, adapter) for cell in best}
 
     def _ask(self, stored: dict[Cell, dict[int, FrozenTrial]]) -> Iterator[Ask]:
@@ -160,8 +166,7 @@ class Coordinator:
             self.ledger.progress(trial.ask, trial.accuracies, known)
         device = self.objective.recipe.device
         cohorts = pack([trial.lane for trial in trials], self.size, workers(device))
-        train = self.objective.train_epoch
-        side_by_side([functools.partial(train, cohort, self.guard.check) for cohort in cohorts], device)
+        side_by_side([functools.partial(self.objective.train_epoch, cohort) for cohort in cohorts], device)
 
     def _judge(self, trials: list[_Trial]) -> None:
         """Report the epoch of all trials, then end those that failed, are pruned, or are complete."""
@@ -192,7 +197,9 @@ class Coordinator:
             if trial.state == TrialState.RUNNING:
                 running[trial.ask.cell].append(len(trial.lane.curve))
         search, own = self.objective.search, [self._place(cell, running[cell]) for cell in self._histories]
-        self.show(Progress(tuple(own), search.epochs, self.objective.task.metric, _unit(search)))
+        self.events.progressed(
+            self._name, Progress(tuple(own), search.epochs, self.objective.task.metric, _unit(search))
+        )
 
     def _place(self, cell: Cell, running: list[int]) -> CellProgress:
         ended = self._ended[cell]

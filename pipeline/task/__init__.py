@@ -4,7 +4,7 @@ from pipeline.task.contract import Task
 from pipeline.task.data_check import check_task
 from pipeline.task.metrics.accuracy import count_correct, wilson
 from pipeline.task.parts import DatasetPart, Part, TensorPart, as_part
-from pipeline.task.prepare import prepare, rebuild
+from pipeline.task.prepare import baseline_epochs, prepare, rebuild
 
 __all__ = [
     "DatasetPart",
@@ -12,6 +12,7 @@ __all__ = [
     "Task",
     "TensorPart",
     "as_part",
+    "baseline_epochs",
     "check_task",
     "count_correct",
     "prepare",

@@ -1,6 +1,7 @@
 """The uncompressed reference: trained once, and kept under the hash of everything that it depends on."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ from torch.nn import functional as F
 
 from pipeline.config.task_spec import BaselineSpec
 from pipeline.errors import SpecError
+from pipeline.guard import check_stop
 from pipeline.paths import BASELINES
 from pipeline.task.parts import Part
 from pipeline.task.tensor_cache import read_tensors, write_tensors
+
+logger = logging.getLogger(__name__)
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -26,15 +30,15 @@ def kept_at(key: str) -> Path:
     return BASELINES / f"{key}.safetensors"
 
 
-def load_baseline(model: nn.Module, key: str, say: Callable[[str], None]) -> bool:
-    """Load a kept baseline into ``model``; False where there is none, or its file is damaged, which is said."""
+def load_baseline(model: nn.Module, key: str) -> bool:
+    """Load a kept baseline into ``model``; False if there is none or its file is damaged, which is logged."""
     path = kept_at(key)
     if not path.exists():
         return False
     try:
         model.load_state_dict(read_tensors(path))
     except Exception as error:  # whatever is wrong with it, the cure is the same
-        say(f"baseline {path} is damaged ({error}); it is trained again")
+        logger.warning(f"baseline {path} is damaged ({error}); it is trained again")
         return False
     return True
 
@@ -45,21 +49,13 @@ def keep_baseline(model: nn.Module, key: str) -> None:
 
 
 def train_baseline(
-    model: nn.Module,
-    part: Part,
-    spec: BaselineSpec,
-    seed: int,
-    device: torch.device,
-    say: Callable[[str], None],
-    check: Callable[[], None],
-    watch: Callable[[nn.Module], None],
-) -> None:
-    """Train ``model`` in place on ``part``; the weights after the last epoch stay.
+    model: nn.Module, part: Part, spec: BaselineSpec, seed: int, device: torch.device
+) -> Iterator[nn.Module]:
+    """Train ``model`` in place on ``part``; yields it before the first epoch and after each.
 
-    An ordinary loop in train mode, with dropout on and batch norm learning its statistics. It draws from generators
-    of its own, so that it neither depends on the global ones nor moves them. ``check`` is called before every batch,
-    and what it raises ends the training; ``watch`` before the first epoch and after each, and must leave the model as
-    it is.
+    The loop runs in train mode: dropout is on and batch norm learns its statistics. It uses its own random generators,
+    so it neither depends on the global ones nor changes them. The weights after the last epoch stay. The caller may
+    read the yielded model, and must not change it.
 
     Raises:
         SpecError: The loss becomes infinite or NaN; with its epoch.
@@ -70,16 +66,16 @@ def train_baseline(
     # All GPUs, because torch.manual_seed seeds all of them.
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        watch(model)
+        yield model
         for epoch in range(1, spec.epochs + 1):
-            loss = _train_epoch(model, part, spec.batch_size, order, optimizer, device, check)
+            loss = _train_epoch(model, part, spec.batch_size, order, optimizer, device)
             if not loss < float("inf"):
                 raise SpecError(
                     f"the baseline's loss is {loss} in epoch {epoch}; lower task.baseline.lr = {spec.lr}, or choose "
                     f"another optimizer"
                 )
-            say(f"baseline: epoch {epoch}/{spec.epochs}, loss {loss:.4f}")
-            watch(model)
+            logger.info(f"baseline: epoch {epoch}/{spec.epochs}, loss {loss:.4f}")
+            yield model
     model.to("cpu").eval()
 
 
@@ -90,12 +86,11 @@ def _train_epoch(
     order: torch.Generator,
     optimizer: Any,
     device: torch.device,
-    check: Callable[[], None],
 ) -> float:
     """One pass over ``part`` in a new order; the mean loss."""
     total, seen = torch.zeros((), device=device), 0
     for images, labels in part.batches(batch_size, torch.randperm(len(part), generator=order)):
-        check()
+        check_stop()
         if len(images) == 1 and seen:
             # Batch norm has no variance over a last batch of one.
             continue

@@ -1,7 +1,9 @@
 """From a study file's ``[task]`` to a ``Task``, and from a task's description back to its bare architecture."""
 
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,31 +22,75 @@ from pipeline.task.models.contract import Preprocessing
 from pipeline.task.parts import DatasetPart, Part
 from pipeline.task.split import Split, split
 
+logger = logging.getLogger(__name__)
 
-def prepare(
-    spec: TaskSpec,
-    *,
-    device: str | torch.device = "cpu",
-    train_baseline: bool = True,
-    say: Callable[[str], None] = lambda line: None,
-    check: Callable[[], None] = lambda: None,
-    watch: Callable[[nn.Module], None] = lambda model: None,
-) -> Task:
-    """Open the data, split it, load the model, and train its baseline where the study file asks for one.
+
+@dataclass
+class _Opened:
+    """A task before its baseline: the model as it was loaded, the parts, and what describes them."""
+
+    spec: TaskSpec
+    model: nn.Module
+    parts: dict[str, Part]
+    description: dict[str, Any]
+    hashes: dict[str, str]
+
+    def baseline_key(self) -> str:
+        """The hash of everything that the baseline depends on; taken before the model is trained."""
+        return fingerprint({**self.description, **self.hashes, "initial": hash_weights(self.model)})
+
+
+def prepare(spec: TaskSpec, *, device: str | torch.device = "cpu", train_baseline: bool = True) -> Task:
+    """Open the data, split it, load the model, and train its baseline if the study file asks for one.
 
     Args:
         spec: The study file's ``[task]``.
         device: Where a baseline is trained; the task itself is on the CPU.
         train_baseline: False leaves a baseline that is not kept yet untrained: ``task.trained`` is False, and
             ``hashes`` has no ``weights``.
-        say: Told what takes time, and what was found damaged.
-        check: Called before every batch of a baseline; what it raises ends the training.
-        watch: Called with the model before a baseline's first epoch and after each.
 
     Raises:
         SpecError: The model does not fit the data, or has neither weights nor a baseline to train.
         IntegrityError: Data or weights are not there, damaged, or cannot be used.
     """
+    opened = _open(spec)
+    model, parts, description, hashes = opened.model, opened.parts, opened.description, opened.hashes
+    if spec.baseline is not None:
+        key = opened.baseline_key()
+        trained = load_baseline(model, key)
+        if train_baseline and not trained:
+            for _ in _train(opened, key, device):
+                pass
+        description["trained"] = trained or train_baseline
+    if spec.metric == "agreement":
+        hashes |= {"weights": hash_weights(model), "split": fingerprint([hashes["split"], spec.metric])}
+        key, own = fingerprint({**description, **hashes}), model.eval()
+        parts = {
+            name: AnsweredPart(part, own, device=device, file=answers_at(key, name)) for name, part in parts.items()
+        }
+    return Task(model, **parts, metric=spec.metric, description=description, hashes=hashes)
+
+
+def baseline_epochs(spec: TaskSpec, device: str | torch.device = "cpu") -> Iterator[nn.Module]:
+    """Train and keep the baseline of a task; yields the model before the first epoch and after each.
+
+    ``prepare`` finds the baseline once all epochs are over. The caller may read the yielded model, and must not change
+    it.
+    """
+    opened = _open(spec)
+    yield from _train(opened, opened.baseline_key(), device)
+
+
+def _train(opened: _Opened, key: str, device: str | torch.device) -> Iterator[nn.Module]:
+    spec, part = opened.spec, opened.parts["train"]
+    if spec.baseline is None:
+        raise ValueError("the task has no [task.baseline] to train")
+    logger.info(f"baseline: training {spec.baseline.epochs} epochs on {len(part)} images")
+    yield from train(opened.model, part, spec.baseline, spec.split.seed, torch.device(device))
+    keep_baseline(opened.model, key)
+
+
+def _open(spec: TaskSpec) -> _Opened:
     if spec.metric == "agreement" and not spec.model.pretrained:
         raise SpecError(
             f"task.metric = \"agreement\" needs a trained model, and task.model '{spec.model.name}' has none: give "
@@ -82,22 +128,7 @@ def prepare(
         "parts": {name: len(part) for name, part in parts.items()},
         "trained": True,
     }
-    if spec.baseline is not None:
-        key = fingerprint({**description, **hashes, "initial": hash_weights(model)})
-        description["trained"] = load_baseline(model, key, say)
-        if train_baseline and not description["trained"]:
-            say(f"baseline: training {spec.baseline.epochs} epochs on {len(parts['train'])} images")
-            train(model, parts["train"], spec.baseline, spec.split.seed, torch.device(device), say, check, watch)
-            keep_baseline(model, key)
-            description["trained"] = True
-    if spec.metric == "agreement":
-        hashes |= {"weights": hash_weights(model), "split": fingerprint([hashes["split"], spec.metric])}
-        key, own = fingerprint({**description, **hashes}), model.eval()
-        parts = {
-            name: AnsweredPart(part, own, device=device, file=answers_at(key, name), say=say, check=check)
-            for name, part in parts.items()
-        }
-    return Task(model, **parts, metric=spec.metric, description=description, hashes=hashes)
+    return _Opened(spec, model, parts, description, hashes)
 
 
 def rebuild(description: Mapping[str, Any]) -> nn.Module:

@@ -1,13 +1,16 @@
-"""Says lines, and where a search stands, on stderr; keeps both in a log file."""
+"""What the command line says on stderr: log lines, and the progress of a search; both also go to a log file."""
 
+import logging
 import sys
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pipeline.results.progress import Progress
+from pipeline.search.events import Events
 from pipeline.terminal.progress_lines import cell_lines, progress_line
 from pipeline.terminal.rate import Searched
 from pipeline.terminal.tty import terminal_of
@@ -18,16 +21,23 @@ if TYPE_CHECKING:
     from pipeline.terminal.live_display import LiveBoard
     from pipeline.terminal.live_table import View
 
+logger = logging.getLogger(__name__)
+PACKAGE = logging.getLogger("pipeline")
+"""The logger above those of all modules."""
+
 PLAIN_EVERY = 10.0
 """Seconds between two progress lines in the log file, and off a terminal."""
 NONE: Mapping[str, int] = MappingProxyType({})
 
 
-class Console:
-    """Says lines, and shows searches: as a live table on a terminal, else in lines. As a context it ends the table.
+class Console(logging.Handler, Events):
+    """Prints log lines, and shows a search: as a live table on a terminal, otherwise in lines.
+
+    As a context it handles the lines of the logger ``pipeline`` in place of any other console. At its end the live
+    table stays on the screen as it is.
 
     Args:
-        log: The file that lines are appended to.
+        log: The file that lines are appended to; None for no file.
         study: The name of the study that is searched.
         outline: Trials that each of its combinations still lacks as the run begins.
         screen: The terminal to draw on; stderr, where that is one.
@@ -40,43 +50,62 @@ class Console:
         outline: Mapping[str, int] = NONE,
         screen: "Screen | None" = None,
     ) -> None:
+        super().__init__()
         self._log, self._study, self._outline = log, study, dict(outline)
-        self._screen = screen or terminal_of(sys.stderr)
+        self._given = screen
         self._started, self._noted = time.monotonic(), float("-inf")
         self._searched: dict[str, Searched] = {}
         self._board: LiveBoard | None = None
+        self._replaced: list[logging.Handler] = []
+        self._level = logging.NOTSET
+
+    @cached_property
+    def _screen(self) -> "Screen | None":
+        return self._given or terminal_of(sys.stderr)
 
     def __enter__(self) -> "Console":
+        self._replaced, self._level = [each for each in PACKAGE.handlers if isinstance(each, Console)], PACKAGE.level
+        for handler in self._replaced:
+            PACKAGE.removeHandler(handler)
+        PACKAGE.addHandler(self)
+        PACKAGE.setLevel(logging.INFO)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end_board()
+        self.end_table()
+        PACKAGE.removeHandler(self)
+        for handler in self._replaced:
+            PACKAGE.addHandler(handler)
+        PACKAGE.setLevel(self._level)
 
-    def say(self, line: str) -> None:
-        """One line that stays."""
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one log line, above the live table if there is one."""
+        line = record.getMessage()
         self._note(line)
         if self._board is not None:
-            self._board.say(line)
+            self._board.print_above(line)
         else:
             print(line, file=sys.stderr, flush=True)
 
-    def show(self, name: str, progress: Progress) -> None:
-        """Where the combination of that name stands."""
+    def progressed(self, combination: str, progress: Progress) -> None:
+        """Draw the live table again, or write a line if the last is long enough ago."""
         now = time.monotonic()
-        if name not in self._searched:
-            self._end_board()  # of one that failed
-            self._searched[name] = Searched(name, progress, now, progress.done)
+        if combination not in self._searched:
+            self.end_table()  # of one that failed
+            self._searched[combination] = Searched(combination, progress, now, progress.done)
             if not progress.left:
-                self.say(f"{name}: {progress.done}/{progress.budget} trials are stored, none is left to train")
+                logger.info(
+                    f"{combination}: {progress.done}/{progress.budget} trials are stored, none is left to train"
+                )
                 return
-        self._searched[name].progress = progress
+        self._searched[combination].progress = progress
         if self._screen is not None:
             self._draw(self._screen)
         if not progress.left or (progress.running and now - self._noted > PLAIN_EVERY):
             self._noted = now
-            self._write(name, now)
+            self._write(combination, now)
         if not progress.left:
-            self._end_board()
+            self.end_table()
 
     def _draw(self, screen: "Screen") -> None:
         from pipeline.terminal.live_display import LiveBoard  # it brings rich, which plain lines do not need
@@ -87,7 +116,8 @@ class Console:
         else:
             self._board.refresh()
 
-    def _end_board(self) -> None:
+    def end_table(self) -> None:
+        """Leave the live table on the screen as it is now."""
         if self._board is not None:
             self._board.stop()
             self._board = None

@@ -41,7 +41,7 @@ class LiveBoard:
         if time.monotonic() - self._drawn >= SOONEST:
             self._live.refresh()
 
-    def say(self, line: str) -> None:
+    def print_above(self, line: str) -> None:
         """One line above the table."""
         self._screen.print(Text(line), soft_wrap=True)
 

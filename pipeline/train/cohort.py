@@ -6,13 +6,14 @@ of other ranks stand beside it, and all lanes take one pass together.
 
 import math
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.adapt.lanes import Lanes
+from pipeline.guard import check_stop
 from pipeline.seeds import derive
 from pipeline.train.cut.program import Logits, Program
 from pipeline.train.lane_optimizer import LaneOptimizer
@@ -85,7 +86,6 @@ def train_epoch(
     train: Rows,
     val: Rows,
     recipe: Recipe,
-    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Train lanes of one pace for one epoch and evaluate them; each lane's state is brought up to date.
 
@@ -98,13 +98,12 @@ def train_epoch(
         train: What they are trained on.
         val: What they are judged on.
         recipe: What all lanes share.
-        check: Called before every batch; what it raises ends the epoch.
     """
     started = time.perf_counter()
     cohort = Cohort(lanes, program, recipe)
-    losses = cohort.train(train, check)
+    losses = cohort.train(train)
     if not all(lane.failure for lane in lanes):
-        val_losses, correct = cohort.evaluate(val, check)
+        val_losses, correct = cohort.evaluate(val)
     cohort.save()
     share = (time.perf_counter() - started) / len(lanes)
     for place, lane in enumerate(cohort.lanes):
@@ -205,7 +204,7 @@ class Cohort:
         by_lane = torch.unflatten(logits.to(dtype), 0, (len(self.lanes), -1))
         return recipe.loss.losses(by_lane, labels.to(device, non_blocking=True), teacher), by_lane
 
-    def train(self, rows: Rows, check: Callable[[], None]) -> list[float]:
+    def train(self, rows: Rows) -> list[float]:
         """One epoch; the mean loss of each lane."""
         lead, count = self.lanes[0], len(rows)
         steps = -(-count // lead.batch_size)
@@ -214,7 +213,7 @@ class Cohort:
         order = torch.randperm(count, generator=generator)
         total = torch.zeros(len(self.lanes), dtype=torch.float64)
         for step, (inputs, labels) in enumerate(rows.batches(lead.batch_size, order)):
-            check()
+            check_stop()
             self._image_numbers = sum(tensor[0].numel() for tensor in inputs)
             losses, _ = self._losses(self._logits, inputs, labels)
             values = losses.detach().cpu().double()
@@ -239,14 +238,14 @@ class Cohort:
             start = stop
 
     @torch.no_grad()
-    def evaluate(self, rows: Rows, check: Callable[[], None] = lambda: None) -> tuple[list[float], list[int]]:
+    def evaluate(self, rows: Rows) -> tuple[list[float], list[int]]:
         """Mean loss and right answers of each lane, its tensors as they come back from a file."""
         stored = self._as_stored()
         loss = torch.zeros(len(self.lanes), dtype=torch.float64)
         correct = torch.zeros(len(self.lanes), dtype=torch.int64)
         at_once = min(EVALUATION_IMAGES, EVALUATION_NUMBERS // self._image_numbers) // len(self.lanes)
         for inputs, labels in rows.batches(max(1, at_once)):
-            check()
+            check_stop()
             losses, logits = self._losses(stored, inputs, labels)
             loss += losses.cpu().double() * len(labels)
             correct += (logits.argmax(2) == labels.to(logits.device)).sum(1).cpu()

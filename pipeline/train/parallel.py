@@ -5,7 +5,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 import torch
 
-from pipeline.train.guard import StopTraining
+from pipeline.guard import StopTraining
 
 
 def workers(device: str) -> int:

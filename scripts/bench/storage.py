@@ -25,7 +25,6 @@ from pipeline.store.kept_adapters import Kept
 from pipeline.store.ledger import Ledger
 from pipeline.store.stored_study import create_or_resume
 from pipeline.train.cohort import Epoch, Lane
-from pipeline.train.guard import Guard
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,7 +65,7 @@ def searched(objective: Objective, folder: Path) -> dict[str, Any]:
     stored = create_or_resume(storage, f"benchmark/{name}", {}, dict(objective.task.hashes), {})
     kept, size = Kept("benchmark", name), measure_pass(objective)
     with timed_histories() as asks, mock.patch.object(Kept, "save"):
-        coordinator = Coordinator(objective, stored, kept, Guard(), size, lambda _: None)
+        coordinator = Coordinator(objective, stored, kept, size)
         coordinator.run()
     trials = stored.get_trials(deepcopy=False)
     return {

@@ -12,10 +12,11 @@ from bench.storage import searched
 from bench.tasks import EPOCHS, head_task, resnet_task, study, train_all
 from pipeline.config.spec import ComputeSpec
 from pipeline.environment import keep_freed_memory
-from pipeline.objective.objective import Objective, make_features
+from pipeline.objective.objective import Objective
 from pipeline.objective.passes import Pass
 from pipeline.run.study_run import make_objectives
 from pipeline.space import Values
+from pipeline.train.cache.feature_cache import FeatureCache
 
 
 def published_trial_epoch() -> dict[str, float]:
@@ -79,7 +80,7 @@ def cache_cost(images: int = 256) -> dict[str, float]:
                 spec.combination[0],
                 spec.search,
                 compute,
-                features=make_features(compute, "cpu", folder=Path(folder)),
+                features=FeatureCache(Path(folder)),
             )
             for compute in (ComputeSpec(), ComputeSpec(cache="off"))
         )

@@ -15,19 +15,15 @@ from pipeline.dashboard import study_board as board
 from pipeline.dashboard.feed import FEED_WAIT, Feed
 from pipeline.dashboard.note import LINE
 from pipeline.dashboard.study_board import write_board
+from pipeline.results.progress import Progress
 from pipeline.store.database import open_storage
 
 PICTURES = {"accuracy_by_rank", "accuracy_by_size"}
 
 
 @pytest.fixture
-def said():
-    return []
-
-
-@pytest.fixture
-def feed(storage, said):
-    return Feed(storage, SUMMARY, said.append)
+def feed(storage):
+    return Feed(storage, SUMMARY)
 
 
 def pictures(storage, name):
@@ -38,7 +34,7 @@ def pictures(storage, name):
 
 def test_the_dashboard_shows_note_objectives_pictures_and_artifacts_of_a_run(storage, feed, said):
     stored = finish(storage)
-    feed("ended")
+    feed.reached("ended")
     assert said == []
     dashboard = Dashboard(storage)
     studies = {study["study_name"]: study for study in dashboard.read("/api/studies")["study_summaries"]}
@@ -64,7 +60,7 @@ def test_the_dashboard_shows_note_objectives_pictures_and_artifacts_of_a_run(sto
 
 def test_optunas_own_functions_read_what_is_written(storage, feed):
     stored = finish(storage)
-    feed("ended")
+    feed.reached("ended")
     assert LINE in get_note(load(storage, STUDY))
     assert get_all_artifact_meta(stored.study.trials[0], storage=stored.study._storage)
 
@@ -72,7 +68,7 @@ def test_optunas_own_functions_read_what_is_written(storage, feed):
 def test_pictures_fill_the_dashboards_place_and_are_small(storage, feed):
     finish(storage)
     finish(storage, "sparse-lora", base_bytes=120_000)
-    feed("ended")
+    feed.reached("ended")
     for name in (STUDY, SUMMARY):
         for figure in pictures(storage, name).values():
             assert "height" not in figure["layout"]
@@ -82,7 +78,7 @@ def test_pictures_fill_the_dashboards_place_and_are_small(storage, feed):
 def test_no_attribute_is_over_2_kb(storage, feed):
     for number in range(6):
         finish(storage, f"combination-{number}", ranks=(2, 4, 8, 16), inits=("paper", "svd", "qera"))
-    feed("ended")
+    feed.reached("ended")
     with storage.engine.connect() as connection:
         sizes = connection.execute(sqlalchemy.text(
             "SELECT max(length(value_json)) FROM study_system_attributes UNION ALL "
@@ -95,7 +91,7 @@ def test_no_attribute_is_over_2_kb(storage, feed):
 
 def test_at_the_start_there_are_notes_and_no_pictures(storage, feed):
     begin(storage)
-    feed("begun")
+    feed.reached("begun")
     assert "0 of 16 trials" in get_note(load(storage, STUDY))
     assert "0 of 16 trials" in get_note(load(storage, SUMMARY))
     assert pictures(storage, STUDY) == {}
@@ -103,13 +99,13 @@ def test_at_the_start_there_are_notes_and_no_pictures(storage, feed):
 
 def test_a_study_without_a_complete_trial_has_no_pictures_and_nothing_fails(storage, feed, said):
     begin(storage)
-    feed("searched")
+    feed.reached("searched")
     assert pictures(storage, STUDY) == {}
     assert said == []
 
 
 def test_a_database_without_the_study_gets_nothing(storage, feed, said):
-    feed("begun")
+    feed.reached("begun")
     assert optuna.get_all_study_names(storage) == []
     assert said == []
 
@@ -117,10 +113,10 @@ def test_a_database_without_the_study_gets_nothing(storage, feed, said):
 def test_a_better_trial_changes_note_pictures_and_summary(storage, feed):
     stored = begin(storage)
     stored.trial(2, "svd", 0.7)
-    feed("ended")
+    feed.reached("ended")
     before = pictures(storage, STUDY)
     stored.trial(2, "svd", 0.8)
-    feed("ended")
+    feed.reached("ended")
     assert pictures(storage, STUDY) != before
     assert "80.00" in get_note(load(storage, STUDY))
     assert [trial.state.name for trial in load(storage, SUMMARY).trials] == ["PRUNED", "COMPLETE"]
@@ -135,12 +131,12 @@ def test_a_shorter_picture_leaves_nothing_of_the_longer_one(storage):
 
 def test_nothing_is_written_and_no_version_is_counted_where_nothing_is_new(storage, feed):
     finish(storage)
-    feed("ended")
+    feed.reached("ended")
     version = Dashboard(storage).detail(STUDY)["note"]["version"]
     written = []
     listen = (storage.engine, "before_cursor_execute", lambda *event: written.append(event[2]))
     sqlalchemy.event.listen(*listen)
-    feed("ended")
+    feed.reached("ended")
     sqlalchemy.event.remove(*listen)
     assert not [text for text in written if text.startswith(("INSERT", "UPDATE", "DELETE"))]
     assert Dashboard(storage).detail(STUDY)["note"]["version"] == version
@@ -148,12 +144,12 @@ def test_nothing_is_written_and_no_version_is_counted_where_nothing_is_new(stora
 
 def test_what_someone_writes_into_a_note_by_the_dashboard_survives_updates(storage, feed):
     stored = begin(storage)
-    feed("begun")
+    feed.reached("begun")
     dashboard = Dashboard(storage)
     words = "\n\n# Mine\n" + "long words " * 400
     assert dashboard.write_note(STUDY, dashboard.detail(STUDY)["note"]["body"] + words).startswith("204")
     stored.trial(2, "svd", 0.8)
-    feed("searched")
+    feed.reached("searched")
     note = get_note(load(storage, STUDY))
     assert "80.00" in note
     assert note.endswith(LINE + words)
@@ -162,7 +158,7 @@ def test_what_someone_writes_into_a_note_by_the_dashboard_survives_updates(stora
 
 def test_a_note_that_someone_had_written_before_is_kept_below(storage, feed):
     save_note(begin(storage).study, "my note")
-    feed("begun")
+    feed.reached("begun")
     assert get_note(load(storage, STUDY)).endswith(f"{LINE}\n\nmy note")
 
 
@@ -190,10 +186,10 @@ def test_a_failure_is_said_once_with_its_reason_and_stops_nothing(storage, feed,
 
     monkeypatch.setattr(feed_module, "combination_note", broken)
     for moment in ("begun", "searched", "ended"):
-        feed(moment)
+        feed.reached(moment)
     assert said == ["what the dashboard shows was not brought up to date: ValueError: no such thing"]
     monkeypatch.undo()
-    feed("ended")
+    feed.reached("ended")
     assert "int1-lora" in get_note(load(storage, STUDY))
 
 
@@ -205,14 +201,14 @@ def test_an_interruption_is_no_failure_of_the_feed(storage, feed, monkeypatch):
 
     monkeypatch.setattr(feed_module, "combination_note", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        feed("begun")
+        feed.reached("begun")
 
 
 def test_a_study_of_someone_elses_where_the_summary_would_be_is_said_once(storage, feed, said):
     optuna.create_study(storage=storage, study_name=SUMMARY)
     begin(storage)
     for _ in range(2):
-        feed("ended")
+        feed.reached("ended")
     assert said == ["this database has a study 'digits' of someone else's: it stays, without a summary"]
     assert load(storage, SUMMARY).user_attrs == {}
     assert "int1-lora" in get_note(load(storage, STUDY))
@@ -224,10 +220,10 @@ def test_updates_after_epochs_take_one_percent_of_the_time(storage, feed, monkey
     monkeypatch.setattr(feed_module.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(feed_module.time, "perf_counter", lambda: sum(spent))
     monkeypatch.setattr(Feed, "_update", lambda self, *, pictures: spent.append(0.2 if pictures else 0.01))
-    feed = Feed(storage, SUMMARY, pytest.fail)
+    feed = Feed(storage, SUMMARY)
     for _ in range(20_000):
         now[0] += 0.5
-        feed("epoch")
+        feed.progressed("combination", Progress((), 1))
     assert 0.008 < sum(spent) / now[0] <= 0.0101
     assert spent.count(0.2) > 100
     assert spent.count(0.01) > 100
@@ -238,18 +234,18 @@ def test_reading_costs_no_more_for_a_study_of_many_trials(storage, feed):
     stored = begin(storage, budget=100)
     for number in range(60):
         stored.trial(2, "svd", 0.7 + number / 1000)
-    feed("begun")
+    feed.reached("begun")
     asked = []
     listen = (storage.engine, "before_cursor_execute", lambda *event: asked.append(event[2]))
     sqlalchemy.event.listen(*listen)
-    feed("stopped")
+    feed.reached("stopped")
     sqlalchemy.event.remove(*listen)
     assert not [text for text in asked if "trial_params" in text or "trial_intermediate_values" in text]
 
 
 def test_the_database_is_never_locked_while_readers_and_writers_share_it(open_database, said):
     storage, other = open_database(), open_database()
-    stored, feed, errors, over = begin(storage, budget=500), Feed(storage, SUMMARY, said.append), [], threading.Event()
+    stored, feed, errors, over = begin(storage, budget=500), Feed(storage, SUMMARY), [], threading.Event()
 
     def look():
         try:
@@ -265,7 +261,7 @@ def test_the_database_is_never_locked_while_readers_and_writers_share_it(open_da
     try:
         for number in range(40):
             stored.trial(2, "svd", 0.7 + number / 1000)
-            feed("stopped")
+            feed.reached("stopped")
     finally:
         over.set()
         thread.join()
@@ -276,7 +272,7 @@ def test_the_database_is_never_locked_while_readers_and_writers_share_it(open_da
 def test_a_note_that_lacks_a_piece_is_written_anew(storage, feed, said):
     stored = finish(storage)
     storage.set_study_system_attr(stored.study._study_id, "dashboard:note_str:5", "a piece of a longer note")
-    feed("ended")
+    feed.reached("ended")
     assert said == []
     assert get_note(load(storage, STUDY)).startswith("**int1-lora** of study **digits**")
 
@@ -287,7 +283,7 @@ def test_an_update_is_left_out_rather_than_wait_for_a_locked_database(storage, s
     other, holder = open_storage(url, wait=FEED_WAIT), sqlite3.connect(storage.engine.url.database)
     holder.execute("BEGIN IMMEDIATE")
     began = time.monotonic()
-    Feed(other, SUMMARY, said.append)("begun")
+    Feed(other, SUMMARY).reached("begun")
     waited = time.monotonic() - began
     holder.close()
     other.engine.dispose()

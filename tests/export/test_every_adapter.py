@@ -11,11 +11,9 @@ from pipeline.export.selection import export_ranks
 from pipeline.report.page import write_report
 from pipeline.results.status import read_status
 from pipeline.results.stored_results import read_results
-from pipeline.run.winners import test_winners
+from pipeline.run.winners import score_winners
 from pipeline.space import Values, cells
 from pipeline.store.database import open_storage
-
-test_winners.__test__ = False  # its name is not that of a test
 
 SEARCH = {"trials": 3, "epochs": 2, "sampler": {"method": "random"}, "ranks": [1, 2]}
 TOU = {"method": "tou", "rank": 2}
@@ -54,7 +52,7 @@ def test_a_study_is_searched_once_and_its_files_give_the_models_that_were_tested
     own = cells(objective.search)
     assert [trial.state.name for trial in study.trials].count("FAIL") == 0
     assert len(study.trials) == len(own) * objective.search.trials
-    test_winners(objective, study, kept_of(spec), 2, lambda: None, lambda line: None)
+    score_winners(objective, study, kept_of(spec), 2)
     # A second run, as a new process begins it.
     again = make_objective(spec, make_task(module))
     assert len(search(storage, spec, objective=again).trials) == len(study.trials)
@@ -66,7 +64,7 @@ def test_a_study_is_searched_once_and_its_files_give_the_models_that_were_tested
     assert [(row["rank"], row["init"]) for row in status[0]["cells"]] == [(cell.rank, cell.init) for cell in own]
     assert write_report([result], tmp_path / "report").page.exists()
 
-    for folder in export_ranks(again, result, kept_of(spec), lambda: None, force=False):
+    for folder in export_ranks(again, result, kept_of(spec), force=False):
         card = json.loads((folder / "card.json").read_text())
         model = load(folder, model=module())
         recovered = card["accuracy"]["recovered"]

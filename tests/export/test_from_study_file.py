@@ -115,7 +115,7 @@ def run_and_export(name: str, case: Case) -> Exported:
 
     (result,) = read_results(open_storage("sqlite:///storage/studies.db"), name)
     trial = result.best_of_ranks()[2].best
-    parameters = recover(objective, Kept(name, "only"), trial, lambda: None).parameters
+    parameters = recover(objective, Kept(name, "only"), trial).parameters
     return Exported(folder, objective, parameters, values_of(trial).alpha)
 
 

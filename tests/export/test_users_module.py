@@ -9,14 +9,8 @@ from pipeline import load, save
 from pipeline.errors import NothingUsableError, RestoraError
 from pipeline.export.selection import export_ranks, export_trial
 from pipeline.results.stored_results import read_results
-from pipeline.run.winners import test_winners
+from pipeline.run.winners import score_winners
 from pipeline.store.database import open_storage
-
-test_winners.__test__ = False  # its name is not that of a test
-
-
-def go_on():
-    pass
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +68,7 @@ def stored():
     storage = open_storage("sqlite:///studies.db")
     objective = make_objective(spec)
     study = search(storage, spec, objective=objective)
-    test_winners(objective, study, kept_of(spec), 3, go_on, lambda line: None)
+    score_winners(objective, study, kept_of(spec), 3)
     yield objective, read_results(storage, "tiny")[0], kept_of(spec)
     storage.remove_session()
     storage.engine.dispose()
@@ -82,7 +76,7 @@ def stored():
 
 def test_every_rank_is_exported_by_validation_and_says_its_spread_over_seeds(stored):
     objective, result, kept = stored
-    folders = list(export_ranks(objective, result, kept, go_on, force=False))
+    folders = list(export_ranks(objective, result, kept, force=False))
     assert [str(folder) for folder in folders] == [f"storage/exports/tiny/int1-lora/rank-{rank}" for rank in (1, 2)]
     for rank, folder in zip((1, 2), folders, strict=True):
         card = json.loads((folder / "card.json").read_text())
@@ -101,7 +95,7 @@ def test_another_trial_is_trained_again_to_the_validation_accuracy_that_is_store
     objective, result, kept = stored
     winners = {cell.best.number for cell in result.cells}
     other = next(trial for trial in result.study.trials if trial.number not in winners)
-    folder = export_trial(objective, result, kept, other.number, go_on, force=False)
+    folder = export_trial(objective, result, kept, other.number, force=False)
     card = json.loads((folder / "card.json").read_text())
     assert card["trial"] == other.number
     assert card["chosen_by"] == f"--trial {other.number}"
@@ -115,7 +109,7 @@ def test_another_trial_is_trained_again_to_the_validation_accuracy_that_is_store
 def test_a_trial_that_is_not_there_is_answered_with_those_that_are(stored):
     objective, result, kept = stored
     with pytest.raises(NothingUsableError, match=r"trial 99 .* complete trials: 0, 1"):
-        export_trial(objective, result, kept, 99, go_on, force=False)
+        export_trial(objective, result, kept, 99, force=False)
 
 
 def test_the_card_says_the_size_of_the_file_where_an_init_moved_the_base_to_one_of_another_size(tmp_path):

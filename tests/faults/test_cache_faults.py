@@ -36,18 +36,18 @@ def the_folder() -> Path:
     return folder
 
 
-def cached(said=None, stem=None, **settings):
-    features = FeatureCache(Path("features").resolve(), say=(said if said is not None else []).append, **settings)
+def cached(stem=None, **settings):
+    features = FeatureCache(Path("features").resolve(), **settings)
     return features.rows(stem or make_stem(), make_part(), FACTS)
 
 
-def test_fault_05_after_sigkill_of_a_process_that_builds_another_finishes_its_cache(whole):
+def test_fault_05_after_sigkill_of_a_process_that_builds_another_finishes_its_cache(whole, said):
     process = tiny_stems.start("killed", Path.cwd())
     process.communicate("\n", timeout=60)
     assert process.returncode == -signal.SIGKILL
     assert not (the_folder() / "card.json").exists()
-    said, stem = [], make_stem()
-    assert digest(cached(said, stem)) == whole
+    stem = make_stem()
+    assert digest(cached(stem)) == whole
     assert built(stem) == IMAGES - 5 * BATCH
     assert "(40 are there already)" in said[0]
 
@@ -163,19 +163,19 @@ def flipped(path: Path, place: int = -9) -> None:
 
 @pytest.mark.parametrize("damage", [truncated, lengthened, emptied, flipped, Path.unlink])
 @pytest.mark.parametrize("file", ["0.bin", "1.bin"])
-def test_fault_09_a_damaged_cache_is_named_with_its_sha256_and_built_again(whole, file, damage):
+def test_fault_09_a_damaged_cache_is_named_with_its_sha256_and_built_again(whole, file, damage, said):
     cached()
     path = the_folder() / file
     (noted,) = [json.loads((the_folder() / "card.json").read_text())["sha256"][int(file[0])]]
     damage(path)
-    said = []
-    assert digest(cached(said)) == whole
+    said.clear()
+    assert digest(cached()) == whole
     (named,) = [line for line in said if "damaged" in line]
     assert str(path) in named
     assert f"noted {noted}" in named
-    silent = []
-    assert digest(cached(silent)) == whole
-    assert silent == []
+    said.clear()
+    assert digest(cached()) == whole
+    assert said == []
 
 
 def test_fault_09_a_flipped_bit_costs_the_images_from_there_on(whole):
@@ -186,25 +186,25 @@ def test_fault_09_a_flipped_bit_costs_the_images_from_there_on(whole):
     assert built(stem) == IMAGES % BATCH
 
 
-def test_fault_09_another_caches_file_is_found_out(whole):
+def test_fault_09_another_caches_file_is_found_out(whole, said):
     cached()
     other = FeatureCache(Path("other"))
     other.rows(make_stem(seed=1), make_part(), FACTS)
     (its,) = Path("other").glob("*/0.bin")
     shutil.copy(its, the_folder() / "0.bin")
-    said = []
-    assert digest(cached(said)) == whole
+    said.clear()
+    assert digest(cached()) == whole
     assert f"{the_folder()}/0.bin is damaged" in said[0]
 
 
 @pytest.mark.parametrize("text", ["", "garbage", "[]", "{}", '{"sha256": []}', '{"sha256": "0"}'])
-def test_fault_09_a_card_that_is_garbage_is_named_and_written_again(whole, text):
+def test_fault_09_a_card_that_is_garbage_is_named_and_written_again(whole, text, said):
     cached()
     card = the_folder() / "card.json"
     before = json.loads(card.read_text())
     card.write_text(text)
-    said = []
-    assert digest(cached(said)) == whole
+    said.clear()
+    assert digest(cached()) == whole
     assert f"cache: {card.resolve()} is damaged; it is built again" in said
     assert json.loads(card.read_text()) == before
 

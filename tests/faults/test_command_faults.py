@@ -92,7 +92,7 @@ def test_fault_01_a_signal_in_an_export_stops_it_too(monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
         check(self)
 
-    from pipeline.train.guard import Guard
+    from pipeline.guard import Guard
 
     check = Guard.check
     monkeypatch.setattr(Guard, "check", interrupted)

@@ -22,7 +22,7 @@ from pipeline import load, save
 from pipeline.errors import IntegrityError, StorageError, UsageError
 from pipeline.paths import write_whole
 from pipeline.run.estimate import plan_rank
-from pipeline.run.winners import train_again, values_of
+from pipeline.run.winners import train_alone, values_of
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +279,7 @@ def test_fault_24_a_swap_that_fails_midway_leaves_the_old_checkpoint(optimized, 
 def test_fault_25_a_fresh_process_comes_to_the_same_outputs_and_the_sizes_are_as_predicted(optimized, folder):
     objective, trials = optimized
     values = values_of(trials[0])
-    parameters = train_again(objective, values, lambda: None).best_parameters
+    parameters = train_alone(objective, values).best_parameters
     images, labels = next(objective.task.test.batches(1000))
     with torch.inference_mode():
         logits = adapted(objective, parameters, values.alpha)(images)

@@ -10,9 +10,9 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
+from stopping import StopAfter
 from tiny_studies import (
     Mlp,
-    StopAfter,
     asks,
     blobs,
     by_cell,
@@ -26,13 +26,13 @@ from tiny_studies import (
 )
 
 from pipeline.errors import IntegrityError, SpecError
+from pipeline.guard import StopTraining
 from pipeline.results.stored_results import read_results
 from pipeline.run.winners import find_winners, recover
 from pipeline.search.history import COUNTED
 from pipeline.space import Cell
 from pipeline.store import ledger
 from pipeline.task import Task
-from pipeline.train.guard import StopTraining
 
 ONE_CELL = {"ranks": [2], "inits": ["svd"]}
 
@@ -51,11 +51,11 @@ def killing(objective, after):
     """An objective whose run is killed before epoch ``after + 1``."""
     train_epoch, left = objective.train_epoch, [after]
 
-    def epoch(lanes, check=lambda: None):
+    def epoch(lanes):
         left[0] -= 1
         if left[0] < 0:
             raise Killed
-        train_epoch(lanes, check)
+        train_epoch(lanes)
 
     objective.train_epoch = epoch
     return objective
@@ -100,16 +100,17 @@ import torch
 torch.set_num_threads(1)
 from pipeline.store import ledger
 from pipeline.store.database import open_storage
+from stopping import StopAfter
 from tiny_studies import make_objective, make_spec, search
 ledger.LONG = ledger.EVERY = 0.0
 spec = make_spec(trials=4)
 objective = make_objective(spec)
 train_epoch, left = objective.train_epoch, [20]
-def epoch(lanes, check):
+def epoch(lanes):
     left[0] -= 1
     if left[0] < 0:
         os.kill(os.getpid(), signal.SIGKILL)
-    train_epoch(lanes, check)
+    train_epoch(lanes)
 objective.train_epoch = epoch
 search(open_storage("sqlite:///{tmp_path}/killed.db"), spec, objective=objective, cohort=2)
 """
@@ -163,7 +164,7 @@ def test_fault_09_a_damaged_kept_adapter_is_trained_again_to_the_same(storage, d
     kept = kept_of(spec)
     (cell, trial), (other, _) = list(find_winners(study).items())[:2]
     # Cloned, because a loaded tensor may be a view of the file that is damaged now.
-    sound = {name: t.clone() for name, t in recover(objective, kept, trial, lambda: None).parameters.items()}
+    sound = {name: t.clone() for name, t in recover(objective, kept, trial).parameters.items()}
     path = kept.path(cell)
     data = bytearray(path.read_bytes())
     if damage == "truncated":
@@ -176,7 +177,7 @@ def test_fault_09_a_damaged_kept_adapter_is_trained_again_to_the_same(storage, d
     else:
         path.unlink()
     assert kept.load(cell, trial.number) is None
-    again = recover(objective, kept, trial, lambda: None).parameters
+    again = recover(objective, kept, trial).parameters
     assert again.keys() == sound.keys()
     assert all((again[name] - sound[name]).abs().max() < 1e-5 for name in sound)
 
@@ -206,7 +207,7 @@ def test_fault_12_weights_that_the_last_step_made_infinite_are_no_complete_trial
 
 
 def test_fault_12_the_other_trials_of_the_cohort_go_on_unchanged(open_database):
-    def fails(lanes, check):
+    def fails(lanes):
         for lane in lanes:
             if lane.alpha > 3:
                 lane.parameters = {name: tensor * float("nan") for name, tensor in lane.parameters.items()}
@@ -216,9 +217,9 @@ def test_fault_12_the_other_trials_of_the_cohort_go_on_unchanged(open_database):
     objective = make_objective(spec)
     train_epoch = objective.train_epoch
 
-    def epoch(lanes, check):
-        fails(lanes, check)
-        train_epoch(lanes, check)
+    def epoch(lanes):
+        fails(lanes)
+        train_epoch(lanes)
 
     objective.train_epoch = epoch
     sick, sound = search(open_database("sick"), spec, objective=objective, cohort=6), search(open_database("b"), spec)

@@ -47,12 +47,10 @@ class Setting:
         lane.parameters = Lora().begin(self.compressed, starts, Draw(lane.alpha))
         return lane
 
-    def epoch(
-        self, lanes: list[Lane], recipe: Recipe | None = None, check: Callable[[], None] = lambda: None, **parts: object
-    ) -> None:
+    def epoch(self, lanes: list[Lane], recipe: Recipe | None = None, **parts: object) -> None:
         parts = {"train": self.train, "val": self.val, **parts}
         rows = {name: self.program.rows(self.source(part)) for name, part in parts.items()}
-        train_epoch(lanes, self.program, **rows, recipe=recipe or Recipe(epochs=3), check=check)
+        train_epoch(lanes, self.program, **rows, recipe=recipe or Recipe(epochs=3))
 
     def source(self, part: TensorPart) -> Rows:
         stem = self.program.cut and self.program.cut.stem

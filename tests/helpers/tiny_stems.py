@@ -1,6 +1,7 @@
 """A stem that notes the images it sees, some images, and processes of their own that cache what it gives."""
 
 import hashlib
+import logging
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from children import start_python
+from stopping import CheckedBy
 from torch import Tensor, fx, nn
 
 from pipeline.task.parts import TensorPart
@@ -145,10 +147,11 @@ def beside(folder: Path) -> None:
     """Cache, and do not build a batch before another process waits for it."""
     waits = folder / "waits"
 
-    def say(line: str) -> None:
-        print(line, file=sys.stderr)
-        if "waiting" in line:
-            waits.touch()
+    class Said(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            print(record.getMessage(), file=sys.stderr)
+            if "waiting" in record.getMessage():
+                waits.touch()
 
     def check() -> None:
         while not waits.exists():
@@ -156,7 +159,10 @@ def beside(folder: Path) -> None:
 
     stem = make_stem()
     stem.noted.file = folder / "seen.txt"
-    print(digest(FeatureCache(folder / "features", say=say, check=check).rows(stem, make_part(), FACTS)), flush=True)
+    logging.getLogger("pipeline").addHandler(Said(logging.INFO))
+    logging.getLogger("pipeline").setLevel(logging.INFO)
+    with CheckedBy(check):
+        print(digest(FeatureCache(folder / "features").rows(stem, make_part(), FACTS)), flush=True)
 
 
 def killed(folder: Path) -> None:
@@ -168,7 +174,8 @@ def killed(folder: Path) -> None:
         if left[0] < 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    FeatureCache(folder / "features", check=check).rows(make_stem(), make_part(), FACTS)
+    with CheckedBy(check):
+        FeatureCache(folder / "features").rows(make_stem(), make_part(), FACTS)
 
 
 def killed_everywhere(folder: Path) -> None:

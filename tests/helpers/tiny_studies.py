@@ -14,17 +14,19 @@ from pipeline.compress.layers import shared_copy
 from pipeline.config.search_spec import SearchSpec
 from pipeline.config.spec import StudySpec
 from pipeline.config.study_file import parse_spec, pinned
+from pipeline.guard import Guard
 from pipeline.objective.objective import Objective
 from pipeline.objective.passes import Pass
+from pipeline.results.progress import Progress
 from pipeline.run.study_run import study_facts
 from pipeline.run.winners import measure_references
-from pipeline.search.coordinator import Coordinator, Progress
+from pipeline.search.coordinator import Coordinator
+from pipeline.search.events import Events
 from pipeline.space import Cell, cell_of
 from pipeline.store.database import Database
 from pipeline.store.kept_adapters import Kept
 from pipeline.store.stored_study import create_or_resume, study_name
 from pipeline.task import Part, Task, count_correct
-from pipeline.train.guard import Guard, StopTraining
 
 SEARCH: dict[str, Any] = {
     "ranks": [1, 2],
@@ -126,17 +128,14 @@ def measure(model: nn.Module, part: Part) -> list[int]:
     return [count_correct(model, part), len(part)]
 
 
-class StopAfter(Guard):
-    """Stops a training before its ``batches + 1``-th batch."""
+class Shown(Events):
+    """Keeps what a search tells of its progress."""
 
-    def __init__(self, batches: int) -> None:
-        super().__init__()
-        self.left = batches
+    def __init__(self, progress: list[Progress]) -> None:
+        self.progress = progress
 
-    def check(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise StopTraining("the test said so", 0)
+    def progressed(self, combination: str, progress: Progress) -> None:
+        self.progress.append(progress)
 
 
 def stored_study(storage: Database, spec: StudySpec, objective: Objective) -> optuna.Study:
@@ -161,8 +160,9 @@ def search(
     spec = spec or make_spec()
     objective = objective or make_objective(spec)
     study = stored_study(storage, spec, objective)
-    show = (lambda progress: None) if shown is None else shown.append
-    Coordinator(objective, study, kept_of(spec), guard or Guard(), Pass(0, lanes=cohort), show).run()
+    events = Shown([] if shown is None else shown)
+    with guard or Guard():
+        Coordinator(objective, study, kept_of(spec), Pass(0, lanes=cohort), events).run()
     return study
 
 

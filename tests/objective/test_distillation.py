@@ -15,7 +15,7 @@ from pipeline.objective.passes import measure_pass, probe_rows
 from pipeline.results.stored_results import find_winners
 from pipeline.run.estimate import plan_cache
 from pipeline.run.study_run import make_objectives
-from pipeline.run.winners import test_winners as score_winners
+from pipeline.run.winners import score_winners
 from pipeline.space import Values
 from pipeline.store.stored_study import refuse_differences
 from pipeline.task import Task
@@ -39,7 +39,7 @@ def test_a_label_free_study_is_searched_and_tested_to_the_end_and_nears_the_unco
     spec = make_spec(loss=DISTIL, epochs=4)
     objective = make_objective(spec, agreement())
     study = search(storage, spec, objective=objective)
-    score_winners(objective, study, kept_of(spec), 2, lambda: None, lambda line: None)
+    score_winners(objective, study, kept_of(spec), 2)
     assert study.user_attrs["baseline"] == {"val": [80, 80], "test": [80, 80]}
     compressed = study.user_attrs["compressed"]["val"][0] / 80
     winners = find_winners(study)
@@ -65,19 +65,16 @@ def test_distillation_without_labels_trains_the_same_whatever_they_say():
     assert lanes[0].curve[0].val_accuracy != lanes[1].curve[0].val_accuracy
 
 
-def both(spec: StudySpec, said: list[str]) -> dict[str, Objective]:
+def both(spec: StudySpec) -> dict[str, Objective]:
     """The objectives of two combinations of one study."""
     first = spec.combination[0]
     second = first.model_copy(update={"name": "fc2", "targets": ("fc2",)})
     spec = spec.model_copy(update={"combination": (first, second)})
-    objectives = make_objectives(spec, make_task(), "cpu")
-    next(iter(objectives.values())).features.say = said.append
-    return objectives
+    return make_objectives(spec, make_task(), "cpu")
 
 
-def test_the_combinations_of_a_study_share_the_teachers_logits():
-    said: list[str] = []
-    for objective in both(make_spec(loss=DISTIL), said).values():
+def test_the_combinations_of_a_study_share_the_teachers_logits(said):
+    for objective in both(make_spec(loss=DISTIL)).values():
         for name in ("train", "val"):
             rows = objective.lessons(objective.common, name)
             assert isinstance(rows, TensorRows)

@@ -43,10 +43,10 @@ def test_validation_accuracy_is_reported_after_every_epoch_and_the_best_epoch_is
 
 def test_what_it_returns_is_the_accuracy_of_the_adapted_model_on_the_validation_part():
     objective = make_objective()
-    from pipeline.run.winners import train_again
+    from pipeline.run.winners import train_alone
     from pipeline.space import Values
 
-    lane = train_again(objective, Values(**VALUES), lambda: None)
+    lane = train_alone(objective, Values(**VALUES))
     correct, images = measure(adapted(objective, lane.best_parameters, 4.0), objective.task.val)
     assert objective(fixed()) == correct / images
 

@@ -140,7 +140,7 @@ def test_the_fewest_lanes_that_come_near_the_best_rate_are_taken_and_what_is_slo
     monkeypatch.setattr(
         cohorts,
         "_seconds",
-        lambda own, rows, device, check: len(own) * len(rows) * len(own[0].lanes) / rates[len(own[0].lanes)],
+        lambda own, rows, device: len(own) * len(rows) * len(own[0].lanes) / rates[len(own[0].lanes)],
     )
     size = measure_pass(make_objective())
     assert size == Pass(32 * lanes, seconds=pytest.approx(1 / rates[lanes]), alone=pytest.approx(1 / rates[1]))

@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 from optuna.trial import TrialState
+from stopping import StopAfter
 from tiny_studies import (
     SEARCH,
-    StopAfter,
     adapted,
     asks,
     make_objective,
@@ -16,10 +16,10 @@ from tiny_studies import (
     search,
 )
 
+from pipeline.guard import StopTraining
 from pipeline.objective.scores import CellScore, best_scored, score_cells
 from pipeline.search.coordinator import Coordinator
 from pipeline.space import Cell, cells, middle
-from pipeline.train.guard import StopTraining
 
 MIDDLE = {"alpha": math.sqrt(8), "optimizer": "adam", "lr": 1e-2, "batch_size": 16}
 

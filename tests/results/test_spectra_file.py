@@ -1,8 +1,10 @@
 import json
+import re
 
 import pytest
 from pydantic import ValidationError
 
+from pipeline.errors import IntegrityError
 from pipeline.results.spectra_file import Course, Spectra, read_spectra, write_spectra
 from pipeline.store.stored_study import trial_key
 
@@ -15,15 +17,13 @@ SPECTRA = Spectra(
 
 def test_what_is_written_is_read_back(tmp_path):
     write_spectra(tmp_path / "deep" / "spectra.json", SPECTRA)
-    said = []
-    assert read_spectra(tmp_path / "deep" / "spectra.json", "id/3", said.append) == SPECTRA
-    assert read_spectra(tmp_path / "deep" / "spectra.json", "id/4", said.append) is None
-    assert read_spectra(tmp_path / "none.json", "id/3", said.append) is None
-    assert said == []
+    assert read_spectra(tmp_path / "deep" / "spectra.json", "id/3") == SPECTRA
+    assert read_spectra(tmp_path / "deep" / "spectra.json", "id/4") is None
+    assert read_spectra(tmp_path / "none.json", "id/3") is None
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "no JSON", "unequal epochs", "not finite", "unknown key"])
-def test_a_damaged_file_is_said_and_counts_for_nothing(damage, tmp_path):
+def test_a_damaged_file_is_an_error_that_names_it(damage, tmp_path):
     path = tmp_path / "spectra.json"
     write_spectra(path, SPECTRA)
     whole = path.read_text()
@@ -37,10 +37,8 @@ def test_a_damaged_file_is_said_and_counts_for_nothing(damage, tmp_path):
         table["epochs"] = 2
     texts = {"truncated": whole[: len(whole) // 2], "empty": "", "no JSON": "\x00\xff" + whole}
     path.write_text(texts.get(damage, json.dumps(table)))
-    said = []
-    assert read_spectra(path, "id/3", said.append) is None
-    assert len(said) == 1
-    assert said[0].startswith(f"spectra {path} are damaged (")
+    with pytest.raises(IntegrityError, match=re.escape(f"spectra {path} are damaged (")):
+        read_spectra(path, "id/3")
 
 
 def test_a_record_covers_no_more_layers_and_values_than_it_holds():

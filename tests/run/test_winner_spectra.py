@@ -15,18 +15,20 @@ from pipeline.run.winners import recover, values_of
 from pipeline.store.stored_study import trial_key
 
 
-def go_on():
-    pass
-
-
 def watched_spec(*layers, values=64, **search):
     return make_spec(**search).model_copy(update={"spectra": SpectraSpec(layers=layers, values=values)})
 
 
-def record(spec, objective, study):
-    said = []
-    record_winners(spec, objective, study, go_on, said.append)
-    return said
+@pytest.fixture
+def record(said):
+    """Records the spectra of winners; returns the lines that are logged."""
+
+    def record(*study):
+        said.clear()
+        record_winners(*study)
+        return list(said)
+
+    return record
 
 
 def read(spec, study, cell, trial, **changes):
@@ -34,7 +36,7 @@ def read(spec, study, cell, trial, **changes):
     return read_spectra(path, trial_key(study.user_attrs["id"], trial.number), **changes)
 
 
-def test_the_winner_of_each_cell_is_recorded_from_its_start_to_its_last_epoch(storage):
+def test_the_winner_of_each_cell_is_recorded_from_its_start_to_its_last_epoch(storage, record):
     spec = watched_spec("*", trials=4)
     objective, study = make_objective(spec), search(storage, spec)
     record(spec, objective, study)
@@ -48,13 +50,13 @@ def test_the_winner_of_each_cell_is_recorded_from_its_start_to_its_last_epoch(st
         assert (product.effective_rank[0] == 0) == (cell.init == "paper"), "only B = 0 has no product"
         assert len(courses["Q + s B A", "fc1"].shares[0]) == 12
         best = trial.user_attrs["best_epoch"]
-        own = recover(objective, kept_of(spec), trial, go_on).parameters
+        own = recover(objective, kept_of(spec), trial).parameters
         s = objective.adapter.s(values_of(trial).alpha, cell.rank)
         values = product_singular_values(own["fc1.lora_B"], own["fc1.lora_A"], s)
         assert product.effective_rank[best] == pytest.approx(effective_rank(values), rel=1e-3)
 
 
-def test_what_is_recorded_is_not_recorded_again_unless_more_is_asked_for(storage):
+def test_what_is_recorded_is_not_recorded_again_unless_more_is_asked_for(storage, record):
     spec = watched_spec("fc1", trials=4, values=3)
     objective, study = make_objective(spec), search(storage, spec)
     assert len(record(spec, objective, study)) == 4
@@ -64,7 +66,7 @@ def test_what_is_recorded_is_not_recorded_again_unless_more_is_asked_for(storage
     assert len(record(watched_spec("fc1", trials=4, values=4), objective, study)) == 4
 
 
-def test_a_damaged_record_is_said_and_made_anew(storage):
+def test_a_damaged_record_is_said_and_made_anew(storage, record):
     spec = watched_spec("fc1", trials=4)
     objective, study = make_objective(spec), search(storage, spec)
     record(spec, objective, study)
@@ -78,7 +80,7 @@ def test_a_damaged_record_is_said_and_made_anew(storage):
     assert read(spec, study, cell, trial) == whole
 
 
-def test_layers_without_an_adapter_are_passed_over(storage):
+def test_layers_without_an_adapter_are_passed_over(storage, record):
     spec = make_spec(trials=4, combination={"targets": ["fc1"]})
     objective, study = make_objective(spec), search(storage, spec)
     assert record(spec, objective, study) == [], "it asks for none"
@@ -88,7 +90,7 @@ def test_layers_without_an_adapter_are_passed_over(storage):
     assert {course.layer for course in read(spec, study, cell, trial).courses} == {"fc1"}
 
 
-def test_convolutions_are_recorded_too(storage):
+def test_convolutions_are_recorded_too(storage, record):
     spec, task = watched_spec("conv*", trials=4, ranks=[2], inits=["svd"]), make_task(BatchNormNet)
     objective = make_objective(spec, task)
     study = search(storage, spec, objective=objective)
@@ -102,15 +104,14 @@ def test_a_pattern_that_matches_nothing_names_its_option():
         watched_layers(watched_spec("fc9"), make_task().model)
 
 
-def test_a_baseline_that_was_trained_earlier_is_said_to_have_no_record():
+def test_a_baseline_that_was_trained_earlier_is_said_to_have_no_record(said):
     spec, task = watched_spec("fc1"), make_task()
     with_baseline = spec.task.model_copy(update={"baseline": BaselineSpec(epochs=1)})
     spec = spec.model_copy(update={"task": with_baseline})
-    said = []
-    keep_baseline_spectra(spec, task, [], said.append)
+    keep_baseline_spectra(spec, task, [])
     assert "not all spectra are recorded" in said.pop()
-    keep_baseline_spectra(spec, task, [weight_snapshot(task.model, ["fc1"])] * 2, said.append)
-    keep_baseline_spectra(spec, task, [], said.append)
+    keep_baseline_spectra(spec, task, [weight_snapshot(task.model, ["fc1"])] * 2)
+    keep_baseline_spectra(spec, task, [])
     assert said == []
     (course,) = read_spectra(baseline_spectra(task.hashes["weights"]), task.hashes["weights"]).courses
     expected = effective_rank(torch.linalg.svdvals(task.model.fc1.weight.double()))

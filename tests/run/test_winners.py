@@ -4,12 +4,10 @@ from tiny_studies import Mlp, blobs, by_cell, kept_of, make_objective, make_spec
 
 from pipeline.objective.objective import Objective
 from pipeline.results.stored_results import read_results
-from pipeline.run.winners import find_winners, recover, test_winners
+from pipeline.run.winners import find_winners, recover, score_winners
 from pipeline.space import Cell
 from pipeline.task import Task
 from pipeline.task.parts import TensorPart
-
-test_winners.__test__ = False  # its name is not that of a test
 
 
 class Counting(TensorPart):
@@ -22,10 +20,6 @@ class Counting(TensorPart):
     def batches(self, batch_size, order=None):
         self.read += 1
         return super().batches(batch_size, order)
-
-
-def go_on():
-    pass
 
 
 @pytest.fixture
@@ -51,19 +45,19 @@ def test_published_fault_the_test_part_is_not_read_before_the_search_is_over(sto
 
 def test_the_test_part_is_read_once_for_each_winner_and_not_again(storage, counting_task):
     spec, objective, study = prepared(storage, counting_task)
-    test_winners(objective, study, kept_of(spec), 1, go_on, lambda line: None)
+    score_winners(objective, study, kept_of(spec), 1)
     references, winners = 2, 4
     assert counting_task.test.read == references + winners
-    test_winners(objective, study, kept_of(spec), 1, go_on, lambda line: None)
+    score_winners(objective, study, kept_of(spec), 1)
     assert counting_task.test.read == references + winners
 
 
 def test_a_grown_budget_reads_it_again_for_changed_winners_alone(storage, counting_task):
     spec, objective, study = prepared(storage, counting_task, trials=4)
-    test_winners(objective, study, kept_of(spec), 1, go_on, lambda line: None)
+    score_winners(objective, study, kept_of(spec), 1)
     before, already = find_winners(study), counting_task.test.read
     spec, objective, study = prepared(storage, counting_task, trials=12)
-    test_winners(objective, study, kept_of(spec), 1, go_on, lambda line: None)
+    score_winners(objective, study, kept_of(spec), 1)
     after = find_winners(study)
     changed = [cell for cell in after if after[cell].number != before[cell].number]
     assert 0 < len(changed) < len(after), "choose a study in which some winners change"
@@ -87,7 +81,7 @@ def test_winner_and_epoch_do_not_depend_on_the_test_part(open_database):
     chosen = []
     for place, each in enumerate((task, other)):
         spec, objective, study = prepared(open_database(str(place)), each, trials=4)
-        test_winners(objective, study, kept_of(spec), 1, go_on, lambda line: None)
+        score_winners(objective, study, kept_of(spec), 1)
         winners = find_winners(study)
         chosen.append({cell: (t.params, t.value, t.user_attrs["best_epoch"]) for cell, t in winners.items()})
     assert chosen[0] == chosen[1]
@@ -95,7 +89,7 @@ def test_winner_and_epoch_do_not_depend_on_the_test_part(open_database):
 
 def test_three_seeds_give_three_test_scores_and_their_spread(storage, counting_task):
     spec, objective, study = prepared(storage, counting_task, trials=4, ranks=[2])
-    test_winners(objective, study, kept_of(spec), 3, go_on, lambda line: None)
+    score_winners(objective, study, kept_of(spec), 3)
     (result,) = read_results(storage, "tiny")
     for cell in result.cells:
         assert len({tested.seed for tested in cell.tested}) == 3
@@ -105,15 +99,15 @@ def test_three_seeds_give_three_test_scores_and_their_spread(storage, counting_t
         assert mean == pytest.approx(sum(tested.test.accuracy for tested in cell.tested) / 3)
         assert deviation >= 0
     already = counting_task.test.read
-    test_winners(objective, study, kept_of(spec), 3, go_on, lambda line: None)
+    score_winners(objective, study, kept_of(spec), 3)
     assert counting_task.test.read == already
 
 
 def test_more_seeds_are_added_to_those_that_are_known(storage, counting_task):
     spec, objective, study = prepared(storage, counting_task, trials=4, ranks=[2], inits=["svd"])
-    test_winners(objective, study, kept_of(spec), 1, go_on, lambda line: None)
+    score_winners(objective, study, kept_of(spec), 1)
     already = counting_task.test.read
-    test_winners(objective, study, kept_of(spec), 2, go_on, lambda line: None)
+    score_winners(objective, study, kept_of(spec), 2)
     assert counting_task.test.read == already + 1
 
 
@@ -122,9 +116,9 @@ def test_a_kept_adapter_is_the_winners_at_its_best_epoch_and_so_is_one_that_is_t
     objective, study = make_objective(spec), search(storage, spec)
     kept = kept_of(spec)
     for cell, trial in find_winners(study).items():
-        own = recover(objective, kept, trial, go_on).parameters
+        own = recover(objective, kept, trial).parameters
         kept.path(cell).unlink()
-        again = recover(objective, kept, trial, go_on).parameters
+        again = recover(objective, kept, trial).parameters
         assert own.keys() == again.keys()
         assert all((own[name] - again[name]).abs().max() < 1e-5 for name in own)
 
@@ -142,26 +136,26 @@ def test_a_cell_without_a_complete_trial_has_no_winner_and_stops_nothing(storage
     objective: Objective = make_objective(spec)
     train_epoch = objective.train_epoch
 
-    def failing_epoch(lanes, check=go_on):
-        train_epoch(lanes, check)
+    def failing_epoch(lanes):
+        train_epoch(lanes)
         for lane in lanes:
             if lane.parameters["fc1.lora_A"].shape[0] == 1:
                 lane.failure = "the test said so"
 
     objective.train_epoch = failing_epoch
     study = search(storage, spec, objective=objective)
-    test_winners(objective, study, kept_of(spec), 1, go_on, lambda line: None)
+    score_winners(objective, study, kept_of(spec), 1)
     (result,) = read_results(storage, "tiny")
     assert list(result.best_of_ranks()) == [2]
     assert {cell.cell: bool(cell.tested) for cell in result.cells} == {Cell(1, "svd"): False, Cell(2, "svd"): True}
 
 
-def test_of_winners_that_are_tested_nothing_is_said(storage, counting_task):
+def test_of_winners_that_are_tested_nothing_is_said(storage, counting_task, said):
     spec, objective, study = prepared(storage, counting_task, trials=4, ranks=[2])
-    said = []
+    said.clear()
     for seeds in (1, 1, 2, 2):
-        test_winners(objective, study, kept_of(spec), seeds, go_on, said.append)
+        score_winners(objective, study, kept_of(spec), seeds)
     assert said == [
-        "testing the winners of 2 cells",
-        "testing the winners of 2 cells, and training them again under 1 other seed",
+        "int1-lora: testing the winners of 2 cells",
+        "int1-lora: testing the winners of 2 cells, and training them again under 1 other seed",
     ]

@@ -36,8 +36,8 @@ def failing(objective, fails):
     """Lets the lanes whose values ``fails`` says so of fail in their first epoch."""
     train_epoch = objective.train_epoch
 
-    def failing_epoch(lanes, check=lambda: None):
-        train_epoch(lanes, check)
+    def failing_epoch(lanes):
+        train_epoch(lanes)
         for lane in lanes:
             if fails(lane):
                 lane.failure = "the test said so"
@@ -236,10 +236,10 @@ def test_long_trials_are_shown_while_they_train_and_end_whole(storage, monkeypat
     objective = make_objective(spec)
     train_epoch = objective.train_epoch
 
-    def watched(lanes, check=lambda: None):
+    def watched(lanes):
         study = optuna.load_study(study_name="tiny/int1-lora", storage=storage)
         seen.extend((trial.state, dict(trial.intermediate_values)) for trial in study.get_trials())
-        train_epoch(lanes, check)
+        train_epoch(lanes)
 
     objective.train_epoch = watched
     study = search(storage, spec, objective=objective)

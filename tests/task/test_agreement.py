@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
+from stopping import CheckedBy
 from tiny_data import write_images
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -172,34 +173,33 @@ def test_every_source_knows_how_many_outputs_its_weights_have(table, classes):
     assert MODELS.parse(table).pretrained_classes() == classes
 
 
-def test_answers_are_kept_and_asked_for_again_only_by_another_task(tmp_path):
-    said = []
-    first = prepare(spec(tmp_path), say=said.append)
+def test_answers_are_kept_and_asked_for_again_only_by_another_task(tmp_path, said):
+    first = prepare(spec(tmp_path))
     assert not said
     labels = first.val.labels
     assert said == ["agreement: the uncompressed model is asked about 3 images"]
-    assert torch.equal(prepare(spec(tmp_path), say=said.append).val.labels, labels)
+    assert torch.equal(prepare(spec(tmp_path)).val.labels, labels)
     assert len(said) == 1
     for other in (
         spec(tmp_path, split={"seed": 3}),
         spec_of(spec(tmp_path), mean=(0.1, 0.2, 0.3)),
         spec_of(spec(tmp_path), architecture="test_byobnet.r160_in1k"),
     ):
-        prepare(other, say=said.append).val.labels  # noqa: B018
+        prepare(other).val.labels  # noqa: B018
     assert len(said) == 4
     assert len(list(ANSWERS.iterdir())) == 4
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-4], lambda data: data[:-1] + bytes([data[-1] ^ 1])])
-def test_damaged_answers_are_named_and_asked_for_again(tmp_path, damage):
-    said = []
+def test_damaged_answers_are_named_and_asked_for_again(tmp_path, damage, said):
     labels = prepare(spec(tmp_path)).val.labels
+    said.clear()
     (path,) = ANSWERS.iterdir()
     path.write_bytes(damage(path.read_bytes()))
-    assert torch.equal(prepare(spec(tmp_path), say=said.append).val.labels, labels)
+    assert torch.equal(prepare(spec(tmp_path)).val.labels, labels)
     assert f"answers {path} are damaged" in said[0]
     assert "asked about 3 images" in said[1]
-    assert torch.equal(prepare(spec(tmp_path), say=said.append).val.labels, labels)
+    assert torch.equal(prepare(spec(tmp_path)).val.labels, labels)
     assert len(said) == 2
 
 
@@ -211,8 +211,8 @@ def test_asking_can_be_stopped_and_keeps_nothing_half_done(tmp_path):
     def stop():
         raise StopError
 
-    with pytest.raises(StopError):
-        prepare(spec(tmp_path), check=stop).train.labels  # noqa: B018
+    with pytest.raises(StopError), CheckedBy(stop):
+        prepare(spec(tmp_path)).train.labels  # noqa: B018
     assert not ANSWERS.exists()
 
 

@@ -1,3 +1,4 @@
+import logging
 import sys
 
 import pytest
@@ -5,6 +6,8 @@ from views import cell, progress
 
 from pipeline.terminal import console as module
 from pipeline.terminal.console import Console
+
+logger = logging.getLogger("pipeline.of_the_test")
 
 
 @pytest.fixture
@@ -26,17 +29,17 @@ DONE = progress(cell(2, complete=4, pruned=5, best=0.9), cell(4, complete=1, fai
 
 def test_off_a_terminal_a_search_is_said_in_lines_and_so_is_each_cell_at_its_end(clock, log, capsys):
     console = Console(log, "digits", {"one": 9, "two": 9})
-    console.show("one", progress())
+    console.progressed("one", progress())
     assert capsys.readouterr().err == "", "nothing runs yet"
     clock[0] += 10
-    console.show("one", HALF)
-    console.show("one", HALF)
+    console.progressed("one", HALF)
+    console.progressed("one", HALF)
     said = capsys.readouterr().err
     assert said == (
         "one: 4/9 trials (44%), 2 pruned, 2 running in epoch 4/9, best accuracy 0.5000, 10 s, 28 trials/min, "
         "about 9.3 s left\n"
     )
-    console.show("one", DONE)
+    console.progressed("one", DONE)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("one: 10/18 trials (56%), 5 pruned, 9 failed, best accuracy 0.9000")
     assert lines[1] == "one: rank 2 svd: 9/9 trials, 5 pruned, best accuracy 0.9000"
@@ -45,16 +48,17 @@ def test_off_a_terminal_a_search_is_said_in_lines_and_so_is_each_cell_at_its_end
 
 
 def test_a_search_that_was_done_before_is_said_to_be(capsys):
-    Console().show("one", progress(cell(complete=9, best=0.5)))
+    with Console() as console:
+        console.progressed("one", progress(cell(complete=9, best=0.5)))
     assert capsys.readouterr().err == "one: 9/9 trials are stored, none is left to train\n"
 
 
 def test_rate_and_time_left_count_this_runs_trials_and_parts_of_running_ones(clock):
     console = Console(outline={"one": 10, "two": 20})
-    console.show("one", progress(cell(budget=20, complete=10)))
+    console.progressed("one", progress(cell(budget=20, complete=10)))
     assert console._view().rate is None
     clock[0] += 60
-    console.show("one", progress(cell(budget=20, complete=14, running=3, epoch=3)))
+    console.progressed("one", progress(cell(budget=20, complete=14, running=3, epoch=3)))
     view = console._view()
     assert view.rate == pytest.approx(5 / 60)
     assert view.left == pytest.approx((20 - 14 - 1) / view.rate)
@@ -65,10 +69,10 @@ def test_rate_and_time_left_count_this_runs_trials_and_parts_of_running_ones(clo
 def test_a_table_is_drawn_on_a_terminal_and_lines_are_said_above_it(make_screen, log):
     screen = make_screen()
     with Console(log, "digits", {"one": 9}, screen) as console:
-        console.show("one", HALF)
-        console.say("a [red]line[/red] with brackets")
-        console.show("one", progress(cell(complete=9, best=0.5)))
-        console.say("after")
+        console.progressed("one", HALF)
+        logger.info("a [red]line[/red] with brackets")
+        console.progressed("one", progress(cell(complete=9, best=0.5)))
+        logger.info("after")
     written = screen.file.getvalue()
     assert "digits: one" in written
     assert "a [red]line[/red] with brackets" in written
@@ -80,7 +84,7 @@ def test_a_table_is_drawn_on_a_terminal_and_lines_are_said_above_it(make_screen,
 def test_an_error_gives_the_cursor_and_stderr_back(make_screen):
     screen, stderr = make_screen(), sys.stderr
     console = Console(screen=screen)
-    console.show("one", HALF)
+    console.progressed("one", HALF)
     with pytest.raises(ZeroDivisionError), console:
         raise ZeroDivisionError
     assert screen.file.getvalue().endswith("\x1b[?25h")
@@ -91,14 +95,24 @@ def test_it_is_drawn_at_most_four_times_a_second(make_screen):
     screen = make_screen()
     with Console(screen=screen) as console:
         for _ in range(200):
-            console.show("one", HALF)
+            console.progressed("one", HALF)
     assert screen.file.getvalue().count("best accuracy") <= 4
 
 
 def test_a_combination_that_fails_leaves_its_table_and_the_next_has_its_own(make_screen):
     screen = make_screen()
     with Console(screen=screen, study="s", outline={"one": 9, "two": 9}) as console:
-        console.show("one", HALF)
-        console.show("two", HALF)
+        console.progressed("one", HALF)
+        console.progressed("two", HALF)
     assert screen.file.getvalue().count("\x1b[?25l") == 2
     assert "✓" not in screen.file.getvalue()
+
+
+def test_a_second_console_speaks_alone_while_it_lasts(capsys, log):
+    with Console():
+        with Console(log):
+            logger.info("inner")
+        logger.info("outer")
+    logger.info("after")
+    assert capsys.readouterr().err == "inner\nouter\n"
+    assert log.read_text().endswith("inner\n")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stopping import CheckedBy, StopAfter
 from tiny_stems import (
     BATCH,
     FACTS,
@@ -26,13 +27,13 @@ from torch import Tensor, nn
 
 from pipeline.config.combination_spec import CombinationSpec
 from pipeline.config.search_spec import SearchSpec
+from pipeline.guard import StopTraining
 from pipeline.objective.objective import Objective
 from pipeline.task import Task
 from pipeline.task.parts import DatasetPart, TensorPart
 from pipeline.train.cache import feature_cache as cache
 from pipeline.train.cache.feature_cache import FeatureCache
-from pipeline.train.guard import StopTraining
-from pipeline.train.rows import ComputedRows
+from pipeline.train.rows import ComputedRows, TensorRows
 
 ROW = (4 * 6 * 6 + 4) * 4
 """Bytes of an image's features in float32."""
@@ -44,16 +45,11 @@ def _small_steps(monkeypatch):
 
 
 @pytest.fixture
-def said() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def make(tmp_path, said):
+def make(tmp_path):
     """Makes caches in one folder."""
 
     def make(**settings: object) -> FeatureCache:
-        return FeatureCache(**{"folder": tmp_path / "features", "say": said.append, **settings})
+        return FeatureCache(**{"folder": tmp_path / "features", **settings})
 
     return make
 
@@ -64,6 +60,12 @@ def folders(features: FeatureCache) -> list[Path]:
 
 def never() -> None:
     raise AssertionError("a batch is computed")
+
+
+def found(features: FeatureCache, stem: nn.Module) -> TensorRows | None:
+    """The rows of a cache that has to be there already."""
+    with CheckedBy(never):
+        return features.rows(stem, make_part(), FACTS)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ def test_whoever_changes_a_row_does_not_change_the_file(make):
     before = digest(rows)
     rows.tensors[0].zero_()
     assert digest(rows) != before
-    assert digest(make(check=never).rows(make_stem(), make_part(), FACTS)) == before
+    assert digest(found(make(), make_stem())) == before
 
 
 def rounded_away(inputs: tuple[Tensor, ...]) -> Tensor:
@@ -171,7 +173,7 @@ def test_another_dtype_is_another_cache(make):
 
 def test_the_same_stem_made_again_is_the_same_cache(make, tmp_path):
     key = make().key(make_stem(), FACTS)
-    assert make(folder=tmp_path / "other", limit=1, check=never).key(make_stem(), dict(reversed(FACTS.items()))) == key
+    assert make(folder=tmp_path / "other", limit=1).key(make_stem(), dict(reversed(FACTS.items()))) == key
     assert make().key(copy.deepcopy(make_stem()), FACTS) == key
 
 
@@ -189,7 +191,7 @@ def test_a_cache_that_is_there_is_found_without_building(make, said):
     rows = make().rows(first, make_part(), FACTS)
     assert built(first) == IMAGES
     said.clear()
-    again = make(check=never).rows(second, make_part(), FACTS)
+    again = found(make(), second)
     assert digest(again) == digest(rows)
     assert built(second) == 0
     assert said == []
@@ -203,7 +205,7 @@ def test_one_object_opens_a_cache_once(make):
 
 
 def test_a_plan_says_its_bytes_and_whether_it_is_there_and_builds_nothing(make):
-    stem, part, features = make_stem(), make_part(), make(check=never)
+    stem, part, features = make_stem(), make_part(), make()
     assert features.plan(stem, part, FACTS) == (IMAGES * ROW, False)
     assert make(dtype=torch.float16).plan(stem, part, FACTS) == (IMAGES * ROW // 2, False)
     make().rows(stem, part, FACTS)
@@ -219,20 +221,13 @@ def test_a_stem_whose_code_has_changed_is_found_out_and_built_again(make, said):
     rows = make().rows(changed, make_part(), FACTS)
     torch.testing.assert_close(rows.tensors[0], changed(make_part().images)[0])
     assert sum("holds something else than the frozen layers give now" in line for line in said) == 1
-    assert make(check=never).rows(changed, make_part(), FACTS)
+    assert found(make(), changed)
 
 
 def stop_after(features: FeatureCache, batches: int, part: TensorPart | None = None, **settings: object) -> None:
     """A build that is stopped before its batch ``batches + 1``."""
-    left = iter(range(batches))
-
-    def check() -> None:
-        if next(left, None) is None:
-            raise StopTraining("the test said so", 0)
-
-    features.check = check
     stem = make_stem()
-    with pytest.raises(StopTraining):
+    with pytest.raises(StopTraining), StopAfter(batches):
         features.rows(stem, part or make_part(), FACTS, **settings)
     assert built(stem) == batches * BATCH
 
@@ -247,7 +242,7 @@ def test_a_build_that_was_stopped_goes_on_where_it_was(make, said):
     assert built(stem) == IMAGES - 9 * BATCH
     assert digest(rows) == digest(whole)
     assert said[-1] == "cache: the frozen layers run once over 28 images (72 are there already), 0.00 GB"
-    assert make(check=never).rows(make_stem(), make_part(), FACTS)
+    assert found(make(), make_stem())
 
 
 def test_a_build_does_again_what_its_journal_had_not_noted(make, monkeypatch):
@@ -317,9 +312,9 @@ def test_of_two_processes_one_builds_and_the_other_waits_for_it(make, tmp_path):
 
 
 def test_whoever_waits_for_another_process_can_be_stopped(make, said):
-    features = make(check=never)
+    features = make()
     building = hold(features.folder / features.key(make_stem(), FACTS), alone=True)
-    with building, pytest.raises(AssertionError, match="a batch is computed"):
+    with building, CheckedBy(never), pytest.raises(AssertionError, match="a batch is computed"):
         features.rows(make_stem(), make_part(), FACTS)
     assert said == ["cache: another process builds it, waiting"]
 
@@ -443,7 +438,8 @@ def test_a_cache_that_is_damaged_while_this_process_holds_it_twice_is_built_agai
         make().rows(make_stem(), make_part(), FACTS)
     (folder,) = folders(make())
     (folder / "1.bin").write_bytes(b"")
-    assert make(check=check).rows(make_stem(), make_part(), FACTS)
+    with CheckedBy(check):
+        assert make().rows(make_stem(), make_part(), FACTS)
 
 
 def make_objective(features: FeatureCache, preprocessing: str = "none", seed: int = 0) -> Objective:
@@ -471,7 +467,8 @@ def test_each_part_of_a_task_each_preprocessing_and_other_images_have_caches_of_
             torch.testing.assert_close(rows.tensors[0], objective.common.program.cut.stem(images)[0])
             expected += 1
             assert len(folders(features)) == expected
-    make_objective(make(check=never)).common.source("val")
+    with CheckedBy(never):
+        make_objective(make()).common.source("val")
 
 
 def test_without_room_for_a_cache_the_stem_runs_in_every_epoch_and_gives_the_same_rows(make):

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from stopping import CheckedBy
 from tiny_settings import SETTINGS, TRIALS, Setting, cnn, equal, mlp, setting
 from torch import Tensor, nn
 
@@ -234,7 +235,8 @@ def test_check_is_asked_before_every_batch_and_what_it_raises_leaves_the_epochs_
     own = setting()
     asked = []
     disturbed, quiet = own.lane(), own.lane()
-    own.epoch([disturbed], check=lambda: asked.append(1))
+    with CheckedBy(lambda: asked.append(1)):
+        own.epoch([disturbed])
     own.epoch([quiet])
     assert len(asked) == 4 + 1  # 50 images in batches of 16, and one evaluation
 
@@ -243,8 +245,8 @@ def test_check_is_asked_before_every_batch_and_what_it_raises_leaves_the_epochs_
         if len(asked) == 8:
             raise InterruptedError
 
-    with pytest.raises(InterruptedError):
-        own.epoch([disturbed], check=stop)
+    with pytest.raises(InterruptedError), CheckedBy(stop):
+        own.epoch([disturbed])
     assert equal(disturbed, quiet)
     for lane in (disturbed, quiet):
         own.epoch([lane])

@@ -140,12 +140,12 @@ def test_what_lies_beside_rows_is_each_images_own_whatever_the_order(kind, order
     assert torch.equal(torch.cat(seen), torch.arange(23) if order is None else order)
 
 
-def test_a_teachers_logits_are_the_models_and_are_kept_on_disk_once(tmp_path):
-    own, said = setting(), []
-    cache = FeatureCache(folder=tmp_path, say=said.append)
+def test_a_teachers_logits_are_the_models_and_are_kept_on_disk_once(tmp_path, said):
+    own = setting()
+    cache = FeatureCache(folder=tmp_path)
     expected = own.original(own.train.images)
     for _ in range(2):
-        for held in (cache, FeatureCache(folder=tmp_path, say=said.append), None):
+        for held in (cache, FeatureCache(folder=tmp_path), None):
             logits = teacher_logits(Teacher(own.original), own.train, "cpu", held, {"part": "train"})
             torch.testing.assert_close(logits, expected)
             assert not logits.requires_grad

@@ -125,14 +125,13 @@ def test_a_card_is_none_where_there_is_none_and_itself_where_it_is_whole(folder)
     assert read_card(folder) == card
 
 
-def test_room_is_made_by_removing_the_oldest_until_it_fits(folder):
+def test_room_is_made_by_removing_the_oldest_until_it_fits(folder, said):
     younger, youngest = (make_folder(folder.parent, name, age) for name, age in (("two", 200), ("three", 300)))
-    said = []
-    assert make_room(folder.with_name("new"), 500, 3500, said.append)
+    assert make_room(folder.with_name("new"), 500, 3500)
     assert folder.exists()
-    assert make_room(folder.with_name("new"), 501, 3500, said.append)
+    assert make_room(folder.with_name("new"), 501, 3500)
     assert [each.exists() for each in (folder, younger, youngest)] == [False, True, True]
-    assert make_room(folder.with_name("new"), 3500, 3500, said.append)
+    assert make_room(folder.with_name("new"), 3500, 3500)
     assert not younger.exists()
     assert not youngest.exists()
     assert [line.partition(",")[0] for line in said] == [f"cache: removed {name}" for name in ("one", "two", "three")]
@@ -140,7 +139,7 @@ def test_room_is_made_by_removing_the_oldest_until_it_fits(folder):
 
 def test_what_is_there_of_a_folder_that_is_built_again_is_not_counted_twice(folder):
     make_folder(folder.parent, "two", 50)
-    assert make_room(folder, 2000, 3000, lambda line: None)
+    assert make_room(folder, 2000, 3000)
     assert folder.with_name("two").exists()
 
 
@@ -148,9 +147,9 @@ def test_room_that_the_disk_has_not_is_an_error_with_the_bytes_needed_and_free(f
     usage = shutil.disk_usage(folder)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1234))
     with pytest.raises(StorageError, match=r"takes 2,235 bytes in .*/one, and 1,234 are free") as raised:
-        make_room(folder, 2235, 10_000, lambda line: None)
+        make_room(folder, 2235, 10_000)
     assert raised.value.exit_code == 4
-    assert make_room(folder, 2234, 10_000, lambda line: None), "1,000 bytes of it are there already"
+    assert make_room(folder, 2234, 10_000), "1,000 bytes of it are there already"
 
 
 def test_what_another_process_removes_meanwhile_makes_room_too(folder, monkeypatch):
@@ -163,7 +162,7 @@ def test_what_another_process_removes_meanwhile_makes_room_too(folder, monkeypat
         return bytes_
 
     monkeypatch.setattr(shelf, "size", size_and_gone)
-    assert make_room(folder.with_name("new"), 1000, 2000, lambda line: None)
+    assert make_room(folder.with_name("new"), 1000, 2000)
     assert two.exists()
 
 

@@ -1,8 +1,10 @@
 """How singular values went on over the training of the baseline and of the winners."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
+from pipeline.errors import IntegrityError
 from pipeline.paths import baseline_spectra, winner_spectra
 from pipeline.report.figures.animation import draw_courses
 from pipeline.report.figures.contract import PICTURES, Figure, NotAskedFor, NothingToDraw, Picture
@@ -59,13 +61,20 @@ def _weights(result: CombinationResult) -> str | None:
 
 def _baseline(result: CombinationResult, said: list[str]) -> tuple[Course, ...]:
     weights = _weights(result)
-    found = read_spectra(baseline_spectra(weights), weights, said.append) if weights else None
-    return found.courses if found else ()
+    return _read(baseline_spectra(weights), weights, said) if weights else ()
 
 
 def _winner(result: CombinationResult, cell: CellResult, said: list[str]) -> tuple[Course, ...]:
     if cell.best is None:
         return ()
     path = winner_spectra(result.facts["study"], result.name, cell.cell.rank, cell.cell.init)
-    found = read_spectra(path, trial_key(result.facts["id"], cell.best.number), said.append)
+    return _read(path, trial_key(result.facts["id"], cell.best.number), said)
+
+
+def _read(path: Path, of: str, said: list[str]) -> tuple[Course, ...]:
+    try:
+        found = read_spectra(path, of)
+    except IntegrityError as error:
+        said.append(str(error))
+        return ()
     return found.courses if found else ()

@@ -1,18 +1,22 @@
 """Labels that are the uncompressed model's own answers: accuracy is then agreement with it."""
 
 import copy
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.guard import check_stop
 from pipeline.hashes import fingerprint
 from pipeline.paths import ANSWERS
 from pipeline.task.parts import READ_BATCH, DatasetPart, Part, TensorPart
 from pipeline.task.tensor_cache import read_tensors, write_tensors
+
+logger = logging.getLogger(__name__)
 
 FEW = 2048
 """Images up to which an order is answered by itself, so that a look at some of them does not wait for all."""
@@ -35,8 +39,6 @@ class AnsweredPart:
         model: In eval mode; maps images to logits ``[n, classes]``.
         device: Where it is asked; where it lies, if none is given.
         file: Where its answers are kept, under a name that is the hash of all that they depend on.
-        say: Told how far it is, and what was found damaged.
-        check: Called before every batch; what it raises ends the asking.
     """
 
     def __init__(
@@ -46,12 +48,9 @@ class AnsweredPart:
         *,
         device: str | torch.device | None = None,
         file: Path | None = None,
-        say: Callable[[str], None] = lambda line: None,
-        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.part = part
         self._model, self._device, self._file = model, device, file
-        self._say, self._check = say, check
         self._labels: Tensor | None = None
         self._lock = threading.RLock()
 
@@ -87,25 +86,25 @@ class AnsweredPart:
             try:
                 return read_tensors(self._file)["answers"]
             except Exception as error:  # whatever is wrong with it, the cure is the same
-                self._say(f"answers {self._file} are damaged ({error}); the model is asked again")
+                logger.warning(f"answers {self._file} are damaged ({error}); the model is asked again")
         answers = self._ask()
         write_tensors(self._file, {"answers": answers})
         return answers
 
     def _ask(self) -> Tensor:
         model = self._model if self._device is None else copy.deepcopy(self._model).to(self._device)
-        self._say(f"agreement: the uncompressed model is asked about {len(self)} images")
+        logger.info(f"agreement: the uncompressed model is asked about {len(self)} images")
         answers, began, said = torch.empty(len(self), dtype=torch.int64), time.monotonic(), time.monotonic()
         done = 0
         for images, _ in self.part.batches(READ_BATCH):
-            self._check()
+            check_stop()
             answers[done : done + len(images)] = _answers(model, images)
             done += len(images)
             now = time.monotonic()
             if now - said > SAY_EVERY:
                 said, rate = now, done / (now - began)
                 left = (len(self) - done) / rate
-                self._say(f"agreement: {done}/{len(self)} images, {rate:.0f} a second, {left:.0f} s left")
+                logger.info(f"agreement: {done}/{len(self)} images, {rate:.0f} a second, {left:.0f} s left")
         return answers
 
 

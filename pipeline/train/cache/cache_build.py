@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +13,11 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from pipeline.guard import check_stop
 from pipeline.task.contract import Part
 from pipeline.train.rows import Inputs
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 BATCH = 64
@@ -35,8 +39,6 @@ class Build:
         dtype: How numbers are kept.
         device: Where the stem computes.
         judge: From the tensors to logits, where right answers are to be counted: exact, and as they are kept.
-        say: Told how far it is.
-        check: Called before every batch; what it raises ends the build.
     """
 
     folder: Path
@@ -46,8 +48,6 @@ class Build:
     dtype: torch.dtype
     device: str
     judge: Callable[[Inputs], Tensor] | None
-    say: Callable[[str], None]
-    check: Callable[[], None]
 
     @property
     def journal(self) -> Path:
@@ -77,7 +77,7 @@ class Build:
                 file.close()
         if self.judge is not None:
             exact, kept = (correct / len(self.part) for correct in progress.correct)
-            self.say(f"cache: features as {self.dtype}: accuracy {kept:.4f}, in full precision {exact:.4f}")
+            logger.info(f"cache: features as {self.dtype}: accuracy {kept:.4f}, in full precision {exact:.4f}")
         return {
             "format": FORMAT,
             "shapes": self.shapes,
@@ -91,15 +91,17 @@ class Build:
         said = began
         if there < count:
             known = f" ({there} are there already)" if there else ""
-            self.say(f"cache: the frozen layers run once over {count - there} images{known}, {self.bytes / 1e9:.2f} GB")
+            logger.info(
+                f"cache: the frozen layers run once over {count - there} images{known}, {self.bytes / 1e9:.2f} GB"
+            )
         for images, labels in self.part.batches(BATCH, torch.arange(there, count)):
-            self.check()
+            check_stop()
             progress.append(*self._computed(images, labels), last=progress.rows + len(labels) == count)
             now = time.monotonic()
             if now - said > SAY_EVERY:
                 said, rate = now, (progress.rows - there) / (now - began)
                 left = (count - progress.rows) / rate
-                self.say(f"cache: {progress.rows}/{count} images, {rate:.0f} a second, {left:.0f} s left")
+                logger.info(f"cache: {progress.rows}/{count} images, {rate:.0f} a second, {left:.0f} s left")
 
     @torch.no_grad()
     def _computed(self, images: Tensor, labels: Tensor) -> tuple[list[Tensor], list[int]]:

@@ -1,15 +1,18 @@
 """Folders of a cache on disk: one builds while others wait, whoever uses one keeps it there, the oldest go first."""
 
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StorageError
 from pipeline.locks import locked, share
+
+logger = logging.getLogger(__name__)
 
 CARD = "card.json"
 """Written last: a folder without it is not complete."""
@@ -71,7 +74,7 @@ def read_card(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def make_room(folder: Path, needed: int, limit: int, say: Callable[[str], None]) -> bool:
+def make_room(folder: Path, needed: int, limit: int) -> bool:
     """Remove the oldest folders beside ``folder`` until it fits the limit; False where it never will.
 
     Raises:
@@ -85,7 +88,9 @@ def make_room(folder: Path, needed: int, limit: int, say: Callable[[str], None])
         if needed + sum(sizes.values()) <= limit:
             break
         if discard(oldest):
-            say(f"cache: removed {oldest.name}, the oldest, {sizes.pop(oldest) / 1e9:.2f} GB, for --cache-limit")
+            logger.info(
+                f"cache: removed {oldest.name}, the oldest, {sizes.pop(oldest) / 1e9:.2f} GB, for --cache-limit"
+            )
     if needed + sum(sizes.values()) > limit:
         return False
     free = shutil.disk_usage(folder.parent).free

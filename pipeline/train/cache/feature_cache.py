@@ -5,6 +5,7 @@ and, once it is whole, a card with the sha256 of each file.
 """
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,12 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import StorageError
+from pipeline.guard import check_stop
 from pipeline.hashes import file_sha256, fingerprint, hash_weights
 from pipeline.paths import FEATURES, write_whole
 from pipeline.task.contract import Part
 from pipeline.train.cache.cache_build import FORMAT, Build
 from pipeline.train.cache.cache_folder import CARD, keep, lock, make_room, read_card
 from pipeline.train.rows import Inputs, TensorRows
+
+logger = logging.getLogger(__name__)
 
 LIMIT = 50 * 10**9
 """Bytes that all caches may take, unless a run is told otherwise."""
@@ -51,16 +55,12 @@ class FeatureCache:
         limit: Bytes that all of them may take.
         dtype: How their numbers are kept.
         device: Where stems compute.
-        say: Told what takes time.
-        check: Called before every batch; what it raises ends a build, which goes on where it was the next time.
     """
 
     folder: Path = FEATURES
     limit: int = LIMIT
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
-    say: Callable[[str], None] = lambda line: None
-    check: Callable[[], None] = lambda: None
     _opened: dict[str, TensorRows | None] = field(default_factory=dict)
 
     def rows(
@@ -100,9 +100,7 @@ class FeatureCache:
         with torch.no_grad():
             shapes = [[len(part), *tensor.shape[1:]] for tensor in stem(images.to(self.device))]
         rounds = self.dtype.itemsize < images.dtype.itemsize
-        return Build(
-            folder, stem, part, shapes, self.dtype, self.device, judge if rounds else None, self.say, self.check
-        )
+        return Build(folder, stem, part, shapes, self.dtype, self.device, judge if rounds else None)
 
     def _open(self, build: Build) -> TensorRows | None:
         said = False
@@ -116,9 +114,9 @@ class FeatureCache:
                     return self._mapped(build, handle) or self._built(build, handle)  # another may have been quicker
             except BlockingIOError:
                 if not said:
-                    self.say("cache: another process builds it, waiting")
+                    logger.info("cache: another process builds it, waiting")
                 said = True
-                self.check()
+                check_stop()
                 time.sleep(WAIT)
 
     def _mapped(self, build: Build, handle: int) -> TensorRows | None:
@@ -130,18 +128,18 @@ class FeatureCache:
             damage = f"{build.folder} holds something else than the frozen layers give now"
             build.journal.unlink(missing_ok=True)
         if damage is not None:
-            self.say(f"cache: {damage}; it is built again")
+            logger.warning(f"cache: {damage}; it is built again")
             (build.folder / CARD).unlink(missing_ok=True)
             return None
         keep(build.folder, handle)
         return TensorRows(_map(build), build.part.labels)
 
     def _built(self, build: Build, handle: int) -> TensorRows | None:
-        if not make_room(build.folder, build.bytes, self.limit, self.say):
-            self.say(f"cache: {build.bytes / 1e9:.2f} GB do not fit --cache-limit; frozen layers run in every epoch")
+        if not make_room(build.folder, build.bytes, self.limit):
+            logger.info(f"cache: {build.bytes / 1e9:.2f} GB do not fit --cache-limit; frozen layers run in every epoch")
             return None
         if len(build.part) > LONG and not _is_steady(build):
-            self.say(UNSTEADY)
+            logger.info(UNSTEADY)
             return None
         with _storing(build):
             build.folder.mkdir(exist_ok=True)
@@ -149,7 +147,7 @@ class FeatureCache:
         tensors = _map(build)
         if not _is_repeatable(build, tensors):
             shutil.rmtree(build.folder)
-            self.say(UNSTEADY)
+            logger.info(UNSTEADY)
             return None
         with _storing(build):
             write_whole(build.folder / CARD, lambda path: _write(path, json.dumps(card)))

@@ -1,9 +1,10 @@
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline.train.guard import Guard, StopTraining
+from pipeline.guard import Guard, StopTraining, check_stop
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +62,22 @@ def test_a_guard_that_is_no_context_takes_no_signals():
     before = signal.getsignal(signal.SIGTERM)
     Guard(timeout=10).check()
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_check_stop_asks_the_innermost_guard_that_is_active_from_any_thread():
+    check_stop()
+    with Guard(timeout=0):
+        with Guard(timeout=3600), ThreadPoolExecutor(1) as pool:
+            pool.submit(check_stop).result()
+        with ThreadPoolExecutor(1) as pool, pytest.raises(StopTraining):
+            pool.submit(check_stop).result()
+    check_stop()
+
+
+def test_outside_the_main_thread_a_guard_still_keeps_the_time():
+    def run():
+        with Guard(timeout=0):
+            check_stop()
+
+    with ThreadPoolExecutor(1) as pool, pytest.raises(StopTraining, match="--timeout"):
+        pool.submit(run).result()
