@@ -5,6 +5,7 @@ from itertools import chain, pairwise
 
 import pytest
 import torch
+from stopping import CheckedBy
 from tiny_studies import make_objective, make_spec, make_task
 from torch import Tensor
 
@@ -171,8 +172,8 @@ def test_a_measurement_can_be_stopped_and_ends_where_one_try_takes_long(monkeypa
     def stop() -> None:
         raise InterruptedError
 
-    with pytest.raises(InterruptedError):
-        measure_pass(make_objective(), stop)
+    with pytest.raises(InterruptedError), CheckedBy(stop):
+        measure_pass(make_objective())
     tried = []
     monkeypatch.setattr(cohorts, "_seconds", lambda own, *_: tried.append(len(own[0].lanes)) or 1e6)
     assert measure_pass(make_objective()).images == 32
