@@ -30,7 +30,7 @@ from pipeline.train.cache.feature_cache import LIMIT, FeatureCache
 from pipeline.train.cohort import Lane, train_epoch
 from pipeline.train.cut.program import Probe
 from pipeline.train.recipe import Recipe
-from pipeline.train.rows import HELD, Rows, beside
+from pipeline.train.rows import HELD, Rows, with_tensor
 from pipeline.train.teacher import Teacher, teacher_logits
 
 BaseKey = tuple[Cell | None, frozenset[str]]
@@ -180,7 +180,7 @@ class Objective(Preparation):
                 part, device = getattr(self.task, name), self.device
                 cache = None if self.recipe.compute.cache == "off" else self.features
                 self._taught[name] = teacher_logits(self.teacher, part, device, cache, base.feature_facts(name))
-            return beside(base.rows(name), self._taught[name])
+            return with_tensor(base.rows(name), self._taught[name])
 
     def release(self) -> None:
         """Let go of what is held of each part; it is had again from the cache when it is asked for."""

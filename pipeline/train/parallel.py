@@ -1,4 +1,4 @@
-"""Cohorts side by side on the cores of one machine."""
+"""Training cohorts in parallel on the cores of one machine."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -9,14 +9,17 @@ from pipeline.guard import StopTraining
 
 
 def workers(device: str) -> int:
-    """How many cohorts train at once: one a core, since most products are too small to be shared; or one on a GPU."""
+    """The number of cohorts trained at once: one per thread of the CPU, whose products are mostly small; 1 on a GPU."""
     return torch.get_num_threads() if torch.device(device).type == "cpu" else 1
 
 
 def side_by_side(jobs: Sequence[Callable[[], object]], device: str) -> None:
-    """Run jobs, each with its share of the threads that torch may use; what one raises is raised once all have ended.
+    """Run jobs in parallel, each with an equal share of torch's threads.
 
-    How many threads a job has depends on the number of jobs alone, so that a sum is always added up in the same order.
+    A job's number of threads depends on the number of jobs alone, so that sums are always added up in the same order.
+
+    Raises:
+        Exception: The exception of a job, after all jobs have ended. ``StopTraining`` is raised last, after errors.
     """
     threads = torch.get_num_threads()
     at_once = min(workers(device), len(jobs))
@@ -26,7 +29,7 @@ def side_by_side(jobs: Sequence[Callable[[], object]], device: str) -> None:
         return
 
     def run(job: Callable[[], object]) -> None:
-        torch.set_num_threads(max(1, threads // at_once))  # of this thread; the libraries below count for each its own
+        torch.set_num_threads(max(1, threads // at_once))  # of this thread alone
         job()
 
     try:
@@ -34,9 +37,9 @@ def side_by_side(jobs: Sequence[Callable[[], object]], device: str) -> None:
             running = [pool.submit(run, job) for job in jobs]
             try:
                 wait(running, return_when=FIRST_EXCEPTION)
-            finally:  # one failed, or someone asked twice: what has not begun does not begin
+            finally:  # on a failure, or a second Ctrl-C, jobs that wait are cancelled
                 pool.shutdown(cancel_futures=True)
-        errors = [each.exception() for each in running if not each.cancelled()]
+        errors = [job.exception() for job in running if not job.cancelled()]
         for error in sorted(filter(None, errors), key=lambda error: isinstance(error, StopTraining)):
             raise error
     finally:

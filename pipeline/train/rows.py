@@ -1,4 +1,4 @@
-"""What lanes are fed with: for every image a row of each of some tensors, in memory, mapped from disk, or streamed."""
+"""The inputs of lanes: one row per image in each of some tensors, in memory, mapped from disk, or streamed."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -12,23 +12,28 @@ from pipeline.task.metrics.agreement import AnsweredPart
 from pipeline.task.parts import DatasetPart, TensorPart
 
 Inputs = tuple[Tensor, ...]
+"""Tensors ``[n, ...]`` with one row per image."""
 HELD = 2**30
-"""Bytes of one part up to which computed rows are held in memory: 1,000 logits of 268,000 images. Above it they are
-computed anew for every batch, once for all lanes."""
+"""The most bytes of computed rows of one part that are held in memory: 1,000 logits of 268,000 images. Larger ones are
+computed for every batch, once for all lanes."""
 BATCH = 256
+"""Images per batch when all rows of a part are computed."""
 
 
 class Rows(Protocol):
-    """The rows of one part and its labels; several lanes read them at once, and change nothing."""
+    """The rows of one part and its labels. Several threads may read at once; nobody changes them."""
 
     def __len__(self) -> int: ...
 
     def batches(self, batch_size: int, order: Tensor | None = None) -> Iterator[tuple[Inputs, Tensor]]:
-        """Yield ``(tensors [n, ...], labels [n])`` as they lie, or by the indices ``order``; the last may be short."""
+        """Yield ``(tensors [n, ...], labels [n])``, in the order of the indices ``order`` if given.
+
+        The last batch may be smaller than ``batch_size``.
+        """
 
 
 class TensorRows:
-    """Rows of whole tensors.
+    """Rows of tensors in memory, or mapped from disk.
 
     Args:
         tensors: ``[N, ...]`` each.
@@ -42,24 +47,24 @@ class TensorRows:
         return len(self.labels)
 
     def batches(self, batch_size: int, order: Tensor | None = None) -> Iterator[tuple[Inputs, Tensor]]:
-        everything = (*self.tensors, self.labels)
+        tensors = (*self.tensors, self.labels)
         for start in range(0, len(self) if order is None else len(order), batch_size):
             if order is None:
-                *inputs, labels = (tensor[start : start + batch_size] for tensor in everything)
+                *inputs, labels = (tensor[start : start + batch_size] for tensor in tensors)
             else:
-                chosen = order[start : start + batch_size]
-                *inputs, labels = (tensor.index_select(0, chosen.to(tensor.device)) for tensor in everything)
+                indices = order[start : start + batch_size]
+                *inputs, labels = (tensor.index_select(0, indices.to(tensor.device)) for tensor in tensors)
             yield tuple(inputs), labels
 
     def to(self, device: str, limit: int = HELD) -> "TensorRows":
-        """The same on a device, where they take no more than ``limit`` bytes there."""
+        """The same rows on a device; these rows themselves if they have more than ``limit`` bytes."""
         if sum(tensor.nbytes for tensor in self.tensors) > limit:
             return self
         return TensorRows([tensor.to(device) for tensor in self.tensors], self.labels.to(device))
 
 
-class _PartRows:
-    """The images of a part that is streamed."""
+class _StreamedRows:
+    """The images of a streamed part."""
 
     def __init__(self, part: Part) -> None:
         self._part = part
@@ -73,20 +78,20 @@ class _PartRows:
 
 
 def image_rows(part: Part) -> Rows:
-    """The images of a part."""
+    """The images of a part as rows."""
     whole = part.in_memory() if isinstance(part, DatasetPart | AnsweredPart) else part
-    return TensorRows([whole.images], whole.labels) if type(whole) is TensorPart else _PartRows(part)
+    return TensorRows([whole.images], whole.labels) if type(whole) is TensorPart else _StreamedRows(part)
 
 
-def beside(rows: Rows, extra: Tensor) -> Rows:
-    """The same rows, and of ``extra`` ``[N, ...]`` each image's own as the last tensor, whatever the order."""
+def with_tensor(rows: Rows, extra: Tensor) -> Rows:
+    """The same rows, with those of another tensor ``[N, ...]`` as the last tensor of each batch."""
     if isinstance(rows, TensorRows):
         return TensorRows([*rows.tensors, extra], rows.labels)
-    return _Beside(rows, extra)
+    return _ExtendedRows(rows, extra)
 
 
-class _Beside:
-    """Rows that are streamed or computed, and a whole tensor beside them."""
+class _ExtendedRows:
+    """Rows that are streamed or computed, with those of a whole tensor added."""
 
     def __init__(self, rows: Rows, extra: Tensor) -> None:
         self._rows, self._extra = rows, extra
@@ -96,17 +101,17 @@ class _Beside:
 
     def batches(self, batch_size: int, order: Tensor | None = None) -> Iterator[tuple[Inputs, Tensor]]:
         order = torch.arange(len(self)) if order is None else order
-        chosen = torch.split(order.to(self._extra.device), batch_size)
-        for (inputs, labels), places in zip(self._rows.batches(batch_size, order), chosen, strict=True):
-            yield (*inputs, self._extra.index_select(0, places)), labels
+        indices = torch.split(order.to(self._extra.device), batch_size)
+        for (inputs, labels), chosen in zip(self._rows.batches(batch_size, order), indices, strict=True):
+            yield (*inputs, self._extra.index_select(0, chosen)), labels
 
 
 class ComputedRows:
-    """Rows that are computed from others, batch by batch.
+    """Rows that are computed from other rows, batch by batch.
 
     Args:
-        rows: The others.
-        compute: From their tensors to these.
+        rows: The other rows.
+        compute: The function from their tensors ``[n, ...]`` to the tensors of these rows.
     """
 
     def __init__(self, rows: Rows, compute: Callable[..., Inputs]) -> None:
@@ -117,36 +122,40 @@ class ComputedRows:
 
     def batches(self, batch_size: int, order: Tensor | None = None) -> Iterator[tuple[Inputs, Tensor]]:
         for inputs, labels in self.rows.batches(batch_size, order):
-            with torch.no_grad():  # not around the yield: whoever takes the batch has its own
+            with torch.no_grad():  # not around the yield, where it would hold for the caller too
                 computed = self._compute(*inputs)
             yield computed, labels
 
     def held(self, limit: int = HELD) -> Rows:
-        """The same as whole tensors, where the new ones take no more than ``limit`` bytes; else as they are.
+        """The same rows as whole tensors; these rows themselves if the computed ones have more than ``limit`` bytes.
 
-        What is handed on as it was, or in another shape, stays where it lies: mapped from disk, if it was.
+        A tensor that ``compute`` passes through, reshaped or not, is not copied: it may be mapped from disk.
         """
         if not isinstance(self.rows, TensorRows):
             return self
-        given, _ = next(self.rows.batches(1))
+        first_row, _ = next(self.rows.batches(1))
         with torch.no_grad():
-            taken = [_whole(tensor, given, self.rows.tensors) for tensor in self._compute(*given)]
-        new = [tensor for tensor in taken if not len(tensor)]
+            computed = self._compute(*first_row)
+        passed = [_passed_through(tensor, first_row, self.rows.tensors) for tensor in computed]
+        new = [tensor for tensor, whole in zip(computed, passed, strict=True) if whole is None]
         if sum(math.prod(tensor.shape[1:]) * tensor.itemsize for tensor in new) * len(self) > limit:
             return self
-        whole = [tensor if len(tensor) else tensor.new_empty((len(self), *tensor.shape[1:])) for tensor in taken]
+        tensors = [
+            tensor.new_empty((len(self), *tensor.shape[1:])) if whole is None else whole
+            for tensor, whole in zip(computed, passed, strict=True)
+        ]
         start = 0
         for inputs, labels in self.batches(BATCH):
-            for tensor, some, known in zip(whole, inputs, taken, strict=True):
-                if not len(known):
-                    tensor[start : start + len(labels)] = some
+            for tensor, batch, whole in zip(tensors, inputs, passed, strict=True):
+                if whole is None:
+                    tensor[start : start + len(labels)] = batch
             start += len(labels)
-        return TensorRows(whole, self.rows.labels)
+        return TensorRows(tensors, self.rows.labels)
 
 
-def _whole(tensor: Tensor, given: Inputs, tensors: Sequence[Tensor]) -> Tensor:
-    """The whole tensor whose first row is ``tensor``, if it is a given one's in any shape; else an empty one."""
-    for first, whole in zip(given, tensors, strict=True):
-        if first.data_ptr() == tensor.data_ptr() and first.numel() == tensor.numel() and tensor.is_contiguous():
+def _passed_through(tensor: Tensor, first_row: Inputs, tensors: Sequence[Tensor]) -> Tensor | None:
+    """Of ``tensors``, the one whose first row is ``tensor``, in the shape of ``tensor``; ``None`` if it is computed."""
+    for row, whole in zip(first_row, tensors, strict=True):
+        if row.data_ptr() == tensor.data_ptr() and row.numel() == tensor.numel() and tensor.is_contiguous():
             return whole.view(len(whole), *tensor.shape[1:])
-    return tensor[:0]
+    return None

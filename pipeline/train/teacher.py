@@ -1,4 +1,4 @@
-"""The teacher: what the uncompressed model says of every image of a part, computed once."""
+"""The teacher of distillation: the logits of the uncompressed model for every image of a part, computed once."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from pipeline.train.rows import BATCH
 
 
 class Teacher(nn.Module):
-    """From images to logits, as a stem that a cache can hold.
+    """The uncompressed model as a stem, from images to a tuple of logits, so that a feature cache can hold them.
 
     Args:
         model: The uncompressed model, on the device where it computes.
@@ -30,14 +30,14 @@ class Teacher(nn.Module):
 def teacher_logits(
     teacher: Teacher, part: Part, device: str, cache: FeatureCache | None, facts: Mapping[str, str]
 ) -> Tensor:
-    """Logits ``[N, classes]``: mapped from the cache, or computed now and held where there is none.
+    """Logits ``[N, classes]``, mapped from the cache, or computed and held in memory without one.
 
     Args:
         teacher: The uncompressed model.
         part: The images.
-        device: Where the teacher computes, and where lanes are trained: on a GPU the logits lie there.
-        cache: Where they are kept; several combinations of a study share them.
-        facts: What tells the part's images from others.
+        device: Device of the teacher and of the lanes; the returned logits are on a GPU if it is one.
+        cache: The feature cache, which the combinations of a study share; ``None`` for none.
+        facts: What distinguishes the part's images from others; part of the cache's key.
     """
     rows = cache and cache.rows(teacher, part, facts)
     if rows:

@@ -13,7 +13,7 @@ from pipeline.train.losses.contract import FEW_CLASSES, Loss
 from pipeline.train.losses.cross_entropy import CrossEntropy
 from pipeline.train.losses.distillation import Distillation
 from pipeline.train.recipe import Recipe
-from pipeline.train.rows import beside, image_rows
+from pipeline.train.rows import image_rows, with_tensor
 from pipeline.train.teacher import Teacher, teacher_logits
 
 T, N = 3, 12
@@ -108,7 +108,7 @@ def test_a_label_free_loss_takes_no_notice_of_labels(weight, same):
         ({"smoothing": 1.0}, "smoothing"),
         ({"temperature": 0.0}, "temperature"),
         ({"labels": 1.0}, "labels"),
-        ({"smoothing": 0.1}, "labels = 0 uses none; raise labels"),
+        ({"smoothing": 0.1}, "labels = 0 uses none; give labels > 0"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, said):
@@ -118,7 +118,7 @@ def test_options_that_make_no_sense_are_refused(options, said):
 
 def test_distillation_without_a_teacher_is_refused():
     logits, labels, _ = batch(3)
-    with pytest.raises(ValueError, match="give rows that hold them last"):
+    with pytest.raises(ValueError, match="give rows whose last tensor holds them"):
         Distillation().losses(logits, labels, None)
 
 
@@ -130,7 +130,7 @@ class Streamed(TensorPart):
 @pytest.mark.parametrize("order", [None, torch.tensor([22, 3, 3, 0, 17])])
 def test_what_lies_beside_rows_is_each_images_own_whatever_the_order(kind, order):
     part = kind(torch.randn(23, 4), torch.arange(23))
-    rows = beside(image_rows(part), torch.arange(23)[:, None] * torch.tensor([1, 10]))
+    rows = with_tensor(image_rows(part), torch.arange(23)[:, None] * torch.tensor([1, 10]))
     assert len(rows) == 23
     seen = []
     for (images, extra), labels in rows.batches(4, order):
@@ -176,7 +176,7 @@ def distil(own: Setting, lanes: list[Lane], loss: Loss, parts: dict[str, TensorP
     """One epoch of lanes from the setting's uncompressed model."""
     teacher = Teacher(own.original)
     rows = {
-        name: beside(own.program.rows(own.source(part)), teacher_logits(teacher, part, "cpu", None, {}))
+        name: with_tensor(own.program.rows(own.source(part)), teacher_logits(teacher, part, "cpu", None, {}))
         for name, part in parts.items()
     }
     train_epoch(lanes, own.program, **rows, recipe=Recipe(epochs=6, loss=loss))

@@ -1,1 +1,1 @@
-"""What a trial is trained on: from logits, labels and a teacher's logits to one loss a lane."""
+"""Training losses; one file per loss."""

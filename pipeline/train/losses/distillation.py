@@ -12,16 +12,16 @@ class Distillation(Loss):
     """``labels CE + (1 - labels) t^2 KL(teacher || student)`` at temperature ``t``; the teacher is uncompressed."""
 
     temperature: float = Field(2.0, gt=0)
-    """What both models' logits are divided by; ``t^2`` keeps the gradient's size."""
+    """What the logits of both models are divided by; the factor ``t^2`` keeps the size of the gradient."""
     labels: float = Field(0.0, ge=0, lt=1)
-    """Weight of the cross-entropy with the labels; at 0 no label is used."""
+    """Weight of the cross-entropy with the labels; 0 uses no labels."""
     smoothing: float = Field(0.0, ge=0, lt=1)
-    """Part of a label that is spread evenly over all classes."""
+    """Share of a label that is spread evenly over all classes."""
 
     @model_validator(mode="after")
     def _smooths_something(self) -> "Distillation":
         if self.smoothing and not self.labels:
-            raise ValueError(f"smoothing = {self.smoothing} smooths labels, and labels = 0 uses none; raise labels")
+            raise ValueError(f"smoothing = {self.smoothing} needs labels, and labels = 0 uses none; give labels > 0")
         return self
 
     @property
@@ -30,7 +30,7 @@ class Distillation(Loss):
 
     def losses(self, logits: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
         if teacher is None:
-            raise ValueError("distillation needs the teacher's logits; give rows that hold them last")
+            raise ValueError("distillation needs the logits of the teacher; give rows whose last tensor holds them")
         taught = self.temperature**2 * divergence(logits, teacher, self.temperature)
         if not self.labels:
             return taught
