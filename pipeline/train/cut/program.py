@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.adapt.contract import Adapter
-from pipeline.adapt.lanes import Lanes, attach, repeat_for_lanes, container_parameters
+from pipeline.adapt.lanes import Lanes, attach, container_parameters, repeat_for_lanes
 from pipeline.compress.layers import shared_copy
 from pipeline.errors import SpecError
 from pipeline.train.cut.graph import Cut, cut
