@@ -47,9 +47,9 @@ def _main(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks."
 
 def read_spec(study: str, seed: int | None = None) -> "StudySpec":
     """The study of a file, or of a name in ``studies/``."""
-    from pipeline.config.study_file import load_spec, study_file
+    from pipeline.config.study_file import load_spec
 
-    return load_spec(study_file(study), seed)
+    return load_spec(study, seed)
 
 
 def print_json(table: Any) -> None:

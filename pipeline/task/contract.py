@@ -12,7 +12,7 @@ from pipeline.config.task_spec import Metric
 from pipeline.errors import IntegrityError
 from pipeline.hashes import fingerprint, hash_tensors, hash_weights
 from pipeline.task.metrics.agreement import AnsweredPart
-from pipeline.task.parts import READ_BATCH, Part, as_part
+from pipeline.task.parts import READ_BATCH, Part, PartField
 
 __all__ = ["Part", "Task", "check_parts"]
 
@@ -100,9 +100,9 @@ class Task:
     """
 
     model: nn.Module
-    train: Part
-    val: Part
-    test: Part
+    train: PartField = PartField()
+    val: PartField = PartField()
+    test: PartField = PartField()
     metric: Metric = "accuracy"
     description: Mapping[str, Any] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
@@ -115,7 +115,7 @@ class Task:
                     f"parameter '{name}' is {parameter.dtype}; sizes are compared with a float32 model, so give "
                     f"model.float()"
                 )
-        parts = {name: as_part(getattr(self, name)) for name in ("train", "val", "test")}
+        parts = {"train": self.train, "val": self.val, "test": self.test}
         description = {**self.description, "metric": self.metric}
         if "classes" not in description:
             description["classes"] = _outputs(model, parts["train"])

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class Part(Protocol):
         """
 
 
+@runtime_checkable
 class MapDataset(Protocol):
     """A map-style data set as torch defines it; its items are ``(image tensor, label)``."""
 
@@ -42,23 +43,42 @@ class MapDataset(Protocol):
     def __getitem__(self, index: int, /) -> tuple[Tensor, Any]: ...
 
 
-def as_part(source: Any) -> Part:
+PartSource = Part | MapDataset | tuple[Tensor, Tensor]
+"""What can be made a part: a part, a map-style data set of ``(image, label)``, or ``(images [N, ...], labels [N])``."""
+
+
+def as_part(source: PartSource) -> Part:
     """Make a part of a pair ``(images [N, ...], labels [N])`` or a map-style data set; a part is returned as it is.
 
     Raises:
         IntegrityError: ``source`` is none of these, or images and labels do not fit each other.
     """
     if hasattr(source, "batches"):
-        part: Part = source
-        return part
+        return cast(Part, source)  # not isinstance, which would compute the labels
     if isinstance(source, tuple | list) and len(source) == 2 and all(isinstance(item, Tensor) for item in source):
         return TensorPart(*source)
-    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+    if isinstance(source, MapDataset):
         return DatasetPart(source)
     raise IntegrityError(
         f"a part of a task cannot be of type {type(source).__name__}; give a pair of tensors (images, labels), or a "
         f"map-style data set whose items are (image tensor, label)"
     )
+
+
+class PartField:
+    """A dataclass field that is set with what ``as_part`` takes, and read as a ``Part``."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = f"_{name}"
+
+    def __get__(self, instance: object, owner: type) -> Part:
+        if instance is None:
+            raise AttributeError("a part has no default")
+        part: Part = getattr(instance, self._name)
+        return part
+
+    def __set__(self, instance: object, source: PartSource) -> None:
+        object.__setattr__(instance, self._name, as_part(source))
 
 
 class TensorPart:
