@@ -27,8 +27,9 @@ from pipeline.seeds import derive
 from pipeline.space import Cell, Values, cells, suggest
 from pipeline.task import Task, prepare
 from pipeline.train.cache.feature_cache import LIMIT, FeatureCache
-from pipeline.train.cohort import Lane, train_epoch
 from pipeline.train.cut.program import Probe
+from pipeline.train.lane import Lane
+from pipeline.train.loop import train_epoch
 from pipeline.train.recipe import Recipe
 from pipeline.train.rows import HELD, Rows, with_tensor
 from pipeline.train.teacher import Teacher, teacher_logits

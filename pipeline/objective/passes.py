@@ -11,7 +11,8 @@ import torch
 
 from pipeline.objective.objective import Objective
 from pipeline.space import Values, cells
-from pipeline.train.cohort import Cohort, Lane
+from pipeline.train.lane import Lane
+from pipeline.train.loop import Cohort
 from pipeline.train.parallel import side_by_side, workers
 from pipeline.train.rows import TensorRows
 
@@ -62,7 +63,7 @@ def pack(lanes: Iterable[Lane], size: Pass, workers: int = 1) -> list[list[Lane]
     """
     paces: dict[object, list[Lane]] = defaultdict(list)
     for lane in lanes:
-        paces[lane.pace].append(lane)
+        paces[lane.cohort_key].append(lane)
     counts = {pace: -(-len(own) // size.most(own[0].batch_size)) for pace, own in paces.items()}
     # Three cohorts on two cores would leave one idle for a third of the time.
     while sum(counts.values()) % workers and any(counts[pace] < len(own) for pace, own in paces.items()):

@@ -17,8 +17,8 @@ from pipeline.results.stored_results import find_winners
 from pipeline.seeds import derive
 from pipeline.space import Cell, Values, cells
 from pipeline.store.kept_adapters import Kept
-from pipeline.train.cohort import Lane
 from pipeline.train.cut.program import Logits
+from pipeline.train.lane import Lane
 from pipeline.train.rows import Rows
 from pipeline.wording import counted
 

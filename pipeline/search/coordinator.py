@@ -20,7 +20,7 @@ from pipeline.search.history import History
 from pipeline.space import Ask, Cell, Values, cell_of, cell_space, cells, full_space, middle
 from pipeline.store.kept_adapters import Kept
 from pipeline.store.ledger import Ledger, bury_abandoned, is_told, was_killed
-from pipeline.train.cohort import Lane
+from pipeline.train.lane import Lane
 from pipeline.train.parallel import side_by_side, workers
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from pipeline.store.database import open_storage
 from pipeline.store.kept_adapters import Kept
 from pipeline.store.ledger import Ledger
 from pipeline.store.stored_study import create_or_resume
-from pipeline.train.cohort import Epoch, Lane
+from pipeline.train.lane import Epoch, Lane
 
 P = ParamSpec("P")
 R = TypeVar("R")

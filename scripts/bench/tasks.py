@@ -16,7 +16,7 @@ from pipeline.objective.objective import Objective
 from pipeline.objective.passes import Pass, measure_pass, pack
 from pipeline.space import Values
 from pipeline.task import Task
-from pipeline.train.cohort import Lane
+from pipeline.train.lane import Lane
 from pipeline.train.parallel import side_by_side, workers
 
 EPOCHS = 10

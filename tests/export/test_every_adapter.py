@@ -79,7 +79,7 @@ def test_each_cell_whose_start_moves_the_base_has_a_base_of_its_own_of_the_same_
     own = cells(objective.search)
     bases = {cell: objective.base(cell).compressed for cell in own}
     lanes = {cell: objective.lane(Values(cell.rank, cell.init)) for cell in own}
-    assert len({lane.pace for lane in lanes.values()}) == 1 + 2 * 2
+    assert len({lane.cohort_key for lane in lanes.values()}) == 1 + 2 * 2
     for cell, compressed in bases.items():
         assert (compressed is objective.compressed) == (cell.init == "svd")
         for name, weight in compressed.weights.items():

@@ -17,8 +17,9 @@ from pipeline.compress.targets import find_targets
 from pipeline.compress.weight import DenseWeight
 from pipeline.config.registry import OPTIMIZERS
 from pipeline.task.parts import TensorPart
-from pipeline.train.cohort import Lane, train_epoch
 from pipeline.train.cut.program import Program, make_program, whole
+from pipeline.train.lane import Lane
+from pipeline.train.loop import train_epoch
 from pipeline.train.recipe import Recipe
 from pipeline.train.rows import ComputedRows, Rows, image_rows
 

@@ -19,7 +19,7 @@ from pipeline.run.winners import score_winners
 from pipeline.space import Values
 from pipeline.store.stored_study import refuse_differences
 from pipeline.task import Task
-from pipeline.train.cohort import Lane
+from pipeline.train.lane import Lane
 from pipeline.train.rows import TensorRows
 
 DISTIL = {"method": "distillation", "temperature": 2.0}

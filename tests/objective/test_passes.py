@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.objective import passes as cohorts
 from pipeline.objective.passes import MOST, Pass, measure_pass, pack, probe_rows
 from pipeline.space import Values
-from pipeline.train.cohort import Epoch, Lane
+from pipeline.train.lane import Epoch, Lane
 from pipeline.train.optimizers.adam import Adam
 
 
@@ -38,12 +38,12 @@ def test_every_lane_is_in_one_cohort_of_its_own_pace_that_a_pass_holds(size, wor
     packed = pack(lanes, size, workers)
     assert sorted(map(id, chain(*packed))) == sorted(map(id, lanes))
     for cohort in packed:
-        assert len({each.pace for each in cohort}) == 1
+        assert len({each.cohort_key for each in cohort}) == 1
         assert 1 <= len(cohort) <= size.most(cohort[0].batch_size)
     assert len(packed) >= min(workers, len(lanes))
     assert len(packed) % workers == 0 or len(packed) == len(lanes), "no worker is left idle in the last round"
-    for pace in {each.pace for each in lanes}:
-        filled = [len(cohort) for cohort in packed if cohort[0].pace == pace]
+    for pace in {each.cohort_key for each in lanes}:
+        filled = [len(cohort) for cohort in packed if cohort[0].cohort_key == pace]
         assert max(filled) - min(filled) <= 1, "each as full as the others of its pace"
 
 

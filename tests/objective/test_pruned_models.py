@@ -16,8 +16,9 @@ from pipeline.run.winners import score_model
 from pipeline.space import Values
 from pipeline.task import Task
 from pipeline.task.parts import TensorPart
-from pipeline.train.cohort import Lane, train_epoch
 from pipeline.train.cut.program import make_program
+from pipeline.train.lane import Lane
+from pipeline.train.loop import train_epoch
 from pipeline.train.optimizers.adam import Adam
 from pipeline.train.recipe import Recipe
 from pipeline.train.rows import image_rows

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from pipeline.config.registry import LOSSES
 from pipeline.task.parts import TensorPart
 from pipeline.train.cache.feature_cache import FeatureCache
-from pipeline.train.cohort import Lane, train_epoch
+from pipeline.train.lane import Lane
+from pipeline.train.loop import train_epoch
 from pipeline.train.losses.contract import FEW_CLASSES, Loss
 from pipeline.train.losses.cross_entropy import CrossEntropy
 from pipeline.train.losses.distillation import Distillation

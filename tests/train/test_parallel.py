@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_settings import SETTINGS, TRIALS, Setting, equal, setting
 
-from pipeline.train.cohort import Lane
+from pipeline.train.lane import Lane
 from pipeline.train.parallel import side_by_side, workers
 
 

@@ -17,7 +17,7 @@ from pipeline.config.spec import ComputeSpec
 from pipeline.seeds import derive
 from pipeline.task.metrics.accuracy import count_correct
 from pipeline.task.parts import TensorPart
-from pipeline.train.cohort import Lane
+from pipeline.train.lane import Lane
 from pipeline.train.lane_optimizer import LaneOptimizer
 from pipeline.train.optimizers.sgd import Sgd
 from pipeline.train.recipe import Recipe

@@ -1,0 +1,131 @@
+"""Lanes: trials in training, and stacks of lanes with equal shapes, whose parameters form one tensor.
+
+Legend: ``T`` lanes of a stack, ``P`` trained parameters of a lane.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.train.lane_optimizer import LaneOptimizer
+from pipeline.train.optimizers.contract import Optimizer
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The result of one epoch of one lane: mean losses over the images, and the accuracy on the validation part."""
+
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+
+
+@dataclass
+class Lane:
+    """One trial in training: its values, its parameters, and its course so far.
+
+    Args:
+        parameters: The tensors of its adapter, by name.
+        alpha: The alpha of its adapter.
+        optimizer: The optimizer of its parameters.
+        lr: The peak learning rate.
+        batch_size: Images per batch.
+        seed: The seed of its batch order.
+        frozen: Names of the parameters that are never trained.
+        base: Identifies its compressed model.
+        moments: The optimizer's moments ``[P]``, as ``(m, v)``; ``None`` before the first epoch.
+        curve: The result of each epoch so far.
+        best_parameters: The parameters after the best epoch, as an exported file would hold them.
+        best_epoch: The best epoch, from 1; the first of equals.
+        failure: Why the lane failed; ``None`` as long as it has not.
+        seconds: The time its epochs took, its share of each cohort's.
+    """
+
+    parameters: dict[str, Tensor]
+    alpha: float
+    optimizer: Optimizer
+    lr: float
+    batch_size: int
+    seed: int
+    frozen: frozenset[str] = frozenset()
+    base: Hashable = None
+    moments: tuple[Tensor, Tensor] | None = None
+    curve: list[Epoch] = field(default_factory=list)
+    best_parameters: dict[str, Tensor] = field(default_factory=dict)
+    best_epoch: int = 0
+    failure: str | None = None
+    seconds: float = 0.0
+
+    @property
+    def best(self) -> float:
+        """The validation accuracy of the best epoch."""
+        return self.curve[self.best_epoch - 1].val_accuracy
+
+    @property
+    def cohort_key(self) -> tuple[object, ...]:
+        """Lanes with equal keys may share a cohort: they meet the same batches next, on the same compressed model."""
+        return self.batch_size, self.seed, len(self.curve), self.base
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """The shapes of its parameters; lanes of a cohort with equal shapes share a stack."""
+        return {name: tensor.shape for name, tensor in self.parameters.items()}
+
+
+class Stack:
+    """Lanes with equal shapes, whose trained parameters are views of one tensor ``[T, P]``.
+
+    Args:
+        lanes: The lanes.
+        device: The device to train on.
+    """
+
+    def __init__(self, lanes: Sequence[Lane], device: str) -> None:
+        # Adjacent lanes with the same optimizer share the passes of its step.
+        self.lanes = sorted(lanes, key=lambda lane: lane.optimizer.name)
+        first = self.lanes[0]
+        self._shapes = {name: shape for name, shape in first.shapes.items() if name not in first.frozen}
+        self._flat = torch.stack([self._flattened(lane) for lane in self.lanes]).to(device)
+        zeros = torch.zeros_like(self._flat[0], device="cpu")
+        moments = [lane.moments or (zeros, zeros) for lane in self.lanes]
+        self._m, self._v = (torch.stack(moment).to(device) for moment in zip(*moments, strict=True))
+        rules = [lane.optimizer.rule for lane in self.lanes]
+        self._optimizer = LaneOptimizer(self._flat, self._m, self._v, rules)
+        self.trained = {name: nn.Parameter(view) for name, view in self._views(self._flat).items()}
+        self._frozen = {
+            name: torch.stack([lane.parameters[name] for lane in self.lanes]).to(device) for name in first.frozen
+        }
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """All tensors of its lanes, ``[T, ...]``."""
+        return {**self.trained, **self._frozen}
+
+    def _flattened(self, lane: Lane) -> Tensor:
+        return torch.cat([lane.parameters[name].flatten() for name in self._shapes] or [torch.empty(0)])
+
+    def _views(self, flat: Tensor) -> dict[str, Tensor]:
+        """The parameters ``[T, ...]`` in a tensor ``[T, P]``, by name."""
+        columns = torch.split(flat, [shape.numel() for shape in self._shapes.values()], 1)
+        named = zip(self._shapes.items(), columns, strict=True)
+        return {name: part.view(len(flat), *shape) for (name, shape), part in named}
+
+    def step(self, gradients: Sequence[Tensor], rates: Sequence[float], t: int) -> None:
+        """Update the lanes that have not failed.
+
+        Args:
+            gradients: Of the tensors in ``trained``, in their order.
+            rates: The learning rate of each lane.
+            t: The number of this step, from 1.
+        """
+        flat = torch.cat([gradient.flatten(1) for gradient in gradients], 1)
+        self._optimizer.step(flat, rates, t, [lane.failure is None for lane in self.lanes])
+
+    def save(self) -> None:
+        """Write parameters and moments back to the lanes."""
+        views = self._views(self._flat.cpu())
+        for index, lane in enumerate(self.lanes):
+            lane.parameters |= {name: view[index] for name, view in views.items()}
+            lane.moments = (self._m[index].cpu(), self._v[index].cpu())

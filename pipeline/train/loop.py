@@ -1,0 +1,176 @@
+"""The training loop: the lanes of a cohort train in lockstep, on the same batches.
+
+Legend: ``T`` lanes, ``n`` images of a batch. Lanes with equal shapes form a stack; all stacks share one forward pass.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from pipeline.adapt.lanes import Lanes
+from pipeline.guard import check_stop
+from pipeline.seeds import derive
+from pipeline.train.cut.program import Logits, Program
+from pipeline.train.lane import Epoch, Lane, Stack
+from pipeline.train.recipe import Recipe
+from pipeline.train.rows import Inputs, Rows
+
+EVALUATION_IMAGES = 4096
+"""The most images of all lanes together in one forward pass of an evaluation."""
+EVALUATION_VALUES = 2**23
+"""The most input values of all lanes together in one forward pass of an evaluation."""
+
+
+def train_epoch(lanes: Sequence[Lane], program: Program, train: Rows, val: Rows, recipe: Recipe) -> None:
+    """Train the lanes of a cohort for one epoch, evaluate them, and update their state.
+
+    A lane whose loss is not finite fails at once: in training before the optimizer's step, in evaluation before its
+    accuracy counts. The results of the other lanes do not change.
+
+    Args:
+        lanes: Lanes with equal ``cohort_key``.
+        program: How they compute.
+        train: The rows to train on.
+        val: The rows to evaluate on.
+        recipe: What all lanes share.
+
+    Raises:
+        StopTraining: The active guard stops the epoch; the lanes keep their parameters and moments.
+    """
+    started = time.perf_counter()
+    cohort = Cohort(lanes, program, recipe)
+    losses = cohort.train(train)
+    if not all(lane.failure for lane in lanes):
+        val_losses, correct = cohort.evaluate(val)
+    cohort.save()
+    share = (time.perf_counter() - started) / len(lanes)
+    for index, lane in enumerate(cohort.lanes):
+        lane.seconds += share
+        if lane.failure is not None:
+            continue
+        loss = val_losses[index]
+        if not math.isfinite(loss):  # the last step of the epoch diverged
+            lane.failure = f"validation loss {loss} after epoch {len(lane.curve) + 1}, learning rate {lane.lr:.3g}"
+        else:
+            accuracy = correct[index] / len(val)
+            lane.curve.append(Epoch(losses[index], loss, accuracy))
+            if len(lane.curve) == 1 or accuracy > lane.best:
+                lane.best_epoch = len(lane.curve)
+                best = program.adapter.rounded(lane.parameters)
+                lane.best_parameters = {name: tensor.clone() for name, tensor in best.items()}
+
+
+class Cohort:
+    """Lanes that train together for one epoch.
+
+    Args:
+        lanes: Lanes with equal ``cohort_key``; the attribute ``lanes`` has them in the order of the stacks.
+        program: How they compute.
+        recipe: What all lanes share.
+    """
+
+    def __init__(self, lanes: Sequence[Lane], program: Program, recipe: Recipe) -> None:
+        groups: list[list[Lane]] = []
+        for lane in lanes:
+            group = next((group for group in groups if group[0].shapes == lane.shapes), None)
+            if group is None:
+                groups.append([lane])
+            else:
+                group.append(lane)
+        self._stacks = [Stack(group, recipe.device) for group in groups]
+        self.lanes = [lane for stack in self._stacks for lane in stack.lanes]
+        self.recipe = recipe
+        self._program = program
+        self._trained = [parameter for stack in self._stacks for parameter in stack.trained.values()]
+        self._dtype = next(program.model.parameters()).dtype
+        self._values_per_image = 1
+        self._logits = self._bind([stack.parameters for stack in self._stacks])
+
+    def _bind(self, parameters: Sequence[Mapping[str, Tensor]]) -> Logits:
+        """The function from inputs to logits for the parameters ``[T, ...]`` of each stack."""
+        alphas = [[lane.alpha for lane in stack.lanes] for stack in self._stacks]
+        lanes = Lanes(list(zip(parameters, alphas, strict=True)))
+        return self._program.bind(lanes, self.recipe.compute.compile)
+
+    def _rounded_logits(self) -> Logits:
+        """The function from inputs to logits for parameters rounded as an exported file would hold them."""
+        exact = [stack.parameters for stack in self._stacks]
+        rounded = [self._program.adapter.rounded(parameters) for parameters in exact]
+        unchanged = all(one is other for one, other in zip(exact, rounded, strict=True))
+        return self._logits if unchanged else self._bind(rounded)
+
+    def _losses(self, logits_of: Logits, inputs: Inputs, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean losses ``[T]`` and logits ``[T, n, classes]`` of a batch.
+
+        Args:
+            logits_of: The function from inputs to logits ``[T * n, classes]``.
+            inputs: The batch; with a teacher, its logits ``[n, classes]`` are the last tensor.
+            labels: ``[n]``.
+        """
+        recipe = self.recipe
+        device, half = torch.device(recipe.device), recipe.compute.precision == "bfloat16"
+        moved = [tensor.to(device, self._dtype, non_blocking=True) for tensor in inputs]
+        if recipe.compute.channels_last:
+            moved = [t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t for t in moved]
+        teacher = moved.pop() if recipe.loss.needs_teacher else None
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            logits = logits_of(*moved)
+        by_lane = torch.unflatten(logits.to(self._dtype), 0, (len(self.lanes), -1))
+        return recipe.loss.losses(by_lane, labels.to(device, non_blocking=True), teacher), by_lane
+
+    def train(self, rows: Rows) -> list[float]:
+        """Train one epoch; returns the mean loss of each lane over the images."""
+        lead, count = self.lanes[0], len(rows)
+        epochs_done = len(lead.curve)
+        steps = -(-count // lead.batch_size)
+        generator = torch.Generator().manual_seed(derive(lead.seed, "order", epochs_done))
+        order = torch.randperm(count, generator=generator)
+        total = torch.zeros(len(self.lanes), dtype=torch.float64)
+        for step, (inputs, labels) in enumerate(rows.batches(lead.batch_size, order)):
+            check_stop()
+            self._values_per_image = sum(tensor[0].numel() for tensor in inputs)
+            losses, _ = self._losses(self._logits, inputs, labels)
+            values = losses.detach().cpu().double()
+            steps_done = steps * epochs_done + step
+            rates = [self.recipe.rate(lane.lr, steps_done, steps) for lane in self.lanes]
+            for lane, value, rate in zip(self.lanes, values.tolist(), rates, strict=True):
+                if not math.isfinite(value) and lane.failure is None:
+                    lane.failure = (
+                        f"loss {value} at step {step + 1} of epoch {epochs_done + 1}, learning rate {rate:.3g}"
+                    )
+            if all(lane.failure for lane in self.lanes):
+                break
+            if self._trained:
+                self._step(torch.autograd.grad(losses.sum(), self._trained), rates, steps_done + 1)
+            total += values * len(labels)
+        return (total / count).tolist()
+
+    def _step(self, gradients: Sequence[Tensor], rates: Sequence[float], t: int) -> None:
+        """Step number ``t``, from 1, of all stacks; gradients and rates are in the order of the stacks."""
+        remaining, lane = iter(gradients), 0
+        for stack in self._stacks:
+            stack_gradients = [next(remaining) for _ in stack.trained]
+            stack.step(stack_gradients, rates[lane : lane + len(stack.lanes)], t)
+            lane += len(stack.lanes)
+
+    @torch.no_grad()
+    def evaluate(self, rows: Rows) -> tuple[list[float], list[int]]:
+        """The mean loss and the number of correct images of each lane, with rounded parameters."""
+        logits_of = self._rounded_logits()
+        loss = torch.zeros(len(self.lanes), dtype=torch.float64)
+        correct = torch.zeros(len(self.lanes), dtype=torch.int64)
+        images = min(EVALUATION_IMAGES, EVALUATION_VALUES // self._values_per_image) // len(self.lanes)
+        for inputs, labels in rows.batches(max(1, images)):
+            check_stop()
+            losses, logits = self._losses(logits_of, inputs, labels)
+            loss += losses.cpu().double() * len(labels)
+            correct += (logits.argmax(2) == labels.to(logits.device)).sum(1).cpu()
+        return (loss / len(rows)).tolist(), correct.tolist()
+
+    def save(self) -> None:
+        """Write parameters and moments back to the lanes."""
+        for stack in self._stacks:
+            stack.save()
