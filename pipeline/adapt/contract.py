@@ -84,6 +84,15 @@ class AdaptedLayer:
         return self.compress((self.weight.double() - B @ A).to(self.weight.dtype))
 
 
+def kaiming_uniform(shape: tuple[int, int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """A random matrix of ``shape`` ``(out, in)``: Kaiming-uniform with ``a = sqrt(5)``.
+
+    Its values are ``U(-1/sqrt(in), 1/sqrt(in))``.
+    """
+    bound = 1 / math.sqrt(shape[1])
+    return torch.empty(shape, dtype=dtype).uniform_(-bound, bound, generator=generator)
+
+
 class Init(Method):
     """A function from a layer to the start values of its factors."""
 
@@ -91,21 +100,12 @@ class Init(Method):
     """Whether nothing is drawn and the start at every rank is a prefix of that at the highest, computed only once."""
     moves_base: ClassVar[bool] = False
     """Whether ``Start.base`` is given. Each (rank, init) then has its own base, starts and frozen products."""
-
-    @property
-    def needs_statistics(self) -> bool:
-        """Whether ``AdaptedLayer.stats`` must hold the second moments of the layer's inputs."""
-        return False
+    needs_statistics: ClassVar[bool] = False
+    """Whether ``AdaptedLayer.stats`` must hold the second moments of the layer's inputs."""
 
     @abstractmethod
     def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
-        """Start values of one layer.
-
-        Args:
-            layer: The layer.
-            rank: ``1 <= r <= min(out, in)``.
-            generator: The source of all random values.
-        """
+        """Start values of one layer for ``1 <= rank <= min(out, in)``; random values come from ``generator`` alone."""
 
 
 @dataclass(frozen=True)
@@ -218,13 +218,7 @@ def clipped_rank(rank: int, shape: tuple[int, int]) -> int:
 
 
 def blank(adapter: Adapter, compressed: CompressedModel, ranks: Mapping[str, int]) -> dict[str, Tensor]:
-    """The tensors of ``Adapter.begin`` with zero factors: their shapes are right, and no start is computed.
-
-    Args:
-        adapter: The adapter.
-        compressed: The compressed model.
-        ranks: The rank of each adapted layer.
-    """
+    """The tensors of ``Adapter.begin`` with zero factors of these ranks: the shapes without computing a start."""
     shapes = {name: compressed.weights[name].shape for name in ranks}
     starts = {
         name: Start(torch.zeros(rank, shapes[name][1]), torch.zeros(shapes[name][0], rank))

@@ -21,26 +21,13 @@ Factors = tuple[Tensor, Tensor, Tensor]
 
 
 def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor | None, stacks: Sequence[Factors]) -> Tensor:
-    """``x W^T + b + s (x A^T) B^T`` for separate inputs of the lanes: ``[T * n, in] -> [T * n, out]``.
-
-    Args:
-        x: ``[T * n, in]``.
-        weight: The frozen weight ``[out, in]``.
-        bias: The frozen bias ``[out]``.
-        stacks: The factors.
-    """
+    """``x W^T + b + s (x A^T) B^T`` for separate inputs of the lanes: ``[T * n, in] -> [T * n, out]``."""
     y: Tensor = _AdaptedLinear.apply(x, weight, bias, *(tensor for stack in stacks for tensor in stack))
     return y
 
 
 def add_to_shared(x: Tensor, y: Tensor, stacks: Sequence[Factors]) -> Tensor:
-    """``y + s (x A^T) B^T`` for an input that all lanes share: ``[T * n, out]``. No gradient of ``x`` is computed.
-
-    Args:
-        x: ``[n, in]``.
-        y: The frozen layer's output ``[n, out]``.
-        stacks: The factors.
-    """
+    """``y + s (x A^T) B^T [T * n, out]`` for ``x [n, in]`` and ``y [n, out]`` of all lanes, without their gradients."""
     out: Tensor = _AddToShared.apply(x, y, *(tensor for stack in stacks for tensor in stack))
     return out
 

@@ -33,15 +33,15 @@ def fit_shapes(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             continue
         # Only the first tensor decides the number of channels: another length in the file is then reported on loading.
         channels = None
-        for key, parameter in list(module.named_parameters(recurse=False)):
-            shape = _fitted_shape(f"{name}.{key}".removeprefix("."), parameter, tensors, channels)
+        for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            shape = _fitted_shape(f"{name}.{key}".removeprefix("."), tensor, tensors, channels)
             channels = shape[0] if channels is None else channels
-            if shape != parameter.shape:
-                module.register_parameter(key, nn.Parameter(parameter.new_empty(shape), parameter.requires_grad))
-        for key, buffer in list(module.named_buffers(recurse=False)):
-            shape = _fitted_shape(f"{name}.{key}".removeprefix("."), buffer, tensors, channels)
-            if shape != buffer.shape:
-                module.register_buffer(key, buffer.new_empty(shape))
+            if shape == tensor.shape:
+                continue
+            if isinstance(tensor, nn.Parameter):
+                module.register_parameter(key, nn.Parameter(tensor.new_empty(shape), tensor.requires_grad))
+            else:
+                module.register_buffer(key, tensor.new_empty(shape))
         _fit_attributes(module)
     fit_heads(model)
 

@@ -50,11 +50,7 @@ class ChannelGroup:
     def lowest(self, scores: Mapping[str, Tensor], kept: int) -> list[int]:
         """The rows of ``root`` that are removed if the ``kept`` units with the highest scores remain.
 
-        A unit's score is the sum over its rows in all layers of the group. Of equal units the first remains.
-
-        Args:
-            scores: Scores of each layer's rows, ``[out]``.
-            kept: Number of units that remain.
+        A unit's score is the sum of ``scores [out]`` over its rows in all layers. Of equal units the first remains.
         """
         total = torch.zeros(self.units.numel(), dtype=torch.float64)
         for name, (rows, root_rows) in self.layers.items():
@@ -123,21 +119,13 @@ def _channel_groups(model: nn.Module, targets: Sequence[str], images: Tensor) ->
         out = matrix_shape(layer)[0]
         dependencies = _dependencies(graph, layer, range(out))
         losing = {names[item.dep.target.module]: item for item in dependencies if _loses_outputs(graph, item)}
-        losing_targets = losing.keys() & set(targets)
-        seen |= losing_targets
+        rows = {key: torch.tensor([item.idxs, item.root_idxs]) for key, item in losing.items() if key in targets}
+        seen |= rows.keys()
         # A depthwise convolution loses the channels of the layer before it, whether it is a target or not.
-        independent = {other for other in losing if not is_depthwise(copy.get_submodule(other))}
-        if (
-            independent
-            and independent <= losing_targets
-            and all(_is_prunable(graph, item, names) for item in dependencies)
-        ):
-            layers = {
-                other: torch.tensor([item.idxs, item.root_idxs])
-                for other, item in losing.items()
-                if other in losing_targets
-            }
-            groups.append(ChannelGroup(name, _units(copy, name, out), layers))
+        independent = {key for key in losing if not is_depthwise(copy.get_submodule(key))}
+        prunable = all(_is_prunable(graph, item, names) for item in dependencies)
+        if prunable and independent and independent <= rows.keys():
+            groups.append(ChannelGroup(name, _units(copy, name, out), rows))
     return groups
 
 

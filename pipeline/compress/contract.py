@@ -59,6 +59,10 @@ class LayerStats:
         return values.rsqrt()[:, None] * vectors.T
 
 
+ModelStats = Mapping[str, Sequence[LayerStats]]
+"""Statistics of layers by name, one per group of a convolution."""
+
+
 @dataclass(frozen=True)
 class CompressedModel:
     """A model whose target layers compute with the dense forms of compressed weights; frozen, in eval mode.
@@ -93,18 +97,14 @@ class Compression(Method):
 
     @abstractmethod
     def compress_model(
-        self,
-        model: nn.Module,
-        targets: Sequence[str],
-        stats: Mapping[str, Sequence[LayerStats]],
-        train: Part | None = None,
+        self, model: nn.Module, targets: Sequence[str], stats: ModelStats, train: Part | None = None
     ) -> CompressedModel:
         """Compress the target layers in a copy of ``model``, which shares all other tensors with it.
 
         Args:
             model: The trained model; it is not changed.
             targets: Names of Linear and Conv2d layers.
-            stats: Statistics of each target's inputs, one per group; read only if ``needs_statistics``.
+            stats: Statistics of the targets' inputs; read only if ``needs_statistics``.
             train: The training part, for methods that train or need gradients.
         """
 
@@ -114,38 +114,23 @@ class Compression(Method):
 
         Args:
             layer: The layer of ``CompressedModel.reference``.
-            matrix: ``[out, in]``, compressed in place of the layer's weight.
+            matrix: ``[out, in]``.
             stats: Statistics of the layer's inputs, one per group; read only if ``needs_statistics``.
         """
 
     def reshape(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-        """Change the shapes of a bare architecture, in place, to those of an exported model.
+        """Change the shapes of a bare architecture, in place, to those of an exported model's tensors.
 
         Only methods that change the architecture need it.
-
-        Args:
-            model: The uncompressed architecture, whose values are ignored.
-            tensors: All tensors of the exported model.
         """
 
     def restored(self, model: nn.Module, targets: Sequence[str], tensors: Mapping[str, Tensor]) -> CompressedModel:
-        """The result of an earlier ``compress_model``, for methods that train.
-
-        Args:
-            model: The uncompressed model.
-            targets: Names of the compressed layers.
-            tensors: The ``state_dict`` of the earlier result's ``model``.
-        """
+        """The result of an earlier ``compress_model`` from the ``state_dict`` of its model; for methods that train."""
         raise NotImplementedError(f"{type(self).__name__} sets trains = True and must define restored()")
 
     @abstractmethod
     def load_weight(self, tensors: Mapping[str, Tensor], shape: tuple[int, int], groups: int) -> CompressedWeight:
-        """Read back what ``CompressedWeight.to_tensors`` gave.
-
-        Args:
-            tensors: The packed tensors by kind.
-            shape: ``(out, in)`` of the layer.
-            groups: Its number of groups.
+        """Read back what ``CompressedWeight.to_tensors`` gave for a layer of ``shape`` ``(out, in)``.
 
         Raises:
             KeyError, ValueError, IndexError, RuntimeError: The tensors are not those of such a layer.
@@ -167,11 +152,7 @@ class LayerCompression(Compression):
         """Read back what ``CompressedWeight.to_tensors`` gave for a weight of ``shape``."""
 
     def compress_model(
-        self,
-        model: nn.Module,
-        targets: Sequence[str],
-        stats: Mapping[str, Sequence[LayerStats]],
-        train: Part | None = None,
+        self, model: nn.Module, targets: Sequence[str], stats: ModelStats, train: Part | None = None
     ) -> CompressedModel:
         copy, weights = shared_copy(model), {}
         for name in targets:

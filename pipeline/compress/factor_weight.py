@@ -82,15 +82,7 @@ def product(first: Tensor, second: Tensor) -> Tensor:
 def compress_factors(
     first: Tensor, second: Tensor, values: Tensor, methods: FactorMethods, dtype: torch.dtype
 ) -> FactorWeight:
-    """Round float64 factors to ``dtype`` and compress each with its method.
-
-    Args:
-        first: ``[out, k]``.
-        second: ``[k, in]``.
-        values: ``[k]``, or ``[0]`` if the factors contain the singular values.
-        methods: The compressions of the two factors.
-        dtype: That of the weight.
-    """
+    """Round float64 factors, of the shapes in ``FactorWeight``, to ``dtype`` and compress each with its method."""
     packed_first, packed_second = (
         method.compress(factor.to(dtype).contiguous(), None)
         for method, factor in zip(methods, (first, second), strict=True)

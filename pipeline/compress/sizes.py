@@ -72,20 +72,16 @@ class LayerSize:
     adapter: int = 0
 
     def bits(self, *, index: bool = True, scale: bool = True, bias: bool = True) -> int:
-        """``base + adapter``; the switches leave out what published size formulas do not count."""
+        """``base + adapter``; the switches leave out what published size formulas do not count.
+
+        Without all three it is the published ``base + 32 r (m + n)`` of an ``m x n`` layer at rank r.
+        """
         return self.base.total(index=index, scale=scale, bias=bias) + self.adapter
 
     @property
     def is_dense(self) -> bool:
         """Whether the stored weight is no smaller than the uncompressed one."""
         return self.base.payload >= self.dense
-
-    def ratio(self, *, index: bool = True, scale: bool = True, bias: bool = True) -> float:
-        """How many times smaller than the uncompressed layer this one is.
-
-        With all switches off it is the published ``32 m n / (base + 32 r (m + n))`` of an ``m x n`` layer at rank r.
-        """
-        return (self.dense + self.bias * bias) / self.bits(index=index, scale=scale, bias=bias)
 
 
 @dataclass(frozen=True)
@@ -145,30 +141,30 @@ def model_size(original: nn.Module, stored: StoredModel) -> ModelSize:
         stored: What its file holds.
     """
     layers, adapter = {}, stored.adapter_bits
-    parameters = {key for key, _ in stored.compressed.model.named_parameters(remove_duplicate=False)}
-    rest = {key: 8 * tensor.nbytes for key, tensor in stored.unpacked.items()}
+    parameters, buffers = _split_bits(stored.compressed.model, stored.unpacked)
     for name, weight in stored.compressed.weights.items():
         layer = original.get_submodule(name)
         out, inner = matrix_shape(layer)
         layers[name] = LayerSize(
             dense=32 * out * inner,
             bias=0 if layer.bias is None else 32 * out,
-            base=weight.bits + BitCount(payload=0, bias=rest.pop(f"{name}.bias", 0)),
+            base=weight.bits + BitCount(payload=0, bias=parameters.pop(f"{name}.bias", 0)),
             adapter=adapter.pop(name, 0),
         )
     return ModelSize(
         layers,
-        untouched=sum(bits for key, bits in rest.items() if key in parameters) + sum(adapter.values()),
-        buffers=sum(bits for key, bits in rest.items() if key not in parameters),
+        untouched=sum(parameters.values()) + sum(adapter.values()),
+        buffers=sum(buffers.values()),
         dense=32 * sum(parameter.numel() for parameter in original.parameters()),
-        dense_buffers=_stored_buffer_bits(original),
+        dense_buffers=sum(_split_bits(original, original.state_dict())[1].values()),
     )
 
 
-def _stored_buffer_bits(model: nn.Module) -> int:
-    """Bits of the buffers in a model's ``state_dict``."""
-    parameters = {key for key, _ in model.named_parameters(remove_duplicate=False)}
-    return sum(8 * tensor.nbytes for key, tensor in model.state_dict().items() if key not in parameters)
+def _split_bits(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[str, int], dict[str, int]]:
+    """Bits of each tensor of a model, by name: those of its parameters, and those of its buffers."""
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    bits = {name: 8 * tensor.nbytes for name, tensor in tensors.items()}
+    return {n: b for n, b in bits.items() if n in names}, {n: b for n, b in bits.items() if n not in names}
 
 
 def model_macs(

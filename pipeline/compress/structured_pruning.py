@@ -2,6 +2,7 @@
 
 import copy
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -10,8 +11,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.compress.channel_shapes import fit_shapes
-from pipeline.compress.contract import CompressedModel, Compression, LayerStats
-from pipeline.compress.layers import shared_copy, weight_matrix
+from pipeline.compress.contract import CompressedModel, Compression, LayerStats, ModelStats
+from pipeline.compress.layers import shared_copy, sound_matrix, weight_matrix
 from pipeline.compress.weight import CompressedWeight, DenseWeight
 from pipeline.errors import SpecError
 from pipeline.task.contract import Part
@@ -33,6 +34,29 @@ class StructuredPruning(Compression):
         exact = round(self.keep * channels, 9)  # 0.29 * 100 must be 29
         return max(1, math.ceil(exact) if self.rounding == "ceil" else int(exact))
 
+    @abstractmethod
+    def pruned(self, model: nn.Module, targets: Sequence[str], train: Part, noise: Tensor) -> nn.Module:
+        """A copy of ``model`` without some output channels of the target layers; frozen, in eval mode.
+
+        Args:
+            model: The trained model.
+            targets: Names of Linear and Conv2d layers, whose weights are finite.
+            train: The training part.
+            noise: A batch of one image of noise, with the shape and dtype of the training images, on the model's
+                device.
+        """
+
+    def compress_model(
+        self, model: nn.Module, targets: Sequence[str], stats: ModelStats, train: Part | None = None
+    ) -> CompressedModel:
+        if train is None:
+            raise SpecError(f"{self.name} runs training images through the model; give compress_model the part train=")
+        for name in targets:
+            sound_matrix(model, name)
+        images, _ = next(iter(train.batches(1, torch.tensor([0]))))
+        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0), dtype=images.dtype)
+        return _as_compressed(self.pruned(model, targets, train, noise.to(next(model.parameters()).device)), targets)
+
     def compress_layer(self, layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> CompressedWeight:
         return DenseWeight(matrix.clone())
 
@@ -43,31 +67,13 @@ class StructuredPruning(Compression):
         pruned = copy.deepcopy(model)
         fit_shapes(pruned, tensors)
         pruned.load_state_dict(tensors)
-        return as_compressed(pruned.eval().requires_grad_(False), targets)
+        return _as_compressed(pruned.eval().requires_grad_(False), targets)
 
     def load_weight(self, tensors: Mapping[str, Tensor], shape: tuple[int, int], groups: int) -> CompressedWeight:
         return DenseWeight(tensors["dense"].reshape(shape))
 
 
-def require_train(method: str, train: Part | None) -> Part:
-    """The training part.
-
-    Raises:
-        SpecError: ``train`` is ``None``.
-    """
-    if train is None:
-        raise SpecError(f"{method} runs training images through the model; give compress_model the part train=")
-    return train
-
-
-def noise_like(model: nn.Module, train: Part) -> Tensor:
-    """A batch of one image of noise, with the shape and dtype of the training images, on the device of the model."""
-    images, _ = next(iter(train.batches(1, torch.tensor([0]))))
-    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0), dtype=images.dtype)
-    return noise.to(next(model.parameters()).device)
-
-
-def as_compressed(model: nn.Module, targets: Sequence[str]) -> CompressedModel:
+def _as_compressed(model: nn.Module, targets: Sequence[str]) -> CompressedModel:
     """A pruned model as a ``CompressedModel``; the remaining weights are exact, so it is its own reference."""
     weights = {name: DenseWeight(weight_matrix(model.get_submodule(name))) for name in targets}
     return CompressedModel(model, weights, shared_copy(model))

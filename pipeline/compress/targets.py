@@ -34,11 +34,6 @@ def resolve(model: nn.Module, entries: Sequence[TargetSpec | str], option: str =
     - ``mlp``: Linear layers and 1 x 1 convolutions in a module called ``mlp``, ``ffn``, ``ff`` or ``feed_forward``,
       alone or with other words, whose last layer has as many outputs as the first has inputs. A plain MLP has none.
 
-    Args:
-        model: The model, with its attention arranged.
-        entries: The entries, or just the names or globs of entries without options.
-        option: The name of the option, for messages.
-
     Raises:
         SpecError: An entry matches no layer, or only layers that cannot be adapted; the options of an entry have no
             effect because later entries override it; or all layers stay dense.

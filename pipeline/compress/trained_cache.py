@@ -1,11 +1,11 @@
 """A cache of compressions that train: each is trained once, so that all runs and exports use the same model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from pipeline.compress.contract import CompressedModel, Compression, LayerStats
+from pipeline.compress.contract import CompressedModel, Compression, ModelStats
 from pipeline.hashes import fingerprint
 from pipeline.paths import COMPRESSED
 from pipeline.task.contract import Task
@@ -13,17 +13,13 @@ from pipeline.task.tensor_cache import read_tensors, write_tensors
 
 
 def compress_cached(
-    compression: Compression,
-    task: Task,
-    model: nn.Module,
-    targets: Sequence[str],
-    stats: Mapping[str, Sequence[LayerStats]],
+    compression: Compression, task: Task, model: nn.Module, targets: Sequence[str], stats: ModelStats
 ) -> CompressedModel:
     """The compressed model of a task, read from the cache if the compression trains and was trained before.
 
     Args:
         compression: The method.
-        task: The task whose training part the method may use.
+        task: The task, whose training part the method may use.
         model: The task's model with its attention arranged.
         targets: Names of the target layers.
         stats: Statistics of their inputs, if the method needs them.

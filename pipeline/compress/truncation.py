@@ -1,4 +1,4 @@
-"""Truncated singular value decompositions (Eckart and Young, 1936): which rank is kept, and in which metric."""
+"""Truncated singular value decompositions (Eckart and Young, 1936), for compressions and for inits."""
 
 from typing import Any, Literal
 
@@ -82,3 +82,25 @@ def balanced(U: Tensor, S: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
     """``(U sqrt(S), sqrt(S) V)``, ``[out, r]`` and ``[r, in]``, whose product is ``U diag(S) V``."""
     root = S.sqrt()
     return U * root, root[:, None] * V
+
+
+def best_product(matrix: Tensor, rank: int, fallback: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors of the best approximation ``B A = [M]_r`` (Eckart and Young, 1936), with ``sqrt(S)`` in each of them.
+
+    A row of ``A`` is never zero, because then neither factor would ever get a gradient. Where a singular value is
+    zero, the row of ``A`` is its singular vector with length 1, and the column of ``B`` is zero.
+
+    Args:
+        matrix: ``M [out, in]``.
+        rank: ``r <= min(out, in)``.
+        fallback: ``[out, in]``. Its singular vectors are used for ``A`` if ``M`` is zero and has none of its own; those
+            of the weight, unlike arbitrary ones, lie in the inputs that the layer uses.
+
+    Returns:
+        ``A [r, in]`` and ``B [out, r]``, float64.
+    """
+    U, S, Vh = torch.linalg.svd(matrix.double(), full_matrices=False)
+    if not S.any():
+        Vh = torch.linalg.svd(fallback.double(), full_matrices=False).Vh
+    root = S[:rank].sqrt()
+    return torch.where(root > 0, root, 1)[:, None] * Vh[:rank], U[:, :rank] * root

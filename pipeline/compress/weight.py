@@ -6,7 +6,7 @@ Shapes: a weight is a matrix ``[out, in]``; that of a convolution is its view ``
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Self
 
@@ -102,8 +102,12 @@ class CompressedWeight:
 
 
 @dataclass(frozen=True)
-class DenseWeight(CompressedWeight):
-    """An uncompressed weight, stored in float32."""
+class MatrixWeight(CompressedWeight):
+    """A weight that is held in its dense form.
+
+    Args:
+        weight: ``[out, in]``.
+    """
 
     weight: Tensor
 
@@ -114,15 +118,19 @@ class DenseWeight(CompressedWeight):
     def dense(self) -> Tensor:
         return self.weight
 
+    def scaled_rows(self, gain: Tensor) -> Self:
+        return replace(self, weight=self.weight * gain.to(self.weight)[:, None])
+
+
+class DenseWeight(MatrixWeight):
+    """An uncompressed weight, stored in float32."""
+
     @property
     def macs(self) -> int:
         return self.weight.numel()
 
     def to_tensors(self) -> dict[str, Tensor]:
         return {"dense": self.weight.float()}
-
-    def scaled_rows(self, gain: Tensor) -> Self:
-        return type(self)(self.weight * gain.to(self.weight)[:, None])
 
 
 def join_groups(groups: Sequence[CompressedWeight]) -> CompressedWeight:

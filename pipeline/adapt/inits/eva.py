@@ -17,10 +17,7 @@ class Eva(Init):
     """
 
     nested: ClassVar[bool] = True
-
-    @property
-    def needs_statistics(self) -> bool:
-        return True
+    needs_statistics: ClassVar[bool] = True
 
     def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
         _, vectors = layer.shared_stats.eigen

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 
 from pipeline.adapt.contract import AdaptedLayer, Init, Start
-from pipeline.adapt.decompositions import best_product
+from pipeline.compress.truncation import best_product
 from pipeline.config.registry import INITS
 
 

@@ -5,8 +5,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from pipeline.adapt.contract import AdaptedLayer, Init, Start
-from pipeline.adapt.decompositions import kaiming_uniform
+from pipeline.adapt.contract import AdaptedLayer, Init, Start, kaiming_uniform
 from pipeline.config.registry import INITS
 
 

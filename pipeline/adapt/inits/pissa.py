@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 
 from pipeline.adapt.contract import AdaptedLayer, Init, Start
-from pipeline.adapt.decompositions import best_product
+from pipeline.compress.truncation import best_product
 from pipeline.config.registry import INITS
 
 

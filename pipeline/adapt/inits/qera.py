@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 
 from pipeline.adapt.contract import AdaptedLayer, Init, Start
-from pipeline.adapt.decompositions import best_product
+from pipeline.compress.truncation import best_product
 from pipeline.config.registry import INITS
 
 
@@ -23,10 +23,7 @@ class Qera(Init):
     """
 
     nested: ClassVar[bool] = True
-
-    @property
-    def needs_statistics(self) -> bool:
-        return True
+    needs_statistics: ClassVar[bool] = True
 
     def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
         stats = layer.shared_stats

@@ -2,8 +2,7 @@
 
 import torch
 
-from pipeline.adapt.contract import AdaptedLayer, Init, Start
-from pipeline.adapt.decompositions import kaiming_uniform
+from pipeline.adapt.contract import AdaptedLayer, Init, Start, kaiming_uniform
 from pipeline.config.registry import INITS
 
 

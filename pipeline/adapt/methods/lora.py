@@ -31,8 +31,7 @@ class LowRankLayer(LaneLayer):
 
     Args:
         base: The frozen layer.
-        trains: Names of the trained tensors: ``lora_A`` and ``lora_B``, and optionally ``bias``, ``gain``,
-            ``magnitude``.
+        trains: Names of the trained tensors: ``lora_A``, ``lora_B``, and optionally ``bias``, ``gain``, ``magnitude``.
         adapter: The adapter, which gives the scale.
     """
 
@@ -145,14 +144,7 @@ def _all_lanes(stacks: Sequence[Stack], name: str) -> Tensor:
 
 
 def convolve(base: nn.Module, x: Tensor, kernel: Tensor, groups: int) -> Tensor:
-    """Convolve ``x`` with another kernel, with the stride and padding of ``base`` and without a bias.
-
-    Args:
-        base: A convolution.
-        x: ``[n, channels, height, width]``.
-        kernel: ``[out, channels / groups, kh, kw]``.
-        groups: The number of groups.
-    """
+    """Convolve with another ``kernel [out, channels / groups, kh, kw]`` as ``base`` does, and without a bias."""
     layer = with_parameters(base, {"weight": kernel, "bias": None})
     layer.__dict__["groups"] = groups
     y: Tensor = layer(x)
@@ -160,16 +152,9 @@ def convolve(base: nn.Module, x: Tensor, kernel: Tensor, groups: int) -> Tensor:
 
 
 def row_norms(W: Tensor, A: Tensor, B: Tensor, s: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-    """``||g w_i + s b_i A||`` of each row i of each lane, ``[T, out]``, without computing ``B A``.
+    """``||g w + s b A||`` of each row of each lane, ``[T, out]``, without computing ``B A``.
 
-    ``||g w + s b A||^2 = g^2 ||w||^2 + 2 g s b (A w) + s^2 b (A A^T) b``.
-
-    Args:
-        W: ``[out, in]``, the same for all lanes.
-        A: ``[T, r, in]``.
-        B: ``[T, out, r]``.
-        s: ``[T]``.
-        gain: ``g``, ``[T, out]`` or a number.
+    ``||g w + s b A||^2 = g^2 ||w||^2 + 2 g s b (A w) + s^2 b (A A^T) b``, with ``W [out, in]`` and ``g [T, out]``.
     """
     s = s[:, None]
     cross = ((W @ A.mT) * B).sum(2)

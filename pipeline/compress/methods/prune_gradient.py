@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.compress.channels import prune_channels
-from pipeline.compress.contract import CompressedModel, LayerStats
-from pipeline.compress.layers import sound_matrix
-from pipeline.compress.structured_pruning import StructuredPruning, as_compressed, noise_like, require_train
+from pipeline.compress.layers import weight_matrix
+from pipeline.compress.structured_pruning import StructuredPruning
 from pipeline.config.registry import COMPRESSIONS
 from pipeline.errors import IntegrityError
 from pipeline.task.baseline import OPTIMIZERS
@@ -50,25 +49,17 @@ class PruneGradient(StructuredPruning):
     seed: int = Field(0, ge=0)
     """Seed of the order of the images and of dropout."""
 
-    def compress_model(
-        self,
-        model: nn.Module,
-        targets: Sequence[str],
-        stats: Mapping[str, Sequence[LayerStats]],
-        train: Part | None = None,
-    ) -> CompressedModel:
-        part = require_train(self.name, train)
-        matrices = {name: sound_matrix(model, name) for name in targets}
-        scores = {name: matrix.new_zeros(len(matrix), dtype=torch.float64) for name, matrix in matrices.items()}
+    def pruned(self, model: nn.Module, targets: Sequence[str], train: Part, noise: Tensor) -> nn.Module:
+        weights = {name: weight_matrix(model.get_submodule(name)) for name in targets}
+        scores = {name: weight.new_zeros(len(weight), dtype=torch.float64) for name, weight in weights.items()}
         # All GPUs are listed, because torch.manual_seed seeds all of them.
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.enable_grad():
             torch.manual_seed(self.seed)
-            trained = self._train(copy.deepcopy(model), part, scores)
-        return as_compressed(trained, targets)
+            return self._train(copy.deepcopy(model), train, noise, scores)
 
-    def _train(self, model: nn.Module, part: Part, scores: dict[str, Tensor]) -> nn.Module:
+    def _train(self, model: nn.Module, part: Part, noise: Tensor, scores: dict[str, Tensor]) -> nn.Module:
         """The trained and pruned ``model``; ``scores``, zero at first, are updated and lose the rows that it loses."""
-        noise, generator = noise_like(model, part), torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(self.seed)
         # Batch norm cannot compute the variance of a last batch of one image.
         count = len(part) - (len(part) % self.batch_size == 1 and len(part) > 1)
         batches = math.ceil(count / self.batch_size)
@@ -78,7 +69,12 @@ class PruneGradient(StructuredPruning):
             order = torch.randperm(len(part), generator=generator)[:count]
             losses = []
             for images, labels in part.batches(self.batch_size, order):
-                losses.append(self._step(model, optimizer, images.to(noise), labels.to(noise.device), scores))
+                loss = F.cross_entropy(model(images.to(noise)), labels.to(noise.device))
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                self._add_importance(model, scores)
+                optimizer.step()
+                losses.append(loss.detach())
                 share = schedule.get(epoch * batches + len(losses))
                 if share is not None:
                     self._refuse_divergence(losses, epoch)
@@ -108,24 +104,12 @@ class PruneGradient(StructuredPruning):
         model.train().requires_grad_(True)
         return OPTIMIZERS[self.optimizer](model.parameters(), lr=self.lr)
 
-    def _step(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        images: Tensor,
-        labels: Tensor,
-        scores: Mapping[str, Tensor],
-    ) -> Tensor:
-        """The loss of one batch, on which the model is trained; its gradients are added to ``scores``."""
-        loss = F.cross_entropy(model(images), labels)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+    def _add_importance(self, model: nn.Module, scores: Mapping[str, Tensor]) -> None:
+        """Add the gradients of one batch to the scores of the layers' rows."""
         for name, score in scores.items():
             weight = model.get_submodule(name).get_parameter("weight")
             if weight.grad is not None:
                 score += self._importance(weight.grad, weight.detach()).flatten(1).sum(1)
-        optimizer.step()
-        return loss.detach()
 
     def _importance(self, gradient: Tensor, weight: Tensor) -> Tensor:
         if self.score == "signed":
@@ -133,13 +117,9 @@ class PruneGradient(StructuredPruning):
         return gradient.abs() if self.score == "abs" else (gradient * weight).square()
 
     def _kept_after(self, share: float, initial_units: dict[str, int], name: str, units: int) -> int:
-        """How many units of a layer remain after a share of its removals.
+        """How many units of layer ``name`` remain after a share of its removals.
 
-        Args:
-            share: The share of the removals.
-            initial_units: Units of each layer before the first pruning; an unseen layer is added.
-            name: The layer.
-            units: Its present number of units.
+        ``initial_units`` remembers the ``units`` of each layer before its first pruning.
         """
         initial = initial_units.setdefault(name, units)
         return initial - round(share * (initial - self.kept(initial)))

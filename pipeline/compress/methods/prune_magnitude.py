@@ -1,14 +1,13 @@
 """Structured pruning by magnitude, after training, as in Li et al. (2017, arXiv:1608.08710)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.compress.channels import prune_channels
-from pipeline.compress.contract import CompressedModel, LayerStats
-from pipeline.compress.layers import sound_matrix
-from pipeline.compress.structured_pruning import StructuredPruning, as_compressed, noise_like, require_train
+from pipeline.compress.layers import weight_matrix
+from pipeline.compress.structured_pruning import StructuredPruning
 from pipeline.config.registry import COMPRESSIONS
 from pipeline.task.contract import Part
 
@@ -24,16 +23,7 @@ class PruneMagnitude(StructuredPruning):
     norm: Literal["l1", "l2"] = "l2"
     """The norm of a row of the weight ``[out, in * kh * kw]``: ``sum |w|`` or ``sqrt(sum w^2)``."""
 
-    def compress_model(
-        self,
-        model: nn.Module,
-        targets: Sequence[str],
-        stats: Mapping[str, Sequence[LayerStats]],
-        train: Part | None = None,
-    ) -> CompressedModel:
-        noise = noise_like(model, require_train(self.name, train))
-        matrices = {name: sound_matrix(model, name) for name in targets}
+    def pruned(self, model: nn.Module, targets: Sequence[str], train: Part, noise: Tensor) -> nn.Module:
         order = {"l1": 1, "l2": 2}[self.norm]
-        norms = {name: matrix.double().norm(order, dim=1) for name, matrix in matrices.items()}
-        pruned = prune_channels(model, targets, noise, norms, lambda _, units: self.kept(units))
-        return as_compressed(pruned.model, targets)
+        norms = {name: weight_matrix(model.get_submodule(name)).double().norm(order, dim=1) for name in targets}
+        return prune_channels(model, targets, noise, norms, lambda _, units: self.kept(units)).model

@@ -3,9 +3,9 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import torch
 from pydantic import AfterValidator
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from pipeline.compress.contract import LayerCompression, LayerStats
 from pipeline.compress.packing import pack, unpack
-from pipeline.compress.weight import CompressedWeight
+from pipeline.compress.weight import MatrixWeight
 from pipeline.config.registry import COMPRESSIONS
 
 
@@ -93,7 +93,7 @@ class Blocks:
 
 
 @dataclass(frozen=True)
-class SparseWeight(CompressedWeight):
+class SparseWeight(MatrixWeight):
     """The kept values and their positions.
 
     Args:
@@ -102,16 +102,8 @@ class SparseWeight(CompressedWeight):
         blocks: How the weight is divided.
     """
 
-    weight: Tensor
     kept: Tensor
     blocks: Blocks
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.weight.shape[0], self.weight.shape[1]
-
-    def dense(self) -> Tensor:
-        return self.weight
 
     @property
     def macs(self) -> int:
@@ -125,9 +117,6 @@ class SparseWeight(CompressedWeight):
         chosen = chosen | (padding & (padding.cumsum(1) <= missing))
         codes = torch.searchsorted(self.blocks.as_integers(self.blocks.choices()), self.blocks.as_integers(chosen))
         return {"index": pack(codes, self.blocks.code_width), "value": self.weight[self.kept].float()}
-
-    def scaled_rows(self, gain: Tensor) -> Self:
-        return replace(self, weight=self.weight * gain.to(self.weight)[:, None])
 
 
 def block_scores(weight: Tensor, score: str, stats: LayerStats | None) -> Tensor:
