@@ -14,7 +14,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
     >>> nearest("cosin", ["constant", "cosine"])
     "; did you mean 'cosine'?"
-    >>> nearest("linear", ["constant", "cosine"])
+    >>> nearest("warm", ["constant", "cosine"])
     ''
     """
     similar = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
