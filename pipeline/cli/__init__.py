@@ -1,9 +1,12 @@
-"""The verbs, in three acts: parse, call, print, exit code. Torch is imported inside a verb, never for --help."""
+"""The command line: one file per verb, which parses, calls, prints, and ends with an exit code.
 
-from pipeline.cli import launch, look, take  # each adds its verbs to the command, in this order
+A verb imports torch when it runs, so that ``--help`` answers at once.
+"""
+
+from pipeline.cli import ls, new, check, plan, run, status, report, dashboard, export, clean  # isort: skip
 from pipeline.cli.app import app
 
-__all__ = ["app", "launch", "look", "main", "take"]
+__all__ = ["app", "check", "clean", "dashboard", "export", "ls", "main", "new", "plan", "report", "run", "status"]
 
 
 def main() -> None:

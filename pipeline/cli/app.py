@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -40,8 +41,21 @@ Seed = Annotated[int | None, typer.Option(min=0, help="Takes the place of the st
 CacheLimit = Annotated[float, typer.Option(min=0, help="GB on disk for outputs of frozen layers; oldest out first.")]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"restora {version('restora')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _main(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+def _main(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     os.environ["RESTORA_DEBUG"] = "1" if debug else os.environ.get("RESTORA_DEBUG", "")
 
 
@@ -53,7 +67,7 @@ def read_spec(study: str, seed: int | None = None) -> "StudySpec":
 
 
 def print_json(table: Any) -> None:
-    """Print what any reader of JSON takes: numbers that are none become null."""
+    """Print strict JSON; NaN and infinities become null."""
     print(json.dumps(_finite(table), indent=2, allow_nan=False))
 
 
@@ -66,7 +80,7 @@ def _finite(value: Any) -> Any:
 
 
 def results_of(study: str, storage: str | None, *others: str) -> "list[CombinationResult]":
-    """What is stored of a study, and of others beside it."""
+    """What the database holds of a study, and of others beside it."""
     from pipeline.config.study_file import stored_name
     from pipeline.paths import default_database
     from pipeline.results.stored_results import read_results
@@ -75,3 +89,9 @@ def results_of(study: str, storage: str | None, *others: str) -> "list[Combinati
     url = storage or default_database()
     with storage_errors(url):
         return read_results(open_storage(url, create=False), *map(stored_name, (study, *others)))
+
+
+def file_sizes(path: Path) -> dict[str, int]:
+    """Bytes of a file, or of every file in a folder by its path there."""
+    files = [path] if path.is_file() else [each for each in sorted(path.rglob("*")) if each.is_file()]
+    return {str(file.relative_to(path)) if file != path else file.name: file.stat().st_size for file in files}

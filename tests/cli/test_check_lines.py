@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from pipeline.terminal.check_lines import tick_lines
+from pipeline.cli.check import tick_lines
 
 TICKS = [("data is there", True, "5 images"), ("every image decodes", False, "1 found:\n  a.png\nto do: remove it")]
 

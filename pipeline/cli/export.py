@@ -1,12 +1,11 @@
-"""The third act: the checkpoints, and what may go."""
+"""`restora export`: checkpoints of the winners."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pipeline.cli import complete
-from pipeline.cli.app import Database, Device, Json, Study, app, print_json, read_spec, results_of
+from pipeline.cli.app import Database, Device, Json, Study, app, file_sizes, print_json, read_spec, results_of
 from pipeline.cli.verb import carried_out
 
 
@@ -23,7 +22,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace checkpoints that are there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the best checkpoint of each rank, truly packed, with its card."""
+    """Write the best checkpoint of each rank, packed, with its card."""
     from pipeline.config.study_file import pinned
     from pipeline.environment import choose_device
     from pipeline.errors import NothingUsableError, UsageError
@@ -56,40 +55,8 @@ def export(
             else:
                 folders = export_ranks(objectives[name], results[name], kept, force=force)
             for folder in folders:
-                written.append({"combination": name, "folder": str(folder), "files": _sizes(folder)})
+                written.append({"combination": name, "folder": str(folder), "files": file_sizes(folder)})
                 if not as_json:
                     print(folder)
     if as_json:
         print_json(written)
-
-
-@app.command(epilog="Example: restora clean --dry-run    Next: restora run STUDY makes again what it needs")
-@carried_out
-def clean(
-    storage: Database = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Remove caches, half-written files, and kept adapters that are no stored winner's; never trials or exports."""
-    from pipeline.paths import default_database
-    from pipeline.run.cleanup import remove, unneeded
-    from pipeline.store.database import open_storage, storage_errors
-
-    url = storage or default_database()
-    with storage_errors(url):
-        paths = unneeded(open_storage(url, create=False))
-    removed: list[dict[str, Any]] = []
-    for path in paths:
-        removed.append({"path": str(path), "bytes": sum(_sizes(path).values())})
-        if not as_json:
-            print(path)
-        if not dry_run:
-            remove(path)
-    if as_json:
-        print_json({"dry_run": dry_run, "bytes": sum(each["bytes"] for each in removed), "removed": removed})
-
-
-def _sizes(path: Path) -> dict[str, int]:
-    """Bytes of each file of a folder by its path in it, or of the one file."""
-    files = [path] if path.is_file() else [each for each in sorted(path.rglob("*")) if each.is_file()]
-    return {str(file.relative_to(path)) if file != path else file.name: file.stat().st_size for file in files}

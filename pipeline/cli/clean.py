@@ -1,0 +1,34 @@
+"""`restora clean`: remove what can be made again."""
+
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.cli.app import Database, Json, app, file_sizes, print_json
+from pipeline.cli.verb import carried_out
+
+
+@app.command(epilog="Example: restora clean --dry-run    Next: restora run STUDY makes again what it needs")
+@carried_out
+def clean(
+    storage: Database = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove caches, incomplete files, and adapters that belong to no winner; never trials or exports."""
+    from pipeline.paths import default_database
+    from pipeline.run.cleanup import remove, unneeded
+    from pipeline.store.database import open_storage, storage_errors
+
+    url = storage or default_database()
+    with storage_errors(url):
+        paths = unneeded(open_storage(url, create=False))
+    removed: list[dict[str, Any]] = []
+    for path in paths:
+        removed.append({"path": str(path), "bytes": sum(file_sizes(path).values())})
+        if not as_json:
+            print(path)
+        if not dry_run:
+            remove(path)
+    if as_json:
+        print_json({"dry_run": dry_run, "bytes": sum(each["bytes"] for each in removed), "removed": removed})

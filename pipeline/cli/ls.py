@@ -1,0 +1,59 @@
+"""`restora ls`: everything that a study file can name."""
+
+import sys
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.cli.app import Json, app, print_json
+from pipeline.cli.verb import carried_out
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+
+@app.command(epilog="Example: restora ls --json | jq '.compressions[].name'    Next: restora new NAME")
+@carried_out
+def ls(as_json: Json = False) -> None:
+    """List everything that a study file can name, and the studies."""
+    from pipeline.terminal.text import print_lines
+
+    table = listing()
+    if as_json:
+        print_json(table)
+    else:
+        print_lines(listing_lines(table), sys.stdout)
+
+
+def listing() -> dict[str, list[dict[str, str]]]:
+    """Name and summary of every registered method by kind, and of the study files in ``studies/``."""
+    from pipeline.config.registry import REGISTRIES
+
+    table = {
+        kind: [{"name": method.name, "summary": method.summary()} for method in registry]
+        for kind, registry in REGISTRIES.items()
+    }
+    table["studies"] = [_study(path) for path in sorted(Path("studies").glob("*.toml"))]
+    return table
+
+
+def _study(path: Path) -> dict[str, str]:
+    """Name of a study file, and its first line, which says what it is for."""
+    text = path.read_text()
+    try:
+        name = str(tomllib.loads(text).get("name", path.stem))
+    except tomllib.TOMLDecodeError as error:
+        return {"name": path.stem, "summary": f"not valid TOML: {error}"}
+    return {"name": name, "summary": text.partition("\n")[0].removeprefix("#").strip()}
+
+
+def listing_lines(table: dict[str, list[dict[str, str]]]) -> "list[Text]":
+    """The listing as lines: a heading per kind, and a line per name."""
+    from rich.text import Text
+
+    lines = []
+    for kind, entries in table.items():
+        width = max(map(len, (entry["name"] for entry in entries)), default=0)
+        lines.append(Text(kind, style="bold"))
+        lines += [Text(f"  {entry['name']:<{width}}  {entry['summary']}") for entry in entries]
+    return lines

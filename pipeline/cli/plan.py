@@ -1,0 +1,37 @@
+"""`restora plan`: what a run would do and take."""
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.app import Device, Json, Seed, Study, app, print_json, read_spec
+from pipeline.cli.verb import carried_out
+
+logger = logging.getLogger(__name__)
+
+
+@app.command(epilog="Example: restora plan quickstart    Next: restora run quickstart")
+@carried_out
+def plan(
+    study: Study,
+    as_json: Json = False,
+    device: Device = "auto",
+    seed: Seed = None,
+    score: Annotated[bool, typer.Option("--score", help="Score cells untrained; trains a missing baseline.")] = False,
+) -> None:
+    """Show what a run would do and need: cells, trials, trainable parameters, bytes, memory, disk, time."""
+    from pipeline.environment import choose_device
+    from pipeline.run.estimate import objectives_to_plan, plan_study
+    from pipeline.terminal.plan_lines import plan_lines
+    from pipeline.terminal.text import print_lines
+
+    spec = read_spec(study, seed)
+    objectives = objectives_to_plan(spec, choose_device(device), score=score)
+    table = plan_study(spec, objectives, score=score)
+    if as_json:
+        print_json(table)
+    else:
+        print_lines(plan_lines(table), sys.stdout)
+    logger.info(f"next: restora run {study}")

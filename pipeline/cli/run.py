@@ -1,0 +1,78 @@
+"""`restora run`: create or resume a study."""
+
+import logging
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli.app import CacheLimit, Database, Device, Seed, Study, app, read_spec
+from pipeline.cli.verb import carried_out, command_given
+from pipeline.terminal.console import Console
+
+if TYPE_CHECKING:
+    from pipeline.config.spec import StudySpec
+
+logger = logging.getLogger(__name__)
+
+
+@app.command(epilog="Example: restora run quickstart --timeout 3600    Next: restora report quickstart")
+@carried_out
+def run(
+    study: Study,
+    storage: Database = None,
+    device: Device = "auto",
+    seed: Seed = None,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds after which to stop, resumable.")] = None,
+    cohort: Annotated[
+        int | None, typer.Option(min=1, help="Trials trained in one pass; else as many as are measured quickest.")
+    ] = None,
+    cache_limit: CacheLimit = 50,
+) -> None:
+    """Create or resume a study. Running it again is always right, and adds nothing once the budgets are met."""
+    from pipeline.config.study_file import study_file
+    from pipeline.dashboard.feed import FEED_WAIT, Feed
+    from pipeline.environment import choose_device
+    from pipeline.guard import Guard, StopTraining
+    from pipeline.paths import LOGS, default_database
+    from pipeline.run.study_run import RunOptions, run_study
+    from pipeline.search.events import AllOf
+    from pipeline.store.database import open_storage, storage_errors
+
+    spec = read_spec(study, seed)
+    url = storage or default_database()
+    options = RunOptions(
+        command=command_given(),
+        file=study_file(study).read_text(),
+        device=choose_device(device),
+        cohort=cohort,
+        cache_limit=round(cache_limit * 1e9),
+    )
+    console = Console(LOGS / f"{spec.name}.log", spec.name, trials_to_come(spec, url))
+    with console, Guard(timeout), storage_errors(url):
+        feed = Feed(open_storage(url, wait=FEED_WAIT), spec.name)
+        try:
+            run_study(spec, open_storage(url), options, AllOf(console, feed))
+        except (StopTraining, KeyboardInterrupt) as stop:
+            console.end_table()
+            reason = str(stop) or "interrupted twice"
+            logger.warning(f"stopped: {reason}; what had finished is stored. To resume: {command_given()}")
+            raise typer.Exit(stop.exit_code if isinstance(stop, StopTraining) else 130) from None
+        logger.info(f"done. next: restora report {study}; restora export {study}; restora dashboard")
+
+
+def trials_to_come(spec: "StudySpec", url: str) -> dict[str, int]:
+    """Trials that each combination of a study still lacks, in the study file's order.
+
+    A combination whose state cannot be read quickly, as after a killed run, counts as not begun.
+    """
+    from pipeline.results.progress import progress_of
+    from pipeline.results.status import read_status
+    from pipeline.space import cells, fitted
+
+    stored = read_status(url, spec.name, with_reasons=False) or []
+    done = {combination["combination"]: progress_of(combination).done for combination in stored}
+    to_come = {}
+    for combination in spec.combination:
+        search = fitted(spec.search, combination.adapter)
+        to_come[combination.name] = max(0, search.trials * len(cells(search)) - done.get(combination.name, 0))
+    return to_come

@@ -1,0 +1,45 @@
+"""`restora status`: how far a study is."""
+
+import functools
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.cli.app import Database, Json, Study, app, print_json, results_of
+from pipeline.cli.verb import carried_out
+
+
+@app.command(epilog="Example: restora status quickstart --watch    Next: restora run quickstart")
+@carried_out
+def status(
+    study: Study,
+    storage: Database = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it until it is finished; ends with Ctrl-C.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show for each cell: budget, trials by state, best value and trial, and why trials failed."""
+    from pipeline.config.study_file import stored_name
+    from pipeline.locks import is_run
+    from pipeline.paths import default_database
+    from pipeline.results.status import read_status
+    from pipeline.terminal.status_lines import status_lines
+    from pipeline.terminal.text import print_lines
+    from pipeline.terminal.watch import watch as watch_study
+
+    url, name = storage or default_database(), stored_name(study)
+
+    def read(*, with_reasons: bool = False) -> list[dict[str, Any]]:
+        table = read_status(url, name, with_reasons=with_reasons)
+        if table is None:
+            from pipeline.results.tables import status_table  # it brings Optuna, which the summary does not need
+
+            table = status_table(results_of(study, storage))
+        return table
+
+    if watch:
+        watch_study(name, read, functools.partial(is_run, url, name), as_json=as_json)
+    elif as_json:
+        print_json(read(with_reasons=True))
+    else:
+        print_lines(status_lines(read()), sys.stdout)
