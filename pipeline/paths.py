@@ -8,6 +8,7 @@ from pathlib import Path
 STORAGE = Path("storage")
 ANSWERS = STORAGE / "cache" / "answers"
 BASELINES = STORAGE / "cache" / "baselines"
+CHECKED = STORAGE / "cache" / "checked"
 COMPRESSED = STORAGE / "cache" / "compressed"
 FEATURES = STORAGE / "cache" / "features"
 SPECTRA = STORAGE / "spectra"
@@ -44,7 +45,7 @@ def default_database() -> str:
     return os.environ.get("RESTORA_STORAGE", f"sqlite:///{STORAGE / 'studies.db'}")
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file so that ``path`` is the old one or the new one, never half: a neighbour is swapped in."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")

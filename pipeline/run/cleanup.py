@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from pipeline.paths import ANSWERS, BASELINES, COMPRESSED, FEATURES, STORAGE
+from pipeline.paths import ANSWERS, BASELINES, CHECKED, COMPRESSED, FEATURES, STORAGE
 from pipeline.results.stored_results import read_all
 from pipeline.store.database import Database
 from pipeline.store.kept_adapters import Kept
@@ -28,6 +28,7 @@ def unneeded(storage: Database) -> list[Path]:
     half_written = {*strays, *replaced}
     features = {folder for folder in FEATURES.glob("*") if folder.is_dir() and not is_in_use(folder)}
     kept = {path for folder in (ANSWERS, BASELINES, COMPRESSED) for path in folder.glob("*.safetensors")}
+    kept |= set(CHECKED.glob("*.json"))
     return sorted({*half_written, *(adapters - winners), *kept, *features})
 
 

@@ -1,9 +1,11 @@
-"""What can be wrong with a study's data and weights, found before anything is trained."""
+"""What can be wrong with a study's data and weights, found before its first trial."""
 
 import hashlib
+import json
+import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,11 +13,19 @@ from typing import NamedTuple
 import torch
 
 from pipeline.config.task_spec import TaskSpec
-from pipeline.errors import RestoraError
+from pipeline.environment import versions
+from pipeline.errors import IntegrityError, RestoraError
+from pipeline.guard import check_stop
+from pipeline.hashes import fingerprint
+from pipeline.paths import CHECKED, write_whole
 from pipeline.task.data.contract import Images, Items
 from pipeline.task.data.decode import as_rgb
 from pipeline.task.split import split
 
+logger = logging.getLogger(__name__)
+
+CHECKS = 1
+"""Version of the checks of images; data that passed other ones is checked again."""
 SHOWN = 20
 """How many faults of one kind are listed; the rest are counted."""
 
@@ -55,6 +65,33 @@ def check_task(spec: TaskSpec) -> Iterator[Finding]:
     yield Finding("data is there", True, f"{sizes}{len(images.classes)} classes")
     yield _model_loads(spec, len(images.classes))
     yield from check_images(spec, images)
+
+
+def refuse_bad_data(spec: TaskSpec, hashes: Mapping[str, str], *, begun: bool) -> None:
+    """Check the data of a study before its first trial; data that passed once is not checked again.
+
+    Args:
+        spec: The study file's ``[task]``.
+        hashes: The sha256 of the task's ``data`` and ``split``.
+        begun: Whether the study has trials. It may then go on with bad data, which are logged: mending them would make
+            it a study of other data.
+
+    Raises:
+        IntegrityError: A check failed, and the study has not begun.
+    """
+    path = CHECKED / f"{fingerprint([CHECKS, hashes['data'], hashes['split']])}.json"
+    if path.exists():
+        return
+    logger.info("data: every image is decoded once, before the first trial")
+    failed = [finding for finding in check_images(spec, spec.data.open()) if not finding.ok]
+    said = "\n".join(f"{finding.what}: {finding.said}" for finding in failed)
+    if failed and not begun:
+        raise IntegrityError(f"the data is not ready:\n{said}")
+    if failed:
+        logger.warning(f"data: this study goes on with data that a new one would refuse:\n{said}")
+        return
+    note = json.dumps({"data": hashes["data"], "split": hashes["split"], "versions": versions()})
+    write_whole(path, lambda temporary: temporary.write_text(note))
 
 
 def check_images(spec: TaskSpec, images: Images) -> Iterator[Finding]:
@@ -107,6 +144,7 @@ def _classes_have_images(images: Images) -> Finding:
 
 def _decode_all(items: Items) -> list[DecodedImage]:
     def decode(index: int) -> DecodedImage:
+        check_stop()
         try:
             stored = items.stored(index)
             image = as_rgb(stored, items.where(index))

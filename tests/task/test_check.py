@@ -1,14 +1,19 @@
 import dataclasses
 import shutil
+from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
+from stopping import StopAfter
 from tiny_data import write_images
 
 from pipeline.config.task_spec import TaskSpec
-from pipeline.task import check_task
-from pipeline.task.data.contract import ArrayItems, Images
-from pipeline.task.data_check import check_images
+from pipeline.errors import IntegrityError
+from pipeline.guard import StopTraining
+from pipeline.paths import CHECKED
+from pipeline.task.data.contract import ArrayItems, FileItems, Images
+from pipeline.task.data_check import check_images, check_task, refuse_bad_data
 
 
 def ticks(tmp_path, **tables):
@@ -107,3 +112,42 @@ def test_duplicates_within_a_published_data_set_are_counted_and_allowed():
     assert not list(check_images(spec, images))[-1].ok
     *_, found = check_images(spec, dataclasses.replace(images, published=True))
     assert (found.ok, found.said) == (True, "3 of 3 test images are in both, as published")
+
+
+HASHES = {"data": "d", "split": "s"}
+
+
+class TestBeforeTheFirstTrial:
+    @pytest.fixture
+    def spec(self, tmp_path):
+        data = {"source": "image-folder", "root": str(both(tmp_path / "images"))}
+        return TaskSpec.model_validate({"model": {"source": "mlp", "widths": [192, 3]}, "data": data})
+
+    @pytest.fixture
+    def damage(self, spec):
+        path = Path(spec.data.root) / "test" / "red" / "001.png"
+        path.write_bytes(path.read_bytes()[:60])
+        return path
+
+    def test_damaged_test_images_are_refused_by_name(self, spec, damage):
+        with pytest.raises(IntegrityError, match=rf"every image decodes: 1 found:\n  {damage}"):
+            refuse_bad_data(spec, HASHES, begun=False)
+
+    def test_a_study_that_has_begun_goes_on_and_says_what_is_damaged(self, spec, damage, caplog):
+        refuse_bad_data(spec, HASHES, begun=True)
+        assert str(damage) in caplog.text
+        assert not list(CHECKED.glob("*"))
+
+    def test_data_that_passed_is_not_decoded_again_and_other_data_is(self, spec, monkeypatch):
+        decoded = []
+        stored = FileItems.stored
+        monkeypatch.setattr(FileItems, "stored", lambda items, index: decoded.append(index) or stored(items, index))
+        for _ in range(2):
+            refuse_bad_data(spec, HASHES, begun=False)
+        assert len(decoded) == 39
+        refuse_bad_data(spec, {**HASHES, "data": "other"}, begun=False)
+        assert len(decoded) == 2 * 39
+
+    def test_a_signal_stops_it(self, spec):
+        with StopAfter(5), pytest.raises(StopTraining):
+            refuse_bad_data(spec, HASHES, begun=False)
