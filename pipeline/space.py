@@ -12,6 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from pipeline.config.fields import Range
 from pipeline.config.registry import LOSSES
 from pipeline.config.search_spec import SearchSpec
+from pipeline.wording import UNRANKED
 
 if TYPE_CHECKING:  # reading a stored study needs no torch
     from pipeline.adapt.contract import Adapter
@@ -83,10 +84,6 @@ class Ask:
     origin: str
     values: Values
     asked: datetime = field(default_factory=datetime.now)
-
-
-UNRANKED = "none"
-"""What stands for the init of an adapter that has none; its rank is 0."""
 
 
 def fitted(search: SearchSpec, adapter: "Adapter") -> SearchSpec:

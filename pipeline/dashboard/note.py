@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.report.numbers_text import NOTHING, init_said, listed, percent, rank_said, size
 from pipeline.results.recovered import cell_recovery, winner_accuracy
 from pipeline.results.stored_results import CellResult, CombinationResult, Score, latest_run
-from pipeline.wording import counted
+from pipeline.wording import NOTHING, cell_name, counted, init_name, listed, percent, size
 
 LINE = "*What you write below this line is kept.*"
 PARTS = {"train": "training", "val": "validation", "test": "test"}
@@ -30,7 +29,7 @@ def combination_note(result: CombinationResult) -> str:
     """What a combination is and came to so far."""
     pinned, task = result.facts["pinned"], result.facts.get("task", {})
     method = pinned.get("combination", {})
-    inits = listed(dict.fromkeys(_plain(init_said(cell.cell.init)) for cell in result.cells))
+    inits = listed(dict.fromkeys(_plain(init_name(cell.cell.init, NOTHING)) for cell in result.cells))
     layers = counted(result.facts["targets"], "layer") if "targets" in result.facts else "layers"
     what = f"**{_plain(result.name)}** of study **{_plain(result.of)}**"
     methods = [
@@ -84,9 +83,8 @@ def _cell_row(own: str, result: CombinationResult, cell: CellResult, part: str) 
 
 
 def _cell(result: CombinationResult, cell: CellResult) -> str:
-    rank, init = rank_said(result, cell.cell.rank), _plain(init_said(cell.cell.init))
-    word = "budget" if result.budget_unit else "rank"
-    return "best" if rank == NOTHING else f"{word} {rank}, {init}"
+    rank, init = cell.cell.rank, cell.cell.init
+    return _plain(cell_name(rank, init, result.budget_unit)) if rank else "best"
 
 
 def _row(name: str, scores: tuple[str, str], taken: int, ratio: float, won: str = "", trial: str = "") -> list[str]:

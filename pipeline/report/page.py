@@ -10,7 +10,6 @@ from pipeline.paths import write_whole
 from pipeline.report.document import document
 from pipeline.report.figures.contract import Figure, NothingToDraw
 from pipeline.report.figures.labels import measured
-from pipeline.report.numbers_text import listed
 from pipeline.report.sections.glossary_section import glossary_section
 from pipeline.report.sections.pictures_section import Drawn, draw, pictures_section
 from pipeline.report.sections.reproduction_section import reproduction_section
@@ -22,6 +21,7 @@ from pipeline.report.sections.trials_section import trials_section
 from pipeline.results.stored_results import CombinationResult
 from pipeline.results.table_rows import EpochRow, EvaluationRow, TrialRow
 from pipeline.results.tables import epoch_rows, evaluation_rows, trial_rows, write_csv
+from pipeline.wording import listed
 
 Rows = Callable[[Sequence[CombinationResult]], Iterable[Mapping[str, Any]]]
 TABLES: dict[str, tuple[type, Rows, str]] = {

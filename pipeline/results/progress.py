@@ -119,10 +119,3 @@ def progress_of(combination: Mapping[str, Any]) -> Progress:
         for cell in combination["cells"]
     )
     return Progress(cells, combination["epochs"], combination["metric"], combination["unit"])
-
-
-def cell_name(rank: int, init: str, unit: str | None) -> str:
-    """A cell for people: ``rank 4 svd``, ``1700 bytes svd`` where budgets are spread, ``-`` without either."""
-    if not rank:
-        return "-"
-    return f"{rank} {unit} {init}" if unit else f"rank {rank} {init}"

@@ -14,7 +14,7 @@ from pipeline.guard import StopTraining
 from pipeline.objective.objective import Objective
 from pipeline.objective.passes import Pass, pack
 from pipeline.objective.scores import best_scored, score_cells
-from pipeline.results.progress import CellProgress, Progress, cell_name
+from pipeline.results.progress import CellProgress, Progress
 from pipeline.search.events import Events
 from pipeline.search.history import History
 from pipeline.space import Ask, Cell, Values, cell_of, cell_space, cells, full_space, middle
@@ -22,6 +22,7 @@ from pipeline.store.kept_adapters import Kept
 from pipeline.store.ledger import Ledger, bury_abandoned, is_told, was_killed
 from pipeline.train.lane import Lane
 from pipeline.train.parallel import side_by_side, workers
+from pipeline.wording import cell_name
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ class Coordinator:
         if not search.queued or not unbegun:
             return {}
         best = best_scored(score_cells(self.objective), search.queued)
-        names = ", ".join(cell_name(cell.rank, cell.init, _unit(search)) for cell in best)
+        names = "; ".join(cell_name(cell.rank, cell.init, _unit(search)) for cell in best)
         logger.info(
             f"{self._name}: begin with the middle of every range, for they score best before any training: {names}"
         )

@@ -5,9 +5,8 @@ from typing import Any
 
 from rich.text import Text
 
-from pipeline.results.progress import cell_name
 from pipeline.terminal.text import aligned
-from pipeline.wording import counted, duration, readable_bytes
+from pipeline.wording import cell_name, counted, duration, rank_name, readable_bytes
 
 WIDTH = 80
 """Characters of a line."""
@@ -100,7 +99,7 @@ def _notes(combination: dict[str, Any]) -> list[Text]:
     """What ranks come to in single layers."""
     unit, notes = (combination["allocation"] or {}).get("unit"), list[str]()
     for plan in combination["ranks"]:
-        rank = f"{plan['rank']:,} {unit}" if unit else f"rank {plan['rank']:,}"
+        rank = rank_name(plan["rank"], unit)
         clipped = ", ".join(f"{layer} takes {own}" for layer, own in plan["clipped"].items())
         larger = ", ".join(plan["larger"])
         notes += [f"{rank}: {clipped}"] if clipped else []

@@ -1,7 +1,7 @@
 """Where a search stands, in lines: for the log file, and off a terminal."""
 
-from pipeline.results.progress import CellProgress, Progress, cell_name
-from pipeline.wording import duration
+from pipeline.results.progress import CellProgress, Progress
+from pipeline.wording import cell_name, duration
 
 
 def progress_line(name: str, progress: Progress, rate: float | None, passed: float | None, left: float | None) -> str:

@@ -3,7 +3,7 @@ from stopping import StopAfter
 from tiny_studies import make_objective, make_spec, search
 
 from pipeline.guard import StopTraining
-from pipeline.results.progress import CellProgress, Progress, cell_name, progress_of
+from pipeline.results.progress import CellProgress, Progress, progress_of
 from pipeline.results.status import read_status
 
 
@@ -70,9 +70,3 @@ def test_what_is_left_is_what_the_search_will_ask_for(states, left):
 def test_running_trials_count_for_the_part_that_they_have_behind_them():
     cells = (CellProgress(2, "svd", 4, running=3, epoch=2), CellProgress(4, "svd", 4, running=1, epoch=4))
     assert Progress(cells, epochs=8).parts == pytest.approx(3 * 2 / 8 + 4 / 8)
-
-
-def test_a_cell_is_called_what_it_is():
-    assert cell_name(4, "svd", None) == "rank 4 svd"
-    assert cell_name(1700, "svd", "bytes") == "1700 bytes svd"
-    assert cell_name(0, "none", None) == "-"

@@ -61,7 +61,7 @@ def test_an_adapter_without_ranks_shows_neither_rank_nor_init():
 
 def test_combinations_that_are_done_stay_as_a_line_each():
     done = [("svd", progress(cell(complete=6, pruned=3, best=0.9)))]
-    assert "✓ svd  9/9 trials, 3 pruned, best accuracy 0.9000 (rank 2 svd)" in text(view(done=done), 80, 24)
+    assert "✓ svd  9/9 trials, 3 pruned, best accuracy 0.9000 (rank 2, svd)" in text(view(done=done), 80, 24)
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (80, 10), (40, 12), (120, 40)])

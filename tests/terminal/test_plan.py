@@ -43,7 +43,7 @@ def test_time_says_what_other_seeds_take_of_it():
 
 
 def test_layers_that_take_less_than_a_rank_are_named():
-    assert "  rank 1,024: head takes 10" in lines()
+    assert "  rank 1024: head takes 10" in lines()
 
 
 def test_budgets_are_not_called_ranks():

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.report.figures.axes import log_axis
-from pipeline.report.figures.labels import measured, seed_count, short
+from pipeline.report.figures.labels import measured, short
 from pipeline.report.figures.style import DASHES, Look
 from pipeline.report.theme import NEUTRAL
 from pipeline.results.stored_results import CellResult, CombinationResult, Score, mean_accuracy
 from pipeline.results.tables import interval
+from pipeline.wording import seed_count
 
 UNTESTED = {"test": "", "val": "Not every winner is tested yet"}
 """What stands below the title of a picture that shows a part."""

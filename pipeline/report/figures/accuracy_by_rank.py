@@ -16,7 +16,7 @@ from pipeline.report.figures.accuracy_axis import (
     whiskers,
 )
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
-from pipeline.report.figures.labels import hover, rank_axis, rank_name, words
+from pipeline.report.figures.labels import hover, rank_axis, rank_tick, words
 from pipeline.report.figures.style import Look, finish, look_of
 from pipeline.results.stored_results import CellResult, CombinationResult
 
@@ -72,7 +72,7 @@ def _draw(
         "marker": {"symbol": look.symbol(result.label, init), "size": 9},
     }
     figure.add_scatter(
-        x=[rank_name(result, cell.cell.rank) for cell, _ in drawn],
+        x=[rank_tick(result, cell.cell.rank) for cell, _ in drawn],
         y=[one.y for _, one in drawn],
         error_y=whiskers([one for _, one in drawn]),
         mode="lines+markers",
@@ -83,7 +83,7 @@ def _draw(
     several = [(cell, one) for cell, one in drawn if len(one.scores) > 1]
     if several:
         figure.add_scatter(
-            x=[rank_name(result, cell.cell.rank) for cell, _ in several],
+            x=[rank_tick(result, cell.cell.rank) for cell, _ in several],
             y=[one.y for _, one in several],
             error_y=seed_bars([one for _, one in several]),
             mode="markers",

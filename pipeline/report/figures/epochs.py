@@ -9,11 +9,12 @@ from plotly.subplots import make_subplots
 
 from pipeline.report.figures.axes import whole_steps
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
-from pipeline.report.figures.labels import cell_name, measured, rank_axis, rank_name, short
+from pipeline.report.figures.labels import measured, rank_axis, rank_tick, short
 from pipeline.report.figures.style import Look, finish, look_of
 from pipeline.results.stored_results import CombinationResult
 from pipeline.results.table_rows import EpochRow
 from pipeline.results.tables import epoch_rows
+from pipeline.wording import cell_name, rank_name
 
 
 @PICTURES.register("epochs")
@@ -44,7 +45,7 @@ class Epochs(Picture):
         longest = 1
         for result in results:
             for (rank, init), rows in groupby(epoch_rows([result]), lambda row: (row["rank"], row["init"])):
-                own, column = list(rows), ranks.index(rank_name(result, rank)) + 1
+                own, column = list(rows), ranks.index(rank_tick(result, rank)) + 1
                 longest = max(longest, len(own))
                 for row, trace in enumerate(_traces(look, result, init, own), start=1):
                     figure.add_scatter(**trace, row=row, col=column)
@@ -61,7 +62,7 @@ class Epochs(Picture):
 def _heads(results: Sequence[CombinationResult], ranks: Sequence[str]) -> list[str]:
     """What stands over each column."""
     named = {
-        rank_name(result, cell.cell.rank): cell_name(result, cell.cell.rank, "").rstrip(", ")
+        rank_tick(result, cell.cell.rank): rank_name(cell.cell.rank, result.budget_unit)
         for result in results
         for cell in result.cells
     }
@@ -70,9 +71,8 @@ def _heads(results: Sequence[CombinationResult], ranks: Sequence[str]) -> list[s
 
 def _traces(look: Look, result: CombinationResult, init: str, rows: Sequence[EpochRow]) -> Iterator[dict[str, Any]]:
     """Training loss, validation loss and validation accuracy of one trial."""
-    head = (
-        f"{short(result.label, 80)}, {short(cell_name(result, rows[0]['rank'], init), 80)}<br>trial {rows[0]['trial']}"
-    )
+    cell = short(cell_name(rows[0]["rank"], init, result.budget_unit), 80)
+    head = f"{short(result.label, 80)}, {cell}<br>trial {rows[0]['trial']}"
     drawn = {
         "training loss": [row["train_loss"] for row in rows],
         "validation loss": [row["val_loss"] for row in rows],

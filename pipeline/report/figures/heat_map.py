@@ -9,11 +9,12 @@ from plotly.subplots import make_subplots
 from pipeline.report.figures.accuracy_axis import UNTESTED, accuracy_text, cell_score, error, part_name, shown_part
 from pipeline.report.figures.axes import log_ticks
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
-from pipeline.report.figures.labels import cell_name, hover, init_name, rank_axis, rank_name, short
+from pipeline.report.figures.labels import cell_label, hover, rank_axis, rank_tick, short
 from pipeline.report.figures.style import finish
 from pipeline.report.theme import NEUTRAL
 from pipeline.results.stored_results import CellResult, CombinationResult
 from pipeline.space import Cell
+from pipeline.wording import init_name
 
 SCALE, MIDDLE = "Cividis", 0.467
 """The colours, and where black reads on them as well as white."""
@@ -100,7 +101,10 @@ def _draw(figure: Figure, result: CombinationResult, part: str, ends: tuple[floa
     scores = {cell.cell: (cell, cell_score(result, cell, part)) for cell in result.cells}
     found = {place: (cell, score) for place, (cell, score) in scores.items() if score}
     places = [[Cell(rank, init) for rank in ranks] for init in inits]
-    columns, rows = [rank_name(result, rank) for rank in ranks], [short(init_name(init), 20) for init in inits]
+    columns, rows = (
+        [rank_tick(result, rank) for rank in ranks],
+        [short(init_name(init), 20) for init in inits],
+    )
     bright = {place: _brightness(error(score.mean, score.images)) for place, (_, score) in found.items()}
     figure.add_heatmap(
         x=columns,
@@ -157,5 +161,5 @@ def _ink(share: float) -> str:
 
 def _missing(result: CombinationResult, cell: CellResult) -> str:
     states = ", ".join(f"{count} {state}" for state, count in cell.states.items() if count) or "none has begun"
-    name = short(f"{result.label}, {cell_name(result, cell.cell.rank, cell.cell.init)}", 200)
+    name = short(f"{result.label}, {cell_label(result, cell.cell)}", 200)
     return f"{name}<br>no complete trial yet; of {cell.budget}: {states}"

@@ -5,8 +5,8 @@ from html import escape
 from typing import Any
 
 from pipeline.results.stored_results import CellResult, CombinationResult
-from pipeline.space import UNRANKED
-from pipeline.wording import readable_bytes
+from pipeline.space import Cell
+from pipeline.wording import cell_name, rank_value, readable_bytes
 
 LONGEST = 32
 """Characters of a name in a legend or at an axis: as many as a phone has room for."""
@@ -33,35 +33,20 @@ def _either(names: Iterable[str]) -> str:
     return " or ".join(dict.fromkeys(names))
 
 
-def rank_name(result: CombinationResult, rank: int) -> str:
-    """A rank as an axis names it; ``-`` is an adapter without ranks."""
-    if rank == 0:
-        return "-"
-    if result.budget_unit == "bytes":
-        return readable_bytes(rank, digits=6)
-    return f"{rank:,}" if result.budget_unit else str(rank)
+def rank_tick(result: CombinationResult, rank: int) -> str:
+    """A rank or a budget as an axis writes it; the title of the axis gives the unit."""
+    return rank_value(rank, result.budget_unit, short=True)
 
 
-def init_name(init: str) -> str:
-    return "no init" if init == UNRANKED else init
-
-
-def seed_count(trained: int, failed: int) -> str:
-    """``3 seeds``, or ``2 of 3 seeds`` where training failed under one."""
-    return f"{trained} of {trained + failed} seeds" if failed else f"{trained} seed{'' if trained == 1 else 's'}"
-
-
-def cell_name(result: CombinationResult, rank: int, init: str) -> str:
-    """``rank 8, svd``; plain text."""
-    if rank == 0:
-        return "no ranks"
-    return f"{'budget' if result.budget_unit else 'rank'} {rank_name(result, rank)}, {init_name(init)}"
+def cell_label(result: CombinationResult, cell: Cell) -> str:
+    """``rank 8, svd`` or ``budget 20 kB, svd``; plain text."""
+    return cell_name(cell.rank, cell.init, result.budget_unit)
 
 
 def rank_axis(results: Sequence[CombinationResult]) -> dict[str, Any]:
     """An axis with a place for every rank that has a complete trial: adapters without ranks, then ranks, budgets."""
     found = {
-        (result.budget_unit or "", cell.cell.rank): rank_name(result, cell.cell.rank)
+        (result.budget_unit or "", cell.cell.rank): rank_tick(result, cell.cell.rank)
         for result in results
         for cell in result.cells
         if cell.best
@@ -113,7 +98,7 @@ def hover(result: CombinationResult, cell: CellResult, *lines: str) -> str:
         raise ValueError(f"{cell.cell} has no winner to speak of")
     params = ", ".join(f"{key} {_rounded(v)}" for key, v in cell.best.params.items() if key not in ("rank", "init"))
     size = f"{readable_bytes(cell.best.user_attrs['bytes'])}, {cell.best.user_attrs['ratio']:.2f} times smaller"
-    head = f"{result.label}, {cell_name(result, cell.cell.rank, cell.cell.init)}, trial {cell.best.number}"
+    head = f"{result.label}, {cell_label(result, cell.cell)}, trial {cell.best.number}"
     return "<br>".join(map(escape, filter(None, (head, *lines, params, size))))
 
 

@@ -8,13 +8,12 @@ from plotly.subplots import make_subplots
 
 from pipeline.report.blocks import Block, Column, Folded, Table, table
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
-from pipeline.report.figures.labels import cell_name, short, told_apart
+from pipeline.report.figures.labels import cell_label, short, told_apart
 from pipeline.report.figures.style import INKS, OVER, finish
-from pipeline.report.numbers_text import rank_said, size
 from pipeline.results.layer_bytes import LayerSize, compressed_bytes
 from pipeline.results.layer_bytes import layer_sizes as stored_sizes
 from pipeline.results.stored_results import CellResult, CombinationResult
-from pipeline.wording import readable_bytes
+from pipeline.wording import rank_value, readable_bytes, size
 
 PARTS = {"payload": "", "index": "/", "scale": "x", "bias": ".", "adapter": "-"}
 """What a compressed layer consists of, each with the pattern of its bars."""
@@ -72,7 +71,7 @@ def _best(result: CombinationResult) -> CellResult | None:
 
 def _head(result: CombinationResult) -> str:
     best = _best(result)
-    adapter = f"with {cell_name(result, best.cell.rank, best.cell.init)}" if best else "no adapter yet"
+    adapter = f"with {cell_label(result, best.cell)}" if best else "no adapter yet"
     return f"{short(result.label, 24)}<br>{short(adapter, 24)}"
 
 
@@ -125,7 +124,7 @@ def _table(result: CombinationResult, sizes: Sequence[LayerSize]) -> Table:
     ranks = sorted({int(rank) for layer in sizes for rank in layer["adapter"]})
     kind = "budget" if result.budget_unit else "rank"
     adapters = {
-        "adapter" if rank == 0 else f"adapter, {kind} {rank_said(result, rank)}": Column[LayerSize](
+        "adapter" if rank == 0 else f"adapter, {kind} {rank_value(rank, result.budget_unit)}": Column[LayerSize](
             "number",
             lambda layer, rank=rank: size(layer["adapter"].get(str(rank))),  # type: ignore[misc]
         )

@@ -13,9 +13,10 @@ from plotly.subplots import make_subplots
 from pipeline.report.figures.accuracy_axis import accuracy_text, error, validated_on
 from pipeline.report.figures.axes import linear_ticks, log_ticks
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
-from pipeline.report.figures.labels import cut, init_name, measured, rank_name, rank_word
+from pipeline.report.figures.labels import cut, measured, rank_tick, rank_word
 from pipeline.report.figures.style import finish
 from pipeline.results.stored_results import CombinationResult
+from pipeline.wording import init_name
 
 SCALE = ("#0072B2", "#5F72A4", "#8E6F8B", "#B4685F", "#D55E00")
 """From worse to better, by hue: lines of a scale by lightness would end as yellow on white or as blue on black."""
@@ -81,7 +82,7 @@ def _scale() -> list[tuple[float, str]]:
 def _dimensions(results: Sequence[CombinationResult], rows: Sequence[Row]) -> list[dict[str, Any] | None]:
     """An axis for each value, in the order in which trials name them; none for one that is the same in all trials."""
     named = {
-        (result.budget_unit or "", cell.cell.rank): rank_name(result, cell.cell.rank)
+        (result.budget_unit or "", cell.cell.rank): rank_tick(result, cell.cell.rank)
         for result in results
         for cell in result.cells
     }

@@ -7,7 +7,7 @@ from plotly.subplots import make_subplots
 
 from pipeline.report.figures.accuracy_axis import UNTESTED, Shown, cell_score, shown_part
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
-from pipeline.report.figures.labels import hover, measured, rank_axis, rank_name, rank_word
+from pipeline.report.figures.labels import hover, measured, rank_axis, rank_tick, rank_word
 from pipeline.report.figures.style import Look, finish, look_of
 from pipeline.report.theme import NEUTRAL
 from pipeline.results.recovered import cell_recovery, lost
@@ -80,7 +80,7 @@ def _draw(figure: Figure, look: Look, result: CombinationResult, init: str, own:
     upper = [max(ratios) - ratio for *_, ratio, ratios in own]
     lower = [ratio - min(ratios) for *_, ratio, ratios in own]
     figure.add_scatter(
-        x=[rank_name(result, cell.cell.rank) for cell, *_ in own],
+        x=[rank_tick(result, cell.cell.rank) for cell, *_ in own],
         y=[ratio for *_, ratio, _ in own],
         error_y={"array": upper, "arrayminus": lower, "width": 0, "thickness": 5},
         mode="lines+markers",

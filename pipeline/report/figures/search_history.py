@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from pipeline.report.figures.accuracy_axis import error, error_axis, validated_on
 from pipeline.report.figures.axes import whole_steps
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
-from pipeline.report.figures.labels import measured, rank_name, rank_word, short
+from pipeline.report.figures.labels import measured, rank_tick, rank_word, short
 from pipeline.report.figures.style import Look, finish, look_of, panels
 from pipeline.report.theme import NEUTRAL
 from pipeline.results.stored_results import CombinationResult
@@ -78,7 +78,7 @@ def _draw(figure: Figure, look: Look, result: CombinationResult, place: Mapping[
         figure.add_scatter(
             x=np.array([trial.number for trial, _ in drawn], dtype=np.int32),
             y=np.array([y for _, y in drawn], dtype=np.float32),
-            text=[rank_name(result, trial.params["rank"]) for trial, _ in drawn],
+            text=[rank_tick(result, trial.params["rank"]) for trial, _ in drawn],
             customdata=np.array([trial.value for trial, _ in drawn], dtype=np.float32),
             mode="markers",
             marker={"symbol": look.symbol(result.label, init), "color": look.ink(init), "size": 7},

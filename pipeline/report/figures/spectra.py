@@ -8,7 +8,7 @@ from pipeline.errors import IntegrityError
 from pipeline.paths import baseline_spectra, winner_spectra
 from pipeline.report.figures.animation import draw_courses
 from pipeline.report.figures.contract import PICTURES, Figure, NotAskedFor, NothingToDraw, Picture
-from pipeline.report.figures.labels import cell_name
+from pipeline.report.figures.labels import cell_label
 from pipeline.results.spectra_file import Course, read_spectra
 from pipeline.results.stored_results import CellResult, CombinationResult
 from pipeline.store.stored_study import trial_key
@@ -51,7 +51,7 @@ class Spectra(Picture):
 
 
 def _name(result: CombinationResult, cell: CellResult) -> str:
-    return f"{result.label}, {cell_name(result, cell.cell.rank, cell.cell.init)}"
+    return f"{result.label}, {cell_label(result, cell.cell)}"
 
 
 def _weights(result: CombinationResult) -> str | None:

@@ -8,9 +8,9 @@ from optuna.trial import FrozenTrial
 
 from pipeline.report.blocks import Block, Column, Folded, Paragraph, Section, Verbatim, facts, table
 from pipeline.report.figures.labels import rank_word
-from pipeline.report.numbers_text import init_said, listed, rank_said, size
 from pipeline.results.stored_results import CombinationResult, latest_run
 from pipeline.store.long_text import joined
+from pipeline.wording import NOTHING, init_name, listed, rank_value, size
 
 
 def reproduction_section(results: Sequence[CombinationResult]) -> Section:
@@ -89,8 +89,8 @@ def _checkpoints(results: Sequence[CombinationResult]) -> Block:
         return Paragraph(f"No exported checkpoint is noted; to write them: restora export {study}")
     columns: dict[str, Column[tuple[CombinationResult, FrozenTrial, str, str]]] = {
         "combination": Column("text", lambda row: row[0].label),
-        rank_word(results): Column("number", lambda row: rank_said(row[0], row[1].params["rank"])),
-        "init": Column("text", lambda row: init_said(row[1].params["init"])),
+        rank_word(results): Column("number", lambda row: rank_value(row[1].params["rank"], row[0].budget_unit)),
+        "init": Column("text", lambda row: init_name(row[1].params["init"], NOTHING)),
         "trial": Column("number", lambda row: str(row[1].number)),
         "file": Column("long", lambda row: row[2]),
         "sha256": Column("long", lambda row: row[3]),

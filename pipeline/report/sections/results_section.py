@@ -6,19 +6,20 @@ from dataclasses import dataclass
 from pipeline.report.blocks import Column, Folded, Paragraph, Section, table
 from pipeline.report.figures.accuracy_axis import shown_part
 from pipeline.report.figures.labels import measured, rank_word
-from pipeline.report.numbers_text import (
-    init_said,
-    percent,
-    rank_said,
-    rounded,
-    size,
-    spread,
-    with_interval,
-)
 from pipeline.results.recovered import cell_recovery, winner_accuracy
 from pipeline.results.stored_results import CellResult, CombinationResult, Score
 from pipeline.results.table_rows import EvaluationRow
 from pipeline.results.tables import evaluation_rows, interval, pareto_front
+from pipeline.wording import (
+    NOTHING,
+    formatted,
+    init_name,
+    percent,
+    percent_with_interval,
+    percent_with_spread,
+    rank_value,
+    size,
+)
 
 CHOICE = (
     "Trials are compared by validation {metric}, each at the epoch where it was highest. The best complete trial of a "
@@ -76,7 +77,7 @@ def results_section(results: Sequence[CombinationResult]) -> Section:
                     "test over seeds": Column("number", lambda model: model.seeds),
                     "won back": Column("number", lambda model: model.won),
                     "size": Column("number", lambda model: size(model.bytes)),
-                    "times smaller": Column("number", lambda model: rounded(model.ratio, ".2f")),
+                    "times smaller": Column("number", lambda model: formatted(model.ratio, ".2f")),
                 },
                 models,
                 best=lambda model: model in best,
@@ -140,7 +141,7 @@ def _reference(
         rank="",
         init="",
         val=percent(scores["val"].accuracy) if "val" in scores else "",
-        test=with_interval(test.accuracy, *interval(test)) if test else "",
+        test=percent_with_interval(test.accuracy, *interval(test)) if test else "",
         seeds="",
         won="",
         bytes=facts.get(bytes_key),
@@ -154,10 +155,10 @@ def _checkpoint(result: CombinationResult, cell: CellResult, row: EvaluationRow,
     return _Model(
         study=result.of,
         name=result.label,
-        rank=rank_said(result, row["rank"]),
-        init=init_said(row["init"]),
+        rank=rank_value(row["rank"], result.budget_unit),
+        init=init_name(row["init"], NOTHING),
         val=percent(row["recovered_val"]),
-        test=with_interval(row["recovered_test"], row["test_low"], row["test_high"]),
+        test=percent_with_interval(row["recovered_test"], row["test_low"], row["test_high"]),
         seeds=_over_seeds(row),
         won=percent(cell_recovery(result, cell, part), 1),
         bytes=row["bytes"],
@@ -168,7 +169,7 @@ def _checkpoint(result: CombinationResult, cell: CellResult, row: EvaluationRow,
 
 
 def _over_seeds(row: EvaluationRow) -> str:
-    return spread(row["test_mean"], row["test_std"], row["seeds"], row["failed_seeds"])
+    return percent_with_spread(row["test_mean"], row["test_std"], row["seeds"], row["failed_seeds"])
 
 
 _Cell = tuple[CombinationResult, EvaluationRow]
@@ -177,8 +178,8 @@ _Cell = tuple[CombinationResult, EvaluationRow]
 def _who(heading: str) -> dict[str, Column[_Cell]]:
     return {
         "combination": Column("text", lambda cell: cell[0].label),
-        heading: Column("number", lambda cell: rank_said(cell[0], cell[1]["rank"])),
-        "init": Column("text", lambda cell: init_said(cell[1]["init"])),
+        heading: Column("number", lambda cell: rank_value(cell[1]["rank"], cell[0].budget_unit)),
+        "init": Column("text", lambda cell: init_name(cell[1]["init"], NOTHING)),
     }
 
 
@@ -189,26 +190,26 @@ def _cells(heading: str) -> dict[str, Column[_Cell]]:
         "validation": Column("number", lambda cell: percent(cell[1]["recovered_val"])),
         "test (95 %)": Column(
             "number",
-            lambda cell: with_interval(cell[1]["recovered_test"], cell[1]["test_low"], cell[1]["test_high"]),
+            lambda cell: percent_with_interval(cell[1]["recovered_test"], cell[1]["test_low"], cell[1]["test_high"]),
         ),
         "over seeds": Column("number", lambda cell: _over_seeds(cell[1])),
         "won back": Column("number", lambda cell: percent(cell[1]["recovery"], 1)),
         "size": Column("number", lambda cell: size(cell[1]["bytes"])),
-        "times smaller": Column("number", lambda cell: rounded(cell[1]["ratio"], ".2f")),
-        "layers smaller": Column("number", lambda cell: rounded(cell[1]["layer_ratio"], ".2f")),
-        "fewer MACs": Column("number", lambda cell: rounded(cell[1]["macs_ratio"], ".2f")),
-        "trained numbers": Column("number", lambda cell: rounded(cell[1]["trainable"], ",")),
+        "times smaller": Column("number", lambda cell: formatted(cell[1]["ratio"], ".2f")),
+        "layers smaller": Column("number", lambda cell: formatted(cell[1]["layer_ratio"], ".2f")),
+        "fewer MACs": Column("number", lambda cell: formatted(cell[1]["macs_ratio"], ".2f")),
+        "trained numbers": Column("number", lambda cell: formatted(cell[1]["trainable"], ",")),
     }
 
 
 def _values(heading: str) -> dict[str, Column[_Cell]]:
     return {
         **_who(heading),
-        "alpha": Column("number", lambda cell: rounded(cell[1]["alpha"], ".3g")),
+        "alpha": Column("number", lambda cell: formatted(cell[1]["alpha"], ".3g")),
         "optimizer": Column("text", lambda cell: cell[1]["optimizer"] or ""),
-        "learning rate": Column("number", lambda cell: rounded(cell[1]["lr"], ".2g")),
-        "batch": Column("number", lambda cell: rounded(cell[1]["batch_size"], "d")),
+        "learning rate": Column("number", lambda cell: formatted(cell[1]["lr"], ".2g")),
+        "batch": Column("number", lambda cell: formatted(cell[1]["batch_size"], "d")),
         "others": Column("text", lambda cell: cell[1]["extra"]),
-        "best epoch": Column("number", lambda cell: rounded(cell[1]["best_epoch"], "d")),
-        "trial": Column("number", lambda cell: rounded(cell[1]["trial"], "d")),
+        "best epoch": Column("number", lambda cell: formatted(cell[1]["best_epoch"], "d")),
+        "trial": Column("number", lambda cell: formatted(cell[1]["trial"], "d")),
     }

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 from pipeline.report.blocks import Block, Unfinished
-from pipeline.report.figures.labels import cell_name
-from pipeline.report.numbers_text import FIRM, percent
+from pipeline.report.figures.labels import cell_label
 from pipeline.results.standing import begun, standing
 from pipeline.results.stored_results import CombinationResult
-from pipeline.wording import counted
+from pipeline.wording import NO_BREAK, counted, percent
 
 
 def state(results: Sequence[CombinationResult]) -> list[Block]:
@@ -27,7 +26,7 @@ def _box(study: str, results: Sequence[CombinationResult], again: str) -> Unfini
         return None
     running = f", {counted(now.running, 'trial')} had begun and not ended" if now.running else ""
     latest = f"; the last one ended on {now.latest:%Y-%m-%d at %H:%M}" if now.latest else ""
-    share = f"{percent(now.done / now.budget, 0)}{FIRM}%"
+    share = f"{percent(now.done / now.budget, 0)}{NO_BREAK}%"
     said = (
         f"{study} is not finished: {now.done:,} of {counted(now.budget, 'trial')} ({share}) have ended"
         f"{running}{latest}."
@@ -41,7 +40,7 @@ def _box(study: str, results: Sequence[CombinationResult], again: str) -> Unfini
 def _waiting(results: Sequence[CombinationResult]) -> str:
     said = []
     for result in results:
-        cells = [cell_name(result, cell.cell.rank, cell.cell.init) for cell in result.cells if not begun(cell)]
+        cells = [cell_label(result, cell.cell) for cell in result.cells if not begun(cell)]
         if len(cells) == len(result.cells):
             said.append(result.label)
         elif cells:

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 
 from pipeline.report.blocks import Block, Bullets, Paragraph
 from pipeline.report.figures.accuracy_axis import shown_part
-from pipeline.report.figures.labels import cell_name, seed_count
-from pipeline.report.numbers_text import FIRM, listed, percent, size, time
+from pipeline.report.figures.labels import cell_label
 from pipeline.results.recovered import cell_recovery, winner_accuracy
 from pipeline.results.standing import standing
 from pipeline.results.stored_results import CellResult, CombinationResult
 from pipeline.results.tables import pareto_front
-from pipeline.wording import counted
+from pipeline.wording import NO_BREAK, counted, duration, listed, percent, seed_count, size, unbroken
 
 MOST = 5
 """Checkpoints that are listed; of more, the smallest, the most accurate, and those between at equal steps."""
@@ -56,7 +55,7 @@ def _original(result: CombinationResult, part: str) -> str:
 
 
 def _share(accuracy: float) -> str:
-    return f"{percent(accuracy)}{FIRM}%"
+    return f"{percent(accuracy)}{NO_BREAK}%"
 
 
 def _compressed(results: Sequence[CombinationResult], part: str) -> list[str]:
@@ -87,9 +86,9 @@ def _some(front: list[tuple[CombinationResult, CellResult]]) -> list[tuple[Combi
 
 def _checkpoint(result: CombinationResult, cell: CellResult, part: str) -> str:
     takes, share = _bytes(cell), cell_recovery(result, cell, part)
-    won = f", {percent(share, 0)}{FIRM}% of what was lost is won back" if share is not None else ""
+    won = f", {percent(share, 0)}{NO_BREAK}% of what was lost is won back" if share is not None else ""
     smaller = f"{result.facts['dense_bytes'] / takes:.1f} times smaller"
-    who = f"{result.name}, {cell_name(result, cell.cell.rank, cell.cell.init)}" if cell.cell.rank else result.name
+    who = f"{result.name}, {cell_label(result, cell.cell)}" if cell.cell.rank else result.name
     several = part == "test" and len(cell.tested) > 1
     mean = f" (mean of {seed_count(len(cell.tested), len(cell.failed_seeds))})" if several else ""
     return f"{_share(winner_accuracy(cell, part) or 0.0)}{mean} in {size(takes)}, {smaller}{won} ({who})"
@@ -102,5 +101,5 @@ def _bytes(cell: CellResult) -> int:
 def _search(results: Sequence[CombinationResult]) -> str:
     state = standing(results)
     cells = sum(len(result.cells) for result in results)
-    took = f"; training them took {time(state.seconds)}" if state.seconds else ""
+    took = f"; training them took {unbroken(duration(state.seconds))}" if state.seconds else ""
     return f"{state.done:,} of {counted(state.budget, 'trial')} in {counted(cells, 'cell')} have ended{took}."

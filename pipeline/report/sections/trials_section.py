@@ -4,12 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pipeline.report.blocks import Block, Bullets, Column, Folded, Paragraph, Section, Table, table
-from pipeline.report.figures.labels import cell_name, rank_word
-from pipeline.report.numbers_text import init_said, rank_said
+from pipeline.report.figures.labels import cell_label, rank_word
 from pipeline.results.standing import begun
 from pipeline.results.stored_results import CellResult, CombinationResult
 from pipeline.store.summary import STATES
-from pipeline.wording import counted
+from pipeline.wording import NOTHING, counted, init_name, rank_value
 
 _Own = tuple[CombinationResult, CellResult]
 
@@ -82,7 +81,7 @@ def _listed(title: str, cells: Sequence[_Own], *, short: bool) -> list[Block]:
 
 def _named(own: _Own) -> str:
     result, cell = own
-    name = cell_name(result, cell.cell.rank, cell.cell.init)
+    name = cell_label(result, cell.cell)
     return f"{result.label}, {name}" if cell.cell.rank else result.label
 
 
@@ -95,8 +94,8 @@ def _states(cells: Sequence[_Own], heading: str) -> Table:
         "Pruned trials count in the budget, failed ones do not",
         {
             "combination": Column("text", lambda own: own[0].label),
-            heading: Column("number", lambda own: rank_said(own[0], own[1].cell.rank)),
-            "init": Column("text", lambda own: init_said(own[1].cell.init)),
+            heading: Column("number", lambda own: rank_value(own[1].cell.rank, own[0].budget_unit)),
+            "init": Column("text", lambda own: init_name(own[1].cell.init, NOTHING)),
             **counts,
             "budget": Column("number", lambda own: str(own[1].budget)),
         },
