@@ -51,4 +51,4 @@ def test_budgets_are_not_called_ranks():
     said = lines(allocation=allocation)
     assert not any(line.split()[:1] == ["rank"] for line in said)
     assert any(line.split()[:2] == ["bytes", "trained"] for line in said)
-    assert "  1,024 bytes: head takes 10" in said
+    assert "  budget 1.024 kB: head takes 10" in said
