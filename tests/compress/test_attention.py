@@ -115,7 +115,7 @@ def test_a_model_without_attention_is_returned_as_it_is(build, qkv):
     assert arranged(model, qkv) is model
 
 
-def test_a_module_that_stands_in_two_places_stands_there_once_more():
+def test_a_shared_module_is_replaced_once_and_stays_shared():
     tied = vit()
     tied.blocks[1].attn = tied.blocks[0].attn
     split = arranged(tied, "split")

@@ -131,24 +131,26 @@ def test_the_rows_of_largest_accumulated_gradient_stay(score):
     torch.testing.assert_close(weight, model[1].weight.detach()[rows])
 
 
-class CountedPart(TensorPart):
-    """Counts the batches of more than one image that were taken from it."""
+class RecordedPart(TensorPart):
+    """Remembers the sizes of the batches that were taken from it; the first is of one image, whose shape is asked."""
 
-    taken = 0
+    def __init__(self, count: int) -> None:
+        super().__init__(torch.randn(count, 3, 4, 4), torch.arange(count) % 3)
+        self.sizes: list[int] = []
 
     def batches(self, batch_size, order=None):
         for batch in super().batches(batch_size, order):
-            self.taken += len(batch[1]) > 1
+            self.sizes.append(len(batch[1]))
             yield batch
 
 
 def pruned_after(monkeypatch, **options) -> list[tuple[int, list[int]]]:
     """After how many batches rows were removed, and how many rows of the two layers remained."""
-    part, found = CountedPart(torch.randn(8, 3, 4, 4), torch.arange(8) % 3), []
+    part, found = RecordedPart(8), []
 
     def recorded(model, targets, *rest):
         pruned = prune_channels(model, targets, *rest)
-        found.append((part.taken, [len(pruned.model[layer].weight) for layer in (1, 3)]))
+        found.append((len(part.sizes) - 1, [len(pruned.model[layer].weight) for layer in (1, 3)]))
         return pruned
 
     monkeypatch.setattr("pipeline.compress.methods.prune_gradient.prune_channels", recorded)
@@ -195,8 +197,11 @@ def test_the_same_seed_gives_the_same_model_and_the_global_generator_is_left_alo
 
 def test_a_last_batch_of_one_image_is_left_out_and_an_only_one_is_not():
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 12), nn.BatchNorm1d(12), nn.Linear(12, 3)).eval()
-    PruneGradient(batch_size=4).compress_model(model, ["1"], {}, images(count=5))
-    PruneGradient().compress_model(mlp(), ["1"], {}, images(count=1))
+    five, one = RecordedPart(5), RecordedPart(1)
+    PruneGradient(batch_size=4).compress_model(model, ["1"], {}, five)
+    PruneGradient().compress_model(mlp(), ["1"], {}, one)
+    assert five.sizes[1:] == [4]
+    assert one.sizes[1:] == [1]
 
 
 def test_a_loss_that_is_not_finite_is_said_with_its_epoch_and_what_to_change():

@@ -4,6 +4,7 @@ from moments import random_stats
 from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
+from pipeline.compress import layer_statistics
 from pipeline.compress.contract import LayerStats
 from pipeline.compress.layer_statistics import Statistics, gather_sensitivity, gather_statistics
 from pipeline.compress.layers import in_groups, weight_matrix
@@ -46,11 +47,14 @@ def test_the_moment_of_a_linear_layers_inputs_is_uncentred_and_a_mean_over_all_t
     torch.testing.assert_close(stats["2"][0].second_moment, X.T @ X / 35)
 
 
-def test_gathering_leaves_no_hook_behind_even_where_the_model_fails():
+def test_a_model_is_watched_no_longer_once_gathering_has_failed(monkeypatch):
+    seen = []
+    monkeypatch.setattr(layer_statistics, "input_vectors", lambda _, x: seen.append(len(x)) or x[None])
     model = nn.Sequential(nn.Linear(4, 6))
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         gather_statistics(model, ["0"], [torch.randn(2, 4), torch.randn(2, 5)])
-    assert not model[0]._forward_pre_hooks
+    model(torch.randn(3, 4))
+    assert seen == [2]
 
 
 def test_a_damped_moment_has_an_inverse_where_inputs_are_dead():
@@ -123,7 +127,7 @@ def test_a_sensitivity_is_half_the_mean_squared_gradient_of_an_output():
     plain = nn.Sequential(*[nn.ReLU() if isinstance(each, nn.ReLU) else each for each in model])
     found = gather_sensitivity(model, ["0", "2", "5"], [(images[:3], labels[:3]), (images[3:], labels[3:])])
     assert found == pytest.approx({name: sensitivity_of(plain, images, labels, name) for name in found})
-    assert not any(module._forward_hooks for module in model.modules())
+    assert not model(images).requires_grad, "the model is watched no longer"
     assert not any(p.requires_grad or p.grad is not None for p in model.parameters())
 
 

@@ -123,7 +123,7 @@ def test_a_group_goes_before_a_layer_of_its_name():
     assert find_targets(model, ["[c]onv"]) == ["conv"]
 
 
-def test_all_that_matches_nothing_is_named_at_once_with_what_is_near():
+def test_all_entries_without_a_match_are_reported_together_each_with_the_nearest_name():
     with pytest.raises(SpecError) as raised:
         resolve(net(), ["conv3", "attnetion", "fc", "norm"])
     said = str(raised.value)
@@ -155,7 +155,7 @@ def test_nothing_is_left_to_train_where_all_is_dense():
 
 
 @pytest.mark.parametrize("entry", [TargetSpec(match="conv1", rank=2), TargetSpec(match="conv1", dense=True)], ids=str)
-def test_an_exception_before_the_rule_is_refused_for_it_would_be_none(entry):
+def test_an_entry_that_later_entries_override_everywhere_is_refused(entry):
     with pytest.raises(SpecError, match="'conv1' has no effect, because later entries override it; put it after them"):
         resolve(net(), [entry, "*"])
     assert len(resolve(net(), ["conv1", "*"])) == 4

@@ -21,7 +21,7 @@ def compressed(task: Task, method: PruneGradient) -> dict[str, torch.Tensor]:
     return compress_cached(method, task, task.model, ["0"], {}).model.state_dict()
 
 
-def test_a_model_that_was_pruned_while_training_is_had_again_bit_for_bit_without_training(task, monkeypatch):
+def test_a_model_that_was_pruned_while_training_is_read_from_the_cache_bit_for_bit(task, monkeypatch):
     method = PruneGradient(when="steps", batch_size=8)
     first = compressed(task, method)
     monkeypatch.setattr(PruneGradient, "compress_model", lambda *_: pytest.fail("it was trained again"))
