@@ -1,4 +1,4 @@
-"""What a trial's values are, and where they are searched."""
+"""The cells of a combination, the values of a trial, and the space in which they are searched."""
 
 import math
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalChoiceType, CategoricalDistribution, FloatDistribution
 
 from pipeline.config.fields import Range
 from pipeline.config.registry import LOSSES
@@ -20,7 +20,12 @@ if TYPE_CHECKING:  # reading a stored study needs no torch
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """One (rank, init) of a combination: it has its own budget, sampler and pruner history."""
+    """One (rank, init) of a combination, with its own budget of trials and its own history for sampler and pruner.
+
+    Args:
+        rank: Rank of the adapter, or a budget if an allocation spreads ranks; 0 if the adapter has no rank.
+        init: Name of the init, or ``UNRANKED``.
+    """
 
     rank: int
     init: str
@@ -30,16 +35,22 @@ class Cell:
 
     @property
     def winner_key(self) -> str:
-        """The stored study's attribute that holds what is known of this cell's winner."""
+        """The key of the stored study's attribute with the winner's results over seeds."""
         return f"winner {self}"
 
 
 @dataclass(frozen=True)
 class Values:
-    """One set of values, to be trained; those that its adapter does not search are as they stand here.
+    """The values of one trial. A value that the trial's adapter does not search has its default.
 
     Args:
-        extra: Of each name in ``Adapter.space``.
+        rank: Rank of the adapter, or a budget if an allocation spreads ranks.
+        init: Name of the init.
+        alpha: Alpha of the adapter, from which its scale is computed.
+        optimizer: Name of the optimizer.
+        lr: Peak learning rate.
+        batch_size: Images per batch.
+        extra: The adapter's own values, by the names in ``Adapter.space``.
     """
 
     rank: int
@@ -53,9 +64,9 @@ class Values:
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> "Values":
         """From Optuna's parameters."""
-        own = {each.name for each in fields(cls)}
-        known = {name: value for name, value in params.items() if name in own}
-        return cls(**known, extra={name: value for name, value in params.items() if name not in own})
+        names = {field.name for field in fields(cls)}
+        known = {name: value for name, value in params.items() if name in names}
+        return cls(**known, extra={name: value for name, value in params.items() if name not in names})
 
     @property
     def cell(self) -> Cell:
@@ -63,20 +74,19 @@ class Values:
 
     def params(self) -> dict[str, Any]:
         """As Optuna's parameters."""
-        own = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "extra"}
-        return {**own, **self.extra}
+        return {**{name: value for name, value in vars(self).items() if name != "extra"}, **self.extra}
 
 
 @dataclass(frozen=True, eq=False)
 class Ask:
-    """A trial of a cell's history that was asked for.
+    """A trial that a cell's history asks for.
 
     Args:
-        cell: Its cell.
-        number: Its number in the cell's history.
-        origin: Who chose its values: ``score``, ``start-up``, ``neighbour`` or ``sampler``.
-        values: What is to be trained.
-        asked: When.
+        cell: The cell.
+        number: The trial's number in the cell's history.
+        origin: What chose its values: ``score``, ``start-up``, ``neighbour`` or ``sampler``.
+        values: The values to train with.
+        asked: Time of the ask.
     """
 
     cell: Cell
@@ -87,9 +97,10 @@ class Ask:
 
 
 def fitted(search: SearchSpec, adapter: "Adapter") -> SearchSpec:
-    """A study's search as a combination takes it: one cell without ranks, and one trial where nothing is trained.
+    """The study's search as it applies to an adapter.
 
-    Without ranks there is nothing to spread a budget over, and no cell to score against others.
+    An adapter without ranks has one cell, so its search has no allocation and no scores. An adapter that trains nothing
+    has one trial of one epoch.
     """
     if not adapter.low_rank:
         search = search.model_copy(update={"ranks": (0,), "inits": (), "allocation": None, "queued": 0})
@@ -101,7 +112,7 @@ def fitted(search: SearchSpec, adapter: "Adapter") -> SearchSpec:
 
 
 def cells(search: SearchSpec) -> list[Cell]:
-    """All cells, ranks first."""
+    """All cells, ordered by rank."""
     return [Cell(rank, init) for rank in search.ranks for init in _inits(search)]
 
 
@@ -114,7 +125,7 @@ def _float(range_: Range) -> FloatDistribution:
 
 
 def cell_space(search: SearchSpec, adapter: "Adapter") -> dict[str, BaseDistribution]:
-    """What is searched within a cell."""
+    """The search space within a cell: Optuna's distributions by the names of ``Values``."""
     if not adapter.trains:
         return {}
     return {
@@ -127,20 +138,21 @@ def cell_space(search: SearchSpec, adapter: "Adapter") -> dict[str, BaseDistribu
 
 
 def middle(cell: Cell, search: SearchSpec, adapter: "Adapter") -> Values:
-    """The middle of every range of a cell, that of its logarithm where that is searched; of choices the first."""
-    space = cell_space(search, adapter)
-    return Values.of({"rank": cell.rank, "init": cell.init, **{name: _middle(each) for name, each in space.items()}})
+    """The middle of a cell's space: of each range (of its logarithm if that is searched), and the first of choices."""
+    middles = {name: _middle(distribution) for name, distribution in cell_space(search, adapter).items()}
+    return Values.of({"rank": cell.rank, "init": cell.init, **middles})
 
 
-def _middle(each: BaseDistribution) -> Any:
-    if not isinstance(each, FloatDistribution):
-        return cast(CategoricalDistribution, each).choices[0]
-    centre = math.sqrt(each.low * each.high) if each.log else (each.low + each.high) / 2
-    return min(max(centre, each.low), each.high)  # a root rounds
+def _middle(distribution: BaseDistribution) -> CategoricalChoiceType:
+    if not isinstance(distribution, FloatDistribution):
+        return cast(CategoricalDistribution, distribution).choices[0]
+    low, high = distribution.low, distribution.high
+    middle = math.sqrt(low * high) if distribution.log else (low + high) / 2
+    return min(max(middle, low), high)  # the root may round to a value outside
 
 
 def full_space(search: SearchSpec, adapter: "Adapter") -> dict[str, BaseDistribution]:
-    """What is searched in a combination: the cell, and the values within it."""
+    """The search space of a combination: its cells, and the space within a cell."""
     return {
         "rank": CategoricalDistribution(search.ranks),
         "init": CategoricalDistribution(_inits(search)),
@@ -149,16 +161,17 @@ def full_space(search: SearchSpec, adapter: "Adapter") -> dict[str, BaseDistribu
 
 
 def suggest(trial: optuna.Trial, search: SearchSpec, adapter: "Adapter") -> Values:
-    """Ask any Optuna trial for all values of a combination."""
-    return Values.of({name: _suggest(trial, name, each) for name, each in full_space(search, adapter).items()})
+    """The values that an Optuna trial suggests in the space of a combination."""
+    space = full_space(search, adapter)
+    return Values.of({name: _suggest(trial, name, distribution) for name, distribution in space.items()})
 
 
-def _suggest(trial: optuna.Trial, name: str, each: BaseDistribution) -> Any:
-    if isinstance(each, FloatDistribution):
-        return trial.suggest_float(name, each.low, each.high, log=each.log)
-    return trial.suggest_categorical(name, cast(CategoricalDistribution, each).choices)
+def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> CategoricalChoiceType:
+    if isinstance(distribution, FloatDistribution):
+        return trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
+    return trial.suggest_categorical(name, cast(CategoricalDistribution, distribution).choices)
 
 
 def cell_of(params: Mapping[str, Any]) -> Cell:
-    """The cell of a trial's parameters."""
+    """The cell of a trial, from Optuna's parameters."""
     return Cell(params["rank"], params["init"])

@@ -26,8 +26,11 @@ def refuse_repeated(values: V) -> V:
     return values
 
 
-Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-"""A name that is safe as a file name: up to 64 letters, digits, ``.``, ``_`` and ``-``."""
+SAFE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""Pattern of a name that is safe as a file name: up to 64 letters, digits, ``.``, ``_`` and ``-``."""
+
+Slug = Annotated[str, Field(pattern=f"^{SAFE_NAME}$")]
+"""A name that is safe as a file name."""
 
 Count = Annotated[int, Field(ge=1)]
 """A whole number of 1 or more."""

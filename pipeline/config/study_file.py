@@ -1,4 +1,4 @@
-"""Study files: found, read and validated, every error at once; and what of them is pinned in a stored study."""
+"""Study files: where they are, how they are read, and which of their values are pinned in a stored study."""
 
 import json
 import tomllib
@@ -14,26 +14,30 @@ from pipeline.errors import SpecError
 
 
 def pinned(spec: StudySpec, combination: CombinationSpec) -> dict[str, Any]:
-    """What may not change while a stored study grows; budget, seeds of the winners, spectra and folders may."""
+    """The values of a combination that may not change while its stored study grows, as a JSON-able table.
+
+    The budget of trials, the number of the winners' seeds, the spectra and the data's folder may change.
+    """
     table = spec.model_dump(mode="json", exclude={"combination", "seeds", "name", "spectra"})
     table["combination"] = combination.model_dump(mode="json")
     del table["search"]["trials"]
-    for where_from in ("root", "download"):
-        table["task"]["data"].pop(where_from, None)
+    for option in ("root", "download"):
+        table["task"]["data"].pop(option, None)
     return table
 
 
 def upgraded(table: dict[str, Any]) -> dict[str, Any]:
-    """A pinned table of an earlier version, with the defaults of options that it did not know yet.
+    """A pinned table of an earlier version, in today's form: with the defaults of newer options, without retired ones.
 
-    An option's default is what versions without it did, so such a study goes on as it began.
+    The default of an option is what versions without it did, so a stored study continues as it began. A table that is
+    not valid any more is returned as it is, so that its differences can be shown.
     """
     try:
         search = {**table["search"], "trials": 10**6}
         whole = {**table, "search": search, "combination": [table["combination"]], "name": "stored"}
         spec = StudySpec.model_validate(whole)
     except (KeyError, TypeError, ValidationError):
-        return table  # the differences will be shown
+        return table
     return pinned(spec, spec.combination[0])
 
 
@@ -44,7 +48,7 @@ def study_file(study: str | Path) -> Path:
 
 
 def stored_name(study: str) -> str:
-    """The name under which a study is stored; its file need not be there any more, nor be valid."""
+    """The name under which a study is stored; its file may be missing or invalid."""
     path = study_file(study)
     if not path.is_file():
         return path.stem
@@ -80,30 +84,39 @@ def load_spec(study: str | Path, seed: int | None = None) -> StudySpec:
 
 
 def parse_spec(table: dict[str, Any], source: str) -> StudySpec:
-    """Validate a study's table; ``source`` names it in messages."""
+    """Validate a study's table.
+
+    Args:
+        table: The table, as ``tomllib`` reads it.
+        source: What it was read from, for messages.
+
+    Raises:
+        SpecError: It has errors; the message has a line for each, with its key, its value and what is allowed.
+    """
     try:
         return StudySpec.model_validate(table)
     except ValidationError as error:
         lines = [
-            f"  {_place(line['loc'], table)} = {_shown(line['input'])}: {line['msg']}"
+            f"  {_key(line['loc'], table)} = {_shown(line['input'])}: {line['msg']}"
             if line["type"] != "missing"
-            else f"  {_place(line['loc'], table)}: required, and not given"
+            else f"  {_key(line['loc'], table)}: required, and not given"
             for line in error.errors(include_url=False)
         ]
         raise SpecError(f"{source}: {len(lines)} error{'s' * (len(lines) > 1)}\n" + "\n".join(lines)) from None
 
 
-def _place(location: tuple[int | str, ...], table: dict[str, Any]) -> str:
-    """Where an error is: ``search.epochs``, ``combination 'int1-lora'.compression``, ``combination no. 2.name``."""
+def _key(location: tuple[int | str, ...], table: dict[str, Any]) -> str:
+    """The key of an error: ``search.epochs``, ``combination 'int1-lora'.compression``, ``combination no. 2.name``."""
     first, *rest = location or ("study",)
     if first == "combination" and rest:
-        place = int(rest.pop(0))
-        given = table["combination"][place]
+        index = int(rest.pop(0))
+        given = table["combination"][index]
         named = isinstance(given, dict) and isinstance(given.get("name"), str) and rest != ["name"]
-        first = f"combination {given['name']!r}" if named else f"combination no. {place + 1}"
+        first = f"combination {given['name']!r}" if named else f"combination no. {index + 1}"
     return ".".join(map(str, (first, *rest)))
 
 
 def _shown(value: object) -> str:
+    """A value of a study file in a message, at most 60 characters long."""
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
