@@ -24,7 +24,7 @@ class Cell:
 
     Args:
         rank: Rank of the adapter, or a budget if an allocation spreads ranks; 0 if the adapter has no rank.
-        init: Name of the init, or ``UNRANKED``.
+        init: Name of the init, or ``wording.UNRANKED``.
     """
 
     rank: int
