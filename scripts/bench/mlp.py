@@ -1,4 +1,4 @@
-"""The MLP 784-256-128-10 on MNIST, int1 and LoRA on all three layers: Restora's side of the comparison."""
+"""The MLP 784-256-128-10 on MNIST, int1 and LoRA on all three layers, trained by a peft loop and by this package."""
 
 import math
 import random
@@ -12,12 +12,14 @@ import torch
 from optuna.trial import TrialState
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.datasets import MNIST
 
 from bench import peft_loop, plain_loop
+from bench.requirements import require_path
 from bench.tasks import study, train_all
 from pipeline.adapt.methods.lora import Lora
 from pipeline.config.spec import StudySpec
-from pipeline.environment import keep_freed_memory
+from pipeline.environment import keep_freed_memory, peak_memory
 from pipeline.objective.objective import Objective
 from pipeline.objective.passes import Pass
 from pipeline.space import Ask, Values, full_space
@@ -25,18 +27,31 @@ from pipeline.store.database import open_storage
 from pipeline.store.ledger import Ledger
 from pipeline.store.stored_study import create_or_resume
 from pipeline.task import Task
+from pipeline.train.parallel import workers
 
-TRAIN, VAL = 48_000, 12_000
 Samples = tuple[Tensor, Tensor]
+TRAINED_SHARE = 0.8
+"""Share of MNIST's 60,000 training images that is trained on; the others validate."""
+
+
+def require_mnist(root: Path) -> None:
+    """End the script if a file of MNIST is not below ``root``."""
+    for part in ("train", "t10k"):
+        for kind in ("images-idx3", "labels-idx1"):
+            require_path(
+                root / "MNIST" / "raw" / f"{part}-{kind}-ubyte",
+                "MNIST",
+                "name its folder by --data FOLDER; to download it: "
+                f"python -c \"from torchvision.datasets import MNIST; MNIST('{root}', download=True)\"",
+            )
 
 
 def mnist(root: Path) -> tuple[Samples, Samples]:
-    """48,000 and 12,000 of the training images, flat and normalised."""
-    from torchvision.datasets import MNIST
-
+    """Inputs ``[n, 784]``, normalised, and labels ``[n]`` for training and for validation."""
     data = MNIST(str(root), train=True)
-    images = (data.data.float().flatten(1) / 255 - 0.1307) / 0.3081
-    return (images[:TRAIN], data.targets[:TRAIN]), (images[TRAIN:], data.targets[TRAIN:])
+    images, labels = (data.data.float().flatten(1) / 255 - 0.1307) / 0.3081, data.targets
+    count = int(TRAINED_SHARE * len(labels))
+    return (images[:count], labels[:count]), (images[count:], labels[count:])
 
 
 def baseline(train: Samples) -> dict[str, Tensor]:
@@ -44,7 +59,8 @@ def baseline(train: Samples) -> dict[str, Tensor]:
     torch.manual_seed(0)
     model, (images, labels) = plain_loop.mlp(), train
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for rows in (*torch.randperm(TRAIN).split(128), *torch.randperm(TRAIN).split(128)):
+    count = len(labels)
+    for rows in (*torch.randperm(count).split(128), *torch.randperm(count).split(128)):
         optimizer.zero_grad()
         F.cross_entropy(model(images[rows]), labels[rows]).backward()
         optimizer.step()
@@ -81,7 +97,7 @@ def _task(state: Mapping[str, Tensor], train: Samples, val: Samples) -> tuple[Ta
 
 
 def peft_side(root: Path, trials: int) -> dict[str, Any]:
-    """The loop by hand with the better number of threads, which four trials tell."""
+    """Train the trials by the peft loop, with 1 or 2 threads, whichever trains the first four trials faster."""
     train, val = mnist(root)
     state, values = baseline(train), queued(trials)
     rates = {n: peft_loop.run(state, train, val, values[:4], n, None).trials_per_minute for n in (1, 2)}
@@ -91,7 +107,7 @@ def peft_side(root: Path, trials: int) -> dict[str, Any]:
 
 
 def restora_side(root: Path, trials: int) -> dict[str, Any]:
-    """The same trials: compressed, started, trained in cohorts, none pruned, stored in SQLite; all of it counted."""
+    """Compress the model and train the same trials in cohorts, none pruned, stored in SQLite; all of it is timed."""
     keep_freed_memory()
     train, val = mnist(root)
     task, spec = _task(baseline(train), train, val)
@@ -99,23 +115,22 @@ def restora_side(root: Path, trials: int) -> dict[str, Any]:
         storage = open_storage(f"sqlite:///{folder}/studies.db")
         started = time.perf_counter()
         objective = Objective(task, spec.combination[0], spec.search)
-        values = [Values(init="paper", batch_size=peft_loop.BATCH_SIZE, **each) for each in queued(trials)]
+        values = [Values(init="paper", batch_size=peft_loop.BATCH_SIZE, **chosen) for chosen in queued(trials)]
         lanes = train_all(objective, values, peft_loop.EPOCHS)
         stored = create_or_resume(storage, "benchmark/mlp", {}, {}, {})
         ledger = Ledger(stored, full_space(spec.search, Lora()))
-        for number, (lane, each) in enumerate(zip(lanes, values, strict=True)):
+        for number, (lane, chosen) in enumerate(zip(lanes, values, strict=True)):
             accuracies = [epoch.val_accuracy for epoch in lane.curve]
-            ask = Ask(each.cell, number, "queued", each)
-            ledger.finish(ask, TrialState.COMPLETE, accuracies, objective.attributes(lane, each), lane.best)
+            ask = Ask(chosen.cell, number, "queued", chosen)
+            ledger.finish(ask, TrialState.COMPLETE, accuracies, objective.attributes(lane, chosen), lane.best)
         seconds = time.perf_counter() - started
+        storage.remove_session()
+        storage.engine.dispose()
     return {"trials_per_minute": 60 * trials / seconds, "best": max(lane.best for lane in lanes)}
 
 
 def cohort_rate(root: Path, lanes: int) -> dict[str, float]:
-    """Trial-samples a second of training, with that many lanes in a pass, and one pass on each core; peak memory."""
-    from pipeline.environment import peak_memory
-    from pipeline.train.parallel import workers
-
+    """Trial-samples per second of training with that many lanes per pass, one pass on every core; and peak memory."""
     keep_freed_memory()
     train, _ = mnist(root)
     task, spec = _task(plain_loop.mlp().state_dict(), train, (train[0][:256], train[1][:256]))
@@ -127,9 +142,9 @@ def cohort_rate(root: Path, lanes: int) -> dict[str, float]:
     before = peak_memory("cpu")
     started = time.perf_counter()
     train_all(objective, values, 1, size)
-    return {"samples_per_second": count * TRAIN / (time.perf_counter() - started), "peak_memory": before}
+    return {"samples_per_second": count * len(train[1]) / (time.perf_counter() - started), "peak_memory": before}
 
 
-def plain_rate() -> float:
-    """Samples a second of the plain loop, with the better number of threads."""
-    return max(plain_loop.samples_per_second(256, threads, 600) for threads in (1, 2))
+def plain_rate(steps: int) -> float:
+    """Samples per second of the plain loop, with 1 or 2 threads, whichever is faster."""
+    return max(plain_loop.samples_per_second(256, threads, steps) for threads in (1, 2))

@@ -1,4 +1,4 @@
-"""What is measured of whole processes: commands, and memory that is mapped instead of loaded."""
+"""Measurements of whole processes: the time of commands, and memory that is mapped instead of loaded."""
 
 import subprocess
 import sys
@@ -8,29 +8,28 @@ from pathlib import Path
 
 import torch
 
+from bench.tasks import FEATURES, mapped
 from pipeline.train.rows import TensorRows
 
 
-def seconds_of(*words: str, cwd: Path, tries: int = 5) -> list[float]:
-    """Wall seconds of ``restora`` with some words, the smallest first."""
-    command, took = [str(Path(sys.executable).with_name("restora")), *words], []
+def command_seconds(*words: str, cwd: Path, tries: int = 5) -> float:
+    """Wall-clock seconds of the fastest of several runs of ``restora`` with these arguments."""
+    command, seconds = [sys.executable, "-m", "pipeline.cli", *words], []
     for _ in range(tries):
         started = time.perf_counter()
         subprocess.run(command, cwd=cwd, check=True, capture_output=True)
-        took.append(time.perf_counter() - started)
-    return sorted(took)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
 
 
 def anonymous_bytes() -> int:
-    """Bytes of this process that are its own, and lie in no file."""
+    """Resident bytes of this process that no file backs."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
     return int(line.split()[1]) * 1024
 
 
 def mapped_cache(megabytes: int = 1024) -> dict[str, int]:
-    """How much a process grows by training's random reads of a whole cache of that size."""
-    from bench.tasks import FEATURES, mapped
-
+    """How much this process grows by reading a whole mapped cache in random order, as training does."""
     rows = megabytes * 2**20 // (4 * FEATURES)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "0.bin").touch()

@@ -1,9 +1,8 @@
-"""Three layers of ``tanh(A X)`` on a regression that is drawn: small enough to watch every spectrum in seconds."""
+"""Three layers of ``tanh(A X)`` on a synthetic regression, small enough to watch every spectrum in seconds."""
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import IntegrityError
 from pipeline.results.spectra_file import Course
 from pipeline.run.snapshot import Snapshot, courses, weight_snapshot
 from pipeline.seeds import derive
@@ -13,7 +12,7 @@ LAYERS = ("A1", "A2", "A3")
 
 
 class TanhNetwork(nn.Module):
-    """``tanh(A3 tanh(A2 tanh(A1 x)))``, ``[n, 64] -> [n, 32]``; no biases, so that the layers are their matrices."""
+    """``tanh(A3 tanh(A2 tanh(A1 x)))``, ``[n, 64] -> [n, 32]``; no biases, so that each layer is one matrix."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,18 +27,13 @@ class TanhNetwork(nn.Module):
 
 
 def regression(seed: int) -> tuple[Tensor, Tensor]:
-    """scikit-learn's ``make_regression``, 8 of 64 features informative: ``x [1024, 64]``, ``y [1024, 32]`` in (-1, 1).
+    """scikit-learn's ``make_regression`` with 8 of 64 features informative.
 
-    Raises:
-        IntegrityError: scikit-learn is not installed.
+    Returns:
+        Inputs ``[1024, 64]``, and targets ``[1024, 32]`` in (-1, 1).
     """
-    try:
-        from sklearn.datasets import make_regression
-    except ImportError as error:
-        raise IntegrityError(
-            f"the regression is drawn by scikit-learn, which is not there ({error}); install it with: "
-            "pip install 'restora[quickstart]'"
-        ) from None
+    from sklearn.datasets import make_regression
+
     x, y = make_regression(
         SAMPLES, FEATURES, n_informative=INFORMATIVE, n_targets=TARGETS, noise=1.0, random_state=derive(seed, "data")
     )
@@ -54,7 +48,7 @@ def watch_tanh(seed: int, epochs: int, lr: float = 3e-3) -> tuple[tuple[Course, 
         The spectra of its three layers, from epoch 0; and the mean loss of each epoch.
 
     Raises:
-        IntegrityError: scikit-learn is not installed, or a weight is no longer finite.
+        IntegrityError: A weight is no longer finite.
     """
     x, y = regression(seed)
     order = torch.Generator().manual_seed(derive(seed, "order"))

@@ -1,4 +1,4 @@
-"""The tasks that both sides of the benchmark share, and the trials of one side: Restora's own."""
+"""The tasks that both sides of the benchmark share, and the trials that this package trains."""
 
 import functools
 from collections import OrderedDict
@@ -27,7 +27,7 @@ BATCHES = (32, 64, 128, 256, 512)
 
 
 def study(compressions: Sequence[str], targets: Sequence[str] = (), **search: Any) -> StudySpec:
-    """A study with LoRA, on every layer unless targets are given; its task is made apart."""
+    """A study with LoRA on every layer, or on the given targets; its task is built by the caller."""
     defaults = {
         "ranks": list(RANKS),
         "inits": ["paper", "svd"],
@@ -51,38 +51,44 @@ def study(compressions: Sequence[str], targets: Sequence[str] = (), **search: An
 
 
 def mapped(folder: Path, name: str, tensor: Tensor) -> Tensor:
-    """The same numbers, mapped from a file."""
+    """The same tensor, mapped from a new file in ``folder``."""
     path = folder / name
     path.write_bytes(tensor.contiguous().view(torch.uint8).numpy().tobytes())
     whole: Tensor = torch.from_file(str(path), shared=False, size=tensor.numel(), dtype=tensor.dtype)
     return whole.view(tensor.shape)
 
 
-def head_task(folder: Path, train: int = TRAIN, val: int = VAL) -> Task:
-    """A head 512 -> 1000 over a ready cache: features of as many images, mapped from a file.
+def head_task(folder: Path, train: int = TRAIN, val: int = VAL, classes: int = CLASSES) -> Task:
+    """A linear head over features that are cached already, mapped from a file in ``folder``.
 
-    Features are positive and of low effective rank, as those behind a ReLU and a pooling are; labels are what the dense
-    head says of them with noise, so that compression loses accuracy and adapters can win it back.
+    Features are positive and of low effective rank, like those behind a ReLU and pooling. Labels are the predictions of
+    the dense head with noise, so that compression loses accuracy and adapters can restore it.
+
+    Args:
+        folder: Where the file of features is written.
+        train: Training images; at least as many as classes.
+        val: Validation images.
+        classes: Outputs of the head, which has 512 inputs.
     """
     generator = torch.Generator().manual_seed(0)
     directions = torch.randn(64, FEATURES, generator=generator)
     features = (torch.randn(train + val, 64, generator=generator) @ directions / 8).relu_()
-    model = nn.Sequential(OrderedDict(fc=nn.Linear(FEATURES, CLASSES)))
+    model = nn.Sequential(OrderedDict(fc=nn.Linear(FEATURES, classes)))
     with torch.no_grad():
-        model.fc.weight.copy_(torch.randn(CLASSES, FEATURES, generator=generator) / 16)
+        model.fc.weight.copy_(torch.randn(classes, FEATURES, generator=generator) / 16)
         model.fc.bias.zero_()
-        noisy = model(features) + torch.randn(len(features), CLASSES, generator=generator)
+        noisy = model(features) + torch.randn(len(features), classes, generator=generator)
     labels = noisy.argmax(1)
-    labels[:CLASSES] = torch.arange(CLASSES)  # every class has an image
+    labels[:classes] = torch.arange(classes)  # every class has an image
     images = mapped(folder, "features.bin", features)
     parts = [(images[:train], labels[:train]), (images[train:], labels[train:])]
-    return Task(model, parts[0], parts[1], parts[1], description={"classes": CLASSES})
+    return Task(model, parts[0], parts[1], parts[1], description={"classes": classes})
 
 
 def train_all(objective: Objective, values: Sequence[Values], epochs: int, size: Pass | None = None) -> list[Lane]:
-    """Train every set of values for some epochs, none pruned, as a run does."""
+    """Train every set of values for the given epochs in cohorts, as a run does; nothing is pruned."""
     size = size or measure_pass(objective)
-    lanes = [objective.lane(each) for each in values]
+    lanes = [objective.lane(chosen) for chosen in values]
     device = objective.recipe.device
     for _ in range(epochs):
         cohorts = pack([lane for lane in lanes if lane.failure is None], size, workers(device))
@@ -91,10 +97,10 @@ def train_all(objective: Objective, values: Sequence[Values], epochs: int, size:
 
 
 def resnet_task(images: int) -> Task:
-    """A resnet18 of torchvision with random weights, on random pixels of 224 px; its head is what is compressed."""
+    """Torchvision's resnet18 with random weights, on random images of 224 px; only its head is compressed."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(images, 3, 224, 224, generator=generator)
-    labels = torch.arange(images) % CLASSES
+    labels = torch.arange(images)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = resnet18(num_classes=images)  # every class has an image

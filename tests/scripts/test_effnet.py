@@ -1,12 +1,17 @@
+import json
+import sys
 import tarfile
 from collections import Counter
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import pytest
+from tiny_data import write_images
 
+import effnet_recovery
 from bench.effnet import PLACES, Place, study, unpack
-from effnet_recovery import table
+from effnet_recovery import packaged_weights, recover, table
 
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
@@ -30,7 +35,7 @@ def test_only_the_first_images_of_each_class_are_unpacked_and_only_once(tmp_path
     assert found == ["test/cat/0000.jpg", "train/cat/0000.jpg", "train/cat/0001.jpg", "train/cat/0002.jpg"]
     archive.unlink()
     unpack(archive, folder, train=30, test=10)
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["some"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["some"]
 
 
 def test_the_table_tells_size_and_agreement_before_and_after():
@@ -40,3 +45,21 @@ def test_the_table_tells_size_and_agreement_before_and_after():
     assert table([{**row, "before": {**share, "agreement": 0.25}, "after": share}]).splitlines()[-1] == (
         "| head | `int1` rank 8 | r = 8, qera | 9,000,000 | 50.0% | 5.0% | 25.0% | 50.0% (40.0% to 60.0%) |"
     )
+
+
+def test_one_variant_of_every_place_is_searched_and_tested_and_its_figures_are_written(tmp_path: Path, capsys):
+    write_images(tmp_path / "images/train", 2)
+    write_images(tmp_path / "images/test", 1, seed=1)
+    places = [replace(place.quick(), variants=place.variants[:1], inits=place.inits[:1]) for place in PLACES]
+    recover(places, packaged_weights(), tmp_path / "images", "tiny", tmp_path / "figures.json")
+    rows = json.loads((tmp_path / "figures.json").read_text())["rows"]
+    assert [row["where"] for row in rows] == [place.name for place in PLACES]
+    assert all(row["bytes"] < row["dense_bytes"] and row["after"]["images"] == 3 for row in rows)
+    assert len(capsys.readouterr().out.splitlines()) == 2 + len(PLACES)
+
+
+@pytest.mark.parametrize("option", ["--data", "--weights"])
+def test_a_file_in_another_place_is_named_before_anything_is_measured(option: str, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["effnet_recovery.py", option, "none"])
+    with pytest.raises(SystemExit, match=rf"not found: looked for .*/none; .*{option}"):
+        effnet_recovery.main()

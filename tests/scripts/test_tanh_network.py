@@ -1,10 +1,7 @@
-import sys
-
 import pytest
 import torch
 
 from bench.tanh_network import LAYERS, regression, watch_tanh
-from pipeline.errors import IntegrityError
 
 
 def test_the_spectra_of_three_layers_are_watched_and_the_network_learns():
@@ -28,9 +25,3 @@ def test_the_targets_are_within_what_tanh_can_give():
     x, y = regression(0)
     assert (len(x), len(y)) == (1024, 1024)
     assert float(y.abs().max()) == pytest.approx(0.9)
-
-
-def test_without_scikit_learn_it_is_said_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(IntegrityError, match=r"pip install 'restora\[quickstart\]'"):
-        regression(0)
