@@ -20,8 +20,9 @@ def pack(codes: Tensor, width: int) -> Tensor:
     Returns:
         uint8 ``[ceil(n * width / 8)]``; the last byte is padded with zero bits.
     """
-    four_bytes = codes.flatten().numpy().astype("<u4").view(np.uint8).reshape(-1, 4)
-    bits = np.unpackbits(four_bytes, axis=1, count=width, bitorder="little")
+    size = 1 if width <= 8 else 4
+    code_bytes = codes.flatten().numpy().astype(f"<u{size}").view(np.uint8).reshape(-1, size)
+    bits = np.unpackbits(code_bytes, axis=1, count=width, bitorder="little")
     return torch.from_numpy(np.packbits(bits.ravel(), bitorder="little"))
 
 
