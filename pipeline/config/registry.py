@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from pipeline.adapt.contract import Init as Init
     from pipeline.compress.contract import Compression as Compression
     from pipeline.objective.allocations.contract import Allocation as Allocation
-    from pipeline.search.pruners.contract import Pruner as Pruner
-    from pipeline.search.samplers.contract import Sampler as Sampler
+    from pipeline.search.contract import Pruner as Pruner
+    from pipeline.search.contract import Sampler as Sampler
     from pipeline.task.data.contract import DataSource as DataSource
     from pipeline.task.models.contract import ModelSource as ModelSource
+    from pipeline.train.contract import Optimizer as Optimizer
+    from pipeline.train.contract import Schedule as Schedule
     from pipeline.train.losses.contract import Loss as Loss
-    from pipeline.train.optimizers.contract import Optimizer as Optimizer
-    from pipeline.train.schedules.contract import Schedule as Schedule
 else:  # those modules import this one; at run time a field is validated by its registry, whatever its type
     Adapter = Allocation = Compression = DataSource = Init = Loss = Method
     ModelSource = Optimizer = Pruner = Sampler = Schedule = Method

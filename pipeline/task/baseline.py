@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.config.task_spec import BaselineSpec
+from pipeline.config.task_spec import BaselineSpec, TorchOptimizer
 from pipeline.errors import SpecError
 from pipeline.guard import check_stop
 from pipeline.paths import BASELINES
@@ -18,7 +18,7 @@ from pipeline.task.tensor_cache import read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+TORCH_OPTIMIZERS: dict[TorchOptimizer, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
     "sgd": torch.optim.SGD,
@@ -62,7 +62,7 @@ def train_baseline(
     """
     order = torch.Generator().manual_seed(seed)
     model.to(device).train().requires_grad_(True)
-    optimizer = OPTIMIZERS[spec.optimizer](model.parameters(), lr=spec.lr)
+    optimizer = TORCH_OPTIMIZERS[spec.optimizer](model.parameters(), lr=spec.lr)
     # All GPUs, because torch.manual_seed seeds all of them.
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from pipeline.train.contract import Optimizer
 from pipeline.train.lane_optimizer import LaneOptimizer
-from pipeline.train.optimizers.contract import Optimizer
 
 
 @dataclass(frozen=True)

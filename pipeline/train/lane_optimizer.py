@@ -1,6 +1,6 @@
 """One update step over all lanes of a stack, whatever their optimizers.
 
-The formulas of the update rule are in ``pipeline.train.optimizers.contract``.
+The formulas of the update rule are in ``pipeline.train.contract``.
 """
 
 import math
@@ -10,7 +10,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from pipeline.train.optimizers.contract import Rule
+from pipeline.train.contract import Rule
 
 
 class LaneOptimizer:

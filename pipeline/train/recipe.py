@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 
 from pipeline.config.spec import ComputeSpec
+from pipeline.train.contract import Schedule
 from pipeline.train.losses.contract import Loss
 from pipeline.train.losses.cross_entropy import CrossEntropy
 from pipeline.train.schedules.constant import Constant
-from pipeline.train.schedules.contract import Schedule
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from pipeline.compress.channels import prune_channels
 from pipeline.compress.layers import weight_matrix
 from pipeline.compress.structured_pruning import StructuredPruning
 from pipeline.config.registry import COMPRESSIONS
+from pipeline.config.task_spec import TorchOptimizer
 from pipeline.errors import IntegrityError
-from pipeline.task.baseline import OPTIMIZERS
+from pipeline.task.baseline import TORCH_OPTIMIZERS
 from pipeline.task.contract import Part
 
 
@@ -40,7 +41,7 @@ class PruneGradient(StructuredPruning):
     """Number of prunings if ``when = "steps"``."""
     epochs: int = Field(1, ge=1)
     """Passes over the training part."""
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: TorchOptimizer = "adam"
     """With torch's defaults, except for the learning rate."""
     lr: float = Field(1e-4, gt=0)
     """Learning rate."""
@@ -102,7 +103,7 @@ class PruneGradient(StructuredPruning):
 
     def _start_training(self, model: nn.Module) -> torch.optim.Optimizer:
         model.train().requires_grad_(True)
-        return OPTIMIZERS[self.optimizer](model.parameters(), lr=self.lr)
+        return TORCH_OPTIMIZERS[self.optimizer](model.parameters(), lr=self.lr)
 
     def _add_importance(self, model: nn.Module, scores: Mapping[str, Tensor]) -> None:
         """Add the gradients of one batch to the scores of the layers' rows."""

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from pipeline.config.fields import Count
 from pipeline.config.registry import PRUNERS
-from pipeline.search.pruners.contract import Pruner
+from pipeline.search.contract import Pruner
 
 
 @PRUNERS.register("halving")

@@ -6,7 +6,7 @@ from optuna.pruners import BasePruner, MedianPruner
 
 from pipeline.config.fields import Count
 from pipeline.config.registry import PRUNERS
-from pipeline.search.pruners.contract import Pruner
+from pipeline.search.contract import Pruner
 
 
 @PRUNERS.register("median")

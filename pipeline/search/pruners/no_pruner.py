@@ -5,7 +5,7 @@ from typing import ClassVar
 from optuna.pruners import BasePruner, NopPruner
 
 from pipeline.config.registry import PRUNERS
-from pipeline.search.pruners.contract import Pruner
+from pipeline.search.contract import Pruner
 
 
 @PRUNERS.register("none")

@@ -5,7 +5,7 @@ from typing import ClassVar
 from optuna.samplers import BaseSampler, RandomSampler
 
 from pipeline.config.registry import SAMPLERS
-from pipeline.search.samplers.contract import Sampler
+from pipeline.search.contract import Sampler
 
 
 @SAMPLERS.register("random")

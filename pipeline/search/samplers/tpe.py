@@ -3,7 +3,7 @@
 from optuna.samplers import BaseSampler, TPESampler
 
 from pipeline.config.registry import SAMPLERS
-from pipeline.search.samplers.contract import Sampler
+from pipeline.search.contract import Sampler
 
 
 @SAMPLERS.register("tpe")

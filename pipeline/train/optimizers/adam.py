@@ -1,7 +1,7 @@
 """Adam (Kingma and Ba, 2015, arXiv:1412.6980)."""
 
 from pipeline.config.registry import OPTIMIZERS
-from pipeline.train.optimizers.contract import Optimizer, Rule
+from pipeline.train.contract import Optimizer, Rule
 
 
 @OPTIMIZERS.register("adam")

@@ -1,7 +1,7 @@
 """AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101)."""
 
 from pipeline.config.registry import OPTIMIZERS
-from pipeline.train.optimizers.contract import Optimizer, Rule
+from pipeline.train.contract import Optimizer, Rule
 
 
 @OPTIMIZERS.register("adamw")

@@ -1,7 +1,7 @@
 """Nesterov's accelerated gradient (Sutskever et al., 2013, proceedings.mlr.press/v28/sutskever13)."""
 
 from pipeline.config.registry import OPTIMIZERS
-from pipeline.train.optimizers.contract import Optimizer, Rule
+from pipeline.train.contract import Optimizer, Rule
 
 
 @OPTIMIZERS.register("nesterov")

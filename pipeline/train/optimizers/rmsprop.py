@@ -1,7 +1,7 @@
 """RMSprop (Tieleman and Hinton, 2012), without momentum and without bias correction."""
 
 from pipeline.config.registry import OPTIMIZERS
-from pipeline.train.optimizers.contract import Optimizer, Rule
+from pipeline.train.contract import Optimizer, Rule
 
 
 @OPTIMIZERS.register("rmsprop")

@@ -1,7 +1,7 @@
 """Stochastic gradient descent with momentum (Polyak, 1964)."""
 
 from pipeline.config.registry import OPTIMIZERS
-from pipeline.train.optimizers.contract import Optimizer, Rule
+from pipeline.train.contract import Optimizer, Rule
 
 
 @OPTIMIZERS.register("sgd")

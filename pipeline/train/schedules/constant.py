@@ -1,7 +1,7 @@
 """The constant schedule."""
 
 from pipeline.config.registry import SCHEDULES
-from pipeline.train.schedules.contract import Schedule
+from pipeline.train.contract import Schedule
 
 
 @SCHEDULES.register("constant")

@@ -3,7 +3,7 @@
 import math
 
 from pipeline.config.registry import SCHEDULES
-from pipeline.train.schedules.contract import Schedule
+from pipeline.train.contract import Schedule
 
 
 @SCHEDULES.register("cosine")

@@ -1,6 +1,7 @@
-"""The update rule that all optimizers share, and the coefficients that make one optimizer of it.
+"""What an optimizer and a schedule of trials are.
 
-With gradient ``g``, parameter ``p`` and step ``t``::
+All optimizers share one update rule, and differ in its coefficients. With gradient ``g``, parameter ``p`` and step
+``t``::
 
     m <- b1 m + g                                        if plain, (1 - b1) g if adaptive
     v <- b2 v + (1 - b2) g^2                             if adaptive
@@ -47,3 +48,16 @@ class Optimizer(Method):
     @abstractmethod
     def rule(self) -> Rule:
         """Its coefficients."""
+
+
+class Schedule(Method):
+    """The learning rate over a trial, after its warm-up, as a share of the peak rate."""
+
+    @abstractmethod
+    def share(self, step: int, steps: int) -> float:
+        """The share of the peak rate at a step; 1 at the first.
+
+        Args:
+            step: Number of the step after the warm-up, from 0.
+            steps: How many steps follow the warm-up.
+        """
