@@ -1,4 +1,4 @@
-"""The cells of a combination, the values of a trial, and the space in which they are searched."""
+"""The values of a trial, and the space in which they are searched."""
 
 import math
 from collections.abc import Mapping
@@ -9,34 +9,13 @@ from typing import TYPE_CHECKING, Any, cast
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalChoiceType, CategoricalDistribution, FloatDistribution
 
+from pipeline.cell import UNRANKED, Cell
 from pipeline.config.fields import Range
 from pipeline.config.registry import LOSSES
 from pipeline.config.search_spec import SearchSpec
-from pipeline.wording import UNRANKED
 
 if TYPE_CHECKING:  # reading a stored study needs no torch
     from pipeline.adapt.contract import Adapter
-
-
-@dataclass(frozen=True, order=True)
-class Cell:
-    """One (rank, init) of a combination, with its own budget of trials and its own history for sampler and pruner.
-
-    Args:
-        rank: Rank of the adapter, or a budget if an allocation spreads ranks; 0 if the adapter has no rank.
-        init: Name of the init, or ``wording.UNRANKED``.
-    """
-
-    rank: int
-    init: str
-
-    def __str__(self) -> str:
-        return f"rank {self.rank} {self.init}"
-
-    @property
-    def winner_key(self) -> str:
-        """The key of the stored study's attribute with the winner's results over seeds."""
-        return f"winner {self}"
 
 
 @dataclass(frozen=True)
@@ -170,8 +149,3 @@ def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> 
     if isinstance(distribution, FloatDistribution):
         return trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
     return trial.suggest_categorical(name, cast(CategoricalDistribution, distribution).choices)
-
-
-def cell_of(params: Mapping[str, Any]) -> Cell:
-    """The cell of a trial, from Optuna's parameters."""
-    return Cell(params["rank"], params["init"])

@@ -5,14 +5,14 @@ Every other module takes its words from here, so that the page, the terminal, th
 
 from collections.abc import Iterable
 
+from pipeline.cell import UNRANKED
+
 SIZES = ("B", "kB", "MB", "GB", "TB")
 DURATIONS = (("d", "h", 24, 3600), ("h", "min", 60, 60), ("min", "s", 60, 1))
 """A unit, the next smaller unit, how many of these it has, and the seconds of the smaller one."""
 NO_BREAK = "\N{NO-BREAK SPACE}"
 NOTHING = "-"
 """Stands for a rank or an init in tables where an adapter has none."""
-UNRANKED = "none"
-"""The init that is stored for an adapter without ranks; its rank is 0."""
 
 
 def unbroken(text: str) -> str:

@@ -10,7 +10,7 @@ PIPELINE = Path(__file__).parents[1] / "pipeline"
 # Each line may import from the lines above it, and from its own.
 FLOW = [
     {"errors"},
-    {"seeds", "paths", "environment", "wording", "hashes", "locks", "guard"},
+    {"seeds", "paths", "environment", "wording", "cell", "numbers", "hashes", "locks", "guard"},
     {"config"},
     {"space"},
     {"task"},

@@ -99,16 +99,18 @@ def _scored(scores: Mapping[str, Score]) -> tuple[str, str]:
 def _progress(results: Sequence[CombinationResult]) -> list[str]:
     """How far the searches are, and what failed."""
     cells = [cell for result in results for cell in result.cells]
-    seen = {state: sum(cell.states[state] for cell in cells) for state in ("complete", "pruned", "fail", "running")}
+    seen = {
+        state: sum(cell.tally.states[state] for cell in cells) for state in ("complete", "pruned", "fail", "running")
+    }
     done, budget = seen["complete"] + seen["pruned"], sum(cell.budget for cell in cells)
     said = [f"{done} of {counted(budget, 'trial')}: {seen['complete']} complete, {seen['pruned']} pruned"]
     said += [f"{seen[state]} {name}" for state, name in (("fail", "failed"), ("running", "running")) if seen[state]]
     lines = [f"Progress: {', '.join(said)}."]
-    reasons = sum((Counter(cell.reasons) for cell in cells), Counter[str]())
+    reasons = sum((cell.tally.reasons for cell in cells), Counter[str]())
     if often := reasons.most_common(3):
         lines.append("Why trials failed, most often:")
         lines.append("\n".join(f"- {counted(count, 'time')}: {_plain(_short(reason))}" for reason, count in often))
-    if interrupted := sum(sum(cell.interrupted.values()) for cell in cells):
+    if interrupted := sum(sum(cell.tally.interrupted.values()) for cell in cells):
         lines.append(f"Interrupted with their run, to be tried again: {counted(interrupted, 'trial')}.")
     short = [cell for cell in cells if cell.exhausted]
     if short:

@@ -4,12 +4,12 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from pipeline.cell import Cell
 from pipeline.environment import versions
+from pipeline.numbers import wilson
 from pipeline.objective.objective import Objective
 from pipeline.results.stored_results import CellResult, CombinationResult, Score
 from pipeline.run.winners import Recovered, values_of
-from pipeline.space import Cell
-from pipeline.task import wilson
 
 
 def make_card(objective: Objective, trial: FrozenTrial, got: Recovered, val: Score, test: Score) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor
 
+from pipeline.cell import cell_of
 from pipeline.errors import NothingUsableError
 from pipeline.export.card import add_study, make_card
 from pipeline.export.checkpoint import WEIGHTS, read_card, refuse_existing, write_checkpoint
@@ -14,7 +15,6 @@ from pipeline.objective.objective import Objective
 from pipeline.paths import exports_folder
 from pipeline.results.stored_results import CellResult, CombinationResult, Score
 from pipeline.run.winners import Recovered, recover, score_adapter, values_of
-from pipeline.space import cell_of
 from pipeline.store.kept_adapters import Kept
 from pipeline.store.stored_study import note_file
 

@@ -19,6 +19,7 @@ from pipeline.adapt.contract import (
     stored_model,
     trainable_counts,
 )
+from pipeline.cell import Cell
 from pipeline.compress.attention import SplitQkv, arranged
 from pipeline.compress.batch_norm import reestimate, running_norms
 from pipeline.compress.contract import CompressedModel
@@ -42,7 +43,7 @@ from pipeline.errors import SpecError
 from pipeline.objective.allocation import costs, layers_of, refuse_budgets, spent_by, spread
 from pipeline.objective.allocations.contract import Layer
 from pipeline.seeds import derive
-from pipeline.space import Cell, Values, fitted
+from pipeline.space import Values, fitted
 from pipeline.task import Task
 
 

@@ -10,6 +10,7 @@ import optuna
 import torch
 
 from pipeline.adapt.contract import Draw, blank
+from pipeline.cell import Cell
 from pipeline.compress.layer_statistics import Statistics
 from pipeline.compress.layers import (
     on_device,
@@ -24,7 +25,7 @@ from pipeline.errors import SpecError
 from pipeline.objective.base import Base
 from pipeline.objective.combination import Preparation
 from pipeline.seeds import derive
-from pipeline.space import Cell, Values, cells, suggest
+from pipeline.space import Values, cells, suggest
 from pipeline.task import Task, prepare
 from pipeline.train.cache.feature_cache import LIMIT, FeatureCache
 from pipeline.train.cut.program import Probe

@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from pipeline.adapt.lanes import Lanes, attach
+from pipeline.cell import Cell
 from pipeline.compress.layers import on_device, shared_copy
 from pipeline.guard import check_stop
 from pipeline.objective.base import Base
 from pipeline.objective.objective import Objective
 from pipeline.seeds import derive
-from pipeline.space import Cell, cells, middle
+from pipeline.space import cells, middle
 
 SCORE_IMAGES = 1024
 """Images of the validation part that a score is measured on."""

@@ -1,10 +1,11 @@
 """Where a search stands, for whoever shows it; plain Python alone, so that a verb says its first word at once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.store.summary import is_exhausted
+from pipeline.cell import Cell
+from pipeline.store.tally import Tally, trials_left
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,23 @@ class CellProgress:
 
     @property
     def left(self) -> int:
-        """Trials that the budget still allows; none once as many have failed as the budget has."""
-        states = {"complete": self.complete, "pruned": self.pruned, "fail": self.failed}
-        return 0 if is_exhausted(states, self.budget) else max(0, self.budget - self.done)
+        """Trials that the cell may still train."""
+        return trials_left(self.done, self.failed, self.budget)
+
+    @classmethod
+    def of(cls, cell: Cell, budget: int, tally: Tally, epochs: Sequence[int]) -> "CellProgress":
+        """From a cell's tally, and the epochs that each of its running trials has behind it."""
+        return cls(
+            rank=cell.rank,
+            init=cell.init,
+            budget=budget,
+            complete=tally.states["complete"],
+            pruned=tally.states["pruned"],
+            failed=tally.states["fail"],
+            running=len(epochs),
+            epoch=max(epochs, default=0),
+            best=tally.best,
+        )
 
 
 @dataclass(frozen=True)
@@ -105,16 +120,11 @@ class Progress:
 def progress_of(combination: Mapping[str, Any]) -> Progress:
     """Where a combination stands, from its part of the table of ``status``."""
     cells = tuple(
-        CellProgress(
-            rank=cell["rank"],
-            init=cell["init"],
-            budget=cell["budget"],
-            complete=cell["states"]["complete"],
-            pruned=cell["states"]["pruned"],
-            failed=cell["states"]["fail"],
-            running=cell["states"]["running"],
-            epoch=cell["epoch"],
-            best=cell["best"],
+        CellProgress.of(
+            Cell(cell["rank"], cell["init"]),
+            cell["budget"],
+            Tally.from_table(cell),
+            [cell["epoch"]] * cell["states"]["running"],
         )
         for cell in combination["cells"]
     )

@@ -1,12 +1,11 @@
 """The share of what compression lost that an adapter won back."""
 
+from pipeline.numbers import wilson
 from pipeline.results.stored_results import CellResult, CombinationResult, Score, mean_accuracy
 
 
 def lost(original: Score, compressed: Score) -> bool:
     """Whether compression lost more than chance may: the compressed model lies below the original's 95 % interval."""
-    from pipeline.task.metrics.accuracy import wilson  # it brings torch, which tables without it do not need
-
     return compressed.accuracy < wilson(original.correct, original.images)[0]
 
 

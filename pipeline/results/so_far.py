@@ -1,17 +1,15 @@
 """What a study came to so far, read from the summaries that its ledger keeps and from the winners' trials alone."""
 
-from collections import Counter
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
 
+from pipeline.cell import stored_cells
 from pipeline.results.stored_results import CombinationResult, gathered, stored_facts
-from pipeline.space import Cell
 from pipeline.store.database import Database
 from pipeline.store.stored_study import study_name
-from pipeline.store.summary import COVERED, stored_cells, summary_key
-from pipeline.store.tally import Tally, tally
+from pipeline.store.tally import COVERED, Tally, tally_trials
 
 Winners = dict[tuple[int, int], FrozenTrial]
 """Trials by the id of their study and their number; a trial that is complete stays as it is."""
@@ -34,9 +32,9 @@ def read_so_far(storage: Database, study: str, known: Winners) -> list[Combinati
 def _so_far(storage: Database, study: optuna.Study, facts: dict[str, Any], known: Winners) -> CombinationResult:
     if COVERED not in facts:  # it has no trials, or is of a version without such summaries
         trials = study.get_trials(deepcopy=False)
-        return gathered(study, facts, tally(trials), dict(enumerate(trials)))
-    cells = [Cell(rank, init) for rank, init in stored_cells(facts)]
-    tallies = {cell: _tally(facts[summary_key(cell)]) for cell in cells if summary_key(cell) in facts}
+        return gathered(study, facts, tally_trials(trials), dict(enumerate(trials)))
+    cells = [cell for cell in stored_cells(facts) if cell.summary_key in facts]
+    tallies = {cell: Tally.from_table(facts[cell.summary_key]) for cell in cells}
     winners = {}
     for own in tallies.values():
         if own.trial is not None:
@@ -45,8 +43,3 @@ def _so_far(storage: Database, study: optuna.Study, facts: dict[str, Any], known
                 known[key] = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(*key))
             winners[own.trial] = known[key]
     return gathered(study, facts, tallies, winners)
-
-
-def _tally(summary: dict[str, Any]) -> Tally:
-    reasons, interrupted = Counter(summary["reasons"] or {}), Counter(summary["interrupted"] or {})
-    return Tally(Counter(summary["states"]), reasons, interrupted, summary["best"], summary["trial"])

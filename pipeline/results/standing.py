@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pipeline.results.progress import progress_of
-from pipeline.results.stored_results import CellResult, CombinationResult
+from pipeline.results.stored_results import CombinationResult
 from pipeline.results.tables import status_table
 
 
@@ -50,10 +50,6 @@ def standing(results: Sequence[CombinationResult]) -> Standing:
         seconds=_covered(spans),
         latest=max((end for _, end in spans), default=None),
     )
-
-
-def begun(cell: CellResult) -> bool:
-    return any(cell.states.values())
 
 
 def _covered(spans: Iterable[tuple[datetime, datetime]]) -> float:

@@ -1,4 +1,4 @@
-"""Where a study stands, read with SQL alone from the summaries of its cells: this needs neither Optuna nor torch."""
+"""How far a study is, read with SQL from the stored tallies of its cells; needs neither Optuna nor torch."""
 
 import json
 from collections import defaultdict
@@ -11,19 +11,11 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from pipeline.store.summary import (
-    COVERED,
-    DAMAGED,
-    STATES,
-    Place,
-    cell_summary,
-    is_exhausted,
-    stored_cells,
-    summary_key,
-)
+from pipeline.cell import Cell, stored_cells
+from pipeline.store.tally import COVERED, DAMAGED, Tally
 
 # One statement, so that attributes, counts and epochs are of the same moment. The key of a running trial's epoch is
-# JSON: the place of its rank and of its init among those searched, each before its distribution.
+# JSON: the index of its rank, the distribution of ranks, the index of its init, the distribution of inits.
 _READ = text("""
 SELECT study_id, study_name, 'count' AS kind, CAST(state AS VARCHAR) AS key, CAST(count(*) AS VARCHAR) AS value
 FROM studies JOIN trials USING (study_id)
@@ -45,48 +37,55 @@ ORDER BY study_id
 """)
 
 
-def status_row(
-    rank: int, init: str, budget: int, summary: Mapping[str, Any], *, tested: bool, epoch: int
-) -> dict[str, Any]:
-    """A cell in the table of ``status``; ``epoch`` is the one that its furthest running trial has behind it."""
+def status_row(cell: Cell, budget: int, tally: Mapping[str, Any], *, tested: bool, epoch: int) -> dict[str, Any]:
+    """A cell in the table of ``status``.
+
+    Args:
+        cell: The cell.
+        budget: Its budget.
+        tally: Its tally as a table; reasons and interruptions are None where the stored tally has no room for them.
+        tested: Whether its winner is tested.
+        epoch: Epochs that its furthest running trial has behind it.
+    """
     return {
-        "rank": rank,
-        "init": init,
+        "rank": cell.rank,
+        "init": cell.init,
         "budget": budget,
-        "states": summary["states"],
+        "states": tally["states"],
         "epoch": epoch,
-        "best": summary["best"],
-        "trial": summary["trial"],
+        "best": tally["best"],
+        "trial": tally["trial"],
         "tested": tested,
-        "exhausted": is_exhausted(summary["states"], budget),
-        "reasons": summary["reasons"],
-        "interrupted": summary["interrupted"],
+        "exhausted": Tally.from_table(tally).exhausted(budget),
+        "reasons": tally["reasons"],
+        "interrupted": tally["interrupted"],
     }
 
 
 def status_part(name: str, facts: Mapping[str, Any], cells: list[dict[str, Any]]) -> dict[str, Any]:
     """A combination in the table of ``status``.
 
-    ``unit`` is what budgets count where an allocation spreads them, else none; ``run`` is the latest run: ``command``,
-    ``began`` (UTC, ISO 8601) and ``done``, the trials that were complete or pruned when it began.
+    ``unit`` is what ranks are budgets of (``bytes`` or ``parameters``) where an allocation spreads them, otherwise
+    None. ``run`` is the latest run: its ``command``, when it ``began`` (UTC, ISO 8601), and ``done``, the trials that
+    were complete or pruned at that time.
     """
     search = facts["pinned"]["search"]
     return {
         "combination": name,
         "metric": facts.get("task", {}).get("metric", "accuracy"),
         "unit": (search.get("allocation") or {}).get("unit"),
-        "epochs": search.get("epochs", 1),
+        "epochs": facts.get("epochs") or search.get("epochs", 1),
         "run": facts.get("run"),
         "cells": cells,
     }
 
 
 def read_status(url: str, study: str, *, with_reasons: bool) -> list[dict[str, Any]] | None:
-    """Where each combination of a study stands, as ``status_table`` says it.
+    """The table of ``status``, read from the stored tallies; ``status_table`` makes the same from all trials.
 
     Returns:
-        None where only a full reading can tell: a summary is missing or behind, has no room for the reasons that are
-        asked for, or the database does not answer, of which the full reading says why.
+        None where all trials have to be read: a stored tally is missing, out of date, or without the reasons that are
+        asked for, a study is damaged, or the database does not answer (reading the trials then says why).
     """
     try:
         return _table(_read(url, f"{study}/"), with_reasons=with_reasons)
@@ -94,30 +93,30 @@ def read_status(url: str, study: str, *, with_reasons: bool) -> list[dict[str, A
         return None
 
 
-def _table(rows: Iterable[Row[Any]], *, with_reasons: bool) -> list[dict[str, Any]] | None:
+def _table(found: Iterable[Row[Any]], *, with_reasons: bool) -> list[dict[str, Any]] | None:
     attributes: dict[str, dict[str, Any]] = defaultdict(dict)
     counts: dict[str, dict[str, int]] = defaultdict(dict)
-    epochs: dict[str, dict[Place, int]] = defaultdict(lambda: defaultdict(int))
-    for row in rows:
+    epochs: dict[str, dict[Cell, int]] = defaultdict(lambda: defaultdict(int))
+    for row in found:
         if row.kind == "count":
             counts[row.study_name][row.key] = int(row.value)
         elif row.kind == "attribute":
             attributes[row.study_name][row.key] = json.loads(row.value)
         else:
-            place, own = _place(row.key), epochs[row.study_name]
-            own[place] = max(own[place], int(row.value))
+            cell, furthest = _running_cell(row.key), epochs[row.study_name]
+            furthest[cell] = max(furthest[cell], int(row.value))
     stored = {name: facts for name, facts in attributes.items() if "pinned" in facts}
     if not stored or any(facts.get(COVERED, {}) != counts[name] for name, facts in stored.items()):
         return None
     cells = {name: _cells(facts, epochs[name]) for name, facts in stored.items()}
-    if with_reasons and any(cell["reasons"] is None for each in cells.values() for cell in each):
+    if with_reasons and any(row["reasons"] is None for rows in cells.values() for row in rows):
         return None
     return [status_part(name.partition("/")[2], facts, cells[name]) for name, facts in stored.items()]
 
 
-def _place(key: str) -> Place:
+def _running_cell(key: str) -> Cell:
     rank, ranks, init, inits = json.loads(key)
-    return ranks["attributes"]["choices"][int(rank)], inits["attributes"]["choices"][int(init)]
+    return Cell(ranks["attributes"]["choices"][int(rank)], inits["attributes"]["choices"][int(init)])
 
 
 def _read(url: str, prefix: str) -> list[Row[Any]]:
@@ -131,13 +130,10 @@ def _read(url: str, prefix: str) -> list[Row[Any]]:
         return []
 
 
-def _cells(facts: Mapping[str, Any], epochs: Mapping[Place, int]) -> list[dict[str, Any]]:
+def _cells(facts: Mapping[str, Any], epochs: Mapping[Cell, int]) -> list[dict[str, Any]]:
     rows = []
-    for rank, init in stored_cells(facts):
-        cell = f"rank {rank} {init}"
-        summary = facts.get(summary_key(cell), cell_summary(dict.fromkeys(STATES, 0), {}, {}, None, None))
-        winner = facts.get(f"winner {cell}", {})
-        tested = winner.get("trial") == summary["trial"] and any("test" in seed for seed in winner.get("seeds", []))
-        epoch = epochs.get((rank, init), 0)
-        rows.append(status_row(rank, init, facts["budget"], summary, tested=tested, epoch=epoch))
+    for cell in stored_cells(facts):
+        tally, winner = facts.get(cell.summary_key, Tally().as_table()), facts.get(cell.winner_key, {})
+        tested = winner.get("trial") == tally["trial"] and any("test" in seed for seed in winner.get("seeds", []))
+        rows.append(status_row(cell, facts["budget"], tally, tested=tested, epoch=epochs.get(cell, 0)))
     return rows

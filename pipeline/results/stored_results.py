@@ -12,12 +12,11 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from pipeline.cell import Cell, stored_cells
 from pipeline.errors import NothingUsableError
-from pipeline.space import Cell
 from pipeline.store.database import Database
 from pipeline.store.stored_study import REQUIRED, study_name
-from pipeline.store.summary import DAMAGED, is_exhausted, stored_cells
-from pipeline.store.tally import Tally, has_cell, tally
+from pipeline.store.tally import DAMAGED, Tally, has_cell, tally_trials
 
 logger = logging.getLogger(__name__)
 
@@ -55,10 +54,8 @@ class CellResult:
     Args:
         cell: Its rank and init.
         budget: Trials that it may complete or prune.
-        states: Trials by state, interrupted ones apart.
+        tally: What its trials came to.
         epoch: Epochs that its furthest running trial has behind it.
-        reasons: Why trials failed, and how often.
-        interrupted: What interrupted others with their run, and how often; those are tried again.
         best: The complete trial of highest validation accuracy.
         tested: The scores of that trial, by seed; empty until it is tested.
         failed_seeds: Why training it again failed, by seed.
@@ -66,18 +63,19 @@ class CellResult:
 
     cell: Cell
     budget: int
-    states: Mapping[str, int]
+    tally: Tally
     epoch: int
-    reasons: Mapping[str, int]
-    interrupted: Mapping[str, int]
     best: FrozenTrial | None
     tested: tuple[Tested, ...]
     failed_seeds: Mapping[int, str]
 
     @property
     def exhausted(self) -> bool:
-        """Whether the cell ended short of its budget, because as many trials failed as the budget has."""
-        return is_exhausted(self.states, self.budget)
+        return self.tally.exhausted(self.budget)
+
+    @property
+    def begun(self) -> bool:
+        return any(self.tally.states.values())
 
     @property
     def test(self) -> Score | None:
@@ -246,7 +244,7 @@ def _warn(message: str) -> None:
 def _read(storage: Database, name: str) -> CombinationResult:
     study = optuna.load_study(study_name=name, storage=storage)
     trials = study.get_trials(deepcopy=False)
-    return gathered(study, study.user_attrs, tally(trials), dict(enumerate(trials)))
+    return gathered(study, study.user_attrs, tally_trials(trials), dict(enumerate(trials)))
 
 
 def gathered(
@@ -256,7 +254,6 @@ def gathered(
     trials: Mapping[int, FrozenTrial],
 ) -> CombinationResult:
     """One combination, from what its cells came to and from its trials by number, of which the winners are needed."""
-    own = [Cell(rank, init) for rank, init in stored_cells(facts)]
     return CombinationResult(
         name=study.study_name.partition("/")[2],
         label=study.study_name.partition("/")[2],
@@ -264,14 +261,14 @@ def gathered(
         baseline=_scores(facts.get("baseline", {})),
         compressed=_scores(facts.get("compressed", {})),
         facts=facts,
-        cells=tuple(_cell(cell, facts, tallies.get(cell, Tally()), trials) for cell in own),
+        cells=tuple(_cell(cell, facts, tallies.get(cell, Tally()), trials) for cell in stored_cells(facts)),
     )
 
 
 def find_winners(study: optuna.Study) -> dict[Cell, FrozenTrial]:
     """The complete trial of highest validation accuracy of each cell; the first of equals."""
     trials = study.get_trials(deepcopy=False)
-    return {cell: trials[own.trial] for cell, own in tally(trials).items() if own.trial is not None}
+    return {cell: trials[own.trial] for cell, own in tally_trials(trials).items() if own.trial is not None}
 
 
 def _cell(cell: Cell, facts: Mapping[str, Any], own: Tally, trials: Mapping[int, FrozenTrial]) -> CellResult:
@@ -280,10 +277,8 @@ def _cell(cell: Cell, facts: Mapping[str, Any], own: Tally, trials: Mapping[int,
     return CellResult(
         cell=cell,
         budget=facts["budget"],
-        states=own.states,
+        tally=own,
         epoch=_epoch(cell, trials.values()),
-        reasons=own.reasons,
-        interrupted=own.interrupted,
         best=None if own.trial is None else trials[own.trial],
         tested=tuple(Tested(s["seed"], Score(*s["val"]), Score(*s["test"])) for s in seeds if "test" in s),
         failed_seeds={s["seed"]: s["reason"] for s in seeds if "reason" in s},

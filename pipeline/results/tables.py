@@ -7,6 +7,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from pipeline.numbers import wilson
 from pipeline.paths import write_whole
 from pipeline.results.recovered import cell_recovery
 from pipeline.results.status import status_part, status_row
@@ -17,8 +18,6 @@ from pipeline.space import Values
 
 def interval(score: Score) -> tuple[float, float]:
     """The 95 % Wilson interval of an accuracy."""
-    from pipeline.task.metrics.accuracy import wilson  # it brings torch, which the other tables do not need
-
     return wilson(score.correct, score.images)
 
 
@@ -28,15 +27,7 @@ def status_table(results: Sequence[CombinationResult]) -> list[dict[str, Any]]:
 
 
 def _status(cell: CellResult) -> dict[str, Any]:
-    came_to = {
-        "states": dict(cell.states),
-        "best": cell.best.value if cell.best else None,
-        "trial": cell.best.number if cell.best else None,
-        "reasons": dict(cell.reasons),
-        "interrupted": dict(cell.interrupted),
-    }
-    place = (cell.cell.rank, cell.cell.init)
-    return status_row(*place, cell.budget, came_to, tested=bool(cell.tested), epoch=cell.epoch)
+    return status_row(cell.cell, cell.budget, cell.tally.as_table(), tested=bool(cell.tested), epoch=cell.epoch)
 
 
 def evaluation_rows(results: Sequence[CombinationResult]) -> list[EvaluationRow]:
@@ -151,19 +142,6 @@ def epoch_rows(results: Sequence[CombinationResult]) -> list[EpochRow]:
         if cell.best
         for epoch, accuracy in sorted(cell.best.intermediate_values.items())
     ]
-
-
-def pareto_front(points: Sequence[tuple[int, float]]) -> list[int]:
-    """Which of the points ``(bytes, accuracy)`` no other beats, the smallest first.
-
-    One beats another that is no smaller and no more accurate, and not its equal; of equals all stay.
-    """
-    order = sorted(range(len(points)), key=lambda place: (points[place][0], -points[place][1]))
-    front: list[int] = []
-    for place in order:
-        if not front or points[place][1] > points[front[-1]][1] or points[place] == points[front[-1]]:
-            front.append(place)
-    return front
 
 
 def write_csv(path: Path, kind: type, rows: Iterable[Mapping[str, Any]]) -> None:

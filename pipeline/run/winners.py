@@ -11,11 +11,12 @@ from optuna.trial import FrozenTrial
 from torch import Tensor, nn
 
 from pipeline.adapt.lanes import Lanes
+from pipeline.cell import Cell
 from pipeline.errors import NothingUsableError
 from pipeline.objective.objective import Objective
 from pipeline.results.stored_results import find_winners
 from pipeline.seeds import derive
-from pipeline.space import Cell, Values, cells
+from pipeline.space import Values, cells
 from pipeline.store.kept_adapters import Kept
 from pipeline.train.cut.program import Logits
 from pipeline.train.lane import Lane

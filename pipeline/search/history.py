@@ -1,31 +1,31 @@
-"""What a cell learns from: its own trials alone, as an in-memory Optuna study."""
+"""The history of a cell: its own trials, from which its sampler and its pruner learn, as an in-memory Optuna study."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from pipeline.cell import Cell
 from pipeline.config.search_spec import SearchSpec
 from pipeline.seeds import derive
-from pipeline.space import Ask, Cell, Values
-
-COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
-"""States of trials that a budget counts."""
+from pipeline.space import Ask, Values
+from pipeline.store.tally import Tally
 
 
 class History:
     """The trials of one cell, and what it asks next.
 
-    The seed of each ask is a hash of (study seed, cell, number): what is asked depends on nothing but what was told.
+    The seed of each ask is a hash of (study seed, cell, number), so what is asked depends on what was told alone.
 
     Args:
         cell: The cell.
         search: Budget, sampler and pruner.
-        space: What is searched.
+        space: The space within the cell.
         seed: The study's seed.
-        first: What it tries first, where its score has earned it that.
+        first: Values of the first trial; None lets the sampler choose them.
     """
 
     def __init__(
@@ -37,33 +37,30 @@ class History:
         first: Values | None = None,
     ) -> None:
         self.cell, self.search, self.seed, self.first = cell, search, seed, first
-        self.study = optuna.create_study(direction="maximize", pruner=search.pruner.build(search.sampler.startup))
+        self.told = Tally()
+        """What the trials that were told came to. When a run resumes, the stored ones are told wave by wave again."""
+        self._storage, pruner = InMemoryStorage(), search.pruner.build(search.sampler.startup)
+        self.study = optuna.create_study(storage=self._storage, direction="maximize", pruner=pruner)
+        self._study_id = self._storage.get_study_id_from_name(self.study.study_name)
         self._space = dict(space)
 
     @property
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
-    def count(self, *states: TrialState) -> int:
-        return sum(trial.state in states for trial in self._trials)
-
-    @property
-    def left(self) -> int:
-        """Trials that the budget still allows; none once as many have failed as the budget has."""
-        exhausted = self.count(TrialState.FAIL) >= self.search.trials
-        return 0 if exhausted else self.search.trials - self.count(*COUNTED)
-
     def ask(self, neighbour: "History | None", stored: Mapping[int, FrozenTrial]) -> list[Ask]:
-        """The cell's trials of the next wave.
+        """The cell's trials of the next wave; none once its budget is met, or it is exhausted.
 
         Args:
-            neighbour: The next higher rank of the same init; some of its best values are tried once start-up is over.
-            stored: Trials of the stored study by number; they stand for what was asked when they were new.
+            neighbour: The history of the next higher rank of the same init. Some of its best values are tried here
+                once the start-up is over.
+            stored: Trials of the stored study by their number in this history. Their values are asked for again.
         """
-        to_start = self.search.sampler.startup - self.count(*COUNTED)
+        to_start = self.search.sampler.startup - self.told.done
         started = to_start <= 0
-        # A wave that starts up ends with the start-up: a long one would leave the sampler nothing of the budget.
-        size = min(self.search.ask_ahead, self.left, self.search.trials if started else to_start)
+        # A wave of the start-up ends with it: a longer one would leave the sampler less of the budget to learn from.
+        left = self.told.left(self.search.trials)
+        size = min(self.search.ask_ahead, left, self.search.trials if started else to_start)
         queued = self._neighbour_values(neighbour) if started and neighbour is not None else []
         return [self._ask_one(started, queued, stored) for _ in range(size)]
 
@@ -95,7 +92,7 @@ class History:
         self.study.add_trial(trial)
 
     def _neighbour_values(self, neighbour: "History") -> list[dict[str, Any]]:
-        """The neighbour's best values that are new here, as many as ``warm_start`` still allows."""
+        """The neighbour's best values that were not tried here, as many as ``warm_start`` still allows."""
         complete = [trial for trial in neighbour._trials if trial.state == TrialState.COMPLETE]
         best = sorted(complete, key=lambda trial: -(trial.value or 0.0))[: self.search.warm_start]
         allowed = self.search.warm_start - sum(trial.user_attrs["origin"] == "neighbour" for trial in self._trials)
@@ -103,13 +100,15 @@ class History:
         return [trial.params for trial in best if trial.params not in tried][: max(0, allowed)]
 
     def report(self, number: int, epoch: int, accuracy: float) -> None:
-        """Note a trial's accuracy after an epoch, counted from 1."""
-        self.study._storage.set_trial_intermediate_value(self._trials[number]._trial_id, epoch, accuracy)
+        """Report a trial's validation accuracy after an epoch, counted from 1, to the pruner."""
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        self._storage.set_trial_intermediate_value(trial_id, epoch, accuracy)
 
     def should_prune(self, number: int) -> bool:
-        """Whether the cell's pruner ends a trial after what it reported last."""
+        """Whether the cell's pruner ends a trial after its last reported epoch."""
         return self.study.pruner.prune(self.study, self._trials[number])
 
     def tell(self, number: int, state: TrialState, value: float | None) -> None:
-        """End a trial; ``value`` only where it is complete."""
-        self.study.tell(number, value, state)
+        """End a trial; its value counts if it is complete."""
+        self.study.tell(number, value if state == TrialState.COMPLETE else None, state)
+        self.told.add(state, number, value, {"ask": number})

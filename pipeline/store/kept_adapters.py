@@ -9,9 +9,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pipeline.cell import Cell
 from pipeline.hashes import file_sha256, hash_tensors
 from pipeline.paths import adapters_folder, write_whole
-from pipeline.space import Cell
 from pipeline.store.stored_study import note_file, trial_key
 
 

@@ -1,4 +1,4 @@
-"""What is written to the stored study while it is searched; the coordinator is its only writer."""
+"""The ledger: writes the trials of a search into its stored study, and counts them."""
 
 import time
 from collections import Counter
@@ -14,48 +14,56 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
 
-from pipeline.space import Ask, Cell
+from pipeline.cell import Cell
+from pipeline.space import Ask
 from pipeline.store.database import database_of
 from pipeline.store.optuna_tables import (
     begin_trial,
     end_trial,
     study_id_of,
+    trial_id_of,
     write_attributes,
     write_epochs,
     write_study_attribute,
 )
 from pipeline.store.stored_study import metric_of
-from pipeline.store.summary import COVERED, summary_key
-from pipeline.store.tally import tally, tells
+from pipeline.store.tally import COVERED, belongs_to_history, tally_trials
 from pipeline.store.trial_pictures import attach_curves
 
 LONG = 10.0
-"""Seconds after which a trial is shown as running; one that ends sooner enters whole."""
+"""Seconds after which a trial gets a row while it runs; a shorter trial is written when it has ended."""
 EVERY = 1.0
-"""Seconds between two reports of a running trial."""
+"""Seconds between two updates of the row of a running trial."""
 SHARE = 0.02
-"""Part of the time since the search began that showing trials as they run may take."""
+"""Largest part of the time since the search began that updating rows of running trials may take."""
 AT_FIRST = 0.2
-"""Seconds that showing them may take beside that, so that a search that has just begun shows them too."""
-NONE: Mapping[str, Any] = MappingProxyType({})
+"""Seconds that these updates may take beside that, so that a search that has just begun shows its trials too."""
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """The row of a trial that is shown as running."""
+class _Row:
+    """The row of a trial in the database.
+
+    Args:
+        trial_id: Its id in the database.
+        number: Its number in the stored study.
+        epochs: How many of its epochs are written.
+        updated: When it was last updated, by ``time.monotonic()``.
+    """
 
     trial_id: int
     number: int
     epochs: int = 0
-    when: float = 0.0
+    updated: float = 0.0
 
 
 class Ledger:
-    """Writes trials into a stored study, and with each the summary that ``status`` reads.
+    """Writes trials into a stored study, and in the same transaction the tally of their cell.
 
     Args:
-        study: The stored study.
-        space: Its full space, rank and init among it.
+        study: The stored study. The ledger is its only writer of trials.
+        space: The full space of the study, including rank and init.
     """
 
     def __init__(self, study: optuna.Study, space: Mapping[str, BaseDistribution]) -> None:
@@ -64,15 +72,16 @@ class Ledger:
         self._name, self._metric = study.study_name, metric_of(study)
         self.seconds = 0.0
         """Seconds spent in the database so far."""
-        self._showing, self._began = 0.0, time.monotonic()
-        self._shown: dict[Ask, _Shown] = {}
-        self._news: dict[Ask, tuple[list[float], Mapping[str, Any]]] = {}
+        self._updating, self._began = 0.0, time.monotonic()
+        self._rows: dict[Ask, _Row] = {}
+        self._pending: dict[Ask, tuple[list[float], Mapping[str, Any]]] = {}
         trials = study.get_trials(deepcopy=False)
         self._covered = Counter(trial.state.name for trial in trials)
-        self._tallies = tally(trials)
+        self.tallies = tally_trials(trials)
+        """What the trials of each cell came to, over all runs."""
         if study.user_attrs.get(COVERED) != self._covered:
             with self._transaction() as session:
-                self._sum_up(session, *self._tallies)
+                self._write_tallies(session, *self.tallies)
 
     @contextmanager
     def _transaction(self) -> Iterator[Session]:
@@ -83,85 +92,101 @@ class Ledger:
         finally:
             self.seconds += time.perf_counter() - start
 
-    def _sum_up(self, session: Session, *cells: Cell) -> None:
+    def _write_tallies(self, session: Session, *cells: Cell) -> None:
         for cell in cells:
-            write_study_attribute(session, self._study_id, summary_key(cell), self._tallies[cell].summary())
+            write_study_attribute(session, self._study_id, cell.summary_key, self.tallies[cell].stored())
         covered = {state: count for state, count in self._covered.items() if count}
         write_study_attribute(session, self._study_id, COVERED, covered)
 
-    def progress(self, ask: Ask, accuracies: list[float], attributes: Mapping[str, Any] = NONE) -> None:
-        """Show a long trial as running, its epochs about once a second, as far as that takes next to no time.
+    def progress(self, ask: Ask, accuracies: list[float], attributes: Mapping[str, Any] = NOTHING) -> None:
+        """Update the row of a trial that runs, about once a second, if it is long and time allows.
 
-        What was not shown of any trial is shown together with the next that is.
+        An update writes all that is pending, of other trials too.
+
+        Args:
+            ask: What was asked.
+            accuracies: Validation accuracy after each of its epochs so far, from 0 to 1.
+            attributes: Its user attributes so far.
         """
-        now, shown = time.monotonic(), self._shown.get(ask)
-        self._news[ask] = accuracies, attributes
-        due = _is_long(ask) if shown is None else now - shown.when >= EVERY
-        if not due or self._showing > AT_FIRST + SHARE * (now - self._began):
+        now, row = time.monotonic(), self._rows.get(ask)
+        self._pending[ask] = accuracies, attributes
+        due = _is_long(ask) if row is None else now - row.updated >= EVERY
+        if not due or self._updating > AT_FIRST + SHARE * (now - self._began):
             return
         before = self.seconds
         with self._transaction() as session:
             rows = {
-                each: self._show(session, each, *news)
-                for each, news in self._news.items()
-                if each in self._shown or _is_long(each)
+                ask: self._update(session, ask, *pending)
+                for ask, pending in self._pending.items()
+                if ask in self._rows or _is_long(ask)
             }
-        self._shown |= rows  # only now: what an interruption took back is not shown
-        self._news.clear()
-        self._showing += self.seconds - before
+        self._rows |= rows  # only after the commit: an interruption takes the rows back
+        self._pending.clear()
+        self._updating += self.seconds - before
 
-    def _show(self, session: Session, ask: Ask, accuracies: list[float], attributes: Mapping[str, Any]) -> _Shown:
-        shown = self._shown.get(ask)
-        if shown is None:
-            shown = self._begin(session, ask)
-            write_attributes(session, shown.trial_id, {**_place(ask), **attributes})
+    def _update(self, session: Session, ask: Ask, accuracies: list[float], attributes: Mapping[str, Any]) -> _Row:
+        row = self._rows.get(ask)
+        if row is None:
+            row = self._begin(session, ask)
+            write_attributes(session, row.trial_id, {**_identity(ask), **attributes})
             self._covered[TrialState.RUNNING.name] += 1
-            self._tallies[ask.cell].seen["running"] += 1
-            self._sum_up(session, ask.cell)
-        write_epochs(session, shown.trial_id, accuracies, shown.epochs)
-        return replace(shown, epochs=len(accuracies), when=time.monotonic())
+            self.tallies[ask.cell].states["running"] += 1
+            self._write_tallies(session, ask.cell)
+        write_epochs(session, row.trial_id, accuracies, row.epochs)
+        return replace(row, epochs=len(accuracies), updated=time.monotonic())
 
-    def _begin(self, session: Session, ask: Ask) -> _Shown:
+    def _begin(self, session: Session, ask: Ask) -> _Row:
         params = {name: value for name, value in ask.values.params().items() if name in self._space}
-        return _Shown(*begin_trial(session, self._study_id, ask.asked, params, self._space))
+        return _Row(*begin_trial(session, self._study_id, ask.asked, params, self._space))
 
     def finish(
         self, ask: Ask, state: TrialState, accuracies: list[float], attributes: Mapping[str, Any], value: float | None
     ) -> int:
-        """Write a finished trial, whole, in one transaction; returns its number in the stored study."""
-        attributes, own = {**_place(ask), **attributes}, self._tallies[ask.cell]
-        shown = self._shown.pop(ask, None)
-        self._news.pop(ask, None)
+        """Write a trial that ended, whole, in one transaction.
+
+        Args:
+            ask: What was asked.
+            state: How it ended.
+            accuracies: Validation accuracy after each of its epochs, from 0 to 1.
+            attributes: Its user attributes.
+            value: Its value; None if it failed.
+
+        Returns:
+            Its number in the stored study.
+        """
+        attributes, tally = {**_identity(ask), **attributes}, self.tallies[ask.cell]
+        row = self._rows.pop(ask, None)
+        self._pending.pop(ask, None)
         with self._transaction() as session:
-            if shown is None:
-                shown = self._begin(session, ask)
+            if row is None:
+                row = self._begin(session, ask)
             else:
                 self._covered[TrialState.RUNNING.name] -= 1
-                own.seen["running"] -= 1
-            write_attributes(session, shown.trial_id, attributes)
-            write_epochs(session, shown.trial_id, accuracies, shown.epochs)
-            name = f"{self._name}, trial {shown.number}"
-            attach_curves(session, shown.trial_id, name, self._metric, state, accuracies, attributes)
-            end_trial(session, shown.trial_id, state, () if value is None else (value,))
+                tally.states["running"] -= 1
+            write_attributes(session, row.trial_id, attributes)
+            write_epochs(session, row.trial_id, accuracies, row.epochs)
+            title = f"{self._name}, trial {row.number}"
+            attach_curves(session, row.trial_id, title, self._metric, state, accuracies, attributes)
+            end_trial(session, row.trial_id, state, () if value is None else (value,))
             self._covered[state.name] += 1
-            own.add(state, shown.number, value, attributes)
-            self._sum_up(session, ask.cell)
-        return shown.number
+            tally.add(state, row.number, value, attributes)
+            self._write_tallies(session, ask.cell)
+        return row.number
 
 
 def _is_long(ask: Ask) -> bool:
     return (datetime.now() - ask.asked).total_seconds() >= LONG
 
 
-def _place(ask: Ask) -> dict[str, Any]:
-    """What a history needs to find the trial again."""
+def _identity(ask: Ask) -> dict[str, Any]:
+    """The attributes by which a trial's history recognises it: its number there, and who chose its values."""
     return {"ask": ask.number, "origin": ask.origin}
 
 
 def bury_abandoned(study: optuna.Study) -> None:
     """Mark as failed the trials that a killed run left running; their values will be asked for again.
 
-    A trial that someone else asked for, outside a run, is theirs to end.
+    A trial that another program asked for is left to that program.
     """
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     abandoned = [trial for trial in running if "ask" in trial.user_attrs]
@@ -171,16 +196,16 @@ def bury_abandoned(study: optuna.Study) -> None:
     name, metric = study.study_name, metric_of(study)
     with database_of(study).transaction(study_id_of(study)) as session:
         for trial in abandoned:
-            write_attributes(session, trial._trial_id, why)
-            end_trial(session, trial._trial_id, TrialState.FAIL)
+            trial_id = trial_id_of(trial)
+            write_attributes(session, trial_id, why)
+            end_trial(session, trial_id, TrialState.FAIL)
             epochs = [accuracy for _, accuracy in sorted(trial.intermediate_values.items())]
-            title = f"{name}, trial {trial.number}"
-            attach_curves(session, trial._trial_id, title, metric, TrialState.FAIL, epochs, why)
+            attach_curves(session, trial_id, f"{name}, trial {trial.number}", metric, TrialState.FAIL, epochs, why)
 
 
 def is_told(trial: FrozenTrial) -> bool:
-    """Whether a stored trial belongs to its cell's history: it ended, and not by an interruption."""
-    return trial.state.is_finished() and tells(trial.user_attrs)
+    """Whether a stored trial belongs to its cell's history: it ended, and was not interrupted."""
+    return trial.state.is_finished() and belongs_to_history(trial.user_attrs)
 
 
 def was_killed(trial: FrozenTrial) -> bool:

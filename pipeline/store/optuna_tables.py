@@ -16,7 +16,7 @@ from optuna.storages import RDBStorage, _CachedStorage
 from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.study.study import _SYSTEM_ATTR_METRIC_NAMES
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
@@ -37,6 +37,11 @@ def backend_of(study: optuna.Study) -> RDBStorage:
 
 def study_id_of(study: optuna.Study) -> int:
     return study._study_id
+
+
+def trial_id_of(trial: FrozenTrial) -> int:
+    """The id of a trial in the database, which is not its number in the study."""
+    return trial._trial_id
 
 
 # Studies

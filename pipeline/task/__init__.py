@@ -2,7 +2,7 @@
 
 from pipeline.task.contract import Task
 from pipeline.task.data_check import check_task
-from pipeline.task.metrics.accuracy import count_correct, wilson
+from pipeline.task.metrics.accuracy import count_correct
 from pipeline.task.parts import DatasetPart, Part, TensorPart, as_part
 from pipeline.task.prepare import baseline_epochs, prepare, rebuild
 
@@ -17,5 +17,4 @@ __all__ = [
     "count_correct",
     "prepare",
     "rebuild",
-    "wilson",
 ]

@@ -8,8 +8,8 @@ from typing import Any
 
 from pipeline.config.spec import StudySpec
 from pipeline.config.study_file import parse_spec
+from pipeline.numbers import wilson
 from pipeline.results.stored_results import CellResult, CombinationResult, Score
-from pipeline.task import wilson
 
 HEAD = ("classifier",)
 CONVOLUTIONS = ("blocks.6.0.conv_pw", "blocks.6.0.conv_pwl", "conv_head")

@@ -12,6 +12,7 @@ import torch
 from optuna.trial import TrialState
 from stopping import StopAfter
 from tiny_studies import (
+    COUNTED,
     Mlp,
     asks,
     blobs,
@@ -25,12 +26,11 @@ from tiny_studies import (
     stored_study,
 )
 
+from pipeline.cell import Cell
 from pipeline.errors import IntegrityError, SpecError
 from pipeline.guard import StopTraining
 from pipeline.results.stored_results import read_results
 from pipeline.run.winners import find_winners, recover
-from pipeline.search.history import COUNTED
-from pipeline.space import Cell
 from pipeline.store import ledger
 from pipeline.task import Task
 
@@ -140,7 +140,7 @@ def test_fault_04_interrupted_and_resumed_comes_to_the_same_asks_and_values(open
         assert trial.state == TrialState.FAIL
         assert trial.user_attrs["reason"] == "the test said so"
     (result,) = read_results(storage, "tiny")
-    assert sum(cell.states["fail"] for cell in result.cells) == 0, "interrupted trials count as failures"
+    assert sum(cell.tally.states["fail"] for cell in result.cells) == 0, "interrupted trials count as failures"
     resumed = search(storage)
     assert asks(resumed) == asks(whole)
     assert outcomes(resumed) == outcomes(whole)

@@ -11,7 +11,8 @@ from optuna.trial import TrialState
 from tiny_studies import make_search
 
 from pipeline.adapt.methods.lora import Lora
-from pipeline.space import Ask, Cell, Values, full_space
+from pipeline.cell import Cell
+from pipeline.space import Ask, Values, full_space
 from pipeline.store.database import Database
 from pipeline.store.ledger import Ledger
 from pipeline.store.stored_study import create_or_resume

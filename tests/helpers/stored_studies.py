@@ -11,9 +11,10 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
+from pipeline.cell import Cell
 from pipeline.paths import baseline_spectra, winner_spectra
 from pipeline.results.spectra_file import Course, Matrix, Spectra, write_spectra
-from pipeline.space import Ask, Cell, Values
+from pipeline.space import Ask, Values
 from pipeline.store.database import Database
 from pipeline.store.ledger import Ledger
 from pipeline.store.long_text import in_pieces

@@ -6,10 +6,11 @@ from typing import Any
 
 import optuna
 import torch
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from torch import nn
 
 from pipeline.adapt.lanes import Lanes, attach
+from pipeline.cell import Cell, cell_of
 from pipeline.compress.layers import shared_copy
 from pipeline.config.search_spec import SearchSpec
 from pipeline.config.spec import StudySpec
@@ -22,12 +23,13 @@ from pipeline.run.study_run import study_facts
 from pipeline.run.winners import measure_references
 from pipeline.search.coordinator import Coordinator
 from pipeline.search.events import Events
-from pipeline.space import Cell, cell_of
 from pipeline.store.database import Database
 from pipeline.store.kept_adapters import Kept
 from pipeline.store.stored_study import create_or_resume, study_name
 from pipeline.task import Part, Task, count_correct
 
+COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
+"""States of trials that a budget counts."""
 SEARCH: dict[str, Any] = {
     "ranks": [1, 2],
     "inits": ["paper", "svd"],

@@ -11,6 +11,7 @@ from torch import nn
 
 from pipeline.adapt.contract import blank, stored_model, trainable_counts
 from pipeline.adapt.methods.lora import Lora
+from pipeline.cell import Cell
 from pipeline.compress.contract import LayerStats
 from pipeline.compress.spectrum import effective_rank
 from pipeline.config.registry import ALLOCATIONS
@@ -26,7 +27,7 @@ from pipeline.objective.allocation import (
 )
 from pipeline.objective.allocations.contract import Cost, Layer
 from pipeline.run.estimate import plan_rank
-from pipeline.space import Cell, cells, middle
+from pipeline.space import cells, middle
 
 WAYS = [allocation.name for allocation in ALLOCATIONS]
 

@@ -4,9 +4,9 @@ import torch
 from tiny_studies import Mlp, blobs, make_objective, make_spec
 from torch import nn
 
+from pipeline.cell import Cell
 from pipeline.errors import SpecError
 from pipeline.objective.objective import Objective
-from pipeline.space import Cell
 from pipeline.store.kept_adapters import Kept
 from pipeline.task import Task
 

@@ -16,10 +16,11 @@ from tiny_studies import (
     search,
 )
 
+from pipeline.cell import Cell
 from pipeline.guard import StopTraining
 from pipeline.objective.scores import CellScore, best_scored, score_cells
 from pipeline.search.coordinator import Coordinator
-from pipeline.space import Cell, cells, middle
+from pipeline.space import cells, middle
 
 MIDDLE = {"alpha": math.sqrt(8), "optimizer": "adam", "lr": 1e-2, "batch_size": 16}
 

@@ -6,12 +6,12 @@ import pytest
 from optuna.trial import TrialState
 from stored_studies import EPOCHS
 
+from pipeline.numbers import wilson
 from pipeline.report.figures.contract import PICTURES, NothingToDraw, Picture, pictures
 from pipeline.report.figures.style import DASHES, INKS, alone
 from pipeline.report.theme import NEUTRAL
 from pipeline.results.stored_results import read_results
 from pipeline.results.tables import epoch_rows
-from pipeline.task.metrics.accuracy import wilson
 
 accuracy_by_rank = PICTURES["accuracy_by_rank"]().draw
 accuracy_by_size = PICTURES["accuracy_by_size"]().draw

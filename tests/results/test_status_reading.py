@@ -6,13 +6,13 @@ import sqlalchemy
 from bare_studies import CELL, bare_study, complete, fail, make_ask, make_ledger
 from optuna.trial import TrialState, create_trial
 
+from pipeline.cell import Cell
 from pipeline.results.so_far import read_so_far
 from pipeline.results.status import read_status
 from pipeline.results.stored_results import read_results
 from pipeline.results.tables import status_table
-from pipeline.space import Cell
 from pipeline.store.ledger import LONG, bury_abandoned
-from pipeline.store.summary import COVERED, summary_key
+from pipeline.store.tally import COVERED
 
 
 @pytest.fixture
@@ -125,12 +125,14 @@ def test_a_summary_that_mixes_interruptions_with_failures_is_read_in_full_until_
     attributes = ledger.study.user_attrs
     with storage.engine.begin() as connection:
         connection.execute(sqlalchemy.text(f"DELETE FROM study_user_attributes WHERE key = '{COVERED}'"))
-    mixed = {key: value for key, value in attributes[summary_key(CELL)].items() if key != "interrupted"}
-    ledger.study.set_user_attr(summary_key(CELL), {**mixed, "reasons": {"SIGINT": 1}})
+    mixed = {key: value for key, value in attributes[CELL.summary_key].items() if key != "interrupted"}
+    ledger.study.set_user_attr(CELL.summary_key, {**mixed, "reasons": {"SIGINT": 1}})
     ledger.study.set_user_attr("summary", attributes[COVERED])
     assert read_status(url, "tiny", with_reasons=False) is None
     (so_far,) = read_so_far(storage, "tiny", {})
-    assert [(cell.reasons, cell.interrupted) for cell in so_far.cells] == [({}, {})] * 3 + [({}, {"SIGINT": 1})]
+    assert [(cell.tally.reasons, cell.tally.interrupted) for cell in so_far.cells] == [({}, {})] * 3 + [
+        ({}, {"SIGINT": 1})
+    ]
     make_ledger(storage)
     assert read_status(url, "tiny", with_reasons=True) == whole(storage)
 
@@ -153,7 +155,7 @@ def test_no_attribute_is_over_two_kilobytes(storage):
     for number in range(60):
         fail(ledger, number, f"{number}" + "∞" * 20)
         stored = ledger.study.user_attrs
-        assert max(len(json.dumps(stored[key])) for key in (COVERED, summary_key(CELL))) < 2000
+        assert max(len(json.dumps(stored[key])) for key in (COVERED, CELL.summary_key)) < 2000
 
 
 @pytest.mark.parametrize("other", ["tiny2", "tin_", "t%", "tiny/int1-lora", ""])

@@ -9,17 +9,16 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 from stored_studies import BASE_BYTES, EPOCHS
 
+from pipeline.numbers import pareto_front, wilson
 from pipeline.results.stored_results import read_results
 from pipeline.results.table_rows import EpochRow
 from pipeline.results.tables import (
     epoch_rows,
     evaluation_rows,
-    pareto_front,
     status_table,
     trial_rows,
     write_csv,
 )
-from pipeline.task.metrics.accuracy import wilson
 
 
 def test_the_status_counts_trials_by_state_and_names_the_best(store, storage):

@@ -2,10 +2,10 @@ import pytest
 from optuna.trial import TrialState
 from tiny_studies import Mlp, blobs, by_cell, kept_of, make_objective, make_spec, make_task, search
 
+from pipeline.cell import Cell
 from pipeline.objective.objective import Objective
 from pipeline.results.stored_results import read_results
 from pipeline.run.winners import find_winners, recover, score_winners
-from pipeline.space import Cell
 from pipeline.task import Task
 from pipeline.task.parts import TensorPart
 

@@ -6,6 +6,7 @@ import torch
 from optuna.trial import TrialState
 from safetensors.torch import load_file
 from tiny_studies import (
+    COUNTED,
     BatchNormNet,
     asks,
     by_cell,
@@ -17,9 +18,8 @@ from tiny_studies import (
     search,
 )
 
+from pipeline.cell import Cell
 from pipeline.hashes import hash_tensors
-from pipeline.search.history import COUNTED
-from pipeline.space import Cell
 from pipeline.store import ledger
 
 ATTRIBUTES = {
@@ -204,10 +204,10 @@ def test_a_cell_whose_trials_all_fail_ends_as_exhausted_with_its_reasons(storage
     for cell in result.cells:
         assert cell.exhausted
         assert cell.best is None
-        assert sum(cell.reasons.values()) == cell.states["fail"] >= 4
-        assert set(cell.reasons) == {"the test said so"}
+        assert sum(cell.tally.reasons.values()) == cell.tally.states["fail"] >= 4
+        assert set(cell.tally.reasons) == {"the test said so"}
     study = search(storage, spec, objective=objective)
-    assert len(study.trials) == sum(cell.states["fail"] for cell in result.cells), "running again adds nothing"
+    assert len(study.trials) == sum(cell.tally.states["fail"] for cell in result.cells), "running again adds nothing"
 
 
 def test_one_exhausted_cell_does_not_hold_up_the_others(storage):

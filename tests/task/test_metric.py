@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.task import TensorPart, count_correct, wilson
+from pipeline.numbers import wilson
+from pipeline.task import TensorPart, count_correct
 
 
 def test_correct_answers_are_counted_over_all_batches():

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from plotly.subplots import make_subplots
 
+from pipeline.numbers import pareto_front
 from pipeline.report.figures.accuracy_axis import (
     UNTESTED,
     Shown,
@@ -21,7 +22,6 @@ from pipeline.report.figures.labels import hover, words
 from pipeline.report.figures.style import ORIGINALS, Look, finish, look_of
 from pipeline.report.theme import NEUTRAL
 from pipeline.results.stored_results import CombinationResult
-from pipeline.results.tables import pareto_front
 from pipeline.wording import readable_bytes
 
 Mark = tuple[int, Shown, str]

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from plotly.subplots import make_subplots
 
+from pipeline.cell import Cell
 from pipeline.report.figures.accuracy_axis import UNTESTED, accuracy_text, cell_score, error, part_name, shown_part
 from pipeline.report.figures.axes import log_ticks
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
@@ -13,7 +14,6 @@ from pipeline.report.figures.labels import cell_label, hover, rank_axis, rank_ti
 from pipeline.report.figures.style import finish
 from pipeline.report.theme import NEUTRAL
 from pipeline.results.stored_results import CellResult, CombinationResult
-from pipeline.space import Cell
 from pipeline.wording import init_name
 
 SCALE, MIDDLE = "Cividis", 0.467
@@ -160,6 +160,6 @@ def _ink(share: float) -> str:
 
 
 def _missing(result: CombinationResult, cell: CellResult) -> str:
-    states = ", ".join(f"{count} {state}" for state, count in cell.states.items() if count) or "none has begun"
+    states = ", ".join(f"{count} {state}" for state, count in cell.tally.states.items() if count) or "none has begun"
     name = short(f"{result.label}, {cell_label(result, cell.cell)}", 200)
     return f"{name}<br>no complete trial yet; of {cell.budget}: {states}"

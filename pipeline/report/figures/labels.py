@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from pipeline.cell import Cell
 from pipeline.results.stored_results import CellResult, CombinationResult
-from pipeline.space import Cell
 from pipeline.wording import cell_name, rank_value, readable_bytes
 
 LONGEST = 32

@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.numbers import pareto_front
 from pipeline.report.blocks import Column, Folded, Paragraph, Section, table
 from pipeline.report.figures.accuracy_axis import shown_part
 from pipeline.report.figures.labels import measured, rank_word
 from pipeline.results.recovered import cell_recovery, winner_accuracy
 from pipeline.results.stored_results import CellResult, CombinationResult, Score
 from pipeline.results.table_rows import EvaluationRow
-from pipeline.results.tables import evaluation_rows, interval, pareto_front
+from pipeline.results.tables import evaluation_rows, interval
 from pipeline.wording import (
     NOTHING,
     formatted,

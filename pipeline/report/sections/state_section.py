@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pipeline.report.blocks import Block, Unfinished
 from pipeline.report.figures.labels import cell_label
-from pipeline.results.standing import begun, standing
+from pipeline.results.standing import standing
 from pipeline.results.stored_results import CombinationResult
 from pipeline.wording import NO_BREAK, counted, percent
 
@@ -40,7 +40,7 @@ def _box(study: str, results: Sequence[CombinationResult], again: str) -> Unfini
 def _waiting(results: Sequence[CombinationResult]) -> str:
     said = []
     for result in results:
-        cells = [cell_label(result, cell.cell) for cell in result.cells if not begun(cell)]
+        cells = [cell_label(result, cell.cell) for cell in result.cells if not cell.begun]
         if len(cells) == len(result.cells):
             said.append(result.label)
         elif cells:

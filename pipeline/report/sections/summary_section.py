@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
+from pipeline.numbers import pareto_front
 from pipeline.report.blocks import Block, Bullets, Paragraph
 from pipeline.report.figures.accuracy_axis import shown_part
 from pipeline.report.figures.labels import cell_label
 from pipeline.results.recovered import cell_recovery, winner_accuracy
 from pipeline.results.standing import standing
 from pipeline.results.stored_results import CellResult, CombinationResult
-from pipeline.results.tables import pareto_front
 from pipeline.wording import NO_BREAK, counted, duration, listed, percent, seed_count, size, unbroken
 
 MOST = 5

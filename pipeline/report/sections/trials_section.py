@@ -5,9 +5,8 @@ from collections.abc import Sequence
 
 from pipeline.report.blocks import Block, Bullets, Column, Folded, Paragraph, Section, Table, table
 from pipeline.report.figures.labels import cell_label, rank_word
-from pipeline.results.standing import begun
 from pipeline.results.stored_results import CellResult, CombinationResult
-from pipeline.store.summary import STATES
+from pipeline.store.tally import STATES
 from pipeline.wording import NOTHING, counted, init_name, rank_value
 
 _Own = tuple[CombinationResult, CellResult]
@@ -19,7 +18,7 @@ def trials_section(results: Sequence[CombinationResult]) -> Section:
     reasons = [
         (own, reason, count)
         for own in cells
-        for reason, count in [*own[1].reasons.items(), *own[1].interrupted.items()]
+        for reason, count in [*own[1].tally.reasons.items(), *own[1].tally.interrupted.items()]
     ]
     seeds = [(own, seed, reason) for own in cells for seed, reason in own[1].failed_seeds.items()]
     return Section(
@@ -39,8 +38,8 @@ def trials_section(results: Sequence[CombinationResult]) -> Section:
 
 
 def _ended(cells: Sequence[_Own]) -> str:
-    states = sum((Counter(cell.states) for _, cell in cells), Counter[str]())
-    interrupted = sum(sum(cell.interrupted.values()) for _, cell in cells)
+    states = sum((cell.tally.states for _, cell in cells), Counter[str]())
+    interrupted = sum(sum(cell.tally.interrupted.values()) for _, cell in cells)
     said = (
         f"{counted(states['complete'], 'trial')} ran to the end, and {states['pruned']:,} were pruned, because their "
         f"first epochs promised too little. "
@@ -75,7 +74,7 @@ def _failed_seeds(seeds: Sequence[tuple[_Own, int, str]]) -> Table:
 
 
 def _listed(title: str, cells: Sequence[_Own], *, short: bool) -> list[Block]:
-    found = [_named(own) for own in cells if (own[1].exhausted if short else not begun(own[1]))]
+    found = [_named(own) for own in cells if (own[1].exhausted if short else not own[1].begun)]
     return [Paragraph(title), Bullets(found)] if found else []
 
 
@@ -87,7 +86,7 @@ def _named(own: _Own) -> str:
 
 def _states(cells: Sequence[_Own], heading: str) -> Table:
     counts = {
-        state: Column[_Own]("number", lambda own, state=state: str(own[1].states[state]))  # type: ignore[misc]
+        state: Column[_Own]("number", lambda own, state=state: str(own[1].tally.states[state]))  # type: ignore[misc]
         for state in STATES
     }
     return table(
