@@ -31,4 +31,5 @@ if not TYPE_CHECKING:  # else a type checker would accept every name
             return sorted(modules)
         if name not in modules:
             raise AttributeError(f"module 'pipeline' has no attribute '{name}'")
-        return getattr(import_module(modules[name]), name)
+        globals()[name] = getattr(import_module(modules[name]), name)
+        return globals()[name]

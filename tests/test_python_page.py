@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+
+import pipeline
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
@@ -49,3 +52,10 @@ def test_the_program_with_a_users_own_module_runs(tmp_path):
     names: dict[str, Any] = {"__name__": "program"}
     exec(compile(program, "docs/python.md", "exec"), names)
     assert names["model"](torch.rand(3, 1, 8, 8)).shape == (3, 10)
+
+
+def test_public_names_are_found_and_other_names_are_refused():
+    assert {"Objective", "Task", "load", "load_spec", "prepare", "save"} <= set(pipeline.__all__)
+    assert all(callable(getattr(pipeline, name)) for name in pipeline.__all__)
+    with pytest.raises(AttributeError, match="module 'pipeline' has no attribute 'lod'"):
+        pipeline.lod  # noqa: B018

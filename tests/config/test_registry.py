@@ -77,6 +77,20 @@ def test_a_method_writes_itself_as_the_table_it_is_read_from():
     assert method.summary() == "Make it small."
 
 
+def test_a_method_without_options_is_written_as_its_name_where_its_registry_says_so():
+    own = Registry[Method]("wave", "method", "pipeline.adapt.inits", written_as_name=True)
+    own.register("flat")(type("Flat", (Method,), {}))
+    own.register("steep")(type("Steep", (Shrink,), {}))
+    assert own.parse("flat").model_dump(mode="json") == "flat"
+    assert own.parse("steep").model_dump(mode="json") == {"method": "steep", "by": 2, "how": "slowly"}
+
+
+def test_a_table_that_names_no_method_means_the_default_where_there_is_one():
+    own = Registry[Method]("shrinkage", "method", "pipeline.adapt.inits", default="shrink")
+    own.register("shrink")(type("Own", (Shrink,), {}))
+    assert own.parse({"by": 4}) == own.parse({"method": "shrink", "by": 4})
+
+
 def test_a_method_does_not_change_once_it_is_made():
     with pytest.raises(ValidationError, match="frozen"):
         registry().parse("shrink").by = 3
