@@ -7,7 +7,7 @@ from pipeline.paths import ANSWERS, BASELINES, CHECKED, COMPRESSED, FEATURES, ST
 from pipeline.results.stored_results import read_all
 from pipeline.store.database import Database
 from pipeline.store.kept_adapters import Kept
-from pipeline.train.cache.cache_folder import discard, is_in_use
+from pipeline.train.cache.cache_folder import is_in_use, remove_unused
 
 
 def unneeded(storage: Database) -> list[Path]:
@@ -35,7 +35,7 @@ def unneeded(storage: Database) -> list[Path]:
 def remove(path: Path) -> None:
     """Remove what was found unneeded; a cache that came into use meanwhile stays."""
     if path.parent == FEATURES:
-        discard(path)
+        remove_unused(path)
     elif path.is_dir():
         shutil.rmtree(path)
     else:

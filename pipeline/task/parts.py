@@ -1,6 +1,8 @@
 """The parts of a split: preprocessed images and labels, in memory if they fit, else streamed."""
 
+import logging
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, cast, runtime_checkable
@@ -9,6 +11,10 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import IntegrityError
+from pipeline.guard import check_stop
+from pipeline.wording import duration
+
+logger = logging.getLogger(__name__)
 
 MEMORY_LIMIT = 2 * 2**30
 """Bytes up to which a part is held as one tensor. CIFAR-10 at 32 px has 0.6 GiB, so all three parts fit a laptop; at
@@ -16,6 +22,8 @@ MEMORY_LIMIT = 2 * 2**30
 
 READ_BATCH = 256
 """Images per batch when a whole part is read."""
+LOG_INTERVAL = 10.0
+"""Seconds between two log lines on the progress of a pass over a part."""
 
 
 class Part(Protocol):
@@ -214,3 +222,26 @@ class DatasetPart:
 def _on_gpu() -> bool:
     """Whether this process already uses a GPU."""
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+def logged_batches(part: Part, batch_size: int, what: str, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the batches of a part, from image ``start`` on, and log the progress of a long pass.
+
+    Args:
+        part: The part.
+        batch_size: Images per batch.
+        what: What the pass is for, at the head of each log line.
+        start: Index of the first image.
+
+    Raises:
+        StopTraining: The active guard stops the pass.
+    """
+    done, began, logged = start, time.monotonic(), time.monotonic()
+    for images, labels in part.batches(batch_size, torch.arange(start, len(part)) if start else None):
+        check_stop()
+        yield images, labels
+        done, now = done + len(labels), time.monotonic()
+        if now - logged > LOG_INTERVAL:
+            logged, rate = now, (done - start) / (now - began)
+            left = duration((len(part) - done) / rate)
+            logger.info(f"{what}: {done:,} of {len(part):,} images, {rate:.0f} per second, {left} left")

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from pipeline.task.parts import TensorPart
 from pipeline.train.cache import cache_build as build
-from pipeline.train.cache import cache_folder as shelf
+from pipeline.train.cache import cache_folder
 from pipeline.train.cache import feature_cache as cache
 from pipeline.train.cache.feature_cache import FeatureCache
 from pipeline.train.rows import TensorRows
@@ -113,17 +113,17 @@ def digest(rows: TensorRows) -> str:
 
 
 @contextmanager
-def hold(folder: Path, *, alone: bool = False) -> Iterator[None]:
-    """Another process computes with a cache, or builds it alone."""
+def hold(folder: Path, *, exclusive: bool = False) -> Iterator[None]:
+    """Another process reads a cache, or builds it with an exclusive lock."""
     code = f"""
 import sys
 from pathlib import Path
-from pipeline.train.cache.cache_folder import keep, lock
+from pipeline.train.cache.cache_folder import lock, use
 folder = Path({str(folder)!r})
-with lock(folder, alone={alone}) as handle:
-    {"pass" if alone else "keep(folder, handle)"}
+with lock(folder, exclusive={exclusive}) as handle:
+    {"pass" if exclusive else "use(folder, handle)"}
     print("holds", flush=True)
-    {"sys.stdin.read()" if alone else "pass"}
+    {"sys.stdin.read()" if exclusive else "pass"}
 sys.stdin.read()
 """
     process = start_python("-c", code, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -202,7 +202,7 @@ def killed_everywhere(folder: Path) -> None:
 
 
 def _die_at(line: int) -> None:
-    root = Path(shelf.__file__).parents[3]
+    root = Path(cache_folder.__file__).parents[3]
     ways = {str(root / way) for way in WAYS}
     left = [line]
 

@@ -220,7 +220,7 @@ def test_a_stem_whose_code_has_changed_is_found_out_and_built_again(make, said):
     assert make().key(changed, FACTS) == make().key(make_stem(Scaled(1.0)), FACTS)
     rows = make().rows(changed, make_part(), FACTS)
     torch.testing.assert_close(rows.tensors[0], changed(make_part().images)[0])
-    assert sum("holds something else than the frozen layers give now" in line for line in said) == 1
+    assert sum("holds other outputs than the frozen layers give now" in line for line in said) == 1
     assert found(make(), changed)
 
 
@@ -241,7 +241,7 @@ def test_a_build_that_was_stopped_goes_on_where_it_was(make, said):
     rows = features.rows(stem, make_part(), FACTS)
     assert built(stem) == IMAGES - 9 * BATCH
     assert digest(rows) == digest(whole)
-    assert said[-1] == "cache: the frozen layers run once over 28 images (72 are there already), 0.00 GB"
+    assert said[-1] == "cache: the frozen layers run once over 28 images (72 are done already), 59.2 kB"
     assert found(make(), make_stem())
 
 
@@ -313,7 +313,7 @@ def test_of_two_processes_one_builds_and_the_other_waits_for_it(make, tmp_path):
 
 def test_whoever_waits_for_another_process_can_be_stopped(make, said):
     features = make()
-    building = hold(features.folder / features.key(make_stem(), FACTS), alone=True)
+    building = hold(features.folder / features.key(make_stem(), FACTS), exclusive=True)
     with building, CheckedBy(never), pytest.raises(AssertionError, match="a batch is computed"):
         features.rows(make_stem(), make_part(), FACTS)
     assert said == ["cache: another process builds it, waiting"]
@@ -351,7 +351,7 @@ def test_what_is_something_else_each_time_is_not_cached(make, said, stem, part, 
     features = make()
     assert features.rows(stem, part, FACTS) is None
     assert folders(features) == []
-    assert "give something else when they are asked again" in said[-1]
+    assert "give other outputs when they run again" in said[-1]
     assert "nothing is cached" in said[-1]
 
 
@@ -391,7 +391,7 @@ def room_for(caches: int) -> int:
 def test_the_oldest_cache_goes_first_where_all_are_above_the_limit(make, aged, said):
     assert make(limit=room_for(3)).rows(make_stem(), make_part(), FACTS)
     assert [folder.exists() for folder in aged] == [False, True, True]
-    assert any(f"removed {aged[0].name}, the oldest" in line for line in said)
+    assert any(f"removed {aged[0].name}, the least recently used" in line for line in said)
 
 
 def test_a_cache_that_is_used_again_is_no_longer_the_oldest(make, aged):
@@ -410,13 +410,13 @@ def test_nothing_is_cached_where_others_that_are_in_use_leave_no_room(make, aged
     with hold(aged[0]):
         assert make(limit=room_for(1)).rows(make_stem(), make_part(), FACTS) is None
     assert aged[0].exists()
-    assert "do not fit --cache-limit" in said[-1]
+    assert "exceed --cache-limit" in said[-1]
 
 
 def test_a_cache_larger_than_the_limit_is_said_and_not_built_and_removes_none(make, aged, said):
     stem = make_stem()
     assert make(limit=IMAGES * ROW - 1).rows(stem, make_part(), FACTS) is None
-    assert said == [*said[:-1], "cache: 0.00 GB do not fit --cache-limit; frozen layers run in every epoch"]
+    assert said == [*said[:-1], "cache: 59.2 kB exceed --cache-limit; frozen layers run in every epoch"]
     assert built(stem) == 0
     assert all(folder.exists() for folder in aged)
     assert make(limit=room_for(1)).rows(stem, make_part(), FACTS)

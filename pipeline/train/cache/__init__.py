@@ -1,1 +1,1 @@
-"""The outputs of frozen layers, kept on disk."""
+"""Caches of the outputs of frozen layers, on disk."""

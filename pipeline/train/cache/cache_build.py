@@ -1,11 +1,11 @@
-"""The building of a cache: rows are appended to files, and a journal notes how far they are sound."""
+"""Building a cache: rows are appended to files, and a journal records verified lengths, so that builds can resume."""
 
 import hashlib
 import json
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,32 +13,33 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from pipeline.guard import check_stop
-from pipeline.task.contract import Part
+from pipeline.task.parts import Part, logged_batches
 from pipeline.train.rows import Inputs
+from pipeline.wording import readable_bytes
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+"""Version of the folder's layout; part of a cache's key."""
 BATCH = 64
+"""Images per forward pass of the stem."""
 JOURNAL_BYTES = 2**26
-"""Bytes between two lines of the journal: what a build that is killed does again at most."""
-SAY_EVERY = 10.0
-"""Seconds between two lines that say how far it is."""
+"""Bytes between two lines of the journal: the most that a killed build loses."""
 
 
 @dataclass(frozen=True)
 class Build:
-    """What is built.
+    """The build of one cache.
 
     Args:
-        folder: Where the files lie.
-        stem: From images to the tensors that are kept.
+        folder: The folder of the cache.
+        stem: The function from images to the cached tensors.
         part: The images.
-        shapes: Of each whole tensor.
-        dtype: How numbers are kept.
-        device: Where the stem computes.
-        judge: From the tensors to logits, where right answers are to be counted: exact, and as they are kept.
+        shapes: The shape of each cached tensor, ``[N, ...]``.
+        dtype: The type of the cached values.
+        device: The device that the stem computes on.
+        judge: The function from cached tensors to logits, if the accuracy of exact and of rounded values is to be
+            compared; else ``None``.
     """
 
     folder: Path
@@ -62,22 +63,19 @@ class Build:
         return len(self.part) * sum(self.row_bytes)
 
     def run(self) -> dict[str, Any]:
-        """Build what is missing, and give the card."""
-        paths = [self.folder / f"{place}.bin" for place in range(len(self.shapes))]
+        """Compute the missing rows; returns the card."""
+        paths = [self.folder / f"{index}.bin" for index in range(len(self.shapes))]
         for half_written in self.folder.glob(".*.tmp"):
             half_written.unlink()
         for path in paths:
             path.touch()
-        files = [path.open("r+b") for path in paths]
-        try:
+        with ExitStack() as stack:
+            files = [stack.enter_context(path.open("r+b")) for path in paths]
             progress = _Progress(files, self.row_bytes, self.journal)
             self._write(progress)
-        finally:
-            for file in files:
-                file.close()
         if self.judge is not None:
-            exact, kept = (correct / len(self.part) for correct in progress.correct)
-            logger.info(f"cache: features as {self.dtype}: accuracy {kept:.4f}, in full precision {exact:.4f}")
+            exact, rounded = (correct / len(self.part) for correct in progress.correct)
+            logger.info(f"cache: features as {self.dtype}: accuracy {rounded:.4f}, in full precision {exact:.4f}")
         return {
             "format": FORMAT,
             "shapes": self.shapes,
@@ -87,58 +85,52 @@ class Build:
         }
 
     def _write(self, progress: "_Progress") -> None:
-        count, there, began = len(self.part), progress.rows, time.monotonic()
-        said = began
-        if there < count:
-            known = f" ({there} are there already)" if there else ""
-            logger.info(
-                f"cache: the frozen layers run once over {count - there} images{known}, {self.bytes / 1e9:.2f} GB"
-            )
-        for images, labels in self.part.batches(BATCH, torch.arange(there, count)):
-            check_stop()
+        count, done = len(self.part), progress.rows
+        if done == count:
+            return
+        earlier = f" ({done} are done already)" if done else ""
+        logger.info(
+            f"cache: the frozen layers run once over {count - done} images{earlier}, {readable_bytes(self.bytes)}"
+        )
+        for images, labels in logged_batches(self.part, BATCH, "cache", done):
             progress.append(*self._computed(images, labels), last=progress.rows + len(labels) == count)
-            now = time.monotonic()
-            if now - said > SAY_EVERY:
-                said, rate = now, (progress.rows - there) / (now - began)
-                left = (count - progress.rows) / rate
-                logger.info(f"cache: {progress.rows}/{count} images, {rate:.0f} a second, {left:.0f} s left")
 
     @torch.no_grad()
     def _computed(self, images: Tensor, labels: Tensor) -> tuple[list[Tensor], list[int]]:
-        """The tensors as they are kept, and right answers: exact, and of what is kept."""
+        """The tensors in the type of the cache, and the numbers of correct images with exact and rounded values."""
         exact = self.stem(images.to(self.device))
-        kept = [tensor.to("cpu", self.dtype).contiguous() for tensor in exact]
+        cached = [tensor.to("cpu", self.dtype).contiguous() for tensor in exact]
         if self.judge is None:
-            return kept, [0, 0]
-        rounded = tuple(tensor.to(exact[0]) for tensor in kept)
-        return kept, [int((self.judge(each).argmax(1).cpu() == labels).sum()) for each in (exact, rounded)]
+            return cached, [0, 0]
+        rounded = tuple(tensor.to(exact[0]) for tensor in cached)
+        return cached, [int((self.judge(values).argmax(1).cpu() == labels).sum()) for values in (exact, rounded)]
 
 
 class _Progress:
-    """Files that grow, and the journal of it: the rows up to which they are sound, and the sha256 up to there."""
+    """Growing files, and their journal: each line has a number of rows and the sha256 of each file up to there."""
 
     def __init__(self, files: Sequence[BinaryIO], row_bytes: Sequence[int], journal: Path) -> None:
         self.files, self.row_bytes, self.journal = files, row_bytes, journal
         self.rows, self.correct = 0, [0, 0]
         self._digests = [hashlib.sha256() for _ in files]
-        self._unnoted = 0
-        sound = list(self._sound_lines())
+        self._unrecorded = 0
+        verified = list(self._verified_lines())
         for file, row in zip(files, row_bytes, strict=True):
             file.truncate(self.rows * row)
             file.seek(self.rows * row)
-        journal.write_text("".join(f"{line}\n" for line in sound))
+        journal.write_text("".join(f"{line}\n" for line in verified))
 
     @property
     def sha256(self) -> list[str]:
         return [digest.hexdigest() for digest in self._digests]
 
-    def _sound_lines(self) -> Iterator[str]:
-        """Lines of an earlier build's journal whose rows are there, unchanged."""
+    def _verified_lines(self) -> Iterator[str]:
+        """The lines of an earlier build's journal whose rows are unchanged; sets the state to the last one."""
         for line in self.journal.read_bytes().splitlines() if self.journal.exists() else []:
             try:
-                noted = json.loads(line)
-                rows, correct, sha256 = (noted[name] for name in ("rows", "correct", "sha256"))
-            except (ValueError, TypeError, KeyError):  # the build was killed while it wrote this, or it is damaged
+                entry = json.loads(line)
+                rows, correct, sha256 = (entry[name] for name in ("rows", "correct", "sha256"))
+            except (ValueError, TypeError, KeyError):  # half-written by a killed build, or damaged
                 return
             digests = [digest.copy() for digest in self._digests]
             for file, digest, row in zip(self.files, digests, self.row_bytes, strict=True):
@@ -151,20 +143,21 @@ class _Progress:
             yield line.decode()
 
     def append(self, tensors: Sequence[Tensor], correct: Sequence[int], *, last: bool) -> None:
+        """Append a batch to the files; the journal is written at intervals and after the last batch."""
         for file, digest, tensor in zip(self.files, self._digests, tensors, strict=True):
             data = tensor.view(torch.uint8).numpy().data
             digest.update(data)
             file.write(data)
-            self._unnoted += tensor.nbytes
+            self._unrecorded += tensor.nbytes
         self.rows += len(tensors[0])
         self.correct = [a + b for a, b in zip(self.correct, correct, strict=True)]
-        if last or self._unnoted >= JOURNAL_BYTES:
-            self._note()
+        if last or self._unrecorded >= JOURNAL_BYTES:
+            self._record()
 
-    def _note(self) -> None:
+    def _record(self) -> None:
         for file in self.files:
             file.flush()
             os.fsync(file.fileno())
         with self.journal.open("a") as journal:
             journal.write(json.dumps({"rows": self.rows, "correct": self.correct, "sha256": self.sha256}) + "\n")
-        self._unnoted = 0
+        self._unrecorded = 0

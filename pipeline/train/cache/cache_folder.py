@@ -1,4 +1,4 @@
-"""Folders of a cache on disk: one builds while others wait, whoever uses one keeps it there, the oldest go first."""
+"""Folders of a cache on disk: locks between processes that build and read them, and removal of the oldest."""
 
 import json
 import logging
@@ -11,86 +11,105 @@ from typing import Any
 
 from pipeline.errors import StorageError
 from pipeline.locks import locked, share
+from pipeline.wording import readable_bytes
 
 logger = logging.getLogger(__name__)
 
 CARD = "card.json"
-"""Written last: a folder without it is not complete."""
+"""Written last; a folder without it is incomplete."""
 
 
-_kept: dict[Path, int] = {}
-"""Folders that this process computes with, and the handles of their locks."""
+_in_use: dict[Path, int] = {}
+"""Handles of the shared locks on the folders that this process reads."""
 
 
 @contextmanager
-def lock(folder: Path, *, alone: bool) -> Iterator[int]:
-    """Hold a folder, alone or beside other readers. The file that is locked lies beside it, so it may be removed.
+def lock(folder: Path, *, exclusive: bool) -> Iterator[int]:
+    """Lock a folder, which need not exist; yields the handle of the lock file beside it.
+
+    An exclusive lock takes the place of this process's own shared one.
+
+    Args:
+        folder: The folder.
+        exclusive: Whether to lock out all others, in order to build or to remove; else readers share the lock.
 
     Raises:
-        BlockingIOError: Another process holds it.
+        BlockingIOError: Another process holds a lock that excludes this one.
     """
-    if alone and folder in _kept:  # this process knows what it does
-        os.close(_kept.pop(folder))
-    with locked(Path(f"{folder}.lock"), shared=not alone) as handle:
+    if exclusive and folder in _in_use:
+        os.close(_in_use.pop(folder))
+    with locked(Path(f"{folder}.lock"), shared=not exclusive) as handle:
         yield handle
 
 
-def keep(folder: Path, handle: int) -> None:
-    """Hold a locked folder against removal as long as this process lives, beside other readers."""
+def use(folder: Path, handle: int) -> None:
+    """Share the lock of a folder until this process ends, so that nobody removes the folder.
+
+    Args:
+        folder: The folder; its time of last use is set to now.
+        handle: The handle of its lock.
+    """
     os.utime(folder)
-    if folder in _kept:
-        os.close(_kept[folder])
-    _kept[folder] = os.dup(handle)
+    if folder in _in_use:
+        os.close(_in_use[folder])
+    _in_use[folder] = os.dup(handle)
     share(handle)
 
 
 def is_in_use(folder: Path) -> bool:
-    """Whether another process builds it, or computes with it."""
+    """Whether another process builds or reads a folder."""
     try:
-        with lock(folder, alone=True):
+        with lock(folder, exclusive=True):
             return False
     except BlockingIOError:
         return True
 
 
-def discard(folder: Path) -> bool:
-    """Remove a folder, unless a process computes with it or builds it."""
-    if folder in _kept:
+def remove_unused(folder: Path) -> bool:
+    """Remove a folder unless a process builds or reads it; returns whether it was removed."""
+    if folder in _in_use:
         return False
     try:
-        with lock(folder, alone=True):
-            shutil.rmtree(folder, ignore_errors=True)  # another process may have been quicker
+        with lock(folder, exclusive=True):
+            shutil.rmtree(folder, ignore_errors=True)  # another process may have removed it
         return True
     except BlockingIOError:
         return False
 
 
 def read_card(folder: Path) -> dict[str, Any] | None:
-    """The card of a complete folder."""
+    """The card of a folder; ``None`` if the folder is incomplete or the card damaged."""
     try:
         card: dict[str, Any] = json.loads((folder / CARD).read_text())
         return card if isinstance(card["sha256"], list) else None
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def make_room(folder: Path, needed: int, limit: int) -> bool:
-    """Remove the oldest folders beside ``folder`` until it fits the limit; False where it never will.
+    """Remove the least recently used folders beside ``folder`` until it fits the limit.
+
+    Args:
+        folder: The folder to make room for.
+        needed: Bytes that it will have.
+        limit: The most bytes that all folders may have.
+
+    Returns:
+        False if it does not fit the limit even so.
 
     Raises:
-        StorageError: The disk has less room than it needs.
+        StorageError: The disk has too little free space.
     """
     if needed > limit:
         return False
-    others = sorted((each for each in folder.parent.iterdir() if each.is_dir() and each != folder), key=_age)
-    sizes = {each: size(each) for each in others}
+    others = sorted((path for path in folder.parent.iterdir() if path.is_dir() and path != folder), key=_last_use)
+    sizes = {path: size(path) for path in others}
     for oldest in others:
         if needed + sum(sizes.values()) <= limit:
             break
-        if discard(oldest):
-            logger.info(
-                f"cache: removed {oldest.name}, the oldest, {sizes.pop(oldest) / 1e9:.2f} GB, for --cache-limit"
-            )
+        if remove_unused(oldest):
+            freed = readable_bytes(sizes.pop(oldest))
+            logger.info(f"cache: removed {oldest.name}, the least recently used, {freed}, to stay in --cache-limit")
     if needed + sum(sizes.values()) > limit:
         return False
     free = shutil.disk_usage(folder.parent).free
@@ -103,7 +122,8 @@ def make_room(folder: Path, needed: int, limit: int) -> bool:
     return True
 
 
-def _age(folder: Path) -> float:
+def _last_use(folder: Path) -> float:
+    """Seconds since 1970; 0 if another process has removed the folder."""
     try:
         return folder.stat().st_mtime
     except FileNotFoundError:
@@ -111,7 +131,7 @@ def _age(folder: Path) -> float:
 
 
 def size(folder: Path) -> int:
-    """Bytes of the files of a folder, less those that another process removes meanwhile."""
+    """Bytes of the files of a folder; files that another process removes meanwhile are not counted."""
     total = 0
     for path in folder.glob("*"):
         with suppress(FileNotFoundError):

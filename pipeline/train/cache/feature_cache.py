@@ -1,7 +1,7 @@
-"""The frozen prefix: what a model's stem gives for every image, computed once, kept on disk, mapped into memory.
+"""The cache of a model's stem: its outputs for every image, computed once, stored on disk, mapped into memory.
 
-A folder holds a file for each tensor, ``0.bin``, ``1.bin``, ...; a journal, so that a build that was stopped goes on;
-and, once it is whole, a card with the sha256 of each file.
+A folder has one file per tensor, ``0.bin``, ``1.bin``, ...; a journal, from which a stopped build resumes; and, once it
+is complete, a card with the sha256 of each file.
 """
 
 import json
@@ -22,39 +22,41 @@ from pipeline.hashes import file_sha256, fingerprint, hash_weights
 from pipeline.paths import FEATURES, write_whole
 from pipeline.task.contract import Part
 from pipeline.train.cache.cache_build import FORMAT, Build
-from pipeline.train.cache.cache_folder import CARD, keep, lock, make_room, read_card
+from pipeline.train.cache.cache_folder import CARD, lock, make_room, read_card, use
 from pipeline.train.rows import Inputs, TensorRows
+from pipeline.wording import readable_bytes
 
 logger = logging.getLogger(__name__)
 
 LIMIT = 50 * 10**9
-"""Bytes that all caches may take, unless a run is told otherwise."""
+"""The most bytes of all caches together, unless a run is given another limit."""
 SAMPLE = 16
-"""Rows that are computed again, in other company, once a cache is built."""
+"""Rows that are computed again, in a batch of their own, to verify a cache."""
 LONG = 1000
-"""Images above which a sample is asked for twice before a build, and not only after it."""
+"""The number of images from which a sample is computed twice before a build, and not only verified after it."""
 WAIT = 0.2
-"""Seconds between two looks at a cache that another process builds."""
+"""Seconds between two attempts to open a cache that another process builds."""
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9, torch.float16: 2e-3, torch.bfloat16: 2e-2}
-"""Of the largest number in the sample: rounding of another batch size, and of the cache's own precision."""
+"""Tolerated differences, relative to the largest value of the sample: rounding by batch size and by the cache."""
 
-UNSTEADY = (
-    "cache: the frozen layers give something else when they are asked again (random numbers, statistics of a batch, or "
-    "augmented images), so nothing is cached"
+NOT_REPEATABLE = (
+    "cache: the frozen layers give other outputs when they run again (random numbers, batch statistics, or augmented "
+    "images), so nothing is cached"
 )
 
 Judge = Callable[[Inputs], Tensor]
+"""The function from a stem's outputs to logits."""
 
 
 @dataclass
 class FeatureCache:
-    """Caches of frozen prefixes; one object serves all combinations of a task.
+    """The caches of stems; all combinations of a task share one object.
 
     Args:
-        folder: Where they lie.
-        limit: Bytes that all of them may take.
-        dtype: How their numbers are kept.
-        device: Where stems compute.
+        folder: The folder of all caches.
+        limit: The most bytes of all caches together.
+        dtype: The type of the cached values.
+        device: The device that stems compute on.
     """
 
     folder: Path = FEATURES
@@ -66,19 +68,19 @@ class FeatureCache:
     def rows(
         self, stem: nn.Module, part: Part, facts: Mapping[str, str], judge: Judge | None = None
     ) -> TensorRows | None:
-        """What ``stem`` gives for each image of ``part``, mapped from disk; built first where it is not there.
+        """The outputs of ``stem`` for each image of ``part``, mapped from disk; computed and stored first if needed.
 
         Args:
             stem: The frozen layers.
             part: The images.
-            facts: Whatever else tells these images from others: hashes, the part's name, preprocessing.
-            judge: From what the stem gives to logits: where the cache rounds, right answers are counted both ways.
+            facts: What distinguishes these images from others: hashes, the part's name, preprocessing.
+            judge: The function from outputs to logits, to log how rounding changes the accuracy.
 
         Returns:
-            None where it would be larger than the limit, or the stem gives something else when asked again.
+            ``None`` if the cache would exceed the limit, or the stem gives other outputs when it runs again.
 
         Raises:
-            StorageError: The disk has no room for it.
+            StorageError: The disk has too little free space.
         """
         key = self.key(stem, facts)
         if key not in self._opened:
@@ -86,12 +88,12 @@ class FeatureCache:
         return self._opened[key]
 
     def key(self, stem: nn.Module, facts: Mapping[str, str]) -> str:
-        """The hash of everything that a cache depends on: weights, calls, images, and how its numbers are kept."""
+        """The hash of everything that a cache depends on: weights, calls, images, and the type of its values."""
         modules = {name: repr(module) for name, module in stem.named_modules() if name}
         return fingerprint([FORMAT, str(stem.code), modules, hash_weights(stem), dict(facts), str(self.dtype)])[:32]
 
     def plan(self, stem: nn.Module, part: Part, facts: Mapping[str, str]) -> tuple[int, bool]:
-        """Bytes that the cache of a part takes, and whether it is there."""
+        """The bytes of the cache of a part, and whether it exists."""
         folder = self.folder / self.key(stem, facts)
         return self._build(folder, stem, part, None).bytes, read_card(folder) is not None
 
@@ -103,43 +105,44 @@ class FeatureCache:
         return Build(folder, stem, part, shapes, self.dtype, self.device, judge if rounds else None)
 
     def _open(self, build: Build) -> TensorRows | None:
-        said = False
+        waits = False
         while True:
             try:
-                with lock(build.folder, alone=False) as handle:
+                with lock(build.folder, exclusive=False) as handle:
                     rows = self._mapped(build, handle)
                 if rows is not None:
                     return rows
-                with lock(build.folder, alone=True) as handle:
-                    return self._mapped(build, handle) or self._built(build, handle)  # another may have been quicker
+                with lock(build.folder, exclusive=True) as handle:
+                    # Another process may have built it between the two locks.
+                    return self._mapped(build, handle) or self._built(build, handle)
             except BlockingIOError:
-                if not said:
+                if not waits:
                     logger.info("cache: another process builds it, waiting")
-                said = True
+                waits = True
                 check_stop()
                 time.sleep(WAIT)
 
     def _mapped(self, build: Build, handle: int) -> TensorRows | None:
-        """The rows of a complete folder that is sound; a damaged one is said, and of no use."""
+        """The rows of a complete folder; ``None`` if it is incomplete, or damaged, which is logged."""
         if not (build.folder / CARD).exists():
             return None
         damage = _damage(build)
-        if damage is None and not _is_repeatable(build, _map(build)):  # code and plain attributes are in no key
-            damage = f"{build.folder} holds something else than the frozen layers give now"
+        if damage is None and not _is_repeatable(build, _map(build)):  # the key covers neither code nor attributes
+            damage = f"{build.folder} holds other outputs than the frozen layers give now"
             build.journal.unlink(missing_ok=True)
         if damage is not None:
             logger.warning(f"cache: {damage}; it is built again")
             (build.folder / CARD).unlink(missing_ok=True)
             return None
-        keep(build.folder, handle)
+        use(build.folder, handle)
         return TensorRows(_map(build), build.part.labels)
 
     def _built(self, build: Build, handle: int) -> TensorRows | None:
         if not make_room(build.folder, build.bytes, self.limit):
-            logger.info(f"cache: {build.bytes / 1e9:.2f} GB do not fit --cache-limit; frozen layers run in every epoch")
+            logger.info(f"cache: {readable_bytes(build.bytes)} exceed --cache-limit; frozen layers run in every epoch")
             return None
         if len(build.part) > LONG and not _is_steady(build):
-            logger.info(UNSTEADY)
+            logger.info(NOT_REPEATABLE)
             return None
         with _storing(build):
             build.folder.mkdir(exist_ok=True)
@@ -147,76 +150,71 @@ class FeatureCache:
         tensors = _map(build)
         if not _is_repeatable(build, tensors):
             shutil.rmtree(build.folder)
-            logger.info(UNSTEADY)
+            logger.info(NOT_REPEATABLE)
             return None
         with _storing(build):
-            write_whole(build.folder / CARD, lambda path: _write(path, json.dumps(card)))
-        keep(build.folder, handle)
+            write_whole(build.folder / CARD, lambda path: path.write_text(json.dumps(card)))
+        use(build.folder, handle)
         return TensorRows(tensors, build.part.labels)
 
 
 @contextmanager
 def _storing(build: Build) -> Iterator[None]:
+    """Turn errors of the disk into a ``StorageError`` that names the folder and the bytes needed."""
     try:
         yield
     except OSError as error:
-        raise StorageError(f"the cache in {build.folder} needs {build.bytes:,} bytes: {error}") from error
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
+        raise StorageError(f"the cache in {build.folder} needs {build.bytes:,} bytes: {error}; free space") from error
 
 
 def _damage(build: Build) -> str | None:
-    """What of a folder with a card is not as it was written, in words."""
+    """How a folder with a card differs from its card, in words; ``None`` if it does not."""
     card = read_card(build.folder)
     if card is None or len(card["sha256"]) != len(build.shapes):
         return f"{build.folder / CARD} is damaged"
-    for place, noted in enumerate(card["sha256"]):
-        path = build.folder / f"{place}.bin"
-        found = _sha256(path)
-        if found != noted:
-            return f"{path} is damaged (sha256 {found}, noted {noted})"
+    for index, expected in enumerate(card["sha256"]):
+        path = build.folder / f"{index}.bin"
+        try:
+            found = file_sha256(path)
+        except OSError as error:
+            return f"{path} is damaged ({error.strerror})"
+        if found != expected:
+            return f"{path} is damaged (sha256 {found}, expected {expected})"
     return None
 
 
-def _sha256(path: Path) -> str:
-    try:
-        return file_sha256(path)
-    except OSError as error:
-        return str(error.strerror)
-
-
 def _map(build: Build) -> list[Tensor]:
+    """The tensors of a complete folder, mapped from disk."""
     tensors = []
-    for place, shape in enumerate(map(torch.Size, build.shapes)):
-        path = str(build.folder / f"{place}.bin")
+    for index, shape in enumerate(map(torch.Size, build.shapes)):
+        path = str(build.folder / f"{index}.bin")
         tensors.append(torch.from_file(path, shared=False, size=shape.numel(), dtype=build.dtype).view(shape))
     return tensors
 
 
 def _sample(build: Build) -> Tensor:
+    """Indices of the images that verify a cache; always the same."""
     return torch.randperm(len(build.part), generator=torch.Generator().manual_seed(0))[:SAMPLE]
 
 
 @torch.no_grad()
-def _given(build: Build, chosen: Tensor, batch_size: int) -> list[Tensor]:
-    """What the stem gives for some images, so many at a time."""
-    batches = [build.stem(images.to(build.device)) for images, _ in build.part.batches(batch_size, chosen)]
-    return [torch.cat(each).cpu() for each in zip(*batches, strict=True)]
+def _outputs(build: Build, indices: Tensor, batch_size: int) -> list[Tensor]:
+    """The outputs of the stem for some images, computed in batches of a given size."""
+    batches = [build.stem(images.to(build.device)) for images, _ in build.part.batches(batch_size, indices)]
+    return [torch.cat(tensors).cpu() for tensors in zip(*batches, strict=True)]
 
 
 def _is_steady(build: Build) -> bool:
-    """Whether the stem gives the same for a few images in other company: before hours are spent on all."""
-    chosen = _sample(build)
-    return _close(_given(build, chosen, SAMPLE), _given(build, chosen, SAMPLE // 2), build.dtype)
+    """Whether the outputs for a sample do not depend on the batch size; tried before a build that may take hours."""
+    indices = _sample(build)
+    return _close(_outputs(build, indices, SAMPLE), _outputs(build, indices, SAMPLE // 2), build.dtype)
 
 
 def _is_repeatable(build: Build, tensors: Sequence[Tensor]) -> bool:
-    """Whether what is kept is what the stem gives now."""
-    chosen = _sample(build)
-    kept = [tensor.index_select(0, chosen) for tensor in tensors]
-    return _close(kept, _given(build, chosen, SAMPLE), build.dtype)
+    """Whether the stem gives the cached outputs of a sample again."""
+    indices = _sample(build)
+    cached = [tensor.index_select(0, indices) for tensor in tensors]
+    return _close(cached, _outputs(build, indices, SAMPLE), build.dtype)
 
 
 def _close(ones: Sequence[Tensor], others: Sequence[Tensor], dtype: torch.dtype) -> bool:
