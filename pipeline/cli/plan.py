@@ -22,9 +22,9 @@ def plan(
     score: Annotated[bool, typer.Option("--score", help="Score cells untrained; trains a missing baseline.")] = False,
 ) -> None:
     """Show what a run would do and need: cells, trials, trainable parameters, bytes, memory, disk, time."""
+    from pipeline.cli.plan_lines import plan_lines
     from pipeline.environment import choose_device
     from pipeline.run.estimate import objectives_to_plan, plan_study
-    from pipeline.terminal.plan_lines import plan_lines
     from pipeline.terminal.text import print_lines
 
     spec = read_spec(study, seed)

@@ -19,13 +19,13 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show for each cell: budget, trials by state, best value and trial, and why trials failed."""
+    from pipeline.cli.status_lines import status_lines
+    from pipeline.cli.watch import watch as watch_study
     from pipeline.config.study_file import stored_name
     from pipeline.locks import is_run
     from pipeline.paths import default_database
     from pipeline.results.status import read_status
-    from pipeline.terminal.status_lines import status_lines
     from pipeline.terminal.text import print_lines
-    from pipeline.terminal.watch import watch as watch_study
 
     url, name = storage or default_database(), stored_name(study)
 

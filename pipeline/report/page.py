@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.paths import write_whole
+from pipeline.report.blocks import Block, Drawing, Heading, Paragraph, Section
 from pipeline.report.document import document
-from pipeline.report.figures.contract import Figure, NothingToDraw
+from pipeline.report.figures.contract import Figure, NotAskedFor, NothingToDraw, Picture, pictures
 from pipeline.report.figures.labels import measured
 from pipeline.report.sections.glossary_section import glossary_section
-from pipeline.report.sections.pictures_section import Drawn, draw, pictures_section
 from pipeline.report.sections.reproduction_section import reproduction_section
 from pipeline.report.sections.results_section import results_section
 from pipeline.report.sections.state_section import state
@@ -23,6 +23,7 @@ from pipeline.results.table_rows import EpochRow, EvaluationRow, TrialRow
 from pipeline.results.tables import epoch_rows, evaluation_rows, trial_rows, write_csv
 from pipeline.wording import listed
 
+Drawn = Mapping[Picture, Figure | NothingToDraw]
 Rows = Callable[[Sequence[CombinationResult]], Iterable[Mapping[str, Any]]]
 TABLES: dict[str, tuple[type, Rows, str]] = {
     "evaluation.csv": (EvaluationRow, evaluation_rows, "every cell's winner beside its references"),
@@ -67,6 +68,19 @@ def write_report(results: Sequence[CombinationResult], folder: Path, made: datet
     return Report(folder / "index.html", [folder / name for name in TABLES], figures)
 
 
+def draw(results: Sequence[CombinationResult]) -> Drawn:
+    """Every picture as a figure, or the reason why there is none. Pictures that no study asks for are left out."""
+    drawn: dict[Picture, Figure | NothingToDraw] = {}
+    for picture in pictures():
+        try:
+            drawn[picture] = picture.draw(results)
+        except NotAskedFor:
+            continue
+        except NothingToDraw as reason:
+            drawn[picture] = reason
+    return drawn
+
+
 def render(results: Sequence[CombinationResult], drawn: Drawn, made: datetime | None = None) -> str:
     """The page as HTML. Equal results give equal pages, apart from the date."""
     return document(
@@ -78,10 +92,25 @@ def render(results: Sequence[CombinationResult], drawn: Drawn, made: datetime | 
             results_section(results),
             task_section(results),
             glossary_section(results),
-            pictures_section(results, drawn),
+            _pictures_section(results, drawn),
             trials_section(results),
             reproduction_section(results),
         ],
         tables={name: what for name, (_, _, what) in TABLES.items()},
         made=made,
     )
+
+
+def _pictures_section(results: Sequence[CombinationResult], drawn: Drawn) -> Section:
+    """All pictures, and what each shows below itself."""
+    blocks: list[Block] = []
+    within: dict[str, str] = {}
+    for picture, shown in drawn.items():
+        title, reading = picture.worded(results)
+        if isinstance(shown, NothingToDraw):
+            blocks += [Heading(title), Paragraph(f"No picture: {shown}.", "quiet")]
+        else:
+            blocks.append(Drawing(picture.name, title, reading, shown))
+            within[picture.name] = title
+        blocks += picture.below(results)
+    return Section("pictures", "Pictures", blocks, within)

@@ -1,19 +1,19 @@
 """What the command line says on stderr: log lines, and the progress of a search; both also go to a log file."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from pipeline.results.progress import Progress
 from pipeline.search.events import Events
 from pipeline.terminal.progress_lines import cell_lines, progress_line
 from pipeline.terminal.rate import Searched
-from pipeline.terminal.tty import terminal_of
 
 if TYPE_CHECKING:
     from rich.console import Console as Screen
@@ -28,6 +28,15 @@ PACKAGE = logging.getLogger("pipeline")
 PLAIN_EVERY = 10.0
 """Seconds between two progress lines in the log file, and off a terminal."""
 NONE: Mapping[str, int] = MappingProxyType({})
+
+
+def terminal_of(stream: TextIO) -> "Screen | None":
+    """The terminal behind a stream; None if it is none, or if its lines cannot be redrawn."""
+    if not stream.isatty() or os.environ.get("TERM") in (None, "", "dumb", "unknown"):
+        return None
+    from pipeline.terminal.text import screen_of  # it brings rich, which plain lines do not need
+
+    return screen_of(stream)
 
 
 class Console(logging.Handler, Events):

@@ -5,7 +5,10 @@ from typing import ClassVar
 
 from plotly.subplots import make_subplots
 
-from pipeline.report.figures.accuracy_axis import (
+from pipeline.report.figures.axes import rank_axis
+from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
+from pipeline.report.figures.labels import hover, rank_tick, words
+from pipeline.report.figures.shown_scores import (
     UNTESTED,
     Shown,
     accuracy_axis,
@@ -15,8 +18,6 @@ from pipeline.report.figures.accuracy_axis import (
     shown_part,
     whiskers,
 )
-from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
-from pipeline.report.figures.labels import hover, rank_axis, rank_tick, words
 from pipeline.report.figures.style import Look, finish, look_of
 from pipeline.results.stored_results import CellResult, CombinationResult
 

@@ -6,7 +6,10 @@ from typing import Any, ClassVar
 from plotly.subplots import make_subplots
 
 from pipeline.numbers import pareto_front
-from pipeline.report.figures.accuracy_axis import (
+from pipeline.report.figures.axes import log_axis
+from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
+from pipeline.report.figures.labels import hover, words
+from pipeline.report.figures.shown_scores import (
     UNTESTED,
     Shown,
     accuracy_axis,
@@ -16,9 +19,6 @@ from pipeline.report.figures.accuracy_axis import (
     shown_part,
     whiskers,
 )
-from pipeline.report.figures.axes import log_axis
-from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
-from pipeline.report.figures.labels import hover, words
 from pipeline.report.figures.style import ORIGINALS, Look, finish, look_of
 from pipeline.report.theme import NEUTRAL
 from pipeline.results.stored_results import CombinationResult

@@ -1,8 +1,11 @@
 """Axes that show what differs."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+from pipeline.report.figures.labels import measured, rank_tick
+from pipeline.results.stored_results import CombinationResult
 
 STEPS = ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))
 """Where ticks of a logarithmic axis may stand within a decade, from sparse to dense."""
@@ -38,3 +41,41 @@ def whole_steps(last: int) -> dict[str, int]:
     """Ticks of an axis that counts up to ``last``: round whole numbers, seven at most."""
     decade = 10 ** math.floor(math.log10(max(1, last / 6)))
     return {"tick0": 0, "dtick": next(step * decade for step in (1, 2, 5, 10) if step * decade * 6 >= last)}
+
+
+def error(accuracy: float, images: int) -> float:
+    """Wrong answers in percent, half an image at least: the axis is logarithmic and has no zero."""
+    return 100 * max(1 - accuracy, 0.5 / images)
+
+
+def accuracy_text(error: float) -> str:
+    return f"{100 - error:.6g}"
+
+
+def error_axis(errors: Sequence[float]) -> dict[str, Any]:
+    """An axis of accuracies around some errors in percent, the smallest error uppermost."""
+    axis = log_axis(errors, reverse=True)
+    return {**axis, "ticktext": [accuracy_text(tick) for tick in axis["tickvals"]]}
+
+
+def part_name(results: Sequence[CombinationResult], part: str) -> str:
+    """An accuracy axis's title."""
+    return f"{'Test' if part == 'test' else 'Validation'} {measured(results)} (%)"
+
+
+def rank_axis(results: Sequence[CombinationResult]) -> dict[str, Any]:
+    """An axis with a place for every rank that has a complete trial: adapters without ranks, then ranks, budgets."""
+    found = {
+        (result.budget_unit or "", cell.cell.rank): rank_tick(result, cell.cell.rank)
+        for result in results
+        for cell in result.cells
+        if cell.best
+    }
+    names = list(dict.fromkeys(found[key] for key in sorted(found, key=lambda key: (key[1] > 0, *key))))
+    units = dict.fromkeys(
+        f"Budget ({result.budget_unit})" if result.budget_unit else "Rank"
+        for result in results
+        if any(cell.cell.rank for cell in result.cells)
+    )
+    title = " or ".join(units) or "No ranks"
+    return {"title": title, "type": "category", "categoryorder": "array", "categoryarray": names}

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import numpy as np
 from plotly.subplots import make_subplots
 
-from pipeline.report.figures.axes import whole_steps
+from pipeline.report.figures.axes import rank_axis, whole_steps
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
-from pipeline.report.figures.labels import measured, rank_axis, rank_tick, short
+from pipeline.report.figures.labels import measured, rank_tick, short
 from pipeline.report.figures.style import Look, finish, look_of
 from pipeline.results.stored_results import CombinationResult
 from pipeline.results.table_rows import EpochRow

@@ -7,10 +7,10 @@ from typing import ClassVar
 from plotly.subplots import make_subplots
 
 from pipeline.cell import Cell
-from pipeline.report.figures.accuracy_axis import UNTESTED, accuracy_text, cell_score, error, part_name, shown_part
-from pipeline.report.figures.axes import log_ticks
+from pipeline.report.figures.axes import accuracy_text, error, log_ticks, part_name, rank_axis
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
-from pipeline.report.figures.labels import cell_label, hover, rank_axis, rank_tick, short
+from pipeline.report.figures.labels import cell_label, hover, rank_tick, short
+from pipeline.report.figures.shown_scores import UNTESTED, cell_score, shown_part
 from pipeline.report.figures.style import finish
 from pipeline.report.theme import NEUTRAL
 from pipeline.results.stored_results import CellResult, CombinationResult

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any
 
 from pipeline.cell import Cell
 from pipeline.results.stored_results import CellResult, CombinationResult
@@ -41,24 +40,6 @@ def rank_tick(result: CombinationResult, rank: int) -> str:
 def cell_label(result: CombinationResult, cell: Cell) -> str:
     """``rank 8, svd`` or ``budget 20 kB, svd``; plain text."""
     return cell_name(cell.rank, cell.init, result.budget_unit)
-
-
-def rank_axis(results: Sequence[CombinationResult]) -> dict[str, Any]:
-    """An axis with a place for every rank that has a complete trial: adapters without ranks, then ranks, budgets."""
-    found = {
-        (result.budget_unit or "", cell.cell.rank): rank_tick(result, cell.cell.rank)
-        for result in results
-        for cell in result.cells
-        if cell.best
-    }
-    names = list(dict.fromkeys(found[key] for key in sorted(found, key=lambda key: (key[1] > 0, *key))))
-    units = dict.fromkeys(
-        f"Budget ({result.budget_unit})" if result.budget_unit else "Rank"
-        for result in results
-        if any(cell.cell.rank for cell in result.cells)
-    )
-    title = " or ".join(units) or "No ranks"
-    return {"title": title, "type": "category", "categoryorder": "array", "categoryarray": names}
 
 
 def cut(text: str, longest: int = LONGEST) -> str:

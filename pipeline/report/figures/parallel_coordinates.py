@@ -10,10 +10,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 from plotly.subplots import make_subplots
 
-from pipeline.report.figures.accuracy_axis import accuracy_text, error, validated_on
-from pipeline.report.figures.axes import linear_ticks, log_ticks
+from pipeline.report.figures.axes import accuracy_text, error, linear_ticks, log_ticks
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
 from pipeline.report.figures.labels import cut, measured, rank_tick, rank_word
+from pipeline.report.figures.shown_scores import validated_on
 from pipeline.report.figures.style import finish
 from pipeline.results.stored_results import CombinationResult
 from pipeline.wording import init_name

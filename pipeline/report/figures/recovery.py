@@ -5,9 +5,10 @@ from typing import ClassVar
 
 from plotly.subplots import make_subplots
 
-from pipeline.report.figures.accuracy_axis import UNTESTED, Shown, cell_score, shown_part
+from pipeline.report.figures.axes import rank_axis
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
-from pipeline.report.figures.labels import hover, measured, rank_axis, rank_tick, rank_word
+from pipeline.report.figures.labels import hover, measured, rank_tick, rank_word
+from pipeline.report.figures.shown_scores import UNTESTED, Shown, cell_score, shown_part
 from pipeline.report.figures.style import Look, finish, look_of
 from pipeline.report.theme import NEUTRAL
 from pipeline.results.recovered import cell_recovery, lost

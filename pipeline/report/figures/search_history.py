@@ -9,10 +9,10 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 from plotly.subplots import make_subplots
 
-from pipeline.report.figures.accuracy_axis import error, error_axis, validated_on
-from pipeline.report.figures.axes import whole_steps
+from pipeline.report.figures.axes import error, error_axis, whole_steps
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
 from pipeline.report.figures.labels import measured, rank_tick, rank_word, short
+from pipeline.report.figures.shown_scores import validated_on
 from pipeline.report.figures.style import Look, finish, look_of, panels
 from pipeline.report.theme import NEUTRAL
 from pipeline.results.stored_results import CombinationResult

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from pipeline.numbers import pareto_front
 from pipeline.report.blocks import Column, Folded, Paragraph, Section, table
-from pipeline.report.figures.accuracy_axis import shown_part
 from pipeline.report.figures.labels import measured, rank_word
+from pipeline.report.figures.shown_scores import shown_part
 from pipeline.results.recovered import cell_recovery, winner_accuracy
 from pipeline.results.stored_results import CellResult, CombinationResult, Score
 from pipeline.results.table_rows import EvaluationRow

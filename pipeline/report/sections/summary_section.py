@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from pipeline.numbers import pareto_front
 from pipeline.report.blocks import Block, Bullets, Paragraph
-from pipeline.report.figures.accuracy_axis import shown_part
 from pipeline.report.figures.labels import cell_label
+from pipeline.report.figures.shown_scores import shown_part
 from pipeline.results.recovered import cell_recovery, winner_accuracy
 from pipeline.results.standing import standing
 from pipeline.results.stored_results import CellResult, CombinationResult

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from pipeline.terminal import watch as module
-from pipeline.terminal.watch import Watch, watch
+from pipeline.cli.watch import Watch, watch
+from pipeline.cli import watch as module
 
 
 def part(name="one", complete=0, budget=4, running=0, epoch=0, run=None, best=0.5, tested=False):
@@ -130,7 +130,7 @@ def test_a_reading_that_takes_long_is_not_done_as_often(monkeypatch):
 
 
 def test_a_stream_that_is_no_terminal_is_none(monkeypatch):
-    from pipeline.terminal.tty import terminal_of
+    from pipeline.terminal.console import terminal_of
 
     class Tty(io.StringIO):
         def isatty(self):

@@ -1,4 +1,4 @@
-from pipeline.terminal.plan_lines import plan_lines
+from pipeline.cli.plan_lines import plan_lines
 
 
 def plan(**changes):

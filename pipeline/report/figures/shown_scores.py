@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.report.figures.axes import log_axis
-from pipeline.report.figures.labels import measured, short
+from pipeline.report.figures.axes import error, error_axis, part_name
+from pipeline.report.figures.labels import short
 from pipeline.report.figures.style import DASHES, Look
 from pipeline.report.theme import NEUTRAL
 from pipeline.results.stored_results import CellResult, CombinationResult, Score, mean_accuracy
@@ -86,11 +86,6 @@ def validated_on(result: CombinationResult) -> int:
     return result.baseline["val"].images if "val" in result.baseline else 1_000_000
 
 
-def error(accuracy: float, images: int) -> float:
-    """Wrong answers in percent, half an image at least: the axis is logarithmic and has no zero."""
-    return 100 * max(1 - accuracy, 0.5 / images)
-
-
 def whiskers(shown: Sequence[Shown]) -> dict[str, Any]:
     """Plotly's error bars: thin, the Wilson interval."""
     return _bars([one.interval for one in shown], shown) | {"width": 3, "thickness": 1}
@@ -112,21 +107,6 @@ def accuracy_axis(results: Sequence[CombinationResult], part: str, shown: Sequen
     return error_axis([error(end, one.images) for one in shown for end in (*one.interval, *one.ends)]) | {
         "title": part_name(results, part)
     }
-
-
-def error_axis(errors: Sequence[float]) -> dict[str, Any]:
-    """An axis of accuracies around some errors in percent, the smallest error uppermost."""
-    axis = log_axis(errors, reverse=True)
-    return {**axis, "ticktext": [accuracy_text(tick) for tick in axis["tickvals"]]}
-
-
-def accuracy_text(error: float) -> str:
-    return f"{100 - error:.6g}"
-
-
-def part_name(results: Sequence[CombinationResult], part: str) -> str:
-    """An accuracy axis's title."""
-    return f"{'Test' if part == 'test' else 'Validation'} {measured(results)} (%)"
 
 
 def originals(results: Sequence[CombinationResult], part: str) -> Iterator[tuple[str, CombinationResult]]:

@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pipeline.results.progress import Progress, progress_of
+from pipeline.terminal.console import terminal_of
 from pipeline.terminal.progress_lines import progress_line
 from pipeline.terminal.rate import seconds_for, trials_per_second
-from pipeline.terminal.tty import terminal_of
 
 if TYPE_CHECKING:
     from rich.console import Console as Screen

@@ -1,4 +1,4 @@
-from pipeline.terminal.status_lines import status_lines
+from pipeline.cli.status_lines import status_lines
 
 
 def table(fail=0, **reasons):
