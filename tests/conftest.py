@@ -8,6 +8,7 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
+from hypothesis import settings
 from optuna.storages import RDBStorage
 from rich.console import Console as Screen
 
@@ -16,6 +17,10 @@ from pipeline.store.database import open_storage
 pytest_plugins = ["finished_studies"]
 
 START = Path.cwd()
+
+# A busy machine makes any example slow, which says nothing about the code.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(autouse=True)

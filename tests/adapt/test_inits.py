@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -103,6 +103,7 @@ def errors_by_rank(init: Init, weight: Tensor, stats: LayerStats, norm: Tensor, 
 
 @COMPRESSED
 @pytest.mark.parametrize("init", [ResidualSvd(), QeraDiagonal(), Qera()], ids=lambda init: init.name)
+@settings(max_examples=40)
 @given(layer=LAYERS)
 def test_more_rank_never_fits_worse_in_the_norm_of_its_init_and_full_rank_fits_exactly(init, compression, layer):
     out, inner, seed = layer
@@ -118,6 +119,7 @@ def test_more_rank_never_fits_worse_in_the_norm_of_its_init_and_full_rank_fits_e
     assert errors[-1] <= 1e-8 * size
 
 
+@settings(max_examples=40)
 @given(layer=LAYERS, rank=st.integers(1, 12))
 def test_no_start_of_a_rank_leaves_smaller_errors_of_the_outputs_than_qera(layer, rank):
     out, inner, seed = layer
@@ -230,6 +232,7 @@ def test_loftq_of_one_round_is_the_svd_start_on_the_same_base(compression, shape
 
 
 @pytest.mark.parametrize("compression", [Int1(), Sparse(block="1:4"), Int1(metric="activation")], ids=str)
+@settings(max_examples=40)
 @given(layer=LAYERS, rank=st.integers(1, 12))
 def test_more_rounds_of_loftq_never_lose_more_not_even_where_a_method_takes_what_is_not_nearest(
     compression, layer, rank

@@ -26,7 +26,7 @@ def spread(of_groups: torch.Tensor, group: int, inner: int) -> torch.Tensor:
 shapes = given(out=st.integers(1, 9), inner=st.integers(1, 40), seed=st.integers(0, 999))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @shapes
 @pytest.mark.parametrize("bits", BITS)
 @EACH_FORM
@@ -43,7 +43,7 @@ def test_a_weight_is_within_half_a_step_unless_it_was_clipped_to_an_end(form, bi
     assert bool(((weight - covering.dense()).abs() <= step * (0.5 + 1e-4) + 1e-6 * weight.abs()).all())
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=15)
 @shapes
 @EACH_FORM
 def test_more_bits_never_err_more_nor_does_a_searched_clip(form, out, inner, seed):

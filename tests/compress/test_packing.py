@@ -63,7 +63,7 @@ def test_the_first_code_stands_in_the_lowest_bits():
     assert pack(torch.tensor([True, False, False, False, False, False, False, False, True]), 1).tolist() == [1, 1]
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(out=st.integers(1, 12), inner=st.integers(1, 40), seed=st.integers(0, 99))
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_a_packed_weight_comes_back_bit_for_bit_at_its_predicted_size(method: LayerCompression, out, inner, seed):

@@ -30,7 +30,7 @@ def test_what_is_lost_is_the_values_that_were_left_out():
         assert float(lost.square().sum()) == pytest.approx(sum(s * s for s in values[r:]), abs=1e-9)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(out=st.integers(1, 10), inner=st.integers(2, 10), seed=st.integers(0, 99), r=st.integers(1, 10))
 def test_by_activations_no_weight_of_its_rank_has_a_smaller_output_error(out, inner, seed, r):
     generator = torch.Generator().manual_seed(seed)
@@ -88,7 +88,7 @@ def test_energy_is_of_the_weighted_spectrum_where_activations_weigh():
     assert rank_of(Svd(energy=0.95, metric="activation"), weight, stats) == 1
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(out=st.integers(1, 30), inner=st.integers(1, 30), budget=st.floats(0.01, 1.0))
 def test_a_budget_is_used_up_to_the_last_rank_that_fits(out, inner, budget):
     r = rank_of(Svd(budget=budget), torch.zeros(out, inner))

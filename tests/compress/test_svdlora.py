@@ -10,7 +10,7 @@ from pipeline.compress.methods.svdlora import SvdLora
 SIZES = [{"rank": 6}, {"energy": 0.8}, {"budget": 0.7}]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(out=st.integers(1, 14), inner=st.integers(1, 14), seed=st.integers(0, 99), steps=st.integers(1, 9))
 @pytest.mark.parametrize("metric", ["weight", "activation"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
