@@ -1,4 +1,4 @@
-"""The uncompressed reference: trained once, and kept under the hash of everything that it depends on."""
+"""The baseline: the uncompressed model, trained once, and cached under the hash of everything that it depends on."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -25,27 +25,27 @@ TORCH_OPTIMIZERS: dict[TorchOptimizer, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def kept_at(key: str) -> Path:
-    """The file of a baseline, by the hash of everything that it depends on."""
+def baseline_file(key: str) -> Path:
+    """The file of a baseline; ``key`` is the hash of everything that the baseline depends on."""
     return BASELINES / f"{key}.safetensors"
 
 
 def load_baseline(model: nn.Module, key: str) -> bool:
-    """Load a kept baseline into ``model``; False if there is none or its file is damaged, which is logged."""
-    path = kept_at(key)
+    """Load a cached baseline into ``model``; returns False if there is none, or it is damaged, which is logged."""
+    path = baseline_file(key)
     if not path.exists():
         return False
     try:
         model.load_state_dict(read_tensors(path))
-    except Exception as error:  # whatever is wrong with it, the cure is the same
+    except Exception as error:  # whatever is damaged, the remedy is the same
         logger.warning(f"baseline {path} is damaged ({error}); it is trained again")
         return False
     return True
 
 
-def keep_baseline(model: nn.Module, key: str) -> None:
-    """Write ``model`` so that ``load_baseline`` finds it."""
-    write_tensors(kept_at(key), model.state_dict())
+def save_baseline(model: nn.Module, key: str) -> None:
+    """Write the trained ``model`` where ``load_baseline`` looks for it."""
+    write_tensors(baseline_file(key), model.state_dict())
 
 
 def train_baseline(
@@ -57,8 +57,15 @@ def train_baseline(
     so it neither depends on the global ones nor changes them. The weights after the last epoch stay. The caller may
     read the yielded model, and must not change it.
 
+    Args:
+        model: The model, on the CPU; it is in eval mode, on the CPU, at the end.
+        part: The images and labels to train on.
+        spec: Epochs, batch size, optimizer and learning rate.
+        seed: The seed of batch order and dropout.
+        device: The device to train on.
+
     Raises:
-        SpecError: The loss becomes infinite or NaN; with its epoch.
+        SpecError: The loss becomes infinite or NaN; the epoch is named.
     """
     order = torch.Generator().manual_seed(seed)
     model.to(device).train().requires_grad_(True)
@@ -87,17 +94,17 @@ def _train_epoch(
     optimizer: Any,
     device: torch.device,
 ) -> float:
-    """One pass over ``part`` in a new order; the mean loss."""
-    total, seen = torch.zeros((), device=device), 0
+    """Train one epoch in a new random order; returns the mean loss."""
+    total, count = torch.zeros((), device=device), 0
     for images, labels in part.batches(batch_size, torch.randperm(len(part), generator=order)):
         check_stop()
-        if len(images) == 1 and seen:
-            # Batch norm has no variance over a last batch of one.
+        if len(images) == 1 and count:
+            # Batch norm has no variance over a last batch of one image.
             continue
         loss = F.cross_entropy(model(images.to(device)), labels.to(device))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         total += loss.detach() * len(images)
-        seen += len(images)
-    return float(total) / seen
+        count += len(images)
+    return float(total) / count

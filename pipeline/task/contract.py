@@ -11,7 +11,7 @@ from torch import nn
 from pipeline.config.task_spec import Metric
 from pipeline.errors import IntegrityError
 from pipeline.hashes import fingerprint, hash_tensors, hash_weights
-from pipeline.task.metrics.agreement import AnsweredPart
+from pipeline.task.metrics.agreement import PredictedPart
 from pipeline.task.parts import READ_BATCH, Part, PartField
 
 __all__ = ["Part", "Task", "check_parts"]
@@ -122,7 +122,7 @@ class Task:
         hashes = {**self._missing_hashes(model, parts), **self.hashes}
         if self.metric == "agreement":
             check_filled(**parts)
-            parts = {n: p if isinstance(p, AnsweredPart) else AnsweredPart(p, model) for n, p in parts.items()}
+            parts = {n: p if isinstance(p, PredictedPart) else PredictedPart(p, model) for n, p in parts.items()}
         else:
             check_parts(**parts, classes=description["classes"])
         for name, value in {"model": model, **parts, "description": description, "hashes": hashes}.items():

@@ -1,4 +1,4 @@
-"""From a study file's ``[task]`` to a ``Task``, and from a task's description back to its bare architecture."""
+"""Building a ``Task`` from a study file's ``[task]``, and the bare architecture from a task's description."""
 
 import logging
 import os
@@ -13,11 +13,11 @@ from pipeline.config.registry import MODELS
 from pipeline.config.task_spec import TaskSpec
 from pipeline.errors import RestoraError, SpecError
 from pipeline.hashes import fingerprint, hash_weights
-from pipeline.task.baseline import keep_baseline, load_baseline
+from pipeline.task.baseline import load_baseline, save_baseline
 from pipeline.task.baseline import train_baseline as train
 from pipeline.task.contract import Task, check_parts
 from pipeline.task.data.contract import Images, Items
-from pipeline.task.metrics.agreement import AnsweredPart, answers_at
+from pipeline.task.metrics.agreement import PredictedPart, predictions_file
 from pipeline.task.models.contract import Preprocessing
 from pipeline.task.parts import DatasetPart, Part
 from pipeline.task.split import Split, split
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _Opened:
-    """A task before its baseline: the model as it was loaded, the parts, and what describes them."""
+    """A task before its baseline is trained."""
 
     spec: TaskSpec
     model: nn.Module
@@ -36,7 +36,7 @@ class _Opened:
     hashes: dict[str, str]
 
     def baseline_key(self) -> str:
-        """The hash of everything that the baseline depends on; taken before the model is trained."""
+        """The hash of everything that the baseline depends on; computed before the model is trained."""
         return fingerprint({**self.description, **self.hashes, "initial": hash_weights(self.model)})
 
 
@@ -45,13 +45,13 @@ def prepare(spec: TaskSpec, *, device: str | torch.device = "cpu", train_baselin
 
     Args:
         spec: The study file's ``[task]``.
-        device: Where a baseline is trained; the task itself is on the CPU.
-        train_baseline: False leaves a baseline that is not kept yet untrained: ``task.trained`` is False, and
-            ``hashes`` has no ``weights``.
+        device: The device to train a baseline on; the task itself is on the CPU.
+        train_baseline: Whether to train a baseline that is not cached. If False it stays untrained: ``task.trained``
+            is False, and ``hashes`` has no ``weights``.
 
     Raises:
         SpecError: The model does not fit the data, or has neither weights nor a baseline to train.
-        IntegrityError: Data or weights are not there, damaged, or cannot be used.
+        IntegrityError: Data or weights are not there, damaged, or unusable.
     """
     opened = _open(spec)
     model, parts, description, hashes = opened.model, opened.parts, opened.description, opened.hashes
@@ -64,18 +64,19 @@ def prepare(spec: TaskSpec, *, device: str | torch.device = "cpu", train_baselin
         description["trained"] = trained or train_baseline
     if spec.metric == "agreement":
         hashes |= {"weights": hash_weights(model), "split": fingerprint([hashes["split"], spec.metric])}
-        key, own = fingerprint({**description, **hashes}), model.eval()
+        key = fingerprint({**description, **hashes})
+        model.eval()
         parts = {
-            name: AnsweredPart(part, own, device=device, file=answers_at(key, name)) for name, part in parts.items()
+            name: PredictedPart(part, model, device=device, file=predictions_file(key, name))
+            for name, part in parts.items()
         }
     return Task(model, **parts, metric=spec.metric, description=description, hashes=hashes)
 
 
 def baseline_epochs(spec: TaskSpec, device: str | torch.device = "cpu") -> Iterator[nn.Module]:
-    """Train and keep the baseline of a task; yields the model before the first epoch and after each.
+    """Train and cache the baseline of a task; yields the model before the first epoch and after each.
 
-    ``prepare`` finds the baseline once all epochs are over. The caller may read the yielded model, and must not change
-    it.
+    ``prepare`` finds the baseline after the last epoch. The caller may read the yielded model, and must not change it.
     """
     opened = _open(spec)
     yield from _train(opened, opened.baseline_key(), device)
@@ -87,7 +88,7 @@ def _train(opened: _Opened, key: str, device: str | torch.device) -> Iterator[nn
         raise ValueError("the task has no [task.baseline] to train")
     logger.info(f"baseline: training {spec.baseline.epochs} epochs on {len(part)} images")
     yield from train(opened.model, part, spec.baseline, spec.split.seed, torch.device(device))
-    keep_baseline(opened.model, key)
+    save_baseline(opened.model, key)
 
 
 def _open(spec: TaskSpec) -> _Opened:
@@ -98,7 +99,7 @@ def _open(spec: TaskSpec) -> _Opened:
         )
     if spec.baseline is None and not spec.model.pretrained:
         raise SpecError(
-            f"task.model '{spec.model.name}' has no weights of its own, and there is no [task.baseline] to train them; "
+            f"task.model '{spec.model.name}' has no weights, and there is no [task.baseline] to train them; "
             f"add one, e.g. epochs = 10"
         )
     if spec.baseline is None and getattr(spec.model, "new_head", False):
@@ -109,7 +110,7 @@ def _open(spec: TaskSpec) -> _Opened:
     images = spec.data.open()
     divided = split(images.train.labels, spec.split, test=images.test is None)
     with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which would seed the generators of the GPUs as well.
+        # Not torch.manual_seed, which would seed the generators of the GPUs too.
         torch.default_generator.manual_seed(spec.split.seed)
         classes = spec.model.pretrained_classes() if spec.metric == "agreement" else len(images.classes)
         model = spec.model.load(classes)
@@ -132,10 +133,11 @@ def _open(spec: TaskSpec) -> _Opened:
 
 
 def rebuild(description: Mapping[str, Any]) -> nn.Module:
-    """The bare architecture of a task, with random weights, from ``Task.description``; touches no data and no hub.
+    """Build the bare architecture of a task, with random weights, from ``Task.description``. Reads no data, no network.
 
     Raises:
-        RestoraError: The description is of a user's own model, which only the user can build.
+        RestoraError: The description is of a user's own module, which only the user can build.
+        SpecError: The description names a model source or an option that does not exist here.
     """
     table = description.get("model")
     if not isinstance(table, Mapping):
@@ -152,7 +154,7 @@ def rebuild(description: Mapping[str, Any]) -> nn.Module:
 
 
 class _Selected:
-    """The preprocessed images of some items, as a map-style data set."""
+    """Preprocessed images of the items at some indices, as a map-style data set."""
 
     def __init__(self, items: Items, indices: Tensor, preprocessing: Preprocessing) -> None:
         self._items = items
@@ -168,11 +170,12 @@ class _Selected:
 
 
 def _parts(images: Images, divided: Split, preprocessing: Preprocessing) -> dict[str, Part]:
-    own_test = images.test if images.test is not None else images.train
+    """The parts of a data set; images are decoded and preprocessed when they are asked for."""
+    test_items = images.test if images.test is not None else images.train
     sources = {
         "train": (images.train, divided.train),
         "val": (images.train, divided.val),
-        "test": (own_test, torch.arange(len(own_test)) if divided.test is None else divided.test),
+        "test": (test_items, torch.arange(len(test_items)) if divided.test is None else divided.test),
     }
     return {
         name: DatasetPart(_Selected(items, indices, preprocessing), items.labels[indices], threads=os.cpu_count() or 1)

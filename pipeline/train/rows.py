@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.task.contract import Part
-from pipeline.task.metrics.agreement import AnsweredPart
+from pipeline.task.metrics.agreement import PredictedPart
 from pipeline.task.parts import DatasetPart, TensorPart
 
 Inputs = tuple[Tensor, ...]
@@ -79,7 +79,7 @@ class _StreamedRows:
 
 def image_rows(part: Part) -> Rows:
     """The images of a part as rows."""
-    whole = part.in_memory() if isinstance(part, DatasetPart | AnsweredPart) else part
+    whole = part.in_memory() if isinstance(part, DatasetPart | PredictedPart) else part
     return TensorRows([whole.images], whole.labels) if type(whole) is TensorPart else _StreamedRows(part)
 
 

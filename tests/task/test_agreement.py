@@ -14,20 +14,20 @@ from pipeline.config.task_spec import TaskSpec
 from pipeline.errors import IntegrityError
 from pipeline.paths import ANSWERS
 from pipeline.task import Task, check_task, count_correct, prepare
-from pipeline.task.metrics.agreement import FEW, AnsweredPart
+from pipeline.task.metrics.agreement import FEW, PredictedPart
 from pipeline.task.parts import DatasetPart, Part, TensorPart
 from pipeline.train.rows import TensorRows, image_rows
 
 
 class Counting(nn.Module):
-    """Five outputs, and how many images it was asked about."""
+    """Five outputs; counts the images that it classified."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.fc, self.asked = nn.Linear(4, 5), 0
+        self.fc, self.classified = nn.Linear(4, 5), 0
 
     def forward(self, x: Tensor) -> Tensor:
-        self.asked += len(x)
+        self.classified += len(x)
         return self.fc(x)
 
 
@@ -63,23 +63,23 @@ def test_a_part_without_images_is_still_refused():
         task(test=(images(0), torch.zeros(0).long()))
 
 
-def test_making_a_task_asks_about_no_more_than_one_image_and_its_labels_about_each_once():
+def test_making_a_task_classifies_one_image_and_its_labels_classify_each_image_once():
     own = task()
-    assert own.model.asked == 1
+    assert own.model.classified == 1
     for _ in range(2):
         assert len(own.train.labels) == 40
-    assert own.model.asked == 41
+    assert own.model.classified == 41
 
 
-def test_a_look_at_a_few_images_does_not_wait_for_all():
+def test_labels_of_a_few_images_do_not_wait_for_all():
     model = Counting()
-    part = AnsweredPart(TensorPart(images(3 * FEW), torch.zeros(3 * FEW).long()), model)
+    part = PredictedPart(TensorPart(images(3 * FEW), torch.zeros(3 * FEW).long()), model)
     order = torch.tensor([9, 0, 3 * FEW - 1])
     ((some, labels),) = part.batches(4, order)
-    assert model.asked == 3
+    assert model.classified == 3
     assert torch.equal(some, part.part.images[order])
     assert torch.equal(labels, part.labels[order])
-    assert model.asked == 3 + 3 * FEW
+    assert model.classified == 3 + 3 * FEW
 
 
 def streamed(source: TensorPart) -> Part:
@@ -91,9 +91,9 @@ def streamed(source: TensorPart) -> Part:
 @pytest.mark.parametrize(
     "make", [lambda source: source, streamed, lambda source: DatasetPart(TensorDataset(source.images, source.labels))]
 )
-def test_every_image_comes_with_its_own_answer_whatever_the_order(make, order, known):
+def test_every_image_comes_with_its_own_prediction_whatever_the_order(make, order, known):
     source, model = TensorPart(images(40), torch.arange(40)), Counting()
-    part = AnsweredPart(make(source), model)
+    part = PredictedPart(make(source), model)
     expected = model(source.images).argmax(1)
     if known:
         assert torch.equal(part.labels, expected)
@@ -106,18 +106,18 @@ def test_every_image_comes_with_its_own_answer_whatever_the_order(make, order, k
     assert torch.equal(torch.cat([labels for _, labels in rows.batches(7, order)]), expected[places])
 
 
-def test_threads_that_want_labels_at_once_ask_once():
+def test_threads_that_need_labels_at_once_classify_each_image_once():
     model = Counting()
-    part = AnsweredPart(TensorPart(images(4000), torch.zeros(4000).long()), model)
+    part = PredictedPart(TensorPart(images(4000), torch.zeros(4000).long()), model)
     threads = [threading.Thread(target=lambda: part.labels) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert model.asked == 4000
+    assert model.classified == 4000
 
 
-def test_the_metric_is_part_of_what_a_task_is_recognised_by():
+def test_the_metric_changes_the_hash_of_the_split():
     agreement, accuracy = task(), task(train=(images(40), torch.arange(40) % 5), metric="accuracy")
     assert {k for k in agreement.hashes if agreement.hashes[k] != accuracy.hashes[k]} == {"weights", "split"}
     assert task(train=(images(41), torch.zeros(41).long())).hashes["split"] != agreement.hashes["split"]
@@ -147,7 +147,7 @@ def test_a_study_files_model_keeps_the_outputs_of_its_weights(tmp_path):
         prepare(spec(tmp_path, "accuracy"))
 
 
-def test_entries_paired_by_order_tell_the_outputs_too(tmp_path):
+def test_entries_paired_by_order_give_the_number_of_classes_too(tmp_path):
     own = spec(tmp_path)
     path = Path(own.model.checkpoint)
     torch.save({f"entry{place}": value for place, value in enumerate(torch.load(path).values())}, path)
@@ -169,15 +169,15 @@ def spec_of(own: TaskSpec, **options: object) -> TaskSpec:
         ({"source": "torchvision", "architecture": "resnet18", "weights": "DEFAULT"}, 1000),
     ],
 )
-def test_every_source_knows_how_many_outputs_its_weights_have(table, classes):
+def test_every_source_knows_the_number_of_classes_of_its_weights(table, classes):
     assert MODELS.parse(table).pretrained_classes() == classes
 
 
-def test_answers_are_kept_and_asked_for_again_only_by_another_task(tmp_path, said):
+def test_predictions_are_cached_until_the_task_changes(tmp_path, said):
     first = prepare(spec(tmp_path))
     assert not said
     labels = first.val.labels
-    assert said == ["agreement: the uncompressed model is asked about 3 images"]
+    assert said == ["agreement: the uncompressed model classifies 3 images"]
     assert torch.equal(prepare(spec(tmp_path)).val.labels, labels)
     assert len(said) == 1
     for other in (
@@ -191,14 +191,14 @@ def test_answers_are_kept_and_asked_for_again_only_by_another_task(tmp_path, sai
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-4], lambda data: data[:-1] + bytes([data[-1] ^ 1])])
-def test_damaged_answers_are_named_and_asked_for_again(tmp_path, damage, said):
+def test_damaged_predictions_are_named_and_predicted_again(tmp_path, damage, said):
     labels = prepare(spec(tmp_path)).val.labels
     said.clear()
     (path,) = ANSWERS.iterdir()
     path.write_bytes(damage(path.read_bytes()))
     assert torch.equal(prepare(spec(tmp_path)).val.labels, labels)
-    assert f"answers {path} are damaged" in said[0]
-    assert "asked about 3 images" in said[1]
+    assert f"predictions {path} are damaged" in said[0]
+    assert "classifies 3 images" in said[1]
     assert torch.equal(prepare(spec(tmp_path)).val.labels, labels)
     assert len(said) == 2
 
@@ -207,7 +207,7 @@ class StopError(Exception):
     pass
 
 
-def test_asking_can_be_stopped_and_keeps_nothing_half_done(tmp_path):
+def test_classifying_can_be_stopped_and_caches_nothing_then(tmp_path):
     def stop():
         raise StopError
 
@@ -216,7 +216,7 @@ def test_asking_can_be_stopped_and_keeps_nothing_half_done(tmp_path):
     assert not ANSWERS.exists()
 
 
-def test_a_folder_of_one_class_and_a_class_without_training_images_are_no_matter(tmp_path):
+def test_a_folder_of_one_class_and_a_class_without_training_images_are_allowed(tmp_path):
     write_images(tmp_path / "data", 20, side=32, classes={"all": (90, 90, 90)})
     own = prepare(spec(tmp_path))
     assert (own.classes, len(own.train)) == (7, 16)

@@ -153,7 +153,7 @@ def test_without_a_baseline_weights_are_used_as_they_are_loaded(tmp_path):
 
 
 def test_a_model_with_neither_weights_nor_a_baseline_is_refused(tmp_path):
-    with pytest.raises(SpecError, match=r"'mlp' has no weights of its own, .* \[task.baseline\]"):
+    with pytest.raises(SpecError, match=r"'mlp' has no weights, .* \[task.baseline\]"):
         prepare(spec(tmp_path, baseline=None))
 
 

@@ -1,1 +1,1 @@
-"""What a model is judged by; one file a metric."""
+"""Metrics; one file per metric."""
