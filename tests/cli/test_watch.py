@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from pipeline.cli.watch import Watch, watch
 from pipeline.cli import watch as module
+from pipeline.cli.watch import Watch, watch
 
 
 def part(name="one", complete=0, budget=4, running=0, epoch=0, run=None, best=0.5, tested=False):
