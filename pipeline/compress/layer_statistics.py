@@ -1,9 +1,9 @@
 """Statistics of layers from training images: moments of inputs, sensitivity to errors of outputs, number of vectors."""
 
+import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from timm.layers.conv2d_same import Conv2dSame
@@ -15,22 +15,20 @@ from pipeline.compress.contract import LayerStats
 from pipeline.compress.layers import group_count
 from pipeline.task.contract import Part
 
+Inputs = tuple[Tensor, ...]
+
 
 @contextmanager
 def _forward_hooks(
-    model: nn.Module, names: Sequence[str], hook: Callable[[str, nn.Module, Tensor, Tensor], Tensor | None]
+    model: nn.Module, names: Sequence[str], hook: Callable[[str, nn.Module, Inputs, Tensor], Tensor | None]
 ) -> Iterator[None]:
-    """Call ``hook(name, layer, input, output)`` after each forward pass of the named layers, inside the context.
+    """Call ``hook(name, layer, inputs, output)`` after each forward pass of the named layers, inside the context.
 
     A tensor that the hook returns replaces the output.
     """
-
-    def make_hook(name: str) -> Any:
-        return lambda layer, inputs, output: hook(name, layer, inputs[0], output)
-
     with ExitStack() as stack:
         for name in names:
-            stack.callback(model.get_submodule(name).register_forward_hook(make_hook(name)).remove)
+            stack.callback(model.get_submodule(name).register_forward_hook(functools.partial(hook, name)).remove)
         yield
 
 
@@ -48,8 +46,8 @@ def gather_statistics(
     sums: dict[str, Tensor] = {}
     counts = dict.fromkeys(targets, 0)
 
-    def add_moment(name: str, layer: nn.Module, inputs: Tensor, _: Tensor) -> None:
-        x = input_vectors(layer, inputs).double()
+    def add_moment(name: str, layer: nn.Module, inputs: Inputs, _: Tensor) -> None:
+        x = input_vectors(layer, inputs[0]).double()
         sums[name] = sums.get(name, 0) + x.mT @ x
         counts[name] += x.shape[1]
 
@@ -76,7 +74,7 @@ def gather_sensitivity(
     squares, image_count = dict.fromkeys(targets, 0.0), 0
     outputs: list[tuple[str, Tensor]] = []
 
-    def record(name: str, layer: nn.Module, _: Tensor, output: Tensor) -> Tensor:
+    def record(name: str, layer: nn.Module, _: Inputs, output: Tensor) -> Tensor:
         outputs.append((name, output.requires_grad_()))
         return output.clone()  # later layers may change their input in place
 
@@ -109,7 +107,7 @@ def output_positions(model: nn.Module, names: Sequence[str], images: Tensor) -> 
     """How many vectors each layer's weight matrix multiplies per image; ``images`` is a batch of one."""
     counts = dict.fromkeys(names, 0)
 
-    def count(name: str, layer: nn.Module, _: Tensor, output: Tensor) -> None:
+    def count(name: str, layer: nn.Module, _: Inputs, output: Tensor) -> None:
         counts[name] += output.numel() // len(layer.get_parameter("weight"))
 
     with _forward_hooks(model, names, count), torch.no_grad():

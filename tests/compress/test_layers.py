@@ -127,3 +127,16 @@ def test_multiply_accumulates_of_tokens_and_adapters_count_each_position():
     positions = output_positions(model, ["0", "1"], torch.randn(1, 7, 8))
     compressed = Sparse(block="1:4").compress_model(model, ["0"], {})
     assert model_macs(model, compressed, positions, {"0": 2 * 12}) == (7 * (8 + 24 + 8), 7 * (32 + 8))
+
+
+class CalledByKeyword(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(input=x)
+
+
+def test_vectors_of_a_layer_that_is_called_by_keyword_are_counted():
+    assert output_positions(CalledByKeyword(), ["fc"], torch.randn(1, 5, 3)) == {"fc": 5}
