@@ -71,3 +71,24 @@ def test_torch_is_not_imported_before_it_is_needed(module):
 def test_nothing_in_the_pipeline_imports_what_lies_outside_it():
     names = {name.split(".")[0] for path in MODULES for name in imported(ast.parse(path.read_text()))}
     assert not names & {"tests", "scripts", "studies"}
+
+
+@pytest.mark.parametrize(
+    ("library", "only"), [("optuna", "store/optuna_tables.py"), ("optuna_dashboard", "dashboard/pages.py")]
+)
+def test_private_parts_of_a_library_are_used_in_one_file(library, only):
+    """Imports of private modules and names, and private attributes of Optuna's studies and trials."""
+    attributes = {"_storage", "_study_id", "_trial_id", "_backend"} if library == "optuna" else set()
+    for path in MODULES:
+        tree = ast.parse(path.read_text())
+        private = {
+            name
+            for name in imported(tree)
+            if name.split(".")[0] == library and any(part.startswith("_") for part in name.split("."))
+        }
+        private |= {
+            ast.unparse(node)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and node.attr in attributes and ast.unparse(node.value) != "self"
+        }
+        assert not private or path == PIPELINE / only, f"{path.relative_to(PIPELINE)} uses {', '.join(sorted(private))}"

@@ -16,6 +16,7 @@ from pipeline.results.so_far import Winners, read_so_far
 from pipeline.results.stored_results import CombinationResult
 from pipeline.search.events import Events, Moment
 from pipeline.store.database import Database
+from pipeline.store.optuna_tables import study_id_of
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ class Feed(Events):
     def _write(self, study: optuna.Study, note: str, results: Sequence[CombinationResult], *, pictures: bool) -> None:
         seen, name = _seen(results), study.study_name
         drawn = draw_plots(results) if pictures and self._drawn.get(name) != seen else {}
-        write_board(self._storage.engine, study._study_id, note, drawn)
+        write_board(self._storage.engine, study_id_of(study), note, drawn)
         if pictures:
             self._drawn[name] = seen
 

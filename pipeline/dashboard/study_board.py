@@ -8,16 +8,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from optuna.storages._rdb import models
 from sqlalchemy import Engine, delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from pipeline.dashboard.note import renewed
 from pipeline.store.long_text import cut
+from pipeline.store.optuna_tables import SYSTEM_ATTRIBUTES as _ROWS
 
 NOTE, VERSION, PICTURE = "dashboard:note_str:", "dashboard:note_ver", "dashboard:plot_data:"
 TRIES = 3
-_ROWS = models.StudySystemAttributeModel.__table__
 
 
 def write_board(engine: Engine, study_id: int, note: str, pictures: Mapping[str, str]) -> bool:
@@ -66,7 +65,11 @@ def _next_version(session: Session, study_id: int, before: int | None) -> bool:
     if before is None:
         session.execute(insert(_ROWS).values(study_id=study_id, key=VERSION, value_json="1"))
         return True
-    place = (_ROWS.c.study_id == study_id, _ROWS.c.key == VERSION, _ROWS.c.value_json == json.dumps(before))
+    place = (
+        _ROWS.c.study_id == study_id,
+        _ROWS.c.key == VERSION,
+        _ROWS.c.value_json == json.dumps(before),
+    )
     counted = update(_ROWS).where(*place).values(value_json=json.dumps(before + 1))
     return session.connection().execute(counted).rowcount == 1
 

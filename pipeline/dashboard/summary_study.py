@@ -5,18 +5,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
 from optuna.storages import RDBStorage
-from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from pipeline.results.recovered import cell_recovery, winner_accuracy
 from pipeline.results.stored_results import CellResult, CombinationResult
-from pipeline.store.optuna_tables import backend_of, begin_trial, end_trial, write_attributes
+from pipeline.store.optuna_tables import (
+    backend_of,
+    begin_trial,
+    end_trial,
+    study_id_of,
+    trial_id_of,
+    withdraw_trials,
+    write_attributes,
+    write_distributions,
+)
 
 OWN = "summary_of"
 """The attribute that tells a summary from a study of someone else's."""
@@ -59,7 +66,8 @@ def update_summary(summary: optuna.Study, results: Sequence[CombinationResult]) 
         for cell in result.cells
         if cell.best
     }
-    trials = backend_of(summary).get_all_trials(summary._study_id, deepcopy=False)  # what is marked is read anew
+    study_id = study_id_of(summary)
+    trials = backend_of(summary).get_all_trials(study_id, deepcopy=False)  # what is marked is read anew
     shown = {_key(trial): trial for trial in trials if trial.state == TrialState.COMPLETE}
     kept = {key for key, trial in shown.items() if key in best and _origin(trial) == _origin_of(*best[key])}
     stale = [key for key in kept if _attributes(*best[key]) != shown[key].user_attrs]
@@ -69,13 +77,13 @@ def update_summary(summary: optuna.Study, results: Sequence[CombinationResult]) 
     space = _space(results, trials)
     with Session(backend_of(summary).engine) as session, session.begin():
         if old:
-            _withdraw(session, [trial._trial_id for trial in old])
-        numbers = {key: _append(session, summary._study_id, space, *best[key]) for key in fresh}
+            withdraw_trials(session, [trial_id_of(trial) for trial in old])
+        numbers = {key: _append(session, study_id, space, *best[key]) for key in fresh}
         for trial in old:
-            write_attributes(session, trial._trial_id, {"superseded_by": numbers.get(_key(trial))})
+            write_attributes(session, trial_id_of(trial), {"superseded_by": numbers.get(_key(trial))})
         for key in stale:
-            write_attributes(session, shown[key]._trial_id, _attributes(*best[key]))
-        _restate(session, summary._study_id, space)
+            write_attributes(session, trial_id_of(shown[key]), _attributes(*best[key]))
+        write_distributions(session, study_id, space)
     return True
 
 
@@ -144,22 +152,5 @@ def _append(
         raise ValueError(f"trial {best.number} of '{result.name}' never began")
     trial_id, number = begin_trial(session, study_id, began, params, {**best.distributions, **space})
     write_attributes(session, trial_id, _attributes(result, cell))
-    end_trial(session, trial_id, TrialState.COMPLETE, _values(best))
-    session.get_one(models.TrialModel, trial_id).datetime_complete = ended
+    end_trial(session, trial_id, TrialState.COMPLETE, _values(best), ended)
     return number
-
-
-def _withdraw(session: Session, trial_ids: Sequence[int]) -> None:
-    trials, values = models.TrialModel.__table__, models.TrialValueModel.__table__
-    session.execute(update(trials).where(trials.c.trial_id.in_(trial_ids)).values(state=TrialState.PRUNED))
-    session.execute(delete(values).where(values.c.trial_id.in_(trial_ids)))
-
-
-def _restate(session: Session, study_id: int, space: Mapping[str, BaseDistribution]) -> None:
-    """Give all trials the same choices, where a study file has grown."""
-    trials, params = models.TrialModel.__table__, models.TrialParamModel.__table__
-    own = select(trials.c.trial_id).where(trials.c.study_id == study_id)
-    for name, distribution in space.items():
-        text = distribution_to_json(distribution)
-        other = (params.c.param_name == name, params.c.trial_id.in_(own), params.c.distribution_json != text)
-        session.execute(update(params).where(*other).values(distribution_json=text))

@@ -8,6 +8,7 @@ from optuna.trial import FrozenTrial
 from pipeline.cell import stored_cells
 from pipeline.results.stored_results import CombinationResult, gathered, stored_facts
 from pipeline.store.database import Database
+from pipeline.store.optuna_tables import study_id_of
 from pipeline.store.stored_study import study_name
 from pipeline.store.tally import COVERED, Tally, tally_trials
 
@@ -38,7 +39,7 @@ def _so_far(storage: Database, study: optuna.Study, facts: dict[str, Any], known
     winners = {}
     for own in tallies.values():
         if own.trial is not None:
-            key = study._study_id, own.trial
+            key = study_id_of(study), own.trial
             if key not in known:
                 known[key] = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(*key))
             winners[own.trial] = known[key]

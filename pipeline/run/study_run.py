@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
 
 from pipeline import paths
+from pipeline.cell import stored_cells
 from pipeline.compress.attention import arranged
 from pipeline.compress.contract import Compression
 from pipeline.compress.layer_statistics import Statistics
@@ -33,6 +33,7 @@ from pipeline.store.database import Database, only_run
 from pipeline.store.kept_adapters import Kept
 from pipeline.store.long_text import in_pieces
 from pipeline.store.stored_study import create_or_resume, study_name
+from pipeline.store.tally import tally_trials
 from pipeline.task import Task, prepare
 from pipeline.train.cache.feature_cache import LIMIT, FeatureCache
 from pipeline.train.cut.program import Program
@@ -162,8 +163,9 @@ def _begin(spec: StudySpec, storage: Database, objective: Objective, options: Ru
         dict(objective.task.hashes),
         {**facts, **(in_pieces("file", options.file) if options.file is not None else {})},
     )
-    done = study._storage.get_n_trials(study._study_id, (TrialState.COMPLETE, TrialState.PRUNED))
-    if done < facts["budget"] * len(facts["cells"]) or "run" not in study.user_attrs:
+    tallies, budget = tally_trials(study.get_trials(deepcopy=False)), facts["budget"]
+    done = sum(tally.done for tally in tallies.values())
+    if any(tallies[cell].left(budget) for cell in stored_cells(study.user_attrs)) or "run" not in study.user_attrs:
         study.set_user_attr("run", {"command": options.command, "began": began, "done": done})
     return study
 

@@ -164,8 +164,10 @@ def write_epochs(session: Session, trial_id: int, accuracies: Sequence[float], k
         session.execute(insert(models.TrialIntermediateValueModel.__table__), rows)
 
 
-def end_trial(session: Session, trial_id: int, state: TrialState, values: Sequence[float] = ()) -> None:
-    """Give a running trial its final state, and one value per objective where it has values.
+def end_trial(
+    session: Session, trial_id: int, state: TrialState, values: Sequence[float] = (), when: datetime | None = None
+) -> None:
+    """Give a running trial its final state, one value per objective where it has values, and its end, by default now.
 
     Raises:
         StorageError: The trial is not running, because another program ended it.
@@ -173,10 +175,27 @@ def end_trial(session: Session, trial_id: int, state: TrialState, values: Sequen
     trial = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
     if trial.state != TrialState.RUNNING:
         raise StorageError(f"trial {trial.number} was ended by another program while it was trained here")
-    trial.state, trial.datetime_complete = state, datetime.now()
+    trial.state, trial.datetime_complete = state, when or datetime.now()
     for objective, value in enumerate(values):
         stored, kind = models.TrialValueModel.value_to_stored_repr(value)
         session.add(models.TrialValueModel(trial_id=trial_id, objective=objective, value=stored, value_type=kind))
+
+
+def withdraw_trials(session: Session, trial_ids: Sequence[int]) -> None:
+    """Turn complete trials into pruned ones without values."""
+    values = models.TrialValueModel.__table__
+    session.execute(update(TRIALS).where(TRIALS.c.trial_id.in_(trial_ids)).values(state=TrialState.PRUNED))
+    session.execute(delete(values).where(values.c.trial_id.in_(trial_ids)))
+
+
+def write_distributions(session: Session, study_id: int, space: Mapping[str, BaseDistribution]) -> None:
+    """Give all trials of a study the same distributions, where a study file has grown."""
+    params = models.TrialParamModel.__table__
+    in_study = select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id)
+    for name, distribution in space.items():
+        text = distribution_to_json(distribution)
+        other = (params.c.param_name == name, params.c.trial_id.in_(in_study), params.c.distribution_json != text)
+        session.execute(update(params).where(*other).values(distribution_json=text))
 
 
 def move_attributes(session: Session, study_id: int, number: int, attributes: Mapping[str, Any]) -> None:
