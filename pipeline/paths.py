@@ -1,9 +1,13 @@
 """Where a run keeps its files: everything below ``storage/`` of the working folder."""
 
+import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from pipeline.wording import readable_bytes
 
 STORAGE = Path("storage")
 ANSWERS = STORAGE / "cache" / "answers"
@@ -45,8 +49,17 @@ def default_database() -> str:
     return os.environ.get("RESTORA_STORAGE", f"sqlite:///{STORAGE / 'studies.db'}")
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that ``path`` is the old one or the new one, never half: a neighbour is swapped in."""
+def write_whole(path: Path, write: Callable[[Path], object], size: int | None = None) -> None:
+    """Write a file so that ``path`` holds its old or its new content, never a part: a temporary file is renamed.
+
+    Args:
+        path: The file.
+        write: Writes the content to the temporary file.
+        size: Bytes of the content, for the message about a full disk; None if unknown.
+
+    Raises:
+        OSError: The disk is full, or another failure of the system.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
@@ -56,5 +69,16 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
         os.chmod(name, 0o644)  # a temporary file is its owner's alone; reports and checkpoints are for others too
         os.replace(name, path)
+    except Exception as error:
+        if not _says_disk_is_full(error):
+            raise
+        needed = "" if size is None else f"the file takes {readable_bytes(size)}, "
+        free = readable_bytes(shutil.disk_usage(path.parent).free)
+        raise OSError(errno.ENOSPC, f"the disk is full ({needed}{free} are free)", str(path)) from error
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _says_disk_is_full(error: Exception) -> bool:
+    """Whether an error is ENOSPC; safetensors raises it as an error of its own that has the number in its text."""
+    return getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in str(error)

@@ -35,7 +35,8 @@ class Kept:
         """Keep the parameters of trial ``number``, in the place of the one that was best before."""
         tensors = {name: tensor.contiguous() for name, tensor in parameters.items()}
         metadata = {"trial": trial_key(self.identity, number), "sha256": _hash(tensors)}
-        write_whole(self.path(cell), lambda path: save_file(tensors, path, metadata=metadata))
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        write_whole(self.path(cell), lambda path: save_file(tensors, path, metadata=metadata), size)
 
     def save_best(self, study: optuna.Study, cell: Cell, number: int, parameters: Mapping[str, Tensor]) -> None:
         """Keep them, and say of the stored trial which file they are in."""

@@ -32,7 +32,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     # Cloned, because safetensors refuses entries that share memory.
     copies = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     metadata = {"sha256": _hash(path.stem, copies)}
-    write_whole(path, lambda temporary: save_file(copies, temporary, metadata=metadata))
+    size = sum(tensor.nbytes for tensor in copies.values())
+    write_whole(path, lambda temporary: save_file(copies, temporary, metadata=metadata), size)
 
 
 def _hash(key: str, tensors: Mapping[str, Tensor]) -> str:
