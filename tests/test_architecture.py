@@ -1,31 +1,31 @@
+"""The rules that hold the house together; ``docs/architecture.md`` is their map."""
+
 import ast
+import re
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-PIPELINE = Path(__file__).parents[1] / "pipeline"
+ROOT = Path(__file__).parents[1]
+PIPELINE = ROOT / "pipeline"
+LONGEST, SHORTEST, LONGEST_TEST, MOST_PARAMETERS = 300, 40, 500, 6
+REGISTERED = re.compile(r"^(@?\w+\.register|@app\.command)\(", re.MULTILINE)
+"""What marks the file of a registered method or of a verb."""
+VERB = re.compile(r"^app\.command\(")
 
-# Each line may import from the lines above it, and from its own.
-FLOW = [
-    {"errors"},
-    {"seeds", "paths", "environment", "wording", "cell", "numbers", "hashes", "locks", "guard"},
-    {"config"},
-    {"space"},
-    {"task"},
-    {"compress"},
-    {"adapt"},
-    {"train"},
-    {"objective"},
-    {"store"},
-    {"results"},
-    {"search"},
-    {"run"},
-    {"export", "report"},
-    {"dashboard", "terminal"},
-    {"cli"},
-]
+
+def flow() -> list[set[str]]:
+    """The rooms of the map, one set per row; a room may import from the rows above its own."""
+    _, _, after = (ROOT / "docs" / "architecture.md").read_text().partition("<!-- rooms -->")
+    rows = [line.split("|")[1] for line in after.partition("<!-- /rooms -->")[0].splitlines() if "`" in line]
+    return [set(re.findall(r"`(\w+)`", row)) for row in rows]
+
+
+FLOW = flow()
 LEVEL = {name: level for level, names in enumerate(FLOW) for name in names}
 MODULES = sorted(path for path in PIPELINE.rglob("*.py") if path != PIPELINE / "__init__.py")
 
@@ -60,17 +60,76 @@ def test_imports_run_one_way_down_the_data_flow(path):
     assert not wrong, f"{path.relative_to(PIPELINE)} imports {', '.join(sorted(wrong))}, which comes after it"
 
 
-@pytest.mark.parametrize(
-    "module", ["pipeline", "pipeline.cli", "pipeline.results.stored_results", "pipeline.config.spec"]
-)
+IMPORTING = """
+import importlib, pkgutil, sys
+room = importlib.import_module(sys.argv[1])
+for module in pkgutil.iter_modules(room.__path__):
+    if module.name != "__main__":
+        importlib.import_module(f"{room.__name__}.{module.name}")
+print(sorted({"torch", "timm", "torchvision"} & sys.modules.keys()))
+"""
+
+
+@pytest.mark.parametrize("room", ["pipeline.cli", "pipeline.results"])
+def test_no_file_of_the_verbs_and_the_results_imports_torch(room):
+    command = [sys.executable, "-c", IMPORTING, room]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("module", ["pipeline", "pipeline.config.spec", "pipeline.hashes"])
 def test_torch_is_not_imported_before_it_is_needed(module):
     code = f"import sys, {module}; sys.exit(any(name.split('.')[0] in ('torch', 'timm') for name in sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=PIPELINE.parent, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_nothing_in_the_pipeline_imports_what_lies_outside_it():
     names = {name.split(".")[0] for path in MODULES for name in imported(ast.parse(path.read_text()))}
-    assert not names & {"tests", "scripts", "studies"}
+    assert not names & {"tests", "scripts", "studies", "examples"}
+
+
+def test_no_two_files_have_one_name():
+    names = Counter(path.name for path in MODULES if path.name not in ("__init__.py", "contract.py"))
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_no_file_is_too_long():
+    paths = [(path, LONGEST) for path in MODULES]
+    paths += [(path, LONGEST_TEST) for path in (ROOT / "tests").rglob("*.py")]
+    long = {str(path.relative_to(ROOT)): lines(path) for path, most in paths if lines(path) > most}
+    assert long == {}
+
+
+@pytest.mark.xfail(reason="the last files are being mended")
+def test_no_file_is_a_shard():
+    """A file below 40 lines joins its neighbour, unless it is a method, a verb, a contract or a noun of its own."""
+    allowed = {"__init__.py", "__main__.py", "contract.py", "errors.py", "seeds.py"}
+    short = [path for path in MODULES if lines(path) < SHORTEST and path.name not in allowed]
+    assert [str(path.relative_to(PIPELINE)) for path in short if not REGISTERED.search(path.read_text())] == []
+
+
+def lines(path: Path) -> int:
+    return len(path.read_text().splitlines())
+
+
+def functions(path: Path) -> Iterator[tuple[str, int]]:
+    """Name and number of parameters of each function in a file, ``self`` and ``cls`` not counted.
+
+    Verbs are left out: their parameters are the options of a command.
+    """
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            if any(VERB.match(ast.unparse(decorator)) for decorator in node.decorator_list):
+                continue
+            names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            variadic = [argument for argument in (node.args.vararg, node.args.kwarg) if argument is not None]
+            yield node.name, len([name for name in names if name not in ("self", "cls")]) + len(variadic)
+
+
+@pytest.mark.xfail(reason="the last files are being mended")
+def test_no_function_has_more_than_six_parameters():
+    counts = {f"{path.relative_to(PIPELINE)}: {name}": count for path in MODULES for name, count in functions(path)}
+    del counts["compress/attention.py: forward"]  # it takes what the forward of torch's attention takes
+    assert {name: count for name, count in counts.items() if count > MOST_PARAMETERS} == {}
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
-"""`restora check`: whether a study is ready to run."""
+"""`restora check`: say whether a study is ready to run."""
 
 import logging
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TextIO
 
-from pipeline.cli.app import Json, Study, app, print_json, read_spec
+from pipeline.cli.app import app, print_json, read_spec
+from pipeline.cli.options import Json, Study
 from pipeline.cli.verb import carried_out
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 @app.command(epilog="Example: restora check quickstart    Next: restora plan quickstart")
 @carried_out
 def check(study: Study, as_json: Json = False) -> None:
-    """Check a study's file, weights and data before it runs: every image is decoded, nothing is trained."""
+    """Check a study's file, weights and data. Every image is decoded; nothing is trained."""
     from pipeline.config.study_file import study_file
     from pipeline.errors import IntegrityError, SpecError
     from pipeline.run.estimate import TARGETS_FIT, targets_fit
@@ -41,11 +42,11 @@ def check(study: Study, as_json: Json = False) -> None:
 
 SIGNS = {True: "✓", False: "✗"}
 WORDS = {True: "ok  ", False: "FAIL"}
-"""Used instead of the signs off a terminal, and where its encoding lacks them."""
+"""Used instead of the signs if stdout is no terminal, or its encoding lacks them."""
 
 
 def tick_lines(ticks: Iterable[tuple[str, bool, str]], stream: TextIO) -> "list[Text]":
-    """A line for each finding; below a failed one what was found, one line each."""
+    """One line per check; the findings of a failed check follow on lines of their own."""
     from pipeline.terminal.text import can_show
 
     signs = SIGNS if stream.isatty() and can_show("".join(SIGNS.values()), stream.encoding) else WORDS

@@ -1,21 +1,22 @@
-"""`restora clean`: remove what can be made again."""
+"""`restora clean`: remove files that the next run can make again."""
 
 from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.app import Database, Json, app, file_sizes, print_json
+from pipeline.cli.app import app, file_sizes, print_json
+from pipeline.cli.options import Database, Json
 from pipeline.cli.verb import carried_out
 
 
-@app.command(epilog="Example: restora clean --dry-run    Next: restora run STUDY makes again what it needs")
+@app.command(epilog="Example: restora clean --dry-run    Next: restora run STUDY, which makes again what it needs")
 @carried_out
 def clean(
     storage: Database = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove caches, incomplete files, and adapters that belong to no winner; never trials or exports."""
+    """Remove caches, incomplete files, and adapters of trials that are not winners; never trials or exports."""
     from pipeline.paths import default_database
     from pipeline.run.cleanup import remove, unneeded
     from pipeline.store.database import open_storage, storage_errors
@@ -31,4 +32,4 @@ def clean(
         if not dry_run:
             remove(path)
     if as_json:
-        print_json({"dry_run": dry_run, "bytes": sum(each["bytes"] for each in removed), "removed": removed})
+        print_json({"dry_run": dry_run, "bytes": sum(entry["bytes"] for entry in removed), "removed": removed})

@@ -1,12 +1,12 @@
-"""`restora export`: checkpoints of the winners."""
+"""`restora export`: write the winners' checkpoints."""
 
 from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli import complete
-from pipeline.cli.app import Database, Device, Json, Study, app, file_sizes, print_json, read_spec, results_of
-from pipeline.cli.verb import carried_out
+from pipeline.cli.app import app, file_sizes, print_json, read_spec, results_of
+from pipeline.cli.options import Database, Device, Json, Study, complete_combinations
+from pipeline.cli.verb import carried_out, next_command
 
 
 @app.command(epilog="Example: restora export quickstart --force    Next: pipeline.load(FOLDER) in Python")
@@ -15,14 +15,16 @@ def export(
     study: Study,
     storage: Database = None,
     combination: Annotated[
-        str | None, typer.Option(help="Only this combination.", autocompletion=complete.combinations)
+        str | None, typer.Option(help="Only this combination.", autocompletion=complete_combinations)
     ] = None,
-    trial: Annotated[int | None, typer.Option(min=0, help="This trial of --combination, not the ranks' best.")] = None,
+    trial: Annotated[
+        int | None, typer.Option(min=0, help="Export this trial of --combination instead of the best per rank.")
+    ] = None,
     device: Device = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Replace checkpoints that are there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing checkpoints.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the best checkpoint of each rank, packed, with its card."""
+    """Write the best checkpoint of each rank: packed weights, and a card that describes them."""
     from pipeline.config.study_file import pinned
     from pipeline.environment import choose_device
     from pipeline.errors import NothingUsableError, UsageError
@@ -40,7 +42,9 @@ def export(
     if trial is not None and len(names) > 1:
         raise UsageError(f"--trial needs --combination, one of: {', '.join(names)}")
     if not any(results[name].best_of_ranks() for name in names if name in results):
-        raise NothingUsableError(f"no trial of '{spec.name}' is complete yet; next: restora run {study}")
+        raise NothingUsableError(
+            f"no trial of '{spec.name}' is complete yet; next: {next_command('run', study, storage)}"
+        )
     device = choose_device(device)
     task = prepare(spec.task, device=device)
     objectives = make_objectives(spec, task, device)

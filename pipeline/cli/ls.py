@@ -1,11 +1,12 @@
-"""`restora ls`: everything that a study file can name."""
+"""`restora ls`: list what a study file can name."""
 
 import sys
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.cli.app import Json, app, print_json
+from pipeline.cli.app import app, print_json
+from pipeline.cli.options import Json
 from pipeline.cli.verb import carried_out
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 @app.command(epilog="Example: restora ls --json | jq '.compressions[].name'    Next: restora new NAME")
 @carried_out
 def ls(as_json: Json = False) -> None:
-    """List everything that a study file can name, and the studies."""
+    """List all methods, models and data sets that a study file can name, and the studies in studies/."""
     from pipeline.terminal.text import print_lines
 
     table = listing()
@@ -26,7 +27,7 @@ def ls(as_json: Json = False) -> None:
 
 
 def listing() -> dict[str, list[dict[str, str]]]:
-    """Name and summary of every registered method by kind, and of the study files in ``studies/``."""
+    """Names and summaries of the registered methods by kind, and of the study files in ``studies/``."""
     from pipeline.config.registry import REGISTRIES
 
     table = {
@@ -38,7 +39,7 @@ def listing() -> dict[str, list[dict[str, str]]]:
 
 
 def _study(path: Path) -> dict[str, str]:
-    """Name of a study file, and its first line, which says what it is for."""
+    """The name in a study file, and as summary its first line."""
     text = path.read_text()
     try:
         name = str(tomllib.loads(text).get("name", path.stem))

@@ -1,4 +1,4 @@
-"""`restora new`: a commented study file to start from."""
+"""`restora new`: write a commented study file to start from."""
 
 import logging
 from typing import Annotated

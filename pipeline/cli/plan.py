@@ -1,4 +1,4 @@
-"""`restora plan`: what a run would do and take."""
+"""`restora plan`: show what a run would do and need."""
 
 import logging
 import sys
@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.app import Device, Json, Seed, Study, app, print_json, read_spec
+from pipeline.cli.app import app, print_json, read_spec
+from pipeline.cli.options import Device, Json, Seed, Study
 from pipeline.cli.verb import carried_out
 
 logger = logging.getLogger(__name__)
@@ -19,7 +20,9 @@ def plan(
     as_json: Json = False,
     device: Device = "auto",
     seed: Seed = None,
-    score: Annotated[bool, typer.Option("--score", help="Score cells untrained; trains a missing baseline.")] = False,
+    score: Annotated[
+        bool, typer.Option("--score", help="Score each cell before training; trains the baseline if it is missing.")
+    ] = False,
 ) -> None:
     """Show what a run would do and need: cells, trials, trainable parameters, bytes, memory, disk, time."""
     from pipeline.cli.plan_lines import plan_lines

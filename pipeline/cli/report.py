@@ -1,4 +1,4 @@
-"""`restora report`: a study as one HTML page."""
+"""`restora report`: write a study as one HTML page."""
 
 import logging
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import complete
-from pipeline.cli.app import Database, Json, app, print_json, results_of
-from pipeline.cli.verb import carried_out
+from pipeline.cli.app import app, print_json, results_of
+from pipeline.cli.options import Database, Json, Studies
+from pipeline.cli.verb import carried_out, next_command
 
 logger = logging.getLogger(__name__)
 
@@ -16,22 +16,15 @@ logger = logging.getLogger(__name__)
 @app.command(epilog="Example: restora report quickstart    Next: open the page, then restora export quickstart")
 @carried_out
 def report(
-    studies: Annotated[
-        list[str],
-        typer.Argument(
-            help="Study files, or names of ones in studies/; several side by side.",
-            metavar="STUDY",
-            autocompletion=complete.studies,
-        ),
-    ],
+    studies: Studies,
     storage: Database = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write to; else storage/reports/<study>.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: storage/reports/<study>.")] = None,
     png: Annotated[
-        bool, typer.Option("--png/--no-png", help="Write the main pictures as files too; some seconds.")
+        bool, typer.Option("--png/--no-png", help="Also write the main pictures as PNG files; takes some seconds.")
     ] = True,
     as_json: Json = False,
 ) -> None:
-    """Write one HTML page that needs no network, its tables as CSV, and its main pictures as PNG."""
+    """Write one HTML page that works offline, its tables as CSV, and its main pictures as PNG."""
     from datetime import datetime
 
     from pipeline.config.study_file import stored_name
@@ -50,4 +43,4 @@ def report(
     else:
         print(written.page)
     size = readable_bytes(written.page.stat().st_size)
-    logger.info(f"{size} in one file that needs no network; next: restora export {names[0]}")
+    logger.info(f"one file of {size} that works offline; next: {next_command('export', names[0], storage)}")

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.app import CacheLimit, Database, Device, Seed, Study, app, read_spec
-from pipeline.cli.verb import carried_out, command_given
+from pipeline.cli.app import app, read_spec
+from pipeline.cli.options import Database, Device, Seed, Study
+from pipeline.cli.verb import carried_out, command_given, next_command
 from pipeline.terminal.console import Console
 
 if TYPE_CHECKING:
@@ -22,13 +23,16 @@ def run(
     storage: Database = None,
     device: Device = "auto",
     seed: Seed = None,
-    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds after which to stop, resumable.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Stop after this many seconds; resumable.")] = None,
     cohort: Annotated[
-        int | None, typer.Option(min=1, help="Trials trained in one pass; else as many as are measured quickest.")
+        int | None,
+        typer.Option(min=1, help="Trials trained in one pass over the data. Default: the quickest number measured."),
     ] = None,
-    cache_limit: CacheLimit = 50,
+    cache_limit: Annotated[
+        float, typer.Option(min=0, help="GB on disk for cached outputs of frozen layers; the oldest are removed first.")
+    ] = 50,
 ) -> None:
-    """Create or resume a study. Running it again is always right, and adds nothing once the budgets are met."""
+    """Create or resume a study. Running it again is always safe, and adds nothing once the budgets are met."""
     from pipeline.config.study_file import study_file
     from pipeline.dashboard.feed import FEED_WAIT, Feed
     from pipeline.environment import choose_device
@@ -55,18 +59,19 @@ def run(
         except (StopTraining, KeyboardInterrupt) as stop:
             console.end_table()
             reason = str(stop) or "interrupted twice"
-            logger.warning(f"stopped: {reason}; what had finished is stored. To resume: {command_given()}")
+            logger.warning(f"stopped: {reason}; finished trials are stored. To resume: {command_given()}")
             raise typer.Exit(stop.exit_code if isinstance(stop, StopTraining) else 130) from None
-        logger.info(f"done. next: restora report {study}; restora export {study}; restora dashboard")
+        commands = [next_command("report", study, storage), next_command("export", study, storage)]
+        logger.info(f"done. next: {'; '.join(commands)}; {next_command('dashboard', storage=storage)}")
 
 
 def trials_to_come(spec: "StudySpec", url: str) -> dict[str, int]:
-    """Trials that each combination of a study still lacks, in the study file's order.
+    """Number of trials that each combination still lacks, in the study file's order.
 
-    A combination whose state cannot be read quickly, as after a killed run, counts as not begun.
+    A combination whose state cannot be read quickly (after a killed run, for example) counts as not begun.
     """
     from pipeline.results.progress import progress_of
-    from pipeline.results.status import read_status
+    from pipeline.results.study_state import read_status
     from pipeline.space import cells, fitted
 
     stored = read_status(url, spec.name, with_reasons=False) or []

@@ -1,4 +1,4 @@
-"""`restora status`: how far a study is."""
+"""`restora status`: show the progress of a study."""
 
 import functools
 import sys
@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.app import Database, Json, Study, app, print_json, results_of
+from pipeline.cli.app import app, print_json, results_of
+from pipeline.cli.options import Database, Json, Study
 from pipeline.cli.verb import carried_out
 
 
@@ -15,7 +16,9 @@ from pipeline.cli.verb import carried_out
 def status(
     study: Study,
     storage: Database = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it until it is finished; ends with Ctrl-C.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Keep showing it until the study is finished; Ctrl-C ends.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show for each cell: budget, trials by state, best value and trial, and why trials failed."""
@@ -24,7 +27,7 @@ def status(
     from pipeline.config.study_file import stored_name
     from pipeline.locks import is_run
     from pipeline.paths import default_database
-    from pipeline.results.status import read_status
+    from pipeline.results.study_state import read_status
     from pipeline.terminal.text import print_lines
 
     url, name = storage or default_database(), stored_name(study)
@@ -32,7 +35,7 @@ def status(
     def read(*, with_reasons: bool = False) -> list[dict[str, Any]]:
         table = read_status(url, name, with_reasons=with_reasons)
         if table is None:
-            from pipeline.results.tables import status_table  # it brings Optuna, which the summary does not need
+            from pipeline.results.tables import status_table  # imports Optuna, which the quick way does not need
 
             table = status_table(results_of(study, storage))
         return table

@@ -1,4 +1,4 @@
-"""What carries a verb out: its exit code, and what is said of what it raised."""
+"""What every verb runs in: errors become a line on stderr and an exit code; and the commands that it prints."""
 
 import functools
 import os
@@ -20,7 +20,10 @@ R = TypeVar("R")
 
 
 def carried_out(verb: Callable[P, R]) -> Callable[P, R]:
-    """Turn what a verb raises into a line on stderr and an exit code; a traceback only with --debug."""
+    """Decorate a verb: its log goes to stderr, and an exception ends it with one line and an exit code.
+
+    The traceback is printed only with ``restora --debug``.
+    """
 
     @functools.wraps(verb)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -29,21 +32,21 @@ def carried_out(verb: Callable[P, R]) -> Callable[P, R]:
                 return verb(*args, **kwargs)
         except (typer.Exit, KeyboardInterrupt):
             raise
-        except BrokenPipeError:  # whoever read stdout has seen enough
+        except BrokenPipeError:  # the reader of stdout, such as `head`, has closed it; nobody is left to tell
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return None  # type: ignore[return-value]
         except Exception as error:
             if os.environ.get("RESTORA_DEBUG"):
                 traceback.print_exc()
-            code, said = _outcome(error)
-        print(said, file=sys.stderr)
+            code, message = _outcome(error)
+        print(message, file=sys.stderr)
         raise typer.Exit(code)
 
     return guarded
 
 
 def _outcome(error: Exception) -> tuple[int, str]:
-    """The exit code that an error ends in, and what is said of it."""
+    """Exit code and message for an exception."""
     if isinstance(error, RestoraError):
         return error.exit_code, f"error: {error}"
     if isinstance(error, StopTraining):
@@ -54,16 +57,22 @@ def _outcome(error: Exception) -> tuple[int, str]:
         except RestoraError as mismatch:
             return _outcome(mismatch)
     if isinstance(error, OSError):
-        return 4, f"error: {error}; mend it and give the same command again"
+        return 4, f"error: {error}; correct this and give the same command again"
     return 1, f"error: {type(error).__name__}: {error}; this is a bug, restora --debug shows where"
 
 
 def command_given() -> str:
-    """The command that was given, without a password that a URL in it may hold."""
-    return shlex.join(["restora", *map(_shown, sys.argv[1:])])
+    """The command line of this process, with the passwords in its URLs hidden."""
+    return shlex.join(["restora", *map(_without_password, sys.argv[1:])])
 
 
-def _shown(word: str) -> str:
+def next_command(verb: str, study: str = "", storage: str | None = None) -> str:
+    """A command to suggest, with the ``--storage`` of this one."""
+    words = ["restora", verb, *([study] if study else [])]
+    return shlex.join([*words, "--storage", _without_password(storage)] if storage else words)
+
+
+def _without_password(word: str) -> str:
     if "://" not in word:
         return word
     from sqlalchemy.exc import ArgumentError

@@ -9,6 +9,7 @@ from command import VERBS, app, files, invoke, write_study
 from typer.testing import CliRunner
 
 from pipeline.cli.app import print_json
+from pipeline.cli.verb import next_command
 from pipeline.config.registry import REGISTRIES
 from pipeline.config.study_file import load_spec
 from pipeline.export.checkpoint import load
@@ -282,7 +283,20 @@ def test_report_writes_its_page_and_prints_where(ran):
     assert page == Path("storage/reports/tiny/index.html")
     assert "int1-lora" in page.read_text()
     assert not (page.parent / "png").exists()
-    assert "MB in one file that needs no network; next: restora export tiny" in last_line(result.stderr)
+    assert "MB that works offline; next: restora export tiny" in last_line(result.stderr)
+
+
+def test_the_commands_that_a_verb_suggests_name_the_database_that_was_given(ran):
+    url = "sqlite:///storage/studies.db"
+    reported = last_line(invoke("report", "tiny", "--no-png", "--storage", url).stderr)
+    assert reported.endswith(f"next: restora export tiny --storage {url}")
+    suggested = last_line(invoke("run", "tiny", "--storage", url).stderr)
+    for words in ("report tiny", "export tiny", "dashboard"):
+        assert f"restora {words} --storage {url}" in suggested
+
+
+def test_a_suggested_command_hides_the_password_of_the_database():
+    assert "secret" not in next_command("run", "tiny", "postgresql://me:secret@localhost/studies")
 
 
 def test_report_lists_as_json_the_files_that_it_wrote_and_none_of_an_earlier_report(ran):

@@ -4,7 +4,7 @@ from tiny_studies import make_objective, make_spec, search
 
 from pipeline.guard import StopTraining
 from pipeline.results.progress import CellProgress, Progress, progress_of
-from pipeline.results.status import read_status
+from pipeline.results.study_state import read_status
 
 
 def counts(progress):

@@ -13,7 +13,7 @@ from tiny_studies import make_spec, search
 from pipeline.cell import Cell
 from pipeline.errors import StorageError
 from pipeline.paths import PICTURES
-from pipeline.results.status import read_status
+from pipeline.results.study_state import read_status
 from pipeline.store import ledger as ledger_module
 from pipeline.store.kept_adapters import Kept
 from pipeline.store.ledger import LONG, bury_abandoned
