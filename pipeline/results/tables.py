@@ -10,8 +10,8 @@ from optuna.trial import FrozenTrial
 from pipeline.numbers import wilson
 from pipeline.paths import write_whole
 from pipeline.results.recovered import cell_recovery
-from pipeline.results.study_state import status_part, status_row
 from pipeline.results.stored_results import CellResult, CombinationResult, Score
+from pipeline.results.study_state import status_part, status_row
 from pipeline.results.table_rows import EpochRow, EvaluationRow, TrialRow
 from pipeline.space import Values
 

@@ -8,8 +8,8 @@ from optuna.trial import TrialState, create_trial
 
 from pipeline.cell import Cell
 from pipeline.results.so_far import read_so_far
-from pipeline.results.study_state import read_status
 from pipeline.results.stored_results import read_results
+from pipeline.results.study_state import read_status
 from pipeline.results.tables import status_table
 from pipeline.store.ledger import LONG, bury_abandoned
 from pipeline.store.tally import COVERED
