@@ -75,7 +75,7 @@ def main() -> None:
         size = (checkpoint / "model.safetensors").stat().st_size
     whole = sum(parameter.numel() for parameter in model.parameters()) * 4
     print(f"original    {accuracy(model, test):.1%}  {whole:,} bytes")
-    print(f"compressed  {accuracy(objective.compressed.model, test):.1%}")
+    print(f"compressed  {accuracy(objective.combination.compressed.model, test):.1%}")
     print(f"restored    {accuracy(restored, test):.1%}  {size:,} bytes of file")
 
 

@@ -21,7 +21,7 @@ def check(study: Study, as_json: Json = False) -> None:
     """Check a study's file, weights and data. Every image is decoded; nothing is trained."""
     from pipeline.config.study_file import study_file
     from pipeline.errors import IntegrityError, SpecError
-    from pipeline.run.estimate import TARGETS_FIT, targets_fit
+    from pipeline.run.readiness import TARGETS_FIT, targets_fit
     from pipeline.task import check_task
     from pipeline.terminal.text import print_lines
 

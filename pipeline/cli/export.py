@@ -30,7 +30,7 @@ def export(
     from pipeline.errors import NothingUsableError, UsageError
     from pipeline.export.selection import export_ranks, export_trial
     from pipeline.guard import Guard
-    from pipeline.run.study_run import make_objectives
+    from pipeline.run.readiness import make_objectives
     from pipeline.store.kept_adapters import Kept
     from pipeline.store.stored_study import refuse_differences
     from pipeline.task import prepare

@@ -7,33 +7,33 @@ from optuna.trial import FrozenTrial
 from pipeline.cell import Cell
 from pipeline.environment import versions
 from pipeline.numbers import wilson
-from pipeline.objective.objective import Objective
+from pipeline.objective.combination import Combination
 from pipeline.results.stored_results import CellResult, CombinationResult, Score
 from pipeline.run.winners import Recovered, values_of
 
 
-def make_card(objective: Objective, trial: FrozenTrial, got: Recovered, val: Score, test: Score) -> dict[str, Any]:
+def make_card(combination: Combination, trial: FrozenTrial, got: Recovered, val: Score, test: Score) -> dict[str, Any]:
     """Build the card of a trained trial.
 
     Args:
-        objective: The objective of the trial's combination.
+        combination: The trial's combination.
         trial: The stored trial.
         got: Its recovered adapter.
         val: Its score on the validation part.
         test: Its score on the test part.
     """
     values = values_of(trial)
-    combination, search = objective.combination, objective.search
+    search = combination.search
     return {
         "combination": combination.name,
         "trial": trial.number,
-        "task": dict(objective.task.description),
+        "task": dict(combination.task.description),
         "method": {
             "compression": combination.compression.model_dump(mode="json"),
             "adapter": combination.adapter.model_dump(mode="json"),
-            "layers": list(objective.compressed.weights),
-            "qkv": combination.qkv,
-            "ranks": objective.layer_ranks(values.rank),
+            "layers": list(combination.compressed.weights),
+            "qkv": combination.spec.qkv,
+            "ranks": combination.layer_ranks(values.rank),
             "values": dict(trial.params),
             "epochs": search.epochs,
             "schedule": search.schedule.model_dump(mode="json"),
@@ -42,8 +42,8 @@ def make_card(objective: Objective, trial: FrozenTrial, got: Recovered, val: Sco
             "seed": trial.user_attrs["seed"],
         },
         "accuracy": {"recovered": {"val": _stated(val), "test": _stated(test)}},
-        "size": _sizes(objective, values.cell),
-        "hashes": dict(objective.task.hashes),
+        "size": _sizes(combination, values.cell),
+        "hashes": dict(combination.task.hashes),
         "versions": versions(),
     }
 
@@ -82,8 +82,8 @@ def _stated(score: Score) -> dict[str, Any]:
     }
 
 
-def _sizes(objective: Objective, cell: Cell) -> dict[str, Any]:
-    size = objective.facts_of(cell).size
+def _sizes(combination: Combination, cell: Cell) -> dict[str, Any]:
+    size = combination.facts_of(cell).size
     layers = {
         name: {
             "dense_bytes": (layer.dense + layer.bias) // 8,

@@ -31,7 +31,7 @@ def save(objective: Objective, trial: FrozenTrial, folder: str | Path, *, force:
         force: Whether to take the place of a folder that is there.
     """
     got = recover(objective, None, trial)
-    card = make_card(objective, trial, got, _validated(objective, got), _tested(objective, trial, got))
+    card = make_card(objective.combination, trial, got, _validated(objective, got), _tested(objective, trial, got))
     return write_checkpoint(Path(folder), _tensors(objective, trial, got), card, force=force)
 
 
@@ -78,7 +78,7 @@ def _export_stored(
         val, test = cell.tested[0].val, cell.tested[0].test
     else:
         val, test = _validated(objective, got), _tested(objective, trial, got)
-    card = make_card(objective, trial, got, val, test)
+    card = make_card(objective.combination, trial, got, val, test)
     add_study(card, kept.study, result, cell, chosen_by)
     folder = exports_folder(kept.study, kept.combination, cell.cell.rank)
     write_checkpoint(folder, _tensors(objective, trial, got), card, force=force)
@@ -87,7 +87,7 @@ def _export_stored(
 
 
 def _validated(objective: Objective, got: Recovered) -> Score:
-    images = len(objective.task.val)
+    images = len(objective.combination.task.val)
     return Score(round(got.val_accuracy * images), images)
 
 
@@ -96,5 +96,5 @@ def _tested(objective: Objective, trial: FrozenTrial, got: Recovered) -> Score:
 
 
 def _tensors(objective: Objective, trial: FrozenTrial, got: Recovered) -> dict[str, Tensor]:
-    compressed = objective.base(values_of(trial).cell).compressed
-    return pack_model(compressed, objective.adapter, got.parameters)
+    compressed = objective.bases.of(values_of(trial).cell).compressed
+    return pack_model(compressed, objective.combination.adapter, got.parameters)

@@ -22,7 +22,7 @@ from pipeline.adapt.contract import (
 from pipeline.cell import Cell
 from pipeline.compress.attention import SplitQkv, arranged
 from pipeline.compress.batch_norm import reestimate, running_norms
-from pipeline.compress.contract import CompressedModel
+from pipeline.compress.contract import CompressedModel, Compression
 from pipeline.compress.layer_statistics import Statistics, calibration, output_positions
 from pipeline.compress.layers import (
     layer_names,
@@ -59,16 +59,16 @@ class Facts:
     """The rank of each layer that is adapted."""
 
 
-class Preparation:
-    """What every trial of a combination begins with; computed when it is first asked for, and kept.
+class Combination:
+    """One compression with one adapter on a task, before any trial. Each result is computed when first used, then kept.
 
     Args:
         task: Model, data and baseline.
-        combination: What compresses, what adapts, and which layers.
-        search: Ranks and inits.
-        seed: Of all that is drawn.
+        spec: What compresses, what adapts, and which layers.
+        search: Ranks, inits and ranges.
+        seed: Seed of all random draws.
         device: Where it trains.
-        statistics: Layer statistics to share between combinations of one task.
+        statistics: Layer statistics that combinations of one task share; None to gather them here.
 
     Raises:
         SpecError: A target pattern matches nothing, a rank is above what every target can take, or a budget is out of
@@ -78,25 +78,28 @@ class Preparation:
     def __init__(
         self,
         task: Task,
-        combination: CombinationSpec,
+        spec: CombinationSpec,
         search: SearchSpec,
-        seed: int,
-        device: str,
-        statistics: Statistics | None,
+        *,
+        seed: int = 0,
+        device: str = "cpu",
+        statistics: Statistics | None = None,
     ) -> None:
-        self.task, self.combination, self.seed, self.device = task, combination, seed, device
-        self.adapter: Adapter = combination.adapter
+        self.task, self.spec, self.seed, self.device = task, spec, seed, device
+        self.name: str = spec.name
+        self.adapter: Adapter = spec.adapter
+        self.compression: Compression = spec.compression
         self.search = search = fitted(search, self.adapter)
         self.inits: dict[str, Init] = {init.name: init for init in search.inits}
-        self.model = arranged(task.model, combination.qkv)
-        if combination.qkv == "split" and not any(isinstance(each, SplitQkv) for each in self.model.modules()):
+        self.model = arranged(task.model, spec.qkv)
+        if spec.qkv == "split" and not any(isinstance(each, SplitQkv) for each in self.model.modules()):
             raise SpecError(
-                f"qkv = \"split\" of combination '{combination.name}', but the model has no fused query, key and value "
+                f"qkv = \"split\" of combination '{spec.name}', but the model has no fused query, key and value "
                 f'projection; leave it "fused"'
             )
-        if combination.batch_norm == "reestimated":
+        if spec.batch_norm == "reestimated":
             running_norms(self.model)
-        self._fixed_ranks = resolve(self.model, combination.targets)
+        self._fixed_ranks = resolve(self.model, spec.targets)
         self.targets = list(self._fixed_ranks)
         self.statistics = statistics or Statistics(self.model, task.train)
         self._facts: dict[int | Cell, Facts] = {}
@@ -107,7 +110,7 @@ class Preparation:
         unused = [name for name in self.targets if not self._positions[name]]
         if unused:
             raise SpecError(
-                f"targets of combination '{combination.name}' that the model never calls, so that no adapter would act "
+                f"targets of combination '{spec.name}' that the model never calls, so that no adapter would act "
                 f"there: {', '.join(unused[:5])}; leave them out (some attention layers read a weight themselves)"
             )
 
@@ -123,18 +126,18 @@ class Preparation:
         above = [rank for rank in self.search.ranks if rank > highest]
         if above:
             raise SpecError(
-                f"search.ranks = {above} is above what any target of combination '{self.combination.name}' can take; "
+                f"search.ranks = {above} is above what any target of combination '{self.name}' can take; "
                 f"allowed: 1 to {highest}"
             )
 
     @cached_property
     def compressed(self) -> CompressedModel:
         """The compressed model, before any adapter."""
-        compression = self.combination.compression
+        compression = self.compression
         stats = self.statistics.of(self.targets) if compression.needs_statistics else {}
         compressed = compress_cached(compression, self.task, self.model, self.targets, stats)
         model = on_device(compressed.model, self.device)
-        if self.combination.batch_norm == "reestimated":
+        if self.spec.batch_norm == "reestimated":
             reestimate(model, (images.to(self.device) for images, _ in calibration(self.task.train)))
         return replace(compressed, model=model)
 
@@ -210,7 +213,7 @@ class Preparation:
 
     def _start(self, init: Init, ranks: Mapping[str, int], seed: int) -> dict[str, Start]:
         reference, weights = self.compressed.reference, self.compressed.weights
-        compression = self.combination.compression
+        compression = self.compression
         needed = init.needs_statistics or (init.moves_base and compression.needs_statistics)
         stats = self._reference_statistics.of(self.targets) if needed else {}
         starts = {}

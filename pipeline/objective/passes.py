@@ -89,10 +89,10 @@ def measure_pass(objective: Objective) -> Pass:
     Args:
         objective: What trains.
     """
-    search, program, device = objective.search, objective.common.program, objective.recipe.device
-    batch = min(sorted(search.batch_size)[len(search.batch_size) // 2], len(objective.task.train))
+    search, program, device = objective.combination.search, objective.bases.common.program, objective.recipe.device
+    batch = min(sorted(search.batch_size)[len(search.batch_size) // 2], len(objective.combination.task.train))
     rows = probe_rows(objective, batch * STEPS)
-    most = min(MOST, max(1, HELD_BY_LANES // (16 * objective.facts(max(search.ranks)).trainable + 1)))
+    most = min(MOST, max(1, HELD_BY_LANES // (16 * objective.combination.facts(max(search.ranks)).trainable + 1)))
     most = most if program.stacks else 1
     rates: dict[int, float] = {}
     lanes = 1
@@ -123,10 +123,10 @@ def _seconds(cohorts: Sequence[Cohort], rows: TensorRows, device: str) -> float:
 
 
 def _mixed(objective: Objective, count: int, batch: int) -> Sequence[Values]:
-    search = objective.search
-    widest, init = objective.adapted(max(search.ranks)), cells(search)[0].init
-    own = [cell for cell in cells(search) if cell.init == init and objective.adapted(cell.rank) == widest]
-    extra = {name: range_.low for name, range_ in objective.adapter.space.items()}
+    search = objective.combination.search
+    widest, init = objective.combination.adapted(max(search.ranks)), cells(search)[0].init
+    own = [cell for cell in cells(search) if cell.init == init and objective.combination.adapted(cell.rank) == widest]
+    extra = {name: range_.low for name, range_ in objective.combination.adapter.space.items()}
     each = zip(cycle(own), cycle(search.optimizer), strict=False)
     return [
         Values(cell.rank, cell.init, search.alpha.low, optimizer.name, search.lr.low, batch, extra)
@@ -137,9 +137,12 @@ def _mixed(objective: Objective, count: int, batch: int) -> Sequence[Values]:
 @torch.no_grad()
 def probe_rows(objective: Objective, count: int) -> TensorRows:
     """As many rows as asked for, from a few images of the training part; no cache is built for them."""
-    few = min(PROBED, count, len(objective.task.train))
-    images, labels = next(iter(objective.task.train.batches(few, torch.arange(few))))
+    few = min(PROBED, count, len(objective.combination.task.train))
+    images, labels = next(iter(objective.combination.task.train.batches(few, torch.arange(few))))
     images = images.to(objective.recipe.device)
-    tensors = (*objective.common.program.inputs(images), *(objective.teacher(images) if objective.teacher else ()))
+    tensors = (
+        *objective.bases.common.program.inputs(images),
+        *(objective.bases.teacher(images) if objective.bases.teacher else ()),
+    )
     places = torch.arange(count, device=tensors[0].device) % few
     return TensorRows([tensor[places] for tensor in tensors], labels[places.cpu()].to(tensors[0].device))

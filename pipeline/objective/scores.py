@@ -52,11 +52,11 @@ def score_cells(objective: Objective, images: int = SCORE_IMAGES) -> list[CellSc
         objective: What would train.
         images: Of the validation part, the first of a seeded permutation.
     """
-    if not objective.adapter.low_rank:
+    if not objective.combination.adapter.low_rank:
         return []
-    starts = {cell: _start(objective, cell) for cell in cells(objective.search)}
+    starts = {cell: _start(objective, cell) for cell in cells(objective.combination.search)}
     errors = _output_errors(objective, starts)
-    chosen = _sample(objective, len(objective.task.val), images)
+    chosen = _sample(objective, len(objective.combination.task.val), images)
     correct = _correct(objective, starts, chosen)
     return [CellScore(cell, round(errors[cell], 6), correct[cell] / len(chosen), len(chosen)) for cell in starts]
 
@@ -73,13 +73,13 @@ def ranked(scores: Sequence[CellScore]) -> list[CellScore]:
 
 def _start(objective: Objective, cell: Cell) -> Lanes:
     """The lane of a cell at its start, its tensors as they come back from a file."""
-    lane = objective.lane(middle(cell, objective.search, objective.adapter))
-    stored = objective.adapter.rounded(lane.parameters)
+    lane = objective.lane(middle(cell, objective.combination.search, objective.combination.adapter))
+    stored = objective.combination.adapter.rounded(lane.parameters)
     return Lanes([({key: t[None].to(objective.recipe.device) for key, t in stored.items()}, [lane.alpha])])
 
 
 def _sample(objective: Objective, count: int, images: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(derive(objective.seed, "score"))
+    generator = torch.Generator().manual_seed(derive(objective.combination.seed, "score"))
     return torch.randperm(count, generator=generator)[:images]
 
 
@@ -87,10 +87,10 @@ def _correct(objective: Objective, starts: dict[Cell, Lanes], chosen: torch.Tens
     """Right answers of each cell on the chosen images of the validation part."""
     by_base: dict[Base, list[Cell]] = defaultdict(list)
     for cell in starts:
-        by_base[objective.base(cell)].append(cell)
-    logits = {cell: objective.base(cell).program.bind(lanes) for cell, lanes in starts.items()}
+        by_base[objective.bases.of(cell)].append(cell)
+    logits = {cell: objective.bases.of(cell).program.bind(lanes) for cell, lanes in starts.items()}
     correct = dict.fromkeys(starts, 0)
-    for images, labels in objective.task.val.batches(PASS, chosen):
+    for images, labels in objective.combination.task.val.batches(PASS, chosen):
         for base, own in by_base.items():
             check_stop()
             inputs = base.program.inputs(images.to(objective.recipe.device))
@@ -102,7 +102,10 @@ def _correct(objective: Objective, starts: dict[Cell, Lanes], chosen: torch.Tens
 def _output_errors(objective: Objective, starts: dict[Cell, Lanes]) -> dict[Cell, float]:
     """The mean relative error of each cell's layers."""
     device = objective.recipe.device
-    reference, targets = on_device(shared_copy(objective.compressed.reference), device), objective.targets
+    reference, targets = (
+        on_device(shared_copy(objective.combination.compressed.reference), device),
+        objective.combination.targets,
+    )
     models = {cell: _adapted(objective, cell, lanes) for cell, lanes in starts.items()}
     norms, off = dict.fromkeys(targets, 0.0), {cell: dict.fromkeys(targets, 0.0) for cell in starts}
 
@@ -116,7 +119,7 @@ def _output_errors(objective: Objective, starts: dict[Cell, Lanes]) -> dict[Cell
 
     for name in targets:
         reference.get_submodule(name).register_forward_hook(compare(name))
-    train = objective.task.train
+    train = objective.combination.task.train
     for images, _ in train.batches(PASS, _sample(objective, len(train), ERROR_IMAGES)):
         check_stop()
         reference(images.to(device))
@@ -128,6 +131,6 @@ def _output_errors(objective: Objective, starts: dict[Cell, Lanes]) -> dict[Cell
 
 def _adapted(objective: Objective, cell: Cell, lanes: Lanes) -> nn.Module:
     """The whole model of a cell."""
-    model = shared_copy(objective.base(cell).compressed.model)
-    attach(model, objective.adapter, lanes)
+    model = shared_copy(objective.bases.of(cell).compressed.model)
+    attach(model, objective.combination.adapter, lanes)
     return model

@@ -10,14 +10,14 @@ from torch import nn
 
 from pipeline.config.spec import StudySpec
 from pipeline.environment import keep_freed_memory, peak_memory
-from pipeline.errors import SpecError
 from pipeline.guard import Guard
 from pipeline.objective.allocation import is_lossy
+from pipeline.objective.combination import Combination
 from pipeline.objective.objective import Objective, make_features
 from pipeline.objective.passes import PROBED, measure_pass
 from pipeline.objective.scores import ERROR_IMAGES, SCORE_IMAGES, ranked, score_cells
-from pipeline.run.study_run import make_objectives, refuse_misfits, said_of, trained_objectives
-from pipeline.run.winner_spectra import watched_layers
+from pipeline.run.readiness import make_objectives, refuse_misfits, trained_objectives
+from pipeline.run.study_run import cut_in_words
 from pipeline.space import cells
 from pipeline.task import prepare
 
@@ -29,33 +29,17 @@ HEADER_BYTES = 2_000
 """About what the header of an exported file takes."""
 
 
-TARGETS_FIT = "targets and ranks fit"
-
-
-def targets_fit(spec: StudySpec) -> tuple[str, bool, str]:
-    """A tick of ``check``: whether every combination's targets are there, and can take the ranks."""
-    try:
-        task = prepare(spec.task, train_baseline=False)
-        watched_layers(spec, task.model)
-        objectives = make_objectives(spec, task, "cpu")
-        refuse_misfits(objectives, cheaply=True)
-    except SpecError as error:
-        return TARGETS_FIT, False, str(error)
-    said = ", ".join(f"{name}: {len(objective.targets)} layers" for name, objective in objectives.items())
-    return TARGETS_FIT, True, said
-
-
-def _allocation(objective: Objective) -> dict[str, Any] | None:
-    """How budgets are spread, and by whose spectra: of what was lost, or of the weights where nothing was."""
-    spec = objective.search.allocation
+def _allocation(combination: Combination) -> dict[str, Any] | None:
+    """How budgets are spread, and whether by the spectra of what compression lost or, if nothing, of the weights."""
+    spec = combination.search.allocation
     if spec is None:
         return None
-    return {**spec.model_dump(), "spectra": "residual" if is_lossy(objective.compressed) else "weight"}
+    return {**spec.model_dump(), "spectra": "residual" if is_lossy(combination.compressed) else "weight"}
 
 
 @dataclass(frozen=True)
 class RankPlan:
-    """What every trial of a rank has in common."""
+    """The sizes of every trial of one rank, or of one budget with an allocation."""
 
     rank: int
     trainable: int
@@ -63,25 +47,25 @@ class RankPlan:
     ratio: float
     layer_ratio: float
     published_ratio: float
-    """Of the whole model, as published: without index bits, scales and buffers."""
+    """Of the whole model, as papers count it: without index bits, scales and buffers."""
     macs_ratio: float
     clipped: dict[str, int]
-    """Layers that take less than the rank, with what they take."""
+    """Layers that cannot take the rank, each with the rank that it gets."""
     spread: dict[str, int] | None
-    """What each layer takes of a budget, 0 where it gets no adapter; none where every layer has the rank."""
+    """The rank of each layer under a budget, 0 for no adapter; None without an allocation."""
     larger: list[str]
-    """Layers whose adapter holds more numbers than their dense weight."""
+    """Layers whose adapter is at least as large as their dense weight."""
     dense: list[str]
-    """Layers that stay dense, because the compression would not shrink them or the adapter trains them whole."""
+    """Layers that stay dense: the compression would not shrink them, or the adapter trains them whole."""
     tensors: dict[str, int]
     """Bytes of each packed tensor of the compressed layers."""
 
 
-def plan_rank(objective: Objective, rank: int) -> RankPlan:
+def plan_rank(combination: Combination, rank: int) -> RankPlan:
     """Sizes at a rank, exact before training."""
-    facts, spread = objective.facts(rank), objective.search.allocation is not None
+    facts, spread = combination.facts(rank), combination.search.allocation is not None
     layers = facts.size.layers
-    stay = [] if objective.combination.compression.name == "none" else [n for n, own in layers.items() if own.is_dense]
+    compresses = combination.compression.name != "none"
     return RankPlan(
         rank=rank,
         trainable=facts.trainable,
@@ -93,7 +77,7 @@ def plan_rank(objective: Objective, rank: int) -> RankPlan:
         clipped={} if spread else {name: r for name, r in facts.ranks.items() if r < rank},
         spread={name: facts.ranks.get(name, 0) for name in layers} if spread else None,
         larger=[name for name, layer in layers.items() if layer.adapter >= layer.dense],
-        dense=stay,
+        dense=[name for name, layer in layers.items() if layer.is_dense] if compresses else [],
         tensors={
             f"{name}.{kind}": bits // 8
             for name, layer in layers.items()
@@ -109,18 +93,18 @@ def plan_rank(objective: Objective, rank: int) -> RankPlan:
 
 
 EVALUATED = 1 / 3
-"""What an image takes in an evaluation, beside one in training: of three products forward and back, one."""
+"""Time per image in an evaluation, relative to training: one of the three products, forward and back."""
 
 
 @dataclass(frozen=True)
 class CachePlan:
-    """What the frozen layers before the first trained one cost, and the logits of a teacher.
+    """Disk and time of the caches of the frozen layers before the first trained one, and of a teacher's logits.
 
     Args:
-        said: Where the model is cut, or why it is not; where cells adapt other layers, that of the highest rank.
-        bytes: Of all parts' caches on disk.
-        missing_bytes: Of those that are not there yet.
-        seconds: To build those.
+        said: Where the model is cut, or why it is not; for the highest rank, if cells adapt different layers.
+        bytes: Size on disk of the caches of all parts.
+        missing_bytes: Size of those that do not exist yet.
+        seconds: Time to build the missing ones.
     """
 
     said: str
@@ -130,33 +114,33 @@ class CachePlan:
 
 
 def plan_cache(objective: Objective, counted: set[str]) -> CachePlan:
-    """Sizes are exact; the time is that of a few images.
+    """Sizes are exact; the time is extrapolated from a few images.
 
     Args:
-        objective: What would train.
+        objective: The objective of a combination.
         counted: Keys of caches that were counted for another combination; those of this one are added.
     """
-    task, teacher, wanted = objective.task, objective.teacher, list[tuple[nn.Module, str]]()
-    for base in objective.bases:
+    task, bases, wanted = objective.combination.task, objective.bases, list[tuple[nn.Module, str]]()
+    for base in bases.shared:
         stem = base.program.cut.stem if base.program.cut else None
         wanted += [(stem, name) for name in ("train", "val", "test")] if stem else []
-    said = said_of(objective.common.program)
-    if teacher and objective.recipe.compute.cache != "off":
-        wanted += [(teacher, name) for name in ("train", "val")]
+    said = cut_in_words(bases.common.program)
+    if bases.teacher and objective.recipe.compute.cache != "off":
+        wanted += [(bases.teacher, name) for name in ("train", "val")]
         said += "; the uncompressed model's logits are kept for distillation"
     images, _ = next(iter(task.train.batches(PROBED, torch.arange(min(PROBED, len(task.train))))))
-    each = {module: _seconds(module, images.to(objective.recipe.device)) / len(images) for module, _ in wanted}
+    per_image = {module: _seconds(module, images.to(objective.recipe.device)) / len(images) for module, _ in wanted}
     size, missing, seconds = 0, 0, 0.0
     for module, name in wanted:
-        part, facts = getattr(task, name), objective.common.feature_facts(name)
-        key = objective.features.key(module, facts)
+        part, facts = getattr(task, name), bases.common.feature_facts(name)
+        key = bases.features.key(module, facts)
         if key in counted:
             continue
         counted.add(key)
-        own, there = objective.features.plan(module, part, facts)
-        size += own
-        missing += 0 if there else own
-        seconds += 0 if there else each[module] * len(part)
+        part_size, exists = bases.features.plan(module, part, facts)
+        size += part_size
+        missing += 0 if exists else part_size
+        seconds += 0 if exists else per_image[module] * len(part)
     return CachePlan(said=said, bytes=size, missing_bytes=missing, seconds=round(seconds, 1))
 
 
@@ -168,12 +152,12 @@ def _seconds(module: nn.Module, images: torch.Tensor) -> float:
 
 
 def plan_scores(objective: Objective) -> dict[str, Any]:
-    """The score of every cell before any training, the best first, and what scoring took."""
+    """The score of every cell before any training, best first, and the seconds that scoring took."""
     started = time.perf_counter()
     scores = ranked(score_cells(objective))
     return {
         "images": scores[0].images if scores else 0,
-        "error_images": min(ERROR_IMAGES, len(objective.task.train)),
+        "error_images": min(ERROR_IMAGES, len(objective.combination.task.train)),
         "seconds": round(time.perf_counter() - started, 1),
         "cells": [
             {
@@ -188,47 +172,49 @@ def plan_scores(objective: Objective) -> dict[str, Any]:
 
 
 def objectives_to_plan(spec: StudySpec, device: str, *, score: bool) -> dict[str, Objective]:
-    """The objectives of a study; a missing baseline is trained only if cells are to be scored."""
+    """The objectives of a study; a missing baseline is trained only to score cells."""
     if not score:
         objectives = make_objectives(spec, prepare(spec.task, device=device, train_baseline=False), device)
-        refuse_misfits(objectives)
+        refuse_misfits(objective.combination for objective in objectives.values())
         return objectives
     with Guard():
         objectives = trained_objectives(spec, device, make_features(spec.compute, device))
-    logger.info(f"scoring: each cell takes up to {SCORE_IMAGES} validation and {ERROR_IMAGES} training images")
+    logger.info(
+        f"scoring: each cell is evaluated on up to {SCORE_IMAGES} validation and {ERROR_IMAGES} training images"
+    )
     return objectives
 
 
 def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool = False) -> dict[str, Any]:
     """Cells, trials, sizes, memory, disk and time of a study, JSON-able.
 
-    Time counts what halving leaves of the epochs, trials in full cohorts, and each cell's winner trained again, alone,
-    under the study's other seeds (``seed_seconds``).
+    The time assumes full cohorts and the epochs that halving leaves. ``seed_seconds`` is the time to train each cell's
+    winner again, alone, under the study's other seeds.
 
     Args:
         spec: The study.
-        objectives: That of each combination.
-        score: Whether every cell is scored as well (``plan_scores``); the baseline must then be trained.
+        objectives: The objective of each combination, by name.
+        score: Whether to score every cell (``plan_scores``); the baseline must then be trained.
     """
     keep_freed_memory()
-    task, counted = next(iter(objectives.values())).task, set[str]()
+    task, counted = next(iter(objectives.values())).combination.task, set[str]()
     combinations: list[dict[str, Any]] = []
     for name, objective in objectives.items():
-        search = objective.search
-        own = cells(search)
-        ranks = [plan_rank(objective, rank) for rank in search.ranks]
-        trials = search.trials * len(own)
+        combination, search = objective.combination, objective.combination.search
+        count = len(cells(search))
+        ranks = [plan_rank(combination, rank) for rank in search.ranks]
+        trials = search.trials * count
         epochs = search.pruner.expected_epochs(search.epochs, search.ask_ahead)
         size, cache = measure_pass(objective), plan_cache(objective, counted)
         images = len(task.train) + EVALUATED * len(task.val)
-        again = (size.alone or 0.0) * images * search.epochs * len(own) * (spec.seeds - 1)
+        again = (size.alone or 0.0) * images * search.epochs * count * (spec.seeds - 1)
         searching = (size.seconds or 0.0) * images * trials * epochs
-        adapters = sum(4 * plan.trainable * len(own) // len(ranks) for plan in ranks)
+        adapters = sum(4 * plan.trainable * count // len(ranks) for plan in ranks)
         combinations.append(
             {
                 "combination": name,
-                "layers": objective.targets,
-                "cells": len(own),
+                "layers": combination.targets,
+                "cells": count,
                 "trials": trials,
                 "epochs": round(trials * epochs),
                 "seconds": round(searching + again + cache.seconds, 1),
@@ -239,8 +225,8 @@ def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool
                 + adapters
                 + sum(p.bytes + HEADER_BYTES for p in ranks)
                 + trials * TRIAL_BYTES,
-                "allocation": _allocation(objective),
-                "sized_by_values": not objective.combination.compression.sized_by_shape,
+                "allocation": _allocation(combination),
+                "sized_by_values": not combination.compression.sized_by_shape,
                 "ranks": [vars(plan) for plan in ranks],
                 "scores": plan_scores(objective) if score else None,
             }
@@ -250,7 +236,7 @@ def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool
         "seeds": spec.seeds,
         "trained_baseline": task.trained,
         "parts": {"train": len(task.train), "val": len(task.val), "test": len(task.test)},
-        "dense_bytes": next(iter(objectives.values())).compressed_size.dense_bytes,
+        "dense_bytes": next(iter(objectives.values())).combination.compressed_size.dense_bytes,
         "trials": sum(combination["trials"] for combination in combinations),
         "seconds": round(sum(combination["seconds"] for combination in combinations), 1),
         "disk_bytes": sum(combination["disk_bytes"] for combination in combinations),

@@ -1,41 +1,35 @@
 """A whole study: each combination searched, its winners tested."""
 
-import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import optuna
 
 from pipeline import paths
 from pipeline.cell import stored_cells
-from pipeline.compress.attention import arranged
-from pipeline.compress.contract import Compression
-from pipeline.compress.layer_statistics import Statistics
 from pipeline.config.spec import StudySpec
 from pipeline.config.study_file import pinned
 from pipeline.environment import keep_freed_memory
-from pipeline.errors import IntegrityError, SpecError
+from pipeline.errors import IntegrityError
 from pipeline.guard import StopTraining
 from pipeline.locks import exclusive
 from pipeline.objective.objective import Objective, make_features
 from pipeline.objective.passes import Pass, measure_pass
-from pipeline.run.snapshot import Snapshot
-from pipeline.run.winner_spectra import keep_baseline_spectra, record_winners, train_watched_baseline, watched_layers
+from pipeline.run.readiness import refuse_misfits, trained_objectives
+from pipeline.run.study_facts import study_facts
+from pipeline.run.winner_spectra import record_winners
 from pipeline.run.winners import measure_references, score_winners
 from pipeline.search.coordinator import Coordinator
 from pipeline.search.events import Events
-from pipeline.space import cells, fitted
 from pipeline.store.database import Database, only_run
 from pipeline.store.kept_adapters import Kept
 from pipeline.store.long_text import in_pieces
 from pipeline.store.stored_study import create_or_resume, study_name
 from pipeline.store.tally import tally_trials
-from pipeline.task import Task, prepare
-from pipeline.train.cache.feature_cache import LIMIT, FeatureCache
+from pipeline.train.cache.feature_cache import LIMIT
 from pipeline.train.cut.program import Program
 
 logger = logging.getLogger(__name__)
@@ -78,7 +72,7 @@ def run_study(spec: StudySpec, storage: Database, options: RunOptions, events: E
     with exclusive(paths.LOCKS / f"{spec.name}.lock", f"study '{spec.name}'"), only_run(storage, spec.name):
         features = make_features(spec.compute, options.device, options.cache_limit)
         objectives = trained_objectives(spec, options.device, features)
-        refuse_misfits(objectives)
+        refuse_misfits(objective.combination for objective in objectives.values())
         failed: dict[str, IntegrityError] = {}
         began = datetime.now(UTC).isoformat(timespec="seconds")
         studies, searched = dict[str, optuna.Study](), dict[str, Kept]()
@@ -94,7 +88,7 @@ def run_study(spec: StudySpec, storage: Database, options: RunOptions, events: E
             for name, kept in searched.items():
                 score_winners(objectives[name], studies[name], kept, spec.seeds)
                 record_winners(spec, objectives[name], studies[name])
-                objectives[name].release()
+                objectives[name].bases.release()
                 events.reached("tested")
             events.reached("ended")
         except StopTraining:
@@ -115,52 +109,15 @@ def _failing_alone(name: str, failed: dict[str, IntegrityError]) -> Iterator[Non
         logger.error(f"{name}: failed: {error}")
 
 
-def trained_objectives(spec: StudySpec, device: str, features: FeatureCache) -> dict[str, Objective]:
-    """The objectives of a study whose baseline is trained, now if it has to be, and its spectra kept."""
-    task = prepare(spec.task, device=device, train_baseline=False)
-    objectives = make_objectives(spec, task, device, features)
-    watched_layers(spec, task.model)
-    snapshots: list[Snapshot] = []
-    if not task.trained:  # only now, for targets, ranks and watched layers are known to fit
-        refuse_misfits(objectives, cheaply=True)
-        snapshots = train_watched_baseline(spec, device)
-        task = prepare(spec.task, device=device)
-        objectives = make_objectives(spec, task, device, features)
-    keep_baseline_spectra(spec, task, snapshots)
-    return objectives
-
-
-def refuse_misfits(objectives: Mapping[str, Objective], *, cheaply: bool = False) -> None:
-    """Refuse a study whose compressions, adapters and ranks do not go together, before its first trial.
-
-    Args:
-        objectives: The objective of each combination.
-        cheaply: Pass over compressions that train, or need statistics of the layers.
-
-    Raises:
-        SpecError: The first that does not fit; its combination is named.
-    """
-    for name, objective in objectives.items():
-        compression: Compression = objective.combination.compression
-        if cheaply and (compression.needs_statistics or compression.trains or objective.search.allocation):
-            continue
-        try:
-            for rank in objective.search.ranks:
-                objective.facts(rank)
-        except IntegrityError:
-            continue  # damaged weights fail their combination alone, when its turn comes
-        except SpecError as error:
-            raise SpecError(f"combination '{name}': {error}") from None
-
-
 def _begin(spec: StudySpec, storage: Database, objective: Objective, options: RunOptions, began: str) -> optuna.Study:
     """The stored study of a combination, created or resumed, which says what runs it where anything is left to run."""
-    facts = study_facts(spec, objective)
+    combination = objective.combination
+    facts = study_facts(spec, combination)
     study = create_or_resume(
         storage,
-        study_name(spec.name, objective.combination.name),
-        pinned(spec, objective.combination),
-        dict(objective.task.hashes),
+        study_name(spec.name, combination.name),
+        pinned(spec, combination.spec),
+        dict(combination.task.hashes),
         {**facts, **(in_pieces("file", options.file) if options.file is not None else {})},
     )
     tallies, budget = tally_trials(study.get_trials(deepcopy=False)), facts["budget"]
@@ -175,12 +132,13 @@ def _search(spec: StudySpec, study: optuna.Study, objective: Objective, cohort: 
     name = objective.combination.name
     kept = Kept(spec.name, name, study.user_attrs["id"])
     measure_references(objective, study, ["val"])
-    logger.info(f"{name}: {len(objective.targets)} layers compressed; {said_of(objective.common.program)}")
-    for base in objective.bases:  # before anything is asked, and with all threads: caches may have to be built
+    layers, bases = len(objective.combination.targets), objective.bases
+    logger.info(f"{name}: {layers} layers compressed; {cut_in_words(bases.common.program)}")
+    for base in bases.shared:  # caches are built here, before the search, so that they have all threads
         for part in ("train", "val"):
-            objective.lessons(base, part)
+            bases.rows(base, part)
     Coordinator(objective, study, kept, _pass(objective, study, cohort), events).run()
-    objective.release()
+    bases.release()
     return kept
 
 
@@ -189,7 +147,7 @@ def _pass(objective: Objective, study: optuna.Study, cohort: int | None) -> Pass
 
     The stored study remembers, because the last digits of a trial may depend on its company.
     """
-    stacks, device = objective.common.program.stacks, objective.recipe.device
+    stacks, device = objective.bases.common.program.stacks, objective.recipe.device
     if cohort is not None:
         return Pass(0, lanes=cohort, stacks=stacks)
     known: dict[str, int] = study.user_attrs.get("images_a_pass", {})
@@ -197,13 +155,13 @@ def _pass(objective: Objective, study: optuna.Study, cohort: int | None) -> Pass
         known = {**known, device: measure_pass(objective).images}
         study.set_user_attr("images_a_pass", known)
     size = Pass(known[device], stacks=stacks)
-    lanes = ", ".join(f"{size.most(batch)} of batch {batch}" for batch in objective.search.batch_size)
+    lanes = ", ".join(f"{size.most(batch)} of batch {batch}" for batch in objective.combination.search.batch_size)
     logger.info(f"{objective.combination.name}: trials in one pass: {lanes}")
     return size
 
 
-def said_of(program: Program) -> str:
-    """Where a model was cut, in words."""
+def cut_in_words(program: Program) -> str:
+    """Where a model is cut into frozen and trained layers, or why it is not, in words."""
     if not program.adapter.trains:
         return "nothing is trained, so the compressed model is judged once"
     if program.cut is None:
@@ -212,57 +170,3 @@ def said_of(program: Program) -> str:
     if program.cut.stem is None:
         return "no frozen layer comes before the first trained one, so nothing is cached on disk"
     return f"frozen layers run once, their outputs ({', '.join(program.cut.names)}) are cached on disk"
-
-
-def make_objectives(
-    spec: StudySpec, task: Task, device: str, features: FeatureCache | None = None
-) -> dict[str, Objective]:
-    """The objective of each combination by name; they share the task's layer statistics and caches."""
-    arrangements = {combination.qkv for combination in spec.combination}
-    statistics = {qkv: Statistics(arranged(task.model, qkv), task.train) for qkv in arrangements}
-    features = features or make_features(spec.compute, device)
-    return {
-        combination.name: Objective(
-            task,
-            combination,
-            spec.search,
-            spec.compute,
-            seed=spec.seed,
-            device=device,
-            statistics=statistics[combination.qkv],
-            features=features,
-        )
-        for combination in spec.combination
-    }
-
-
-def study_facts(spec: StudySpec, objective: Objective) -> dict[str, Any]:
-    """What the stored study says of itself beside its trials."""
-    search = fitted(spec.search, objective.adapter)
-    return {
-        "study": spec.name,
-        "combination": objective.combination.name,
-        "budget": search.trials,
-        "cells": [[cell.rank, cell.init] for cell in cells(search)],
-        "task": dict(objective.task.description),
-        "targets": len(objective.targets),
-        "dense_bytes": objective.compressed_size.dense_bytes,
-        "compressed_bytes": objective.compressed_size.bytes,
-        "dense_macs": objective.facts(search.ranks[0]).dense_macs,
-        "spectra": watched_layers(spec, objective.task.model),
-        **in_pieces("layers", json.dumps(layer_bytes(objective))),
-    }
-
-
-def layer_bytes(objective: Objective) -> list[dict[str, Any]]:
-    """Bytes of each compressed layer: dense with its bias, what the compressed one holds, and what each rank adds."""
-    ranked = {rank: objective.facts(rank).size.layers for rank in objective.search.ranks}
-    return [
-        {
-            "name": name,
-            "dense": (size.dense + size.bias) // 8,
-            **{kind: getattr(size.base, kind) // 8 for kind in ("payload", "index", "scale", "bias")},
-            "adapter": {str(rank): (layers[name].bits() - size.bits()) // 8 for rank, layers in ranked.items()},
-        }
-        for name, size in objective.compressed_size.layers.items()
-    ]

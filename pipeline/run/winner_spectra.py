@@ -76,11 +76,11 @@ def _recorded(path: Path, of: str) -> Spectra | None:
 
 def record_winners(spec: StudySpec, objective: Objective, study: optuna.Study) -> None:
     """Train each cell's winner once more, alone, and record its spectra; what is recorded already stays."""
-    name, watched = objective.combination.name, watched_layers(spec, objective.task.model)
-    layers = [layer for layer in watched if layer in objective.targets]
+    name, watched = objective.combination.name, watched_layers(spec, objective.combination.task.model)
+    layers = [layer for layer in watched if layer in objective.combination.targets]
     if spec.spectra is None or not layers:
         return
-    adapter, kept = objective.adapter, spec.spectra.values
+    adapter, kept = objective.combination.adapter, spec.spectra.values
     if not isinstance(adapter, Lora):
         logger.warning(f"{name}: no spectra of its winners: the adapter '{adapter.name}' is no product s B A")
         return
@@ -91,7 +91,7 @@ def record_winners(spec: StudySpec, objective: Objective, study: optuna.Study) -
         if known is not None and known.covers(layers, kept):
             continue
         logger.info(f"{name}: {cell}: trial {trial.number} is trained again, for its spectra")
-        lane, model = objective.lane(values_of(trial)), objective.base(cell).compressed.model
+        lane, model = objective.lane(values_of(trial)), objective.bases.of(cell).compressed.model
         snapshots = [adapter_snapshot(model, adapter, lane.parameters, lane.alpha, layers)]
         for _ in objective.epochs(lane):
             snapshots.append(adapter_snapshot(model, adapter, lane.parameters, lane.alpha, layers))

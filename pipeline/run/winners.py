@@ -36,19 +36,19 @@ PASS = 256
 
 def score_model(objective: Objective, model: nn.Module, part: str) -> list[int]:
     """``[correct, images]`` of a model without an adapter on one part; frozen layers run at most once."""
-    return _score(*objective.common.without_lanes(model, part), objective)
+    return _score(*objective.bases.common.without_lanes(model, part), objective)
 
 
 def score_adapter(objective: Objective, values: Values, parameters: dict[str, Tensor], part: str) -> list[int]:
     """``[correct, images]`` of the compressed model of some values with an adapter on one part."""
-    base = objective.base(values.cell)
+    base = objective.bases.of(values.cell)
     stacked = {name: tensor[None].to(objective.recipe.device) for name, tensor in parameters.items()}
     return _score(base.program.bind(Lanes([(stacked, [values.alpha])])), base.rows(part), objective)
 
 
 @torch.no_grad()
 def _score(logits: Logits, rows: Rows, objective: Objective) -> list[int]:
-    like, correct = next(objective.compressed.model.parameters()), 0
+    like, correct = next(objective.combination.compressed.model.parameters()), 0
     for inputs, labels in rows.batches(PASS):
         answers = logits(*(tensor.to(like) for tensor in inputs)).argmax(1)
         correct += int((answers == labels.to(answers.device)).sum())
@@ -99,7 +99,10 @@ def recover(objective: Objective, kept: Kept | None, trial: FrozenTrial) -> Reco
 
 def measure_references(objective: Objective, study: optuna.Study, parts: Sequence[str]) -> None:
     """Measure the uncompressed and the only compressed model on those parts where the stored study lacks it."""
-    for key, model in {"baseline": objective.model, "compressed": objective.compressed.model}.items():
+    for key, model in {
+        "baseline": objective.combination.model,
+        "compressed": objective.combination.compressed.model,
+    }.items():
         known: dict[str, Any] = study.user_attrs.get(key, {})
         missing = {part: score_model(objective, model, part) for part in parts if part not in known}
         if missing:
@@ -115,7 +118,7 @@ def score_winners(objective: Objective, study: optuna.Study, kept: Kept, seeds: 
     measure_references(objective, study, ["test"])
     winners, attributes = find_winners(study), study.user_attrs
     known = {cell: _tested(attributes, cell, trial) for cell, trial in winners.items()}
-    untested = [cell for cell in cells(objective.search) if cell in winners and len(known[cell]) < seeds]
+    untested = [cell for cell in cells(objective.combination.search) if cell in winners and len(known[cell]) < seeds]
     if untested:
         again = f", and training them again under {counted(seeds - 1, 'other seed')}" if seeds > 1 else ""
         logger.info(f"{objective.combination.name}: testing the winners of {counted(len(untested), 'cell')}{again}")
@@ -125,10 +128,10 @@ def score_winners(objective: Objective, study: optuna.Study, kept: Kept, seeds: 
         if not scores:
             got = recover(objective, kept, trial)
             kept.save_best(study, cell, trial.number, got.parameters)
-            scores.append(_of_seed(objective, got.parameters, values, objective.seed, got.val_accuracy))
+            scores.append(_of_seed(objective, got.parameters, values, objective.combination.seed, got.val_accuracy))
             study.set_user_attr(cell.winner_key, {"trial": trial.number, "seeds": scores})
         for number in range(len(scores), seeds):
-            seed = derive(objective.seed, "again", number)
+            seed = derive(objective.combination.seed, "again", number)
             lane = train_alone(objective, values, order_seed=seed)
             if lane.failure is None:
                 scores.append(_of_seed(objective, lane.best_parameters, values, seed, lane.best))
@@ -146,7 +149,7 @@ def _tested(attributes: Mapping[str, Any], cell: Cell, winner: FrozenTrial) -> l
 def _of_seed(
     objective: Objective, parameters: dict[str, Tensor], values: Values, seed: int, val_accuracy: float
 ) -> dict[str, Any]:
-    images = len(objective.task.val)
+    images = len(objective.combination.task.val)
     return {
         "seed": seed,
         "val": [round(val_accuracy * images), images],

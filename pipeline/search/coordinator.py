@@ -70,7 +70,7 @@ class Coordinator:
         self.objective, self.study, self.kept, self.size = objective, study, kept, size
         self.events = events or Events()
         bury_abandoned(study)
-        self.ledger = Ledger(study, full_space(objective.search, objective.adapter))
+        self.ledger = Ledger(study, full_space(objective.combination.search, objective.combination.adapter))
         self._stored: dict[Cell, dict[int, FrozenTrial]] = defaultdict(dict)
         self._kills: Counter[tuple[Cell, int]] = Counter()
         for trial in study.get_trials(deepcopy=False):
@@ -91,10 +91,14 @@ class Coordinator:
         Raises:
             StopTraining: ``check_stop`` said so. Trials that had ended are stored, the others will be asked for again.
         """
-        search, space = self.objective.search, cell_space(self.objective.search, self.objective.adapter)
+        search, space = (
+            self.objective.combination.search,
+            cell_space(self.objective.combination.search, self.objective.combination.adapter),
+        )
         first = self._first_values()
         self._histories = {
-            cell: History(cell, search, space, self.objective.seed, first.get(cell)) for cell in cells(search)
+            cell: History(cell, search, space, self.objective.combination.seed, first.get(cell))
+            for cell in cells(search)
         }
         self._publish(_Wave({}))
         while asks := self._ask():
@@ -110,7 +114,7 @@ class Coordinator:
 
     def _first_values(self) -> dict[Cell, Values]:
         """The values that the best-scored cells try first; nothing is scored once every cell has begun."""
-        search, adapter = self.objective.search, self.objective.adapter
+        search, adapter = self.objective.combination.search, self.objective.combination.adapter
         if not search.queued or all(0 in self._stored[cell] for cell in cells(search)):
             return {}
         best = best_scored(score_cells(self.objective), search.queued)
@@ -120,7 +124,7 @@ class Coordinator:
 
     def _ask(self) -> list[Ask]:
         """The asks of the next wave, of all cells; a cell may take over values of the next higher rank of its init."""
-        ranks, asks = sorted(self.objective.search.ranks), []
+        ranks, asks = sorted(self.objective.combination.search.ranks), []
         for cell, history in self._histories.items():
             higher = [rank for rank in ranks if rank > cell.rank]
             neighbour = self._histories[Cell(higher[0], cell.init)] if higher else None
@@ -189,13 +193,13 @@ class Coordinator:
             self.kept.save_best(self.study, ask.cell, number, lane.best_parameters)
 
     def _publish(self, wave: _Wave) -> None:
-        search, epochs = self.objective.search, defaultdict[Cell, list[int]](list)
+        search, epochs = self.objective.combination.search, defaultdict[Cell, list[int]](list)
         for ask, lane in wave.running.items():
             epochs[ask.cell].append(len(lane.curve))
         progress = [
             CellProgress.of(cell, search.trials, self.ledger.tallies[cell], epochs[cell]) for cell in self._histories
         ]
-        metric = self.objective.task.metric
+        metric = self.objective.combination.task.metric
         self.events.progressed(self._name, Progress(tuple(progress), search.epochs, metric, _unit(search)))
 
 

@@ -13,7 +13,7 @@ from bench.tasks import head_task, study
 from pipeline.config.spec import StudySpec
 from pipeline.objective.objective import Objective
 from pipeline.objective.passes import Pass, measure_pass
-from pipeline.run.study_run import study_facts
+from pipeline.run.study_facts import study_facts
 from pipeline.search.coordinator import Coordinator
 from pipeline.space import Values, cells
 from pipeline.store.database import open_storage
@@ -75,7 +75,7 @@ def search_seconds(objective: TimedObjective) -> dict[str, Any]:
     """
     name = objective.combination.name
     storage = open_storage(f"sqlite:///{name}.db")
-    stored = create_or_resume(storage, f"benchmark/{name}", {}, dict(objective.task.hashes), {})
+    stored = create_or_resume(storage, f"benchmark/{name}", {}, dict(objective.combination.task.hashes), {})
     size = measure_pass(objective)
     before, started = objective.training_seconds, time.perf_counter()
     Coordinator(objective, stored, Kept("benchmark", name), size).run()

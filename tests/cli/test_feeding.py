@@ -116,10 +116,10 @@ def test_all_combinations_are_stored_before_the_first_is_searched(stored, monkey
 def test_a_combination_whose_weights_are_damaged_fails_alone_and_is_not_listed_as_done(stored, monkeypatch, moments):
     facts = run_module.study_facts
 
-    def damaged(spec, objective):
-        if objective.combination.name == "int1-lora":
+    def damaged(spec, combination):
+        if combination.name == "int1-lora":
             raise IntegrityError("layer 'fc1' holds NaN")
-        return facts(spec, objective)
+        return facts(spec, combination)
 
     write_study()
     monkeypatch.setattr(run_module, "study_facts", damaged)

@@ -49,9 +49,9 @@ def test_a_study_is_searched_once_and_its_files_give_the_models_that_were_tested
     spec = make_spec(combination={"adapter": adapter, "compression": compression}, inits=inits, **SEARCH)
     objective, storage = make_objective(spec, make_task(module)), open_storage("sqlite:///studies.db")
     study = search(storage, spec, objective=objective)
-    own = cells(objective.search)
+    own = cells(objective.combination.search)
     assert [trial.state.name for trial in study.trials].count("FAIL") == 0
-    assert len(study.trials) == len(own) * objective.search.trials
+    assert len(study.trials) == len(own) * objective.combination.search.trials
     score_winners(objective, study, kept_of(spec), 2)
     # A second run, as a new process begins it.
     again = make_objective(spec, make_task(module))
@@ -69,19 +69,21 @@ def test_a_study_is_searched_once_and_its_files_give_the_models_that_were_tested
         model = load(folder, model=module())
         recovered = card["accuracy"]["recovered"]
         for part in ("val", "test"):
-            assert measure(model, getattr(objective.task, part)) == [recovered[part][k] for k in ("correct", "images")]
+            assert measure(model, getattr(objective.combination.task, part)) == [
+                recovered[part][k] for k in ("correct", "images")
+            ]
         rank = card["method"]["values"]["rank"]
-        assert card["size"]["tensor_bytes"] == objective.facts(rank).size.bytes
+        assert card["size"]["tensor_bytes"] == objective.combination.facts(rank).size.bytes
 
 
 def test_each_cell_whose_start_moves_the_base_has_a_base_of_its_own_of_the_same_size():
     objective = make_objective(make_spec(inits=["svd", "loftq", "pissa"], ranks=[1, 2]))
-    own = cells(objective.search)
-    bases = {cell: objective.base(cell).compressed for cell in own}
+    own = cells(objective.combination.search)
+    bases = {cell: objective.bases.of(cell).compressed for cell in own}
     lanes = {cell: objective.lane(Values(cell.rank, cell.init)) for cell in own}
     assert len({lane.cohort_key for lane in lanes.values()}) == 1 + 2 * 2
     for cell, compressed in bases.items():
-        assert (compressed is objective.compressed) == (cell.init == "svd")
+        assert (compressed is objective.combination.compressed) == (cell.init == "svd")
         for name, weight in compressed.weights.items():
             assert torch.equal(compressed.model.get_submodule(name).weight, weight.dense())
-            assert weight.bits == objective.compressed.weights[name].bits
+            assert weight.bits == objective.combination.compressed.weights[name].bits

@@ -95,7 +95,7 @@ class Exported:
 
     def inputs(self):
         """The test part, and what the trained model in memory says of it."""
-        images, labels = next(self.objective.task.test.batches(100))
+        images, labels = next(self.objective.combination.task.test.batches(100))
         with torch.inference_mode():
             logits = adapted(self.objective, self.parameters, self.alpha)(images)
         return {"images": images, "labels": labels, "logits": logits}
@@ -147,10 +147,13 @@ def test_a_fresh_process_loads_the_checkpoint_and_comes_to_the_same_outputs(expo
 @pytest.mark.parametrize("name", CASES)
 def test_the_adapter_was_trained_and_the_base_is_compressed(exports, name):
     exported = exports[0][name]
-    images, _ = next(exported.objective.task.test.batches(4))
+    images, _ = next(exported.objective.combination.task.test.batches(4))
     model = load(exported.folder)
     with torch.inference_mode():
-        dense, compressed = exported.objective.task.model(images), exported.objective.compressed.model(images)
+        dense, compressed = (
+            exported.objective.combination.task.model(images),
+            exported.objective.combination.compressed.model(images),
+        )
         recovered = model(images)
     assert (dense - compressed).abs().max() > 1e-4
     assert (recovered - compressed).abs().max() > 1e-4
@@ -162,7 +165,7 @@ def test_the_file_holds_the_bytes_that_its_card_and_the_plan_say(exports, name):
     size, file = exported.card["size"], exported.folder / "model.safetensors"
     assert file.stat().st_size == size["file_bytes"] == size["header_bytes"] + size["tensor_bytes"]
     assert int.from_bytes(file.read_bytes()[:8], "little") + 8 == size["header_bytes"]
-    plan = plan_rank(exported.objective, 2)
+    plan = plan_rank(exported.objective.combination, 2)
     assert plan.bytes == size["tensor_bytes"]
     kinds = {"sign": "payload", "value": "payload", "index": "index", "scale": "scale"}
     found: dict[str, int] = {}
@@ -186,9 +189,9 @@ def test_the_card_says_what_was_done_and_what_came_of_it(exports, name):
     exported = exports[0][name]
     card = exported.card
     assert card["chosen_by"] == "validation accuracy"
-    assert card["method"]["layers"] == exported.objective.targets
+    assert card["method"]["layers"] == exported.objective.combination.targets
     assert COMPRESSIONS.parse(card["method"]["compression"]) == exported.objective.combination.compression
-    assert card["hashes"] == dict(exported.objective.task.hashes)
+    assert card["hashes"] == dict(exported.objective.combination.task.hashes)
     assert {"baseline", "compressed", "recovered"} <= set(card["accuracy"])
     for measured in ("baseline", "compressed", "recovered"):
         for part in ("val", "test"):

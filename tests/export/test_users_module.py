@@ -33,7 +33,7 @@ def test_the_best_trial_of_a_users_own_study_is_exported_and_loaded_into_the_use
     model = load(folder, model=Mlp())
     card = json.loads((folder / "card.json").read_text())
     assert card["trial"] == study.best_trial.number
-    val, test = (measure(model, part) for part in (objective.task.val, objective.task.test))
+    val, test = (measure(model, part) for part in (objective.combination.task.val, objective.combination.task.test))
     assert val[0] / val[1] == study.best_value
     assert card["accuracy"]["recovered"]["val"]["accuracy"] == study.best_value
     assert test == [card["accuracy"]["recovered"]["test"][key] for key in ("correct", "images")]
@@ -55,10 +55,10 @@ def test_convolutions_and_batch_norms_of_a_users_module_come_back_whole(tmp_path
     study.optimize(objective, n_trials=1)
     folder = save(objective, study.best_trial, tmp_path / "mine")
     model = load(folder, model=BatchNormNet())
-    for key, tensor in objective.task.model.state_dict().items():
+    for key, tensor in objective.combination.task.model.state_dict().items():
         if key.startswith("bn"):
             assert torch.equal(model.state_dict()[key], tensor), key
-    correct, images = measure(model, objective.task.val)
+    correct, images = measure(model, objective.combination.task.val)
     assert correct / images == study.best_value
 
 
@@ -87,7 +87,7 @@ def test_every_rank_is_exported_by_validation_and_says_its_spread_over_seeds(sto
         seeds = card["accuracy"]["seeds"]
         assert len(seeds["test"]) == 3
         assert (seeds["mean"], seeds["standard_deviation"]) == best.test_spread()
-        correct, images = measure(load(folder, model=Mlp()), objective.task.test)
+        correct, images = measure(load(folder, model=Mlp()), objective.combination.task.test)
         assert correct / images == card["accuracy"]["recovered"]["test"]["accuracy"]
 
 
@@ -101,9 +101,9 @@ def test_another_trial_is_trained_again_to_the_validation_accuracy_that_is_store
     assert card["chosen_by"] == f"--trial {other.number}"
     assert "seeds" not in card["accuracy"], "the spread is the winner's"
     model = load(folder, model=Mlp())
-    correct, images = measure(model, objective.task.val)
+    correct, images = measure(model, objective.combination.task.val)
     assert correct / images == pytest.approx(other.value, abs=1 / images)
-    assert measure(model, objective.task.test)[0] == card["accuracy"]["recovered"]["test"]["correct"]
+    assert measure(model, objective.combination.task.test)[0] == card["accuracy"]["recovered"]["test"]["correct"]
 
 
 def test_a_trial_that_is_not_there_is_answered_with_those_that_are(stored):

@@ -280,7 +280,7 @@ def test_fault_25_a_fresh_process_comes_to_the_same_outputs_and_the_sizes_are_as
     objective, trials = optimized
     values = values_of(trials[0])
     parameters = train_alone(objective, values).best_parameters
-    images, labels = next(objective.task.test.batches(1000))
+    images, labels = next(objective.combination.task.test.batches(1000))
     with torch.inference_mode():
         logits = adapted(objective, parameters, values.alpha)(images)
     helpers = str(Path(__file__).parents[1] / "helpers")
@@ -294,4 +294,4 @@ def test_fault_25_a_fresh_process_comes_to_the_same_outputs_and_the_sizes_are_as
     assert answer["correct"] == card["accuracy"]["recovered"]["test"]["correct"]
     size = (folder / "model.safetensors").stat().st_size
     assert size == card["size"]["file_bytes"] == card["size"]["header_bytes"] + card["size"]["tensor_bytes"]
-    assert plan_rank(objective, values.rank).bytes == card["size"]["tensor_bytes"]
+    assert plan_rank(objective.combination, values.rank).bytes == card["size"]["tensor_bytes"]

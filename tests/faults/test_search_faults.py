@@ -264,7 +264,7 @@ def test_fault_14_a_weight_of_nan_is_refused_by_its_layers_name():
         model.fc2.weight[1, 2] = float("nan")
     task = Task(model, train=blobs(32, 1), val=blobs(16, 2), test=blobs(16, 3))
     with pytest.raises(IntegrityError, match="'fc2' holds NaN"):
-        _ = make_objective(task=task).compressed
+        _ = make_objective(task=task).combination.compressed
 
 
 def test_fault_14_a_covariance_of_dead_inputs_is_handled():
@@ -272,7 +272,7 @@ def test_fault_14_a_covariance_of_dead_inputs_is_handled():
     images[:, :5] = 0
     task = Task(Mlp(), train=(images, labels), val=blobs(16, 2), test=blobs(16, 3))
     spec = make_spec(combination={"compression": {"method": "int1", "metric": "activation"}})
-    for weight in make_objective(spec, task).compressed.weights.values():
+    for weight in make_objective(spec, task).combination.compressed.weights.values():
         assert weight.dense().isfinite().all()
 
 

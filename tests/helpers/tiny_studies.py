@@ -19,7 +19,7 @@ from pipeline.guard import Guard
 from pipeline.objective.objective import Objective
 from pipeline.objective.passes import Pass
 from pipeline.results.progress import Progress
-from pipeline.run.study_run import study_facts
+from pipeline.run.study_facts import study_facts
 from pipeline.run.winners import measure_references
 from pipeline.search.coordinator import Coordinator
 from pipeline.search.events import Events
@@ -120,8 +120,8 @@ def make_objective(spec: StudySpec | None = None, task: Task | None = None) -> O
 
 def adapted(objective: Objective, parameters: dict[str, torch.Tensor], alpha: float) -> nn.Module:
     """The whole compressed model with one lane's adapter: what an exported checkpoint computes."""
-    model = shared_copy(objective.compressed.model)
-    attach(model, objective.adapter, Lanes([({name: t[None] for name, t in parameters.items()}, [alpha])]))
+    model = shared_copy(objective.combination.compressed.model)
+    attach(model, objective.combination.adapter, Lanes([({name: t[None] for name, t in parameters.items()}, [alpha])]))
     return model
 
 
@@ -143,8 +143,8 @@ class Shown(Events):
 def stored_study(storage: Database, spec: StudySpec, objective: Objective) -> optuna.Study:
     """The stored study of a spec's one combination, created or resumed."""
     combination = spec.combination[0]
-    name, hashes = study_name(spec.name, combination.name), dict(objective.task.hashes)
-    study = create_or_resume(storage, name, pinned(spec, combination), hashes, study_facts(spec, objective))
+    name, hashes = study_name(spec.name, combination.name), dict(objective.combination.task.hashes)
+    study = create_or_resume(storage, name, pinned(spec, combination), hashes, study_facts(spec, objective.combination))
     measure_references(objective, study, ["val"])
     return study
 

@@ -169,19 +169,21 @@ def allocated(by="gain", unit="bytes", **search):
 def test_the_adapter_as_it_is_stored_fits_the_budget_and_nearly_fills_it(by, adapter, factors):
     combination = {"adapter": {"method": adapter, "factors": factors}}
     spec = allocated(by, ranks=[300, 500], combination=combination)
-    objective = make_objective(spec)
+    combination = make_objective(spec).combination
     for budget in spec.search.ranks:
-        begun = blank(objective.adapter, objective.compressed, objective.layer_ranks(budget))
-        bits = stored_model(objective.adapter, objective.compressed, begun).adapter_bits
+        begun = blank(combination.adapter, combination.compressed, combination.layer_ranks(budget))
+        bits = stored_model(combination.adapter, combination.compressed, begun).adapter_bits
         assert budget / 2 < sum(bits.values()) / 8 <= budget
-        assert sum(bits.values()) // 8 == objective.facts(budget).size.bytes - objective.compressed_size.bytes
+        assert sum(bits.values()) // 8 == combination.facts(budget).size.bytes - combination.compressed_size.bytes
 
 
 @pytest.mark.parametrize("adapter", ["lora", {"method": "lora", "bias": True}, "dora"])
 def test_a_budget_of_parameters_counts_what_is_trained(adapter):
-    objective = make_objective(allocated(unit="parameters", ranks=[100], combination={"adapter": adapter}))
-    begun = blank(objective.adapter, objective.compressed, objective.layer_ranks(100))
-    assert sum(trainable_counts(objective.adapter, begun).values()) == objective.facts(100).trainable <= 100
+    combination = make_objective(
+        allocated(unit="parameters", ranks=[100], combination={"adapter": adapter})
+    ).combination
+    begun = blank(combination.adapter, combination.compressed, combination.layer_ranks(100))
+    assert sum(trainable_counts(combination.adapter, begun).values()) == combination.facts(100).trainable <= 100
 
 
 def test_an_adapter_whose_ranks_have_no_cost_of_their_own_is_refused(monkeypatch):
@@ -194,9 +196,9 @@ def test_an_adapter_whose_ranks_have_no_cost_of_their_own_is_refused(monkeypatch
 
 
 def test_ranks_are_spread_by_what_compression_lost_or_by_the_weights_where_it_lost_nothing():
-    lossy = make_objective(allocated(ranks=[600]))
+    lossy = make_objective(allocated(ranks=[600])).combination
     assert is_lossy(lossy.compressed)
-    dense = make_objective(allocated(ranks=[600], combination={"compression": "none"}))
+    dense = make_objective(allocated(ranks=[600], combination={"compression": "none"})).combination
     assert not is_lossy(dense.compressed)
     stats = dense.statistics.of(dense.targets)
     expected = spectrum(make_task().model.fc1.weight.detach(), stats["fc1"])
@@ -206,15 +208,15 @@ def test_ranks_are_spread_by_what_compression_lost_or_by_the_weights_where_it_lo
 
 @pytest.mark.parametrize("budget", [63, 1601])
 def test_a_budget_that_cannot_be_spread_is_refused_before_anything_is_compressed(budget, monkeypatch):
-    monkeypatch.setattr("pipeline.objective.objective.Objective.compressed", None)
+    monkeypatch.setattr("pipeline.objective.combination.Combination.compressed", None)
     with pytest.raises(SpecError, match=rf"budget {budget}.*allowed: 64 to 1600"):
         make_objective(allocated(ranks=[200, budget]))
 
 
 def test_a_budget_counts_the_layers_that_have_a_rank_of_their_own():
     own = {"match": "fc1", "rank": 2}
-    objective = make_objective(allocated(ranks=[400], combination={"targets": ["*", own]}))
-    assert objective.layer_ranks(400) == {"fc1": 2, "fc2": 2}
+    combination = make_objective(allocated(ranks=[400], combination={"targets": ["*", own]})).combination
+    assert combination.layer_ranks(400) == {"fc1": 2, "fc2": 2}
     with pytest.raises(SpecError, match=r"budget 200.*too small.*allowed: 288 to 480"):
         make_objective(allocated(ranks=[200], combination={"targets": ["*", own]}))
 
@@ -227,9 +229,9 @@ def test_an_allocation_that_nothing_is_left_to_is_refused():
 
 
 def test_an_adapter_without_ranks_takes_no_notice_of_an_allocation():
-    objective = make_objective(allocated(ranks=[1], combination={"adapter": "full"}))
-    assert [cell.rank for cell in cells(objective.search)] == [0]
-    assert objective.facts(0).trainable > 0
+    combination = make_objective(allocated(ranks=[1], combination={"adapter": "full"})).combination
+    assert [cell.rank for cell in cells(combination.search)] == [0]
+    assert combination.facts(0).trainable > 0
 
 
 def test_a_misspelt_way_is_refused_with_the_nearest():
@@ -244,24 +246,30 @@ FEW = 80
 
 def test_a_layer_that_gets_nothing_of_a_budget_has_no_start_no_tensors_and_no_operations():
     objective = make_objective(allocated(ranks=[FEW, 600]))
-    assert (set(objective.layer_ranks(FEW)), set(objective.layer_ranks(600))) == ({"fc2"}, {"fc1", "fc2"})
-    for cell in cells(objective.search):
-        values = middle(cell, objective.search, objective.adapter)
-        starts, lane = objective.starts(values, 0), objective.lane(values)
-        ranks = objective.layer_ranks(cell.rank)
+    assert (set(objective.combination.layer_ranks(FEW)), set(objective.combination.layer_ranks(600))) == (
+        {"fc2"},
+        {"fc1", "fc2"},
+    )
+    for cell in cells(objective.combination.search):
+        values = middle(cell, objective.combination.search, objective.combination.adapter)
+        starts, lane = objective.combination.starts(values, 0), objective.lane(values)
+        ranks = objective.combination.layer_ranks(cell.rank)
         assert {name: len(start.A) for name, start in starts.items()} == ranks
         assert {name.partition(".")[0] for name in lane.parameters} == set(ranks)
-    macs = objective.facts(FEW).macs - make_objective(make_spec(combination={"adapter": "none"})).facts(0).macs
+    macs = (
+        objective.combination.facts(FEW).macs
+        - make_objective(make_spec(combination={"adapter": "none"})).combination.facts(0).macs
+    )
     assert macs == 12 + 4
-    plan = plan_rank(objective, FEW)
+    plan = plan_rank(objective.combination, FEW)
     assert (plan.spread, plan.clipped) == ({"fc1": 0, "fc2": 1}, {})
 
 
 def test_nested_starts_are_prefixes_of_the_highest_rank_of_each_layer():
     spec = allocated(ranks=[FEW, 300, 900], inits=["svd"])
-    together = make_objective(spec)
+    together = make_objective(spec).combination
     for budget in (900, 300, FEW):
-        alone = make_objective(allocated(ranks=[budget], inits=["svd"]))
+        alone = make_objective(allocated(ranks=[budget], inits=["svd"])).combination
         values = middle(Cell(budget, "svd"), alone.search, alone.adapter)
         for name, start in alone.starts(values, 0).items():
             own = together.starts(values, 0)[name]
@@ -269,9 +277,9 @@ def test_nested_starts_are_prefixes_of_the_highest_rank_of_each_layer():
 
 
 def test_a_layers_random_start_is_the_same_whichever_others_are_adapted():
-    objective = make_objective(allocated(ranks=[FEW, 300], inits=["paper"]))
+    combination = make_objective(allocated(ranks=[FEW, 300], inits=["paper"])).combination
     few, more = (
-        objective.starts(middle(Cell(budget, "paper"), objective.search, objective.adapter), 5)["fc2"]
+        combination.starts(middle(Cell(budget, "paper"), combination.search, combination.adapter), 5)["fc2"]
         for budget in (FEW, 300)
     )
     assert not torch.equal(few.A, torch.zeros_like(few.A))
@@ -287,12 +295,12 @@ def test_budgets_are_searched_as_ranks_are_and_cells_that_adapt_other_layers_sha
     assert all(len(own) == spec.search.trials for own in found.values())
     assert sum(origin == "score" for own in asks(study).values() for origin, _ in own) == 2
     for trial in study.trials:
-        assert trial.user_attrs["trainable"] == objective.facts(trial.params["rank"]).trainable
+        assert trial.user_attrs["trainable"] == objective.combination.facts(trial.params["rank"]).trainable
     best = max((t for t in study.trials if t.params["rank"] == FEW and t.value), key=lambda t: (t.value, -t.number))
     cell = Cell(FEW, best.params["init"])
     parameters = kept_of(spec).load(cell, best.number)
     whole = adapted(objective, parameters, best.params["alpha"])
-    correct, images = measure(whole, objective.task.val)
+    correct, images = measure(whole, objective.combination.task.val)
     assert best.value == correct / images
 
 
@@ -303,10 +311,10 @@ def test_a_checkpoint_without_an_adapter_on_some_layer_is_exported_and_loaded(st
     for trial in study.trials[:2]:
         folder = export.save(objective, trial, tmp_path / f"checkpoint-{trial.number}", force=True)
         card = read_card(folder)
-        assert card["method"]["ranks"] == objective.layer_ranks(trial.params["rank"])
-        assert card["size"]["tensor_bytes"] == objective.facts(trial.params["rank"]).size.bytes
-        loaded = load(folder, type(objective.task.model)())
-        correct, _ = measure(loaded, objective.task.test)
+        assert card["method"]["ranks"] == objective.combination.layer_ranks(trial.params["rank"])
+        assert card["size"]["tensor_bytes"] == objective.combination.facts(trial.params["rank"]).size.bytes
+        loaded = load(folder, type(objective.combination.task.model)())
+        correct, _ = measure(loaded, objective.combination.task.test)
         assert card["accuracy"]["recovered"]["test"]["correct"] == correct
 
 
@@ -324,8 +332,8 @@ class Shallow(nn.Module):
 def test_each_set_of_adapted_layers_has_a_cut_of_its_own():
     spec = allocated(by="effective_rank", ranks=[60, 250])
     objective = make_objective(spec, make_task(Shallow))
-    few, all_ = (objective.base(Cell(budget, "svd")) for budget in spec.search.ranks)
+    few, all_ = (objective.bases.of(Cell(budget, "svd")) for budget in spec.search.ranks)
     assert few is not all_
-    assert objective.bases == [few, all_]
-    assert objective.common is all_
-    assert objective.base(Cell(60, "paper")) is few
+    assert objective.bases.shared == [few, all_]
+    assert objective.bases.common is all_
+    assert objective.bases.of(Cell(60, "paper")) is few

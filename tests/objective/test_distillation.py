@@ -14,7 +14,7 @@ from pipeline.objective.objective import Objective
 from pipeline.objective.passes import measure_pass, probe_rows
 from pipeline.results.stored_results import find_winners
 from pipeline.run.estimate import plan_cache
-from pipeline.run.study_run import make_objectives
+from pipeline.run.readiness import make_objectives
 from pipeline.run.winners import score_winners
 from pipeline.space import Values
 from pipeline.store.stored_study import refuse_differences
@@ -76,12 +76,12 @@ def both(spec: StudySpec) -> dict[str, Objective]:
 def test_the_combinations_of_a_study_share_the_teachers_logits(said):
     for objective in both(make_spec(loss=DISTIL)).values():
         for name in ("train", "val"):
-            rows = objective.lessons(objective.common, name)
+            rows = objective.bases.rows(objective.bases.common, name)
             assert isinstance(rows, TensorRows)
-            part = getattr(objective.task, name)
-            torch.testing.assert_close(rows.tensors[-1], objective.task.model(part.images))
+            part = getattr(objective.combination.task, name)
+            torch.testing.assert_close(rows.tensors[-1], objective.combination.task.model(part.images))
             assert torch.equal(rows.labels, part.labels)
-            assert len(rows.tensors) == len(objective.common.rows(name).tensors) + 1
+            assert len(rows.tensors) == len(objective.bases.common.rows(name).tensors) + 1
     assert len([line for line in said if "once over 96 images" in line]) == 2  # the teacher's, and those before fc2
 
 
@@ -93,7 +93,7 @@ def test_without_a_cache_lanes_are_taught_the_same():
         lane = objective.lane(VALUES)
         for _ in range(2):
             objective.train_epoch([lane])
-            objective.release()
+            objective.bases.release()
         curves.append([(epoch.train_loss, epoch.val_loss) for epoch in lane.curve])
     assert curves[0] == [pytest.approx(epoch, rel=1e-4) for epoch in curves[1]]
 
@@ -101,9 +101,9 @@ def test_without_a_cache_lanes_are_taught_the_same():
 def test_a_lane_trains_on_the_loss_that_the_study_file_says():
     objective = make_objective(make_spec(loss={**DISTIL, "labels": 0.25, "smoothing": 0.2}))
     lane = objective.lane(Values(**{**vars(VALUES), "batch_size": 96}))
-    own, task = copy.deepcopy(lane), objective.task
+    own, task = copy.deepcopy(lane), objective.combination.task
     objective.train_epoch([lane])
-    alone = objective.common.program.bind(_one_lane(own), False)(*objective.common.rows("train").tensors)
+    alone = objective.bases.common.program.bind(_one_lane(own), False)(*objective.bases.common.rows("train").tensors)
     p = (task.model(task.train.images) / 2).softmax(1)
     kl = torch.nn.functional.kl_div((alone / 2).log_softmax(1), p, reduction="batchmean")
     hard = torch.nn.functional.cross_entropy(alone, task.train.labels, label_smoothing=0.2)
@@ -117,12 +117,12 @@ def _one_lane(lane: Lane) -> Lanes:
 def test_a_probe_and_a_plan_count_the_teacher():
     taught, plain = make_objective(make_spec(loss=DISTIL)), make_objective()
     ((*_, logits), _) = next(probe_rows(taught, 100).batches(100))
-    assert torch.equal(logits[:32], taught.task.model(taught.task.train.images[:32]))
+    assert torch.equal(logits[:32], taught.combination.task.model(taught.combination.task.train.images[:32]))
     assert measure_pass(taught).images > 0
     assert plan_cache(plain, set()).bytes == 0
     assert plan_cache(taught, set()).bytes == plan_cache(taught, set()).missing_bytes == 4 * 4 * (96 + 80)
     for name in ("train", "val"):
-        taught.lessons(taught.common, name)
+        taught.bases.rows(taught.bases.common, name)
     assert plan_cache(taught, set()).missing_bytes == 0
 
 

@@ -40,14 +40,14 @@ def own_task(module: nn.Module) -> Task:
 
 
 def test_lanes_of_a_model_with_the_batch_first_agree():
-    program = make_objective().common.program
+    program = make_objective().bases.common.program
     assert program.stacks
     assert program.cut is not None
 
 
 def test_a_model_whose_batch_is_not_first_is_found_out():
     spec = make_spec()
-    program = Objective(own_task(SequenceFirst()), spec.combination[0], spec.search).common.program
+    program = Objective(own_task(SequenceFirst()), spec.combination[0], spec.search).bases.common.program
     assert not program.stacks
     assert program.why
 

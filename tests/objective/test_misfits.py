@@ -4,13 +4,13 @@ import pytest
 from tiny_studies import BatchNormNet, make_objective, make_spec, make_task
 
 from pipeline.errors import SpecError
-from pipeline.run.study_run import refuse_misfits
+from pipeline.run.readiness import refuse_misfits
 
 PAIRS = {
-    "factors are wanted, and there are none": ({"adapter": "tou"}, "combination 'x': adapter 'tou'"),
+    "factors are wanted, and there are none": ({"adapter": "tou"}, "combination 'int1-lora': adapter 'tou'"),
     "one scale for all rows": (
         {"compression": {"method": "int1", "scale": "tensor"}, "adapter": {"method": "lora", "scales": True}},
-        "combination 'x': adapter.scales",
+        "combination 'int1-lora': adapter.scales",
     ),
 }
 MODELS = {
@@ -23,7 +23,7 @@ MODELS = {
 def test_a_compression_and_an_adapter_that_do_not_go_together_are_refused(combination, said):
     objective = make_objective(make_spec(combination=combination))
     with pytest.raises(SpecError, match=said):
-        refuse_misfits({"x": objective}, cheaply=True)
+        refuse_misfits([objective.combination], cheaply=True)
 
 
 @pytest.mark.parametrize(("combination", "said"), MODELS.values(), ids=MODELS)
@@ -34,12 +34,12 @@ def test_an_option_that_would_change_nothing_of_the_model_is_refused(combination
 
 def test_what_goes_together_is_not():
     objective = make_objective(make_spec(combination={"batch_norm": "reestimated"}), make_task(BatchNormNet))
-    refuse_misfits({"x": objective})
+    refuse_misfits([objective.combination])
 
 
 def test_damaged_weights_are_left_to_fail_their_combination_alone():
     task = make_task(BatchNormNet)
     objective = make_objective(make_spec(), task)
-    objective.model = objective.model.__class__()
-    objective.model.conv1.weight.data.fill_(float("nan"))
-    refuse_misfits({"x": objective})
+    objective.combination.model = objective.combination.model.__class__()
+    objective.combination.model.conv1.weight.data.fill_(float("nan"))
+    refuse_misfits([objective.combination])

@@ -47,7 +47,7 @@ def test_what_it_returns_is_the_accuracy_of_the_adapted_model_on_the_validation_
     from pipeline.space import Values
 
     lane = train_alone(objective, Values(**VALUES))
-    correct, images = measure(adapted(objective, lane.best_parameters, 4.0), objective.task.val)
+    correct, images = measure(adapted(objective, lane.best_parameters, 4.0), objective.combination.task.val)
     assert objective(fixed()) == correct / images
 
 
@@ -126,7 +126,7 @@ def test_a_rank_above_every_targets_maximum_is_an_error_that_names_it_and_what_i
 
 def test_a_rank_above_one_layers_maximum_is_clipped_there():
     objective = make_objective(make_spec(ranks=[6]))
-    facts = objective.facts(6)
+    facts = objective.combination.facts(6)
     assert facts.ranks == {"fc1": 6, "fc2": 4}
     trial = fixed(rank=6)
     objective(trial)
@@ -135,10 +135,12 @@ def test_a_rank_above_one_layers_maximum_is_clipped_there():
 
 def test_parameters_outside_the_targets_are_left_alone():
     objective = make_objective(make_spec(combination={"targets": ["fc1"]}))
-    before = {key: tensor.clone() for key, tensor in objective.task.model.state_dict().items()}
+    before = {key: tensor.clone() for key, tensor in objective.combination.task.model.state_dict().items()}
     objective(fixed())
-    assert all(torch.equal(tensor, before[key]) for key, tensor in objective.task.model.state_dict().items())
-    assert set(objective.facts(2).ranks) == {"fc1"}
+    assert all(
+        torch.equal(tensor, before[key]) for key, tensor in objective.combination.task.model.state_dict().items()
+    )
+    assert set(objective.combination.facts(2).ranks) == {"fc1"}
 
 
 def test_a_users_own_task_needs_no_study_file():
@@ -182,10 +184,10 @@ def test_from_file_gives_the_combination_that_is_named_or_the_first(tmp_path: Pa
         sampler = { startup = 1 }
         """
     )
-    first = Objective.from_file(path)
-    assert (first.combination.name, first.seed, first.targets) == ("first", 5, ["fc1", "fc2"])
+    first = Objective.from_file(path).combination
+    assert (first.name, first.seed, first.targets) == ("first", 5, ["fc1", "fc2"])
     second = Objective.from_file(str(path), "second")
-    assert second.targets == ["fc2"]
+    assert second.combination.targets == ["fc2"]
     assert 0 <= second(fixed(batch_size=256)) <= 1
     with pytest.raises(SpecError, match="no combination 'third'; it has: first, second"):
         Objective.from_file(path, "third")

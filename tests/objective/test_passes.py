@@ -102,7 +102,7 @@ def test_a_measured_pass_is_usable_and_measuring_it_changes_nothing(two_threads,
     monkeypatch.setattr(cohorts, "MOST", 8)
     objective = make_objective()
     state, before = torch.get_rng_state(), random.getstate()
-    model = {name: tensor.clone() for name, tensor in objective.compressed.model.state_dict().items()}
+    model = {name: tensor.clone() for name, tensor in objective.combination.compressed.model.state_dict().items()}
     images = make_task().train.images.clone()
     values = Values(2, "svd", 4.0, "adam", 1e-2, 16)
     start = copy.deepcopy(objective.lane(values))
@@ -114,7 +114,9 @@ def test_a_measured_pass_is_usable_and_measuring_it_changes_nothing(two_threads,
     assert torch.equal(torch.get_rng_state(), state)
     assert random.getstate() == before
     assert torch.get_num_threads() == 2
-    assert all(torch.equal(tensor, model[name]) for name, tensor in objective.compressed.model.state_dict().items())
+    assert all(
+        torch.equal(tensor, model[name]) for name, tensor in objective.combination.compressed.model.state_dict().items()
+    )
     assert torch.equal(make_task().train.images, images)
     assert_at_start(objective.lane(values), start.parameters)
 
@@ -149,7 +151,7 @@ def test_the_fewest_lanes_that_come_near_the_best_rate_are_taken_and_what_is_slo
 
 def test_a_model_that_takes_one_lane_a_pass_is_measured_with_one(monkeypatch):
     objective = make_objective()
-    objective.common.program = replace(objective.common.program, stacks=False)
+    objective.bases.common.program = replace(objective.bases.common.program, stacks=False)
     size = measure_pass(objective)
     assert size.images == 32
     assert not size.stacks
@@ -162,7 +164,7 @@ def test_a_probe_repeats_a_few_images_with_their_labels():
     assert len(rows) == 100
     images, labels = next(iter(make_task().train.batches(32, torch.arange(32))))
     ((inputs, own),) = rows.batches(100)
-    expected = objective.common.program.inputs(images)
+    expected = objective.bases.common.program.inputs(images)
     places = torch.arange(100) % 32
     assert torch.equal(own, labels[places])
     assert all(torch.equal(tensor, other[places]) for tensor, other in zip(inputs, expected, strict=True))

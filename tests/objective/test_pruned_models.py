@@ -69,19 +69,19 @@ def test_lora_trains_on_a_pruned_resnet_and_comes_back_from_a_file():
 def test_an_objective_trains_and_sizes_a_pruned_model(compression, module):
     task = make_task(module)
     objective = make_objective(make_spec(combination={"compression": compression}), task)
-    small, facts = objective.compressed_size, objective.facts(2)
+    small, facts = objective.combination.compressed_size, objective.combination.facts(2)
     assert small.dense_bytes == sum(tensor.nbytes for tensor in task.model.state_dict().values())
     assert small.bytes < 0.7 * small.dense_bytes
     assert small.bytes < facts.size.bytes
-    assert facts.ranks == dict.fromkeys(objective.targets, 2)
+    assert facts.ranks == dict.fromkeys(objective.combination.targets, 2)
     for init in ("paper", "svd"):
         lane = objective.lane(Values(2, init, 4.0, "adam", 1e-2, 16))
         start = adapted(objective, lane.parameters, 4.0)
-        assert measure(start, task.val) == measure(objective.compressed.model, task.val)
+        assert measure(start, task.val) == measure(objective.combination.compressed.model, task.val)
         objective.train_epoch([lane])
         assert lane.failure is None
         assert lane.curve
-        tensors = pack_model(objective.compressed, objective.adapter, lane.parameters)
+        tensors = pack_model(objective.combination.compressed, objective.combination.adapter, lane.parameters)
         assert sum(tensor.nbytes for tensor in tensors.values()) == facts.size.bytes
 
 
@@ -90,6 +90,6 @@ def test_a_pruned_transformer_is_held_against_the_whole_one():
     images, labels = torch.randn(12, 3, 32, 32), torch.arange(12) % 3
     task = Task(vit, *[(images, labels)] * 3)
     objective = make_objective(make_spec(combination={"compression": "prune_magnitude"}), task)
-    assert objective.common.program.cut is not None
-    for model in (objective.model, objective.compressed.model):
+    assert objective.bases.common.program.cut is not None
+    for model in (objective.combination.model, objective.combination.compressed.model):
         assert score_model(objective, model, "val") == measure(model, task.val)

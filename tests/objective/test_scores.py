@@ -26,22 +26,22 @@ MIDDLE = {"alpha": math.sqrt(8), "optimizer": "adam", "lr": 1e-2, "batch_size": 
 
 
 def start_of(objective, cell):
-    values = middle(cell, objective.search, objective.adapter)
+    values = middle(cell, objective.combination.search, objective.combination.adapter)
     return adapted(objective, objective.lane(values).parameters, values.alpha)
 
 
 def test_the_middle_of_a_log_range_is_its_geometric_mean_and_of_choices_the_first():
     objective = make_objective(make_spec(alpha={"low": 2, "high": 4}))
-    values = middle(Cell(2, "svd"), objective.search, objective.adapter)
+    values = middle(Cell(2, "svd"), objective.combination.search, objective.combination.adapter)
     assert values.params() == {"rank": 2, "init": "svd", **MIDDLE, "alpha": 3.0, "lr": pytest.approx(1e-2)}
     fixed = make_objective(make_spec(lr={"low": 0.1, "high": 0.1, "log": True}))
-    assert middle(Cell(2, "svd"), fixed.search, fixed.adapter).lr == 0.1
+    assert middle(Cell(2, "svd"), fixed.combination.search, fixed.combination.adapter).lr == 0.1
 
 
 def test_the_accuracy_of_a_cell_is_that_of_its_whole_model_at_its_start():
     objective = make_objective()
     for score in score_cells(objective):
-        correct, images = measure(start_of(objective, score.cell), objective.task.val)
+        correct, images = measure(start_of(objective, score.cell), objective.combination.task.val)
         assert (score.accuracy, score.images) == (correct / images, images)
 
 

@@ -18,7 +18,8 @@ from pipeline.config.spec import StudySpec
 from pipeline.export.checkpoint import load
 from pipeline.export.selection import export_ranks
 from pipeline.results.stored_results import read_results
-from pipeline.run.study_run import RunOptions, make_objectives, run_study
+from pipeline.run.readiness import make_objectives
+from pipeline.run.study_run import RunOptions, run_study
 from pipeline.store.database import open_storage
 from pipeline.store.kept_adapters import Kept
 from pipeline.task import count_correct, prepare

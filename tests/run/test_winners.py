@@ -93,7 +93,7 @@ def test_three_seeds_give_three_test_scores_and_their_spread(storage, counting_t
     (result,) = read_results(storage, "tiny")
     for cell in result.cells:
         assert len({tested.seed for tested in cell.tested}) == 3
-        assert cell.tested[0].seed == objective.seed
+        assert cell.tested[0].seed == objective.combination.seed
         assert cell.tested[0].val.accuracy == pytest.approx(cell.best.value)
         mean, deviation = cell.test_spread()
         assert mean == pytest.approx(sum(tested.test.accuracy for tested in cell.tested) / 3)

@@ -277,10 +277,10 @@ def test_published_fault_batch_norm_statistics_stay_as_they_were_and_so_does_eva
     before = {key: tensor.clone() for key, tensor in task.model.state_dict().items()}
     spec = make_spec(trials=4, epochs=2)
     objective = make_objective(spec, task)
-    assert objective.targets == ["conv1", "conv2", "head"]
+    assert objective.combination.targets == ["conv1", "conv2", "head"]
     study = search(storage, spec, objective=objective)
     assert any(trial.state == TrialState.COMPLETE for trial in study.trials)
-    for model in (task.model, objective.compressed.model):
+    for model in (task.model, objective.combination.compressed.model):
         assert not any(module.training for module in model.modules())
         for key, tensor in model.state_dict().items():
             if key.startswith("bn"):

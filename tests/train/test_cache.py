@@ -462,18 +462,18 @@ def test_each_part_of_a_task_each_preprocessing_and_other_images_have_caches_of_
         features = make()
         for name in ("train", "val", "test"):
             objective = make_objective(features, **settings)
-            rows = objective.common.source(name)
-            images = getattr(objective.task, name).images
-            torch.testing.assert_close(rows.tensors[0], objective.common.program.cut.stem(images)[0])
+            rows = objective.bases.common.source(name)
+            images = getattr(objective.combination.task, name).images
+            torch.testing.assert_close(rows.tensors[0], objective.bases.common.program.cut.stem(images)[0])
             expected += 1
             assert len(folders(features)) == expected
     with CheckedBy(never):
-        make_objective(make()).common.source("val")
+        make_objective(make()).bases.common.source("val")
 
 
 def test_without_room_for_a_cache_the_stem_runs_in_every_epoch_and_gives_the_same_rows(make):
     small = make(folder=make().folder / "small", limit=10)
-    cached, computed = (make_objective(features).common.source("train") for features in (make(), small))
+    cached, computed = (make_objective(features).bases.common.source("train") for features in (make(), small))
     assert isinstance(computed, ComputedRows)
     order = torch.randperm(20)
     for some, other in zip(cached.batches(8, order), computed.batches(8, order), strict=True):
