@@ -20,4 +20,4 @@ def test_an_example_runs_and_prints_accuracies(path, tmp_path):
     assert process.returncode == 0, process.stderr
     shares = [float(share) for share in re.findall(r"([\d.]+)%", process.stdout)]
     assert len(shares) >= 3
-    assert max(shares) > 95
+    assert max(shares) > 90
