@@ -8,10 +8,11 @@ from functools import cached_property
 import torch
 
 from pipeline.adapt.contract import blank
+from pipeline.cell import Cell
 from pipeline.compress.layers import on_device
 from pipeline.objective.base import Base
 from pipeline.objective.combination import Combination
-from pipeline.space import Cell, cells
+from pipeline.space import cells
 from pipeline.train.cache.feature_cache import FeatureCache
 from pipeline.train.cut.program import Probe
 from pipeline.train.recipe import Recipe

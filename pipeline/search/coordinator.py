@@ -91,14 +91,11 @@ class Coordinator:
         Raises:
             StopTraining: ``check_stop`` said so. Trials that had ended are stored, the others will be asked for again.
         """
-        search, space = (
-            self.objective.combination.search,
-            cell_space(self.objective.combination.search, self.objective.combination.adapter),
-        )
+        combination = self.objective.combination
+        search, space = combination.search, cell_space(combination.search, combination.adapter)
         first = self._first_values()
         self._histories = {
-            cell: History(cell, search, space, self.objective.combination.seed, first.get(cell))
-            for cell in cells(search)
+            cell: History(cell, search, space, combination.seed, first.get(cell)) for cell in cells(search)
         }
         self._publish(_Wave({}))
         while asks := self._ask():

@@ -109,7 +109,7 @@ def trial_milliseconds(stored: int, database: Path, classes: int, waves: int = 4
             objective = UntrainedObjective(task, spec.combination[0], spec.search)
             pinned = {"search": measured.search.model_dump(mode="json")}
             stored_study = create_or_resume(
-                storage, "benchmark/int1-lora", pinned, {}, study_facts(measured, objective)
+                storage, "benchmark/int1-lora", pinned, {}, study_facts(measured, objective.combination)
             )
             Coordinator(objective, stored_study, Kept("benchmark", "int1-lora"), Pass(0, lanes=16)).run()
         storage.remove_session()

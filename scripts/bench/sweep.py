@@ -14,6 +14,7 @@ from bench.sizes import Sizes
 from bench.tasks import head_task, resnet_task, study, train_all
 from pipeline.config.spec import ComputeSpec
 from pipeline.environment import keep_freed_memory
+from pipeline.objective.combination import Combination
 from pipeline.objective.objective import Objective
 from pipeline.objective.passes import Pass
 from pipeline.space import Values
@@ -84,11 +85,11 @@ def cache_cost(images: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         task, spec = resnet_task(images), study(["int1"], ["fc"], batch_size=[32], ranks=[8], trials=10)
         cached, uncached = (
-            Objective(task, spec.combination[0], spec.search, compute, features=FeatureCache(Path(folder)))
+            Objective.of(Combination(task, spec.combination[0], spec.search), compute, FeatureCache(Path(folder)))
             for compute in (ComputeSpec(), ComputeSpec(cache="off"))
         )
         started = time.perf_counter()
-        cached.common.source("train")
+        cached.bases.common.source("train")
         seconds = time.perf_counter() - started
         values = [Values(8, "svd", 16.0, name, 1e-3, 32) for name in ("adam", "sgd")]
         pair = [train_all(objective, values, 1, Pass(0, lanes=2)) for objective in (cached, uncached)]

@@ -27,7 +27,9 @@ from torch import Tensor, nn
 
 from pipeline.config.combination_spec import CombinationSpec
 from pipeline.config.search_spec import SearchSpec
+from pipeline.config.spec import ComputeSpec
 from pipeline.guard import StopTraining
+from pipeline.objective.combination import Combination
 from pipeline.objective.objective import Objective
 from pipeline.task import Task
 from pipeline.task.parts import DatasetPart, TensorPart
@@ -453,7 +455,7 @@ def make_objective(features: FeatureCache, preprocessing: str = "none", seed: in
     search = {"ranks": [1], "inits": ["svd"], "alpha": 1, "optimizer": ["adam"], "lr": {"low": 1e-3, "high": 1e-2}}
     search |= {"batch_size": [8], "epochs": 1, "trials": 6}
     spec = CombinationSpec.model_validate(table), SearchSpec.model_validate(search)
-    return Objective(task, *spec, features=features)
+    return Objective.of(Combination(task, *spec), ComputeSpec(), features)
 
 
 def test_each_part_of_a_task_each_preprocessing_and_other_images_have_caches_of_their_own(make):
