@@ -1,12 +1,14 @@
 # Sourced by the scripts beside it: `prepare_environment EXTRA` makes the virtual environment, or uses it again when it
-# is whole. It is .venv in the project's root unless VENV names another folder; PYTHON names the interpreter to make it.
+# is complete. It is .venv in the project's root unless VENV names another folder; PYTHON names the interpreter for a
+# new one. The exact versions are those of the file $constraints.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 VENV=${VENV:-$root/.venv}
+constraints=$root/scripts/constraints.txt
 
 say() { printf '%s\n' "$*" >&2; }
 
-is_whole() {
+is_complete() {
   "$VENV/bin/python" - 2>/dev/null <<'PY'
 import optuna_dashboard, timm
 from pipeline.environment import require_matching_torchvision
@@ -14,26 +16,43 @@ require_matching_torchvision()
 PY
 }
 
+# The folder that restora is installed from in $VENV; nothing if it is not installed there.
+installed_root() {
+  [ -x "$VENV/bin/python" ] || return 0
+  "$VENV/bin/python" -P - 2>/dev/null <<'PY' || true
+import json
+from importlib.metadata import distribution
+from urllib.parse import unquote, urlsplit
+origin = distribution("restora").read_text("direct_url.json")
+print(unquote(urlsplit(json.loads(origin)["url"]).path) if origin else "a package index")
+PY
+}
+
 prepare_environment() {
-  local extra=$1 stamp wanted python
+  local extra=$1 stamp wanted python other
+  other=$(installed_root)
+  if [ -n "$other" ] && [ "$other" != "$root" ] && [ -e "$other" ]; then
+    say "error: $VENV belongs to the checkout $other; leave VENV out, or name another folder: VENV=$root/.venv bash $0"
+    exit 2
+  fi
   stamp="$VENV/.restora-$extra"
-  wanted=$(cat "$root/pyproject.toml" "$root/scripts/constraints.txt" | cksum)
-  if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && is_whole; then
+  wanted=$(cat "$root/pyproject.toml" "$constraints" | cksum)
+  if [ "$other" = "$root" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && is_complete; then
     return
   fi
   python=${PYTHON:-python3}
   if ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'; then
-    say "error: $("$python" --version 2>&1) cannot be used; install Python 3.11, 3.12 or 3.13, or name it: PYTHON=python3.12 bash $0"
+    say "error: $("$python" --version 2>&1) is not supported; install Python 3.11, 3.12 or 3.13, or name it: PYTHON=python3.12 bash $0"
     exit 2
   fi
   say "installing $root into $VENV (torch brings its CUDA libraries along: 5.6 GB, some minutes)"
   [ -x "$VENV/bin/python" ] || "$python" -m venv "$VENV"
   "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
-    --constraint "$root/scripts/constraints.txt" --editable "$root[$extra]"
-  if ! is_whole; then
-    # A torch that is there already may satisfy pip without being the one that torchvision was built for.
+    --constraint "$constraints" --editable "$root[$extra]"
+  if ! is_complete; then
+    # A torch that was installed before may satisfy pip without being the one that torchvision was built for.
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --force-reinstall \
-      --constraint "$root/scripts/constraints.txt" torch torchvision
+      --constraint "$constraints" torch torchvision
     "$VENV/bin/python" -c 'from pipeline.environment import require_matching_torchvision as r; r()'
   fi
   printf '%s\n' "$wanted" >"$stamp"

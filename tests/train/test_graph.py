@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from packaging.version import Version
 from random_lanes import Calls, Trial, alone, in_stacks, made, trials
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -150,6 +151,8 @@ CUTS = {
 def test_stages_give_the_logits_of_the_whole_adapted_model(build, side, patterns, frontier):
     model = (timm.create_model(build, num_classes=5) if isinstance(build, str) else build()).double().eval()
     images, targets = torch.randn(3, 3, side, side, dtype=torch.float64), find_targets(model, patterns)
+    if frontier == ["layers_2_downsample"] and Version(timm.__version__) < Version("1.0.31"):
+        pytest.skip("older versions of timm's swin have no row per image there; every image then takes the whole model")
     stages = cut_at(model, targets, images)
     assert (stages.stem is None) == (frontier is None)
     assert list(stages.names) == (frontier or ["images"])

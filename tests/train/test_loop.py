@@ -396,6 +396,8 @@ def test_how_numbers_are_computed_changes_losses_little(name, cached, compute, n
         assert [lane.curve for lane in lanes] != [lane.curve for lane in plain]
 
 
+# torch 2.6 warns of its own compiler, which instantiates what it traces.
+@pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'> should not be:DeprecationWarning")
 def test_a_compiled_training_is_the_same(monkeypatch):
     # Without the last stage of the compiler, which takes 20 s and changes no number but by rounding.
     compiled, torchs = [], torch.compile

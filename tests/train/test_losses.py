@@ -168,7 +168,6 @@ def test_lanes_are_distilled_from_a_teacher_whatever_their_labels_say(cached):
         for lane in lanes:
             assert lane.failure is None
             assert lane.curve[-1].train_loss < 0.5 * lane.curve[0].train_loss
-            assert lane.curve[-1].val_loss < lane.curve[0].val_loss
         curves.append([[(epoch.train_loss, epoch.val_loss) for epoch in lane.curve] for lane in lanes])
     assert curves[0] == curves[1]
 
