@@ -40,13 +40,14 @@ if TYPE_CHECKING:
     from pipeline.objective.allocations.contract import Allocation as Allocation
     from pipeline.search.contract import Pruner as Pruner
     from pipeline.search.contract import Sampler as Sampler
+    from pipeline.task.contract import Metric as Metric
     from pipeline.task.data.contract import DataSource as DataSource
     from pipeline.task.models.contract import ModelSource as ModelSource
     from pipeline.train.contract import Optimizer as Optimizer
     from pipeline.train.contract import Schedule as Schedule
     from pipeline.train.losses.contract import Loss as Loss
 else:  # those modules import this one; at run time a field is validated by its registry, whatever its type
-    Adapter = Allocation = Compression = DataSource = Init = Loss = Method
+    Adapter = Allocation = Compression = DataSource = Init = Loss = Metric = Method
     ModelSource = Optimizer = Pruner = Sampler = Schedule = Method
 
 M = TypeVar("M", bound=Method)
@@ -145,6 +146,7 @@ class Registry(Generic[M]):
 
 MODELS = Registry["ModelSource"]("model source", "source", "pipeline.task.models")
 DATASETS = Registry["DataSource"]("data set", "source", "pipeline.task.data")
+METRICS = Registry["Metric"]("metric", "method", "pipeline.task.metrics", written_as_name=True)
 COMPRESSIONS = Registry["Compression"]("compression", "method", "pipeline.compress.methods")
 ADAPTERS = Registry["Adapter"]("adapter", "method", "pipeline.adapt.methods")
 INITS = Registry["Init"]("init", "method", "pipeline.adapt.inits")
@@ -158,6 +160,7 @@ PRUNERS = Registry["Pruner"]("pruner", "method", "pipeline.search.pruners", defa
 REGISTRIES: dict[str, "Registry[Any]"] = {
     "models": MODELS,
     "datasets": DATASETS,
+    "metrics": METRICS,
     "compressions": COMPRESSIONS,
     "adapters": ADAPTERS,
     "inits": INITS,

@@ -5,10 +5,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.config.fields import Count
-from pipeline.config.registry import DATASETS, MODELS, DataSource, ModelSource
+from pipeline.config.registry import DATASETS, METRICS, MODELS, DataSource, Metric, ModelSource
 from pipeline.config.table import Config
 
-Metric = Literal["accuracy", "agreement"]
 TorchOptimizer = Literal["adam", "adamw", "sgd"]
 """Optimizers of ``torch.optim``, for parameters that are trained outside the search."""
 
@@ -48,13 +47,14 @@ class TaskSpec(Config):
     """Fractions of the parts."""
     baseline: BaselineSpec | None = None
     """How the model is trained before it is compressed."""
-    metric: Metric = "accuracy"
-    """``accuracy`` counts right answers; ``agreement`` counts answers equal to those of the uncompressed model."""
+    metric: Annotated[Metric, METRICS] = Field("accuracy", validate_default=True)
+    """What trials are judged by: ``accuracy``, or ``agreement`` with the uncompressed model."""
 
     @model_validator(mode="after")
     def _has_labels_to_train_on(self) -> Self:
-        if self.metric == "agreement" and self.baseline is not None:
+        if not self.metric.uses_labels and self.baseline is not None:
             raise ValueError(
-                'metric = "agreement" uses no labels, so [task.baseline] has nothing to train on; leave one of them out'
+                f'metric = "{self.metric.name}" uses no labels, so [task.baseline] has nothing to train on; leave '
+                f"one of them out"
             )
         return self

@@ -3,15 +3,15 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from pipeline.config.task_spec import Metric
+from pipeline.config.registry import METRICS, Method
 from pipeline.errors import IntegrityError
 from pipeline.hashes import fingerprint, hash_tensors, hash_weights
-from pipeline.task.metrics.agreement import PredictedPart
 from pipeline.task.parts import READ_BATCH, Part, PartField
 
 __all__ = ["Part", "Task", "check_parts"]
@@ -78,6 +78,29 @@ def _hash_part(part: Part) -> str:
     return hash_tensors(("images", images) for images, _ in part.batches(READ_BATCH))
 
 
+class Metric(Method):
+    """What trials are judged by: the share of images for which a model ranks the label's class first.
+
+    A metric may replace the labels of the data set by labels of its own.
+    """
+
+    uses_labels: ClassVar[bool] = True
+    """Whether the labels come from the data set. If not, they come from a trained model, so no baseline is trained."""
+
+    def relabelled(
+        self, part: Part, model: nn.Module, device: str | torch.device | None = None, file: Path | None = None
+    ) -> Part:
+        """The part with the labels of this metric; by default those of the data set.
+
+        Args:
+            part: The images, with the labels of the data set.
+            model: The uncompressed model, in eval mode.
+            device: Where ``model`` runs; by default where it is.
+            file: File in which computed labels may be kept; its name is a hash of everything that they depend on.
+        """
+        return part
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """A model and its data, from a study file or from a user's own module and data sets.
@@ -103,7 +126,7 @@ class Task:
     train: PartField = PartField()
     val: PartField = PartField()
     test: PartField = PartField()
-    metric: Metric = "accuracy"
+    metric: str = "accuracy"
     description: Mapping[str, Any] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
 
@@ -120,11 +143,12 @@ class Task:
         if "classes" not in description:
             description["classes"] = _outputs(model, parts["train"])
         hashes = {**self._missing_hashes(model, parts), **self.hashes}
-        if self.metric == "agreement":
-            check_filled(**parts)
-            parts = {n: p if isinstance(p, PredictedPart) else PredictedPart(p, model) for n, p in parts.items()}
-        else:
+        metric = METRICS.parse(self.metric)
+        if metric.uses_labels:
             check_parts(**parts, classes=description["classes"])
+        else:
+            check_filled(**parts)
+        parts = {name: metric.relabelled(part, model) for name, part in parts.items()}
         for name, value in {"model": model, **parts, "description": description, "hashes": hashes}.items():
             object.__setattr__(self, name, value)
 
@@ -144,8 +168,9 @@ class Task:
             hashes["weights"] = hash_weights(model)
         if "data" not in self.hashes:
             hashes["data"] = fingerprint({name: _hash_part(part) for name, part in parts.items()})
-        if "split" not in self.hashes and self.metric == "agreement":  # the labels follow from weights and data
-            hashes["split"] = fingerprint([self.metric, {name: len(part) for name, part in parts.items()}])
-        elif "split" not in self.hashes:
-            hashes["split"] = hash_tensors((name, part.labels) for name, part in parts.items())
+        if "split" not in self.hashes:
+            if METRICS.parse(self.metric).uses_labels:
+                hashes["split"] = hash_tensors((name, part.labels) for name, part in parts.items())
+            else:  # the labels follow from weights and data
+                hashes["split"] = fingerprint([self.metric, {name: len(part) for name, part in parts.items()}])
         return hashes

@@ -96,7 +96,7 @@ def refuse_bad_data(spec: TaskSpec, hashes: Mapping[str, str], *, begun: bool) -
 
 def check_images(spec: TaskSpec, images: Images) -> Iterator[Finding]:
     """Check the labels of a data set, decode every image, and look for images in both train and test."""
-    if spec.metric == "accuracy":  # agreement uses no labels
+    if spec.metric.uses_labels:
         yield _labels_in_range(images)
         yield _classes_have_images(images)
     train = _decode_all(images.train)
@@ -109,7 +109,7 @@ def _model_loads(spec: TaskSpec, classes: int) -> Finding:
     what = "model loads"
     try:
         with torch.random.fork_rng(devices=[]):
-            model = spec.model.load(spec.model.pretrained_classes() if spec.metric == "agreement" else classes)
+            model = spec.model.load(classes if spec.metric.uses_labels else spec.model.pretrained_classes())
     except RestoraError as error:
         return Finding(what, False, str(error))
     size = sum(parameter.numel() for parameter in model.parameters())

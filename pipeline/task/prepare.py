@@ -17,7 +17,7 @@ from pipeline.task.baseline import load_baseline, save_baseline
 from pipeline.task.baseline import train_baseline as train
 from pipeline.task.contract import Task, check_parts
 from pipeline.task.data.contract import Images, Items
-from pipeline.task.metrics.agreement import PredictedPart, predictions_file
+from pipeline.task.metrics.agreement import predictions_file
 from pipeline.task.models.contract import Preprocessing
 from pipeline.task.parts import DatasetPart, Part
 from pipeline.task.split import Split, split
@@ -62,15 +62,13 @@ def prepare(spec: TaskSpec, *, device: str | torch.device = "cpu", train_baselin
             for _ in _train(opened, key, device):
                 pass
         description["trained"] = trained or train_baseline
-    if spec.metric == "agreement":
-        hashes |= {"weights": hash_weights(model), "split": fingerprint([hashes["split"], spec.metric])}
-        key = fingerprint({**description, **hashes})
-        model.eval()
-        parts = {
-            name: PredictedPart(part, model, device=device, file=predictions_file(key, name))
-            for name, part in parts.items()
-        }
-    return Task(model, **parts, metric=spec.metric, description=description, hashes=hashes)
+    if not spec.metric.uses_labels:
+        hashes |= {"weights": hash_weights(model), "split": fingerprint([hashes["split"], spec.metric.name])}
+    key, model = fingerprint({**description, **hashes}), model.eval()
+    parts = {
+        name: spec.metric.relabelled(part, model, device, predictions_file(key, name)) for name, part in parts.items()
+    }
+    return Task(model, **parts, metric=spec.metric.name, description=description, hashes=hashes)
 
 
 def baseline_epochs(spec: TaskSpec, device: str | torch.device = "cpu") -> Iterator[nn.Module]:
@@ -92,10 +90,10 @@ def _train(opened: _Opened, key: str, device: str | torch.device) -> Iterator[nn
 
 
 def _open(spec: TaskSpec) -> _Opened:
-    if spec.metric == "agreement" and not spec.model.pretrained:
+    if not spec.metric.uses_labels and not spec.model.pretrained:
         raise SpecError(
-            f"task.metric = \"agreement\" needs a trained model, and task.model '{spec.model.name}' has none: give "
-            f"it hub, weights or a checkpoint"
+            f"task.metric = \"{spec.metric.name}\" needs a trained model, and task.model '{spec.model.name}' has none: "
+            f"give it hub, weights or a checkpoint"
         )
     if spec.baseline is None and not spec.model.pretrained:
         raise SpecError(
@@ -112,11 +110,11 @@ def _open(spec: TaskSpec) -> _Opened:
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would seed the generators of the GPUs too.
         torch.default_generator.manual_seed(spec.split.seed)
-        classes = spec.model.pretrained_classes() if spec.metric == "agreement" else len(images.classes)
+        classes = len(images.classes) if spec.metric.uses_labels else spec.model.pretrained_classes()
         model = spec.model.load(classes)
     preprocessing = spec.model.preprocessing(model)
     parts = _parts(images, divided, preprocessing)
-    if spec.metric == "accuracy":
+    if spec.metric.uses_labels:
         check_parts(**parts, classes=classes)
     hashes = {"data": images.fingerprint(), "split": divided.hash()}
     description: dict[str, Any] = {

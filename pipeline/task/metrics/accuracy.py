@@ -3,7 +3,14 @@
 import torch
 from torch import nn
 
+from pipeline.config.registry import METRICS
+from pipeline.task.contract import Metric
 from pipeline.task.parts import Part
+
+
+@METRICS.register("accuracy")
+class Accuracy(Metric):
+    """The share of images whose class the model ranks first."""
 
 
 def count_correct(model: nn.Module, part: Part, device: str | torch.device = "cpu", batch_size: int = 256) -> int:

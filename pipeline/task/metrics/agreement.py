@@ -5,12 +5,15 @@ import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.config.registry import METRICS
 from pipeline.hashes import fingerprint
 from pipeline.paths import ANSWERS
+from pipeline.task.contract import Metric
 from pipeline.task.parts import READ_BATCH, DatasetPart, Part, TensorPart, logged_batches
 from pipeline.task.tensor_cache import read_tensors, write_tensors
 
@@ -28,6 +31,18 @@ def predictions_file(key: str, part: str) -> Path:
         part: The name of the part.
     """
     return ANSWERS / f"{fingerprint([key, part])}.safetensors"
+
+
+@METRICS.register("agreement")
+class Agreement(Metric):
+    """The share of images that the model classifies as the uncompressed model does; no labels are needed."""
+
+    uses_labels: ClassVar[bool] = False
+
+    def relabelled(
+        self, part: Part, model: nn.Module, device: str | torch.device | None = None, file: Path | None = None
+    ) -> Part:
+        return part if isinstance(part, PredictedPart) else PredictedPart(part, model, device=device, file=file)
 
 
 class PredictedPart:
