@@ -102,11 +102,8 @@ def load_factors(tensors: Mapping[str, Tensor], shape: tuple[int, int], methods:
         k = len(parts[1]["dense"])
     else:
         k = int(tensors["rank"])
-    first, second = (
-        method.load_weight(part, factor_shape, 1)
-        for method, part, factor_shape in zip(methods, parts, ((shape[0], k), (k, shape[1])), strict=True)
-    )
-    return FactorWeight(first, second, values)
+    first = methods[0].load_weight(parts[0], (shape[0], k), 1)
+    return FactorWeight(first, methods[1].load_weight(parts[1], (k, shape[1]), 1), values)
 
 
 def _parse_factor_method(table: object) -> LayerCompression:
