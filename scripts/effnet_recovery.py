@@ -20,7 +20,7 @@ from bench.requirements import require_package, require_path
 from pipeline import paths
 from pipeline.environment import choose_device
 from pipeline.guard import Guard
-from pipeline.results.stored_results import read_results
+from pipeline.results.reading import read_results
 from pipeline.run.study_run import RunOptions, run_study
 from pipeline.store.database import open_storage
 from pipeline.terminal.console import Console

@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from pipeline.config.spec import StudySpec
-    from pipeline.results.stored_results import CombinationResult
+    from pipeline.results.combination_result import CombinationResult
 
 app = typer.Typer(
     name="restora",
@@ -51,7 +51,7 @@ def results_of(study: str, storage: str | None, *others: str) -> "list[Combinati
     """Read the stored results of a study, followed by those of ``others``."""
     from pipeline.config.study_file import stored_name
     from pipeline.paths import default_database
-    from pipeline.results.stored_results import read_results
+    from pipeline.results.reading import read_results
     from pipeline.store.database import open_storage, storage_errors
 
     url = storage or default_database()

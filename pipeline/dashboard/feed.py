@@ -11,9 +11,9 @@ from pipeline.dashboard.note import combination_note, study_note
 from pipeline.dashboard.plots import draw_plots
 from pipeline.dashboard.study_board import write_board
 from pipeline.dashboard.summary_study import open_summary, update_summary
+from pipeline.results.combination_result import CombinationResult
 from pipeline.results.progress import Progress
-from pipeline.results.so_far import Winners, read_so_far
-from pipeline.results.stored_results import CombinationResult
+from pipeline.results.reading import Winners, read_tallied
 from pipeline.search.events import Events, Moment
 from pipeline.store.database import Database
 from pipeline.store.optuna_tables import study_id_of
@@ -97,7 +97,7 @@ class Feed(Events):
             (self._pictures if pictures else self._notes).add(time.perf_counter() - start)
 
     def _update(self, *, pictures: bool) -> None:
-        results = read_so_far(self._storage, self._study, self._winners)
+        results = read_tallied(self._storage, self._study, self._winners)
         if not results:
             return
         for result in results:

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.results.recovered import cell_recovery, winner_accuracy
-from pipeline.results.stored_results import CellResult, CombinationResult, Score, latest_run
+from pipeline.results.combination_result import CellResult, CombinationResult, Score, latest_run
+from pipeline.results.comparison import cell_recovery, compared_part, winner_accuracy
 from pipeline.wording import NOTHING, cell_name, counted, init_name, listed, percent, size
 
 LINE = "*What you write below this line is kept.*"
@@ -57,7 +57,7 @@ def study_note(results: Sequence[CombinationResult]) -> str:
 def _table(results: Sequence[CombinationResult]) -> str:
     """Original, only compressed, and the best of each rank, of one combination or of several."""
     several = len(results) > 1
-    part = "test" if all(cell.tested for result in results for cell in result.cells if cell.best) else "val"
+    part = compared_part(results)
     first, metric = results[0], results[0].metric
     won = f"won back on {PARTS[part]} (%)"
     names = [f"validation {metric} (%)", f"test {metric} (%)", "size", "times smaller", won, "trial"]

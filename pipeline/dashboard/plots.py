@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from pipeline.report.figures.contract import Figure
-from pipeline.results.stored_results import CombinationResult
+from pipeline.results.combination_result import CombinationResult
 
 DIGITS = 6
 """Of numbers; a screen shows four."""

@@ -12,8 +12,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
 
-from pipeline.results.recovered import cell_recovery, winner_accuracy
-from pipeline.results.stored_results import CellResult, CombinationResult
+from pipeline.results.combination_result import CellResult, CombinationResult
+from pipeline.results.comparison import cell_recovery, winner_accuracy
 from pipeline.store.optuna_tables import (
     backend_of,
     begin_trial,

@@ -8,7 +8,7 @@ from pipeline.cell import Cell
 from pipeline.environment import versions
 from pipeline.numbers import wilson
 from pipeline.objective.combination import Combination
-from pipeline.results.stored_results import CellResult, CombinationResult, Score
+from pipeline.results.combination_result import CellResult, CombinationResult, Score
 from pipeline.run.winners import Recovered, values_of
 
 

@@ -13,7 +13,7 @@ from pipeline.export.checkpoint import WEIGHTS, read_card, refuse_existing, writ
 from pipeline.export.pack import pack_model
 from pipeline.objective.objective import Objective
 from pipeline.paths import exports_folder
-from pipeline.results.stored_results import CellResult, CombinationResult, Score
+from pipeline.results.combination_result import CellResult, CombinationResult, Score
 from pipeline.run.winners import Recovered, recover, score_adapter, values_of
 from pipeline.store.kept_adapters import Kept
 from pipeline.store.stored_study import note_file

@@ -1,11 +1,15 @@
 """Where a search stands, for whoever shows it; plain Python alone, so that a verb says its first word at once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from pipeline.cell import Cell
 from pipeline.store.tally import Tally, trials_left
+
+if TYPE_CHECKING:  # the table of ``status`` is read without Optuna
+    from pipeline.results.combination_result import CombinationResult
 
 
 @dataclass(frozen=True)
@@ -129,3 +133,57 @@ def progress_of(combination: Mapping[str, Any]) -> Progress:
         for cell in combination["cells"]
     )
     return Progress(cells, combination["epochs"], combination["metric"], combination["unit"])
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far some combinations are together.
+
+    Args:
+        done: Trials of the budgets that are complete or pruned, or that exhausted cells will not train.
+        budget: Trials of all budgets.
+        running: Trials that began and have not ended; a run that was killed leaves some.
+        tested: Whether every winner is tested.
+        seconds: Time during which at least one trial was trained, without pauses between runs.
+        latest: When the last trial ended.
+    """
+
+    done: int
+    budget: int
+    running: int
+    tested: bool
+    seconds: float
+    latest: datetime | None
+
+    @property
+    def finished(self) -> bool:
+        return self.done >= self.budget and self.tested
+
+
+def standing(results: "Sequence[CombinationResult]") -> Standing:
+    """How far some combinations are together; reads all their trials."""
+    cells = [cell for result in results for cell in result.cells]
+    spans = [
+        (trial.datetime_start, trial.datetime_complete)
+        for result in results
+        for trial in result.trials()
+        if trial.datetime_start and trial.datetime_complete
+    ]
+    return Standing(
+        done=sum(cell.budget - cell.tally.left(cell.budget) for cell in cells),
+        budget=sum(cell.budget for cell in cells),
+        running=sum(cell.tally.states["running"] for cell in cells),
+        tested=all(cell.test for cell in cells if cell.best),
+        seconds=_covered(spans),
+        latest=max((end for _, end in spans), default=None),
+    )
+
+
+def _covered(spans: Iterable[tuple[datetime, datetime]]) -> float:
+    """Seconds that lie in at least one of the spans."""
+    total, until = 0.0, None
+    for start, end in sorted(spans):
+        since = start if until is None or start > until else until
+        total += max((end - since).total_seconds(), 0.0)
+        until = end if until is None else max(until, end)
+    return total

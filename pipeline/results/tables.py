@@ -7,18 +7,12 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from pipeline.numbers import wilson
 from pipeline.paths import write_whole
-from pipeline.results.recovered import cell_recovery
-from pipeline.results.stored_results import CellResult, CombinationResult, Score
+from pipeline.results.combination_result import CellResult, CombinationResult, Score
+from pipeline.results.comparison import cell_recovery
 from pipeline.results.study_state import status_part, status_row
 from pipeline.results.table_rows import EpochRow, EvaluationRow, TrialRow
 from pipeline.space import Values
-
-
-def interval(score: Score) -> tuple[float, float]:
-    """The 95 % Wilson interval of an accuracy."""
-    return wilson(score.correct, score.images)
 
 
 def status_table(results: Sequence[CombinationResult]) -> list[dict[str, Any]]:
@@ -43,7 +37,7 @@ def evaluation_rows(results: Sequence[CombinationResult]) -> list[EvaluationRow]
 def _evaluation_row(result: CombinationResult, cell: CellResult, checkpoint: bool) -> EvaluationRow:
     params: Mapping[str, Any] = cell.best.params if cell.best else {}
     facts: Mapping[str, Any] = cell.best.user_attrs if cell.best else {}
-    low, high = interval(cell.test) if cell.test else (None, None)
+    low, high = cell.test.interval if cell.test else (None, None)
     mean, std = cell.test_spread() or (None, None)
     return EvaluationRow(
         study=result.of,

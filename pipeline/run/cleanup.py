@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from pipeline.paths import ANSWERS, BASELINES, CHECKED, COMPRESSED, FEATURES, STORAGE
-from pipeline.results.stored_results import read_all
+from pipeline.results.reading import read_all
 from pipeline.store.database import Database
 from pipeline.store.kept_adapters import Kept
 from pipeline.train.cache.cache_folder import is_in_use, remove_unused

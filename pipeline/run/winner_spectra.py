@@ -14,8 +14,8 @@ from pipeline.config.spec import StudySpec
 from pipeline.errors import IntegrityError
 from pipeline.objective.objective import Objective
 from pipeline.paths import baseline_spectra, winner_spectra
+from pipeline.results.reading import find_winners
 from pipeline.results.spectra_file import Spectra, read_spectra, write_spectra
-from pipeline.results.stored_results import find_winners
 from pipeline.run.snapshot import Snapshot, adapter_snapshot, courses, weight_snapshot
 from pipeline.run.winners import values_of
 from pipeline.store.stored_study import trial_key

@@ -14,7 +14,7 @@ from pipeline.adapt.lanes import Lanes
 from pipeline.cell import Cell
 from pipeline.errors import NothingUsableError
 from pipeline.objective.objective import Objective
-from pipeline.results.stored_results import find_winners
+from pipeline.results.reading import find_winners
 from pipeline.seeds import derive
 from pipeline.space import Values, cells
 from pipeline.store.kept_adapters import Kept

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.config.spec import StudySpec
 from pipeline.config.study_file import parse_spec
 from pipeline.numbers import wilson
-from pipeline.results.stored_results import CellResult, CombinationResult, Score
+from pipeline.results.combination_result import CellResult, CombinationResult, Score
 
 HEAD = ("classifier",)
 CONVOLUTIONS = ("blocks.6.0.conv_pw", "blocks.6.0.conv_pwl", "conv_head")

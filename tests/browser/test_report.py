@@ -11,7 +11,7 @@ from stored_studies import Stored, finish_study
 
 from pipeline.report.page import write_report
 from pipeline.report.theme import DARK_SCHEME, LIGHT_SCHEME
-from pipeline.results.stored_results import read_results
+from pipeline.results.reading import read_results
 from pipeline.store.database import open_storage
 
 PHONE = {"width": 390, "height": 844}

@@ -12,7 +12,7 @@ from optuna_dashboard import get_note
 from pipeline.dashboard.feed import Feed
 from pipeline.errors import IntegrityError
 from pipeline.guard import StopTraining
-from pipeline.results.stored_results import read_results
+from pipeline.results.reading import read_results
 from pipeline.run import study_run as run_module
 from pipeline.search.coordinator import Coordinator
 from pipeline.store.long_text import joined

@@ -11,7 +11,7 @@ from bare_studies import complete, make_ledger
 from command import invoke
 from optuna.trial import TrialState, create_trial
 
-from pipeline.results import stored_results as results
+from pipeline.results import reading as results
 from pipeline.store.database import open_storage
 
 

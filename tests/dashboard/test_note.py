@@ -7,7 +7,7 @@ from stored import COMMAND, begin, finish
 from stored_studies import Stored, finish_study
 
 from pipeline.dashboard.note import LINE, combination_note, renewed, study_note
-from pipeline.results.stored_results import read_results
+from pipeline.results.reading import read_results
 
 
 def note_of(storage):

@@ -5,7 +5,7 @@ from optuna.trial import TrialState
 from stored import STUDY, SUMMARY, Dashboard, begin, finish, load
 
 from pipeline.dashboard.summary_study import open_summary, update_summary
-from pipeline.results.stored_results import own_studies, read_results
+from pipeline.results.reading import own_studies, read_results
 
 
 def update(storage):

@@ -9,7 +9,7 @@ from tiny_studies import BatchNormNet, Mlp, kept_of, make_objective, make_spec, 
 from pipeline import load
 from pipeline.export.selection import export_ranks
 from pipeline.report.page import write_report
-from pipeline.results.stored_results import read_results
+from pipeline.results.reading import read_results
 from pipeline.results.study_state import read_status
 from pipeline.run.winners import score_winners
 from pipeline.space import Values, cells

@@ -110,7 +110,7 @@ def run_and_export(name: str, case: Case) -> Exported:
     (folder,) = (Path(line).absolute() for line in result.stdout.splitlines())
     spec = load_spec(Path(f"studies/{name}.toml"))
     objective = Objective(prepare(spec.task), spec.combination[0], spec.search, seed=spec.seed)
-    from pipeline.results.stored_results import read_results
+    from pipeline.results.reading import read_results
     from pipeline.store.database import open_storage
 
     (result,) = read_results(open_storage("sqlite:///storage/studies.db"), name)

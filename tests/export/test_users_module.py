@@ -8,7 +8,7 @@ from tiny_studies import BatchNormNet, Mlp, kept_of, make_objective, make_spec, 
 from pipeline import load, save
 from pipeline.errors import NothingUsableError, RestoraError
 from pipeline.export.selection import export_ranks, export_trial
-from pipeline.results.stored_results import read_results
+from pipeline.results.reading import read_results
 from pipeline.run.winners import score_winners
 from pipeline.store.database import open_storage
 

@@ -29,7 +29,7 @@ from tiny_studies import (
 from pipeline.cell import Cell
 from pipeline.errors import IntegrityError, SpecError
 from pipeline.guard import StopTraining
-from pipeline.results.stored_results import read_results
+from pipeline.results.reading import read_results
 from pipeline.run.winners import find_winners, recover
 from pipeline.store import ledger
 from pipeline.task import Task

@@ -9,7 +9,8 @@ import pytest
 from optuna.storages import RDBStorage
 from stored_studies import Stored, finish_study
 
-from pipeline.results.stored_results import CombinationResult, read_results
+from pipeline.results.combination_result import CombinationResult
+from pipeline.results.reading import read_results
 from pipeline.store.database import open_storage
 
 

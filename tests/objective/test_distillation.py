@@ -12,7 +12,7 @@ from pipeline.config.study_file import pinned, upgraded
 from pipeline.errors import SpecError
 from pipeline.objective.objective import Objective
 from pipeline.objective.passes import measure_pass, probe_rows
-from pipeline.results.stored_results import find_winners
+from pipeline.results.reading import find_winners
 from pipeline.run.estimate import plan_cache
 from pipeline.run.readiness import make_objectives
 from pipeline.run.winners import score_winners

@@ -17,7 +17,7 @@ from bench.effnet import CONVOLUTIONS, HEAD, Place, Variant, row, study, unpack
 from pipeline.config.spec import StudySpec
 from pipeline.export.checkpoint import load
 from pipeline.export.selection import export_ranks
-from pipeline.results.stored_results import read_results
+from pipeline.results.reading import read_results
 from pipeline.run.readiness import make_objectives
 from pipeline.run.study_run import RunOptions, run_study
 from pipeline.store.database import open_storage

@@ -10,7 +10,7 @@ from pipeline.numbers import wilson
 from pipeline.report.figures.contract import PICTURES, NothingToDraw, Picture, pictures
 from pipeline.report.figures.style import DASHES, INKS, alone
 from pipeline.report.theme import NEUTRAL
-from pipeline.results.stored_results import read_results
+from pipeline.results.reading import read_results
 from pipeline.results.tables import epoch_rows
 
 accuracy_by_rank = PICTURES["accuracy_by_rank"]().draw

@@ -4,7 +4,7 @@ import pytest
 from optuna.trial import TrialState
 
 from pipeline.report.figures.contract import PICTURES
-from pipeline.results.stored_results import read_results
+from pipeline.results.reading import read_results
 
 heat_map = PICTURES["heat_map"]().draw
 

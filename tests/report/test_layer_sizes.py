@@ -1,7 +1,7 @@
 import pytest
 
 from pipeline.report.figures.contract import PICTURES, NothingToDraw
-from pipeline.results.stored_results import read_results
+from pipeline.results.reading import read_results
 
 layer_sizes = PICTURES["layer_sizes"]().draw
 

@@ -13,7 +13,7 @@ from stored_studies import Stored, finish_study
 from pipeline.report import page as pages
 from pipeline.report.figures.contract import PICTURES
 from pipeline.report.page import draw, write_report
-from pipeline.results.stored_results import read_results
+from pipeline.results.reading import read_results
 from pipeline.results.tables import evaluation_rows, trial_rows
 from pipeline.store.long_text import in_pieces
 

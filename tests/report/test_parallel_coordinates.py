@@ -4,7 +4,7 @@ import pytest
 from optuna.trial import TrialState
 
 from pipeline.report.figures.contract import PICTURES, NothingToDraw
-from pipeline.results.stored_results import read_results
+from pipeline.results.reading import read_results
 
 parallel_coordinates = PICTURES["parallel_coordinates"]().draw
 

@@ -3,8 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.report.figures.contract import PICTURES, NothingToDraw
-from pipeline.results.recovered import recovery as regained
-from pipeline.results.stored_results import Score, read_results
+from pipeline.results.combination_result import Score
+from pipeline.results.comparison import recovery as regained
+from pipeline.results.reading import read_results
 
 recovery = PICTURES["recovery"]().draw
 

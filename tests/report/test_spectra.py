@@ -4,7 +4,7 @@ from stored_studies import EPOCHS, course
 from pipeline.paths import winner_spectra
 from pipeline.report.figures.animation import FLOOR, draw_courses
 from pipeline.report.figures.contract import PICTURES, NotAskedFor
-from pipeline.results.stored_results import read_results
+from pipeline.results.reading import read_results
 
 spectra = PICTURES["spectra"]().draw
 

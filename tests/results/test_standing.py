@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from pipeline.results.standing import _covered, standing
-from pipeline.results.stored_results import read_results
+from pipeline.results.progress import _covered, standing
+from pipeline.results.reading import read_results
 
 BEGIN = datetime(2026, 3, 1)
 SPANS = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 50)), max_size=8)

@@ -7,8 +7,7 @@ from bare_studies import CELL, bare_study, complete, fail, make_ask, make_ledger
 from optuna.trial import TrialState, create_trial
 
 from pipeline.cell import Cell
-from pipeline.results.so_far import read_so_far
-from pipeline.results.stored_results import read_results
+from pipeline.results.reading import read_results, read_tallied
 from pipeline.results.study_state import read_status
 from pipeline.results.tables import status_table
 from pipeline.store.ledger import LONG, bury_abandoned
@@ -129,7 +128,7 @@ def test_a_summary_that_mixes_interruptions_with_failures_is_read_in_full_until_
     ledger.study.set_user_attr(CELL.summary_key, {**mixed, "reasons": {"SIGINT": 1}})
     ledger.study.set_user_attr("summary", attributes[COVERED])
     assert read_status(url, "tiny", with_reasons=False) is None
-    (so_far,) = read_so_far(storage, "tiny", {})
+    (so_far,) = read_tallied(storage, "tiny", {})
     assert [(cell.tally.reasons, cell.tally.interrupted) for cell in so_far.cells] == [({}, {})] * 3 + [
         ({}, {"SIGINT": 1})
     ]

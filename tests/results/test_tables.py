@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from stored_studies import BASE_BYTES, EPOCHS
 
 from pipeline.numbers import pareto_front, wilson
-from pipeline.results.stored_results import read_results
+from pipeline.results.reading import read_results
 from pipeline.results.table_rows import EpochRow
 from pipeline.results.tables import (
     epoch_rows,

@@ -7,8 +7,8 @@ from pipeline.config.spec import SpectraSpec
 from pipeline.config.task_spec import BaselineSpec
 from pipeline.errors import SpecError
 from pipeline.paths import baseline_spectra, winner_spectra
+from pipeline.results.reading import find_winners
 from pipeline.results.spectra_file import read_spectra
-from pipeline.results.stored_results import find_winners
 from pipeline.run.snapshot import weight_snapshot
 from pipeline.run.winner_spectra import keep_baseline_spectra, record_winners, watched_layers
 from pipeline.run.winners import recover, values_of

@@ -4,7 +4,7 @@ from tiny_studies import Mlp, blobs, by_cell, kept_of, make_objective, make_spec
 
 from pipeline.cell import Cell
 from pipeline.objective.objective import Objective
-from pipeline.results.stored_results import read_results
+from pipeline.results.reading import read_results
 from pipeline.run.winners import find_winners, recover, score_winners
 from pipeline.task import Task
 from pipeline.task.parts import TensorPart

@@ -195,7 +195,7 @@ def test_failed_trials_do_not_count(storage):
 
 
 def test_a_cell_whose_trials_all_fail_ends_as_exhausted_with_its_reasons(storage):
-    from pipeline.results.stored_results import read_results
+    from pipeline.results.reading import read_results
 
     spec = make_spec(ranks=[2], trials=4)
     objective = failing(make_objective(spec), lambda lane: lane.parameters["fc1.lora_B"].shape[1] == 2)

@@ -14,7 +14,7 @@ from tiny_studies import asks, by_cell, make_objective, make_spec, outcomes, sea
 
 from pipeline.config.study_file import pinned
 from pipeline.errors import NothingUsableError, SpecError, StorageError
-from pipeline.results.stored_results import read_results
+from pipeline.results.reading import read_results
 from pipeline.store.database import only_run, open_storage, without_password
 from pipeline.store.stored_study import METRIC, create_or_resume
 

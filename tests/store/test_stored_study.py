@@ -8,7 +8,7 @@ from bare_studies import complete, make_ledger
 from tiny_studies import make_objective, make_spec, search, stored_study
 
 from pipeline.errors import NothingUsableError, StorageError
-from pipeline.results.stored_results import read_results
+from pipeline.results.reading import read_results
 from pipeline.results.study_state import read_status
 from pipeline.run.cleanup import unneeded
 from pipeline.store.stored_study import REQUIRED, create_or_resume, note_file

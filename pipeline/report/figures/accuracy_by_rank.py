@@ -15,11 +15,11 @@ from pipeline.report.figures.shown_scores import (
     cell_score,
     draw_references,
     seed_bars,
-    shown_part,
     whiskers,
 )
 from pipeline.report.figures.style import Look, finish, look_of
-from pipeline.results.stored_results import CellResult, CombinationResult
+from pipeline.results.combination_result import CellResult, CombinationResult
+from pipeline.results.comparison import compared_part
 
 
 @PICTURES.register("accuracy_by_rank")
@@ -39,7 +39,7 @@ class AccuracyByRank(Picture):
     on_dashboard: ClassVar = True
 
     def draw(self, results: Sequence[CombinationResult]) -> Figure:
-        part, look, figure, scores = shown_part(results), look_of(results), make_subplots(), list[Shown]()
+        part, look, figure, scores = compared_part(results), look_of(results), make_subplots(), list[Shown]()
         for result in results:
             for init in look.inits:
                 drawn = [

@@ -16,12 +16,12 @@ from pipeline.report.figures.shown_scores import (
     cell_score,
     originals,
     seed_bars,
-    shown_part,
     whiskers,
 )
 from pipeline.report.figures.style import ORIGINALS, Look, finish, look_of
 from pipeline.report.theme import NEUTRAL
-from pipeline.results.stored_results import CombinationResult
+from pipeline.results.combination_result import CombinationResult
+from pipeline.results.comparison import compared_part
 from pipeline.wording import readable_bytes
 
 Mark = tuple[int, Shown, str]
@@ -42,7 +42,7 @@ class AccuracyBySize(Picture):
     on_dashboard: ClassVar = True
 
     def draw(self, results: Sequence[CombinationResult]) -> Figure:
-        part, look, figure, marks = shown_part(results), look_of(results), make_subplots(), list[Mark]()
+        part, look, figure, marks = compared_part(results), look_of(results), make_subplots(), list[Mark]()
         for result in results:
             for init in look.inits:
                 own = [

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pipeline.report.figures.labels import measured, rank_tick
-from pipeline.results.stored_results import CombinationResult
+from pipeline.results.combination_result import CombinationResult
 
 STEPS = ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))
 """Where ticks of a logarithmic axis may stand within a decade, from sparse to dense."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeAlias
 from pipeline.config.registry import Method, Registry
 from pipeline.report.blocks import Block
 from pipeline.report.figures.labels import words
-from pipeline.results.stored_results import CombinationResult
+from pipeline.results.combination_result import CombinationResult
 
 Figure: TypeAlias = Any
 """``plotly.graph_objects.Figure``, which plotly exports lazily, so that no type checker finds it."""

@@ -11,7 +11,7 @@ from pipeline.report.figures.axes import rank_axis, whole_steps
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
 from pipeline.report.figures.labels import measured, rank_tick, short
 from pipeline.report.figures.style import Look, finish, look_of
-from pipeline.results.stored_results import CombinationResult
+from pipeline.results.combination_result import CombinationResult
 from pipeline.results.table_rows import EpochRow
 from pipeline.results.tables import epoch_rows
 from pipeline.wording import cell_name, rank_name

@@ -10,10 +10,11 @@ from pipeline.cell import Cell
 from pipeline.report.figures.axes import accuracy_text, error, log_ticks, part_name, rank_axis
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
 from pipeline.report.figures.labels import cell_label, hover, rank_tick, short
-from pipeline.report.figures.shown_scores import UNTESTED, cell_score, shown_part
+from pipeline.report.figures.shown_scores import UNTESTED, cell_score
 from pipeline.report.figures.style import finish
 from pipeline.report.theme import NEUTRAL
-from pipeline.results.stored_results import CellResult, CombinationResult
+from pipeline.results.combination_result import CellResult, CombinationResult
+from pipeline.results.comparison import compared_part
 from pipeline.wording import init_name
 
 SCALE, MIDDLE = "Cividis", 0.467
@@ -40,7 +41,7 @@ class HeatMap(Picture):
     main: ClassVar = True
 
     def draw(self, results: Sequence[CombinationResult]) -> Figure:
-        part = shown_part(results)
+        part = compared_part(results)
         shown = [result for result in results if any(cell_score(result, cell, part) for cell in result.cells)]
         if not shown:
             raise NothingToDraw("no trial has completed yet")

@@ -11,7 +11,7 @@ from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Pi
 from pipeline.report.figures.labels import short
 from pipeline.report.figures.style import OVER, Look, finish, look_of
 from pipeline.report.theme import NEUTRAL
-from pipeline.results.stored_results import CombinationResult
+from pipeline.results.combination_result import CombinationResult
 
 
 @PICTURES.register("importances")

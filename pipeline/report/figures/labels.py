@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from pipeline.cell import Cell
-from pipeline.results.stored_results import CellResult, CombinationResult
+from pipeline.results.combination_result import CellResult, CombinationResult
 from pipeline.wording import cell_name, rank_value, readable_bytes
 
 LONGEST = 32

@@ -10,9 +10,7 @@ from pipeline.report.blocks import Block, Column, Folded, Table, table
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
 from pipeline.report.figures.labels import cell_label, short, told_apart
 from pipeline.report.figures.style import INKS, OVER, finish
-from pipeline.results.layer_bytes import LayerSize, compressed_bytes
-from pipeline.results.layer_bytes import layer_sizes as stored_sizes
-from pipeline.results.stored_results import CellResult, CombinationResult
+from pipeline.results.combination_result import CellResult, CombinationResult, LayerSize, compressed_bytes
 from pipeline.wording import rank_value, readable_bytes, size
 
 PARTS = {"payload": "", "index": "/", "scale": "x", "bias": ".", "adapter": "-"}
@@ -34,7 +32,7 @@ class LayerSizes(Picture):
     )
 
     def draw(self, results: Sequence[CombinationResult]) -> Figure:
-        known = [(result, layers) for result in results if (layers := stored_sizes(result))]
+        known = [(result, layers) for result in results if (layers := result.layer_sizes())]
         places = {name: at for at, name in enumerate(dict.fromkeys(layer["name"] for _, own in known for layer in own))}
         names = list(places)
         if not names:
@@ -60,7 +58,7 @@ class LayerSizes(Picture):
 
     def below(self, results: Sequence[CombinationResult]) -> list[Block]:
         """The same sizes as tables, one per combination."""
-        known = [(result, sizes) for result in results if (sizes := stored_sizes(result))]
+        known = [(result, sizes) for result in results if (sizes := result.layer_sizes())]
         return [Folded(f"Layers of {result.label}, in numbers", [_table(result, sizes)]) for result, sizes in known]
 
 

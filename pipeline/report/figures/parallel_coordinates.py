@@ -15,7 +15,7 @@ from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Pi
 from pipeline.report.figures.labels import cut, measured, rank_tick, rank_word
 from pipeline.report.figures.shown_scores import validated_on
 from pipeline.report.figures.style import finish
-from pipeline.results.stored_results import CombinationResult
+from pipeline.results.combination_result import CombinationResult
 from pipeline.wording import init_name
 
 SCALE = ("#0072B2", "#5F72A4", "#8E6F8B", "#B4685F", "#D55E00")

@@ -8,12 +8,12 @@ from plotly.subplots import make_subplots
 from pipeline.report.figures.axes import rank_axis
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
 from pipeline.report.figures.labels import hover, measured, rank_tick, rank_word
-from pipeline.report.figures.shown_scores import UNTESTED, Shown, cell_score, shown_part
+from pipeline.report.figures.shown_scores import UNTESTED, Shown, cell_score
 from pipeline.report.figures.style import Look, finish, look_of
 from pipeline.report.theme import NEUTRAL
-from pipeline.results.recovered import cell_recovery, lost
-from pipeline.results.recovered import recovery as regained
-from pipeline.results.stored_results import CellResult, CombinationResult
+from pipeline.results.combination_result import CellResult, CombinationResult
+from pipeline.results.comparison import cell_recovery, compared_part, lost
+from pipeline.results.comparison import recovery as regained
 
 Recovered = tuple[CellResult, Shown, float, list[float]]
 """A cell, its scores, its ratio, and that under each seed, in percent."""
@@ -35,7 +35,8 @@ class Recovery(Picture):
     main: ClassVar = True
 
     def draw(self, results: Sequence[CombinationResult]) -> Figure:
-        part, look, figure, ratios, lossless = shown_part(results), look_of(results), make_subplots(), list[float](), []
+        part, look, figure = compared_part(results), look_of(results), make_subplots()
+        ratios, lossless = list[float](), list[str]()
         for result in results:
             if part not in result.baseline or part not in result.compressed:
                 continue

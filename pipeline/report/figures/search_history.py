@@ -15,7 +15,7 @@ from pipeline.report.figures.labels import measured, rank_tick, rank_word, short
 from pipeline.report.figures.shown_scores import validated_on
 from pipeline.report.figures.style import Look, finish, look_of, panels
 from pipeline.report.theme import NEUTRAL
-from pipeline.results.stored_results import CombinationResult
+from pipeline.results.combination_result import CombinationResult
 
 
 @PICTURES.register("history")

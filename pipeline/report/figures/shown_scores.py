@@ -8,8 +8,7 @@ from pipeline.report.figures.axes import error, error_axis, part_name
 from pipeline.report.figures.labels import short
 from pipeline.report.figures.style import DASHES, Look
 from pipeline.report.theme import NEUTRAL
-from pipeline.results.stored_results import CellResult, CombinationResult, Score, mean_accuracy
-from pipeline.results.tables import interval
+from pipeline.results.combination_result import CellResult, CombinationResult, Score, mean_accuracy
 from pipeline.wording import seed_count
 
 UNTESTED = {"test": "", "val": "Not every winner is tested yet"}
@@ -45,7 +44,7 @@ class Shown:
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % Wilson interval of one test at the mean: chance in which images were tested."""
-        return interval(Score(round(self.mean * self.images), self.images))
+        return Score(round(self.mean * self.images), self.images).interval
 
     @property
     def y(self) -> float:
@@ -63,12 +62,6 @@ class Shown:
         if len(self.scores) > 1:
             return f", mean of {seeds} from {least} to {most}"
         return f", {seeds}" if self.failed else ""
-
-
-def shown_part(results: Sequence[CombinationResult]) -> str:
-    """``test`` where every winner is tested, else ``val``: one picture never mixes the two."""
-    winners = [cell for result in results for cell in result.cells if cell.best]
-    return "test" if winners and all(cell.test for cell in winners) else "val"
 
 
 def cell_score(result: CombinationResult, cell: CellResult, part: str) -> Shown | None:

@@ -9,8 +9,8 @@ from pipeline.paths import baseline_spectra, winner_spectra
 from pipeline.report.figures.animation import draw_courses
 from pipeline.report.figures.contract import PICTURES, Figure, NotAskedFor, NothingToDraw, Picture
 from pipeline.report.figures.labels import cell_label
+from pipeline.results.combination_result import CellResult, CombinationResult
 from pipeline.results.spectra_file import Course, read_spectra
-from pipeline.results.stored_results import CellResult, CombinationResult
 from pipeline.store.stored_study import trial_key
 
 

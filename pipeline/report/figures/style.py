@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.report.figures.contract import Figure
 from pipeline.report.figures.labels import short
 from pipeline.report.theme import LIGHT, LIGHT_SCHEME, NEUTRAL
-from pipeline.results.stored_results import CombinationResult
+from pipeline.results.combination_result import CombinationResult
 from pipeline.wording import init_name
 
 INKS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7335FE", "#CD0837", "#4498B7")

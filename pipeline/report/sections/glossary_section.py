@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline.report.blocks import Definitions, Section
-from pipeline.results.stored_results import CombinationResult
+from pipeline.results.combination_result import CombinationResult
 
 ACCURACY = "The share of images for which the model's answer is right."
 AGREEMENT = (

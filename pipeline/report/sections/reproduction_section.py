@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial
 
 from pipeline.report.blocks import Block, Column, Folded, Paragraph, Section, Verbatim, facts, table
 from pipeline.report.figures.labels import rank_word
-from pipeline.results.stored_results import CombinationResult, latest_run
+from pipeline.results.combination_result import CombinationResult, latest_run
 from pipeline.store.long_text import joined
 from pipeline.wording import NOTHING, init_name, listed, rank_value, size
 

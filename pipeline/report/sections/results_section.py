@@ -3,14 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.numbers import pareto_front
 from pipeline.report.blocks import Column, Folded, Paragraph, Section, table
 from pipeline.report.figures.labels import measured, rank_word
-from pipeline.report.figures.shown_scores import shown_part
-from pipeline.results.recovered import cell_recovery, winner_accuracy
-from pipeline.results.stored_results import CellResult, CombinationResult, Score
+from pipeline.results.combination_result import CellResult, CombinationResult, Score
+from pipeline.results.comparison import cell_recovery, compared_part, unbeaten
 from pipeline.results.table_rows import EvaluationRow
-from pipeline.results.tables import evaluation_rows, interval
+from pipeline.results.tables import evaluation_rows
 from pipeline.wording import (
     NOTHING,
     formatted,
@@ -50,16 +48,14 @@ class _Model:
     won: str
     bytes: int | None
     ratio: float | None
-    accuracy: float | None
-    """By which models are compared with each other; none of the original."""
-    checkpoint: bool
+    unbeaten: bool = False
+    """Whether it is a checkpoint that no other model of its study beats in both size and accuracy."""
 
 
 def results_section(results: Sequence[CombinationResult]) -> Section:
     """The checkpoints beside the original and the only compressed models, then all cells and their values."""
     metric, heading = measured(results), rank_word(results)
     models = list(_models(results))
-    best = _unbeaten(models)
     cells = [(result, row) for result in results for row in evaluation_rows([result])]
     return Section(
         "results",
@@ -70,7 +66,7 @@ def results_section(results: Sequence[CombinationResult]) -> Section:
                 f"Shaded rows (◆) are checkpoints that no other model of the study beats in both size and {metric}. "
                 f"{OVER_SEEDS}",
                 {
-                    "model": Column("text", lambda model: f"◆ {model.name}" if model in best else model.name),
+                    "model": Column("text", lambda model: f"◆ {model.name}" if model.unbeaten else model.name),
                     heading: Column("number", lambda model: model.rank),
                     "init": Column("text", lambda model: model.init),
                     f"validation {metric}": Column("number", lambda model: model.val),
@@ -81,7 +77,7 @@ def results_section(results: Sequence[CombinationResult]) -> Section:
                     "times smaller": Column("number", lambda model: formatted(model.ratio, ".2f")),
                 },
                 models,
-                best=lambda model: model in best,
+                best=lambda model: model.unbeaten,
                 cards=True,
             ),
             Folded(
@@ -107,34 +103,24 @@ OVER_SEEDS = "Over seeds it is their mean that is compared, and what that won ba
 _PERCENT = f"Validation, test and what was won back are in percent. {OVER_SEEDS}"
 
 
-def _unbeaten(models: Sequence[_Model]) -> set[_Model]:
-    """The checkpoints that no other model of their study beats; studies may be of other data, or count otherwise."""
-    found: set[_Model] = set()
-    for study in {model.study for model in models}:
-        own = [model for model in models if model.study == study and model.accuracy is not None]
-        found |= {own[place] for place in pareto_front([(model.bytes or 0, model.accuracy or 0.0) for model in own])}
-    return {model for model in found if model.checkpoint}
-
-
 def _models(results: Sequence[CombinationResult]) -> Iterator[_Model]:
     """Each study's original, then each combination without an adapter and with that of each rank."""
     several = len({result.of for result in results}) > 1
     for study in dict.fromkeys(result.of for result in results):
         own = [result for result in results if result.of == study]
-        part = shown_part(own)
+        part = compared_part(own)
+        front = [cell for _, cell in unbeaten(own, part)]
         first = next((one for one in own if one.baseline.keys() >= {"val", "test"}), own[0])
-        yield _reference(f"{study}, original" if several else "original", first.baseline, first, "dense_bytes", None)
+        yield _reference(f"{study}, original" if several else "original", first.baseline, first, "dense_bytes")
         for result in own:
             name = f"{result.label}, only compressed"
-            yield _reference(name, result.compressed, result, "compressed_bytes", part)
+            yield _reference(name, result.compressed, result, "compressed_bytes")
             for cell, row in zip(result.cells, evaluation_rows([result]), strict=True):
                 if row["checkpoint"]:
-                    yield _checkpoint(result, cell, row, part)
+                    yield _checkpoint(result, cell, row, part, any(cell is other for other in front))
 
 
-def _reference(
-    name: str, scores: Mapping[str, Score], result: CombinationResult, bytes_key: str, part: str | None
-) -> _Model:
+def _reference(name: str, scores: Mapping[str, Score], result: CombinationResult, bytes_key: str) -> _Model:
     facts, test = result.facts, scores.get("test")
     return _Model(
         study=result.of,
@@ -142,17 +128,17 @@ def _reference(
         rank="",
         init="",
         val=percent(scores["val"].accuracy) if "val" in scores else "",
-        test=percent_with_interval(test.accuracy, *interval(test)) if test else "",
+        test=percent_with_interval(test.accuracy, *test.interval) if test else "",
         seeds="",
         won="",
         bytes=facts.get(bytes_key),
         ratio=facts["dense_bytes"] / facts[bytes_key] if bytes_key in facts else None,
-        accuracy=scores[part].accuracy if part and part in scores else None,
-        checkpoint=False,
     )
 
 
-def _checkpoint(result: CombinationResult, cell: CellResult, row: EvaluationRow, part: str) -> _Model:
+def _checkpoint(
+    result: CombinationResult, cell: CellResult, row: EvaluationRow, part: str, is_unbeaten: bool
+) -> _Model:
     return _Model(
         study=result.of,
         name=result.label,
@@ -164,8 +150,7 @@ def _checkpoint(result: CombinationResult, cell: CellResult, row: EvaluationRow,
         won=percent(cell_recovery(result, cell, part), 1),
         bytes=row["bytes"],
         ratio=row["ratio"],
-        accuracy=winner_accuracy(cell, part),
-        checkpoint=True,
+        unbeaten=is_unbeaten,
     )
 
 

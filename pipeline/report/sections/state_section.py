@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from pipeline.report.blocks import Block, Unfinished
 from pipeline.report.figures.labels import cell_label
-from pipeline.results.standing import standing
-from pipeline.results.stored_results import CombinationResult
+from pipeline.results.combination_result import CombinationResult
+from pipeline.results.progress import standing
 from pipeline.wording import NO_BREAK, counted, percent
 
 

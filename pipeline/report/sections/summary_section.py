@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 
-from pipeline.numbers import pareto_front
 from pipeline.report.blocks import Block, Bullets, Paragraph
 from pipeline.report.figures.labels import cell_label
-from pipeline.report.figures.shown_scores import shown_part
-from pipeline.results.recovered import cell_recovery, winner_accuracy
-from pipeline.results.standing import standing
-from pipeline.results.stored_results import CellResult, CombinationResult
+from pipeline.results.combination_result import CellResult, CombinationResult
+from pipeline.results.comparison import cell_recovery, compared_part, unbeaten, winner_accuracy, winner_bytes
+from pipeline.results.progress import standing
 from pipeline.wording import NO_BREAK, counted, duration, listed, percent, seed_count, size, unbroken
 
 MOST = 5
@@ -28,8 +26,8 @@ def summary(results: Sequence[CombinationResult]) -> list[Block]:
 
 
 def _summary(results: Sequence[CombinationResult], beginning: str) -> list[Block]:
-    part = shown_part(results)
-    best = _best(results, part)
+    part = compared_part(results)
+    best = unbeaten(results, part)
     said = [beginning + _original(results[0], part), *_compressed(results, part), _search(results)]
     if not best:
         completed = any(cell.best for result in results for cell in result.cells)
@@ -68,16 +66,6 @@ def _compressed(results: Sequence[CombinationResult], part: str) -> list[str]:
     return [f"Compression alone leaves {listed(said)}."] if said else []
 
 
-def _best(results: Sequence[CombinationResult], part: str) -> list[tuple[CombinationResult, CellResult]]:
-    """The checkpoints that no other model beats, the smallest first."""
-    found = [(result, cell) for result in results for cell in result.best_of_ranks().values()]
-    points = [(_bytes(cell), winner_accuracy(cell, part) or 0.0) for _, cell in found]
-    points += [
-        (one.facts["compressed_bytes"], one.compressed[part].accuracy) for one in results if part in one.compressed
-    ]
-    return [found[place] for place in pareto_front(points) if place < len(found)]
-
-
 def _some(front: list[tuple[CombinationResult, CellResult]]) -> list[tuple[CombinationResult, CellResult]]:
     if len(front) <= MOST:
         return front
@@ -85,17 +73,13 @@ def _some(front: list[tuple[CombinationResult, CellResult]]) -> list[tuple[Combi
 
 
 def _checkpoint(result: CombinationResult, cell: CellResult, part: str) -> str:
-    takes, share = _bytes(cell), cell_recovery(result, cell, part)
+    takes, share = winner_bytes(cell), cell_recovery(result, cell, part)
     won = f", {percent(share, 0)}{NO_BREAK}% of what was lost is won back" if share is not None else ""
     smaller = f"{result.facts['dense_bytes'] / takes:.1f} times smaller"
     who = f"{result.name}, {cell_label(result, cell.cell)}" if cell.cell.rank else result.name
     several = part == "test" and len(cell.tested) > 1
     mean = f" (mean of {seed_count(len(cell.tested), len(cell.failed_seeds))})" if several else ""
     return f"{_share(winner_accuracy(cell, part) or 0.0)}{mean} in {size(takes)}, {smaller}{won} ({who})"
-
-
-def _bytes(cell: CellResult) -> int:
-    return int(cell.best.user_attrs["bytes"]) if cell.best else 0
 
 
 def _search(results: Sequence[CombinationResult]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from pipeline.report.blocks import Block, Bullets, Column, Folded, Paragraph, Section, Table, table
 from pipeline.report.figures.labels import cell_label, rank_word
-from pipeline.results.stored_results import CellResult, CombinationResult
+from pipeline.results.combination_result import CellResult, CombinationResult
 from pipeline.store.tally import STATES
 from pipeline.wording import NOTHING, counted, init_name, rank_value
 

@@ -1,0 +1,208 @@
+"""Reading the stored studies, with all their trials, or from their tallies and winners alone."""
+
+import functools
+import gc
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from pipeline.cell import Cell, cell_of, stored_cells
+from pipeline.errors import NothingUsableError
+from pipeline.results.combination_result import CellResult, CombinationResult, Score, Tested
+from pipeline.store.database import Database
+from pipeline.store.optuna_tables import study_id_of
+from pipeline.store.stored_study import REQUIRED, study_name
+from pipeline.store.tally import COVERED, DAMAGED, Tally, has_cell, tally_trials
+
+logger = logging.getLogger(__name__)
+
+Winners = dict[tuple[int, int], FrozenTrial]
+"""Complete trials by the id of their study and their number. They never change, so they are read once."""
+
+
+def read_results(storage: Database, *studies: str) -> list[CombinationResult]:
+    """All combinations of some studies, one study after another, in the order of their first runs.
+
+    Raises:
+        NothingUsableError: One of the studies is not stored, or cannot be read.
+    """
+    stored, wanted = own_studies(storage), list(dict.fromkeys(studies))
+    found: list[CombinationResult] = []
+    for study in wanted:
+        results = _read_each(storage, [name for name in stored if name.startswith(study_name(study, ""))])
+        if not results:
+            known = ", ".join(sorted({name.partition("/")[0] for name in stored} - {study}))
+            raise NothingUsableError(
+                f"no study '{study}' is stored; stored: {known or 'none'}; `restora run STUDY.toml` makes one"
+            )
+        found += results if len(wanted) == 1 else [replace(each, label=each.study.study_name) for each in results]
+    return found
+
+
+def read_all(storage: Database) -> list[CombinationResult]:
+    """All combinations of all studies of a database that can be read."""
+    return _read_each(storage, own_studies(storage))
+
+
+def read_tallied(storage: Database, study: str, winners: Winners) -> list[CombinationResult]:
+    """All combinations of a study like ``read_results``, but from their stored tallies and winners alone.
+
+    Trials that the tallies do not cover are left out. A study without tallies is read in full.
+
+    Args:
+        storage: The database.
+        study: The study's name.
+        winners: Winners that were read before; those that are read now are added.
+    """
+    return [
+        _read_tallied(storage, optuna.load_study(study_name=name, storage=storage), facts, winners)
+        for name, facts in stored_facts(storage, study_name(study, "")).items()
+    ]
+
+
+def own_studies(storage: Database) -> list[str]:
+    """Names of the studies that a run created, in the order of their creation; see ``stored_facts``."""
+    return list(stored_facts(storage))
+
+
+def stored_facts(storage: Database, prefix: str = "") -> dict[str, dict[str, Any]]:
+    """The user attributes of each study that a run created, by name, of those whose name begins with ``prefix``.
+
+    Studies of other programs are left out. So is, with a warning, a study that is incomplete or damaged, so that it
+    does not keep the others from being read.
+    """
+    found = {}
+    for name, study_id in storage.names().items():
+        if not name.startswith(prefix):
+            continue
+        try:
+            facts = storage.get_study_user_attrs(study_id)
+        except DAMAGED as error:
+            _warn_damaged(name, error)
+            continue
+        missing = [key for key in REQUIRED if key not in facts]
+        if not missing:
+            found[name] = facts
+        elif "pinned" in facts:
+            _warn(
+                f"study '{name}' was left incomplete by a run that was killed (without {', '.join(missing)}); "
+                f"it is left out, and `restora run {name.partition('/')[0]}` completes it"
+            )
+    return found
+
+
+def find_winners(study: optuna.Study) -> dict[Cell, FrozenTrial]:
+    """The complete trial with the highest validation accuracy of each cell, the first of equals."""
+    trials = study.get_trials(deepcopy=False)
+    return {cell: trials[tally.trial] for cell, tally in tally_trials(trials).items() if tally.trial is not None}
+
+
+def _warn_damaged(name: str, error: Exception) -> None:
+    _warn(f"study '{name}' is damaged and is left out ({type(error).__name__}: {error})")
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    """Log a warning, once per process, because a run reads its stored studies every few seconds."""
+    logger.warning(message)
+
+
+def _read_each(storage: Database, names: Iterable[str]) -> list[CombinationResult]:
+    results = []
+    with _garbage_collector_off():
+        for name in names:
+            try:
+                study = optuna.load_study(study_name=name, storage=storage)
+                results.append(_read_in_full(study, study.user_attrs))
+            except DAMAGED as error:
+                _warn_damaged(name, error)
+    return results
+
+
+@contextmanager
+def _garbage_collector_off() -> Iterator[None]:
+    """It would go through all that was read so far again and again: 5,000 trials took 17 s with it, 7 s without."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _read_in_full(study: optuna.Study, facts: Mapping[str, Any]) -> CombinationResult:
+    trials = study.get_trials(deepcopy=False)
+    epochs: dict[Cell, int] = {}
+    for trial in filter(has_cell, trials):
+        if trial.state == TrialState.RUNNING:
+            cell = cell_of(trial.params)
+            epochs[cell] = max(epochs.get(cell, 0), trial.last_step or 0)
+    return _result(study, facts, tally_trials(trials), dict(enumerate(trials)), epochs)
+
+
+def _read_tallied(
+    storage: Database, study: optuna.Study, facts: Mapping[str, Any], known: Winners
+) -> CombinationResult:
+    if COVERED not in facts:
+        return _read_in_full(study, facts)
+    cells = [cell for cell in stored_cells(facts) if cell.summary_key in facts]
+    tallies = {cell: Tally.from_table(facts[cell.summary_key]) for cell in cells}
+    winners = {}
+    for tally in tallies.values():
+        if tally.trial is not None:
+            key = study_id_of(study), tally.trial
+            if key not in known:
+                known[key] = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(*key))
+            winners[tally.trial] = known[key]
+    return _result(study, facts, tallies, winners, {})
+
+
+def _result(
+    study: optuna.Study,
+    facts: Mapping[str, Any],
+    tallies: Mapping[Cell, Tally],
+    trials: Mapping[int, FrozenTrial],
+    epochs: Mapping[Cell, int],
+) -> CombinationResult:
+    """One combination, from the tallies of its cells.
+
+    ``trials`` has at least the winners, by number; ``epochs`` is that of each cell's furthest running trial.
+    """
+    name = study.study_name.partition("/")[2]
+    return CombinationResult(
+        name=name,
+        label=name,
+        study=study,
+        baseline=_scores(facts.get("baseline", {})),
+        compressed=_scores(facts.get("compressed", {})),
+        facts=facts,
+        cells=tuple(
+            _cell(cell, facts, tallies.get(cell, Tally()), trials, epochs.get(cell, 0)) for cell in stored_cells(facts)
+        ),
+    )
+
+
+def _cell(
+    cell: Cell, facts: Mapping[str, Any], tally: Tally, trials: Mapping[int, FrozenTrial], epoch: int
+) -> CellResult:
+    known = facts.get(cell.winner_key, {})
+    seeds = known.get("seeds", []) if tally.trial is not None and known.get("trial") == tally.trial else []
+    return CellResult(
+        cell=cell,
+        budget=facts["budget"],
+        tally=tally,
+        epoch=epoch,
+        best=None if tally.trial is None else trials[tally.trial],
+        tested=tuple(Tested(s["seed"], Score(*s["val"]), Score(*s["test"])) for s in seeds if "test" in s),
+        failed_seeds={s["seed"]: s["reason"] for s in seeds if "reason" in s},
+    )
+
+
+def _scores(table: Mapping[str, Any]) -> dict[str, Score]:
+    return {part: Score(*table[part]) for part in ("val", "test") if part in table}
