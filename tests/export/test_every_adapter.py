@@ -76,7 +76,7 @@ def test_a_study_is_searched_once_and_its_files_give_the_models_that_were_tested
         assert card["size"]["tensor_bytes"] == objective.combination.facts(rank).size.bytes
 
 
-def test_each_cell_whose_start_moves_the_base_has_a_base_of_its_own_of_the_same_size():
+def test_every_cell_whose_init_moves_the_base_has_its_own_base_of_equal_size():
     objective = make_objective(make_spec(inits=["svd", "loftq", "pissa"], ranks=[1, 2]))
     own = cells(objective.combination.search)
     bases = {cell: objective.bases.of(cell).compressed for cell in own}

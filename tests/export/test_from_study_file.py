@@ -137,7 +137,7 @@ def exports(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_fresh_process_loads_the_checkpoint_and_comes_to_the_same_outputs(exports, name):
+def test_a_fresh_process_loads_the_checkpoint_and_gives_the_same_outputs(exports, name):
     made, answers = exports
     assert answers[name]["difference"] < 1e-5
     assert answers[name]["correct"] == made[name].card["accuracy"]["recovered"]["test"]["correct"]
@@ -185,7 +185,7 @@ def test_the_file_holds_the_bytes_that_its_card_and_the_plan_say(exports, name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_card_says_what_was_done_and_what_came_of_it(exports, name):
+def test_the_card_names_the_method_and_the_results(exports, name):
     exported = exports[0][name]
     card = exported.card
     assert card["chosen_by"] == "validation accuracy"

@@ -41,7 +41,7 @@ def test_the_best_trial_of_a_users_own_study_is_exported_and_loaded_into_the_use
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_without_the_users_module_it_says_what_to_give(optimized, tmp_path):
+def test_loading_without_the_users_module_says_what_to_give(optimized, tmp_path):
     folder = save(optimized[0], optimized[1].best_trial, tmp_path / "mine")
     with pytest.raises(RestoraError, match="give the module as model="):
         load(folder)
@@ -74,7 +74,7 @@ def stored():
     storage.engine.dispose()
 
 
-def test_every_rank_is_exported_by_validation_and_says_its_spread_over_seeds(stored):
+def test_every_rank_is_exported_by_validation_with_its_spread_over_seeds(stored):
     objective, result, kept = stored
     folders = list(export_ranks(objective, result, kept, force=False))
     assert [str(folder) for folder in folders] == [f"storage/exports/tiny/int1-lora/rank-{rank}" for rank in (1, 2)]
@@ -106,13 +106,13 @@ def test_another_trial_is_trained_again_to_the_validation_accuracy_that_is_store
     assert measure(model, objective.combination.task.test)[0] == card["accuracy"]["recovered"]["test"]["correct"]
 
 
-def test_a_trial_that_is_not_there_is_answered_with_those_that_are(stored):
+def test_a_missing_trial_is_answered_with_the_complete_ones(stored):
     objective, result, kept = stored
     with pytest.raises(NothingUsableError, match=r"trial 99 .* complete trials: 0, 1"):
         export_trial(objective, result, kept, 99, force=False)
 
 
-def test_the_card_says_the_size_of_the_file_where_an_init_moved_the_base_to_one_of_another_size(tmp_path):
+def test_the_card_has_the_size_of_the_file_even_if_an_init_changed_the_size_of_the_base(tmp_path):
     combination = {"compression": {"method": "svd", "energy": 0.6}}
     objective = make_objective(make_spec(ranks=[2], inits=["pissa", "svd"], combination=combination))
     sizes = set()

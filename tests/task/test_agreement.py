@@ -40,7 +40,7 @@ def task(**changes: object) -> Task:
     return Task(Counting(), **{**parts, "metric": "agreement", **changes})
 
 
-def test_labels_are_the_models_own_answers_so_that_it_scores_everything():
+def test_labels_are_the_models_predictions_so_its_agreement_is_one():
     own = task()
     for part in (own.train, own.val, own.test):
         assert torch.equal(part.labels, own.model(part.part.images).argmax(1))
@@ -50,7 +50,7 @@ def test_labels_are_the_models_own_answers_so_that_it_scores_everything():
     assert own.description["metric"] == "agreement"
 
 
-def test_labels_that_mean_nothing_to_the_model_are_not_looked_at():
+def test_labels_of_the_data_are_not_used():
     nonsense = (images(6), torch.tensor([99, -1, 0, 0, 7, 1000]))
     own = task(val=nonsense)
     assert torch.equal(own.val.labels, own.model(nonsense[0]).argmax(1))
@@ -58,7 +58,7 @@ def test_labels_that_mean_nothing_to_the_model_are_not_looked_at():
         task(val=nonsense, metric="accuracy")
 
 
-def test_a_part_without_images_is_still_refused():
+def test_a_part_without_images_is_refused():
     with pytest.raises(IntegrityError, match="the test part is empty"):
         task(test=(images(0), torch.zeros(0).long()))
 
@@ -226,6 +226,6 @@ def test_a_folder_of_one_class_and_a_class_without_training_images_are_allowed(t
     assert not all(ok for _, ok, _ in check_task(spec(tmp_path, "accuracy")))
 
 
-def test_a_baseline_to_train_makes_no_sense_with_it(tmp_path):
+def test_agreement_and_a_baseline_to_train_are_refused_together(tmp_path):
     with pytest.raises(ValidationError, match="has nothing to train on; leave one of them out"):
         spec(tmp_path, baseline={"epochs": 1})

@@ -32,7 +32,7 @@ def both(tmp_path):
     return tmp_path
 
 
-def test_what_is_sound_is_ticked(tmp_path):
+def test_sound_data_passes_every_check(tmp_path):
     found = ticks(both(tmp_path))
     assert all(ok for ok, _ in found.values())
     assert list(found) == [
@@ -86,7 +86,7 @@ def test_fault_17_an_empty_class_is_named(tmp_path):
     assert "test: class 'green'" in said
 
 
-def test_fault_17_the_same_picture_in_train_and_test_is_named_in_whatever_file_format(tmp_path):
+def test_fault_17_the_same_image_in_train_and_test_is_named_in_any_file_format(tmp_path):
     both(tmp_path)
     with Image.open(tmp_path / "train" / "red" / "004.png") as image:
         image.save(tmp_path / "test" / "red" / "copy.bmp")

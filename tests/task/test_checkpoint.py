@@ -76,7 +76,7 @@ def test_fault_10_another_architecture_names_the_first_keys_and_shapes(source, t
 
 
 @pytest.mark.parametrize("rename", ["none", "order"])
-def test_fault_10_another_head_names_both_class_counts_unless_a_new_one_is_asked_for(source, rename, tmp_path):
+def test_fault_10_a_head_of_other_classes_names_both_counts_unless_new_head_is_set(source, rename, tmp_path):
     state = source().build(5).state_dict()
     path = write(state, tmp_path / "w.safetensors" if rename == "none" else tmp_path / "w.pt")
     with pytest.raises(IntegrityError, match=r"'fc.weight' has 5 classes, and the data has 3;.*new_head"):
@@ -115,7 +115,7 @@ def test_fault_09_a_damaged_checkpoint_is_named(source, file, content, tmp_path)
         source(checkpoint=str(path)).load(3)
 
 
-def test_fault_11_a_checkpoint_that_is_not_there_is_named_with_its_place(source, tmp_path):
+def test_fault_11_a_missing_checkpoint_is_named_with_its_path(source, tmp_path):
     with pytest.raises(IntegrityError, match=f"looked for task.model.checkpoint = gone.pt .{tmp_path}/gone.pt"):
         source(checkpoint="gone.pt").load(3)
 

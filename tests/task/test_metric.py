@@ -6,7 +6,7 @@ from pipeline.numbers import wilson
 from pipeline.task import TensorPart, count_correct
 
 
-def test_correct_answers_are_counted_over_all_batches():
+def test_correct_images_are_counted_over_all_batches():
     logits = torch.eye(4)[torch.tensor([0, 1, 2, 3, 0, 1, 2])]
     part = TensorPart(logits, torch.tensor([0, 1, 2, 3, 1, 1, 0]))
     assert count_correct(nn.Identity(), part, batch_size=3) == 5
@@ -27,6 +27,6 @@ def test_the_wilson_interval_agrees_with_published_values(correct, n, interval):
 
 
 @pytest.mark.parametrize(("correct", "n"), [(0, 0), (3, 2), (-1, 2)])
-def test_an_interval_of_nothing_is_refused(correct, n):
+def test_an_interval_of_no_images_is_refused(correct, n):
     with pytest.raises(ValueError, match="correct from 0 to n"):
         wilson(correct, n)

@@ -38,7 +38,7 @@ def test_every_model_takes_its_preprocessed_image_and_is_built_again_from_its_de
     assert torch.equal(again(image[None]), model(image[None]))
 
 
-def test_mean_and_std_are_applied_a_channel():
+def test_mean_and_std_are_applied_per_channel():
     source = MODELS.parse({"source": "mlp", "widths": [12, 2], "mean": [0.5, 0.0, 0.2], "std": [0.5, 1.0, 2.0]})
     image = source.preprocessing(source.build(2))(Image.new("RGB", (2, 2), (255, 51, 51)))
     assert image[:, 0, 0].tolist() == pytest.approx([1.0, 0.2, 0.0])
@@ -83,7 +83,7 @@ def study(model):
         ({"source": "mlp", "widths": [784, 10], "dropout": 1.0}, "less than 1"),
     ],
 )
-def test_fault_19_a_model_that_cannot_be_is_an_error_of_the_study_file(model, said):
+def test_fault_19_an_impossible_model_is_an_error_of_the_study_file(model, said):
     with pytest.raises(SpecError, match=said):
         parse_spec(study(model), "study.toml")
 
@@ -96,7 +96,7 @@ def test_fault_19_a_model_that_cannot_be_is_an_error_of_the_study_file(model, sa
     ],
     ids=["timm", "torchvision"],
 )
-def test_fault_11_weights_that_cannot_be_fetched_say_where_they_were_looked_for(table, tmp_path, monkeypatch):
+def test_fault_11_weights_that_cannot_be_downloaded_name_where_they_were_looked_for(table, tmp_path, monkeypatch):
     import huggingface_hub.constants
 
     def offline(*args, **kwargs):

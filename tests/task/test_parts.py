@@ -24,7 +24,7 @@ class Counting:
         return torch.full((2, 3), float(index)), index % 3
 
 
-def test_a_pair_of_tensors_comes_in_batches_as_it_lies():
+def test_a_pair_of_tensors_comes_in_batches_in_its_order():
     images, labels = torch.randn(5, 2), torch.arange(5)
     batches = list(as_part((images, labels)).batches(2))
     assert [len(each) for each, _ in batches] == [2, 2, 1]
@@ -34,7 +34,7 @@ def test_a_pair_of_tensors_comes_in_batches_as_it_lies():
 
 @pytest.mark.parametrize("limit", [10**9, 0], ids=["in memory", "streamed"])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_dataset_comes_in_the_order_asked_for_whether_held_or_streamed(limit, threads):
+def test_a_data_set_comes_in_the_given_order_whether_held_or_streamed(limit, threads):
     part = DatasetPart(Counting(), threads=threads, limit=limit)
     order = torch.tensor([7, 1, 1, 9, 0])
     batches = list(part.batches(2, order))
@@ -51,7 +51,7 @@ def test_nothing_is_read_before_it_is_asked_for():
     assert dataset.read == []
 
 
-def test_labels_that_are_not_known_are_read_from_the_items():
+def test_unknown_labels_are_read_from_the_items():
     for limit in (0, 10**9):
         assert DatasetPart(Counting(4), limit=limit).labels.tolist() == [0, 1, 2, 0]
 
@@ -67,7 +67,7 @@ def test_a_held_part_is_read_once_by_many_threads():
     assert sorted(dataset.read[1:]) == list(range(10))
 
 
-def test_a_stream_keeps_nothing_and_reads_one_batch_ahead():
+def test_a_stream_holds_nothing_and_reads_one_batch_ahead():
     dataset = Counting()
     part = DatasetPart(dataset, limit=0)
     stream = part.batches(2)
@@ -80,7 +80,7 @@ def test_a_stream_keeps_nothing_and_reads_one_batch_ahead():
     assert sorted(dataset.read) == sorted(2 * list(range(10)))
 
 
-def test_a_part_stays_what_it_is():
+def test_a_part_is_returned_unchanged():
     part = TensorPart(torch.randn(2, 1), torch.arange(2))
     assert as_part(part) is part
 
@@ -107,6 +107,6 @@ def test_images_of_another_shape_are_refused_and_not_broadcast(limit):
         ((torch.zeros(2, 1), torch.zeros(2)), "one integer per image"),
     ],
 )
-def test_what_cannot_be_a_part_is_refused(given, said):
+def test_a_source_that_cannot_be_a_part_is_refused(given, said):
     with pytest.raises(IntegrityError, match=said):
         as_part(given)

@@ -63,7 +63,7 @@ def test_a_users_own_task_cannot_be_built_from_its_description():
         rebuild(Task(torch.nn.Linear(4, 2), pair, pair, pair).description)
 
 
-def test_a_baseline_is_trained_once_and_kept(tmp_path, said):
+def test_a_baseline_is_trained_once_and_cached(tmp_path, said):
     first = prepare(spec(tmp_path))
     assert any("epoch 2/2" in line for line in said)
     said.clear()
@@ -135,7 +135,7 @@ def test_fault_09_a_damaged_baseline_is_named_and_trained_again(damage, tmp_path
     assert path.read_bytes() == whole
 
 
-def test_a_baseline_that_may_not_be_trained_leaves_the_model_untrained_until_it_is_kept(tmp_path):
+def test_without_training_the_model_stays_untrained_until_a_baseline_is_cached(tmp_path):
     task = prepare(spec(tmp_path), train_baseline=False)
     assert not task.trained
     assert set(task.hashes) == {"data", "split"}
@@ -157,7 +157,7 @@ def test_a_model_with_neither_weights_nor_a_baseline_is_refused(tmp_path):
         prepare(spec(tmp_path, baseline=None))
 
 
-def test_a_baseline_that_diverges_is_named_with_its_epoch_and_not_kept(tmp_path):
+def test_a_diverging_baseline_is_named_with_its_epoch_and_not_cached(tmp_path):
     with pytest.raises(SpecError, match=r"in epoch \d; lower task.baseline.lr = 1e\+30"):
         prepare(spec(tmp_path, baseline={"epochs": 2, "optimizer": "sgd", "lr": 1e30}))
     assert kept() == []

@@ -41,7 +41,7 @@ def test_the_same_task_has_the_same_hashes():
 
 
 @pytest.mark.parametrize("what", ["weights", "data", "split"])
-def test_hashes_follow_what_they_are_of(what):
+def test_each_hash_changes_with_what_it_identifies(what):
     changed = {
         "weights": lambda: Task(
             nn.Linear(4, 3, bias=False), pair([0, 1, 2, 0]), pair([0, 1], seed=1), pair([2], seed=2)
@@ -90,7 +90,7 @@ def test_fault_17_labels_that_cannot_be_learned_are_named(parts, said):
         make(**parts)
 
 
-def test_a_model_that_gives_no_logits_is_refused():
+def test_a_model_that_returns_no_logits_is_refused():
     with pytest.raises(IntegrityError, match=r"returns \[1, 2, 3\] for one image"):
         Task(nn.Sequential(nn.Linear(4, 6), nn.Unflatten(1, (2, 3))), pair([0, 1]), pair([0]), pair([1]))
 

@@ -73,7 +73,7 @@ def found(features: FeatureCache, stem: nn.Module) -> TensorRows | None:
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float16, 2**-11), (torch.bfloat16, 2**-8)]
 )
-def test_what_is_cached_is_what_the_stem_gives_to_the_rounding_of_its_dtype(make, dtype, tolerance):
+def test_cached_rows_equal_the_stems_outputs_up_to_the_rounding_of_their_dtype(make, dtype, tolerance):
     stem, part = make_stem(), make_part()
     rows = make(dtype=dtype).rows(stem, part, FACTS)
     assert torch.equal(rows.labels, part.labels)
@@ -82,7 +82,7 @@ def test_what_is_cached_is_what_the_stem_gives_to_the_rounding_of_its_dtype(make
         torch.testing.assert_close(cached.float(), exact, rtol=tolerance, atol=1e-6)
 
 
-def test_rows_are_mapped_from_the_files_and_stay_so_where_they_are_handed_on(make):
+def test_rows_are_mapped_from_the_files_and_are_not_copied_when_passed_through(make):
     features = make()
     rows = features.rows(make_stem(), make_part(), FACTS)
     held = ComputedRows(rows, lambda maps, means: (maps.flatten(1), means, means * 2)).held()
@@ -97,7 +97,7 @@ def test_rows_are_mapped_from_the_files_and_stay_so_where_they_are_handed_on(mak
     assert torch.equal(held.tensors[2], rows.tensors[1] * 2)
 
 
-def test_whoever_changes_a_row_does_not_change_the_file(make):
+def test_changing_a_row_does_not_change_the_file(make):
     rows = make().rows(make_stem(), make_part(), FACTS)
     before = digest(rows)
     rows.tensors[0].zero_()
@@ -110,7 +110,7 @@ def rounded_away(inputs: tuple[Tensor, ...]) -> Tensor:
     return torch.stack([inputs[1][:, 0].bfloat16().float(), inputs[1][:, 0]], 1)
 
 
-def test_where_a_cache_rounds_right_answers_are_counted_both_ways_and_said(make, said):
+def test_the_accuracy_of_exact_and_rounded_values_is_logged_if_a_cache_rounds(make, said):
     stem, part = make_stem(), make_part()
     part.labels = torch.zeros_like(part.labels)
     features = make(dtype=torch.bfloat16)
@@ -122,12 +122,12 @@ def test_where_a_cache_rounds_right_answers_are_counted_both_ways_and_said(make,
     assert json.loads((folder / "card.json").read_text())["correct"] == [exact, IMAGES]
 
 
-def test_where_a_cache_rounds_nothing_nobody_judges(make, said):
+def test_no_accuracy_is_measured_if_a_cache_does_not_round(make, said):
     assert make().rows(make_stem(), make_part(), FACTS, judge=lambda inputs: never())
     assert not any("accuracy" in line for line in said)
 
 
-def test_answers_counted_before_a_build_was_stopped_count_too(make, said):
+def test_correct_images_counted_before_a_stop_are_counted_after_it(make, said):
     part = make_part()
     whole, stopped = make(dtype=torch.bfloat16), make(dtype=torch.bfloat16)
     stopped.folder = whole.folder.with_name("stopped")
@@ -139,7 +139,7 @@ def test_answers_counted_before_a_build_was_stopped_count_too(make, said):
     assert accuracies[0] == accuracies[1]
 
 
-def test_its_sha256_are_those_of_the_files(make):
+def test_the_card_holds_the_sha256_of_the_files(make):
     features = make()
     features.rows(make_stem(), make_part(), FACTS)
     (folder,) = folders(features)
@@ -179,7 +179,7 @@ def test_the_same_stem_made_again_is_the_same_cache(make, tmp_path):
     assert make().key(copy.deepcopy(make_stem()), FACTS) == key
 
 
-def test_what_the_stem_does_not_hold_is_no_part_of_the_key(make):
+def test_tensors_outside_the_stem_are_not_part_of_the_key(make):
     class Longer(Features):
         def __init__(self) -> None:
             super().__init__()
@@ -188,7 +188,7 @@ def test_what_the_stem_does_not_hold_is_no_part_of_the_key(make):
     assert make().key(make_stem(module=Longer), FACTS) == make().key(make_stem(), FACTS)
 
 
-def test_a_cache_that_is_there_is_found_without_building(make, said):
+def test_an_existing_cache_is_found_without_building(make, said):
     first, second = make_stem(), make_stem()
     rows = make().rows(first, make_part(), FACTS)
     assert built(first) == IMAGES
@@ -206,7 +206,7 @@ def test_one_object_opens_a_cache_once(make):
     assert features.rows(stem, make_part(), FACTS) is rows
 
 
-def test_a_plan_says_its_bytes_and_whether_it_is_there_and_builds_nothing(make):
+def test_a_plan_gives_bytes_and_existence_and_builds_nothing(make):
     stem, part, features = make_stem(), make_part(), make()
     assert features.plan(stem, part, FACTS) == (IMAGES * ROW, False)
     assert make(dtype=torch.float16).plan(stem, part, FACTS) == (IMAGES * ROW // 2, False)
@@ -216,7 +216,7 @@ def test_a_plan_says_its_bytes_and_whether_it_is_there_and_builds_nothing(make):
     assert sum((folder / f"{place}.bin").stat().st_size for place in range(2)) == IMAGES * ROW
 
 
-def test_a_stem_whose_code_has_changed_is_found_out_and_built_again(make, said):
+def test_a_stem_whose_code_has_changed_is_detected_and_built_again(make, said):
     make().rows(make_stem(Scaled(1.0)), make_part(), FACTS)
     changed = make_stem(Scaled(1.1))
     assert make().key(changed, FACTS) == make().key(make_stem(Scaled(1.0)), FACTS)
@@ -234,7 +234,7 @@ def stop_after(features: FeatureCache, batches: int, part: TensorPart | None = N
     assert built(stem) == batches * BATCH
 
 
-def test_a_build_that_was_stopped_goes_on_where_it_was(make, said):
+def test_a_stopped_build_resumes_where_it_was(make, said):
     whole = make().rows(make_stem(), make_part(), FACTS)
     shutil.rmtree(make().folder)
     stop_after(make(), 5)
@@ -247,7 +247,7 @@ def test_a_build_that_was_stopped_goes_on_where_it_was(make, said):
     assert found(make(), make_stem())
 
 
-def test_a_build_does_again_what_its_journal_had_not_noted(make, monkeypatch):
+def test_a_build_repeats_rows_that_its_journal_lacks(make, monkeypatch):
     small_steps(monkeypatch.setattr, journal_bytes=3 * BATCH * ROW)
     stop_after(make(), 8)  # noted after 3 and 6 batches
     stem = make_stem()
@@ -287,7 +287,7 @@ def test_a_damaged_line_of_the_journal_costs_that_line(make, damage):
 
 
 @pytest.mark.parametrize("extra", [b"", b"half a row"])
-def test_rows_that_changed_since_they_were_noted_are_computed_again(make, extra):
+def test_rows_that_changed_since_they_were_recorded_are_computed_again(make, extra):
     whole = make().rows(make_stem(), make_part(), FACTS)
     shutil.rmtree(make().folder)
     stop_after(make(), 5)
@@ -313,7 +313,7 @@ def test_of_two_processes_one_builds_and_the_other_waits_for_it(make, tmp_path):
     assert sum(count for count in counts if count in (BATCH, IMAGES % BATCH)) == IMAGES
 
 
-def test_whoever_waits_for_another_process_can_be_stopped(make, said):
+def test_waiting_for_another_process_can_be_stopped(make, said):
     features = make()
     building = hold(features.folder / features.key(make_stem(), FACTS), exclusive=True)
     with building, CheckedBy(never), pytest.raises(AssertionError, match="a batch is computed"):
@@ -348,7 +348,7 @@ class Augmented:
     ids=["random numbers", "statistics of a batch", "augmented images"],
 )
 @pytest.mark.parametrize("long", [1000, 1], ids=["found at the end", "found before the build"])
-def test_what_is_something_else_each_time_is_not_cached(make, said, stem, part, long, monkeypatch):
+def test_outputs_that_change_from_run_to_run_are_not_cached(make, said, stem, part, long, monkeypatch):
     monkeypatch.setattr(cache, "LONG", long)
     features = make()
     assert features.rows(stem, part, FACTS) is None
@@ -390,32 +390,32 @@ def room_for(caches: int) -> int:
     return caches * IMAGES * ROW + 40_000
 
 
-def test_the_oldest_cache_goes_first_where_all_are_above_the_limit(make, aged, said):
+def test_the_least_recently_used_cache_is_removed_first_above_the_limit(make, aged, said):
     assert make(limit=room_for(3)).rows(make_stem(), make_part(), FACTS)
     assert [folder.exists() for folder in aged] == [False, True, True]
     assert any(f"removed {aged[0].name}, the least recently used" in line for line in said)
 
 
-def test_a_cache_that_is_used_again_is_no_longer_the_oldest(make, aged):
+def test_a_cache_that_is_used_again_is_the_most_recently_used(make, aged):
     make().rows(make_stem(), make_part(), part_facts("a"))
     make(limit=room_for(3)).rows(make_stem(), make_part(), FACTS)
     assert [folder.exists() for folder in aged] == [True, False, True]
 
 
-def test_a_cache_that_another_process_computes_with_stays(make, aged):
+def test_a_cache_that_another_process_reads_stays(make, aged):
     with hold(aged[0]):
         assert make(limit=room_for(3)).rows(make_stem(), make_part(), FACTS)
     assert [folder.exists() for folder in aged] == [True, False, True]
 
 
-def test_nothing_is_cached_where_others_that_are_in_use_leave_no_room(make, aged, said):
+def test_nothing_is_cached_if_caches_in_use_leave_no_room(make, aged, said):
     with hold(aged[0]):
         assert make(limit=room_for(1)).rows(make_stem(), make_part(), FACTS) is None
     assert aged[0].exists()
     assert "exceed --cache-limit" in said[-1]
 
 
-def test_a_cache_larger_than_the_limit_is_said_and_not_built_and_removes_none(make, aged, said):
+def test_a_cache_larger_than_the_limit_is_logged_not_built_and_removes_none(make, aged, said):
     stem = make_stem()
     assert make(limit=IMAGES * ROW - 1).rows(stem, make_part(), FACTS) is None
     assert said == [*said[:-1], "cache: 59.2 kB exceed --cache-limit; frozen layers run in every epoch"]

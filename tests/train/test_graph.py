@@ -195,14 +195,14 @@ FRONTIERS = {
 
 
 @pytest.mark.parametrize(("calls", "names"), FRONTIERS.values(), ids=FRONTIERS)
-def test_the_stem_gives_what_cannot_be_had_again_cheaply_and_no_more(calls, names):
+def test_the_stem_outputs_only_what_cannot_be_computed_cheaply_from_the_rest(calls, names):
     model, images = made(calls)
     stages = cut_at(model, ["b", "c"], images)
     assert list(stages.names) == names
     assert_exact(model, stages, ["b", "c"], images)
 
 
-def test_no_stem_is_kept_where_all_before_the_trained_layers_is_cheap():
+def test_there_is_no_stem_if_all_calls_before_the_trained_layers_are_cheap():
     model, images = made(lambda m, x: m.c(m.b(m.norm(x).tanh())))
     stages = cut_at(model, ["b", "c"], images)
     assert stages.stem is None
@@ -267,7 +267,7 @@ IN_PLACE = {
 
 @torch.no_grad()
 @pytest.mark.parametrize("calls", IN_PLACE.values(), ids=IN_PLACE)
-def test_calls_that_compute_in_place_change_nothing_that_is_given_and_no_number(calls):
+def test_calls_in_place_change_neither_their_inputs_nor_the_outputs(calls):
     model, images = made(calls)
     before, own = images.clone(), trials(model, ["b", "c"])
     program = make_program(model, Lora(), [own[:-1], own[-1:]], images)
@@ -337,13 +337,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("calls", "why"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_cut_is_refused_with_the_reason(calls, why):
+def test_a_model_that_cannot_be_cut_is_refused_with_the_reason(calls, why):
     model, images = made(calls)
     with pytest.raises(CannotCutError, match=why):
         cut_at(model, ["b", "c"], images)
 
 
-def test_images_that_are_needed_beside_the_stem_are_given_with_it():
+def test_images_that_are_needed_beside_the_features_are_features_too():
     model, images = made(images_again)
     stages = cut_at(model, ["b", "c"], images)
     assert stages.names == ("images", "a")

@@ -68,7 +68,7 @@ def test_a_head_is_cut_off_a_model_that_cannot_be_traced(build, head, shape):
     ],
     ids=["values decide", "images beside an image", "random numbers", "something after the head", "two layers"],
 )
-def test_where_that_is_not_safe_every_image_takes_the_whole_model(model, targets):
+def test_the_whole_model_runs_for_every_image_if_cutting_the_head_is_not_safe(model, targets):
     model, images = made(model, 3, 4)
     program = program_of(model, targets, images)
     assert program.cut is None

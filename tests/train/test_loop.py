@@ -75,7 +75,7 @@ def test_in_float32_a_lanes_gradient_is_its_lone_gradient(build):
 
 
 @pytest.mark.parametrize("build", [mlp, cnn])
-def test_the_same_lanes_twice_are_the_same_bit_for_bit_whatever_was_drawn_between(build):
+def test_training_twice_gives_the_same_bits_whatever_was_drawn_between(build):
     runs = []
     for _ in range(2):
         own = setting(build)
@@ -87,7 +87,7 @@ def test_the_same_lanes_twice_are_the_same_bit_for_bit_whatever_was_drawn_betwee
     assert all(equal(*pair) for pair in zip(*runs, strict=True))
 
 
-def test_what_is_frozen_keeps_every_bit_and_batch_norms_stay_in_eval_mode():
+def test_frozen_tensors_keep_every_bit_and_batch_norms_stay_in_eval_mode():
     own = setting(cnn)
     before = {name: tensor.clone() for name, tensor in own.compressed.model.state_dict().items()}
     lane = own.lane()
@@ -102,7 +102,7 @@ def test_what_is_frozen_keeps_every_bit_and_batch_norms_stay_in_eval_mode():
     assert not any(torch.equal(lane.parameters[name], tensor) for name, tensor in start.items())
 
 
-def test_a_lanes_accuracy_and_loss_are_those_of_its_adapted_model():
+def test_accuracy_and_loss_of_a_lane_are_those_of_its_adapted_model():
     own, lane = setting(cnn), setting(cnn).lane(lr=0.05)
     own.epoch([lane, own.lane(lr=0.001)])
     model = shared_copy(own.compressed.model)
@@ -149,7 +149,7 @@ def test_fault_12_a_loss_that_is_not_finite_fails_before_the_optimizers_step():
 
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("build", [mlp, cnn])
-def test_fault_12_neighbours_of_a_lane_that_fails_keep_every_bit(build, name):
+def test_fault_12_lanes_beside_a_failing_lane_keep_every_bit(build, name):
     own = setting(build)
     disturbed, healthy = [
         [own.lane(optimizer="sgd"), own.lane(optimizer=name, lr=lr), own.lane(optimizer="adamw")] for lr in (1e30, 0.01)
@@ -163,7 +163,7 @@ def test_fault_12_neighbours_of_a_lane_that_fails_keep_every_bit(build, name):
     assert all(equal(*pair) for pair in zip(disturbed[::2], healthy[::2], strict=True))
 
 
-def test_fault_12_a_lane_that_breaks_at_the_last_step_of_an_epoch_has_no_accuracy():
+def test_fault_12_a_lane_that_diverges_at_the_last_step_of_an_epoch_has_no_accuracy():
     own = setting()
     lane, neighbour = own.lane(optimizer="sgd", lr=1e38, batch_size=50), own.lane(batch_size=50)
     own.epoch([lane, neighbour], Recipe(epochs=1))
@@ -231,7 +231,7 @@ def test_the_seed_of_an_order_is_the_same_on_any_machine():
     assert derive(3, "order", 1) != derive(31, "order", 0)
 
 
-def test_check_is_asked_before_every_batch_and_what_it_raises_leaves_the_epochs_before_as_they_were():
+def test_a_stop_before_any_batch_leaves_the_lanes_as_they_were_after_the_last_epoch():
     own = setting()
     asked = []
     disturbed, quiet = own.lane(), own.lane()
@@ -255,7 +255,7 @@ def test_check_is_asked_before_every_batch_and_what_it_raises_leaves_the_epochs_
 
 
 @pytest.mark.parametrize("schedule", [Constant(), Cosine()], ids=["constant", "cosine"])
-def test_the_rate_stays_or_falls_over_all_steps_of_a_trial_to_near_zero(schedule, monkeypatch):
+def test_the_rate_is_constant_or_falls_over_all_steps_to_near_zero(schedule, monkeypatch):
     seen = []
     step = LaneOptimizer.step
     monkeypatch.setattr(
@@ -351,7 +351,7 @@ def test_whole_float32_trainings_come_as_close_as_other_seeds_do():
 @pytest.mark.parametrize("broken", ["a rate", "a parameter"])
 @pytest.mark.parametrize("cached", [True, False], ids=["cut", "uncut"])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_fault_12_neighbours_of_other_ranks_keep_every_bit_beside_a_lane_that_fails(name, cached, broken):
+def test_fault_12_lanes_of_other_ranks_beside_a_failing_lane_keep_every_bit(name, cached, broken):
     own = own_setting(name, cached=cached)
     healthy, disturbed = [[own.lane(**values) for values in TRIALS] for _ in range(2)]
     bad = disturbed[0]
@@ -381,7 +381,7 @@ COMPUTE = {
 @pytest.mark.parametrize(("compute", "near"), COMPUTE.values(), ids=COMPUTE)
 @pytest.mark.parametrize("cached", [True, False], ids=["cut", "uncut"])
 @pytest.mark.parametrize("name", ["mlp", "cnn", "vit", "vit's last block"])
-def test_how_numbers_are_computed_changes_losses_little(name, cached, compute, near):
+def test_precision_and_memory_format_change_losses_little(name, cached, compute, near):
     own = own_setting(name, cached=cached)
     # RMSprop's first steps are ten times the others', and with them what rounding comes to.
     steady = [values for values in TRIALS if values["optimizer"] != "rmsprop"]

@@ -34,7 +34,7 @@ def batch(classes: int) -> tuple[Tensor, Tensor, Tensor]:
     return logits, torch.randint(classes, (N,)), 3 * torch.randn(N, classes, dtype=torch.float64)
 
 
-def test_every_loss_is_tried_here():
+def test_every_registered_loss_is_tested_here():
     assert {type(loss) for loss in LOSSES_HERE} == set(LOSSES)
 
 
@@ -76,14 +76,14 @@ def test_a_lanes_loss_does_not_depend_on_its_neighbours(loss, classes):
 
 
 @CLASSES
-def test_at_temperature_one_a_teacher_that_is_sure_of_the_labels_gives_cross_entropy(classes):
+def test_at_temperature_one_a_teacher_with_one_hot_outputs_gives_cross_entropy(classes):
     logits, labels, _ = batch(classes)
     teacher = 1e4 * F.one_hot(labels, classes).double()
     own = Distillation(temperature=1.0).losses(logits, labels, teacher)
     torch.testing.assert_close(own, CrossEntropy().losses(logits, labels, None))
 
 
-def test_a_student_that_says_what_its_teacher_says_has_nothing_left_to_learn():
+def test_a_student_with_the_logits_of_its_teacher_has_loss_zero():
     _, labels, teacher = batch(7)
     student = (teacher + 5)[None].requires_grad_()  # a softmax takes no notice of what all logits share
     loss = Distillation(temperature=3.0).losses(student, labels, teacher)
@@ -93,7 +93,7 @@ def test_a_student_that_says_what_its_teacher_says_has_nothing_left_to_learn():
 
 
 @pytest.mark.parametrize(("weight", "same"), [(0.0, True), (0.5, False)])
-def test_a_label_free_loss_takes_no_notice_of_labels(weight, same):
+def test_a_loss_without_labels_does_not_depend_on_labels(weight, same):
     logits, labels, teacher = batch(6)
     gradients = []
     for given in (labels, (labels + 1) % 6):
@@ -129,7 +129,7 @@ class Streamed(TensorPart):
 
 @pytest.mark.parametrize("kind", [TensorPart, Streamed])
 @pytest.mark.parametrize("order", [None, torch.tensor([22, 3, 3, 0, 17])])
-def test_what_lies_beside_rows_is_each_images_own_whatever_the_order(kind, order):
+def test_a_tensor_added_to_rows_follows_their_order(kind, order):
     part = kind(torch.randn(23, 4), torch.arange(23))
     rows = with_tensor(image_rows(part), torch.arange(23)[:, None] * torch.tensor([1, 10]))
     assert len(rows) == 23
@@ -141,7 +141,7 @@ def test_what_lies_beside_rows_is_each_images_own_whatever_the_order(kind, order
     assert torch.equal(torch.cat(seen), torch.arange(23) if order is None else order)
 
 
-def test_a_teachers_logits_are_the_models_and_are_kept_on_disk_once(tmp_path, said):
+def test_logits_of_a_teacher_are_those_of_its_model_and_are_cached_once(tmp_path, said):
     own = setting()
     cache = FeatureCache(folder=tmp_path)
     expected = own.original(own.train.images)

@@ -20,7 +20,7 @@ def _four_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_there_is_a_worker_for_each_core_and_one_for_a_gpu():
+def test_there_is_one_worker_per_thread_and_one_for_a_gpu():
     assert workers("cpu") == 4
     assert workers("cuda:0") == 1
 
@@ -34,7 +34,7 @@ def test_each_job_runs_once_with_its_share_of_the_threads(jobs, threads):
 
 
 @pytest.mark.parametrize(("jobs", "device"), [(1, "cpu"), (0, "cpu"), (3, "cuda")])
-def test_jobs_that_are_not_side_by_side_run_in_turn_here_with_all_threads(jobs, device):
+def test_a_single_worker_runs_jobs_in_turn_with_all_threads(jobs, device):
     seen = []
     here = threading.get_ident()
     run = [lambda job=job: seen.append((job, torch.get_num_threads(), threading.get_ident())) for job in range(jobs)]
@@ -47,7 +47,7 @@ def test_jobs_run_at_the_same_time():
     side_by_side([both.wait, both.wait], "cpu")
 
 
-def test_what_a_job_raises_is_raised_once_those_that_began_have_ended_and_no_other_begins():
+def test_an_error_of_a_job_is_raised_after_running_jobs_end_and_cancels_waiting_ones():
     began, ended = [], []
 
     def fail() -> None:
@@ -79,7 +79,7 @@ def trained_beside(own: Setting, others: int) -> list[Lane]:
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "vit's last block"])
-def test_a_cohort_comes_to_the_same_bits_whatever_trains_beside_it(name):
+def test_a_cohort_gives_the_same_bits_whatever_trains_in_parallel(name):
     build, targets = SETTINGS[name]
     own = setting(build, targets=targets)
     first = trained_beside(own, 3)
@@ -87,7 +87,7 @@ def test_a_cohort_comes_to_the_same_bits_whatever_trains_beside_it(name):
         assert all(map(equal, first, trained_beside(own, others)))
 
 
-def test_cohorts_side_by_side_come_as_close_to_cohorts_in_turn_as_rounding_lets_them():
+def test_parallel_cohorts_equal_sequential_ones_up_to_rounding():
     own = setting(SETTINGS["cnn"][0], torch.float64)
     in_turn = cohort(own)
     for _ in range(2):

@@ -53,7 +53,7 @@ FALL_BACKS = {
 
 @torch.no_grad()
 @pytest.mark.parametrize(("calls", "why"), FALL_BACKS.values(), ids=FALL_BACKS)
-def test_what_cannot_be_cut_goes_through_the_whole_model_and_gives_the_same_numbers(calls, why):
+def test_a_model_that_cannot_be_cut_runs_whole_and_gives_the_same_logits(calls, why):
     model, images = made(calls)
     own = trials(model, ["b", "c"])
     program = program_of(model, own, images)
@@ -79,7 +79,7 @@ def across_lanes(m: Calls, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("calls", [random_numbers, random_stem, across_lanes])
-def test_a_model_that_gives_other_numbers_in_other_company_takes_one_lane_a_pass(calls):
+def test_a_model_that_mixes_a_batch_takes_one_lane_per_pass(calls):
     model, images = made(calls)
     program = program_of(model, trials(model, ["b", "c"]), images)
     assert program.cut is None
@@ -88,7 +88,7 @@ def test_a_model_that_gives_other_numbers_in_other_company_takes_one_lane_a_pass
 
 
 @torch.no_grad()
-def test_a_model_whose_batch_is_its_second_axis_takes_one_lane_a_pass_and_is_right():
+def test_a_model_whose_batch_is_its_second_axis_takes_one_lane_per_pass_and_is_right():
     model, images = made(lambda m, x: m.c(m.b(m.a(x)[:, None].expand(-1, 2, -1).transpose(0, 1)).tanh()).mean(0))
     own = trials(model, ["b", "c"])
     program = program_of(model, own, images)
@@ -100,7 +100,7 @@ def test_a_model_whose_batch_is_its_second_axis_takes_one_lane_a_pass_and_is_rig
 
 
 @torch.no_grad()
-def test_rows_hold_what_the_lanes_need_and_the_images_stay_as_they_were():
+def test_rows_hold_the_inputs_of_the_lanes_and_leave_the_images_unchanged():
     model, images = made(lambda m, x: m.c(m.b(x).relu()))
     own = trials(model, ["b", "c"])
     program = program_of(model, own, images)
@@ -124,13 +124,13 @@ def test_a_whole_program_takes_images_as_they_are():
     assert (program.why, program.stacks, program.without_lanes(model)) == ("the test said so", True, model)
 
 
-def test_a_target_whose_weight_the_model_reads_itself_is_refused():
+def test_a_target_whose_weight_the_model_reads_directly_is_refused():
     model, images = made(lambda m, x: m.c(F.linear(m.b(m.a(x)), m.b.weight)))
     with pytest.raises(SpecError, match="reads a tensor of a trained layer directly"):
         program_of(model, trials(model, ["b", "c"]), images)
 
 
-def test_another_thread_computes_as_ever_while_a_model_is_traced():
+def test_another_thread_computes_undisturbed_while_a_model_is_traced():
     other, images = made(lambda m, x: m.c(m.b(m.a(x))))
     expected = other(images)
 
@@ -155,7 +155,7 @@ class Reading(nn.Module):
         return self.head(F.linear(x, self.read.weight, self.read.bias))
 
 
-def test_a_weight_that_is_read_and_not_called_cannot_be_trained_whole():
+def test_a_weight_that_is_read_directly_cannot_be_trained_whole():
     model = Reading().eval()
     lane = {name: torch.randn_like(tensor) for name, tensor in model.named_parameters()}
     with pytest.raises(SpecError, match=r"adapter 'full' cannot replace it.*read, head"):

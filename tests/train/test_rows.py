@@ -32,7 +32,7 @@ def same(rows: Rows, others: Rows) -> bool:
     return True
 
 
-def test_rows_come_as_they_lie_and_the_last_batch_is_short():
+def test_rows_come_in_order_and_the_last_batch_is_smaller():
     rows = make_rows()
     tensors, labels, sizes = whole(rows)
     assert all(map(torch.equal, [*tensors, labels], [*rows.tensors, rows.labels]))
@@ -40,14 +40,14 @@ def test_rows_come_as_they_lie_and_the_last_batch_is_short():
     assert len(rows) == N
 
 
-def test_rows_come_by_an_order_that_may_leave_some_out_and_repeat_others():
+def test_rows_follow_an_order_that_may_skip_and_repeat_indices():
     rows, order = make_rows(), torch.tensor([22, 3, 3, 0, 17])
     tensors, labels, sizes = whole(rows, 2, order)
     assert all(map(torch.equal, [*tensors, labels], [tensor[order] for tensor in (*rows.tensors, rows.labels)]))
     assert sizes == [2, 2, 1]
 
 
-def test_rows_move_to_a_device_where_they_fit_its_limit():
+def test_rows_move_to_a_device_if_they_fit_its_limit():
     rows = make_rows()
     bytes_ = N * (3 * 4 * 4 + 8)
     moved = rows.to("meta", limit=bytes_)
@@ -59,7 +59,7 @@ def computed(features: Tensor, places: Tensor) -> Inputs:
     return features.flatten(1), places, features.transpose(1, 2), features.sum((1, 2)) * places
 
 
-def test_what_is_handed_on_stays_where_it_lies_and_what_is_new_is_held():
+def test_tensors_passed_through_are_not_copied_and_computed_ones_are_held():
     rows = make_rows()
     held = ComputedRows(rows, computed).held()
     assert isinstance(held, TensorRows)
@@ -72,13 +72,13 @@ def test_what_is_handed_on_stays_where_it_lies_and_what_is_new_is_held():
     assert held.labels is rows.labels
 
 
-def test_what_is_handed_on_takes_nothing_of_the_limit():
+def test_tensors_passed_through_do_not_count_towards_the_limit():
     rows = make_rows()
     held = ComputedRows(rows, lambda features, places: (features.flatten(1), places)).held(limit=0)
     assert isinstance(held, TensorRows)
 
 
-def test_new_rows_are_held_up_to_the_limit_and_computed_above_it(monkeypatch):
+def test_computed_rows_are_held_up_to_the_limit_and_recomputed_above_it(monkeypatch):
     monkeypatch.setattr(rows_module, "BATCH", 4)
     rows = ComputedRows(make_rows(), computed)
     bytes_ = N * (3 * 4 * 4 + 4)  # the turned features, and the new number
@@ -88,7 +88,7 @@ def test_new_rows_are_held_up_to_the_limit_and_computed_above_it(monkeypatch):
     assert same(held, rows)
 
 
-def test_rows_that_are_computed_above_the_limit_keep_nothing():
+def test_rows_recomputed_above_the_limit_hold_nothing():
     asked = []
     rows = ComputedRows(make_rows(), lambda features, places: (asked.append(len(places)) or features * 2,)).held(
         limit=0
@@ -99,7 +99,7 @@ def test_rows_that_are_computed_above_the_limit_keep_nothing():
     assert asked == [7, 7, 7, 2] * 2
 
 
-def test_no_grad_ends_where_a_batch_is_handed_out():
+def test_no_grad_does_not_extend_to_the_consumer_of_a_batch():
     layer = nn.Linear(4, 2)
     rows = ComputedRows(make_rows(), lambda features, places: (layer(features),))
     for inputs, _ in rows.batches(7):
@@ -114,7 +114,7 @@ def test_no_grad_ends_where_a_batch_is_handed_out():
     assert not tensor.requires_grad
 
 
-def test_rows_computed_under_no_grad_leave_it_as_it_was():
+def test_computing_rows_restores_the_grad_mode():
     with torch.no_grad():
         for _ in ComputedRows(make_rows(), computed).batches(7):
             assert not torch.is_grad_enabled()
@@ -149,7 +149,7 @@ def test_a_part_above_its_limit_is_streamed_and_gives_the_same_rows(items):
     assert len(streamed) == N
 
 
-def test_rows_computed_from_a_stream_are_computed_again_and_are_the_same(items):
+def test_rows_computed_from_a_stream_are_recomputed_and_equal(items):
     streamed = ComputedRows(image_rows(DatasetPart(items, limit=0)), lambda images: (images.flatten(1), images * 2))
     assert streamed.held() is streamed
     held = ComputedRows(image_rows(DatasetPart(items)), lambda images: (images.flatten(1), images * 2)).held()
@@ -158,7 +158,7 @@ def test_rows_computed_from_a_stream_are_computed_again_and_are_the_same(items):
     assert len(streamed) == N
 
 
-def test_a_part_in_memory_is_read_once_and_lies_there_once(items):
+def test_a_part_in_memory_is_read_once_and_held_once(items):
     part = TensorPart(items.images, torch.arange(N) % 5)
     assert image_rows(part).tensors[0] is part.images
     rows = image_rows(DatasetPart(items))
@@ -176,7 +176,7 @@ class OtherBatches(TensorPart):
             yield images + 1, labels
 
 
-def test_a_part_of_a_users_own_is_asked_for_its_batches(items):
+def test_a_user_defined_part_gives_its_own_batches(items):
     part = OtherBatches(items.images, torch.arange(N) % 5)
     tensors, labels, _ = whole(image_rows(part))
     assert torch.equal(tensors[0], items.images + 1)

