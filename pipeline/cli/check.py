@@ -21,14 +21,11 @@ def check(study: Study, as_json: Json = False) -> None:
     """Check a study's file, weights and data. Every image is decoded; nothing is trained."""
     from pipeline.config.study_file import study_file
     from pipeline.errors import IntegrityError, SpecError
-    from pipeline.run.readiness import TARGETS_FIT, targets_fit
-    from pipeline.task import check_task
+    from pipeline.run.readiness import TARGETS_FIT, check_study
     from pipeline.terminal.text import print_lines
 
     spec = read_spec(study)
-    ticks = [("study file is valid", True, str(study_file(study))), *check_task(spec.task)]
-    if all(ok for _, ok, _ in ticks):
-        ticks.append(targets_fit(spec))
+    ticks = [("study file is valid", True, str(study_file(study))), *check_study(spec)]
     if as_json:
         print_json([{"what": what, "ok": ok, "said": said} for what, ok, said in ticks])
     else:

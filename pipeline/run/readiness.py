@@ -10,23 +10,31 @@ from pipeline.objective.combination import Combination
 from pipeline.objective.objective import Objective, make_features
 from pipeline.run.snapshot import Snapshot
 from pipeline.run.winner_spectra import keep_baseline_spectra, train_watched_baseline, watched_layers
-from pipeline.task import Task, prepare
+from pipeline.task.contract import Task
+from pipeline.task.data_check import Finding, check_task, refuse_bad_data
+from pipeline.task.prepare import prepare
 from pipeline.train.cache.feature_cache import FeatureCache
 
 TARGETS_FIT = "targets and ranks fit"
 
 
-def targets_fit(spec: StudySpec) -> tuple[str, bool, str]:
-    """A line of ``check``: its name, whether every combination's targets exist and can take the ranks, and details."""
+def check_study(spec: StudySpec) -> list[Finding]:
+    """Check data, weights, targets and ranks of a study; targets and ranks only if the data and weights are sound."""
+    findings = list(check_task(spec.task))
+    return [*findings, _targets_fit(spec)] if all(finding.ok for finding in findings) else findings
+
+
+def _targets_fit(spec: StudySpec) -> Finding:
+    """Whether every combination's targets exist and can take the ranks."""
     try:
         task = prepare(spec.task, train_baseline=False)
         watched_layers(spec, task.model)
         combinations = make_combinations(spec, task, "cpu")
         refuse_misfits(combinations, cheaply=True)
     except SpecError as error:
-        return TARGETS_FIT, False, str(error)
+        return Finding(TARGETS_FIT, False, str(error))
     counts = (f"{combination.name}: {len(combination.targets)} layers" for combination in combinations)
-    return TARGETS_FIT, True, ", ".join(counts)
+    return Finding(TARGETS_FIT, True, ", ".join(counts))
 
 
 def make_combinations(spec: StudySpec, task: Task, device: str) -> list[Combination]:
@@ -55,10 +63,24 @@ def make_objectives(
     return {each.name: Objective.of(each, spec.compute, features) for each in combinations}
 
 
-def trained_objectives(spec: StudySpec, device: str, features: FeatureCache) -> dict[str, Objective]:
-    """The objectives of a study; a missing baseline is trained first, once targets and ranks are known to fit."""
+def trained_objectives(
+    spec: StudySpec, device: str, features: FeatureCache, *, begun: bool = False
+) -> dict[str, Objective]:
+    """The objectives of a study; a missing baseline is trained first, once data, targets and ranks are checked.
+
+    Args:
+        spec: The study.
+        device: Where to train.
+        features: The caches of frozen layers.
+        begun: Whether the study has trials, so that it goes on even if its data fail a check (``refuse_bad_data``).
+
+    Raises:
+        IntegrityError: The data fail a check, and the study has not begun.
+        SpecError: A compression, an adapter and a rank do not go together.
+    """
     task = prepare(spec.task, device=device, train_baseline=False)
     watched_layers(spec, task.model)
+    refuse_bad_data(spec.task, task.hashes, begun=begun)
     snapshots: list[Snapshot] = []
     if not task.trained:
         refuse_misfits(make_combinations(spec, task, device), cheaply=True)

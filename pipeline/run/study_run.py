@@ -65,13 +65,14 @@ def run_study(spec: StudySpec, storage: Database, options: RunOptions, events: E
 
     Raises:
         StopTraining: The active guard stops the run; finished trials are stored.
-        IntegrityError: A combination cannot be compressed or started; the others are run all the same.
+        IntegrityError: The data of a new study fail a check, and nothing is run; or a combination cannot be compressed
+            or started, and the others are run all the same.
     """
     events = events or Events()
     keep_freed_memory()
     with exclusive(paths.LOCKS / f"{spec.name}.lock", f"study '{spec.name}'"), only_run(storage, spec.name):
         features = make_features(spec.compute, options.device, options.cache_limit)
-        objectives = trained_objectives(spec, options.device, features)
+        objectives = trained_objectives(spec, options.device, features, begun=_has_trials(storage, spec))
         refuse_misfits(objective.combination for objective in objectives.values())
         failed: dict[str, IntegrityError] = {}
         began = datetime.now(UTC).isoformat(timespec="seconds")
@@ -97,6 +98,12 @@ def run_study(spec: StudySpec, storage: Database, options: RunOptions, events: E
         if failed:
             said = "; ".join(f"'{name}': {error}" for name, error in failed.items())
             raise IntegrityError(f"these combinations failed, the others are done: {said}")
+
+
+def _has_trials(storage: Database, spec: StudySpec) -> bool:
+    ids = storage.names()
+    names = (study_name(spec.name, combination.name) for combination in spec.combination)
+    return any(storage.get_n_trials(ids[name]) for name in names if name in ids)
 
 
 @contextmanager
