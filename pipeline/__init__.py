@@ -18,8 +18,8 @@ if TYPE_CHECKING:  # the one list of public names: `__getattr__` reads it too
     from pipeline.export.checkpoint import load as load
     from pipeline.export.selection import save as save
     from pipeline.objective.objective import Objective as Objective
-    from pipeline.task import Task as Task
-    from pipeline.task import prepare as prepare
+    from pipeline.task.contract import Task as Task
+    from pipeline.task.prepare import prepare as prepare
 
 
 if not TYPE_CHECKING:  # else a type checker would accept every name

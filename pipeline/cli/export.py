@@ -33,7 +33,7 @@ def export(
     from pipeline.run.readiness import make_objectives
     from pipeline.store.kept_adapters import Kept
     from pipeline.store.stored_study import refuse_differences
-    from pipeline.task import prepare
+    from pipeline.task.prepare import prepare
 
     results = {result.name: result for result in results_of(study, storage)}
     seed = next(iter(results.values())).facts["pinned"]["seed"]

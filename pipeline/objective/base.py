@@ -12,7 +12,8 @@ from pipeline.adapt.contract import Adapter
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layers import on_device
 from pipeline.hashes import fingerprint
-from pipeline.task import Part, Task
+from pipeline.task.contract import Task
+from pipeline.task.parts import Part
 from pipeline.train.cache.feature_cache import FeatureCache
 from pipeline.train.cut.program import Probe, Program, make_program
 from pipeline.train.recipe import Recipe

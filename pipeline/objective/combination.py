@@ -44,7 +44,7 @@ from pipeline.objective.allocation import costs, layers_of, refuse_budgets, spen
 from pipeline.objective.allocations.contract import Layer
 from pipeline.seeds import derive
 from pipeline.space import Values, fitted
-from pipeline.task import Task
+from pipeline.task.contract import Task
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from pipeline.objective.bases import BaseKey, Bases
 from pipeline.objective.combination import Combination
 from pipeline.seeds import derive
 from pipeline.space import Values, suggest
-from pipeline.task import Task, prepare
+from pipeline.task.contract import Task
+from pipeline.task.prepare import prepare
 from pipeline.train.cache.feature_cache import LIMIT, FeatureCache
 from pipeline.train.lane import Lane
 from pipeline.train.loop import train_epoch

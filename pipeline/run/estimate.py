@@ -19,7 +19,7 @@ from pipeline.objective.scores import ERROR_IMAGES, SCORE_IMAGES, ranked, score_
 from pipeline.run.readiness import make_objectives, refuse_misfits, trained_objectives
 from pipeline.run.study_run import cut_in_words
 from pipeline.space import cells
-from pipeline.task import prepare
+from pipeline.task.prepare import prepare
 
 logger = logging.getLogger(__name__)
 

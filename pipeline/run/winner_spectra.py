@@ -19,7 +19,8 @@ from pipeline.results.spectra_file import Spectra, read_spectra, write_spectra
 from pipeline.run.snapshot import Snapshot, adapter_snapshot, courses, weight_snapshot
 from pipeline.run.winners import values_of
 from pipeline.store.stored_study import trial_key
-from pipeline.task import Task, baseline_epochs
+from pipeline.task.contract import Task
+from pipeline.task.prepare import baseline_epochs
 
 logger = logging.getLogger(__name__)
 

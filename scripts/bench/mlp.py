@@ -26,7 +26,7 @@ from pipeline.space import Ask, Values, full_space
 from pipeline.store.database import open_storage
 from pipeline.store.ledger import Ledger
 from pipeline.store.stored_study import create_or_resume
-from pipeline.task import Task
+from pipeline.task.contract import Task
 from pipeline.train.parallel import workers
 
 Samples = tuple[Tensor, Tensor]

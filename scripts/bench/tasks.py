@@ -15,7 +15,7 @@ from pipeline.config.study_file import parse_spec
 from pipeline.objective.objective import Objective
 from pipeline.objective.passes import Pass, measure_pass, pack
 from pipeline.space import Values
-from pipeline.task import Task
+from pipeline.task.contract import Task
 from pipeline.train.lane import Lane
 from pipeline.train.parallel import side_by_side, workers
 

@@ -13,7 +13,7 @@ from pipeline.cli.verb import next_command
 from pipeline.config.registry import REGISTRIES
 from pipeline.config.study_file import load_spec
 from pipeline.export.checkpoint import load
-from pipeline.task import prepare
+from pipeline.task.prepare import prepare
 
 
 @pytest.fixture

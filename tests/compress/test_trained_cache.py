@@ -6,7 +6,7 @@ from pipeline.compress.methods.prune_gradient import PruneGradient
 from pipeline.compress.methods.prune_magnitude import PruneMagnitude
 from pipeline.compress.trained_cache import compress_cached
 from pipeline.paths import COMPRESSED
-from pipeline.task import Task
+from pipeline.task.contract import Task
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from pipeline.objective.objective import Objective
 from pipeline.run.estimate import plan_rank
 from pipeline.run.winners import recover, values_of
 from pipeline.store.kept_adapters import Kept
-from pipeline.task import prepare
+from pipeline.task.prepare import prepare
 
 STUDY = """
 name = "{name}"

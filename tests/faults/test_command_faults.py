@@ -22,7 +22,7 @@ from pipeline.errors import StorageError
 from pipeline.locks import exclusive
 from pipeline.store import database as storage_module
 from pipeline.store.database import open_storage
-from pipeline.task import prepare
+from pipeline.task.prepare import prepare
 
 SECRET = "hunter2"
 

@@ -32,7 +32,7 @@ from pipeline.guard import StopTraining
 from pipeline.results.reading import read_results
 from pipeline.run.winners import find_winners, recover
 from pipeline.store import ledger
-from pipeline.task import Task
+from pipeline.task.contract import Task
 
 ONE_CELL = {"ranks": [2], "inits": ["svd"]}
 

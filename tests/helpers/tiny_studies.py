@@ -26,7 +26,9 @@ from pipeline.search.events import Events
 from pipeline.store.database import Database
 from pipeline.store.kept_adapters import Kept
 from pipeline.store.stored_study import create_or_resume, study_name
-from pipeline.task import Part, Task, count_correct
+from pipeline.task.contract import Task
+from pipeline.task.metrics.accuracy import count_correct
+from pipeline.task.parts import Part
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 """States of trials that a budget counts."""

@@ -18,7 +18,7 @@ from pipeline.run.readiness import make_objectives
 from pipeline.run.winners import score_winners
 from pipeline.space import Values
 from pipeline.store.stored_study import refuse_differences
-from pipeline.task import Task
+from pipeline.task.contract import Task
 from pipeline.train.lane import Lane
 from pipeline.train.rows import TensorRows
 

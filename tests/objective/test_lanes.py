@@ -8,7 +8,7 @@ from pipeline.cell import Cell
 from pipeline.errors import SpecError
 from pipeline.objective.objective import Objective
 from pipeline.store.kept_adapters import Kept
-from pipeline.task import Task
+from pipeline.task.contract import Task
 
 
 class SequenceFirst(nn.Module):

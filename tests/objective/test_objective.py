@@ -10,7 +10,7 @@ from tiny_studies import Mlp, adapted, blobs, make_objective, make_spec, make_ta
 
 from pipeline.errors import SpecError
 from pipeline.objective.objective import Objective
-from pipeline.task import Task
+from pipeline.task.contract import Task
 
 VALUES = {"rank": 2, "init": "svd", "alpha": 4.0, "optimizer": "adam", "lr": 0.01, "batch_size": 16}
 

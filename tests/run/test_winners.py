@@ -6,7 +6,7 @@ from pipeline.cell import Cell
 from pipeline.objective.objective import Objective
 from pipeline.results.reading import read_results
 from pipeline.run.winners import find_winners, recover, score_winners
-from pipeline.task import Task
+from pipeline.task.contract import Task
 from pipeline.task.parts import TensorPart
 
 

@@ -13,9 +13,12 @@ from pipeline.config.registry import MODELS
 from pipeline.config.task_spec import TaskSpec
 from pipeline.errors import IntegrityError
 from pipeline.paths import ANSWERS
-from pipeline.task import Task, check_task, count_correct, prepare
+from pipeline.task.contract import Task
+from pipeline.task.data_check import check_task
+from pipeline.task.metrics.accuracy import count_correct
 from pipeline.task.metrics.agreement import FEW, PredictedPart
 from pipeline.task.parts import DatasetPart, Part, TensorPart
+from pipeline.task.prepare import prepare
 from pipeline.train.rows import TensorRows, image_rows
 
 

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from pipeline.numbers import wilson
-from pipeline.task import TensorPart, count_correct
+from pipeline.task.metrics.accuracy import count_correct
+from pipeline.task.parts import TensorPart
 
 
 def test_correct_images_are_counted_over_all_batches():

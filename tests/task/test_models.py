@@ -7,7 +7,7 @@ from torch import nn
 from pipeline.config.registry import MODELS
 from pipeline.config.study_file import parse_spec
 from pipeline.errors import IntegrityError, SpecError
-from pipeline.task import rebuild
+from pipeline.task.prepare import rebuild
 
 TABLES = [
     {"source": "mlp", "widths": [64, 8, 3], "dropout": 0.5},

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline.errors import IntegrityError
-from pipeline.task import DatasetPart, TensorPart, as_part
+from pipeline.task.parts import DatasetPart, TensorPart, as_part
 
 
 class Counting:

@@ -8,7 +8,9 @@ from pipeline.config.registry import DATASETS
 from pipeline.config.task_spec import TaskSpec
 from pipeline.errors import IntegrityError, RestoraError, SpecError
 from pipeline.paths import BASELINES
-from pipeline.task import Task, baseline_epochs, count_correct, prepare, rebuild
+from pipeline.task.contract import Task
+from pipeline.task.metrics.accuracy import count_correct
+from pipeline.task.prepare import baseline_epochs, prepare, rebuild
 
 MLP = {"source": "mlp", "widths": [192, 16, 3], "dropout": 0.2}
 

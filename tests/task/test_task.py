@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import IntegrityError
-from pipeline.task import Task
+from pipeline.task.contract import Task
 
 
 def pair(labels, features=4, seed=0):

@@ -31,7 +31,7 @@ from pipeline.config.spec import ComputeSpec
 from pipeline.guard import StopTraining
 from pipeline.objective.combination import Combination
 from pipeline.objective.objective import Objective
-from pipeline.task import Task
+from pipeline.task.contract import Task
 from pipeline.task.parts import DatasetPart, TensorPart
 from pipeline.train.cache import feature_cache as cache
 from pipeline.train.cache.feature_cache import FeatureCache
