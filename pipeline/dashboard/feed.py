@@ -21,18 +21,18 @@ from pipeline.store.optuna_tables import study_id_of
 logger = logging.getLogger(__name__)
 
 FEED_WAIT = 0.5
-"""Seconds that an update waits for another program that writes to the database; it is left out then."""
+"""Seconds that an update waits for another program that writes to the database, before the update is skipped."""
 Seen = tuple[Hashable, ...]
 
 
 @dataclass
-class _Pace:
-    """Lets a kind of update happen as often as its share of the run's time allows.
+class _Budget:
+    """Limits a kind of update to a share of the run's time.
 
     Args:
-        share: Part of the time that it may take.
-        last: Seconds that the last update took; at first those that it is expected to take.
-        spent: Seconds that all took.
+        share: The share of the run's time, at most 1.
+        last: Seconds that the last update took; before the first one an estimate.
+        spent: Seconds that all updates took.
     """
 
     share: float
@@ -47,9 +47,9 @@ class _Pace:
 
 
 class Feed(Events):
-    """Tells those who look at a study in optuna-dashboard how far it is.
+    """Keeps notes, pictures and the summary study up to date while a run goes on.
 
-    Its updates after epochs take 1 % of the run's time; there are others where searches and the run begin and end.
+    Updates after epochs take at most 1 % of the run's time. Further ones follow the begin and the end of each search.
 
     Args:
         storage: The database of the stored studies.
@@ -59,27 +59,27 @@ class Feed(Events):
     def __init__(self, storage: Database, study: str) -> None:
         self._storage, self._study = storage, study
         self._began = time.monotonic()
-        self._notes, self._pictures = _Pace(0.002, last=0.05), _Pace(0.008, last=1.5)  # to import plotly takes a while
+        self._notes, self._pictures = _Budget(0.002, last=0.05), _Budget(0.008, last=1.5)  # plotly is imported first
         self._winners: Winners = {}
         self._drawn: dict[str, Seen] = {}
         self._summary: optuna.Study | None = None
-        self._summed: Seen = ()
-        self._said: set[str] = set()
+        self._summarized: Seen = ()
+        self._warned: set[str] = set()
 
     @property
     def seconds(self) -> float:
-        """Seconds that all updates took so far."""
+        """Seconds that all updates have taken."""
         return self._notes.spent + self._pictures.spent
 
     def progressed(self, combination: str, progress: Progress) -> None:
-        """Bring everything up to date if updates have taken less than their share of the run's time."""
+        """Update everything, if updates have taken less than their share of the run's time."""
         pictures = self._pictures.allows(self._elapsed)
         if pictures or self._notes.allows(self._elapsed):
-            self._bring_up_to_date(pictures=pictures)
+            self._update_safely(pictures=pictures)
 
     def reached(self, moment: Moment) -> None:
-        """Bring everything up to date; pictures at the end, and after a search if they have taken less than theirs."""
-        self._bring_up_to_date(
+        """Update everything; pictures only at the end, or after a search if their share of the time allows it."""
+        self._update_safely(
             pictures=moment == "ended" or (moment == "searched" and self._pictures.allows(self._elapsed))
         )
 
@@ -87,12 +87,12 @@ class Feed(Events):
     def _elapsed(self) -> float:
         return time.monotonic() - self._began
 
-    def _bring_up_to_date(self, *, pictures: bool) -> None:
+    def _update_safely(self, *, pictures: bool) -> None:
         start = time.perf_counter()
         try:
             self._update(pictures=pictures)
-        except Exception as error:  # whatever it is, a search is not to be lost for a picture
-            self._say_once(f"what the dashboard shows was not brought up to date: {type(error).__name__}: {error}")
+        except Exception as error:  # no failure here may end a search
+            self._warn_once(f"the dashboard's notes and pictures were not updated: {type(error).__name__}: {error}")
         finally:
             (self._pictures if pictures else self._notes).add(time.perf_counter() - start)
 
@@ -104,12 +104,12 @@ class Feed(Events):
             self._write(result.study, combination_note(result), [result], pictures=pictures)
         self._summary = self._summary or open_summary(self._storage, self._study, results[0].metric)
         if self._summary is None:
-            self._say_once(f"this database has a study '{self._study}' of someone else's: it stays, without a summary")
+            self._warn_once(f"no summary study: another program made a study '{self._study}' in this database")
             return
         seen = _seen(results)
-        if seen != self._summed:
+        if seen != self._summarized:
             update_summary(self._summary, results)
-            self._summed = seen
+            self._summarized = seen
         self._write(self._summary, study_note(results), results, pictures=pictures)
 
     def _write(self, study: optuna.Study, note: str, results: Sequence[CombinationResult], *, pictures: bool) -> None:
@@ -119,15 +119,15 @@ class Feed(Events):
         if pictures:
             self._drawn[name] = seen
 
-    def _say_once(self, line: str) -> None:
+    def _warn_once(self, line: str) -> None:
         line = line.partition("\n")[0]
-        if line not in self._said:
-            self._said.add(line)
+        if line not in self._warned:
+            self._warned.add(line)
             logger.warning(line)
 
 
 def _seen(results: Sequence[CombinationResult]) -> Seen:
-    """What the summary and the pictures of some combinations depend on."""
+    """Everything that the summary and the pictures of some combinations depend on."""
     return tuple(
         (
             result.name,

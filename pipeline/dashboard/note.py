@@ -13,20 +13,20 @@ from pipeline.wording import NOTHING, cell_name, counted, init_name, listed, per
 LINE = "*What you write below this line is kept.*"
 PARTS = {"train": "training", "val": "validation", "test": "test"}
 SPACE = "\u2003"
-"""Keeps columns apart: the dashboard gives its tables no room."""
+"""Separates the columns of tables, which the dashboard shows without any space between them."""
 LONGEST = 100
-"""Characters of a method's options or of a reason."""
+"""The most characters of a method's options or of a reason."""
 
 
 def renewed(before: str, text: str) -> str:
-    """A note with a new text above the line, and what someone wrote below it; without a line, all of it is theirs."""
+    """A note with a new text above ``LINE``. What a user wrote below stays; a note without ``LINE`` is a user's."""
     _, found, theirs = before.partition(LINE)
     below = theirs if found else before and f"\n\n{before}"
     return f"{text}\n\n---\n{LINE}{below}"
 
 
 def combination_note(result: CombinationResult) -> str:
-    """What a combination is and came to so far."""
+    """Methods, results and progress of a combination."""
     pinned, task = result.facts["pinned"], result.facts.get("task", {})
     method = pinned.get("combination", {})
     inits = listed(dict.fromkeys(_plain(init_name(cell.cell.init, NOTHING)) for cell in result.cells))
@@ -41,45 +41,47 @@ def combination_note(result: CombinationResult) -> str:
 
 
 def study_note(results: Sequence[CombinationResult]) -> str:
-    """What a whole study came to so far: the note of its summary."""
+    """Results and progress of a whole study: the note of its summary study."""
     task = results[0].facts.get("task", {})
     what = (
         f"**{_plain(results[0].of)}**: the best trial of each cell (rank and init) of "
         f"{counted(len(results), 'combination')}, {results[0].metric} against bytes"
     )
     how = (
-        "Each combination is a study of its own, with all its trials. A trial that is marked as pruned here was its "
-        "cell's best until a better one came; `superseded_by` says which."
+        "All trials of a combination are in its own study. Former best trials appear here as pruned; "
+        "`superseded_by` is the number of the better trial."
     )
     return "\n\n".join([what, f"Task: {_task(task)}", how, _table(results), *_progress(results), *_commands(results)])
 
 
 def _table(results: Sequence[CombinationResult]) -> str:
-    """Original, only compressed, and the best of each rank, of one combination or of several."""
+    """The original model, then per combination the compressed-only model and the best trial of each rank."""
     several = len(results) > 1
     part = compared_part(results)
     first, metric = results[0], results[0].metric
-    won = f"won back on {PARTS[part]} (%)"
-    names = [f"validation {metric} (%)", f"test {metric} (%)", "size", "times smaller", won, "trial"]
+    recovered = f"recovered on {PARTS[part]} (%)"
+    names = [f"validation {metric} (%)", f"test {metric} (%)", "size", "times smaller", recovered, "trial"]
     head = ["", *(f"{SPACE}{name}" for name in names)]
     rows = [_row("original", _scored(first.baseline), first.facts["dense_bytes"], 1.0)]
     for result in results:
-        own = f"{_plain(result.name)}: " if several else ""
+        prefix = f"{_plain(result.name)}: " if several else ""
         dense, small = result.facts["dense_bytes"], result.facts["compressed_bytes"]
-        rows.append(_row(f"{own}only compressed", _scored(result.compressed), small, dense / small))
+        rows.append(_row(f"{prefix}compressed only", _scored(result.compressed), small, dense / small))
         for cell in sorted(result.best_of_ranks().values(), key=lambda cell: cell.cell.rank):
-            rows.append(_cell_row(own, result, cell, part))
+            rows.append(_cell_row(prefix, result, cell, part))
     lines = [head, [":--", *["--:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell_row(own: str, result: CombinationResult, cell: CellResult, part: str) -> list[str]:
+def _cell_row(prefix: str, result: CombinationResult, cell: CellResult, part: str) -> list[str]:
     if cell.best is None:
-        raise ValueError(f"{cell.cell} has no winner to speak of")
+        raise ValueError(f"{cell.cell} has no complete trial")
     facts = cell.best.user_attrs
     scores = percent(cell.best.value), percent(winner_accuracy(cell, "test"))
-    won = percent(cell_recovery(result, cell, part), 1)
-    return _row(f"{own}{_cell(result, cell)}", scores, facts["bytes"], facts["ratio"], won, str(cell.best.number))
+    recovered = percent(cell_recovery(result, cell, part), 1)
+    return _row(
+        f"{prefix}{_cell(result, cell)}", scores, facts["bytes"], facts["ratio"], recovered, str(cell.best.number)
+    )
 
 
 def _cell(result: CombinationResult, cell: CellResult) -> str:
@@ -87,8 +89,10 @@ def _cell(result: CombinationResult, cell: CellResult) -> str:
     return _plain(cell_name(rank, init, result.budget_unit)) if rank else "best"
 
 
-def _row(name: str, scores: tuple[str, str], taken: int, ratio: float, won: str = "", trial: str = "") -> list[str]:
-    return [name, *(f"{SPACE}{cell}" for cell in (*scores, size(taken), f"{ratio:.2f}", won, trial))]
+def _row(
+    name: str, scores: tuple[str, str], taken: int, ratio: float, recovered: str = "", trial: str = ""
+) -> list[str]:
+    return [name, *(f"{SPACE}{cell}" for cell in (*scores, size(taken), f"{ratio:.2f}", recovered, trial))]
 
 
 def _scored(scores: Mapping[str, Score]) -> tuple[str, str]:
@@ -111,19 +115,19 @@ def _progress(results: Sequence[CombinationResult]) -> list[str]:
         lines.append("Why trials failed, most often:")
         lines.append("\n".join(f"- {counted(count, 'time')}: {_plain(_short(reason))}" for reason, count in often))
     if interrupted := sum(sum(cell.tally.interrupted.values()) for cell in cells):
-        lines.append(f"Interrupted with their run, to be tried again: {counted(interrupted, 'trial')}.")
+        lines.append(f"Interrupted, to be tried again: {counted(interrupted, 'trial')}.")
     short = [cell for cell in cells if cell.exhausted]
     if short:
-        lines.append(f"{counted(len(short), 'cell')} ended short of the budget, for as many trials failed.")
+        lines.append(f"{counted(len(short), 'cell')} ended short of the budget, because as many trials failed.")
     return lines
 
 
 def _commands(results: Sequence[CombinationResult]) -> list[str]:
-    """What made it, and what to do next."""
+    """The command of the latest run, and the next commands."""
     run, study = latest_run(results), results[0].of
-    made = [f"Made by, last begun {run['began'][:16].replace('T', ' ')} UTC:", _block(run["command"])] if run else []
+    made = [f"Latest run, begun {run['began'][:16].replace('T', ' ')} UTC:", _block(run["command"])] if run else []
     report, export = _code(f"restora report {study}"), _code(f"restora export {study}")
-    return [*made, f"Next: {report} writes one page of it all, {export} the checkpoint of each rank."]
+    return [*made, f"Next: {report} writes a page with all results, {export} the checkpoint of each rank."]
 
 
 def _task(task: Mapping[str, Any]) -> str:
@@ -154,7 +158,7 @@ def _short(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """A text that is nothing but text in Markdown and in HTML."""
+    """A text with everything escaped that Markdown or HTML would read as markup."""
     return re.sub(r"([!-'*+.:-@\[-`{-~])", r"\\\1", " ".join(text.split()))
 
 

@@ -1,7 +1,7 @@
-"""What optuna-dashboard reads of a stored study beside its trials: a note, and pictures of one's own.
+"""A study's note and pictures for optuna-dashboard, written into the tables of the stored study.
 
-It keeps both in pieces among the study's system attributes. Its own functions write them an attribute at a time, and
-importing them takes a second.
+optuna-dashboard cuts both into pieces that it stores as system attributes. Its own functions take one transaction per
+piece and a second to import.
 """
 
 import json
@@ -13,23 +13,26 @@ from sqlalchemy.orm import Session
 
 from pipeline.dashboard.note import renewed
 from pipeline.store.long_text import cut
-from pipeline.store.optuna_tables import SYSTEM_ATTRIBUTES as _ROWS
+from pipeline.store.optuna_tables import SYSTEM_ATTRIBUTES as ATTRIBUTES
 
 NOTE, VERSION, PICTURE = "dashboard:note_str:", "dashboard:note_ver", "dashboard:plot_data:"
 TRIES = 3
 
 
 def write_board(engine: Engine, study_id: int, note: str, pictures: Mapping[str, str]) -> bool:
-    """Write a study's note and pictures in one transaction, if they are others than before; says whether they are.
+    """Write a study's note and pictures in one transaction if they have changed.
 
     Args:
-        engine: Of the database.
+        engine: The database.
         study_id: The study's id in it.
-        note: Its text, in Markdown; what someone wrote below is kept.
-        pictures: Plotly figures as JSON, by id; others stay as they are.
+        note: The note in Markdown; what a user wrote below it stays.
+        pictures: Plotly figures as JSON, by id; other pictures stay.
+
+    Returns:
+        Whether anything has changed.
 
     Raises:
-        RuntimeError: Someone wrote into the note each time when it was tried.
+        RuntimeError: A user changed the note during each of ``TRIES`` tries.
     """
     for _ in range(TRIES):
         before = _read(engine, study_id)
@@ -45,13 +48,13 @@ def write_board(engine: Engine, study_id: int, note: str, pictures: Mapping[str,
             for prefix, text in new.items():
                 _replace(session, study_id, prefix, text)
         return True
-    raise RuntimeError("someone else writes into the note")
+    raise RuntimeError("a user was editing the note")
 
 
 def _read(engine: Engine, study_id: int) -> dict[str, Any]:
     with Session(engine) as session:
-        place = (_ROWS.c.study_id == study_id, _ROWS.c.key.startswith("dashboard:"))
-        rows = session.execute(select(_ROWS.c.key, _ROWS.c.value_json).where(*place)).all()
+        ours = (ATTRIBUTES.c.study_id == study_id, ATTRIBUTES.c.key.startswith("dashboard:"))
+        rows = session.execute(select(ATTRIBUTES.c.key, ATTRIBUTES.c.value_json).where(*ours)).all()
     return {key: json.loads(value) for key, value in rows}
 
 
@@ -61,23 +64,21 @@ def _text(attributes: Mapping[str, Any], prefix: str) -> str:
 
 
 def _next_version(session: Session, study_id: int, before: int | None) -> bool:
-    """Count a note's version up, unless someone else did since it was read."""
+    """Increase the version of a note; False if someone else has done so since it was read."""
     if before is None:
-        session.execute(insert(_ROWS).values(study_id=study_id, key=VERSION, value_json="1"))
+        session.execute(insert(ATTRIBUTES).values(study_id=study_id, key=VERSION, value_json="1"))
         return True
-    place = (
-        _ROWS.c.study_id == study_id,
-        _ROWS.c.key == VERSION,
-        _ROWS.c.value_json == json.dumps(before),
-    )
-    counted = update(_ROWS).where(*place).values(value_json=json.dumps(before + 1))
-    return session.connection().execute(counted).rowcount == 1
+    row = (ATTRIBUTES.c.study_id == study_id, ATTRIBUTES.c.key == VERSION)
+    unchanged = ATTRIBUTES.c.value_json == json.dumps(before)
+    increase = update(ATTRIBUTES).where(*row, unchanged).values(value_json=json.dumps(before + 1))
+    return session.connection().execute(increase).rowcount == 1
 
 
 def _replace(session: Session, study_id: int, prefix: str, text: str) -> None:
-    session.execute(delete(_ROWS).where(_ROWS.c.study_id == study_id, _ROWS.c.key.startswith(prefix, autoescape=True)))
+    pieces = ATTRIBUTES.c.key.startswith(prefix, autoescape=True)
+    session.execute(delete(ATTRIBUTES).where(ATTRIBUTES.c.study_id == study_id, pieces))
     rows = [
         {"study_id": study_id, "key": f"{prefix}{number}", "value_json": json.dumps(piece)}
         for number, piece in enumerate(cut(text))
     ]
-    session.execute(insert(_ROWS), rows)
+    session.execute(insert(ATTRIBUTES), rows)

@@ -25,23 +25,23 @@ from pipeline.store.optuna_tables import (
     write_distributions,
 )
 
-OWN = "summary_of"
-"""The attribute that tells a summary from a study of someone else's."""
+SUMMARY_OF = "summary_of"
+"""The attribute that tells a summary study from a study that another program made."""
 Key = tuple[str, int, str]
 """Combination, rank and init."""
 
 
 def open_summary(storage: RDBStorage, study: str, metric: str) -> optuna.Study | None:
-    """The summary of a study, made where there is none; None where a study of someone else's has its name."""
+    """The summary study of a study, created if there is none; None if another program made a study of that name."""
     try:
         summary = optuna.create_study(storage=storage, study_name=study, directions=["maximize", "minimize"])
     except DuplicatedStudyError:
         summary = optuna.load_study(storage=storage, study_name=study)
-        if summary.user_attrs.get(OWN) == study:
+        if summary.user_attrs.get(SUMMARY_OF) == study:
             return summary
         if not _is_bare(summary):
             return None
-    summary.set_user_attr(OWN, study)
+    summary.set_user_attr(SUMMARY_OF, study)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         summary.set_metric_names([f"validation {metric}", "bytes"])
@@ -49,16 +49,16 @@ def open_summary(storage: RDBStorage, study: str, metric: str) -> optuna.Study |
 
 
 def _is_bare(study: optuna.Study) -> bool:
-    """Whether a study has nothing in it yet: a run was killed as it made its summary."""
+    """Whether a study is empty, because a run was killed while it created its summary."""
     two = study.directions == [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
     return two and not (study.user_attrs or study.metric_names or study.get_trials(deepcopy=False))
 
 
 def update_summary(summary: optuna.Study, results: Sequence[CombinationResult]) -> bool:
-    """Bring the summary up to date in one transaction; says whether anything was to be done.
+    """Update the summary in one transaction. Former best trials appear as pruned, with ``superseded_by``.
 
-    A trial that is its cell's best no more stays, as Optuna's trials do: pruned, without values, and with the number of
-    its successor in ``superseded_by``.
+    Returns:
+        Whether anything has changed.
     """
     best = {
         (result.name, cell.cell.rank, cell.cell.init): (result, cell)
@@ -67,7 +67,7 @@ def update_summary(summary: optuna.Study, results: Sequence[CombinationResult]) 
         if cell.best
     }
     study_id = study_id_of(summary)
-    trials = backend_of(summary).get_all_trials(study_id, deepcopy=False)  # what is marked is read anew
+    trials = backend_of(summary).get_all_trials(study_id, deepcopy=False)  # not from a cache
     shown = {_key(trial): trial for trial in trials if trial.state == TrialState.COMPLETE}
     kept = {key for key, trial in shown.items() if key in best and _origin(trial) == _origin_of(*best[key])}
     stale = [key for key in kept if _attributes(*best[key]) != shown[key].user_attrs]
@@ -96,13 +96,13 @@ def _origin(trial: FrozenTrial) -> tuple[Any, ...]:
 
 
 def _origin_of(result: CombinationResult, cell: CellResult) -> tuple[Any, ...]:
-    own = _attributes(result, cell)
-    return own["study"], own["trial"], _values(_winner(cell))
+    attributes = _attributes(result, cell)
+    return attributes["study"], attributes["trial"], _values(_winner(cell))
 
 
 def _winner(cell: CellResult) -> FrozenTrial:
     if cell.best is None:
-        raise ValueError(f"{cell.cell} has no winner to speak of")
+        raise ValueError(f"{cell.cell} has no complete trial")
     return cell.best
 
 
@@ -111,7 +111,7 @@ def _values(best: FrozenTrial) -> list[float]:
 
 
 def _attributes(result: CombinationResult, cell: CellResult) -> dict[str, Any]:
-    """What a summary says of a winner beside its values."""
+    """The user attributes of a winner in the summary."""
     best = _winner(cell)
     facts = {
         "study": result.study.study_name,
@@ -126,7 +126,7 @@ def _attributes(result: CombinationResult, cell: CellResult) -> dict[str, Any]:
 
 
 def _space(results: Sequence[CombinationResult], trials: Sequence[FrozenTrial]) -> dict[str, CategoricalDistribution]:
-    """Where cells lie. Choices are all that the study has; those that are stored keep their places, new ones follow."""
+    """The distributions of combination, rank and init. Stored choices keep their order, new ones follow."""
     cells = [cell.cell for result in results for cell in result.cells]
     choices: dict[str, list[Any]] = {
         "combination": [result.name for result in results],
@@ -134,17 +134,22 @@ def _space(results: Sequence[CombinationResult], trials: Sequence[FrozenTrial]) 
         "init": [cell.init for cell in cells],
     }
     space = {}
-    for name, own in choices.items():
+    for name, present in choices.items():
         stored = [trial.distributions[name] for trial in trials if name in trial.distributions]
-        before = [choice for each in stored if isinstance(each, CategoricalDistribution) for choice in each.choices]
-        space[name] = CategoricalDistribution(list(dict.fromkeys([*before, *own])))
+        before = [
+            choice
+            for distribution in stored
+            if isinstance(distribution, CategoricalDistribution)
+            for choice in distribution.choices
+        ]
+        space[name] = CategoricalDistribution(list(dict.fromkeys([*before, *present])))
     return space
 
 
 def _append(
     session: Session, study_id: int, space: Mapping[str, BaseDistribution], result: CombinationResult, cell: CellResult
 ) -> int:
-    """Add a winner as a trial, with the values that were searched and the times at which that was; its number."""
+    """Add a winner as a trial with its values and times; returns the trial's number."""
     best = _winner(cell)
     params = {**best.params, "combination": result.name}
     began, ended = best.datetime_start, best.datetime_complete

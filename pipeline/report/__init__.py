@@ -1,1 +1,1 @@
-"""What a study came to: tables, pictures, and one page that holds both."""
+"""The report of a study: tables, pictures, and one page with both."""

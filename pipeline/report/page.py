@@ -84,7 +84,7 @@ def draw(results: Sequence[CombinationResult]) -> Drawn:
 def render(results: Sequence[CombinationResult], drawn: Drawn, made: datetime | None = None) -> str:
     """The page as HTML. Equal results give equal pages, apart from the date."""
     return document(
-        f"{listed(dict.fromkeys(result.of for result in results))}: {measured(results)} won back",
+        f"{listed(dict.fromkeys(result.of for result in results))}: {measured(results)} after compression",
         template="report.html",
         drawn=any(not isinstance(one, NothingToDraw) for one in drawn.values()),
         lead=[*state(results), *summary(results)],

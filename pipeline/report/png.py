@@ -1,4 +1,4 @@
-"""The pictures of a report as files, drawn by a browser that is at hand."""
+"""The pictures of a report as PNG files, drawn by an installed browser."""
 
 import functools
 import logging
@@ -15,17 +15,17 @@ from pipeline.report.figures.style import on_white
 logger = logging.getLogger(__name__)
 
 WIDTH, FINER = 1000, 2
-"""Pixels of a picture across, and how many of the file stand for one of them."""
-PATIENCE = 60
-"""Seconds in which the browser may draw a picture."""
+"""The width of a picture in CSS pixels, and how many pixels of the file one of them has."""
+TIMEOUT = 60
+"""Seconds that the browser may take for a picture."""
 
 
 def write_pngs(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
     """Write pictures as ``<name>.png`` in light colours; those of an earlier report are replaced.
 
     Args:
-        figures: By name.
-        folder: Where to.
+        figures: Plotly figures by name.
+        folder: The folder to write to.
 
     Returns:
         The files that were written.
@@ -33,7 +33,7 @@ def write_pngs(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
     if not figures:
         return []
     if find_spec("kaleido") is None:
-        logger.warning("no PNGs of the pictures, for kaleido is not installed: pip install kaleido")
+        logger.warning("no PNG files: kaleido is not installed; next: pip install kaleido")
         return []
     from kaleido import write_fig_from_object_sync
     from kaleido.errors import BrowserClosedError, BrowserFailedError, ChromeNotFoundError
@@ -50,15 +50,15 @@ def write_pngs(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
         ]
         try:
             # Without mathjax=False the browser would ask the network for it.
-            failed = write_fig_from_object_sync(wanted, kopts={"mathjax": False, "timeout": PATIENCE})
+            failed = write_fig_from_object_sync(wanted, kopts={"mathjax": False, "timeout": TIMEOUT})
         except ChromeNotFoundError:
             logger.warning(
-                "no PNGs of the pictures, for no browser was found: install Chromium or Chrome (on Debian: apt-get "
+                "no PNG files: no browser was found; install Chromium or Chrome (on Debian: apt-get "
                 "install chromium), or set BROWSER_PATH to one"
             )
             return []
         except (BrowserClosedError, BrowserFailedError) as error:
-            logger.warning(f"no PNGs of the pictures, for the browser failed: {error}")
+            logger.warning(f"no PNG files: the browser failed: {error}")
             return []
         for fault in failed:
             logger.warning(f"a picture could not be written as PNG: {fault}")

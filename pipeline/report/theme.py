@@ -1,14 +1,14 @@
-"""The colours of the page and of its pictures, once for light ground and once for dark.
+"""The colours of the page and of its pictures, in a light and a dark scheme.
 
-A picture names no colour of its own but inks that read on both grounds: the page paints the rest when it is opened, so
-that one picture serves both. Contrast of text is 4.5 to 1 or more, of marks 3 to 1 (WCAG 2.2, AA).
+A picture itself contains only colours that are legible in both schemes. The page applies the others when it is opened.
+The contrast of text is at least 4.5 to 1, that of marks 3 to 1 (WCAG 2.2, AA).
 """
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
 NEUTRAL = "#7f7f7f"
-"""A grey that reads on both grounds, for what is no cell: the original model, fronts, lines to compare with."""
+"""A grey that is legible in both schemes, for all that is no cell: original models, fronts, reference lines."""
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,12 @@ class Scheme:
 
     Args:
         ink: Text.
-        quiet: Text that matters less.
+        quiet: Less important text.
         line: Borders and axes.
-        grid: The lines behind a picture's marks.
-        ground: Behind everything.
-        panel: Behind boxes, buttons and what is shown under the pointer.
-        best: Behind rows that stand out.
+        grid: Grid lines of pictures.
+        ground: The background.
+        panel: The background of boxes, buttons and tooltips.
+        best: The background of shaded rows.
         link: Links.
     """
 
@@ -59,7 +59,7 @@ DARK_SCHEME = Scheme(
 
 
 def layout(scheme: Scheme) -> dict[str, Any]:
-    """A plotly layout to be a template's: a picture's own settings go before it."""
+    """The layout of a plotly template: what a picture sets itself overrides it."""
     axis = {
         "gridcolor": scheme.grid,
         "linecolor": scheme.line,
@@ -100,5 +100,5 @@ LIGHT, DARK = layout(LIGHT_SCHEME), layout(DARK_SCHEME)
 
 
 def properties(scheme: Scheme) -> str:
-    """The same colours as custom properties of a style sheet: ``--ink: #1b1b1b; ...``."""
+    """The colours as custom properties of a style sheet: ``--ink: #1b1b1b; ...``."""
     return " ".join(f"--{name}: {value};" for name, value in asdict(scheme).items())

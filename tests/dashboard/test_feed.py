@@ -187,7 +187,7 @@ def test_a_failure_is_said_once_with_its_reason_and_stops_nothing(storage, feed,
     monkeypatch.setattr(feed_module, "combination_note", broken)
     for moment in ("begun", "searched", "ended"):
         feed.reached(moment)
-    assert said == ["what the dashboard shows was not brought up to date: ValueError: no such thing"]
+    assert said == ["the dashboard's notes and pictures were not updated: ValueError: no such thing"]
     monkeypatch.undo()
     feed.reached("ended")
     assert "int1-lora" in get_note(load(storage, STUDY))
@@ -209,7 +209,7 @@ def test_a_study_of_someone_elses_where_the_summary_would_be_is_said_once(storag
     begin(storage)
     for _ in range(2):
         feed.reached("ended")
-    assert said == ["this database has a study 'digits' of someone else's: it stays, without a summary"]
+    assert said == ["no summary study: another program made a study 'digits' in this database"]
     assert load(storage, SUMMARY).user_attrs == {}
     assert "int1-lora" in get_note(load(storage, STUDY))
 
@@ -289,4 +289,4 @@ def test_an_update_is_left_out_rather_than_wait_for_a_locked_database(storage, s
     other.engine.dispose()
     assert waited < 10 * FEED_WAIT
     assert len(said) == 1
-    assert said[0].startswith("what the dashboard shows was not brought up to date")
+    assert said[0].startswith("the dashboard's notes and pictures were not updated")

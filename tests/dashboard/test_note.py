@@ -43,8 +43,8 @@ def test_its_table_shows_original_only_compressed_and_the_best_of_each_rank_with
     finish(storage)
     head, _, *rows = table(note_of(storage))
     assert head == ["", "validation accuracy (%)", "test accuracy (%)", "size", "times smaller",
-                    "won back on test (%)", "trial"]  # fmt: skip
-    assert [row[0] for row in rows] == ["original", "only compressed", "rank 2, svd", "rank 8, svd"]
+                    "recovered on test (%)", "trial"]  # fmt: skip
+    assert [row[0] for row in rows] == ["original", "compressed only", "rank 2, svd", "rank 8, svd"]
     assert rows[0][1:5] == ["98.09", "98.00", "941 kB", "1.00"]
     assert rows[1][1:5] == ["42.00", "41.00", "58.6 kB", "16.04"]
     (best,) = (cell for cell in read_results(storage, "digits")[0].cells if str(cell.cell) == "rank 8 svd")
@@ -56,7 +56,7 @@ def test_before_the_test_what_was_won_back_is_that_on_validation(storage):
     stored = begin(storage)
     stored.trial(2, "svd", 0.70)
     head, _, *rows = table(note_of(storage))
-    assert head[5] == "won back on validation (%)"
+    assert head[5] == "recovered on validation (%)"
     assert rows[-1][1:3] == ["70.00", ""]
     assert rows[-1][5] == "50.0"
 
@@ -64,7 +64,7 @@ def test_before_the_test_what_was_won_back_is_that_on_validation(storage):
 def test_a_study_that_has_just_begun_says_so(storage):
     begin(storage)
     note = note_of(storage)
-    assert [row[0] for row in table(note)[2:]] == ["original", "only compressed"]
+    assert [row[0] for row in table(note)[2:]] == ["original", "compressed only"]
     assert "Progress: 0 of 16 trials: 0 complete, 0 pruned." in note
 
 
@@ -81,7 +81,7 @@ def test_a_trial_that_was_interrupted_is_no_failure(storage):
         stored.trial(2, "svd", 0.1, TrialState.FAIL, reason="its run was killed", interrupted=True)
     note = note_of(storage)
     assert "failed" not in note
-    assert "Interrupted with their run, to be tried again: 2 trials." in note
+    assert "Interrupted, to be tried again: 2 trials." in note
 
 
 def test_a_study_of_an_older_version_lacks_what_was_not_stored_then(storage):
@@ -138,8 +138,8 @@ def test_the_note_of_a_whole_study_shows_all_combinations_in_one_table(storage):
     assert "2 combinations" in note
     assert [row[0] for row in table(note)[2:]] == [
         "original",
-        *("int1-lora: only compressed", "int1-lora: rank 2, svd", "int1-lora: rank 8, svd"),
-        *("sparse-lora: only compressed", "sparse-lora: rank 2, svd", "sparse-lora: rank 8, svd"),
+        *("int1-lora: compressed only", "int1-lora: rank 2, svd", "int1-lora: rank 8, svd"),
+        *("sparse-lora: compressed only", "sparse-lora: rank 2, svd", "sparse-lora: rank 8, svd"),
     ]
     assert "Progress: 32 of 32 trials" in note
 
@@ -149,7 +149,7 @@ def test_the_note_of_a_whole_study_names_the_run_that_began_last(storage):
         run = {"command": f"restora run {combination}", "began": f"2026-11-24T{hour}:00:00+00:00", "done": 0}
         begin(storage, combination).study.set_user_attr("run", run)
     note = study_note(read_results(storage, "digits"))
-    assert "last begun 2026-11-24 17:00 UTC:\n\n```\nrestora run late\n```" in note
+    assert "Latest run, begun 2026-11-24 17:00 UTC:\n\n```\nrestora run late\n```" in note
 
 
 def test_what_someone_wrote_below_the_line_is_kept_to_the_letter():

@@ -93,7 +93,7 @@ class Stored:
         }
 
     def references(self, part: str, original: float, compressed: float) -> None:
-        """Write how the original and the only compressed model did on a part."""
+        """Write the scores of the original and the compressed-only model on a part."""
         for key, accuracy in {"baseline": original, "compressed": compressed}.items():
             images = IMAGES[part]
             self.study.set_user_attr(

@@ -148,7 +148,7 @@ def test_accuracy_by_rank_has_the_mean_over_seeds_with_their_range_and_the_inter
     assert seeds.error_y.thickness > line.error_y.thickness
     assert "97.05% of 10,000 images, mean of 2 seeds from 96.95% to 97.15%" in line.hovertext[1]
     names = [shape.name for shape in figure.layout.shapes]
-    assert names == ["original: 98.00%", "only compressed, int1-lora: 41.00%", "only compressed, sparse-lora: 41.30%"]
+    assert names == ["original: 98.00%", "compressed only, int1-lora: 41.00%", "compressed only, sparse-lora: 41.30%"]
 
 
 def test_a_cell_with_one_seed_has_no_bar_over_seeds(store, storage):
@@ -167,7 +167,7 @@ def test_studies_of_other_baselines_have_each_its_own_line_and_star(finished):
     )
     names = [shape.name for shape in accuracy_by_rank([first, second]).layout.shapes]
     assert names[:2] == ["original, digits: 98.00%"] * 2
-    assert names[2] == "only compressed, a/int1-lora: 41.00%"
+    assert names[2] == "compressed only, a/int1-lora: 41.00%"
     assert [shape.line.dash for shape in accuracy_by_rank([first, second]).layout.shapes][:2] == list(DASHES[:2])
     stars = traces(accuracy_by_size([first, second]), "original, digits")
     assert [trace.marker.symbol for trace in stars] == ["star", "star-square"]
@@ -188,7 +188,7 @@ def test_accuracy_by_size_has_the_front_and_the_references(finished):
     assert list(front.x) == sorted(front.x)
     assert list(front.y) == sorted(front.y, reverse=True)
     assert [trace.x for trace in traces(figure, "original")] == [(940_584,)]
-    assert [trace.x for trace in traces(figure, "only compressed, sparse-lora")] == [(120_000,)]
+    assert [trace.x for trace in traces(figure, "compressed only, sparse-lora")] == [(120_000,)]
     assert figure.layout.xaxis.type == "log"
 
 
@@ -241,7 +241,10 @@ def test_importances_leave_out_what_is_fixed_and_say_of_whom_there_are_none(stor
     store(combination="late").trial(2, "svd", 0.9)
     figure = importances(read_results(storage, "digits"))
     assert {"alpha", "lr"} <= set(figure.data[0].y) <= {"alpha", "lr", "batch_size"}
-    assert figure.layout.title.subtitle.text == "None for late: importances need two complete trials, there is one"
+    assert (
+        figure.layout.title.subtitle.text
+        == "No importances for late: importances need two complete trials, there is one"
+    )
 
 
 def test_importances_of_equal_trials_are_not_made_up(store, storage):

@@ -38,8 +38,8 @@ def test_a_cell_without_a_complete_trial_is_empty_and_says_how_far_it_is(store, 
     assert [list(line) for line in cells.z] == [[None, None], [-1, None]]
     assert list(texts.text) == ["★ <b>90.00</b>"]
     said = dict(zip(zip(empty.x, empty.y, strict=True), empty.hovertext, strict=True))
-    assert said["8", "svd"] == "int1-lora, rank 8, svd<br>no complete trial yet; of 4: 1 fail, 1 running"
-    assert said["2", "paper"] == "int1-lora, rank 2, paper<br>no complete trial yet; of 4: none has begun"
+    assert said["8", "svd"] == "int1-lora, rank 8, svd<br>no complete trial yet; budget 4: 1 fail, 1 running"
+    assert said["2", "paper"] == "int1-lora, rank 2, paper<br>no complete trial yet; budget 4: no trial has begun"
 
 
 def test_one_accuracy_has_no_scale(store, storage):

@@ -63,6 +63,6 @@ def test_a_combination_whose_compression_lost_nothing_beyond_chance_is_left_out_
     both = read_results(storage, "digits")
     figure = recovery(both)
     assert list(drawn(figure)) == ["int1-lora svd"]
-    assert figure.layout.title.subtitle.text.endswith("Left out, for compression lost nothing beyond chance: 8 bits")
-    with pytest.raises(NothingToDraw, match="compression lost nothing beyond chance: 8 bits"):
+    assert figure.layout.title.subtitle.text.endswith("Left out, because their loss may be chance: 8 bits")
+    with pytest.raises(NothingToDraw, match="left out, because their loss may be chance: 8 bits"):
         recovery(both[1:])

@@ -1,4 +1,4 @@
-"""What each rank wins back."""
+"""The accuracy of each rank."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -24,7 +24,7 @@ from pipeline.results.comparison import compared_part
 
 @PICTURES.register("accuracy_by_rank")
 class AccuracyByRank(Picture):
-    """Accuracy against rank, a line for each combination and init."""
+    """Accuracy against rank, one line per combination and init."""
 
     order: ClassVar = 10
     title: ClassVar = "{Accuracy} by {rank}"
@@ -56,7 +56,7 @@ class AccuracyByRank(Picture):
         scores += draw_references(figure, look, results, part)
         figure.update_xaxes(rank_axis(results))
         figure.update_yaxes(accuracy_axis(results, part, scores))
-        # Cells of one rank stand side by side, so that their intervals can be told apart.
+        # The cells of a rank are side by side, so that their intervals do not overlap.
         figure.update_layout(scattermode="group", scattergap=0.7)
         return finish(figure, "{Accuracy} by {rank}".format(**words(results)), subtitle=UNTESTED[part])
 
@@ -64,7 +64,7 @@ class AccuracyByRank(Picture):
 def _draw(
     figure: Figure, look: Look, result: CombinationResult, init: str, drawn: list[tuple[CellResult, Shown]]
 ) -> None:
-    """The line of an init with whiskers, and over it the thick bars of cells that have several seeds."""
+    """Draw the line of an init with its whiskers, and the thick bars of cells with several seeds."""
     common = {
         "offsetgroup": f"{result.label} {init}",
         "legendgroup": init,

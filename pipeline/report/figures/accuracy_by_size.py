@@ -1,4 +1,4 @@
-"""The best accuracy for each size."""
+"""The accuracy of each size."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -25,7 +25,7 @@ from pipeline.results.comparison import compared_part
 from pipeline.wording import readable_bytes
 
 Mark = tuple[int, Shown, str]
-"""Bytes, scores, and what is shown under the pointer."""
+"""Bytes, scores, and the text at the pointer."""
 
 
 @PICTURES.register("accuracy_by_size")
@@ -45,21 +45,21 @@ class AccuracyBySize(Picture):
         part, look, figure, marks = compared_part(results), look_of(results), make_subplots(), list[Mark]()
         for result in results:
             for init in look.inits:
-                own = [
+                found = [
                     (cell.best.user_attrs["bytes"], score, hover(result, cell, score.text))
                     for cell in result.cells
                     if cell.cell.init == init and cell.best and (score := cell_score(result, cell, part))
                 ]
-                if own:
+                if found:
                     symbol = {"symbol": look.symbol(result.label, init), "color": look.ink(init), "size": 10}
-                    _draw(figure, own, {"legendgroup": init, "showlegend": False, "marker": symbol})
-                    marks += own
+                    _draw(figure, found, {"legendgroup": init, "showlegend": False, "marker": symbol})
+                    marks += found
         if not marks:
             raise NothingToDraw("no trial has completed yet")
         front = pareto_front([(size, one.mean) for size, one, _ in marks])
         figure.add_scatter(
-            x=[marks[place][0] for place in front],
-            y=[marks[place][1].y for place in front],
+            x=[marks[index][0] for index in front],
+            y=[marks[index][1].y for index in front],
             mode="lines",
             line={"shape": "hv", "color": NEUTRAL, "width": 1.5},
             name="Pareto front of the cells",
@@ -78,18 +78,18 @@ class AccuracyBySize(Picture):
 
 def _draw(figure: Figure, marks: Sequence[Mark], common: Mapping[str, Any]) -> None:
     sizes, shown, texts = zip(*marks, strict=True)
-    place = {"x": sizes, "y": [one.y for one in shown], "mode": "markers"}
-    figure.add_scatter(**place, error_y=whiskers(shown), hovertext=texts, hoverinfo="text", **common)
+    points = {"x": sizes, "y": [one.y for one in shown], "mode": "markers"}
+    figure.add_scatter(**points, error_y=whiskers(shown), hovertext=texts, hoverinfo="text", **common)
     if any(len(one.scores) > 1 for one in shown):
-        figure.add_scatter(**place, error_y=seed_bars(shown), hoverinfo="skip", **common)
+        figure.add_scatter(**points, error_y=seed_bars(shown), hoverinfo="skip", **common)
 
 
 def _references(
     results: Sequence[CombinationResult], look: Look, part: str
 ) -> Iterator[tuple[str, Mark, dict[str, Any]]]:
-    """Name, mark and symbol of the original models, and of each that is only compressed."""
-    for place, (name, result) in enumerate(originals(results, part)):
-        symbol = {"symbol": ORIGINALS[place % len(ORIGINALS)], "size": 14}
+    """Names, marks and symbols of the original and the compressed-only models."""
+    for index, (name, result) in enumerate(originals(results, part)):
+        symbol = {"symbol": ORIGINALS[index % len(ORIGINALS)], "size": 14}
         yield name, _mark(name, result, result.baseline, "dense_bytes", part), symbol
     for result in results:
         if part in result.compressed:

@@ -1,4 +1,4 @@
-"""Spectra over epochs as one moving picture, from plain data."""
+"""An animation of spectra over the epochs of a training."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,15 +16,16 @@ from pipeline.results.spectra_file import Course
 
 PANELS = {"W": "trained W", "s B A": "adapter s B A", "Q + s B A": "adapted Q + s B A"}
 FLOOR = 1e-6
-"""Shares below are off the axis: they are the rounding of zeros."""
+"""Smaller shares are not shown, because they are rounding errors of zeros."""
 SECONDS = 6.0
-"""Of the whole animation, unless a frame would be shorter or longer than these milliseconds."""
+"""The duration of the animation, as far as ``FRAME`` allows it."""
 FRAME = (60.0, 400.0)
+"""The shortest and the longest duration of a frame in milliseconds."""
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A course in its panel; ``choice`` is none where it is always shown."""
+    """A course in its panel; ``choice`` is None for a course that is always shown."""
 
     course: Course
     choice: str | None
@@ -33,21 +34,21 @@ class _Drawn:
 
 
 def draw_courses(always: Sequence[Course], choices: Mapping[str, Sequence[Course]], subtitle: str = "") -> Figure:
-    """Shares of singular values with a frame an epoch, and below them the effective rank with a mark at that epoch.
+    """Singular values with one frame per epoch, and below them the effective rank with a marker at that epoch.
 
     Args:
-        always: Courses that are always shown.
-        choices: Courses of which one set is shown at a time, by the name that the menu gives it, the first at first.
+        always: Courses that are shown with every choice.
+        choices: Sets of courses by their names in the menu, which shows one set at a time, first the first.
         subtitle: Plain text below the title.
     """
     courses = [*always, *chain.from_iterable(choices.values())]
     columns = [matrix for matrix in PANELS if any(course.matrix == matrix for course in courses)]
     lines = _lines(dict.fromkeys(course.layer for course in courses))
-    owned = [(None, always), *choices.items()]
+    sets = [(None, always), *choices.items()]
     drawn = [
         _Drawn(course, choice, columns.index(course.matrix) + 1, lines[course.layer])
-        for choice, own in owned
-        for course in own
+        for choice, members in sets
+        for course in members
     ]
     figure = make_subplots(
         rows=2,
@@ -88,25 +89,25 @@ def draw_courses(always: Sequence[Course], choices: Mapping[str, Sequence[Course
 
 
 def _decades(courses: Sequence[Course]) -> dict[str, Any]:
-    """A logarithmic axis that stands still: whole decades around all shares of all epochs."""
+    """A logarithmic axis that is the same in every frame: whole decades around all shares of all epochs."""
     shown = [share for course in courses for epoch in course.shares for share in epoch if share >= FLOOR]
     low, high = math.floor(math.log10(min(shown, default=FLOOR))), math.ceil(math.log10(max(shown, default=1.0)))
-    # Half a mark beyond the upper end: all of a spectrum of rank one lies there.
+    # The one share of a spectrum of rank 1 lies at the upper end: leave room for its marker.
     return {"type": "log", "range": [low, high + 0.1], "dtick": 1, "exponentformat": "power"}
 
 
 def _lines(layers: Mapping[str, None]) -> dict[str, dict[str, Any]]:
-    """An ink a layer, and another dash when the inks are used up."""
+    """One colour per layer, and another dash once all colours are used."""
     return {
-        layer: {"color": INKS[place % len(INKS)], "dash": DASHES[place // len(INKS) % len(DASHES)], "width": 1.5}
-        for place, layer in enumerate(layers)
+        layer: {"color": INKS[index % len(INKS)], "dash": DASHES[index // len(INKS) % len(DASHES)], "width": 1.5}
+        for index, layer in enumerate(layers)
     }
 
 
 def _at(course: Course, epoch: int) -> tuple[int, list[float | None], float]:
     """Epoch, shares and effective rank; a course that ended earlier stays at its last epoch. Zeros are gaps."""
-    own = min(epoch, len(course.shares) - 1)
-    return own, [share or None for share in course.shares[own]], course.effective_rank[own]
+    last = min(epoch, len(course.shares) - 1)
+    return last, [share or None for share in course.shares[last]], course.effective_rank[last]
 
 
 def _spectrum(one: _Drawn) -> dict[str, Any]:
@@ -148,18 +149,18 @@ def _common(one: _Drawn, hover: str) -> dict[str, Any]:
 
 
 def _frame(drawn: Sequence[_Drawn], epoch: int) -> dict[str, Any]:
-    """What moves: of each course the first and the third trace."""
+    """A frame: the first and the third trace of each course change."""
 
     def moved() -> Iterator[dict[str, Any]]:
         for one in drawn:
-            own, shares, rank = _at(one.course, epoch)
+            last, shares, rank = _at(one.course, epoch)
             yield {"type": "scatter", "y": shares}
-            yield {"type": "scatter", "x": [own], "y": [rank]}
+            yield {"type": "scatter", "x": [last], "y": [rank]}
 
     return {
         "name": str(epoch),
         "data": list(moved()),
-        "traces": [3 * place + which for place in range(len(drawn)) for which in (0, 2)],
+        "traces": [3 * index + which for index in range(len(drawn)) for which in (0, 2)],
     }
 
 
@@ -174,13 +175,13 @@ def _animate(milliseconds: float) -> dict[str, Any]:
 
 def _play(epochs: int) -> dict[str, Any]:
     low, high = FRAME
-    pace = min(max(1000 * SECONDS / epochs, low), high)
+    milliseconds = min(max(1000 * SECONDS / epochs, low), high)
     return {
         "type": "buttons",
         "direction": "left",
         "showactive": False,
         "buttons": [
-            {"label": "Play", "method": "animate", "args": [None, _animate(pace)]},
+            {"label": "Play", "method": "animate", "args": [None, _animate(milliseconds)]},
             {"label": "Pause", "method": "animate", "args": [[None], _animate(0)]},
         ],
         "x": 0,
@@ -207,7 +208,7 @@ def _slider(epochs: int) -> dict[str, Any]:
 
 
 def _menu(drawn: Sequence[_Drawn], choices: Sequence[str], legends: int) -> dict[str, Any]:
-    """Shows one choice beside what is always shown, and the legend."""
+    """A menu that shows one choice, what is always shown, and the legend."""
 
     def visible(choice: str) -> list[bool]:
         return [one.choice in (None, choice) for one in drawn for _ in range(3)] + [True] * legends

@@ -1,4 +1,4 @@
-"""Axes that show what differs."""
+"""Axes and their ticks. Accuracy axes are logarithmic in the error, which spreads out the values near 100 %."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -8,11 +8,11 @@ from pipeline.report.figures.labels import measured, rank_tick
 from pipeline.results.combination_result import CombinationResult
 
 STEPS = ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))
-"""Where ticks of a logarithmic axis may stand within a decade, from sparse to dense."""
+"""Ticks of a logarithmic axis within one decade, from sparse to dense."""
 
 
 def log_axis(values: Iterable[float], *, reverse: bool = False) -> dict[str, Any]:
-    """Range and ticks of a logarithmic axis around positive ``values``; at least four ticks, however near they are."""
+    """Range and ticks of a logarithmic axis around positive ``values``, with at least four ticks."""
     values = list(values)
     low, high = min(values) / 1.12, max(values) * 1.12
     ends = [math.log10(low), math.log10(high)]
@@ -33,7 +33,7 @@ def linear_ticks(low: float, high: float) -> list[float]:
     """Round ticks from ``low`` to ``high``: four to ten."""
     rough = (high - low) / 4
     exponent = math.floor(math.log10(rough))
-    step = max(each * 10.0**exponent for each in (0.5, 1, 2, 5) if each * 10.0**exponent <= rough)
+    step = max(factor * 10.0**exponent for factor in (0.5, 1, 2, 5) if factor * 10.0**exponent <= rough)
     return [round(n * step, 1 - exponent) for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
@@ -44,7 +44,7 @@ def whole_steps(last: int) -> dict[str, int]:
 
 
 def error(accuracy: float, images: int) -> float:
-    """Wrong answers in percent, half an image at least: the axis is logarithmic and has no zero."""
+    """The share of wrong answers in percent; at least half an image, because a logarithmic axis has no zero."""
     return 100 * max(1 - accuracy, 0.5 / images)
 
 
@@ -53,18 +53,18 @@ def accuracy_text(error: float) -> str:
 
 
 def error_axis(errors: Sequence[float]) -> dict[str, Any]:
-    """An axis of accuracies around some errors in percent, the smallest error uppermost."""
+    """An accuracy axis around errors in percent, with the smallest error at the top."""
     axis = log_axis(errors, reverse=True)
     return {**axis, "ticktext": [accuracy_text(tick) for tick in axis["tickvals"]]}
 
 
 def part_name(results: Sequence[CombinationResult], part: str) -> str:
-    """An accuracy axis's title."""
+    """The title of an accuracy axis."""
     return f"{'Test' if part == 'test' else 'Validation'} {measured(results)} (%)"
 
 
 def rank_axis(results: Sequence[CombinationResult]) -> dict[str, Any]:
-    """An axis with a place for every rank that has a complete trial: adapters without ranks, then ranks, budgets."""
+    """An axis of every rank that has a complete trial: first adapters without ranks, then ranks, then budgets."""
     found = {
         (result.budget_unit or "", cell.cell.rank): rank_tick(result, cell.cell.rank)
         for result in results

@@ -1,4 +1,4 @@
-"""How the best trials were trained."""
+"""The training of the best trials."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -19,7 +19,7 @@ from pipeline.wording import cell_name, rank_name
 
 @PICTURES.register("epochs")
 class Epochs(Picture):
-    """Losses and validation accuracy per epoch of each cell's best trial, a column for each rank."""
+    """Losses and validation accuracy of each cell's best trial per epoch, one column per rank."""
 
     order: ClassVar = 30
     title: ClassVar = "The best trials, epoch by epoch"
@@ -60,7 +60,7 @@ class Epochs(Picture):
 
 
 def _heads(results: Sequence[CombinationResult], ranks: Sequence[str]) -> list[str]:
-    """What stands over each column."""
+    """The titles of the columns."""
     named = {
         rank_tick(result, cell.cell.rank): rank_name(cell.cell.rank, result.budget_unit)
         for result in results

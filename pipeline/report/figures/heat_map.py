@@ -18,13 +18,13 @@ from pipeline.results.comparison import compared_part
 from pipeline.wording import init_name
 
 SCALE, MIDDLE = "Cividis", 0.467
-"""The colours, and where black reads on them as well as white."""
+"""The colour scale, and the share of it at which black and white text are equally legible."""
 CELL = (60, 30)
-"""Pixels of a cell: the least width, the height."""
+"""The smallest width and the height of a cell in pixels."""
 TICKS = 6
-"""Of the colours, at most."""
+"""The most ticks of the colour bar."""
 HEAD = 64
-"""Pixels between two panels: the ticks of one, the title of the other."""
+"""Pixels between two panels, for the ticks of one and the title of the other."""
 
 
 @PICTURES.register("heat_map")
@@ -123,7 +123,7 @@ def _draw(figure: Figure, result: CombinationResult, part: str, ends: tuple[floa
         row=row,
         col=1,
     )
-    # The numbers are a trace of their own: plotly's own ink on a cell is a grey that is hard to read on a medium one.
+    # The text is a separate trace: plotly's own colour for it is hard to read on cells of a medium grey.
     checkpoints = list(result.best_of_ranks().values())
     best = max(checkpoints, key=lambda cell: cell.best.value or 0.0 if cell.best else 0.0)
     low, high = (_brightness(end) for end in reversed(ends))
@@ -156,11 +156,13 @@ def _text(accuracy: float, checkpoint: bool, best: bool) -> str:
 
 
 def _ink(share: float) -> str:
-    """Black or white, whichever reads better on that share of the scale."""
+    """Black or white, whichever is more legible on that share of the colour scale."""
     return "#000000" if share > MIDDLE else "#FFFFFF"
 
 
 def _missing(result: CombinationResult, cell: CellResult) -> str:
-    states = ", ".join(f"{count} {state}" for state, count in cell.tally.states.items() if count) or "none has begun"
+    states = (
+        ", ".join(f"{count} {state}" for state, count in cell.tally.states.items() if count) or "no trial has begun"
+    )
     name = short(f"{result.label}, {cell_label(result, cell.cell)}", 200)
-    return f"{name}<br>no complete trial yet; of {cell.budget}: {states}"
+    return f"{name}<br>no complete trial yet; budget {cell.budget}: {states}"

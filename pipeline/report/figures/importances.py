@@ -1,4 +1,4 @@
-"""Which values mattered."""
+"""The importance of each parameter."""
 
 import warnings
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from pipeline.results.combination_result import CombinationResult
 
 @PICTURES.register("importances")
 class Importances(Picture):
-    """Optuna's importances of all parameters that vary, a group of bars for each combination."""
+    """Optuna's importances of all parameters that vary, one group of bars per combination."""
 
     order: ClassVar = 50
     title: ClassVar = "What mattered"
@@ -40,7 +40,7 @@ class Importances(Picture):
         figure.update_layout(bargap=0.3)
         rows = len({name for bars in figure.data for name in bars.y})
         height = 170 + rows * (20 + 14 * len(figure.data))
-        said = f"None for {'; '.join(reasons)}" if reasons else ""
+        said = f"No importances for {'; '.join(reasons)}" if reasons else ""
         return finish(figure, "What mattered", height=height, subtitle=said).update_layout(
             showlegend=len(figure.data) > 1
         )
@@ -59,10 +59,10 @@ def _bars(look: Look, result: CombinationResult) -> dict[str, Any]:
 
 
 def _shares(result: CombinationResult) -> dict[str, float]:
-    """Optuna's importances, the greatest first.
+    """Optuna's importances, the largest first.
 
     Raises:
-        NothingToDraw: Too few trials, or none differs from the others.
+        NothingToDraw: There are too few complete trials, or they do not differ.
     """
     from optuna.importance import get_param_importances  # takes a second to import
 
@@ -73,7 +73,7 @@ def _shares(result: CombinationResult) -> dict[str, float]:
     if not varied:
         raise NothingToDraw("all complete trials have the same values")
     with warnings.catch_warnings():
-        # Optuna warns where it cannot tell the parameters apart, and then calls them all equally important.
+        # Optuna warns if it cannot tell the parameters apart, and then returns equal importances.
         warnings.simplefilter("error", UserWarning)
         try:
             return get_param_importances(result.study, params=varied)

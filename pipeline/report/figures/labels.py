@@ -1,4 +1,4 @@
-"""What pictures call things: what is won back, what a rank is, and names that fit a legend."""
+"""The words of pictures: what is measured, ranks or budgets, and names that fit into legends and axes."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -8,24 +8,24 @@ from pipeline.results.combination_result import CellResult, CombinationResult
 from pipeline.wording import cell_name, rank_value, readable_bytes
 
 LONGEST = 32
-"""Characters of a name in a legend or at an axis: as many as a phone has room for."""
+"""The most characters of a name in a legend or at an axis: the width of a phone."""
 
 
 def measured(results: Sequence[CombinationResult]) -> str:
-    """``accuracy`` or ``agreement``, or both where studies differ."""
+    """``accuracy``, ``agreement``, or both if the studies differ."""
     return _either(result.metric for result in results)
 
 
 def rank_word(results: Sequence[CombinationResult]) -> str:
-    """``rank``, or ``budget`` where an allocation spreads it over the layers."""
+    """``rank``, ``budget`` if an allocation spreads it over the layers, or both if the studies differ."""
     ranked = [result for result in results if any(cell.cell.rank for cell in result.cells)]
     return _either("budget" if result.budget_unit else "rank" for result in ranked) or "rank"
 
 
 def words(results: Sequence[CombinationResult]) -> dict[str, str]:
-    """What stands for ``{accuracy}``, ``{rank}`` and so on in the texts of a picture."""
-    own = {"accuracy": measured(results), "rank": rank_word(results)}
-    return own | {name.capitalize(): word.capitalize() for name, word in own.items()}
+    """The words for ``{accuracy}``, ``{rank}``, ``{Accuracy}`` and ``{Rank}`` in the texts of a picture."""
+    lower = {"accuracy": measured(results), "rank": rank_word(results)}
+    return lower | {name.capitalize(): word.capitalize() for name, word in lower.items()}
 
 
 def _either(names: Iterable[str]) -> str:
@@ -43,7 +43,7 @@ def cell_label(result: CombinationResult, cell: Cell) -> str:
 
 
 def cut(text: str, longest: int = LONGEST) -> str:
-    """A name that fits, cut in its middle."""
+    """The name, shortened in its middle if it is too long."""
     if len(text) <= longest:
         return text
     head = (longest - 1) // 2
@@ -51,12 +51,12 @@ def cut(text: str, longest: int = LONGEST) -> str:
 
 
 def short(text: str, longest: int = LONGEST) -> str:
-    """A name that fits, and is safe in a picture: plotly reads tags in most texts."""
+    """The name shortened and escaped: plotly reads tags in most texts."""
     return escape(cut(text, longest))
 
 
 def told_apart(names: Sequence[str], longest: int = LONGEST) -> list[str]:
-    """Dotted names of layers as they fit beside an axis; whole where they would no longer differ.
+    """Dotted names of layers, shortened to fit beside an axis; in full if they would no longer differ.
 
     ``encoder.layer.10.attention.output.dense`` -> ``enco….layer.10.atte….outp….dense``
     """
@@ -65,7 +65,7 @@ def told_apart(names: Sequence[str], longest: int = LONGEST) -> list[str]:
 
 
 def _fitted(name: str, longest: int) -> str:
-    """Numbers say most, so it is the long words that are cut, no more than they must be."""
+    """Shorten the longest words first: the numbers in a layer's name say most."""
     for most in range(longest, 2, -1):
         text = ".".join(part if len(part) <= most else f"{part[: most - 1]}…" for part in name.split("."))
         if len(text) <= longest:
@@ -74,9 +74,9 @@ def _fitted(name: str, longest: int) -> str:
 
 
 def hover(result: CombinationResult, cell: CellResult, *lines: str) -> str:
-    """What is shown of a cell's winner under the pointer."""
+    """The text that appears when the reader points at a cell's winner."""
     if cell.best is None:
-        raise ValueError(f"{cell.cell} has no winner to speak of")
+        raise ValueError(f"{cell.cell} has no complete trial")
     params = ", ".join(f"{key} {_rounded(v)}" for key, v in cell.best.params.items() if key not in ("rank", "init"))
     size = f"{readable_bytes(cell.best.user_attrs['bytes'])}, {cell.best.user_attrs['ratio']:.2f} times smaller"
     head = f"{result.label}, {cell_label(result, cell.cell)}, trial {cell.best.number}"

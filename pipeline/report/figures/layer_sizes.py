@@ -1,4 +1,4 @@
-"""Where the bytes are."""
+"""The size of each layer."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -14,14 +14,14 @@ from pipeline.results.combination_result import CellResult, CombinationResult, L
 from pipeline.wording import rank_value, readable_bytes, size
 
 PARTS = {"payload": "", "index": "/", "scale": "x", "bias": ".", "adapter": "-"}
-"""What a compressed layer consists of, each with the pattern of its bars."""
+"""The parts of a compressed layer with the patterns of their bars."""
 BAR = 20
-"""Pixels of a layer."""
+"""The height of a layer in pixels."""
 
 
 @PICTURES.register("layer_sizes")
 class LayerSizes(Picture):
-    """Stacked bars, a row for each layer, a column for each combination, with the dense sizes in words."""
+    """Stacked bars, one row per layer and one column per combination, with the original sizes as text."""
 
     order: ClassVar = 70
     title: ClassVar = "Sizes by layer"

@@ -19,7 +19,7 @@ from pipeline.results.combination_result import CombinationResult
 from pipeline.wording import init_name
 
 SCALE = ("#0072B2", "#5F72A4", "#8E6F8B", "#B4685F", "#D55E00")
-"""From worse to better, by hue: lines of a scale by lightness would end as yellow on white or as blue on black."""
+"""From worse to better, by hue: a scale by lightness would end in yellow on white or in blue on black."""
 WIDTH = 96
 """Pixels between two axes."""
 NO_VALUE = "-"
@@ -67,7 +67,7 @@ class ParallelCoordinates(Picture):
         }
         hidden = {"size": 1, "color": "rgba(0,0,0,0)"}
         figure = make_subplots()
-        # Its ticks need room on the left, and no margin is given them by itself.
+        # Plotly gives the ticks of these axes no room on the left.
         left, width = 20 + 6 * max(map(len, dimensions[0]["ticktext"])), 140 + WIDTH * len(dimensions)
         domain = {"x": [left / width, 1 - 40 / width]}
         figure.add_parcoords(dimensions=[*dimensions, last], line=line, rangefont=hidden, domain=domain)
@@ -76,11 +76,11 @@ class ParallelCoordinates(Picture):
 
 
 def _scale() -> list[tuple[float, str]]:
-    return [(place / (len(SCALE) - 1), ink) for place, ink in enumerate(SCALE)]
+    return [(index / (len(SCALE) - 1), ink) for index, ink in enumerate(SCALE)]
 
 
 def _dimensions(results: Sequence[CombinationResult], rows: Sequence[Row]) -> list[dict[str, Any] | None]:
-    """An axis for each value, in the order in which trials name them; none for one that is the same in all trials."""
+    """One axis per parameter, in the order in which trials name them; None for one that is the same in all trials."""
     named = {
         (result.budget_unit or "", cell.cell.rank): rank_tick(result, cell.cell.rank)
         for result in results
@@ -107,27 +107,27 @@ def _value(name: str, trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
     space = [trial.distributions[name] for trial in trials if name in trial.params]
     if isinstance(space[0], FloatDistribution):
         return _number(name, values, log=space[0].log)
-    choices = dict.fromkeys(chain(*(own.choices for own in space if isinstance(own, CategoricalDistribution))))
+    choices = dict.fromkeys(chain(*(one.choices for one in space if isinstance(one, CategoricalDistribution))))
     return _choice(name, values, {choice: cut(str(choice), 16) for choice in choices})
 
 
 def _choice(name: str, values: Sequence[Hashable], names: Mapping[Any, str]) -> dict[str, Any] | None:
-    """An axis with a place for each choice that was tried."""
+    """An axis with one tick per choice that was tried."""
     if len(set(values)) == 1:
         return None
     tried = [choice for choice in names if choice in set(values)]
-    places = {choice: place for place, choice in enumerate([None, *tried] if None in values else tried)}
+    positions = {choice: index for index, choice in enumerate([None, *tried] if None in values else tried)}
     return {
         "label": name.replace("_", " "),
-        "values": np.array([places[value] for value in values], dtype=np.int16),
-        "range": [-0.2, len(places) - 0.8],
-        "tickvals": list(places.values()),
-        "ticktext": [NO_VALUE if choice is None else names[choice] for choice in places],
+        "values": np.array([positions[value] for value in values], dtype=np.int16),
+        "range": [-0.2, len(positions) - 0.8],
+        "tickvals": list(positions.values()),
+        "ticktext": [NO_VALUE if choice is None else names[choice] for choice in positions],
     }
 
 
 def _number(name: str, values: Sequence[float | None], *, log: bool) -> dict[str, Any] | None:
-    """An axis of numbers; where a trial has none, its line passes below them."""
+    """An axis of numbers; the line of a trial without a value passes below them."""
     if len(set(values)) == 1:
         return None
     known = [value for value in values if value is not None]

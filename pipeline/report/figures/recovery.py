@@ -1,4 +1,4 @@
-"""How much of what compression lost is won back."""
+"""The share of the lost accuracy that was recovered."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -16,12 +16,12 @@ from pipeline.results.comparison import cell_recovery, compared_part, lost
 from pipeline.results.comparison import recovery as regained
 
 Recovered = tuple[CellResult, Shown, float, list[float]]
-"""A cell, its scores, its ratio, and that under each seed, in percent."""
+"""A cell, its scores, its recovery in percent, and the recovery under each seed."""
 
 
 @PICTURES.register("recovery")
 class Recovery(Picture):
-    """Regained over lost, in percent, against rank, a line for each combination and init."""
+    """Recovery in percent against rank, one line per combination and init."""
 
     order: ClassVar = 15
     title: ClassVar = "Recovery by {rank}"
@@ -44,11 +44,11 @@ class Recovery(Picture):
                 lossless.append(result.label)
                 continue
             for init in look.inits:
-                own = _of(result, init, part)
-                if own:
-                    _draw(figure, look, result, init, own)
-                    ratios += [ratio for *_, each in own for ratio in each]
-        said = f"Left out, for compression lost nothing beyond chance: {', '.join(lossless)}" if lossless else ""
+                recovered = _of(result, init, part)
+                if recovered:
+                    _draw(figure, look, result, init, recovered)
+                    ratios += [ratio for *_, of_seeds in recovered for ratio in of_seeds]
+        said = f"Left out, because their loss may be chance: {', '.join(lossless)}" if lossless else ""
         if not ratios:
             raise NothingToDraw(said.lower() or "no trial has completed yet")
         look.legend(figure)
@@ -78,12 +78,12 @@ def _of(result: CombinationResult, init: str, part: str) -> list[Recovered]:
     ]
 
 
-def _draw(figure: Figure, look: Look, result: CombinationResult, init: str, own: Sequence[Recovered]) -> None:
-    upper = [max(ratios) - ratio for *_, ratio, ratios in own]
-    lower = [ratio - min(ratios) for *_, ratio, ratios in own]
+def _draw(figure: Figure, look: Look, result: CombinationResult, init: str, cells: Sequence[Recovered]) -> None:
+    upper = [max(ratios) - ratio for *_, ratio, ratios in cells]
+    lower = [ratio - min(ratios) for *_, ratio, ratios in cells]
     figure.add_scatter(
-        x=[rank_tick(result, cell.cell.rank) for cell, *_ in own],
-        y=[ratio for *_, ratio, _ in own],
+        x=[rank_tick(result, cell.cell.rank) for cell, *_ in cells],
+        y=[ratio for *_, ratio, _ in cells],
         error_y={"array": upper, "arrayminus": lower, "width": 0, "thickness": 5},
         mode="lines+markers",
         offsetgroup=f"{result.label} {init}",
@@ -91,7 +91,9 @@ def _draw(figure: Figure, look: Look, result: CombinationResult, init: str, own:
         showlegend=False,
         line={"color": look.ink(init), "dash": look.dash(result.label), "width": 1.5},
         marker={"symbol": look.symbol(result.label, init), "size": 9},
-        hovertext=[hover(result, cell, _text(shown, ratio, ratios), shown.text) for cell, shown, ratio, ratios in own],
+        hovertext=[
+            hover(result, cell, _text(shown, ratio, ratios), shown.text) for cell, shown, ratio, ratios in cells
+        ],
         hoverinfo="text",
     )
 

@@ -1,4 +1,4 @@
-"""How the search went."""
+"""The progress of the search."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from pipeline.results.combination_result import CombinationResult
 
 @PICTURES.register("history")
 class History(Picture):
-    """Validation accuracy by trial, a panel for each combination."""
+    """Validation accuracy by trial, one panel per combination."""
 
     order: ClassVar = 40
     title: ClassVar = "The search"

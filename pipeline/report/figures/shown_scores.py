@@ -1,4 +1,4 @@
-"""Which accuracy a picture shows, and the axis that shows it: near 100 % the last tenth is as wide as the first."""
+"""Which scores pictures show, and how: values, error bars, and lines of the models to compare with."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from pipeline.results.combination_result import CellResult, CombinationResult, S
 from pipeline.wording import seed_count
 
 UNTESTED = {"test": "", "val": "Not every winner is tested yet"}
-"""What stands below the title of a picture that shows a part."""
+"""The subtitle of a picture that shows this part of the data."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What one model scored on one part, under one seed or several.
+    """The scores of one model on one part of the data.
 
     Args:
-        scores: One a seed, that of the study first.
-        failed: Seeds under which training failed.
+        scores: One score per seed, the study's own seed first.
+        failed: The number of seeds under which training failed.
     """
 
     scores: tuple[Score, ...]
@@ -37,13 +37,13 @@ class Shown:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The lowest and the highest over seeds."""
+        """The lowest and the highest accuracy over the seeds."""
         accuracies = [score.accuracy for score in self.scores]
         return min(accuracies), max(accuracies)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % Wilson interval of one test at the mean: chance in which images were tested."""
+        """The 95 % Wilson interval of one test at the mean: the variation from the choice of test images."""
         return Score(round(self.mean * self.images), self.images).interval
 
     @property
@@ -57,7 +57,7 @@ class Shown:
         return f"{self.mean:.2%} of {self.images:,} images{seeds} (95 %: {low:.2%} to {high:.2%})"
 
     def over_seeds(self, least: str, most: str) -> str:
-        """What is said behind a mean over seeds that reaches from the least to the most; nothing of one seed."""
+        """The text after a mean over several seeds, with the lowest and the highest value; empty for one seed."""
         seeds = seed_count(len(self.scores), self.failed)
         if len(self.scores) > 1:
             return f", mean of {seeds} from {least} to {most}"
@@ -65,7 +65,7 @@ class Shown:
 
 
 def cell_score(result: CombinationResult, cell: CellResult, part: str) -> Shown | None:
-    """The winner's scores on a part, if there are any; on validation images that of the search alone, its seed's."""
+    """The scores of a cell's winner on a part, or None. On ``val`` it is the one score that the search found."""
     if part == "test":
         return Shown(tuple(tested.test for tested in cell.tested), len(cell.failed_seeds)) if cell.tested else None
     if cell.best is None or cell.best.value is None or "val" not in result.baseline:
@@ -75,17 +75,17 @@ def cell_score(result: CombinationResult, cell: CellResult, part: str) -> Shown 
 
 
 def validated_on(result: CombinationResult) -> int:
-    """Images of the validation part; a million where that is not known yet, which is finer than any part."""
+    """The number of validation images; a million if it is not known yet, which is more than any part has."""
     return result.baseline["val"].images if "val" in result.baseline else 1_000_000
 
 
 def whiskers(shown: Sequence[Shown]) -> dict[str, Any]:
-    """Plotly's error bars: thin, the Wilson interval."""
+    """Thin error bars for plotly: the Wilson intervals."""
     return _bars([one.interval for one in shown], shown) | {"width": 3, "thickness": 1}
 
 
 def seed_bars(shown: Sequence[Shown]) -> dict[str, Any]:
-    """Plotly's error bars: thick, from the lowest to the highest over seeds."""
+    """Thick error bars for plotly: from the lowest to the highest seed."""
     return _bars([one.ends for one in shown], shown) | {"width": 0, "thickness": 5}
 
 
@@ -96,20 +96,20 @@ def _bars(ends: Sequence[tuple[float, float]], shown: Sequence[Shown]) -> dict[s
 
 
 def accuracy_axis(results: Sequence[CombinationResult], part: str, shown: Sequence[Shown]) -> dict[str, Any]:
-    """A y axis of accuracies that is spaced by the logarithm of the error."""
+    """An accuracy axis, logarithmic in the error, that has room for all error bars."""
     return error_axis([error(end, one.images) for one in shown for end in (*one.interval, *one.ends)]) | {
         "title": part_name(results, part)
     }
 
 
 def originals(results: Sequence[CombinationResult], part: str) -> Iterator[tuple[str, CombinationResult]]:
-    """The uncompressed models, each once, with the name that a legend gives it."""
-    own = dict[tuple[object, ...], CombinationResult]()
+    """The original models without repetitions, with their names in legends."""
+    found = dict[tuple[object, ...], CombinationResult]()
     for result in results:
         if part in result.baseline:
-            own.setdefault(_baseline(result, part), result)
-    for result in own.values():
-        yield f"original, {short(result.of)}" if len(own) > 1 else "original", result
+            found.setdefault(_baseline(result, part), result)
+    for result in found.values():
+        yield f"original, {short(result.of)}" if len(found) > 1 else "original", result
 
 
 def _baseline(result: CombinationResult, part: str) -> tuple[object, ...]:
@@ -118,10 +118,10 @@ def _baseline(result: CombinationResult, part: str) -> tuple[object, ...]:
 
 
 def draw_references(figure: Any, look: Look, results: Sequence[CombinationResult], part: str) -> list[Shown]:
-    """Lines of the original models, thick, and of each model that is only compressed, thin in its dash."""
+    """Draw thick lines for the original models, and thin dashed ones for the compressed-only models."""
     lines = [
-        (name, {"width": 3, "dash": DASHES[place % len(DASHES)]}, result.baseline[part])
-        for place, (name, result) in enumerate(originals(results, part))
+        (name, {"width": 3, "dash": DASHES[index % len(DASHES)]}, result.baseline[part])
+        for index, (name, result) in enumerate(originals(results, part))
     ]
     lines += [
         (look.compressed_name(result.label), {"width": 1.5, "dash": look.dash(result.label)}, result.compressed[part])

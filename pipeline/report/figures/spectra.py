@@ -1,4 +1,4 @@
-"""How singular values went on over the training of the baseline and of the winners."""
+"""Singular values over the training of the baseline and of the winners."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from pipeline.store.stored_study import trial_key
 
 @PICTURES.register("spectra")
 class Spectra(Picture):
-    """Shares of singular values, a frame an epoch, and the effective rank over epochs."""
+    """Shares of singular values, one frame per epoch, and the effective rank over epochs."""
 
     order: ClassVar = 60
     title: ClassVar = "Spectra"

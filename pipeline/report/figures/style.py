@@ -1,6 +1,6 @@
-"""How all pictures look: an ink and a symbol an init, a dash and a filling a combination. The page gives the rest.
+"""The common look of all pictures. Colour and marker show the init; dash and fill show the combination.
 
-Pictures have no ground and no ink of their own for text and axes: the page's theme gives both, for light and for dark.
+Pictures set no background and no colour of text and axes: the page's theme sets both, for light and dark schemes.
 """
 
 from collections.abc import Sequence
@@ -14,35 +14,35 @@ from pipeline.results.combination_result import CombinationResult
 from pipeline.wording import init_name
 
 INKS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7335FE", "#CD0837", "#4498B7")
-"""The four of Okabe and Ito's that read on white and on black, and three more that are chosen so that also readers
-without red or green cones tell all seven apart."""
+"""Four colours of Okabe and Ito that are legible on white and on black, and three more, so that readers who cannot tell
+red from green can still tell all seven apart."""
 SYMBOLS = (
     *("circle", "square", "diamond", "triangle-up", "cross", "triangle-down"),
     *("pentagon", "x", "hexagram", "diamond-wide", "triangle-left"),
 )
-"""Eleven, so that no two of 77 inits share ink and symbol."""
+"""Eleven markers with seven colours: no two of 77 inits look the same."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 FILLINGS = ("", "-open", "-dot", "-open-dot")
 PATTERNS = ("", "/", "x", ".", "-", "|", "+")
 OVER = {"fgcolor": "#FFFFFF", "fillmode": "overlay", "size": 7}
-"""How patterns lie over the ink of a bar."""
+"""The style of a bar's pattern over its colour."""
 ORIGINALS = ("star", "star-square", "star-diamond", "star-triangle-up")
-"""The original models, where they are points."""
+"""Markers of the original models."""
 MARKS = ("x-thin-open", "asterisk-open", "cross-thin-open", "hash-open", "y-up-open", "y-down-open")
-"""Of the models that are only compressed, where they are points."""
+"""Markers of the compressed-only models."""
 ALONE = 450
-"""Pixels, the height of the dashboard's place for a picture."""
+"""The height in pixels that the dashboard gives a picture."""
 PHONE = 340
-"""Pixels of a picture on a narrow phone."""
+"""The width in pixels of a picture on a narrow phone."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """Who is drawn how. Inits and combinations keep their place in the study's order, so that all pictures agree.
+    """The look of each init and combination, by its index in the study, so that all pictures agree.
 
     Args:
-        inits: All of them.
-        combinations: Their labels.
+        inits: The names of all inits.
+        combinations: The labels of all combinations.
     """
 
     inits: tuple[str, ...]
@@ -64,13 +64,13 @@ class Look:
         return _of(MARKS, self.combinations, combination)
 
     def compressed_name(self, combination: str) -> str:
-        """What legends call the model that is compressed and not trained afterwards."""
-        return f"only compressed, {short(combination, 20)}" if len(self.combinations) > 1 else "only compressed"
+        """The legend of the compressed-only model of a combination."""
+        return f"compressed only, {short(combination, 20)}" if len(self.combinations) > 1 else "compressed only"
 
     def legend(self, figure: Figure, **place: int) -> None:
-        """Name inits and, where there are several, combinations: their sum, not their product.
+        """Add a legend entry per init and, if there are several, per combination.
 
-        Traces of an init are its ``legendgroup``, so that a click on its name hides them all.
+        The traces of an init share its ``legendgroup``, so that a click on its name hides them all.
         """
         for init in self.inits:
             name = {"name": short(init_name(init)), "legendgroup": init, "line": {"color": self.ink(init)}}
@@ -79,8 +79,8 @@ class Look:
         for combination in self.combinations if len(self.combinations) > 1 else ():
             line = {"color": NEUTRAL, "dash": self.dash(combination), "width": 2}
             symbol = {"symbol": f"circle{_of(FILLINGS, self.combinations, combination)}", "size": 9, "color": NEUTRAL}
-            own = {"name": short(combination), "legendgroup": f"combination {combination}", "line": line}
-            figure.add_scatter(x=[None], y=[None], mode="lines+markers", marker=symbol, **own, **place)
+            group = {"name": short(combination), "legendgroup": f"combination {combination}", "line": line}
+            figure.add_scatter(x=[None], y=[None], mode="lines+markers", marker=symbol, **group, **place)
 
 
 def _of(choices: Sequence[str], names: Sequence[str], name: str) -> str:
@@ -102,13 +102,13 @@ def finish(
     top: int = 64,
     below: int = 56,
 ) -> Figure:
-    """What all pictures share: title, and the legend below, where long names do not squeeze the axes.
+    """Give a figure its title, size and margins, and a legend below, where long names leave the axes their width.
 
     Args:
         figure: The picture.
         title: Its title.
-        height: Of all but the legend, in pixels.
-        min_width: Pixels below which it is no longer legible: the page scrolls it. In ``layout.meta``.
+        height: Pixels, without the legend.
+        min_width: Pixels; a narrower page scrolls the figure. Stored in ``layout.meta``.
         subtitle: Plain text below the title.
         top: Pixels above the axes.
         below: Pixels between axes and legend.
@@ -121,7 +121,7 @@ def finish(
         title={"text": title, "x": 0.01, "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top"},
         height=height + legend,
         margin={"l": 60, "r": 20, "t": top, "b": below},
-        # Plotly makes room for it below the axis, as much as it takes at the width at which the picture is shown.
+        # Plotly adds room for it below the axis, as the width of the figure requires.
         legend={
             "orientation": "h",
             "y": -below / (height - top - below - 4),
@@ -142,24 +142,24 @@ def finish(
 
 
 def _legend_height(names: Sequence[str], width: int) -> int:
-    """Pixels that a legend of some names takes at a width; plotly makes all its columns as wide as the widest."""
+    """The height in pixels of a legend at a width; plotly makes all columns as wide as the widest name."""
     widest = 50 + 6 * max(map(len, names))
     return 20 * -(-len(names) // max(1, width // widest)) + 10
 
 
 def on_white(figure: Figure) -> Figure:
-    """A picture for where no page gives it a theme: dark on white."""
+    """A picture without a page around it: dark on white."""
     ground = {"paper_bgcolor": LIGHT_SCHEME.ground, "plot_bgcolor": LIGHT_SCHEME.ground}
     return figure.update_layout(template={"layout": {**LIGHT, **ground}})
 
 
 def alone(figure: Figure) -> Figure:
-    """A picture for a low and wide place where no page gives it a theme: dark on white, its legend beside it."""
+    """A picture for the dashboard: dark on white, low and wide, with the legend on the right."""
     legend = {"orientation": "v", "x": 1.01, "y": 1, "xanchor": "left", "yanchor": "top"}
     return on_white(figure).update_layout(height=ALONE, legend=legend)
 
 
 def panels(count: int, most: int = 3) -> tuple[int, list[dict[str, Any]]]:
-    """Columns of ``count`` panels, and the row and column of each."""
+    """The number of columns for ``count`` panels, and the row and column of each panel."""
     columns = min(count, most)
     return columns, [{"row": place // columns + 1, "col": place % columns + 1} for place in range(count)]

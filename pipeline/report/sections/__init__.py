@@ -1,1 +1,1 @@
-"""What the page says in words and tables; one file a section."""
+"""The sections of the page, one file per section."""

@@ -1,4 +1,4 @@
-"""The words of the page."""
+"""The glossary of the page."""
 
 from collections.abc import Sequence
 
@@ -16,25 +16,25 @@ def glossary_section(results: Sequence[CombinationResult]) -> Section:
     metrics = {result.metric for result in results}
     budgets = any(result.budget_unit for result in results)
     meanings = {
-        "baseline": "The original model, not compressed, measured on the same images as all others.",
+        "baseline": "The original, uncompressed model, measured on the same images as all others.",
         **({"accuracy": ACCURACY} if "accuracy" in metrics else {}),
         **({"agreement": AGREEMENT} if "agreement" in metrics else {}),
-        "compression": "A method that stores the weights of layers in fewer bytes, at a loss.",
-        "adapter": "What is trained after compression to win the loss back: for the most part two thin matrices beside "
-        "each layer. It is stored with the model, and counted in its size.",
-        "rank": "How thin those matrices are: at rank r they hold r (m + n) numbers beside the m n weights of a layer.",
-        **({"budget": "What all adapters of a model may take together, spread over the layers."} if budgets else {}),
-        "init": "The method that sets an adapter's values before training.",
+        "compression": "A method that stores the weights of layers in fewer bytes, with some loss of quality.",
+        "adapter": "What is trained after compression to restore the lost quality: usually two thin matrices beside "
+        "each layer. It is stored with the model and counted in its size.",
+        "rank": "The width of these matrices: at rank r they add r (m + n) parameters to the m n weights of a layer.",
+        **({"budget": "The size of all adapters of a model together, spread over the layers."} if budgets else {}),
+        "init": "The method that sets the parameters of an adapter before training.",
         "combination": "One compression with one adapter.",
-        "cell": "One rank with one init of a combination. Every cell has the same number of trials, its budget, to "
-        "find values of its own for alpha (the adapter's scale), optimizer, learning rate and batch size.",
-        "trial": "One training with one set of values; pruned where its first epochs promised too little.",
-        "validation, test": "Two parts of the data that nothing is trained on. Validation images choose the epoch, the "
-        "values and the checkpoint; test images are read once, for the winner of each cell, after the search.",
+        "cell": "One rank with one init of a combination. Every cell has the same budget of trials to find its values "
+        "of alpha (the adapter's scale), optimizer, learning rate and batch size.",
+        "trial": "One training with one set of values; it is pruned if its first epochs are worse than others'.",
+        "validation, test": "Two parts of the data on which nothing is trained. Validation images choose the epoch, "
+        "the values and the checkpoint; test images are read once, for the winner of each cell, after the search.",
         "checkpoint": "The best trial of a rank, over its inits, by validation. Test images choose nothing.",
-        "won back": "The recovery ratio: (recovered - compressed) / (original - compressed); over seeds, "
-        "that of their mean. 100 % is all that compression lost; empty where it lost no more than chance may: where "
-        "the compressed model lies within the original's own 95 % interval.",
-        "95 %": "The Wilson interval: where the value may lie, judged by the number of images alone.",
+        "recovered": "(recovered - compressed) / (original - compressed), with the mean over seeds. 100 % is all that "
+        "compression lost. It is empty if the loss may be chance, because the compressed model lies within the 95 % "
+        "interval of the original.",
+        "95 %": "The Wilson interval: the range in which the true value probably lies, given the number of images.",
     }
     return Section("words", "How to read it", [Definitions(meanings)])

@@ -1,4 +1,4 @@
-"""Everything that is needed to do it again, and where the checkpoints lie."""
+"""What is needed to reproduce the study, and the exported checkpoints."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,17 +14,17 @@ from pipeline.wording import NOTHING, init_name, listed, rank_value, size
 
 
 def reproduction_section(results: Sequence[CombinationResult]) -> Section:
-    """Command, seeds, versions, hashes and device of each study, its file, and the exported checkpoints."""
+    """Command, seeds, versions, hashes, device and file of each study, and the exported checkpoints."""
     studies = {study: [result for result in results if result.of == study] for study in _studies(results)}
-    told = {study: _told(own) for study, own in studies.items()}
-    names = dict.fromkeys(name for each in told.values() for name in each)
-    said = {name: [each.get(name, "") for each in told.values()] for name in names}
+    told = {study: _told(members) for study, members in studies.items()}
+    names = dict.fromkeys(name for table in told.values() for name in table)
+    said = {name: [table.get(name, "") for table in told.values()] for name in names}
     return Section(
         "reproduction",
-        "To do it again",
+        "Reproduction",
         [
-            facts("What it was made with", said, list(studies) if len(studies) > 1 else ["value"]),
-            *(_file(study, own[0]) for study, own in studies.items()),
+            facts("Command, seeds, versions and hashes", said, list(studies) if len(studies) > 1 else ["value"]),
+            *(_file(study, members[0]) for study, members in studies.items()),
             _checkpoints(results),
         ],
     )
@@ -63,7 +63,7 @@ def _known(trials: Sequence[FrozenTrial], key: str) -> list[str]:
 
 
 def _versions(trials: Sequence[FrozenTrial]) -> dict[str, dict[str, None]]:
-    """All that trials were trained with, where they differ."""
+    """The versions of each package with which the trials were trained."""
     seen: dict[str, dict[str, None]] = {}
     for trial in trials:
         for package, version in trial.user_attrs.get("versions", {}).items():
@@ -72,21 +72,21 @@ def _versions(trials: Sequence[FrozenTrial]) -> dict[str, dict[str, None]]:
 
 
 def _file(study: str, result: CombinationResult) -> Block:
-    """The study file, or where an older version ran the study, what of it is pinned."""
+    """The study file, or the pinned values of a study that an older version ran."""
     text = joined(result.facts, "file")
     if text is not None:
         return Folded(f"The study file of {study}", [Verbatim(text)])
     pinned: dict[str, Any] = result.facts["pinned"]
     lines = [f"{name} = {json.dumps(value)}" for name, value in pinned.items()]
-    title = f"What is pinned of {study}, whose file an older version did not store"
+    title = f"The pinned values of {study} (an older version did not store its file)"
     return Folded(title, [Verbatim("\n".join(lines))])
 
 
 def _checkpoints(results: Sequence[CombinationResult]) -> Block:
-    found = [(result, *each) for result in results for each in _exported(result)]
+    found = [(result, *exported) for result in results for exported in _exported(result)]
     if not found:
         study = " ".join(_studies(results)[:1])
-        return Paragraph(f"No exported checkpoint is noted; to write them: restora export {study}")
+        return Paragraph(f"No checkpoint has been exported; to export them: restora export {study}")
     columns: dict[str, Column[tuple[CombinationResult, FrozenTrial, str, str]]] = {
         "combination": Column("text", lambda row: row[0].label),
         rank_word(results): Column("number", lambda row: rank_value(row[1].params["rank"], row[0].budget_unit)),
@@ -95,7 +95,7 @@ def _checkpoints(results: Sequence[CombinationResult]) -> Block:
         "file": Column("long", lambda row: row[2]),
         "sha256": Column("long", lambda row: row[3]),
     }
-    return table("Exported checkpoints; a later export may have taken the place of a file", columns, found)
+    return table("Exported checkpoints; a later export may have replaced a file", columns, found)
 
 
 def _exported(result: CombinationResult) -> Iterator[tuple[FrozenTrial, str, str]]:

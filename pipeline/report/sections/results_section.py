@@ -1,4 +1,4 @@
-"""What was won back: a row for each checkpoint, and folded below it every cell."""
+"""The results: one row per checkpoint, and folded below it every cell."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,22 +21,22 @@ from pipeline.wording import (
 )
 
 CHOICE = (
-    "Trials are compared by validation {metric}, each at the epoch where it was highest. The best complete trial of a "
-    "cell is its winner; the test part is read once for each winner, after the search. The checkpoint of a rank is the "
-    "winner with the highest validation {metric}."
+    "Trials are compared by their highest validation {metric} of all epochs. The best complete trial of a cell is its "
+    "winner; the test part is read once per winner, after the search. The checkpoint of a rank is the winner with the "
+    "highest validation {metric}."
 )
 SIZE = (
-    "Sizes are those of all tensors of the exported file, its header apart: compressed weights with their indices, "
-    "scales and biases, adapters as they are stored, everything that was left as it is, and buffers. How many times "
-    "smaller is the original's bytes divided by these; for the layers, those of the compressed layers with their "
-    "adapters alone. Multiply-accumulates (MACs) are those of one image in all linear and convolutional layers, the "
+    "A size is the bytes of all tensors of the exported file without its header: compressed weights with their "
+    'indices, scales and biases, adapters as they are stored, all uncompressed layers, and buffers. "Times smaller" '
+    'is the original size divided by this size; "layers smaller" counts only the compressed layers with their '
+    "adapters. Multiply-accumulates (MACs) are those of one image in all linear and convolutional layers, with the "
     "adapter not merged."
 )
 
 
 @dataclass(frozen=True)
 class _Model:
-    """A row of the first table: the original, one that is only compressed, or a checkpoint."""
+    """A row of the first table: an original model, a compressed-only model, or a checkpoint."""
 
     study: str
     name: str
@@ -45,7 +45,7 @@ class _Model:
     val: str
     test: str
     seeds: str
-    won: str
+    recovered: str
     bytes: int | None
     ratio: float | None
     unbeaten: bool = False
@@ -53,16 +53,16 @@ class _Model:
 
 
 def results_section(results: Sequence[CombinationResult]) -> Section:
-    """The checkpoints beside the original and the only compressed models, then all cells and their values."""
+    """The checkpoints with the original and compressed-only models, then all cells and their values."""
     metric, heading = measured(results), rank_word(results)
     models = list(_models(results))
     cells = [(result, row) for result in results for row in evaluation_rows([result])]
     return Section(
         "results",
-        "What was won back",
+        "Results",
         [
             table(
-                f"The checkpoint of every {heading}. {metric.capitalize()} and what was won back are in percent. "
+                f"The checkpoint of every {heading}. {metric.capitalize()} and recovery are in percent. "
                 f"Shaded rows (◆) are checkpoints that no other model of the study beats in both size and {metric}. "
                 f"{OVER_SEEDS}",
                 {
@@ -72,7 +72,7 @@ def results_section(results: Sequence[CombinationResult]) -> Section:
                     f"validation {metric}": Column("number", lambda model: model.val),
                     f"test {metric} (95 %)": Column("number", lambda model: model.test),
                     "test over seeds": Column("number", lambda model: model.seeds),
-                    "won back": Column("number", lambda model: model.won),
+                    "recovered": Column("number", lambda model: model.recovered),
                     "size": Column("number", lambda model: size(model.bytes)),
                     "times smaller": Column("number", lambda model: formatted(model.ratio, ".2f")),
                 },
@@ -84,7 +84,7 @@ def results_section(results: Sequence[CombinationResult]) -> Section:
                 f"All {len(cells)} cells",
                 [
                     table(
-                        f"The winner of each cell; empty where no trial is complete yet. {_PERCENT}",
+                        f"The winner of each cell; empty if no trial is complete yet. {_PERCENT}",
                         _cells(heading),
                         cells,
                     )
@@ -99,21 +99,21 @@ def results_section(results: Sequence[CombinationResult]) -> Section:
     )
 
 
-OVER_SEEDS = "Over seeds it is their mean that is compared, and what that won back."
-_PERCENT = f"Validation, test and what was won back are in percent. {OVER_SEEDS}"
+OVER_SEEDS = "Winners with several seeds are compared by the mean over their seeds."
+_PERCENT = f"Validation, test and recovery are in percent. {OVER_SEEDS}"
 
 
 def _models(results: Sequence[CombinationResult]) -> Iterator[_Model]:
-    """Each study's original, then each combination without an adapter and with that of each rank."""
+    """Per study the original model, then per combination the compressed-only model and the checkpoint of each rank."""
     several = len({result.of for result in results}) > 1
     for study in dict.fromkeys(result.of for result in results):
-        own = [result for result in results if result.of == study]
-        part = compared_part(own)
-        front = [cell for _, cell in unbeaten(own, part)]
-        first = next((one for one in own if one.baseline.keys() >= {"val", "test"}), own[0])
+        members = [result for result in results if result.of == study]
+        part = compared_part(members)
+        front = [cell for _, cell in unbeaten(members, part)]
+        first = next((one for one in members if one.baseline.keys() >= {"val", "test"}), members[0])
         yield _reference(f"{study}, original" if several else "original", first.baseline, first, "dense_bytes")
-        for result in own:
-            name = f"{result.label}, only compressed"
+        for result in members:
+            name = f"{result.label}, compressed only"
             yield _reference(name, result.compressed, result, "compressed_bytes")
             for cell, row in zip(result.cells, evaluation_rows([result]), strict=True):
                 if row["checkpoint"]:
@@ -130,7 +130,7 @@ def _reference(name: str, scores: Mapping[str, Score], result: CombinationResult
         val=percent(scores["val"].accuracy) if "val" in scores else "",
         test=percent_with_interval(test.accuracy, *test.interval) if test else "",
         seeds="",
-        won="",
+        recovered="",
         bytes=facts.get(bytes_key),
         ratio=facts["dense_bytes"] / facts[bytes_key] if bytes_key in facts else None,
     )
@@ -147,7 +147,7 @@ def _checkpoint(
         val=percent(row["recovered_val"]),
         test=percent_with_interval(row["recovered_test"], row["test_low"], row["test_high"]),
         seeds=_over_seeds(row),
-        won=percent(cell_recovery(result, cell, part), 1),
+        recovered=percent(cell_recovery(result, cell, part), 1),
         bytes=row["bytes"],
         ratio=row["ratio"],
         unbeaten=is_unbeaten,
@@ -179,12 +179,12 @@ def _cells(heading: str) -> dict[str, Column[_Cell]]:
             lambda cell: percent_with_interval(cell[1]["recovered_test"], cell[1]["test_low"], cell[1]["test_high"]),
         ),
         "over seeds": Column("number", lambda cell: _over_seeds(cell[1])),
-        "won back": Column("number", lambda cell: percent(cell[1]["recovery"], 1)),
+        "recovered": Column("number", lambda cell: percent(cell[1]["recovery"], 1)),
         "size": Column("number", lambda cell: size(cell[1]["bytes"])),
         "times smaller": Column("number", lambda cell: formatted(cell[1]["ratio"], ".2f")),
         "layers smaller": Column("number", lambda cell: formatted(cell[1]["layer_ratio"], ".2f")),
         "fewer MACs": Column("number", lambda cell: formatted(cell[1]["macs_ratio"], ".2f")),
-        "trained numbers": Column("number", lambda cell: formatted(cell[1]["trainable"], ",")),
+        "trained parameters": Column("number", lambda cell: formatted(cell[1]["trainable"], ",")),
     }
 
 

@@ -1,4 +1,4 @@
-"""What a reader of an unfinished study must know first."""
+"""The progress of unfinished studies, at the head of the page."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ from pipeline.wording import NO_BREAK, counted, percent
 
 
 def state(results: Sequence[CombinationResult]) -> list[Block]:
-    """How far each unfinished study is, and what of it has not begun; nothing where all is done.
+    """A box per unfinished study: how far it is, and which cells have not begun.
 
-    The page does not reload itself: its file changes only when it is made again, and a reader would lose the place.
+    The page does not reload itself, because its file changes only when the report is written again.
     """
     studies = dict.fromkeys(result.of for result in results)
-    again = f"This page stays as it is; make it again to see more: restora report {' '.join(studies)}"
+    again = f"This page does not update itself; to write it again: restora report {' '.join(studies)}"
     boxes = (_box(study, [result for result in results if result.of == study], again) for study in studies)
     return [box for box in boxes if box]
 
@@ -24,7 +24,7 @@ def _box(study: str, results: Sequence[CombinationResult], again: str) -> Unfini
     now = standing(results)
     if now.finished:
         return None
-    running = f", {counted(now.running, 'trial')} had begun and not ended" if now.running else ""
+    running = f", {now.running:,} of the others begun" if now.running else ""
     latest = f"; the last one ended on {now.latest:%Y-%m-%d at %H:%M}" if now.latest else ""
     share = f"{percent(now.done / now.budget, 0)}{NO_BREAK}%"
     said = (

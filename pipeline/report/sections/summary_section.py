@@ -1,4 +1,4 @@
-"""What came of it, in a paragraph of plain words and a few lines for each study."""
+"""A summary of each study in one paragraph and a list of its best checkpoints."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ from pipeline.results.progress import standing
 from pipeline.wording import NO_BREAK, counted, duration, listed, percent, seed_count, size, unbroken
 
 MOST = 5
-"""Checkpoints that are listed; of more, the smallest, the most accurate, and those between at equal steps."""
+"""The most checkpoints that are listed: the smallest, the most accurate, and some in equal steps between them."""
 PARTS = {"val": "validation", "test": "test"}
 
 
 def summary(results: Sequence[CombinationResult]) -> list[Block]:
-    """The original, what compression cost, what the best checkpoint of each size won back, and how the search went."""
+    """Per study: the original model, the loss by compression, the best checkpoint of each size, and the search."""
     studies = dict.fromkeys(result.of for result in results)
     several = len(studies) > 1
     return [
@@ -37,7 +37,10 @@ def _summary(results: Sequence[CombinationResult], beginning: str) -> list[Block
         "With trained adapters, the checkpoints that no other model beats in both size and "
         f"{results[0].metric}, smallest first:"
     )
-    return [Paragraph(" ".join([*said, front]), "lead"), Bullets([_checkpoint(*each, part) for each in _some(best)])]
+    return [
+        Paragraph(" ".join([*said, front]), "lead"),
+        Bullets([_checkpoint(result, cell, part) for result, cell in _some(best)]),
+    ]
 
 
 def _original(result: CombinationResult, part: str) -> str:
@@ -69,17 +72,17 @@ def _compressed(results: Sequence[CombinationResult], part: str) -> list[str]:
 def _some(front: list[tuple[CombinationResult, CellResult]]) -> list[tuple[CombinationResult, CellResult]]:
     if len(front) <= MOST:
         return front
-    return [front[round(place * (len(front) - 1) / (MOST - 1))] for place in range(MOST)]
+    return [front[round(index * (len(front) - 1) / (MOST - 1))] for index in range(MOST)]
 
 
 def _checkpoint(result: CombinationResult, cell: CellResult, part: str) -> str:
     takes, share = winner_bytes(cell), cell_recovery(result, cell, part)
-    won = f", {percent(share, 0)}{NO_BREAK}% of what was lost is won back" if share is not None else ""
+    recovered = f", {percent(share, 0)}{NO_BREAK}% of the loss recovered" if share is not None else ""
     smaller = f"{result.facts['dense_bytes'] / takes:.1f} times smaller"
     who = f"{result.name}, {cell_label(result, cell.cell)}" if cell.cell.rank else result.name
     several = part == "test" and len(cell.tested) > 1
     mean = f" (mean of {seed_count(len(cell.tested), len(cell.failed_seeds))})" if several else ""
-    return f"{_share(winner_accuracy(cell, part) or 0.0)}{mean} in {size(takes)}, {smaller}{won} ({who})"
+    return f"{_share(winner_accuracy(cell, part) or 0.0)}{mean} in {size(takes)}, {smaller}{recovered} ({who})"
 
 
 def _search(results: Sequence[CombinationResult]) -> str:

@@ -1,4 +1,4 @@
-"""What is compressed, on which data, and by which combinations."""
+"""The task: the model, the data, and the combinations that are searched."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,14 +27,14 @@ def task_section(results: Sequence[CombinationResult]) -> Section:
         "The task",
         [
             facts("Model, data and baseline", said, ["value"] if same else list(studies)),
-            table("What is searched: each combination with every rank and init", columns, results),
+            table("The combinations; each is searched with every rank and init", columns, results),
         ],
     )
 
 
 def _told(result: CombinationResult) -> dict[str, str]:
     task = {name: value for name, value in result.facts.get("task", {}).items() if name != "trained"}
-    task["baseline"] = task.get("baseline") or "none, the weights were loaded"
+    task["baseline"] = task.get("baseline") or "none: the weights were loaded"
     return {_NAMES.get(name, name): said_of(value) for name, value in task.items()}
 
 
@@ -52,7 +52,7 @@ def method_said(method: Mapping[str, Any]) -> str:
 
 
 def said_of(value: Any) -> str:
-    """A JSON value in words."""
+    """A JSON value as text."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {said_of(inner)}" for name, inner in value.items())
     if isinstance(value, list | tuple):

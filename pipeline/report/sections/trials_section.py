@@ -1,4 +1,4 @@
-"""How the trials ended, and why some failed."""
+"""How the trials ended, and why some of them failed."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from pipeline.results.combination_result import CellResult, CombinationResult
 from pipeline.store.tally import STATES
 from pipeline.wording import NOTHING, counted, init_name, rank_value
 
-_Own = tuple[CombinationResult, CellResult]
+_Cell = tuple[CombinationResult, CellResult]
 
 
 def trials_section(results: Sequence[CombinationResult]) -> Section:
@@ -23,33 +23,31 @@ def trials_section(results: Sequence[CombinationResult]) -> Section:
     seeds = [(own, seed, reason) for own in cells for seed, reason in own[1].failed_seeds.items()]
     return Section(
         "trials",
-        "What failed, and why",
+        "Failures",
         [
             Paragraph(_ended(cells)),
             *([_reasons(reasons)] if reasons else []),
             *([_failed_seeds(seeds)] if seeds else []),
-            *_listed(
-                "Cells that ended short of their budget, because as many trials failed as it has:", cells, short=True
-            ),
+            *_listed("Cells that ended short of their budget, because as many trials failed:", cells, short=True),
             *_listed("Cells in which no trial has begun:", cells, short=False),
             Folded("Trials of each cell by state", [_states(cells, rank_word(results))]),
         ],
     )
 
 
-def _ended(cells: Sequence[_Own]) -> str:
+def _ended(cells: Sequence[_Cell]) -> str:
     states = sum((cell.tally.states for _, cell in cells), Counter[str]())
     interrupted = sum(sum(cell.tally.interrupted.values()) for _, cell in cells)
     said = (
         f"{counted(states['complete'], 'trial')} ran to the end, and {states['pruned']:,} were pruned, because their "
-        f"first epochs promised too little. "
+        f"first epochs were worse than those of others. "
     )
     failed = f"{counted(states['fail'], 'trial')} failed" if states["fail"] else "No trial failed"
     stopped = f", {interrupted:,} were interrupted with their run and tried again" if interrupted else ""
     return f"{said}{failed}{stopped}."
 
 
-def _reasons(reasons: Sequence[tuple[_Own, str, int]]) -> Table:
+def _reasons(reasons: Sequence[tuple[_Cell, str, int]]) -> Table:
     return table(
         "Why trials failed or were interrupted",
         {
@@ -61,9 +59,9 @@ def _reasons(reasons: Sequence[tuple[_Own, str, int]]) -> Table:
     )
 
 
-def _failed_seeds(seeds: Sequence[tuple[_Own, int, str]]) -> Table:
+def _failed_seeds(seeds: Sequence[tuple[_Cell, int, str]]) -> Table:
     return table(
-        "Why training a winner again under another seed failed; its mean is over the seeds that are left",
+        "Why training of a winner under another seed failed; the mean is over the other seeds",
         {
             "cell": Column("text", lambda row: _named(row[0])),
             "seed": Column("number", lambda row: str(row[1])),
@@ -73,20 +71,20 @@ def _failed_seeds(seeds: Sequence[tuple[_Own, int, str]]) -> Table:
     )
 
 
-def _listed(title: str, cells: Sequence[_Own], *, short: bool) -> list[Block]:
+def _listed(title: str, cells: Sequence[_Cell], *, short: bool) -> list[Block]:
     found = [_named(own) for own in cells if (own[1].exhausted if short else not own[1].begun)]
     return [Paragraph(title), Bullets(found)] if found else []
 
 
-def _named(own: _Own) -> str:
+def _named(own: _Cell) -> str:
     result, cell = own
     name = cell_label(result, cell.cell)
     return f"{result.label}, {name}" if cell.cell.rank else result.label
 
 
-def _states(cells: Sequence[_Own], heading: str) -> Table:
+def _states(cells: Sequence[_Cell], heading: str) -> Table:
     counts = {
-        state: Column[_Own]("number", lambda own, state=state: str(own[1].tally.states[state]))  # type: ignore[misc]
+        state: Column[_Cell]("number", lambda own, state=state: str(own[1].tally.states[state]))  # type: ignore[misc]
         for state in STATES
     }
     return table(
