@@ -1,8 +1,8 @@
-"""A budget of the whole adapter, spread over the layers: each has a rank of its own, or no adapter at all.
+"""Spreading a budget of the whole adapter over the layers: each layer gets a rank of its own, or no adapter.
 
-Legend: ``s_1 >= s_2 >= ...`` the singular values of what a layer lost, ``(W - Q) C^1/2``. Every way of spreading puts
-the ranks of all layers in one order that no budget changes, and gives the longest beginning of it that fits. So a
-larger budget never takes a rank from a layer, and what is left of one is less than what comes next would cost.
+An allocation puts the ranks of all layers in one order, which does not depend on the budget. A budget pays for the
+longest start of that order that it can afford. So a larger budget never takes a rank from a layer, and the unspent rest
+is less than the next step would cost.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,16 +20,17 @@ from pipeline.objective.allocations.contract import Allocation, Cost, Layer
 
 
 def spread(layers: Mapping[str, Layer], allocation: Allocation, budget: int, spent: int = 0) -> dict[str, int]:
-    """The rank of each layer for a budget; a layer that gets none is left out.
+    """The rank of each layer for a budget; layers that get none are left out.
 
     Args:
         layers: The layers by name.
         allocation: The order in which layers get their ranks.
-        budget: In the unit of the layers' costs.
-        spent: What of it other layers take.
+        budget: The budget, in the unit of the layers' costs.
+        spent: The part of the budget that layers with fixed ranks cost.
 
     Raises:
-        SpecError: It is too small for any rank, or larger than all layers at full rank; or no layer lost anything.
+        SpecError: The budget is too small for any rank or larger than the cost of all layers at full rank, or
+            compression took nothing from any layer.
     """
     ranks, steps = dict[str, int](), list(_steps(layers, allocation))
     if not steps:
@@ -48,22 +49,22 @@ def spread(layers: Mapping[str, Layer], allocation: Allocation, budget: int, spe
 
 
 def refuse_budgets(budgets: Sequence[int], costs: Mapping[str, Cost], fixed: Mapping[str, int]) -> None:
-    """Refuse budgets that no spectrum could make fit.
+    """Refuse budgets that are out of range whatever the spectra are.
 
     Args:
         budgets: The budgets.
-        costs: Of each layer.
-        fixed: Ranks of the layers that have one of their own.
+        costs: The cost of each layer.
+        fixed: The fixed ranks, by layer.
 
     Raises:
-        SpecError: One is below the cheapest rank of any free layer, or above all of them at full rank, beside what the
-            fixed ones take; or no layer is free.
+        SpecError: A budget is below the cheapest first rank or above the cost of full rank everywhere, or every layer
+            has a fixed rank.
     """
     free = {name: cost for name, cost in costs.items() if name not in fixed}
     if not free:
         raise SpecError(
-            "search.allocation spreads a budget over targets without a rank of their own, and every target has one; "
-            "leave search.allocation out, or a rank"
+            "search.allocation spreads a budget over the targets without a fixed rank, but every target has one; "
+            "remove search.allocation, or the rank of a target"
         )
     spent = spent_by(costs, fixed)
     for budget in budgets:
@@ -71,7 +72,7 @@ def refuse_budgets(budgets: Sequence[int], costs: Mapping[str, Cost], fixed: Map
 
 
 def spent_by(costs: Mapping[str, Cost], ranks: Mapping[str, int]) -> int:
-    """What some layers take at these ranks, each clipped to what it can take."""
+    """The cost of some layers at these ranks, each clipped to the highest rank of its layer."""
     return sum(costs[name].of(min(rank, costs[name].most)) for name, rank in ranks.items())
 
 
@@ -89,27 +90,27 @@ def _refuse_beyond(budget: int, lowest: int, highest: int) -> None:
 
 
 def _steps(layers: Mapping[str, Layer], allocation: Allocation) -> Iterator[tuple[list[str], int]]:
-    """Layers that get one more rank together, and what that costs, in the order in which they get it."""
+    """The steps in their order: the layers that get one more rank at the same time, and the cost of that."""
     ordered = sorted(
-        (key, place, rank, name)
-        for place, (name, layer) in enumerate(layers.items())
+        (key, i, rank, name)
+        for i, (name, layer) in enumerate(layers.items())
         for rank, key in enumerate(allocation.keys(layer), 1)
     )
     for _, group in groupby(ordered, key=lambda step: step[:3] if allocation.one_by_one else step[:1]):
-        own = [(name, rank) for _, _, rank, name in group]
-        yield [name for name, _ in own], sum(layers[name].cost.step(rank) for name, rank in own)
+        ranks = [(name, rank) for _, _, rank, name in group]
+        yield [name for name, _ in ranks], sum(layers[name].cost.step(rank) for name, rank in ranks)
 
 
 def spectrum(matrix: Tensor, stats: Sequence[LayerStats]) -> Tensor:
-    """Singular values of ``matrix C^1/2``, float64, falling; their squares are energies of the layer's outputs.
+    """Singular values of ``matrix C^1/2``: float64, descending; their squares are energies of the layer's outputs.
 
     Args:
         matrix: ``[out, in]``.
-        stats: Of the layer's inputs, one for each group of its rows.
+        stats: Statistics of the layer's inputs, one per group of rows.
     """
     groups = matrix.double().reshape(len(stats), -1, matrix.shape[1])
-    # Any root of C will do: the squares are eigenvalues of M C M^T.
-    weighted = [own @ torch.linalg.cholesky(each.damped()) for own, each in zip(groups, stats, strict=True)]
+    # Any root of C gives the same values: their squares are the eigenvalues of M C M^T.
+    weighted = [rows @ torch.linalg.cholesky(inputs.damped()) for rows, inputs in zip(groups, stats, strict=True)]
     values: Tensor = torch.linalg.svdvals(torch.cat(weighted))
     return values
 
@@ -117,15 +118,18 @@ def spectrum(matrix: Tensor, stats: Sequence[LayerStats]) -> Tensor:
 def layers_of(
     adapter: Adapter, compressed: CompressedModel, statistics: Statistics, allocation: Allocation
 ) -> dict[str, Layer]:
-    """What is known of each target layer; where compression lost nothing at all, spectra are those of the weights.
+    """Cost, spectrum and sensitivity of each target layer.
+
+    The spectra are those of what compression took. If it took nothing from any layer, they are those of the weights.
 
     Args:
-        adapter: What is trained.
+        adapter: The adapter whose ranks are spread.
         compressed: The compressed model.
-        statistics: Of the layers of its reference.
-        allocation: What a budget counts, and how it is spread.
+        statistics: Statistics of the layers of the uncompressed model.
+        allocation: The allocation, with the unit of the budget.
     """
-    own, names, lossy = costs(adapter, compressed, allocation.unit), list(compressed.weights), is_lossy(compressed)
+    layer_costs, lossy = costs(adapter, compressed, allocation.unit), is_lossy(compressed)
+    names = list(compressed.weights)
     stats = statistics.of(names)
     sensitivity = statistics.sensitivity(names) if allocation.uses_gradients else dict.fromkeys(names, 1.0)
     layers = {}
@@ -133,7 +137,7 @@ def layers_of(
         W = weight_matrix(compressed.reference.get_submodule(name)).double()
         with naming(name):
             values = spectrum(W - weight.dense() if lossy else W, stats[name])
-        layers[name] = Layer(own[name], values, sensitivity[name])
+        layers[name] = Layer(layer_costs[name], values, sensitivity[name])
     return layers
 
 
@@ -146,29 +150,29 @@ def is_lossy(compressed: CompressedModel) -> bool:
 
 
 def costs(adapter: Adapter, compressed: CompressedModel, unit: str) -> dict[str, Cost]:
-    """What the ranks of each layer cost, from what the adapter stores or trains at a few of them.
+    """The cost of each layer's ranks, from what the adapter stores or trains at ranks 1, 2 and 3.
 
     Raises:
-        SpecError: The layers share something, so that no rank has a cost of its own.
+        SpecError: A rank costs nothing, or the cost of a layer depends on other layers.
     """
     most = {name: min(weight.shape) for name, weight in compressed.weights.items()}
     at = [_at_rank(adapter, compressed, {name: min(rank, most[name]) for name in most}, unit) for rank in (1, 2, 3)]
-    own = {name: Cost(at[0].get(name, 0), at[1].get(name, 0) - at[0].get(name, 0), most[name]) for name in most}
-    free = any(cost.first < 1 or (cost.more < 1 and cost.most > 1) for cost in own.values())
-    if free or sum(at[2].values()) != sum(cost.of(min(3, cost.most)) for cost in own.values()):
+    by_layer = {name: Cost(at[0].get(name, 0), at[1].get(name, 0) - at[0].get(name, 0), most[name]) for name in most}
+    free = any(cost.first < 1 or (cost.more < 1 and cost.most > 1) for cost in by_layer.values())
+    if free or sum(at[2].values()) != sum(cost.of(min(3, cost.most)) for cost in by_layer.values()):
         raise SpecError(
-            f"search.allocation needs an adapter whose every rank has a cost of its own, which '{adapter.name}' has "
-            f"not; leave it out, or choose another adapter"
+            f"search.allocation needs an adapter in which every rank of a layer has a cost of its own; adapter "
+            f"'{adapter.name}' is not one; remove search.allocation, or choose another adapter"
         )
-    return own
+    return by_layer
 
 
 def _at_rank(adapter: Adapter, compressed: CompressedModel, ranks: Mapping[str, int], unit: str) -> dict[str, int]:
     begun = blank(adapter, compressed, ranks)
     if unit == "bytes":
         return {name: bits // 8 for name, bits in stored_model(adapter, compressed, begun).adapter_bits.items()}
-    numbers = dict[str, int]()
+    parameters = dict[str, int]()
     for key, count in trainable_counts(adapter, begun).items():
         layer = key.rpartition(".")[0]
-        numbers[layer] = numbers.get(layer, 0) + count
-    return numbers
+        parameters[layer] = parameters.get(layer, 0) + count
+    return parameters

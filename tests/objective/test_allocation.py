@@ -191,7 +191,7 @@ def test_an_adapter_whose_ranks_have_no_cost_of_their_own_is_refused(monkeypatch
         return {"shared.lora_A": next(iter(parameters.values())), **parameters}
 
     monkeypatch.setattr(Lora, "to_tensors", shared)
-    with pytest.raises(SpecError, match=r"cost of its own, which 'lora' has not"):
+    with pytest.raises(SpecError, match=r"cost of its own; adapter 'lora' is not one"):
         make_objective(allocated(ranks=[300]))
 
 
