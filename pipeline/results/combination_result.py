@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -58,6 +58,8 @@ class LayerSize(TypedDict):
     bias: int
     adapter: dict[str, int]
     """The adapter of each rank; ranks are strings, because they are keys in JSON."""
+    cells: NotRequired[dict[str, dict[str, int]]]
+    """All parts in those cells whose init moves a base that is sized by its values, by the cell's name."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,19 @@ class CombinationResult:
 def compressed_bytes(layer: LayerSize) -> int:
     """Bytes of a compressed layer without an adapter."""
     return layer["payload"] + layer["index"] + layer["scale"] + layer["bias"]
+
+
+def bytes_with_adapter(layer: LayerSize, cell: Cell | None) -> dict[str, int]:
+    """Bytes of each part of a layer: ``payload``, ``index``, ``scale``, ``bias`` and the ``adapter`` of a cell.
+
+    Args:
+        layer: The stored sizes of the layer.
+        cell: The cell; None for the compressed layer without an adapter.
+    """
+    if cell is not None and str(cell) in layer.get("cells", {}):
+        return layer["cells"][str(cell)]
+    parts = {kind: layer[kind] for kind in ("payload", "index", "scale", "bias")}
+    return {**parts, "adapter": layer["adapter"].get(str(cell.rank), 0) if cell else 0}
 
 
 def latest_run(results: Sequence[CombinationResult]) -> Mapping[str, Any] | None:

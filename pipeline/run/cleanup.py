@@ -3,11 +3,15 @@
 import shutil
 from pathlib import Path
 
-from pipeline.paths import ANSWERS, BASELINES, CHECKED, COMPRESSED, FEATURES, STORAGE
+from pipeline.locks import is_held
+from pipeline.paths import ANSWERS, BASELINES, CHECKED, COMPRESSED, FEATURES, LOCKS, STORAGE
 from pipeline.results.reading import read_all
 from pipeline.store.database import Database
 from pipeline.store.kept_adapters import Kept
 from pipeline.train.cache.cache_folder import is_in_use, remove_unused
+
+STRAYS = (".*.tmp", ".tmp??????")
+"""Names of half-written files: those of this package and those of safetensors."""
 
 
 def unneeded(storage: Database) -> list[Path]:
@@ -21,15 +25,21 @@ def unneeded(storage: Database) -> list[Path]:
         Kept(one.of, one.name).folder for one in results
     }
     adapters -= {path for path in adapters if path.parent in unread}
-    # A folder that was stopped between two renames may hold the only copy of the checkpoint that it was to replace.
-    swaps = (STORAGE / "exports").rglob(".rank-*")
-    replaced = {path for path in swaps if path.with_name(path.name[1:].rpartition(".")[0]).exists()}
-    strays = {path for path in STORAGE.rglob(".*.tmp") if FEATURES not in path.parents}  # a build clears its own
-    half_written = {*strays, *replaced}
+    half_written = _half_written()
     features = {folder for folder in FEATURES.glob("*") if folder.is_dir() and not is_in_use(folder)}
     kept = {path for folder in (ANSWERS, BASELINES, COMPRESSED) for path in folder.glob("*.safetensors")}
     kept |= set(CHECKED.glob("*.json"))
     return sorted({*half_written, *(adapters - winners), *kept, *features})
+
+
+def _half_written() -> set[Path]:
+    """What a killed process left behind; nothing while a run of any study is alive, since it may be the run's own."""
+    strays = {path for pattern in STRAYS for path in STORAGE.rglob(pattern) if FEATURES not in path.parents}
+    # A folder that was stopped between two renames may hold the only copy of the checkpoint that it was to replace.
+    swaps = (STORAGE / "exports").rglob(".rank-*")
+    replaced = {path for path in swaps if path.with_name(path.name[1:].rpartition(".")[0]).exists()}
+    # Checked after the search, so that a run that starts meanwhile loses nothing.
+    return set() if any(is_held(lock) for lock in LOCKS.glob("*.lock")) else strays | replaced
 
 
 def remove(path: Path) -> None:

@@ -87,8 +87,10 @@ def run_study(spec: StudySpec, storage: Database, options: RunOptions, events: E
                     searched[name] = _search(spec, study, objectives[name], options.cohort, events)
                 events.reached("searched")
             for name, kept in searched.items():
-                score_winners(objectives[name], studies[name], kept, spec.seeds)
-                record_winners(spec, objectives[name], studies[name])
+                with _failing_alone(name, failed):
+                    score_winners(objectives[name], studies[name], kept, spec.seeds)
+                with _failing_alone(name, failed):
+                    record_winners(spec, objectives[name], studies[name])
                 objectives[name].bases.release()
                 events.reached("tested")
             events.reached("ended")

@@ -1,7 +1,7 @@
-"""After the search: the winner of each cell by validation, tested once, and trained again under other seeds."""
+"""After the search: the winner of each cell is tested once, and trained again and tested under other seeds."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.adapt.lanes import Lanes
 from pipeline.cell import Cell
-from pipeline.errors import NothingUsableError
+from pipeline.errors import IntegrityError, NothingUsableError
 from pipeline.objective.objective import Objective
 from pipeline.results.reading import find_winners
 from pipeline.seeds import derive
@@ -25,13 +25,13 @@ from pipeline.wording import counted
 
 logger = logging.getLogger(__name__)
 
+PASS = 256
+"""Images per pass of a test."""
+
 
 def values_of(trial: FrozenTrial) -> Values:
+    """The values of a stored trial."""
     return Values.of(trial.params)
-
-
-PASS = 256
-"""Images in one pass of a score."""
 
 
 def score_model(objective: Objective, model: nn.Module, part: str) -> list[int]:
@@ -40,7 +40,14 @@ def score_model(objective: Objective, model: nn.Module, part: str) -> list[int]:
 
 
 def score_adapter(objective: Objective, values: Values, parameters: dict[str, Tensor], part: str) -> list[int]:
-    """``[correct, images]`` of the compressed model of some values with an adapter on one part."""
+    """``[correct, images]`` of the compressed model with an adapter on one part.
+
+    Args:
+        objective: The objective of the combination.
+        values: The values of the trial that trained the adapter.
+        parameters: The adapter's tensors, by name.
+        part: ``train``, ``val`` or ``test``.
+    """
     base = objective.bases.of(values.cell)
     stacked = {name: tensor[None].to(objective.recipe.device) for name, tensor in parameters.items()}
     return _score(base.program.bind(Lanes([(stacked, [values.alpha])])), base.rows(part), objective)
@@ -60,11 +67,11 @@ class Recovered:
     """The adapter of a trial at its best epoch.
 
     Args:
-        parameters: What was trained, by name.
+        parameters: The adapter's tensors, by name.
         val_accuracy: Its accuracy on the validation part.
-        best_epoch: The epoch, from 1.
-        retrained: Whether it was trained again, because it had not been kept. Alone or in other company, lanes of
-            convolutions round otherwise, so it may differ a little from the trial whose values it has.
+        best_epoch: The best epoch, counted from 1.
+        retrained: Whether it was trained again because it had not been kept. Convolutions round differently alone than
+            in a cohort, so it may differ slightly from what the trial trained.
     """
 
     parameters: dict[str, Tensor]
@@ -82,7 +89,7 @@ def train_alone(objective: Objective, values: Values, *, order_seed: int | None 
 
 
 def recover(objective: Objective, kept: Kept | None, trial: FrozenTrial) -> Recovered:
-    """The adapter of a complete trial: the kept one, or trained again where it is not kept.
+    """The adapter of a complete trial; it is trained again if it was not kept.
 
     Raises:
         NothingUsableError: It was trained again, and failed.
@@ -98,11 +105,9 @@ def recover(objective: Objective, kept: Kept | None, trial: FrozenTrial) -> Reco
 
 
 def measure_references(objective: Objective, study: optuna.Study, parts: Sequence[str]) -> None:
-    """Measure the uncompressed and the only compressed model on those parts where the stored study lacks it."""
-    for key, model in {
-        "baseline": objective.combination.model,
-        "compressed": objective.combination.compressed.model,
-    }.items():
+    """Measure the uncompressed and the compressed-only model on those parts that the stored study lacks."""
+    combination = objective.combination
+    for key, model in (("baseline", combination.model), ("compressed", combination.compressed.model)):
         known: dict[str, Any] = study.user_attrs.get(key, {})
         missing = {part: score_model(objective, model, part) for part in parts if part not in known}
         if missing:
@@ -110,44 +115,67 @@ def measure_references(objective: Objective, study: optuna.Study, parts: Sequenc
 
 
 def score_winners(objective: Objective, study: optuna.Study, kept: Kept, seeds: int) -> None:
-    """Read the test part once for each cell's winner, and for the same values under ``seeds - 1`` other seeds.
+    """Test each cell's winner once, and the same values trained again under ``seeds - 1`` other seeds.
 
-    A winner that was tested before is not tested again, unless more seeds are asked for; where none is left, nothing is
-    said.
+    Winners that are tested already are tested again only if more seeds are asked for.
+
+    Args:
+        objective: The objective of the combination.
+        study: Its stored study, which holds the scores.
+        kept: Its kept adapters.
+        seeds: Scores per winner.
+
+    Raises:
+        IntegrityError: Some winners could not be tested; all others are.
     """
+    combination = objective.combination
     measure_references(objective, study, ["test"])
     winners, attributes = find_winners(study), study.user_attrs
-    known = {cell: _tested(attributes, cell, trial) for cell, trial in winners.items()}
-    untested = [cell for cell in cells(objective.combination.search) if cell in winners and len(known[cell]) < seeds]
+    known = {cell: _known_scores(attributes, cell, trial) for cell, trial in winners.items()}
+    untested = [cell for cell in cells(combination.search) if cell in winners and len(known[cell]) < seeds]
     if untested:
-        again = f", and training them again under {counted(seeds - 1, 'other seed')}" if seeds > 1 else ""
-        logger.info(f"{objective.combination.name}: testing the winners of {counted(len(untested), 'cell')}{again}")
+        retraining = f", and training them again under {counted(seeds - 1, 'other seed')}" if seeds > 1 else ""
+        logger.info(f"{combination.name}: testing the winners of {counted(len(untested), 'cell')}{retraining}")
+    failures = []
     for cell in untested:
-        trial, scores = winners[cell], known[cell]
-        values = values_of(trial)
-        if not scores:
-            got = recover(objective, kept, trial)
-            kept.save_best(study, cell, trial.number, got.parameters)
-            scores.append(_of_seed(objective, got.parameters, values, objective.combination.seed, got.val_accuracy))
-            study.set_user_attr(cell.winner_key, {"trial": trial.number, "seeds": scores})
-        for number in range(len(scores), seeds):
-            seed = derive(objective.combination.seed, "again", number)
-            lane = train_alone(objective, values, order_seed=seed)
-            if lane.failure is None:
-                scores.append(_of_seed(objective, lane.best_parameters, values, seed, lane.best))
-            else:
-                scores.append({"seed": seed, "reason": lane.failure})
-            study.set_user_attr(cell.winner_key, {"trial": trial.number, "seeds": scores})
+        try:
+            for scores in _scores(objective, study, kept, winners[cell], known[cell], seeds):
+                study.set_user_attr(cell.winner_key, {"trial": winners[cell].number, "seeds": scores})
+        except NothingUsableError as error:
+            failures.append(f"{cell}: {error}")
+            logger.error(f"{combination.name}: the winner of {cell} cannot be tested: {error}")
+    if failures:
+        raise IntegrityError(f"winners that cannot be tested: {'; '.join(failures)}")
 
 
-def _tested(attributes: Mapping[str, Any], cell: Cell, winner: FrozenTrial) -> list[dict[str, Any]]:
-    """What is known of a cell's winner, a table a seed; nothing where another trial was the winner then."""
+def _scores(
+    objective: Objective, study: optuna.Study, kept: Kept, trial: FrozenTrial, scores: list[dict[str, Any]], seeds: int
+) -> Iterator[list[dict[str, Any]]]:
+    """Add the scores of a winner that are missing; yields all of them after each."""
+    values, seed = values_of(trial), objective.combination.seed
+    if not scores:
+        adapter = recover(objective, kept, trial)
+        kept.save_best(study, values.cell, trial.number, adapter.parameters)
+        scores.append(_score_of_seed(objective, values, seed, adapter.parameters, adapter.val_accuracy))
+        yield scores
+    for number in range(len(scores), seeds):
+        other_seed = derive(seed, "again", number)
+        lane = train_alone(objective, values, order_seed=other_seed)
+        if lane.failure is None:
+            scores.append(_score_of_seed(objective, values, other_seed, lane.best_parameters, lane.best))
+        else:
+            scores.append({"seed": other_seed, "reason": lane.failure})
+        yield scores
+
+
+def _known_scores(attributes: Mapping[str, Any], cell: Cell, winner: FrozenTrial) -> list[dict[str, Any]]:
+    """The stored scores of a cell's winner, one table per seed; empty if another trial was the winner then."""
     known: dict[str, Any] = attributes.get(cell.winner_key, {})
     return list(known["seeds"]) if known.get("trial") == winner.number else []
 
 
-def _of_seed(
-    objective: Objective, parameters: dict[str, Tensor], values: Values, seed: int, val_accuracy: float
+def _score_of_seed(
+    objective: Objective, values: Values, seed: int, parameters: dict[str, Tensor], val_accuracy: float
 ) -> dict[str, Any]:
     images = len(objective.combination.task.val)
     return {

@@ -147,3 +147,31 @@ def test_a_run_that_stops_publishes_how_far_it_came(moments, monkeypatch):
     monkeypatch.setattr(Coordinator, "run", stopped)
     assert run().exit_code == 143
     assert moments == ["begun", "stopped"]
+
+
+def test_a_winner_that_cannot_be_tested_leaves_no_other_combination_untested(stored, monkeypatch):
+    write_study()
+    score = run_module.score_winners
+
+    def failing(objective, *rest):
+        if objective.combination.name == "int1-lora":
+            raise IntegrityError("winners that cannot be tested: rank 1 svd")
+        score(objective, *rest)
+
+    monkeypatch.setattr(run_module, "score_winners", failing)
+    for _ in range(2):
+        result = run()
+        assert result.exit_code == 6
+        assert "the others are done: 'int1-lora': winners that cannot be tested: rank 1 svd" in result.stderr
+        untested, tested = read_results(stored(), "tiny")
+        assert not any(cell.tested for cell in untested.cells)
+        assert all(cell.tested for cell in tested.cells)
+
+
+def test_a_damaged_test_image_is_found_before_the_first_trial(stored):
+    write_study()
+    next(Path("images/test").rglob("*.png")).write_bytes(b"no image")
+    result = run()
+    assert result.exit_code == 6
+    assert "the data is not ready" in result.stderr
+    assert not list(Path("storage").rglob("*.safetensors")), "not even the baseline is trained"

@@ -159,8 +159,13 @@ class Stored:
         path = winner_spectra(self.name, self.combination, rank, init)
         write_spectra(path, Spectra(of=key, values=64, courses=tuple(own)))
 
-    def layers(self, *names: str) -> None:
-        """Write the sizes of compressed layers, the first of 1000 weights, each next of 1000 more."""
+    def layers(self, *names: str, cells: dict[str, dict[str, int]] | None = None) -> None:
+        """Write the sizes of compressed layers, the first of 1000 weights, each next of 1000 more.
+
+        Args:
+            names: The layers.
+            cells: Sizes in the cells whose init moves the base, by the cell's name; the same for every layer.
+        """
         sizes = [
             {
                 "name": name,
@@ -170,6 +175,7 @@ class Stored:
                 "scale": 40,
                 "bias": 400,
                 "adapter": {str(rank): 80 * rank for rank in self.ranks},
+                **({"cells": cells} if cells else {}),
             }
             for place, name in enumerate(names, start=1)
         ]

@@ -53,3 +53,12 @@ def test_a_study_of_an_older_version_has_no_such_picture(store, storage):
     store().trial(2, "svd", 0.9)
     with pytest.raises(NothingToDraw, match="no sizes of layers are stored; an older version ran the study"):
         layer_sizes(read_results(storage, "digits"))
+
+
+def test_a_cell_whose_init_moves_the_base_has_its_own_sizes(store, storage):
+    stored = store()
+    moved = {"payload": 7, "index": 0, "scale": 1, "bias": 2, "adapter": 5}
+    stored.layers("fc1", cells={"rank 8 paper": moved})
+    stored.trial(8, "paper", 0.95)
+    figure = layer_sizes(read_results(storage, "digits"))
+    assert bars(figure) == {"payload": [7], "scale": [1], "bias": [2], "adapter": [5]}

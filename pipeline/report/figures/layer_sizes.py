@@ -10,7 +10,13 @@ from pipeline.report.blocks import Block, Column, Folded, Table, table
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
 from pipeline.report.figures.labels import cell_label, short, told_apart
 from pipeline.report.figures.style import INKS, OVER, finish
-from pipeline.results.combination_result import CellResult, CombinationResult, LayerSize, compressed_bytes
+from pipeline.results.combination_result import (
+    CellResult,
+    CombinationResult,
+    LayerSize,
+    bytes_with_adapter,
+    compressed_bytes,
+)
 from pipeline.wording import rank_value, readable_bytes, size
 
 PARTS = {"payload": "", "index": "/", "scale": "x", "bias": ".", "adapter": "-"}
@@ -77,10 +83,8 @@ def _draw(
     figure: Figure, result: CombinationResult, layers: Sequence[LayerSize], rows: Sequence[int], column: int
 ) -> None:
     best, place = _best(result), {"row": 1, "col": column}
-    sizes = {
-        **{part: [layer[part] for layer in layers] for part in ("payload", "index", "scale", "bias")},
-        "adapter": [layer["adapter"].get(str(best.cell.rank), 0) if best else 0 for layer in layers],
-    }
+    parts = [bytes_with_adapter(layer, best.cell if best else None) for layer in layers]
+    sizes = {part: [layer[part] for layer in parts] for part in PARTS}
     for (part, pattern), ink in zip(PARTS.items(), INKS, strict=False):
         if any(sizes[part]):
             figure.add_bar(
@@ -93,8 +97,7 @@ def _draw(
                 hoverinfo="skip",
                 **place,
             )
-    totals = [sum(each) for each in zip(*sizes.values(), strict=True)]
-    parts = [dict(zip(sizes, each, strict=True)) for each in zip(*sizes.values(), strict=True)]
+    totals = [sum(layer.values()) for layer in parts]
     figure.add_scatter(
         x=totals,
         y=rows,
