@@ -166,12 +166,3 @@ def test_a_winner_that_cannot_be_tested_leaves_no_other_combination_untested(sto
         untested, tested = read_results(stored(), "tiny")
         assert not any(cell.tested for cell in untested.cells)
         assert all(cell.tested for cell in tested.cells)
-
-
-def test_a_damaged_test_image_is_found_before_the_first_trial(stored):
-    write_study()
-    next(Path("images/test").rglob("*.png")).write_bytes(b"no image")
-    result = run()
-    assert result.exit_code == 6
-    assert "the data is not ready" in result.stderr
-    assert not list(Path("storage").rglob("*.safetensors")), "not even the baseline is trained"
