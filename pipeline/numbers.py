@@ -1,7 +1,8 @@
-"""Statistics of counts, and the Pareto front; plain Python, so that tables need no torch."""
+"""Wilson's interval, the Pareto front and the time that spans cover; plain Python, so that tables need no torch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 Z = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
@@ -39,3 +40,13 @@ def pareto_front(points: Sequence[tuple[int, float]]) -> list[int]:
         if not front or points[index][1] > points[front[-1]][1] or points[index] == points[front[-1]]:
             front.append(index)
     return front
+
+
+def covered_seconds(spans: Iterable[tuple[datetime, datetime]]) -> float:
+    """Seconds that lie in at least one of the spans, each from a start to an end."""
+    total, until = 0.0, None
+    for start, end in sorted(spans):
+        since = start if until is None or start > until else until
+        total += max((end - since).total_seconds(), 0.0)
+        until = end if until is None else max(until, end)
+    return total

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from pipeline.dashboard.note import renewed
-from pipeline.store.long_text import cut
+from pipeline.store.long_text import split
 from pipeline.store.optuna_tables import SYSTEM_ATTRIBUTES as ATTRIBUTES
 
 NOTE, VERSION, PICTURE = "dashboard:note_str:", "dashboard:note_ver", "dashboard:plot_data:"
@@ -78,7 +78,7 @@ def _replace(session: Session, study_id: int, prefix: str, text: str) -> None:
     pieces = ATTRIBUTES.c.key.startswith(prefix, autoescape=True)
     session.execute(delete(ATTRIBUTES).where(ATTRIBUTES.c.study_id == study_id, pieces))
     rows = [
-        {"study_id": study_id, "key": f"{prefix}{number}", "value_json": json.dumps(piece)}
-        for number, piece in enumerate(cut(text))
+        {"study_id": study_id, "key": f"{prefix}{number}", "value_json": json.dumps(chunk)}
+        for number, chunk in enumerate(split(text))
     ]
     session.execute(insert(ATTRIBUTES), rows)

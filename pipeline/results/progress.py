@@ -1,11 +1,12 @@
 """Where a search stands, for whoever shows it; plain Python alone, so that a verb says its first word at once."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cell import Cell
+from pipeline.numbers import covered_seconds
 from pipeline.store.tally import Tally, trials_left
 
 if TYPE_CHECKING:  # the table of ``status`` is read without Optuna
@@ -174,16 +175,6 @@ def standing(results: "Sequence[CombinationResult]") -> Standing:
         budget=sum(cell.budget for cell in cells),
         running=sum(cell.tally.states["running"] for cell in cells),
         tested=all(cell.test for cell in cells if cell.best),
-        seconds=_covered(spans),
+        seconds=covered_seconds(spans),
         latest=max((end for _, end in spans), default=None),
     )
-
-
-def _covered(spans: Iterable[tuple[datetime, datetime]]) -> float:
-    """Seconds that lie in at least one of the spans."""
-    total, until = 0.0, None
-    for start, end in sorted(spans):
-        since = start if until is None or start > until else until
-        total += max((end - since).total_seconds(), 0.0)
-        until = end if until is None else max(until, end)
-    return total

@@ -8,7 +8,7 @@ from pipeline.config.spec import StudySpec
 from pipeline.objective.combination import Combination
 from pipeline.run.winner_spectra import watched_layers
 from pipeline.space import cells
-from pipeline.store.long_text import in_pieces
+from pipeline.store.long_text import in_chunks
 
 
 def study_facts(spec: StudySpec, combination: Combination) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def study_facts(spec: StudySpec, combination: Combination) -> dict[str, Any]:
         "compressed_bytes": combination.compressed_size.bytes,
         "dense_macs": combination.facts(search.ranks[0]).dense_macs,
         "spectra": watched_layers(spec, combination.task.model),
-        **in_pieces("layers", json.dumps(layer_bytes(combination))),
+        **in_chunks("layers", json.dumps(layer_bytes(combination))),
     }
 
 

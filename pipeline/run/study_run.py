@@ -26,7 +26,7 @@ from pipeline.search.coordinator import Coordinator
 from pipeline.search.events import Events
 from pipeline.store.database import Database, only_run
 from pipeline.store.kept_adapters import Kept
-from pipeline.store.long_text import in_pieces
+from pipeline.store.long_text import in_chunks
 from pipeline.store.stored_study import create_or_resume, study_name
 from pipeline.store.tally import tally_trials
 from pipeline.train.cache.feature_cache import LIMIT
@@ -127,7 +127,7 @@ def _begin(spec: StudySpec, storage: Database, objective: Objective, options: Ru
         study_name(spec.name, combination.name),
         pinned(spec, combination.spec),
         dict(combination.task.hashes),
-        {**facts, **(in_pieces("file", options.file) if options.file is not None else {})},
+        {**facts, **(in_chunks("file", options.file) if options.file is not None else {})},
     )
     tallies, budget = tally_trials(study.get_trials(deepcopy=False)), facts["budget"]
     done = sum(tally.done for tally in tallies.values())

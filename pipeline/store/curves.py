@@ -1,4 +1,4 @@
-"""The curves of one trial as a small SVG, readable on a light and on a dark ground."""
+"""The learning curves of one trial as a small SVG, for light and dark backgrounds."""
 
 import math
 import textwrap
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 LEFT, RIGHT, TOP, BOTTOM = 62, 462, 92, 306
-"""Where the panels lie in a picture of 480 x 360; half of it is still readable."""
+"""Edges of the panels in a picture of 480 x 360, which stays readable at half that size."""
 GAP = 54
 STYLE = (
     "text{font:18px system-ui,sans-serif;fill:#333}.t{font-weight:600}.e{text-anchor:end}.m{text-anchor:middle}"
@@ -16,12 +16,19 @@ STYLE = (
     "@media(prefers-color-scheme:dark){text{fill:#ddd}.g{stroke:#555}.b{fill:#1e1e1e}"
     ".v{stroke:#56b4e9}.r{stroke:#e69f00}.d{fill:#56b4e9}}"
 )
-"""Okabe and Ito's blue and orange; the orange line is dashed too, so that no colour has to be told."""
+"""Okabe and Ito's blue and orange. The orange line is dashed, so that colour is not needed to tell them apart."""
 
 
 @dataclass(frozen=True)
 class _Panel:
-    """Curves over one axis of values: ``y`` of the panel's bottom, its height, and the ticks of its axis."""
+    """One panel: curves over the epochs, with an axis of values.
+
+    Args:
+        bottom: The y of its lower edge.
+        height: Its height.
+        ticks: Ascending values that the axis labels; the first is at the lower edge, the last at the upper.
+        epochs: Number of epochs.
+    """
 
     bottom: float
     height: float
@@ -42,39 +49,49 @@ class _Panel:
             yield f'<text class="e" x="{LEFT - 8}" y="{y + 6:.0f}">{tick:.6g}</text>'
 
     def line(self, kind: str, values: Sequence[float]) -> str:
-        """One curve, a dash where it has one point; epochs whose value is no number are left out."""
+        """One curve; a single point becomes a dash. Epochs whose value is not finite are left out."""
         points = [f"{self.x(epoch):.0f} {self.y(v):.0f}" for epoch, v in enumerate(values, 1) if math.isfinite(v)]
         if len(points) == 1:
             points[0] += "m-16 0h32"
         return f'<path class="{kind}" d="M{"L".join(points)}"/>' if points else ""
 
 
-def draw_curves(
-    title: str,
-    outcome: str,
-    metric: str,
-    accuracies: Sequence[float],
-    train_loss: Sequence[float] = (),
-    val_loss: Sequence[float] = (),
-    best_epoch: int = 0,
-) -> str:
-    """Accuracy above, losses below where there are any, over the epochs.
+@dataclass(frozen=True)
+class Curves:
+    """The learning curves of one trial.
 
     Args:
-        title: Which trial it is.
-        outcome: What it came to.
-        metric: What the accuracies are of.
-        accuracies: On the validation part after each epoch, from 0 to 1.
-        train_loss: Mean of each epoch.
-        val_loss: Mean after each epoch.
-        best_epoch: That of the adapter that is kept, from 1; 0 marks none.
+        title: The name of the trial.
+        metric: The name of the metric.
+        accuracies: Validation accuracy after each epoch, from 0 to 1.
+        train_loss: Mean training loss of each epoch; may be empty.
+        val_loss: Mean validation loss after each epoch; may be empty.
+        best_epoch: The epoch to mark, from 1; 0 marks none.
     """
+
+    title: str
+    metric: str
+    accuracies: Sequence[float]
+    train_loss: Sequence[float] = ()
+    val_loss: Sequence[float] = ()
+    best_epoch: int = 0
+
+
+def draw_curves(curves: Curves, outcome: str) -> str:
+    """Draw the accuracy over the epochs, and below it the losses if there are any; returns SVG.
+
+    Args:
+        curves: What is drawn.
+        outcome: How the trial ended, in words.
+    """
+    accuracies, train_loss, val_loss = curves.accuracies, curves.train_loss, curves.val_loss
+    best_epoch = curves.best_epoch
     epochs, percent = len(accuracies), [100 * accuracy for accuracy in accuracies]
     losses = [*train_loss, *val_loss]
     height = (BOTTOM - TOP - GAP) / 2 if losses else BOTTOM - TOP
     upper = _Panel(TOP + height, height, _ticks(percent), epochs)
     parts = [*upper.axis(), upper.line("v", percent)]
-    parts.append(f'<text x="{LEFT}" y="{TOP - 12}">{escape(metric)} (%)</text>')
+    parts.append(f'<text x="{LEFT}" y="{TOP - 12}">{escape(curves.metric)} (%)</text>')
     if 0 < best_epoch <= epochs and math.isfinite(percent[best_epoch - 1]):
         x, y = upper.x(best_epoch), upper.y(percent[best_epoch - 1])
         parts.append(f'<circle class="d" cx="{x:.0f}" cy="{y:.0f}" r="5"/>')
@@ -89,19 +106,19 @@ def draw_curves(
         parts.append(f'<text class="m" x="{upper.x(epoch):.0f}" y="{BOTTOM + 22}">{epoch}</text>')
     parts.append(f'<text class="m" x="{(LEFT + RIGHT) // 2}" y="{BOTTOM + 43}">epoch</text>')
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 480 360" role="img"><title>{escape(title)}</title>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 480 360" role="img"><title>{escape(curves.title)}</title>'
         f'<style>{STYLE}</style><path class="b" style="stroke:none" d="M0 0H480V360H0z"/>'
-        f'<text class="t" x="12" y="26">{escape(textwrap.shorten(title, 42, placeholder="…"))}</text>'
+        f'<text class="t" x="12" y="26">{escape(textwrap.shorten(curves.title, 42, placeholder="…"))}</text>'
         f'<text x="12" y="50">{escape(outcome)}</text>{"".join(parts)}</svg>\n'
     )
 
 
 def _ticks(values: Sequence[float]) -> tuple[float, ...]:
-    """Three to six round numbers, the first below all values and the last above."""
+    """Three to six round numbers; the first is at most the lowest value, the last at least the highest."""
     known = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(known), max(known)
     size = max(abs(low), abs(high), 1e-6)
-    reach = high - low if high - low > 1e-6 * size else size / 50  # no axis tells such values apart
+    reach = high - low if high - low > 1e-6 * size else size / 50  # otherwise the axis could not tell the values apart
     unit = 10 ** math.floor(math.log10(reach))
     step = next(unit * m for m in (0.2, 0.5, 1, 2, 5) if reach / (unit * m) <= 4)
     first, last = math.floor(low / step), math.ceil(high / step)
@@ -109,6 +126,6 @@ def _ticks(values: Sequence[float]) -> tuple[float, ...]:
 
 
 def _epoch_ticks(epochs: int) -> list[int]:
-    """The first epoch, and up to six round numbers after it."""
+    """The first epoch and up to six round numbers after it."""
     step = next(10**power * m for power in range(9) for m in (1, 2, 5) if epochs / (10**power * m) <= 6.5)
     return [1, *(epoch for epoch in range(step, epochs + 1, step) if epoch > (step + 1) / 2 and epoch > 1)]

@@ -1,4 +1,4 @@
-"""The adapters that are kept while a study runs: for each cell that of its best complete trial so far, no other."""
+"""Files of the best adapters: one per cell, that of its best complete trial so far."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +17,17 @@ from pipeline.store.stored_study import note_file, trial_key
 
 @dataclass(frozen=True)
 class Kept:
-    """Where the adapters of a combination are kept."""
+    """The adapter files of a combination.
+
+    Args:
+        study: The study's name.
+        combination: The combination's name.
+        identity: The ``id`` of the stored study. Another database may hold trials of the same names and numbers.
+    """
 
     study: str
     combination: str
     identity: str = ""
-    """That of the stored study: another database, or another seed, may hold trials of the same names and numbers."""
 
     @property
     def folder(self) -> Path:
@@ -32,25 +37,25 @@ class Kept:
         return self.folder / f"rank-{cell.rank}.{cell.init}.safetensors"
 
     def save(self, cell: Cell, number: int, parameters: Mapping[str, Tensor]) -> None:
-        """Keep the parameters of trial ``number``, in the place of the one that was best before."""
+        """Write the parameters of trial ``number``, replacing those of the cell's former best trial."""
         tensors = {name: tensor.contiguous() for name, tensor in parameters.items()}
         metadata = {"trial": trial_key(self.identity, number), "sha256": _hash(tensors)}
         size = sum(tensor.nbytes for tensor in tensors.values())
         write_whole(self.path(cell), lambda path: save_file(tensors, path, metadata=metadata), size)
 
     def save_best(self, study: optuna.Study, cell: Cell, number: int, parameters: Mapping[str, Tensor]) -> None:
-        """Keep them, and say of the stored trial which file they are in."""
+        """Write the parameters, and note in the stored trial which file holds them."""
         self.save(cell, number, parameters)
         note_file(study, number, "adapter", self.path(cell), file_sha256(self.path(cell)))
 
     def load(self, cell: Cell, number: int) -> dict[str, Tensor] | None:
-        """The parameters of trial ``number``, or none where they are not there or damaged: it is then trained again."""
+        """The parameters of trial ``number``; None if its file is missing or damaged, so that it is trained again."""
         try:
             with safe_open(self.path(cell), framework="pt") as file:
                 noted = file.metadata() or {}
                 if noted.get("trial") != trial_key(self.identity, number):
                     return None
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
                 return tensors if noted.get("sha256") == _hash(tensors) else None
         except (OSError, SafetensorError):
             return None

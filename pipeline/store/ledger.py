@@ -28,7 +28,7 @@ from pipeline.store.optuna_tables import (
 )
 from pipeline.store.stored_study import metric_of
 from pipeline.store.tally import COVERED, belongs_to_history, tally_trials
-from pipeline.store.trial_pictures import attach_curves
+from pipeline.store.trial_pictures import attach_curves, curves_of, end_of
 
 LONG = 10.0
 """Seconds after which a trial gets a row while it runs; a shorter trial is written when it has ended."""
@@ -166,7 +166,8 @@ class Ledger:
             write_attributes(session, row.trial_id, attributes)
             write_epochs(session, row.trial_id, accuracies, row.epochs)
             title = f"{self._name}, trial {row.number}"
-            attach_curves(session, row.trial_id, title, self._metric, state, accuracies, attributes)
+            curves = curves_of(title, self._metric, accuracies, attributes)
+            attach_curves(session, row.trial_id, curves, end_of(state, attributes))
             end_trial(session, row.trial_id, state, () if value is None else (value,))
             self._covered[state.name] += 1
             tally.add(state, row.number, value, attributes)
@@ -200,7 +201,9 @@ def bury_abandoned(study: optuna.Study) -> None:
             write_attributes(session, trial_id, why)
             end_trial(session, trial_id, TrialState.FAIL)
             epochs = [accuracy for _, accuracy in sorted(trial.intermediate_values.items())]
-            attach_curves(session, trial_id, f"{name}, trial {trial.number}", metric, TrialState.FAIL, epochs, why)
+            attach_curves(
+                session, trial_id, curves_of(f"{name}, trial {trial.number}", metric, epochs, why), "interrupted"
+            )
 
 
 def is_told(trial: FrozenTrial) -> bool:

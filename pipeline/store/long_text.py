@@ -1,28 +1,32 @@
-"""Attributes of a stored study that are too long for one: text in numbered pieces, none over 2 kB."""
+"""Texts that are too long for one attribute of a stored study: they are stored as numbered chunks below 2 kB."""
 
 import functools
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-PIECE = 1800
-"""Characters of a piece as JSON writes it, where a line break counts two and a letter of few alphabets six."""
+LONGEST = 1800
+"""Characters of a chunk as JSON writes it: a line break takes two, a letter outside ASCII six or more."""
 
 
-def in_pieces(key: str, text: str) -> dict[str, Any]:
-    """The attributes that hold a text: ``key`` says how many pieces there are, ``key.0`` is the first."""
-    pieces = list(cut(text))
-    return {f"{key}.{number}": piece for number, piece in enumerate(pieces)} | {key: len(pieces)}
+def in_chunks(key: str, text: str) -> dict[str, Any]:
+    """The attributes that store a text: ``key`` holds the number of chunks, ``key.0`` the first chunk.
+
+    >>> in_chunks("file", "abc")
+    {'file.0': 'abc', 'file': 1}
+    """
+    chunks = list(split(text))
+    return {f"{key}.{number}": chunk for number, chunk in enumerate(chunks)} | {key: len(chunks)}
 
 
-def cut(text: str) -> Iterator[str]:
-    """The pieces of a text."""
+def split(text: str) -> Iterator[str]:
+    """The chunks of a text, none of them longer than ``LONGEST``."""
     start, length = 0, 0
-    for place, character in enumerate(text):
+    for index, character in enumerate(text):
         length += _length(character)
-        if length > PIECE:
-            yield text[start:place]
-            start, length = place, _length(character)
+        if length > LONGEST:
+            yield text[start:index]
+            start, length = index, _length(character)
     if start < len(text):
         yield text[start:]
 
@@ -33,7 +37,7 @@ def _length(character: str) -> int:
 
 
 def joined(attributes: Mapping[str, Any], key: str) -> str | None:
-    """The text that was put ``in_pieces``; none where an older version wrote the study."""
+    """The text that was stored ``in_chunks``; None if the study has none, as those of versions before 0.1."""
     if key not in attributes:
         return None
     return "".join(attributes[f"{key}.{number}"] for number in range(attributes[key]))

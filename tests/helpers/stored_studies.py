@@ -17,7 +17,7 @@ from pipeline.results.spectra_file import Course, Matrix, Spectra, write_spectra
 from pipeline.space import Ask, Values
 from pipeline.store.database import Database
 from pipeline.store.ledger import Ledger
-from pipeline.store.long_text import in_pieces
+from pipeline.store.long_text import in_chunks
 from pipeline.store.stored_study import create_or_resume, study_name, trial_key
 
 EPOCHS = 6
@@ -179,7 +179,7 @@ class Stored:
             }
             for place, name in enumerate(names, start=1)
         ]
-        for key, value in in_pieces("layers", json.dumps(sizes)).items():
+        for key, value in in_chunks("layers", json.dumps(sizes)).items():
             self.study.set_user_attr(key, value)
 
     def test(self, rank: int, init: str, number: int, *accuracies: float, failed: dict[int, str] | None = None) -> None:

@@ -15,7 +15,7 @@ from pipeline.report.figures.contract import PICTURES
 from pipeline.report.page import draw, write_report
 from pipeline.results.reading import read_results
 from pipeline.results.tables import evaluation_rows, trial_rows
-from pipeline.store.long_text import in_pieces
+from pipeline.store.long_text import in_chunks
 
 accuracy_by_rank = PICTURES["accuracy_by_rank"]().draw
 accuracy_by_size = PICTURES["accuracy_by_size"]().draw
@@ -245,7 +245,7 @@ def test_the_page_has_what_is_needed_to_do_it_again(storage, store, attributes):
     number = stored.trial(2, "svd", 0.9, checkpoint="storage/exports/x/model.safetensors", checkpoint_sha256="e" * 64)
     text = 'name = "digits"  # <mine>\n' + "x" * 4000
     run = {"command": "restora run digits --device cpu", "began": "2026-03-01T10:00:00+00:00", "done": 0}
-    attributes(stored, run=run, **in_pieces("file", text))
+    attributes(stored, run=run, **in_chunks("file", text))
     page = Tags(render(read_results(storage, "digits")))
     assert "restora run digits --device cpu" in page.said
     assert "2026-03-01T10:00:00+00:00" in page.said

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from pipeline.results.progress import _covered, standing
+from pipeline.numbers import covered_seconds
+from pipeline.results.progress import standing
 from pipeline.results.reading import read_results
 
 BEGIN = datetime(2026, 3, 1)
@@ -46,4 +47,4 @@ def test_a_finished_study_is_finished(finished):
 def test_time_is_counted_once_however_many_trials_went_on_and_pauses_are_not(spans):
     seconds = {second for start, length in spans for second in range(start, start + length)}
     moments = [(BEGIN + timedelta(seconds=s), BEGIN + timedelta(seconds=s + length)) for s, length in spans]
-    assert _covered(moments) == pytest.approx(len(seconds))
+    assert covered_seconds(moments) == pytest.approx(len(seconds))

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.store.curves import draw_curves
+from pipeline.store.curves import Curves, draw_curves
 
 ACCURACIES = [0.6, 0.8, 0.9, 0.94, 0.945, 0.943]
 LOSSES = [2.3, 1.4, 0.9, 0.5, 0.4, 0.35]
 
 
 def draw(accuracies=ACCURACIES, train=LOSSES, val=LOSSES, best=5, title="tiny/int1-lora, trial 3", outcome="complete"):
-    return draw_curves(title, outcome, "validation accuracy", accuracies, train, val, best)
+    return draw_curves(Curves(title, "validation accuracy", accuracies, train, val, best), outcome)
 
 
 def texts(picture):
