@@ -106,7 +106,8 @@ def draw_curves(curves: Curves, outcome: str) -> str:
         parts.append(f'<text class="m" x="{upper.x(epoch):.0f}" y="{BOTTOM + 22}">{epoch}</text>')
     parts.append(f'<text class="m" x="{(LEFT + RIGHT) // 2}" y="{BOTTOM + 43}">epoch</text>')
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 480 360" role="img"><title>{escape(curves.title)}</title>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 480 360" role="img">'
+        f"<title>{escape(curves.title)}</title>"
         f'<style>{STYLE}</style><path class="b" style="stroke:none" d="M0 0H480V360H0z"/>'
         f'<text class="t" x="12" y="26">{escape(textwrap.shorten(curves.title, 42, placeholder="…"))}</text>'
         f'<text x="12" y="50">{escape(outcome)}</text>{"".join(parts)}</svg>\n'

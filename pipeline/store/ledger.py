@@ -201,9 +201,8 @@ def bury_abandoned(study: optuna.Study) -> None:
             write_attributes(session, trial_id, why)
             end_trial(session, trial_id, TrialState.FAIL)
             epochs = [accuracy for _, accuracy in sorted(trial.intermediate_values.items())]
-            attach_curves(
-                session, trial_id, curves_of(f"{name}, trial {trial.number}", metric, epochs, why), "interrupted"
-            )
+            curves = curves_of(f"{name}, trial {trial.number}", metric, epochs, why)
+            attach_curves(session, trial_id, curves, end_of(TrialState.FAIL, why))
 
 
 def is_told(trial: FrozenTrial) -> bool:
