@@ -32,7 +32,7 @@ def serve(url: str, host: str, port: int, *, expose: bool = False, allow_edit: b
         StorageError: The database cannot be read.
         SystemExit: It was stopped, with the exit code that the signal asks for.
     """
-    family, address = _listening(host, port, expose=expose)
+    family, address = listening(host, port, expose=expose)
     with storage_errors(url):
         storage = open_storage(url, create=False)
         application = pages(storage)
@@ -53,7 +53,7 @@ def serve(url: str, host: str, port: int, *, expose: bool = False, allow_edit: b
             storage.engine.dispose()
 
 
-def _listening(host: str, port: int, *, expose: bool) -> tuple[int, tuple[str, int]]:
+def listening(host: str, port: int, *, expose: bool) -> tuple[int, tuple[str, int]]:
     """Address family, address and port to listen on.
 
     Raises:

@@ -6,14 +6,13 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import plotly.graph_objects as go
 import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
-from optuna_dashboard import save_note, save_plotly_graph_object
 from playwright.sync_api import Page, expect
 from serving import Served, serving
 from stored_studies import Stored, finish_study
 
+from pipeline.dashboard.feed import Feed
 from pipeline.dashboard.web_server import Server
 from pipeline.paths import PICTURES
 from pipeline.store.database import open_storage
@@ -31,8 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stored = Stored(storage)
     finish_study(stored)
     Stored(storage, combination="sparse-lora")
-    save_note(stored.study, "The **best** of each rank:\n\n| rank | accuracy |\n| --- | --- |\n| 8 | 97.25 |")
-    save_plotly_graph_object(stored.study, go.Figure(go.Scatter(x=[2, 8], y=[95, 97])), graph_object_id="by-rank")
+    Feed(storage, "digits").reached("ended")
     stored.running(8, "svd")
     (folder / PICTURES).mkdir()
     for name, text in {"curves.svg": CURVES, "page.html": SCRIPT}.items():
@@ -76,13 +74,15 @@ def test_it_lists_the_studies_and_opens_one_with_its_history(page, served):
 def test_our_pictures_are_drawn_in_it(new_page, served, color_scheme):
     page = new_page(color_scheme=color_scheme)
     page.goto(f"{served.url}/dashboard/studies/1")
-    expect(page.locator("[id='user-defined-plot:by-rank'] .scatterlayer .point")).to_have_count(2)
+    by_rank = page.locator("[id='user-defined-plot:accuracy_by_rank']")
+    expect(by_rank.locator(".scatterlayer .point").nth(3)).to_be_attached()
+    expect(by_rank.locator(".ytitle")).to_have_text("Test accuracy (%)")
 
 
 def test_the_note_is_shown_as_a_table(page, served):
     page.goto(f"{served.url}/dashboard/studies/1/note")
-    expect(page.get_by_role("cell", name="97.25")).to_be_visible()
-    expect(page.locator("strong", has_text="best")).to_be_visible()
+    expect(page.get_by_role("cell", name="compressed only")).to_be_visible()
+    expect(page.locator("strong", has_text="int1-lora")).to_be_visible()
 
 
 def test_a_trial_shows_its_picture(page, served):
@@ -165,7 +165,7 @@ def test_with_edits_allowed_its_own_page_edits_a_note_and_another_sites_does_not
         page.goto(foreign)
         assert page.evaluate(TRY, [served.url, picture]) == ["refused"] * 5
         page.goto(f"{served.url}/dashboard/studies/1/note")
-        expect(page.get_by_role("cell", name="97.25")).to_be_visible()
+        expect(page.get_by_role("cell", name="compressed only")).to_be_visible()
         page_errors.clear()
 
 

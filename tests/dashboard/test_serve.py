@@ -3,7 +3,7 @@ import socket
 import pytest
 
 from pipeline.dashboard import serve as module
-from pipeline.dashboard.serve import _listening
+from pipeline.dashboard.serve import listening
 from pipeline.errors import UsageError
 
 
@@ -19,36 +19,36 @@ def resolve(monkeypatch, *addresses):
      ("::1", socket.AF_INET6, "::1")],
 )  # fmt: skip
 def test_loopback_needs_no_asking(host, family, address):
-    assert _listening(host, 80, expose=False) == (family, (address, 80))
+    assert listening(host, 80, expose=False) == (family, (address, 80))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "::ffff:0.0.0.0", "10.0.0.7", "fe80::1", "8.8.8.8"])
 def test_fault_26_an_address_that_others_reach_is_refused_unless_asked_for_in_so_many_words(host):
     with pytest.raises(UsageError, match=r"everyone on the network.*--expose.*ssh -L 8080:localhost:8080"):
-        _listening(host, 8080, expose=False)
-    assert _listening(host, 8080, expose=True)[1] == (host, 8080)
+        listening(host, 8080, expose=False)
+    assert listening(host, 8080, expose=True)[1] == (host, 8080)
 
 
 @pytest.mark.parametrize("addresses", [("10.0.0.7",), ("127.0.0.1", "10.0.0.7"), ("::1", "fe80::1")])
 def test_fault_26_a_name_is_loopback_only_where_all_its_addresses_are(monkeypatch, addresses):
     resolve(monkeypatch, *addresses)
     with pytest.raises(UsageError, match="everyone on the network"):
-        _listening("laptop", 80, expose=False)
+        listening("laptop", 80, expose=False)
 
 
 def test_a_name_is_listened_on_at_the_address_that_was_looked_at(monkeypatch):
     resolve(monkeypatch, "127.0.1.1")
-    assert _listening("laptop", 80, expose=False) == (socket.AF_INET, ("127.0.1.1", 80))
+    assert listening("laptop", 80, expose=False) == (socket.AF_INET, ("127.0.1.1", 80))
 
 
 def test_a_name_of_no_address_is_usage():
     with pytest.raises(UsageError, match="--host no such host is no address"):
-        _listening("no such host", 80, expose=False)
+        listening("no such host", 80, expose=False)
 
 
 def test_exposing_loopback_is_told_to_be_in_vain():
     with pytest.raises(UsageError, match=r"--host 0\.0\.0\.0"):
-        _listening("127.0.0.1", 80, expose=True)
+        listening("127.0.0.1", 80, expose=True)
 
 
 @pytest.mark.parametrize(

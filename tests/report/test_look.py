@@ -3,7 +3,7 @@ import itertools
 import pytest
 from plotly.colors import hex_to_rgb, sample_colorscale
 
-from pipeline.report.figures.heat_map import MIDDLE, _ink
+from pipeline.report.figures.heat_map import MIDDLE, legible_ink
 from pipeline.report.figures.parallel_coordinates import SCALE
 from pipeline.report.figures.style import INKS, Look
 from pipeline.report.theme import DARK_SCHEME, LIGHT_SCHEME, NEUTRAL
@@ -25,17 +25,17 @@ def contrast(one, other):
 
 @pytest.mark.parametrize("ground", GROUNDS.values(), ids=GROUNDS)
 @pytest.mark.parametrize("ink", [*INKS, NEUTRAL, *LINES], ids=str)
-def test_every_ink_reads_on_both_grounds(ink, ground):
+def test_everylegible_ink_reads_on_both_grounds(ink, ground):
     assert contrast(ink, ground) >= 3
 
 
 @pytest.mark.parametrize("share", [0, 0.2, 0.4, 0.45, MIDDLE, MIDDLE + 0.001, 0.5, 0.6, 0.8, 1])
 def test_the_numbers_on_a_heat_map_read_on_every_colour(share):
     (cell,) = sample_colorscale("Cividis", [share], colortype="tuple")
-    assert contrast(_ink(share), cell) >= 4.5
+    assert contrast(legible_ink(share), cell) >= 4.5
 
 
-def test_seventy_inits_and_a_dozen_combinations_are_told_apart_by_ink_and_symbol_and_by_filling_and_dash():
+def test_seventy_inits_and_a_dozen_combinations_are_told_apart_bylegible_ink_and_symbol_and_by_filling_and_dash():
     inits, combinations = tuple(f"init{n}" for n in range(70)), tuple(f"combination{n}" for n in range(12))
     look = Look(inits, combinations)
     assert len({(look.ink(init), look.symbol("combination0", init)) for init in inits}) == 70

@@ -7,14 +7,15 @@ from views import progress, view
 from pipeline.terminal.live_display import LiveBoard
 
 
-def test_a_terminal_that_became_narrower_is_cleared_of_the_lines_that_it_broke(make_screen):
+def test_a_terminal_that_became_narrower_is_cleared_of_the_lines_that_it_broke(make_screen, monkeypatch):
+    monkeypatch.setattr("pipeline.terminal.live_display.SOONEST", 0)
     screen = make_screen(width=80)
     live = LiveBoard(screen, lambda: view(progress()))
     live.start()
     drawn = len(screen.file.getvalue().splitlines())
     screen.file.truncate(0)
     screen.width = 30
-    live._live.refresh()
+    live.refresh()
     ups = screen.file.getvalue().count("\x1b[1A")
     live.stop()
     assert ups > drawn - 1

@@ -82,8 +82,7 @@ def draw_courses(always: Sequence[Course], choices: Mapping[str, Sequence[Course
         height=800,
         min_width=width,
         subtitle=subtitle,
-        top=130,
-        below=150,
+        margins=(130, 150),
     )
     return figure
 

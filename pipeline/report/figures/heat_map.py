@@ -85,8 +85,7 @@ class HeatMap(Picture):
             title,
             height=inner + top + 124,
             min_width=110 + CELL[0] * widest,
-            top=top,
-            below=120,
+            margins=(top, 120),
             subtitle=UNTESTED[part],
         )
 
@@ -133,7 +132,7 @@ def _draw(figure: Figure, result: CombinationResult, part: str, ends: tuple[floa
         y=[rows[inits.index(place.init)] for place in found],
         mode="text",
         text=[_text(score.mean, cell in checkpoints, cell is best) for cell, score in found.values()],
-        textfont={"size": 12, "color": [_ink((bright[place] - low) / (high - low or 1)) for place in found]},
+        textfont={"size": 12, "color": [legible_ink((bright[place] - low) / (high - low or 1)) for place in found]},
         hoverinfo="skip",
         **common,
     )
@@ -155,7 +154,7 @@ def _text(accuracy: float, checkpoint: bool, best: bool) -> str:
     return f"{'★ ' if best else ''}{f'<b>{number}</b>' if checkpoint else number}"
 
 
-def _ink(share: float) -> str:
+def legible_ink(share: float) -> str:
     """Black or white, whichever is more legible on that share of the colour scale."""
     return "#000000" if share > MIDDLE else "#FFFFFF"
 

@@ -60,7 +60,9 @@ class LayerSizes(Picture):
         figure.update_yaxes(tickvals=list(range(len(names))), ticktext=told_apart(names), col=1)
         figure.update_layout(barmode="stack", bargap=0.25, hovermode="y")
         width = 150 + 240 * len(known)
-        return finish(figure, "Sizes by layer", height=170 + BAR * max(4, len(names)), min_width=width, top=100)
+        return finish(
+            figure, "Sizes by layer", height=170 + BAR * max(4, len(names)), min_width=width, margins=(100, 56)
+        )
 
     def below(self, results: Sequence[CombinationResult]) -> list[Block]:
         """The same sizes as tables, one per combination."""

@@ -71,7 +71,7 @@ class ParallelCoordinates(Picture):
         left, width = 20 + 6 * max(map(len, dimensions[0]["ticktext"])), 140 + WIDTH * len(dimensions)
         domain = {"x": [left / width, 1 - 40 / width]}
         figure.add_parcoords(dimensions=[*dimensions, last], line=line, rangefont=hidden, domain=domain)
-        finish(figure, "All trials", height=480, min_width=width, top=100, below=20)
+        finish(figure, "All trials", height=480, min_width=width, margins=(100, 20))
         return figure.update_layout(margin={"l": 10, "r": 10})
 
 

@@ -51,7 +51,9 @@ class History(Picture):
         figure.update_xaxes(title="Trial")
         figure.update_yaxes(error_axis(errors))
         figure.update_yaxes(title=f"Validation {measured(results)} (%)", col=1)
-        return finish(figure, "The search", height=150 + 320 * rows, min_width=100 + 240 * (columns - 1), top=84)
+        return finish(
+            figure, "The search", height=150 + 320 * rows, min_width=100 + 240 * (columns - 1), margins=(84, 56)
+        )
 
 
 def _draw(figure: Figure, look: Look, result: CombinationResult, place: Mapping[str, int]) -> list[float]:

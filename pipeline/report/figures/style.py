@@ -99,8 +99,7 @@ def finish(
     height: int = 480,
     min_width: int = 0,
     subtitle: str = "",
-    top: int = 64,
-    below: int = 56,
+    margins: tuple[int, int] = (64, 56),
 ) -> Figure:
     """Give a figure its title, size and margins, and a legend below, where long names leave the axes their width.
 
@@ -110,9 +109,9 @@ def finish(
         height: Pixels, without the legend.
         min_width: Pixels; a narrower page scrolls the figure. Stored in ``layout.meta``.
         subtitle: Plain text below the title.
-        top: Pixels above the axes.
-        below: Pixels between axes and legend.
+        margins: Pixels above the axes, and pixels between the axes and the legend.
     """
+    top, below = margins
     names = [trace.name for trace in figure.data if trace.name and trace.showlegend is not False]
     names += [shape.name for shape in figure.layout.shapes if shape.showlegend]
     legend = _legend_height(names, max(min_width, PHONE) - 100) if len(names) > 1 else 0
