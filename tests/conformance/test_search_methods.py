@@ -1,4 +1,4 @@
-"""Every registered optimizer, schedule, sampler, pruner and allocation keeps the promises of its contract."""
+"""Every registered metric, optimizer, schedule, sampler, pruner and allocation keeps the promises of its contract."""
 
 import math
 from itertools import pairwise
@@ -8,13 +8,26 @@ import pytest
 import torch
 from optuna.trial import TrialState, create_trial
 
-from pipeline.config.registry import ALLOCATIONS, OPTIMIZERS, PRUNERS, SAMPLERS, SCHEDULES
+from pipeline.config.registry import ALLOCATIONS, METRICS, OPTIMIZERS, PRUNERS, SAMPLERS, SCHEDULES
 from pipeline.objective.allocations.contract import Cost, Layer
+from pipeline.task.parts import TensorPart
 from pipeline.train.lane_optimizer import LaneOptimizer
 
 
 def each(registry):
     return pytest.mark.parametrize("method", [method() for method in registry], ids=lambda method: method.name)
+
+
+@each(METRICS)
+def test_a_metric_labels_every_image_with_a_class_and_leaves_the_images_alone(method):
+    torch.manual_seed(0)
+    part, model = TensorPart(torch.randn(9, 5), torch.arange(9) % 3), torch.nn.Linear(5, 3).eval()
+    judged = method.relabelled(part, model)
+    assert len(judged) == len(judged.labels) == 9
+    assert set(judged.labels.tolist()) <= {0, 1, 2}
+    assert torch.equal(torch.cat([images for images, _ in judged.batches(4)]), part.images)
+    if method.uses_labels:
+        assert torch.equal(judged.labels, part.labels)
 
 
 @each(OPTIMIZERS)
