@@ -1,8 +1,8 @@
 """Restora: compress a trained vision model, and restore its accuracy with LoRA adapters and trained codes.
 
-``Task`` takes a module and data sets of your own; ``Objective`` is one combination as an Optuna objective; ``save``
-writes a trial's checkpoint, and ``load`` gives its module back. Each name is imported, and torch with it, at its first
-use.
+``Task`` takes a module and data sets of your own; ``Objective`` is one combination as an Optuna objective;
+``run_study`` does what ``restora run`` does; ``save`` writes a trial's checkpoint, and ``load`` gives its module back.
+Each name is imported, and torch with it, at its first use.
 """
 
 import ast
@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # the one list of public names: `__getattr__` reads it too
     from pipeline.export.checkpoint import load as load
     from pipeline.export.selection import save as save
     from pipeline.objective.objective import Objective as Objective
+    from pipeline.run.study_run import RunOptions as RunOptions
+    from pipeline.run.study_run import run_study as run_study
     from pipeline.task.contract import Task as Task
     from pipeline.task.prepare import prepare as prepare
 

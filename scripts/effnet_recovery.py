@@ -34,7 +34,7 @@ def recovered(place: effnet.Place, weights: Path, images: Path, name: str) -> li
     storage = open_storage(paths.default_database())
     options = RunOptions(command="python scripts/effnet_recovery.py", device=choose_device("auto"), cache_limit=10**10)
     with Guard(), Console():
-        run_study(spec, storage, options)
+        run_study(spec, paths.default_database(), options)
     results = {result.name: result for result in read_results(storage, spec.name)}
     return [effnet.row(place, variant, results[variant.name]) for variant in place.variants]
 

@@ -40,7 +40,7 @@ def run(
     from pipeline.paths import LOGS, default_database
     from pipeline.run.study_run import RunOptions, run_study
     from pipeline.search.events import AllOf
-    from pipeline.store.database import open_storage, storage_errors
+    from pipeline.store.database import open_storage
 
     spec = read_spec(study, seed)
     url = storage or default_database()
@@ -52,10 +52,10 @@ def run(
         cache_limit=round(cache_limit * 1e9),
     )
     console = Console(LOGS / f"{spec.name}.log", spec.name, trials_to_come(spec, url))
-    with console, Guard(timeout), storage_errors(url):
+    with console, Guard(timeout):
         feed = Feed(open_storage(url, wait=FEED_WAIT), spec.name)
         try:
-            run_study(spec, open_storage(url), options, AllOf(console, feed))
+            run_study(spec, url, options, AllOf(console, feed))
         except (StopTraining, KeyboardInterrupt) as stop:
             console.end_table()
             reason = str(stop) or "interrupted twice"

@@ -24,7 +24,7 @@ from pipeline.run.winner_spectra import record_winners
 from pipeline.run.winners import measure_references, score_winners
 from pipeline.search.coordinator import Coordinator
 from pipeline.search.events import Events
-from pipeline.store.database import Database, only_run
+from pipeline.store.database import Database, only_run, open_storage, storage_errors
 from pipeline.store.kept_adapters import Kept
 from pipeline.store.long_text import in_chunks
 from pipeline.store.stored_study import create_or_resume, study_name
@@ -40,66 +40,78 @@ class RunOptions:
     """How a study is run; none of it changes what is searched.
 
     Args:
-        command: The command that makes this run again; the stored studies keep it.
+        command: The command that makes this run again, which the stored studies keep; by default ``restora run NAME``.
         file: The text of the study file, which the stored studies keep; None if there is none.
         device: Where to train.
         cohort: Trials trained in one pass; None measures how many are quickest.
         cache_limit: Bytes that the caches of frozen layers may take on disk.
     """
 
-    command: str
+    command: str = ""
     file: str | None = None
     device: str = "cpu"
     cohort: int | None = None
     cache_limit: int = LIMIT
 
 
-def run_study(spec: StudySpec, storage: Database, options: RunOptions, events: Events | None = None) -> None:
-    """Create or resume a study: search until every budget is met, then test the winners. Running it again is right.
+def run_study(
+    spec: StudySpec, url: str | None = None, options: RunOptions | None = None, events: Events | None = None
+) -> None:
+    """Create or resume a study: search until every budget is met, then test the winners.
+
+    Running it again is always safe: stored trials are not trained again.
 
     Args:
         spec: The study.
-        storage: The database of the stored studies.
+        url: SQLAlchemy URL of the database of the stored studies; None for ``RESTORA_STORAGE`` or
+            ``storage/studies.db``.
         options: How it is run.
         events: Receives the progress of the run.
 
     Raises:
         StopTraining: The active guard stops the run; finished trials are stored.
         IntegrityError: The data of a new study fail a check, and nothing is run; or a combination cannot be compressed
-            or started, and the others are run all the same.
+            or started, or a winner cannot be tested, and the others are done all the same.
+        StorageError: The database fails, or another run of the study goes on.
     """
-    events = events or Events()
+    url, options, events = url or paths.default_database(), options or RunOptions(), events or Events()
     keep_freed_memory()
-    with exclusive(paths.LOCKS / f"{spec.name}.lock", f"study '{spec.name}'"), only_run(storage, spec.name):
-        features = make_features(spec.compute, options.device, options.cache_limit)
-        objectives = trained_objectives(spec, options.device, features, begun=_has_trials(storage, spec))
-        refuse_misfits(objective.combination for objective in objectives.values())
-        failed: dict[str, IntegrityError] = {}
-        began = datetime.now(UTC).isoformat(timespec="seconds")
-        studies, searched = dict[str, optuna.Study](), dict[str, Kept]()
-        for name, objective in objectives.items():
-            with _failing_alone(name, failed):
-                studies[name] = _begin(spec, storage, objective, options, began)
-        events.reached("begun")
-        try:
-            for name, study in studies.items():
-                with _failing_alone(name, failed):
-                    searched[name] = _search(spec, study, objectives[name], options.cohort, events)
-                events.reached("searched")
-            for name, kept in searched.items():
-                with _failing_alone(name, failed):
-                    score_winners(objectives[name], studies[name], kept, spec.seeds)
-                with _failing_alone(name, failed):
-                    record_winners(spec, objectives[name], studies[name])
-                objectives[name].bases.release()
-                events.reached("tested")
-            events.reached("ended")
-        except StopTraining:
-            events.reached("stopped")
-            raise
-        if failed:
-            said = "; ".join(f"'{name}': {error}" for name, error in failed.items())
-            raise IntegrityError(f"these combinations failed, the others are done: {said}")
+    with storage_errors(url):
+        storage = open_storage(url)
+        with exclusive(paths.LOCKS / f"{spec.name}.lock", f"study '{spec.name}'"), only_run(storage, spec.name):
+            _run(spec, storage, options, events)
+
+
+def _run(spec: StudySpec, storage: Database, options: RunOptions, events: Events) -> None:
+    features = make_features(spec.compute, options.device, options.cache_limit)
+    objectives = trained_objectives(spec, options.device, features, begun=_has_trials(storage, spec))
+    refuse_misfits(objective.combination for objective in objectives.values())
+    failed: dict[str, IntegrityError] = {}
+    began = datetime.now(UTC).isoformat(timespec="seconds")
+    studies, searched = dict[str, optuna.Study](), dict[str, Kept]()
+    for name, objective in objectives.items():
+        with _failure_noted(name, failed):
+            studies[name] = _begin(spec, storage, objective, options, began)
+    events.reached("begun")
+    try:
+        for name, study in studies.items():
+            with _failure_noted(name, failed):
+                searched[name] = _search(spec, study, objectives[name], options.cohort, events)
+            events.reached("searched")
+        for name, kept in searched.items():
+            with _failure_noted(name, failed):
+                score_winners(objectives[name], studies[name], kept, spec.seeds)
+            with _failure_noted(name, failed):
+                record_winners(spec, objectives[name], studies[name])
+            objectives[name].bases.release()
+            events.reached("tested")
+        events.reached("ended")
+    except StopTraining:
+        events.reached("stopped")
+        raise
+    if failed:
+        reasons = "; ".join(f"'{name}': {error}" for name, error in failed.items())
+        raise IntegrityError(f"these combinations failed, the others are done: {reasons}")
 
 
 def _has_trials(storage: Database, spec: StudySpec) -> bool:
@@ -109,8 +121,8 @@ def _has_trials(storage: Database, spec: StudySpec) -> bool:
 
 
 @contextmanager
-def _failing_alone(name: str, failed: dict[str, IntegrityError]) -> Iterator[None]:
-    """Note a combination that fails, and go on with the others."""
+def _failure_noted(name: str, failed: dict[str, IntegrityError]) -> Iterator[None]:
+    """Note that a combination fails, so that the others go on."""
     try:
         yield
     except IntegrityError as error:
@@ -119,7 +131,7 @@ def _failing_alone(name: str, failed: dict[str, IntegrityError]) -> Iterator[Non
 
 
 def _begin(spec: StudySpec, storage: Database, objective: Objective, options: RunOptions, began: str) -> optuna.Study:
-    """The stored study of a combination, created or resumed, which says what runs it where anything is left to run."""
+    """Create or resume the stored study of a combination; if trials are left, it notes this run."""
     combination = objective.combination
     facts = study_facts(spec, combination)
     study = create_or_resume(
@@ -132,7 +144,9 @@ def _begin(spec: StudySpec, storage: Database, objective: Objective, options: Ru
     tallies, budget = tally_trials(study.get_trials(deepcopy=False)), facts["budget"]
     done = sum(tally.done for tally in tallies.values())
     if any(tallies[cell].left(budget) for cell in stored_cells(study.user_attrs)) or "run" not in study.user_attrs:
-        study.set_user_attr("run", {"command": options.command, "began": began, "done": done})
+        study.set_user_attr(
+            "run", {"command": options.command or f"restora run {spec.name}", "began": began, "done": done}
+        )
     return study
 
 
@@ -152,9 +166,9 @@ def _search(spec: StudySpec, study: optuna.Study, objective: Objective, cohort: 
 
 
 def _pass(objective: Objective, study: optuna.Study, cohort: int | None) -> Pass:
-    """What one pass holds: as the user says, as this study did before on such a device, or as measured now.
+    """How many lanes share a pass: as the user says, as this study did before on such a device, or as measured now.
 
-    The stored study remembers, because the last digits of a trial may depend on its company.
+    The stored study keeps the measured number, because the last digits of a trial may depend on its cohort.
     """
     stacks, device = objective.bases.common.program.stacks, objective.recipe.device
     if cohort is not None:
@@ -174,7 +188,7 @@ def cut_in_words(program: Program) -> str:
     if not program.adapter.trains:
         return "nothing is trained, so the compressed model is judged once"
     if program.cut is None:
-        alone = "" if program.stacks else ", and trials are trained one at a time: lanes of one batch would mix"
+        alone = "" if program.stacks else ", and trials are trained one at a time, because lanes of a cohort would mix"
         return f"every image takes the whole model in every epoch: {program.why}{alone}"
     if program.cut.stem is None:
         return "no frozen layer comes before the first trained one, so nothing is cached on disk"

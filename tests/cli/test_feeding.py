@@ -9,6 +9,7 @@ import pytest
 from command import invoke, write_study
 from optuna_dashboard import get_note
 
+import pipeline
 from pipeline.dashboard.feed import Feed
 from pipeline.errors import IntegrityError
 from pipeline.guard import StopTraining
@@ -166,3 +167,11 @@ def test_a_winner_that_cannot_be_tested_leaves_no_other_combination_untested(sto
         untested, tested = read_results(stored(), "tiny")
         assert not any(cell.tested for cell in untested.cells)
         assert all(cell.tested for cell in tested.cells)
+
+
+def test_a_study_that_is_run_from_python_is_stored_as_the_verb_stores_it(stored):
+    path = write_study()
+    pipeline.run_study(pipeline.load_spec(path))
+    for result in read_results(stored(), "tiny"):
+        assert all(cell.tested for cell in result.cells)
+        assert result.facts["run"]["command"] == "restora run tiny"

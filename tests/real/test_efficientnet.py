@@ -81,7 +81,7 @@ def recovered(images: Path) -> dict[str, Recovered]:
 def recover(place: Place, images: Path) -> Recovered:
     spec, storage = study(place, WEIGHTS, images, place.name), open_storage("sqlite:///studies.db")
     try:
-        run_study(spec, storage, RunOptions(command="pytest", cohort=1, cache_limit=10**9))
+        run_study(spec, "sqlite:///studies.db", RunOptions(command="pytest", cohort=1, cache_limit=10**9))
         (result,) = read_results(storage, spec.name)
         (objective,) = make_objectives(spec, prepare(spec.task), "cpu").values()
         kept = Kept(spec.name, result.name, result.study.user_attrs["id"])
