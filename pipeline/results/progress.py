@@ -1,4 +1,4 @@
-"""Where a search stands, for whoever shows it; plain Python alone, so that a verb says its first word at once."""
+"""How far a search is, for all who show it; needs neither Optuna nor torch, so that verbs start at once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ if TYPE_CHECKING:  # the table of ``status`` is read without Optuna
 
 @dataclass(frozen=True)
 class CellProgress:
-    """Where a cell stands.
+    """How far a cell is. Trials of all runs are counted.
 
     Args:
-        rank: Its rank, or its budget where an allocation spreads one; 0 where the adapter has none.
+        rank: Its rank, or its budget if an allocation spreads ranks; 0 if the adapter has no rank.
         init: Its init.
         budget: Trials that it may complete or prune.
-        complete: Trials of that state; those of earlier runs are counted as well, as with the next two.
-        pruned: Trials that ended early.
-        failed: Trials that failed, interrupted ones left out.
-        running: Trials that are in training.
-        epoch: Epochs that the furthest of them has behind it.
-        best: The highest value of a complete trial.
+        complete: Trials that trained all epochs.
+        pruned: Trials that the pruner ended early.
+        failed: Trials that failed, without interrupted ones.
+        running: Trials in training.
+        epoch: Epochs that the furthest running trial has completed.
+        best: The highest value of a complete trial, from 0 to 1.
     """
 
     rank: int
@@ -51,7 +51,7 @@ class CellProgress:
 
     @classmethod
     def of(cls, cell: Cell, budget: int, tally: Tally, epochs: Sequence[int]) -> "CellProgress":
-        """From a cell's tally, and the epochs that each of its running trials has behind it."""
+        """From a cell's tally, and the epochs that each of its running trials has completed."""
         return cls(
             rank=cell.rank,
             init=cell.init,
@@ -67,13 +67,13 @@ class CellProgress:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a combination stands.
+    """How far a combination is.
 
     Args:
         cells: Its cells, in the study file's order.
-        epochs: Of a whole trial.
-        metric: What ``best`` is: ``accuracy`` or ``agreement``.
-        unit: What the cells' budgets count, ``bytes`` or ``parameters``; none where they have ranks.
+        epochs: Epochs of a complete trial.
+        metric: The metric of ``best``: ``accuracy`` or ``agreement``.
+        unit: What ranks are budgets of, ``bytes`` or ``parameters``; None if they are ranks.
     """
 
     cells: tuple[CellProgress, ...]
@@ -91,7 +91,7 @@ class Progress:
 
     @property
     def left(self) -> int:
-        """Trials that are still to end; 0 once every cell has met its budget, or is exhausted."""
+        """Trials that its cells may still train; 0 once each has met its budget or is exhausted."""
         return sum(cell.left for cell in self.cells)
 
     @property
@@ -108,12 +108,12 @@ class Progress:
 
     @property
     def epoch(self) -> int:
-        """Epochs that the furthest running trial has behind it."""
+        """Epochs that the furthest running trial has completed."""
         return max((cell.epoch for cell in self.cells), default=0)
 
     @property
     def parts(self) -> float:
-        """What running trials have behind them, in trials: a trial at epoch 3 of 9 is a third."""
+        """Completed epochs of running trials, as trials: a trial with 3 of 9 epochs counts a third."""
         return sum(cell.running * cell.epoch for cell in self.cells) / self.epochs
 
     @property
@@ -123,7 +123,7 @@ class Progress:
 
 
 def progress_of(combination: Mapping[str, Any]) -> Progress:
-    """Where a combination stands, from its part of the table of ``status``."""
+    """The progress of a combination, from its part of the table of ``status``."""
     cells = tuple(
         CellProgress.of(
             Cell(cell["rank"], cell["init"]),

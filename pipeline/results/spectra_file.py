@@ -1,4 +1,4 @@
-"""How spectra go on over epochs, as plain data and as a file; needs no torch."""
+"""Recorded spectra: singular values of matrices over the epochs of a training, as plain data and as a file."""
 
 from pathlib import Path
 from typing import Literal
@@ -9,20 +9,20 @@ from pipeline.errors import IntegrityError
 from pipeline.paths import write_whole
 
 Matrix = Literal["W", "s B A", "Q + s B A"]
-"""A trained weight; an adapter's product; the adapted weight."""
+"""Which matrix: a trained weight, an adapter's product, or the adapted weight."""
 
 
 class Course(BaseModel):
-    """The spectrum of one matrix over the epochs of a training, from epoch 0, which is its start."""
+    """The spectrum of one matrix over the epochs of a training; epoch 0 is the start."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     matrix: Matrix
     layer: str
     shares: tuple[tuple[float, ...], ...]
-    """``s_j / sum s`` of each epoch, descending, the largest alone; all zero for a zero matrix."""
+    """The largest shares ``s_j / sum s`` of the singular values per epoch, descending; zeros for a zero matrix."""
     effective_rank: tuple[float, ...]
-    """``exp(-sum p ln p)`` of each epoch, over all shares."""
+    """``exp(-sum p ln p)`` over all shares ``p``, per epoch."""
 
     @model_validator(mode="after")
     def _epochs_agree(self) -> "Course":
@@ -32,30 +32,27 @@ class Course(BaseModel):
 
 
 class Spectra(BaseModel):
-    """What was recorded of one training."""
+    """The spectra of one training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     of: str
-    """What was trained: a baseline's sha256, or a trial by ``trial_key``."""
+    """What was trained: a baseline by its sha256, or a trial by ``trial_key``."""
     values: int
-    """How many shares were kept at most."""
+    """The largest number of shares per matrix and epoch."""
     courses: tuple[Course, ...]
 
     def covers(self, layers: list[str], values: int) -> bool:
-        """Whether these layers are recorded, with as many values."""
+        """Whether these layers are recorded, with at least as many values."""
         return set(layers) <= {course.layer for course in self.courses} and values <= self.values
 
 
 def write_spectra(path: Path, spectra: Spectra) -> None:
-    def write(part: Path) -> None:
-        part.write_text(spectra.model_dump_json(), encoding="utf-8")
-
-    write_whole(path, write)
+    write_whole(path, lambda temporary: temporary.write_text(spectra.model_dump_json(), encoding="utf-8"))
 
 
 def read_spectra(path: Path, of: str) -> Spectra | None:
-    """What was recorded of ``of``; None if there is no file, or it was recorded of something else.
+    """The recorded spectra of ``of``; None if there is no file, or it holds those of another training.
 
     Raises:
         IntegrityError: The file is damaged.

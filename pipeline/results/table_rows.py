@@ -1,13 +1,13 @@
 """The rows of the tables: their keys are the columns of the CSV files, in this order.
 
-A field is None, and its cell empty, where there is nothing to say: no trial has finished, or none is tested.
+A field is None, and its cell in the file empty, if it is unknown: no trial has finished, or none is tested.
 """
 
 from typing import TypedDict
 
 
 class EvaluationRow(TypedDict):
-    """One cell, its winner beside the original and the only compressed model. Accuracies are from 0 to 1."""
+    """The winner of one cell beside the original and the compressed-only model. Accuracies are from 0 to 1."""
 
     study: str
     combination: str
@@ -21,31 +21,31 @@ class EvaluationRow(TypedDict):
     lr: float | None
     batch_size: int | None
     extra: str
-    """What its adapter searches beside these, as ``sigma=0.01``."""
+    """Values that are searched for its adapter alone, as ``sigma=0.01``."""
     bytes: int | None
-    """The packed model."""
+    """Bytes of the packed model with its adapter."""
     ratio: float | None
-    """How many times smaller than the original the packed model is."""
+    """Bytes of the original divided by those of the packed model."""
     layer_ratio: float | None
-    """The same of the compressed layers alone."""
+    """The same for the compressed layers alone."""
     macs_ratio: float | None
-    """How many times fewer multiply-accumulates an image takes."""
+    """Multiply-accumulates per image of the original divided by those of the packed model."""
     trainable: int | None
     """Trained parameters."""
     original_val: float | None
     original_test: float | None
     compressed_val: float | None
-    """Compressed, and not trained afterwards."""
+    """The compressed-only model (no adapter)."""
     compressed_test: float | None
     recovered_val: float | None
     recovered_test: float | None
-    """Under the study's own seed: that of the exported checkpoint."""
+    """The winner under the study's own seed, which is exported."""
     test_low: float | None
     """Lower end of the 95 % Wilson interval of ``recovered_test``."""
     test_high: float | None
     recovery: float | None
-    """On the test part, ``(recovered - compressed) / (original - compressed)``, over seeds of their mean; none where
-    compression lost no more than chance may."""
+    """``(recovered - compressed) / (original - compressed)`` on the test part, with the mean over seeds as recovered;
+    None if compression lost no more than chance explains."""
     seeds: int
     """Seeds under which the winner was trained and tested."""
     failed_seeds: int
@@ -58,7 +58,7 @@ class EvaluationRow(TypedDict):
 
 
 class TrialRow(TypedDict):
-    """One trial, whatever its state."""
+    """One trial of any state."""
 
     study: str
     combination: str
@@ -71,11 +71,11 @@ class TrialRow(TypedDict):
     lr: float | None
     batch_size: int | None
     extra: str
-    """What its adapter searches beside these, as ``sigma=0.01``."""
+    """Values that are searched for its adapter alone, as ``sigma=0.01``."""
     value: float | None
     """Validation accuracy at the best epoch of a complete trial."""
     epochs: int
-    """Epochs that have been trained."""
+    """Epochs that were trained."""
     best_epoch: int | None
     bytes: int | None
     ratio: float | None
@@ -88,13 +88,13 @@ class TrialRow(TypedDict):
     origin: str | None
     """Who chose the values: ``score``, ``start-up``, ``neighbour`` or ``sampler``."""
     interrupted: bool
-    """Whether the run ended before the trial did; such a trial counts for nothing."""
+    """Whether the run ended before the trial did; such a trial counts nowhere."""
     reason: str | None
     """Why it failed."""
 
 
 class EpochRow(TypedDict):
-    """One epoch of the best trial of a cell."""
+    """One epoch of a cell's winner."""
 
     study: str
     combination: str
@@ -107,4 +107,4 @@ class EpochRow(TypedDict):
     val_loss: float
     val_accuracy: float
     best: bool
-    """Whether the trial's weights are those after this epoch."""
+    """Whether the trial's adapter is the one after this epoch."""

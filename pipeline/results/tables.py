@@ -1,4 +1,4 @@
-"""From what a stored study holds to rows. Importing this needs no torch, so that ``status`` answers at once."""
+"""The tables of a study: the table of ``status``, and the rows of the CSV files and of the page."""
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ from pipeline.space import Values
 
 
 def status_table(results: Sequence[CombinationResult]) -> list[dict[str, Any]]:
-    """Where each combination and its cells stand; JSON-able."""
+    """How far each combination and its cells are, as JSON has it."""
     return [status_part(result.name, result.facts, [_status(cell) for cell in result.cells]) for result in results]
 
 
@@ -25,7 +25,7 @@ def _status(cell: CellResult) -> dict[str, Any]:
 
 
 def evaluation_rows(results: Sequence[CombinationResult]) -> list[EvaluationRow]:
-    """One row a cell: its winner, beside the original and the only compressed model."""
+    """One row per cell: its winner beside the original and the compressed-only model."""
     rows = []
     for result in results:
         checkpoints = result.best_of_ranks()
@@ -82,7 +82,7 @@ def _accuracy(scores: Mapping[str, Score], part: str) -> float | None:
 
 
 def trial_rows(results: Sequence[CombinationResult]) -> list[TrialRow]:
-    """One row a trial of a cell, in the order in which they were stored."""
+    """One row per trial of a cell, in the order in which trials were stored."""
     return [_trial_row(result, trial) for result in results for trial in result.trials()]
 
 
@@ -117,7 +117,7 @@ def _trial_row(result: CombinationResult, trial: FrozenTrial) -> TrialRow:
 
 
 def epoch_rows(results: Sequence[CombinationResult]) -> list[EpochRow]:
-    """One row an epoch of each cell's best trial."""
+    """One row per epoch of each cell's winner."""
     return [
         EpochRow(
             study=result.of,
@@ -139,7 +139,7 @@ def epoch_rows(results: Sequence[CombinationResult]) -> list[EpochRow]:
 
 
 def write_csv(path: Path, kind: type, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows of one kind (a class of ``rows``), whole or not at all; where there are none, the columns alone."""
+    """Write rows of one class of ``table_rows``; the header alone if there are none."""
 
     def write(target: Path) -> None:
         with target.open("w", newline="", encoding="utf-8") as file:
