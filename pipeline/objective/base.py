@@ -1,4 +1,4 @@
-"""What trials of one compressed model have in common: how lanes compute on it, and what they are fed with."""
+"""What the trials on one compressed model share: how lanes compute, and the rows that they are fed with."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -24,16 +24,16 @@ PROBE_IMAGES = 3
 
 @dataclass(eq=False)
 class Base:
-    """A compressed model on its device; an init that moves the base has one of its own for each rank.
+    """A compressed model on its device. Inits that move the base have one base per rank.
 
     Args:
         task: Model, data and baseline.
         compressed: The compressed model, before any adapter.
-        adapter: What is trained.
-        recipe: What all lanes share.
+        adapter: The adapter that is trained.
+        recipe: The training settings that all lanes share.
         features: The caches of frozen layers.
-        probes: Gives stacks of random lanes to try its program with.
-        held: Bytes of one part up to which computed rows are held in memory.
+        probes: Returns stacks of random lanes, which test the program.
+        held: Bytes up to which the computed rows of a part are held in memory.
     """
 
     task: Task
@@ -48,14 +48,14 @@ class Base:
 
     @cached_property
     def program(self) -> Program:
-        """How lanes compute: what is the same in every trial is had once, where the model can be cut."""
+        """How lanes compute; frozen layers run once if the model can be cut behind them."""
         chosen = torch.arange(PROBE_IMAGES) % len(self.task.train)
         images, _ = next(iter(self.task.train.batches(PROBE_IMAGES, chosen)))
         why_not = 'compute.cache = "off"' if self.recipe.compute.cache == "off" else ""
         return make_program(self.compressed.model, self.adapter, self.probes(), images.to(self.recipe.device), why_not)
 
     def source(self, name: str) -> Rows:
-        """What the frozen layers before the first trained one give for a part, from the cache; or its images.
+        """The cached outputs of the frozen layers before the first trained one for a part; its images without a cut.
 
         Args:
             name: ``train``, ``val`` or ``test``.
@@ -69,28 +69,32 @@ class Base:
         return rows or ComputedRows(image_rows(part), lambda images: stem(images.to(device)))
 
     def feature_facts(self, name: str) -> Mapping[str, str]:
-        """What tells a part's images from all others, as they enter the model."""
+        """What identifies the images of a part as they enter the model."""
         preprocessing = fingerprint(self.task.description.get("preprocessing"))
         hashes = {key: self.task.hashes[key] for key in ("data", "split")}
         return {**hashes, "preprocessing": preprocessing, "part": name}
 
     def rows(self, name: str) -> Rows:
-        """What lanes are fed with for a part: also the frozen product of the first trained layer is there once."""
+        """What lanes are fed with for a part; contains the frozen product of the first trained layer."""
         with self._lock:
             if name not in self._rows:
                 self._rows[name] = self.program.rows(self.source(name), self.recipe.device, self.held)
             return self._rows[name]
 
     def release(self) -> None:
-        """Let go of what is held of each part; it is had again from the cache when it is asked for."""
+        """Free the rows that are held in memory; the next use reads them from the cache again."""
         with self._lock:
             self._rows.clear()
 
     def without_lanes(self, model: nn.Module, name: str) -> tuple[Callable[..., torch.Tensor], Rows]:
-        """The logits of a model of this architecture or the task's, and what they are computed from.
+        """A function from rows to the logits of a model, and the rows.
 
-        A model whose layers before the first trained one are the same goes on from the cache; any other takes every
-        image through all of it.
+        A model with the same layers before the first trained one continues from the cache; any other model processes
+        every image whole.
+
+        Args:
+            model: The compressed or the uncompressed model, without adapters.
+            name: ``train``, ``val`` or ``test``.
         """
         model = on_device(model, self.recipe.device)
         if self.program.shares_stem(model):

@@ -49,7 +49,7 @@ from pipeline.task.contract import Task
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a rank before it is trained."""
+    """Sizes and counts at a rank, exact before training."""
 
     size: ModelSize
     macs: int
@@ -152,7 +152,7 @@ class Combination:
         return output_positions(self.model, layer_names(self.model), images)
 
     def layer_ranks(self, rank: int) -> dict[str, int]:
-        """The rank of each layer that is adapted: its own, or ``rank``, clipped to what the layer can take.
+        """The rank of each adapted layer: its fixed rank or ``rank``, clipped to the highest that the layer can take.
 
         With an allocation ``rank`` is a budget, and a layer that gets nothing of it is left out.
         """
@@ -171,7 +171,7 @@ class Combination:
 
     @cached_property
     def _layers(self) -> dict[str, Layer]:
-        """What an allocation spreads ranks over."""
+        """The layers that an allocation spreads ranks over; empty without an allocation."""
         if self.search.allocation is None:
             return {}
         return layers_of(self.adapter, self.compressed, self._reference_statistics, self.search.allocation)
@@ -181,7 +181,7 @@ class Combination:
         return frozenset(self.layer_ranks(rank))
 
     def moves_base(self, cell: Cell) -> bool:
-        """Whether a cell's init moves the base, so that it has one of its own."""
+        """Whether a cell's init changes the compressed weights, so that the cell has a base of its own."""
         return cell.init in self.inits and self.inits[cell.init].moves_base
 
     def facts(self, rank: int) -> Facts:
@@ -189,7 +189,7 @@ class Combination:
         return self._facts_on(rank, rank)
 
     def facts_of(self, cell: Cell) -> Facts:
-        """The same of a cell: on its own base where its init moves it, which may compress to another size."""
+        """The facts of a cell; of the moved base, which may differ in size, if its init moves the base."""
         return self._facts_on(cell, cell.rank) if self.moves_base(cell) else self.facts(cell.rank)
 
     def _facts_on(self, key: int | Cell, rank: int) -> Facts:
@@ -229,7 +229,7 @@ class Combination:
         return starts
 
     def starts(self, values: Values, seed: int) -> dict[str, Start]:
-        """Where the factors of each adapted layer start; inits whose ranks are nested are decomposed once."""
+        """The initial factors of each adapted layer; those of nested ranks are computed once, for the highest."""
         if not self.adapter.low_rank:
             return {}
         init = self.inits[values.init]
@@ -247,17 +247,18 @@ class Combination:
             return {name: starts[name].prefix(r) for name, r in self.layer_ranks(values.rank).items()}
 
     def _moved(self, cell: Cell) -> dict[str, Start]:
-        """The starts of a cell whose init moves the base: they are the base's, whatever the lane's seed."""
+        """The starts of a cell whose init moves the base; they do not depend on a lane's seed, as the base does not."""
         with self._lock:
             if str(cell) not in self._starts:
                 self._starts[str(cell)] = self._start(self.inits[cell.init], self.layer_ranks(cell.rank), self.seed)
             return self._starts[str(cell)]
 
     def with_moved_base(self, cell: Cell) -> CompressedModel:
+        """The compressed model with the weights that a cell's init gives it."""
         model, weights = shared_copy(self.compressed.model), dict(self.compressed.weights)
         for name, start in self._moved(cell).items():
             if start.base is None:
-                raise TypeError(f"init '{cell.init}' says that it moves the base, and gave none for layer '{name}'")
+                raise TypeError(f"init '{cell.init}' moves the base, but returned none for layer '{name}'")
             weights[name] = start.base
             replace_weight(model, name, start.base.dense().to(model.get_submodule(name).get_parameter("weight")))
         return replace(self.compressed, model=model, weights=weights)

@@ -1,4 +1,4 @@
-"""Which lanes share a pass: as many as this machine trains most quickly together, whatever cell they are of."""
+"""Which lanes share a pass: as many as this machine trains fastest together, of any cell."""
 
 import functools
 import time
@@ -17,30 +17,30 @@ from pipeline.train.parallel import side_by_side, workers
 from pipeline.train.rows import TensorRows
 
 MOST = 32
-"""Lanes in one pass."""
+"""The highest number of lanes in one pass."""
 HELD_BY_LANES = 2**31
-"""Bytes that the lanes of one pass may hold: 16 a trained number, with its gradient and moments."""
+"""Bytes that the lanes of one pass may hold: 16 per trained parameter, with its gradient and moments."""
 STEPS = 2
-"""Steps of each number of lanes that are timed together."""
+"""Training steps per measurement."""
 LONG = 1.0
-"""Seconds of one number of lanes; what is quicker is timed twice, for the first time pays for memory, and what takes
-longer is the last: a model whose steps take seconds gains little from company."""
+"""Seconds of a measurement. Shorter ones are repeated, since the first pays for memory; a longer one is the last, since
+a model whose steps take seconds gains little from sharing a pass."""
 ENOUGH, WORSE = 0.95, 0.75
-"""The fewest lanes that reach the first part of the best rate are taken; below the second, no more are tried."""
+"""The fewest lanes with this share of the best rate are chosen; below the second share, no more lanes are tried."""
 PROBED = 32
-"""Images that a probe takes through the frozen layers; it repeats them to fill a batch."""
+"""Images that the frozen layers process for a measurement; they are repeated to fill a batch."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What one pass holds.
+    """How much one pass holds.
 
     Args:
-        images: Images of all lanes together, measured best.
-        lanes: Lanes, where the user says how many.
-        stacks: Whether this model can take several lanes at all.
-        seconds: For one image of one lane in training, as measured; none where nothing was.
-        alone: The same of a lane that is trained by itself, at most.
+        images: Images of all lanes together at the fastest number of lanes.
+        lanes: Number of lanes that the user asked for; None to go by ``images``.
+        stacks: Whether this model can compute several lanes at once.
+        seconds: Measured training time per image and lane; None if nothing was measured.
+        alone: Upper bound of the same time for a lane that is trained alone.
     """
 
     images: int
@@ -50,44 +50,46 @@ class Pass:
     alone: float | None = None
 
     def most(self, batch_size: int) -> int:
-        """Lanes of that batch size that share a pass."""
+        """The number of lanes of a batch size that share a pass."""
         if not self.stacks:
             return 1
         return self.lanes or min(MOST, max(1, self.images // batch_size))
 
 
 def pack(lanes: Iterable[Lane], size: Pass, workers: int = 1) -> list[list[Lane]]:
-    """Cohorts of the lanes that may share one: as many for each worker, each as full as the others of its pace.
+    """Divide lanes into cohorts of similar size, with as many cohorts for each worker if possible.
 
-    Lanes of like ranks come together, whatever cell they are of; the cohort with the most to do comes first.
+    Lanes of similar ranks share a cohort, whatever their cells; the cohort with the most parameters comes first.
+
+    Args:
+        lanes: The lanes; those with the same ``cohort_key`` may share a cohort.
+        size: How much one pass holds.
+        workers: Cohorts that train at once.
     """
-    paces: dict[object, list[Lane]] = defaultdict(list)
+    groups: dict[object, list[Lane]] = defaultdict(list)
     for lane in lanes:
-        paces[lane.cohort_key].append(lane)
-    counts = {pace: -(-len(own) // size.most(own[0].batch_size)) for pace, own in paces.items()}
+        groups[lane.cohort_key].append(lane)
+    counts = {key: -(-len(group) // size.most(group[0].batch_size)) for key, group in groups.items()}
     # Three cohorts on two cores would leave one idle for a third of the time.
-    while sum(counts.values()) % workers and any(counts[pace] < len(own) for pace, own in paces.items()):
-        fullest = max(paces, key=lambda pace: len(paces[pace]) / counts[pace])
+    while sum(counts.values()) % workers and any(counts[key] < len(group) for key, group in groups.items()):
+        fullest = max(groups, key=lambda key: len(groups[key]) / counts[key])
         counts[fullest] += 1
     cohorts = []
-    for pace, own in paces.items():
-        own.sort(key=_numbers)
-        bounds = [len(own) * place // counts[pace] for place in range(counts[pace] + 1)]
-        cohorts += [own[start:stop] for start, stop in pairwise(bounds)]
-    return sorted(cohorts, key=lambda cohort: -sum(map(_numbers, cohort)))
+    for key, group in groups.items():
+        group.sort(key=_parameters)
+        bounds = [len(group) * i // counts[key] for i in range(counts[key] + 1)]
+        cohorts += [group[start:stop] for start, stop in pairwise(bounds)]
+    return sorted(cohorts, key=lambda cohort: -sum(map(_parameters, cohort)))
 
 
-def _numbers(lane: Lane) -> int:
+def _parameters(lane: Lane) -> int:
     return sum(shape.numel() for shape in lane.shapes.values())
 
 
 def measure_pass(objective: Objective) -> Pass:
-    """Try 1, 2, 4, ... lanes of the middle batch size, their values as mixed as the search's, for some steps each.
+    """Time 1, 2, 4, ... lanes of the middle batch size for some steps each; their values are mixed as in the search.
 
-    As many cohorts as will train at once are tried at once: they share the machine's caches and memory.
-
-    Args:
-        objective: What trains.
+    As many cohorts are timed at once as will train at once, since they share the machine's caches and memory.
     """
     search, program, device = objective.combination.search, objective.bases.common.program, objective.recipe.device
     batch = min(sorted(search.batch_size)[len(search.batch_size) // 2], len(objective.combination.task.train))
@@ -100,7 +102,8 @@ def measure_pass(objective: Objective) -> Pass:
     while lanes <= most and took < LONG and (not rates or rates[lanes // 2] > WORSE * max(rates.values())):
         values = _mixed(objective, lanes, batch)
         cohorts = [
-            Cohort([objective.lane(each) for each in values], program, objective.recipe) for _ in range(workers(device))
+            Cohort([objective.lane(value) for value in values], program, objective.recipe)
+            for _ in range(workers(device))
         ]
         try:
             took = _seconds(cohorts, rows, device)
@@ -112,7 +115,7 @@ def measure_pass(objective: Objective) -> Pass:
         rates[lanes] = lanes * len(cohorts) * len(rows) / took
         lanes *= 2
     enough = next(count for count, rate in rates.items() if rate > ENOUGH * max(rates.values()))
-    alone = workers(device) / rates[1]  # it may have all threads to itself, which a small model does not gain from
+    alone = workers(device) / rates[1]  # an upper bound: alone it may use all threads
     return Pass(enough * batch, stacks=program.stacks, seconds=1 / rates[enough], alone=alone)
 
 
@@ -125,18 +128,18 @@ def _seconds(cohorts: Sequence[Cohort], rows: TensorRows, device: str) -> float:
 def _mixed(objective: Objective, count: int, batch: int) -> Sequence[Values]:
     search = objective.combination.search
     widest, init = objective.combination.adapted(max(search.ranks)), cells(search)[0].init
-    own = [cell for cell in cells(search) if cell.init == init and objective.combination.adapted(cell.rank) == widest]
+    alike = [cell for cell in cells(search) if cell.init == init and objective.combination.adapted(cell.rank) == widest]
     extra = {name: range_.low for name, range_ in objective.combination.adapter.space.items()}
-    each = zip(cycle(own), cycle(search.optimizer), strict=False)
+    pairs = zip(cycle(alike), cycle(search.optimizer), strict=False)
     return [
         Values(cell.rank, cell.init, search.alpha.low, optimizer.name, search.lr.low, batch, extra)
-        for cell, optimizer in islice(each, count)
+        for cell, optimizer in islice(pairs, count)
     ]
 
 
 @torch.no_grad()
 def probe_rows(objective: Objective, count: int) -> TensorRows:
-    """As many rows as asked for, from a few images of the training part; no cache is built for them."""
+    """``count`` rows made from a few images of the training part, without building a cache."""
     few = min(PROBED, count, len(objective.combination.task.train))
     images, labels = next(iter(objective.combination.task.train.batches(few, torch.arange(few))))
     images = images.to(objective.recipe.device)
@@ -144,5 +147,5 @@ def probe_rows(objective: Objective, count: int) -> TensorRows:
         *objective.bases.common.program.inputs(images),
         *(objective.bases.teacher(images) if objective.bases.teacher else ()),
     )
-    places = torch.arange(count, device=tensors[0].device) % few
-    return TensorRows([tensor[places] for tensor in tensors], labels[places.cpu()].to(tensors[0].device))
+    indices = torch.arange(count, device=tensors[0].device) % few
+    return TensorRows([tensor[indices] for tensor in tensors], labels[indices.cpu()].to(tensors[0].device))

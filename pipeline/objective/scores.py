@@ -1,4 +1,4 @@
-"""What every cell's start is worth before any training: how far off its layers are, and how it does on a sample."""
+"""Scores of the untrained cells: the output error of the layers, and the accuracy on a sample of images."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -17,23 +17,23 @@ from pipeline.seeds import derive
 from pipeline.space import cells, middle
 
 SCORE_IMAGES = 1024
-"""Images of the validation part that a score is measured on."""
+"""Images of the validation part that measure the accuracy of a score."""
 ERROR_IMAGES = 256
-"""Images of the training part that layer outputs are compared on; errors settle sooner than accuracy."""
+"""Images of the training part that measure output errors, which need fewer images than accuracy."""
 PASS = 64
-"""Images in one pass: what the frozen layers give for them is held, for each set of adapted layers."""
+"""Images per pass; the outputs of the frozen layers for them are held once per set of adapted layers."""
 
 
 @dataclass(frozen=True)
 class CellScore:
-    """What a cell's start is worth, its values in the middle of every range.
+    """The score of a cell before training, with its values in the middle of every range.
 
     Args:
         cell: Its rank and init.
         output_error: ``||y - y'||^2 / ||y||^2`` of a layer's outputs on training images, ``y`` of the uncompressed
-            layer and ``y'`` of the adapted one, both on the uncompressed layer's inputs; a mean over target layers.
-        accuracy: On a sample of the validation part.
-        images: Of that sample.
+            layer and ``y'`` of the adapted one, both on the uncompressed layer's inputs; the mean over target layers.
+        accuracy: Accuracy on a sample of the validation part.
+        images: Number of images in that sample.
     """
 
     cell: Cell
@@ -44,13 +44,14 @@ class CellScore:
 
 @torch.no_grad()
 def score_cells(objective: Objective, images: int = SCORE_IMAGES) -> list[CellScore]:
-    """The score of each cell, in the order of ``cells``; an adapter without ranks has none.
+    """The score of each cell, in the order of ``cells``; empty for an adapter without ranks.
 
-    Each image takes the uncompressed model once, the frozen layers once for each base, and each cell's own once.
+    Each image passes once through the uncompressed model, once per base through the frozen layers, and once per cell
+    through the rest.
 
     Args:
-        objective: What would train.
-        images: Of the validation part, the first of a seeded permutation.
+        objective: The objective of the combination.
+        images: Number of validation images, the first of a seeded permutation.
     """
     if not objective.combination.adapter.low_rank:
         return []
@@ -62,17 +63,17 @@ def score_cells(objective: Objective, images: int = SCORE_IMAGES) -> list[CellSc
 
 
 def best_scored(scores: Sequence[CellScore], count: int) -> list[Cell]:
-    """The cells of highest accuracy; of equals those of lower output error, then those that come first."""
+    """The cells of highest accuracy; ties go to the lower output error, then to the first cell."""
     return [score.cell for score in ranked(scores)[:count]]
 
 
 def ranked(scores: Sequence[CellScore]) -> list[CellScore]:
-    """The best first."""
+    """Scores by falling accuracy, ties by rising output error."""
     return sorted(scores, key=lambda score: (-score.accuracy, score.output_error))
 
 
 def _start(objective: Objective, cell: Cell) -> Lanes:
-    """The lane of a cell at its start, its tensors as they come back from a file."""
+    """The untrained lane of a cell, with its tensors rounded as a file stores them."""
     lane = objective.lane(middle(cell, objective.combination.search, objective.combination.adapter))
     stored = objective.combination.adapter.rounded(lane.parameters)
     return Lanes([({key: t[None].to(objective.recipe.device) for key, t in stored.items()}, [lane.alpha])])

@@ -1,4 +1,4 @@
-"""What may be removed from ``storage/`` without losing a trial, a winner or an export."""
+"""Files that can be removed from ``storage/`` without losing a trial, a winner or an export."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ STRAYS = (".*.tmp", ".tmp??????")
 
 
 def unneeded(storage: Database) -> list[Path]:
-    """Caches that are not in use, half-written files and folders, and adapters that are no stored winner's."""
+    """Caches that are not in use, half-written files and folders, and adapters of trials that are no winners."""
     results = read_all(storage)
     winners = {Kept(one.of, one.name).path(cell.cell) for one in results for cell in one.cells if cell.best}
     studies = {one.of for one in results}
@@ -43,7 +43,7 @@ def _half_written() -> set[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove what was found unneeded; a cache that came into use meanwhile stays."""
+    """Remove an unneeded file or folder; a cache that has come into use meanwhile stays."""
     if path.parent == FEATURES:
         remove_unused(path)
     elif path.is_dir():

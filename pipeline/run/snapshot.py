@@ -1,4 +1,4 @@
-"""The spectra of some layers at one moment, and what many moments make together."""
+"""The spectra of some layers at one epoch, and the spectra of all epochs together."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
@@ -35,10 +35,10 @@ def adapter_snapshot(
 
     Args:
         model: The compressed model, with ``Q`` in its layers.
-        adapter: What knows ``s``.
-        parameters: What it trains, by name.
-        alpha: Its alpha.
-        layers: The layers to look at; those without an adapter are passed over.
+        adapter: The adapter, which computes ``s``.
+        parameters: The tensors that it trains, by name.
+        alpha: Alpha of the trial.
+        layers: The layers to record; those without an adapter are skipped.
 
     Raises:
         IntegrityError: A weight or factor holds NaN or infinite values; its layer is named.
@@ -57,20 +57,20 @@ def adapter_snapshot(
 
 
 def _adapted(Q: Tensor, A: Tensor, B: Tensor, s: float, parameters: Mapping[str, Tensor], name: str) -> Tensor:
-    """The weight in use: with the gains of its rows, or the magnitudes, where those are trained as well."""
+    """The adapted weight, with trained gains of its rows or trained magnitudes if there are any."""
     gain, magnitude = (parameters.get(f"{name}.{kind}") for kind in ("gain", "magnitude"))
     adapted = torch.addmm(Q if gain is None else Q * gain.to(Q)[:, None], B, A, alpha=s)
     return adapted if magnitude is None else nn.functional.normalize(adapted, dim=1) * magnitude.to(Q)[:, None]
 
 
 def courses(snapshots: Sequence[Snapshot], values: int) -> tuple[Course, ...]:
-    """The snapshots of all epochs, matrix by matrix; ``values`` shares are kept at most, to six digits."""
+    """The snapshots of all epochs by matrix; the first ``values`` shares are kept, to six digits."""
     return tuple(
         Course(
             matrix=matrix,
             layer=layer,
-            shares=tuple(_rounded(shares(each[matrix, layer])[:values]) for each in snapshots),
-            effective_rank=_rounded(torch.tensor([effective_rank(each[matrix, layer]) for each in snapshots])),
+            shares=tuple(_rounded(shares(epoch[matrix, layer])[:values]) for epoch in snapshots),
+            effective_rank=_rounded(torch.tensor([effective_rank(epoch[matrix, layer]) for epoch in snapshots])),
         )
         for matrix, layer in snapshots[0]
     )

@@ -31,8 +31,8 @@ def watched_layers(spec: StudySpec, model: nn.Module) -> list[str]:
     Raises:
         SpecError: A pattern matches no layer.
     """
-    own = arranged(model, spec.combination[0].qkv)
-    return find_targets(own, spec.spectra.layers, "spectra.layers") if spec.spectra else []
+    model = arranged(model, spec.combination[0].qkv)
+    return find_targets(model, spec.spectra.layers, "spectra.layers") if spec.spectra else []
 
 
 def train_watched_baseline(spec: StudySpec, device: str) -> list[Snapshot]:
@@ -62,7 +62,7 @@ def keep_baseline_spectra(spec: StudySpec, task: Task, snapshots: Sequence[Snaps
     known = _recorded(path, weights)
     if known is None or not known.covers(layers, kept):
         logger.warning(
-            "baseline: not all spectra are recorded, for it was trained before they were asked for; "
+            "baseline: not all spectra are recorded, because it was trained before they were asked for; "
             "`restora clean` removes kept baselines, and the next run trains and records them"
         )
 
@@ -76,14 +76,14 @@ def _recorded(path: Path, of: str) -> Spectra | None:
 
 
 def record_winners(spec: StudySpec, objective: Objective, study: optuna.Study) -> None:
-    """Train each cell's winner once more, alone, and record its spectra; what is recorded already stays."""
+    """Train each cell's winner once more, alone, and record its spectra; existing records stay."""
     name, watched = objective.combination.name, watched_layers(spec, objective.combination.task.model)
     layers = [layer for layer in watched if layer in objective.combination.targets]
     if spec.spectra is None or not layers:
         return
     adapter, kept = objective.combination.adapter, spec.spectra.values
     if not isinstance(adapter, Lora):
-        logger.warning(f"{name}: no spectra of its winners: the adapter '{adapter.name}' is no product s B A")
+        logger.warning(f"{name}: no spectra of its winners: the adapter '{adapter.name}' has no product s B A")
         return
     for cell, trial in find_winners(study).items():
         path = winner_spectra(spec.name, name, cell.rank, cell.init)
