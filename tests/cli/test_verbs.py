@@ -101,7 +101,7 @@ def test_the_choices_that_new_writes_as_comments_hold_as_well():
     chosen = re.sub(r"^# \[task.baseline\]\n(# .*\n)+", "", chosen, flags=re.MULTILINE)
     path.write_text(re.sub(r"^# (?=\[|\w+ = )", "", chosen, flags=re.MULTILINE))
     spec = load_spec(path)
-    assert spec.task.metric == "agreement"
+    assert spec.task.metric.name == "agreement"
     assert spec.search.allocation is not None
     assert spec.spectra is not None
     assert [str(each) for each in spec.combination[0].targets] == ["all", "head", "layer4.*"]
@@ -170,7 +170,7 @@ def test_plan_scores_every_cell_before_any_training_the_best_first():
     write_study()
     result = invoke("plan", "tiny", "--score", "--json")
     assert result.exit_code == 0
-    assert "scoring: each cell takes up to" in result.stderr
+    assert "scoring: each cell is evaluated on up to" in result.stderr
     table = json.loads(result.stdout)
     assert table["trained_baseline"]
     for combination in table["combinations"]:
