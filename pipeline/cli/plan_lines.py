@@ -1,4 +1,4 @@
-"""A plan in words, for 80 columns."""
+"""A plan as text for 80 columns."""
 
 import textwrap
 from typing import Any
@@ -13,7 +13,7 @@ WIDTH = 80
 
 
 def plan_lines(table: dict[str, Any]) -> list[Text]:
-    """What a run would do and take, then each combination."""
+    """What a run would do and need: first the study, then each combination."""
     lines = [*_whole(table), Text()]
     for combination in table["combinations"]:
         lines += [*_combination(combination, table), Text()]
@@ -21,7 +21,7 @@ def plan_lines(table: dict[str, Any]) -> list[Text]:
 
 
 def _whole(table: dict[str, Any]) -> list[Text]:
-    """The study: its name, and what all combinations take together."""
+    """The study: its name, and the totals of all combinations."""
     parts = ", ".join(f"{count:,} {part}" for part, count in table["parts"].items())
     cells = sum(combination["cells"] for combination in table["combinations"])
     baseline = "ready" if table["trained_baseline"] else "will be trained first, which the time leaves out"
@@ -38,7 +38,7 @@ def _whole(table: dict[str, Any]) -> list[Text]:
 
 
 def _again_text(table: dict[str, Any]) -> str:
-    """Of the time, what the winners' other seeds take."""
+    """The part of the time for training the winners under other seeds."""
     seconds = sum(combination["seed_seconds"] for combination in table["combinations"])
     if table["seeds"] == 1:
         return ""
@@ -73,7 +73,7 @@ def _combination(combination: dict[str, Any], table: dict[str, Any]) -> list[Tex
 
 
 def _facts(facts: dict[str, str]) -> list[Text]:
-    """A name and what it is, a line each, or several."""
+    """Names with their values, wrapped to the width."""
     wide = max(map(len, facts))
     lines: list[Text] = []
     for name, value in facts.items():
@@ -84,7 +84,7 @@ def _facts(facts: dict[str, str]) -> list[Text]:
 
 
 def _sizes(combination: dict[str, Any]) -> list[Text]:
-    """A row a rank, or a budget."""
+    """One row per rank or budget."""
     allocation = combination["allocation"]
     names = [allocation["unit"] if allocation else "rank", "trained", "bytes", "smaller", "layers", "MACs"]
     rows = [[Text(name, style="dim") for name in names]]
@@ -96,7 +96,7 @@ def _sizes(combination: dict[str, Any]) -> list[Text]:
 
 
 def _notes(combination: dict[str, Any]) -> list[Text]:
-    """What ranks come to in single layers."""
+    """Layers whose rank is clipped or whose adapter is larger than the weight, per rank."""
     unit, notes = (combination["allocation"] or {}).get("unit"), list[str]()
     for plan in combination["ranks"]:
         rank = rank_name(plan["rank"], unit)
@@ -113,7 +113,7 @@ def _wrapped(text: str) -> list[str]:
 
 
 def _spread_text(ranks: dict[str, int]) -> str:
-    """The rank of each layer, and which get no adapter."""
+    """The rank of each layer, and the layers without an adapter."""
     taken = ", ".join(f"{name} {rank}" for name, rank in ranks.items() if rank)
     none = ", ".join(name for name, rank in ranks.items() if not rank)
     return f"ranks {taken or 'none'}" + (f"; no adapter: {none}" if none else "")
@@ -127,7 +127,7 @@ def _allocation_text(allocation: dict[str, Any], *, ready: bool) -> str:
 
 
 def _scores(scores: dict[str, Any], allocation: dict[str, Any] | None) -> list[Text]:
-    """The cells as they start, the best first."""
+    """The scores of the untrained cells, the best first."""
     if not scores["cells"]:
         return [Text("  no cells to score: the adapter has neither rank nor init")]
     unit = allocation["unit"] if allocation else None

@@ -1,4 +1,4 @@
-"""The table of ``status`` in words."""
+"""The output of ``status`` as text."""
 
 from collections import Counter
 from typing import Any
@@ -14,7 +14,7 @@ INDENT = "  "
 
 
 def status_lines(table: list[dict[str, Any]]) -> list[Text]:
-    """Each combination with its cells, what failed and why, and all together."""
+    """Per combination its cells and the reasons of failures, then the totals."""
     lines: list[Text] = []
     for combination in table:
         progress = progress_of(combination)
@@ -59,7 +59,7 @@ def _row(cell: dict[str, Any], style: str) -> list[Text]:
 
 
 def _failures(cells: list[dict[str, Any]]) -> list[Text]:
-    """Why trials failed, what interrupted others, and how often."""
+    """The reasons for which trials failed or were interrupted, with their counts."""
     reasons, interrupted = Counter[str](), Counter[str]()
     for cell in cells:
         reasons.update(cell["reasons"] or {})
@@ -67,7 +67,7 @@ def _failures(cells: list[dict[str, Any]]) -> list[Text]:
     lines = [Text(f"{count} failed: {reason}", style="red") for reason, count in reasons.most_common()]
     lines += [Text(f"{count} interrupted, to be tried again: {why}") for why, count in interrupted.most_common()]
     if any(cell["reasons"] is None for cell in cells):
-        lines.append(Text("more reasons than are kept at hand: status --json has them all", style="red"))
+        lines.append(Text("there are more reasons: status --json lists all of them", style="red"))
     return lines
 
 

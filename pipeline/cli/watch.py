@@ -1,4 +1,4 @@
-"""A study from outside, again and again: what ``status --watch`` shows."""
+"""``status --watch``: the progress of a study that another process searches."""
 
 import json
 import sys
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 EVERY = 1.0
 """Seconds between two readings."""
 SHARE = 0.1
-"""Part of the time that reading may take; where it takes longer, the next comes later."""
+"""The share of the time that reading may take; slow readings are further apart."""
 TESTING = "testing the winners"
-NOTES = {False: "no run goes on: restora run resumes it", None: "whether a run goes on is not known here"}
+NOTES = {False: "no run is active; restora run resumes it", None: "it is not known here whether a run is active"}
 
 Table = list[dict[str, Any]]
 
 
 class Watch:
-    """What was seen of a study.
+    """The progress of a study over time.
 
     Args:
         study: Its name.
-        table: Where it stands, as the table of ``status``.
-        alive: Whether a run of it goes on; none where that cannot be known.
+        table: The first table of ``status``.
+        alive: Whether a run of it is active; None if that is not known.
     """
 
     def __init__(self, study: str, table: Table, alive: bool | None) -> None:
@@ -44,7 +44,7 @@ class Watch:
         self._first, self._moved = (self.now, self._done()), ""
 
     def look(self, table: Table, alive: bool | None) -> bool:
-        """Take in what was read now; says whether it is new."""
+        """Take a new table; returns whether anything has changed."""
         before = (self.table, self.alive)
         moved = [new["combination"] for old, new in zip(self.table, table, strict=False) if old != new]
         self.now, self.table, self.alive, self.parts = time.time(), table, alive, _parts(table)
@@ -53,12 +53,12 @@ class Watch:
 
     @property
     def finished(self) -> bool:
-        """Whether no trials are left, and no run goes on that still tests winners."""
+        """Whether no trial is left, and no active run still tests winners."""
         return not self._searching and not self.testing
 
     @property
     def testing(self) -> bool:
-        """Whether all searches are over, and the run that goes on has winners to test."""
+        """Whether all searches have ended, and the active run has winners to test."""
         cells = [cell for combination in self.table for cell in combination["cells"]]
         untested = any(cell["best"] is not None and not cell["tested"] for cell in cells)
         return bool(self.alive) and untested and not self._searching
@@ -72,9 +72,9 @@ class Watch:
         return sum(progress.done + progress.parts for progress in self.parts.values())
 
     def _run(self) -> tuple[float, float] | None:
-        """When the latest run began, and the trials that were done then; none where no run is known to go on.
+        """When the latest run began, and the trials that were done then; None if no run is known to be active.
 
-        A combination that was done before has an earlier run, or none, and none of its trials are the latest's.
+        All trials of a combination that this run has not searched count as done before.
         """
         runs = {part["combination"]: part["run"] for part in self.table if part["run"]}
         if not self.alive or not runs:
@@ -86,13 +86,13 @@ class Watch:
 
     @property
     def passed(self) -> float | None:
-        """Seconds since the run began; none where no run is known to go on."""
+        """Seconds since the run began; None if no run is known to be active."""
         run = self._run()
         return self.now - run[0] if run else None
 
     @property
     def rate(self) -> float | None:
-        """Trials that end a second: since the run began, or as far as was seen; none where no run searches."""
+        """Trials per second since the run began, or since watching began; None if no run searches."""
         began, done = self._run() or self._first
         known = self.alive is not False and not self.testing
         return trials_per_second(self._done() - done, self.now - began) if known else None
@@ -127,14 +127,14 @@ class Watch:
         return "" if self.finished or self.alive else NOTES[self.alive]
 
     def _current(self, parts: Mapping[str, Progress]) -> str:
-        """The combination that is searched: one with running trials, the one that moved last, the first not done."""
+        """The searched combination: one with running trials, else the last changed, else the first unfinished."""
         running = [name for name, each in parts.items() if each.running]
         moved = [name for name in parts if name == self._moved and parts[name].left]
         unfinished = [name for name, each in parts.items() if each.left]
         return (running + moved + unfinished + list(parts)[-1:])[0]
 
     def facts(self) -> dict[str, Any]:
-        """JSON-able: the table, and what is known of the run."""
+        """The table and the state of the run, for JSON."""
         parts = self.parts.values()
         return {
             "study": self.study,
@@ -153,15 +153,15 @@ def _parts(table: Table) -> dict[str, Progress]:
 
 
 def watch(study: str, read: Callable[[], Table], alive: Callable[[], bool | None], *, as_json: bool) -> None:
-    """Show a study until it is finished: as a live table on a terminal, else a line for all that changes.
+    """Show a study until it is finished: as a live table on a terminal, otherwise one line per change.
 
     Args:
         study: Its name.
         read: Reads the table of ``status``.
-        alive: Says whether a run goes on.
-        as_json: Print a JSON object for each change, on a terminal too.
+        alive: Returns whether a run is active; None if that is not known.
+        as_json: Whether to print one JSON object per change, also on a terminal.
     """
-    alive_now = alive()  # before the table is read, which is then the last one where no run goes on
+    alive_now = alive()  # before the table is read, which then is the last one if no run is active
     seen = Watch(study, read(), alive_now)
     told: dict[str, Progress] = {}
     with _shown(None if as_json else terminal_of(sys.stdout), seen) as refresh:
@@ -183,7 +183,7 @@ def watch(study: str, read: Callable[[], Table], alive: Callable[[], bool | None
 
 
 def _tell(seen: Watch, told: Mapping[str, Progress]) -> dict[str, Progress]:
-    """A line for each combination that changed."""
+    """Print one line per combination that has changed."""
     parts = seen.parts
     for name, progress in parts.items():
         if told.get(name) != progress:
@@ -194,7 +194,7 @@ def _tell(seen: Watch, told: Mapping[str, Progress]) -> dict[str, Progress]:
 
 @contextmanager
 def _shown(screen: "Screen | None", seen: Watch) -> Iterator[Callable[[], None] | None]:
-    """Draw what is seen as long as the context lasts; gives what draws it again, or none off a terminal."""
+    """Show the live table while the context lasts; yields the function that draws it again, or None off a terminal."""
     if screen is None:
         yield None
         return

@@ -1,1 +1,1 @@
-"""optuna-dashboard over the stored studies, and what is written for it."""
+"""optuna-dashboard for the stored studies, and the notes and pictures that runs write for it."""

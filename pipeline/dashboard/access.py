@@ -1,7 +1,7 @@
-"""Whom the dashboard answers, and what: this machine's names, its own pages, and by default only what reads.
+"""Which requests the dashboard answers: those to this machine's names, from its own pages, and by default only reads.
 
-Three ways in which a page of another site could reach a server on loopback are closed: DNS rebinding (its own name made
-to point here; the Host header tells), requests across sites (the Origin header tells), and framing.
+This closes three ways in which a page of another site could reach a server on loopback: DNS rebinding (detected by the
+Host header), cross-site requests (detected by the Origin header), and framing.
 """
 
 import json
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 READING = frozenset({"GET", "HEAD"})
 HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 INERT = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""Content-Security-Policy of all but the dashboard's page, which has its own: an artifact, opened, runs nothing."""
+"""The Content-Security-Policy of everything but the dashboard's page, which has its own: artifacts run no script."""
 FOR_ALL = (
     ("Cross-Origin-Resource-Policy", "same-origin"),
     ("X-Content-Type-Options", "nosniff"),
@@ -28,16 +28,15 @@ FOR_ALL = (
 def guarded(
     application: WSGIApplication, names: Collection[str] = (), *, exposed: bool = False, allow_edit: bool = False
 ) -> WSGIApplication:
-    """The application, which answers 403, and why, to a foreign Host or Origin and to whatever may write.
+    """The application behind a check that answers 403, with the reason, to a foreign Host or Origin and to writes.
 
     Args:
-        application: optuna-dashboard. No other site may read or frame its answers, they are of the type that they say,
-            and what is not its own page (an artifact) runs no script.
-        names: Names of this machine in lower case, beside ``localhost`` and its loopback addresses; at any port, for a
-            tunnel has another at its other end.
-        exposed: Whether it is served to a network, so that any address may be this machine's. That is safe: DNS
-            rebinding needs a name.
-        allow_edit: Whether other methods than GET and HEAD are let through. None of optuna-dashboard's GETs writes.
+        application: optuna-dashboard. The headers of its answers keep other sites from reading or framing them.
+        names: Names of this machine in lower case, besides ``localhost`` and loopback addresses. The port may be any,
+            because a tunnel has another port at its other end.
+        exposed: Whether a network can reach the server, so that any address may be this machine's. This is safe,
+            because DNS rebinding needs a name.
+        allow_edit: Whether methods other than GET and HEAD are allowed. No GET of optuna-dashboard writes.
     """
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -56,26 +55,26 @@ def guarded(
 
 
 def _refusal(environ: WSGIEnvironment, names: Collection[str], *, exposed: bool, allow_edit: bool) -> str | None:
-    """Why a request is refused, and what to do; ``None`` where it is not."""
+    """Why a request is refused, and what to do instead; None if it is allowed."""
     host, origin, method = environ.get("HTTP_HOST"), environ.get("HTTP_ORIGIN"), environ["REQUEST_METHOD"]
     parsed = HOST.fullmatch(host or "")
     if parsed is None or not _is_own(parsed["name"].lower(), names, exposed=exposed):
         return (
-            f"refused: the request's Host header is {host!r}, which is no name of this machine; open the address that "
-            f"`restora dashboard` printed, or start it with that name: restora dashboard --host NAME --expose"
+            f"refused: the request's Host header is {host!r}, which is not a name of this machine; open the address "
+            f"that `restora dashboard` printed, or start it with that name: restora dashboard --host NAME --expose"
         )
     if origin is not None and origin.lower() not in {f"{scheme}://{host}".lower() for scheme in ("http", "https")}:
         return f"refused: a page of {origin!r} sent the request; open http://{host}/dashboard itself"
     if method not in READING and not allow_edit:
         return (
-            f"refused: {method} is a request to change something, and this dashboard is read-only; to edit notes, or "
-            f"delete studies, start it again: restora dashboard --allow-edit"
+            f"refused: {method} would change something, and this dashboard is read-only; to edit notes or delete "
+            f"studies, restart it: restora dashboard --allow-edit"
         )
     return None
 
 
 def _is_own(name: str, names: Collection[str], *, exposed: bool) -> bool:
-    """Whether a Host header's name is this machine's."""
+    """Whether the name in a Host header is one of this machine."""
     try:
         address = ip_address(name.strip("[]"))
     except ValueError:
@@ -84,7 +83,7 @@ def _is_own(name: str, names: Collection[str], *, exposed: bool) -> bool:
 
 
 def _refuse(environ: WSGIEnvironment, start_response: StartResponse, reason: str) -> Iterable[bytes]:
-    """Answer 403: plain text, and JSON where the dashboard's page asked, for it shows a ``reason``."""
+    """Answer 403 as plain text, or as JSON to the dashboard's page, which shows its ``reason``."""
     kind, text = "text/plain", f"{reason}\n"
     if environ.get("PATH_INFO", "").startswith("/api/"):
         kind, text = "application/json", json.dumps({"reason": reason})

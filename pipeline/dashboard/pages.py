@@ -1,4 +1,4 @@
-"""optuna-dashboard's pages over the stored studies, with the pictures that runs wrote."""
+"""The pages of optuna-dashboard for the stored studies, with the pictures of runs."""
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, BinaryIO
@@ -17,35 +17,35 @@ if TYPE_CHECKING:
 
 
 class _Pictures(FileSystemArtifactStore):
-    """The pictures below ``storage/``; one that is not there, for its run was elsewhere, is a 404."""
+    """The pictures below ``storage/``; 404 for a picture of a run on another machine."""
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         try:
             return super().open_reader(artifact_id)
         except ArtifactNotFound:
-            raise HTTPError(404, f"{PICTURES / artifact_id} is not there") from None  # type: ignore[no-untyped-call]
+            raise HTTPError(404, f"{PICTURES / artifact_id} does not exist") from None  # type: ignore[no-untyped-call]
 
 
 def pages(storage: RDBStorage) -> WSGIApplication:
-    """optuna-dashboard, which remembers what has finished until its page is loaded again.
+    """optuna-dashboard with a cache of finished trials, which is emptied whenever the page is loaded.
 
-    The page asks every few seconds for what is new. Read all anew that takes 2 s of a study of 2,000 trials, and 0.1 s
-    without those that have finished. What a run or an export writes to them later is there when the page is loaded.
+    The page asks for news every few seconds. In a study of 2,000 trials this takes 2 s without the cache, and 0.1 s
+    with it. What is written to finished trials later appears when the page is loaded again.
 
     Args:
         storage: The database.
     """
 
-    def remembering() -> WSGIApplication:
+    def cached() -> WSGIApplication:
         application: WSGIApplication = wsgi(get_storage(storage), _Pictures(PICTURES))
         return application
 
-    current = remembering()
+    current = cached()
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         nonlocal current
         if environ["PATH_INFO"].startswith("/dashboard"):
-            current = remembering()
+            current = cached()
         return _never_empty(current, environ, start_response)
 
     return answer
@@ -54,10 +54,9 @@ def pages(storage: RDBStorage) -> WSGIApplication:
 def _never_empty(
     application: WSGIApplication, environ: WSGIEnvironment, start_response: StartResponse
 ) -> Iterable[bytes]:
-    """The application's answer, or ``{}`` where that has no content.
+    """The application's answer, or ``{}`` if it has no content.
 
-    Its page reads JSON in every answer: it would say of a note that was saved, and of a study that was deleted, that it
-    was not.
+    The page expects JSON in every answer. Without it, it reports that saving a note or deleting a study has failed.
     """
     empty = False
 

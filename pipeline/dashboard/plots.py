@@ -1,4 +1,4 @@
-"""Our own pictures as optuna-dashboard takes them: plotly's JSON, small."""
+"""The pictures for optuna-dashboard, as compact plotly JSON."""
 
 import json
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ from pipeline.report.figures.contract import Figure
 from pipeline.results.combination_result import CombinationResult
 
 DIGITS = 6
-"""Of numbers; a screen shows four."""
+"""Significant digits of numbers; a screen shows four."""
 OTHER_AXES = ("coloraxis", "colorscale", "geo", "map", "mapbox", "polar", "scene", "smith", "ternary")
-"""Parts of a template for pictures of other kinds."""
+"""Parts of plotly's template that are for other kinds of pictures."""
 
 
 def draw_plots(results: Sequence[CombinationResult]) -> dict[str, str]:
-    """The pictures of some combinations by id; none before a trial is complete."""
+    """The pictures of some combinations by id; empty before the first complete trial."""
     from pipeline.report.figures.contract import NothingToDraw, pictures  # plotly takes a while to import
     from pipeline.report.figures.style import alone
 
@@ -28,10 +28,10 @@ def draw_plots(results: Sequence[CombinationResult]) -> dict[str, str]:
 
 
 def compact(figure: Figure) -> str:
-    """A figure as JSON that fills the place it is given, without what its template says of other kinds of figures."""
+    """A figure as JSON that fills its place on the page, without the parts of its template that it does not use."""
     table: dict[str, Any] = json.loads(figure.to_json())
     layout = table["layout"]
-    layout.pop("height", None)  # the dashboard's place for it has its own
+    layout.pop("height", None)  # the dashboard sets it
     if "template" in layout:
         own, kinds = layout["template"].get("layout", {}), {trace["type"] for trace in table["data"]}
         traces = {kind: value for kind, value in layout["template"].get("data", {}).items() if kind in kinds}
@@ -43,5 +43,5 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}")
     if isinstance(value, list):
-        return [_rounded(each) for each in value]
-    return {key: _rounded(each) for key, each in value.items()} if isinstance(value, dict) else value
+        return [_rounded(element) for element in value]
+    return {key: _rounded(element) for key, element in value.items()} if isinstance(value, dict) else value

@@ -1,4 +1,4 @@
-"""optuna-dashboard over the stored studies: which of them, on which address, and how it ends."""
+"""Serves optuna-dashboard for the stored studies."""
 
 import logging
 import signal
@@ -23,14 +23,15 @@ def serve(url: str, host: str, port: int, *, expose: bool = False, allow_edit: b
         url: SQLAlchemy URL of the database.
         host: Name or address to listen on.
         port: Port to listen on.
-        expose: Whether ``host`` may be one that others reach.
-        allow_edit: Whether its pages may change what is stored.
+        expose: Whether ``host`` may be an address that other machines reach.
+        allow_edit: Whether its pages may change the stored studies.
 
     Raises:
-        UsageError: The host is none of this machine's, or one that others reach, or the port is taken.
-        NothingUsableError: The database is not there.
+        UsageError: The host is not this machine, or other machines reach it and ``expose`` is not set, or the port
+            is taken.
+        NothingUsableError: The database does not exist.
         StorageError: The database cannot be read.
-        SystemExit: It was stopped, with the exit code that the signal asks for.
+        SystemExit: A signal stopped it; the exit code is that of the signal.
     """
     family, address = listening(host, port, expose=expose)
     with storage_errors(url):
@@ -57,12 +58,14 @@ def listening(host: str, port: int, *, expose: bool) -> tuple[int, tuple[str, in
     """Address family, address and port to listen on.
 
     Raises:
-        UsageError: The name is of no address, or of one that is not loopback and was not asked for by ``expose``.
+        UsageError: The name has no address of this machine, or ``expose`` does not fit the address.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise UsageError(f"--host {host} is no address of this machine: {error}; leave it out for 127.0.0.1") from None
+        raise UsageError(
+            f"--host {host} is not an address of this machine: {error}; leave it out for 127.0.0.1"
+        ) from None
     loopback = all(ip_address(address[0]).is_loopback for *_, address in found)
     if not loopback and not expose:
         raise UsageError(
@@ -80,7 +83,7 @@ def _own_names() -> set[str]:
 
 
 def _announced(url: str, host: str, address: tuple[str, int], *, expose: bool, allow_edit: bool) -> Iterator[str]:
-    """What is said at the start: what is served to whom, where, and how to stop it."""
+    """The lines at the start: what is served, where, who can reach it, and how to stop it."""
     bound = ip_address(address[0])
     name = socket.gethostname() if bound.is_unspecified else f"[{host}]" if ":" in host else host
     edits = "pages may edit notes and delete studies" if allow_edit else "read-only (--allow-edit lets pages change it)"

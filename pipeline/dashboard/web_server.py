@@ -1,4 +1,4 @@
-"""A small web server for one's own browser."""
+"""A small web server for the user's own browser."""
 
 import socket
 import sys
@@ -9,20 +9,20 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import WSGIApplication
 
 IDLE = 30
-"""Seconds until a connection on which nothing is asked is closed; browsers open some to have them at hand."""
+"""Seconds until an idle connection is closed; browsers open some in advance."""
 LINGER = 2
-"""Seconds to wait for the other end to close."""
+"""Seconds to wait until the browser closes a connection."""
 
 
 class _Handler(WSGIRequestHandler):
     timeout = IDLE
 
     def log_message(self, *_: object) -> None:
-        """Requests of one's own browser are no news."""
+        """Do not log requests."""
 
 
 class Server(ThreadingMixIn, WSGIServer):
-    """Serves an application, each connection in a thread, for a browser holds some open without asking anything.
+    """Serves an application with one thread per connection, because browsers keep idle connections open.
 
     Args:
         family: Address family.
@@ -43,12 +43,12 @@ class Server(ThreadingMixIn, WSGIServer):
         self.set_app(application)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say of what fails where it did; a browser that went away is no failure."""
+        """Report errors of the application, but not connections that the browser has closed."""
         if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """Close once the other end has: closed with a refused upload unread, a connection loses its answer."""
+        """Wait until the browser has closed: closing with an upload unread would lose the answer that refuses it."""
         with suppress(OSError):
             request.shutdown(socket.SHUT_WR)
             request.settimeout(LINGER)

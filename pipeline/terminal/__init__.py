@@ -1,1 +1,1 @@
-"""What is said on a terminal, off one, and in the log file: talk goes to stderr, data to stdout."""
+"""Output of the command line: log lines and progress go to stderr and the log file, data to stdout."""

@@ -1,4 +1,4 @@
-"""A view of a search that is drawn again as it changes."""
+"""The live table of a search at the foot of a terminal."""
 
 import time
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from pipeline.terminal.live_table import SIGNS, View, board
 from pipeline.terminal.text import can_show
 
 SOONEST = 0.25
-"""Seconds between two drawings at least."""
+"""The least seconds between two drawings."""
 TICK = 1.0
-"""Seconds after which it is drawn again though nothing is new: time passed, and a terminal that was resized."""
+"""Seconds after which the table is drawn again in any case, because time passes and terminals are resized."""
 
 
 class LiveBoard:
@@ -24,7 +24,7 @@ class LiveBoard:
 
     Args:
         screen: The terminal.
-        view: Says what is to be seen now.
+        view: Returns what the table shows now.
     """
 
     def __init__(self, screen: Screen, view: Callable[[], View]) -> None:
@@ -37,7 +37,7 @@ class LiveBoard:
         self._live.start(refresh=True)
 
     def refresh(self) -> None:
-        """Draw it again, unless that was only just done."""
+        """Draw the table again, unless that was done less than ``SOONEST`` ago."""
         if time.monotonic() - self._drawn >= SOONEST:
             self._live.refresh()
 
@@ -46,7 +46,7 @@ class LiveBoard:
         self._screen.print(Text(line), soft_wrap=True)
 
     def stop(self) -> None:
-        """Leave the whole table on the screen, and give the cursor back."""
+        """Leave the whole table on the screen, and show the cursor again."""
         self._last = True
         try:
             self._live.stop()
@@ -62,7 +62,7 @@ class LiveBoard:
         return Group(*lines)
 
     def _clear_wrapped(self, width: int) -> None:
-        """A terminal that became narrower has broken lines in two; rich clears as many lines as it drew."""
+        """Clear the lines that a narrower terminal has wrapped; rich only clears as many lines as it has drawn."""
         more = sum(max(0, -(-drawn // width) - 1) for drawn in self._widths)
         up = ((ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2)) * more
         self._screen.control(Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2), *up))

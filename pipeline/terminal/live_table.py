@@ -1,4 +1,4 @@
-"""The table of a search that goes on: a heading, a row a cell, a line for each combination that is done."""
+"""The table of a running search: a heading, one row per cell, and one line per finished combination."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,33 +13,33 @@ from pipeline.wording import duration
 BAR = 10
 """Characters of a cell's bar."""
 NARROW = 60
-"""Characters below which names of columns are short."""
+"""The width in characters below which column names are short."""
 ROOMY = 16
-"""Lines from which on the heading has a blank one before it."""
+"""The height in lines from which a blank line precedes the heading."""
 FEWEST = 3
-"""Rows that are shown however low the terminal is."""
+"""Rows that are shown even if the terminal has too few lines."""
 LEAST = ("bar", "running", "pruned", "failed", "epoch", "init")
-"""Columns that a narrow terminal goes without, the first of them first."""
+"""Columns that are left out on a narrow terminal, in this order."""
 SIGNS = "━─✓·"
 ASCII = str.maketrans(SIGNS, "=-+|")
-"""What stands for the signs where a terminal's encoding lacks them."""
+"""Replacements of the signs for terminals whose encoding lacks them."""
 
 
 @dataclass(frozen=True)
 class View:
-    """What is to be seen of a study at a moment.
+    """The state of a study that the table shows.
 
     Args:
         study: Its name.
         combination: The name of the combination that is searched.
-        place: Which of the study's combinations that is, from 1, and how many there are.
-        progress: Where it stands.
-        passed: Seconds since the run began; none where no run is known.
-        rate: Trials that end a second; none before anything is known.
-        left: Seconds until the combination's last trial has ended; none before anything is known.
-        study_left: Seconds until the study's last trial has ended, if all its combinations are as quick.
-        done: Combinations that have ended, with what is known of them.
-        note: What else is to be said in the heading.
+        place: The number of this combination in the study, from 1, and the number of combinations.
+        progress: The progress of this combination.
+        passed: Seconds since the run began; None if no run is known.
+        rate: Trials per second; None if it is not known yet.
+        left: Seconds until the combination's last trial ends; None if it is not known yet.
+        study_left: Seconds until the study's last trial ends, if all combinations are equally fast.
+        done: The finished combinations with their progress.
+        note: A further text for the heading.
     """
 
     study: str
@@ -55,13 +55,13 @@ class View:
 
 
 def board(view: View, width: int, height: int | None, *, plain: bool = False) -> list[Text]:
-    """The lines of a view, none wider than the terminal, and no more of them than it has.
+    """The lines of a view, as wide and as many as the terminal can show.
 
     Args:
         view: What is shown.
         width: Characters of a line.
-        height: Lines; none where the table may be as long as it is.
-        plain: Whether the terminal shows ASCII alone.
+        height: Lines of the terminal; None for a table of any length.
+        plain: Whether the terminal shows only ASCII.
     """
     heading = [Text()] if height is None or height >= ROOMY else []
     heading += _heading(view, width)
@@ -82,7 +82,7 @@ def board(view: View, width: int, height: int | None, *, plain: bool = False) ->
 
 
 def _heading(view: View, width: int) -> list[Text]:
-    """Study, combination, time passed, rate, time left; a new line begins where one is full."""
+    """Study, combination, time passed, rate and time left, on as many lines as they need."""
     place, of = view.place
     parts = [
         Text(f"{view.study}: {view.combination}", style="bold"),
@@ -102,11 +102,11 @@ def _heading(view: View, width: int) -> list[Text]:
 
 
 def _left_text(view: View) -> str:
-    own = "- left" if view.left is None else f"{duration(view.left)} left"
-    own = own if view.progress.left else "done"
+    left = "- left" if view.left is None else f"{duration(view.left)} left"
+    left = left if view.progress.left else "done"
     if not view.study_left or view.place[1] == 1:
-        return own
-    return f"{own}, the study about {duration(view.study_left)}"
+        return left
+    return f"{left}, the study about {duration(view.study_left)}"
 
 
 def _done_lines(done: Sequence[tuple[str, Progress]]) -> list[Text]:
@@ -118,7 +118,7 @@ def _done_lines(done: Sequence[tuple[str, Progress]]) -> list[Text]:
 
 
 def _chosen(cells: Sequence[CellProgress], room: int) -> Sequence[CellProgress]:
-    """As many cells as there is room for, in their order: the best, those that run, those with most to come."""
+    """As many cells as there is room for, in their order; the best, running and unfinished cells are preferred."""
     if len(cells) <= room:
         return cells
     best = _best_place(cells)
@@ -145,7 +145,7 @@ def _best_place(cells: Sequence[CellProgress]) -> int | None:
 
 
 def _table(progress: Progress, cells: Sequence[CellProgress], width: int) -> list[Text]:
-    """The names of the columns and a row a cell, with as many columns as the width takes."""
+    """The column names and one row per cell, with as many columns as fit the width."""
     best = _best_place(progress.cells)
     rows = [_row(cell, progress, is_best=best is not None and cell is progress.cells[best]) for cell in cells]
     columns = {

@@ -1,11 +1,11 @@
-"""Where a search stands, in lines: for the log file, and off a terminal."""
+"""The progress of a search as lines, for the log file and for output that is not a terminal."""
 
 from pipeline.results.progress import CellProgress, Progress
 from pipeline.wording import cell_name, duration
 
 
 def progress_line(name: str, progress: Progress, rate: float | None, passed: float | None, left: float | None) -> str:
-    """A combination in one line: trials, what runs, the best so far, rate, time passed, time left."""
+    """A combination in one line: trials, running trials, best value, rate, time passed and time left."""
     share = progress.done / progress.budget
     parts = [f"{progress.done}/{progress.budget} trials ({share:.0%})", *_ended(progress)]
     if progress.running:
@@ -18,14 +18,14 @@ def progress_line(name: str, progress: Progress, rate: float | None, passed: flo
 
 
 def cell_lines(name: str, progress: Progress) -> list[str]:
-    """A line a cell, once its combination has ended."""
+    """One line per cell, for a combination that has ended."""
     return [f"{name}: {_cell(cell, progress)}" for cell in progress.cells]
 
 
 def _cell(cell: CellProgress, progress: Progress) -> str:
-    own = Progress((cell,), progress.epochs, progress.metric, progress.unit)
-    parts = [f"{cell.done}/{cell.budget} trials", *_ended(own), _best(own)]
-    exhausted = "; as many failed as the budget has, so no more are tried" if cell.done < cell.budget else ""
+    alone = Progress((cell,), progress.epochs, progress.metric, progress.unit)
+    parts = [f"{cell.done}/{cell.budget} trials", *_ended(alone), _best(alone)]
+    exhausted = "; no more are tried, because as many have failed" if cell.done < cell.budget else ""
     label = cell_name(cell.rank, cell.init, progress.unit)
     return (f"{label}: " if cell.rank else "") + ", ".join(parts) + exhausted
 
@@ -40,19 +40,19 @@ def _best(progress: Progress) -> str:
 
 
 def summary_text(progress: Progress) -> str:
-    """What a combination came to, in a few words."""
+    """The trials and the best value of a combination, in a few words."""
     best = max(progress.cells, key=lambda cell: -1.0 if cell.best is None else cell.best)
     of = f" ({cell_name(best.rank, best.init, progress.unit)})" if best.best is not None and best.rank else ""
     return ", ".join([f"{progress.done}/{progress.budget} trials", *_ended(progress), _best(progress) + of])
 
 
 def epoch_text(behind: int, epochs: int) -> str:
-    """The epoch that is in training, from 1, of a trial's: ``3/9`` with two behind it."""
+    """The epoch in training, from 1, and the epochs of a trial: ``3/9`` after two complete epochs."""
     return f"{min(behind + 1, epochs)}/{epochs}"
 
 
 def rate_text(rate: float | None) -> str:
-    """Trials a second as people read them: ``48.2 trials/min``, ``3.5 trials/h``, ``- trials/min`` where unknown."""
+    """A rate in trials per second as text: ``48.2 trials/min``, ``3.5 trials/h``, ``- trials/min`` for None."""
     if rate is None:
         return "- trials/min"
     number, unit = (60 * rate, "min") if 60 * rate >= 1 else (3600 * rate, "h")

@@ -1,32 +1,32 @@
-"""How quickly trials end, and when the rest will have; before anything is known, nothing is said."""
+"""The rate at which trials end, and the time that the remaining ones need."""
 
 from dataclasses import dataclass
 
 from pipeline.results.progress import Progress
 
 SOONEST = 1.0
-"""Seconds before which a rate says nothing yet."""
+"""Seconds after which a rate is meaningful."""
 
 
 def trials_per_second(trials: float, seconds: float) -> float | None:
-    """The rate at which trials ended, parts of running ones among them; none before anything is known."""
+    """The rate at which trials ended, with the finished parts of running ones; None if it is not known yet."""
     return trials / seconds if trials > 0 and seconds >= SOONEST else None
 
 
 def seconds_for(trials: float, rate: float | None) -> float | None:
-    """What so many trials will take at that rate."""
+    """The seconds that a number of trials takes at a rate in trials per second; None for an unknown rate."""
     return None if rate is None else max(0.0, trials) / rate
 
 
 @dataclass
 class Searched:
-    """A combination as a run has it.
+    """A combination during a run.
 
     Args:
         name: Its name.
-        progress: Where it stands now.
-        began: When the run came to it, in seconds of a clock.
-        done: Trials that were counted then.
+        progress: Its progress now.
+        began: The time in seconds at which the run began to search it.
+        done: Its trials that were done at that time.
     """
 
     name: str
@@ -35,9 +35,9 @@ class Searched:
     done: int
 
     def rate(self, now: float) -> float | None:
-        """Trials that this run ends a second; earlier runs' are not its."""
+        """Trials per second in this run."""
         return trials_per_second(self.progress.done - self.done + self.progress.parts, now - self.began)
 
     def seconds_left(self, now: float, more: int = 0) -> float | None:
-        """Until its last trial has ended, and ``more`` trials of other combinations."""
+        """Seconds until its last trial and ``more`` trials of other combinations have ended."""
         return seconds_for(self.progress.left - self.progress.parts + more, self.rate(now))

@@ -1,4 +1,4 @@
-"""Lines, their columns and colours, for whatever is printed."""
+"""Printing lines with aligned columns and colours."""
 
 import os
 from collections.abc import Collection, Iterable, Sequence
@@ -12,18 +12,17 @@ GAP = "  "
 
 
 def aligned(rows: Sequence[Sequence[str | Text]], left: Collection[int] = ()) -> list[Text]:
-    """Rows as lines of one width a column, numbers to the right; ``left`` are columns that hold words."""
-    wide = [max(_width(row[place]) for row in rows) for place in range(len(rows[0]))]
-    return [_line(row, wide, left) for row in rows]
+    """Rows as lines with aligned columns. Columns are aligned right, those in ``left`` to the left."""
+    widths = [max(_width(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [_line(row, widths, left) for row in rows]
 
 
-def _line(row: Sequence[str | Text], wide: Sequence[int], left: Collection[int]) -> Text:
+def _line(row: Sequence[str | Text], widths: Sequence[int], left: Collection[int]) -> Text:
     line = Text()
-    for place, value in enumerate(row):
-        space = " " * (wide[place] - _width(value))
-        own = (value, space) if place in left else (space, value)
-        line = line.append(GAP) if place else line
-        for part in own:
+    for column, value in enumerate(row):
+        space = " " * (widths[column] - _width(value))
+        line = line.append(GAP) if column else line
+        for part in (value, space) if column in left else (space, value):
             line.append(part)
     line.rstrip()
     return line
@@ -34,13 +33,13 @@ def _width(value: str | Text) -> int:
 
 
 def screen_of(stream: TextIO) -> Screen:
-    """A stream as rich writes to it: in colour on a terminal, without any where ``NO_COLOR`` is set."""
+    """A rich console for a stream: in colour on a terminal, unless ``NO_COLOR`` is set."""
     colours = {"color_system": None} if os.environ.get("NO_COLOR") else {}
     return Screen(file=stream, highlight=False, soft_wrap=True, **colours)  # type: ignore[arg-type]
 
 
 def print_lines(lines: Iterable[str | Text], stream: TextIO) -> None:
-    """Print lines as they are, however wide the terminal is."""
+    """Print lines without wrapping them."""
     screen = screen_of(stream)
     for line in lines:
         screen.print(Text(line) if isinstance(line, str) else line, soft_wrap=True, end="\n")

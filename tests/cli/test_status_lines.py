@@ -21,5 +21,5 @@ def test_interrupted_trials_are_told_apart_from_failed_ones():
     assert "2/4 trials, 1 failed;" in lines[-1]
 
 
-def test_reasons_that_are_not_at_hand_are_promised():
-    assert any("status --json has them all" in line for line in said(9, reasons=None, interrupted=None))
+def test_reasons_that_are_too_many_for_the_summary_point_to_the_json():
+    assert any("status --json lists all of them" in line for line in said(9, reasons=None, interrupted=None))

@@ -69,7 +69,7 @@ def test_without_a_stored_run_they_follow_from_what_was_seen(monkeypatch):
 def test_where_no_run_goes_on_nothing_is_left_to_be_waited_for():
     seen = Watch("s", [part(complete=1, run=began(10_000, 0))], False)
     assert (seen.rate, seen.left, seen.passed) == (None, None, None)
-    assert seen.view().note == "no run goes on: restora run resumes it"
+    assert seen.view().note == "no run is active; restora run resumes it"
     assert "not known" in Watch("s", [part()], None).view().note
 
 

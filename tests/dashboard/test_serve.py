@@ -42,7 +42,7 @@ def test_a_name_is_listened_on_at_the_address_that_was_looked_at(monkeypatch):
 
 
 def test_a_name_of_no_address_is_usage():
-    with pytest.raises(UsageError, match="--host no such host is no address"):
+    with pytest.raises(UsageError, match="--host no such host is not an address"):
         listening("no such host", 80, expose=False)
 
 

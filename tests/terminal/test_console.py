@@ -43,7 +43,7 @@ def test_off_a_terminal_a_search_is_said_in_lines_and_so_is_each_cell_at_its_end
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("one: 10/18 trials (56%), 5 pruned, 9 failed, best accuracy 0.9000")
     assert lines[1] == "one: rank 2, svd: 9/9 trials, 5 pruned, best accuracy 0.9000"
-    assert lines[2].endswith("as many failed as the budget has, so no more are tried")
+    assert lines[2].endswith("no more are tried, because as many have failed")
     assert log.read_text().count("\n") == 4
 
 

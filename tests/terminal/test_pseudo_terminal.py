@@ -67,7 +67,7 @@ def test_ctrl_c_leaves_the_table_and_gives_the_cursor_back():
     assert "stopped: interrupted by SIGINT" in after
     assert "To resume: restora run tiny --device cpu" in plain(after).replace("\r\n", "")
 
-    code, written = run_in_terminal("status", "tiny", "--watch", when=once("no run goes on"))
+    code, written = run_in_terminal("status", "tiny", "--watch", when=once("no run is active"))
     assert code == 130
     assert written.rindex(SHOW) > written.rindex(HIDE)
     assert "Traceback" not in written
