@@ -31,7 +31,8 @@ def test_a_study_is_stored_under_its_name_and_says_what_it_maximises(storage):
 
 def test_what_may_grow_or_move_does_not_make_a_study_another(storage):
     stored_study(storage, make_spec(), make_objective())
-    resumed = stored_study(storage, make_spec(trials=9).model_copy(update={"seeds": 3}), make_objective())
+    grown = make_spec(trials=9).model_copy(update={"seeds": 3})
+    resumed = stored_study(storage, grown, make_objective(grown))
     assert resumed.user_attrs["budget"] == 9
     assert len(optuna.get_all_study_names(storage)) == 1
 
