@@ -100,8 +100,10 @@ def read_card(folder: Path) -> dict[str, Any]:
         card: dict[str, Any] = json.loads(path.read_text())
         if not isinstance(card, dict):
             raise ValueError(f"{CARD} holds no table")
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise IntegrityError(f"{folder} is not an exported checkpoint: {error}; `restora export` writes one") from None
+    except ValueError as error:
+        raise IntegrityError(f"{path} is damaged: {error}; export it again") from None
     written = card.get("versions")
     version = written.get("restora") if isinstance(written, dict) else None
     if card.get("format") not in (1, FORMAT):
