@@ -13,6 +13,7 @@ from pipeline.cli.verb import next_command
 from pipeline.config.registry import REGISTRIES
 from pipeline.config.study_file import load_spec
 from pipeline.export.checkpoint import load
+from pipeline.task.data_check import refuse_bad_data
 from pipeline.task.prepare import prepare
 
 
@@ -332,13 +333,14 @@ def test_clean_says_what_it_would_remove_and_keeps_trials_winners_and_exports(ra
     assert str(stray) in said
     assert invoke("clean").stdout.splitlines() == said
     assert before - files() == set(said)
-    assert all("baselines" in path or path == str(stray) for path in said)
+    assert all("baselines" in path or "checked" in path or path == str(stray) for path in said)
     assert invoke("run", "tiny").exit_code == 0
 
 
 @pytest.mark.usefixtures("_empty_folder")
 def test_a_run_that_is_out_of_time_stops_well_and_says_how_to_go_on(monkeypatch):
-    prepare(load_spec(write_study(epochs=20)).task)
+    task = load_spec(write_study(epochs=20)).task
+    refuse_bad_data(task, prepare(task).hashes, begun=False)
     monkeypatch.setattr("sys.argv", ["restora", "run", "tiny", "--timeout", "0"])
     result = invoke("run", "tiny", "--timeout", "0")
     assert result.exit_code == 0
