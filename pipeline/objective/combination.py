@@ -92,7 +92,7 @@ class Combination:
         self.search = search = fitted(search, self.adapter)
         self.inits: dict[str, Init] = {init.name: init for init in search.inits}
         self.model = arranged(task.model, spec.qkv)
-        if spec.qkv == "split" and not any(isinstance(each, SplitQkv) for each in self.model.modules()):
+        if spec.qkv == "split" and not any(isinstance(module, SplitQkv) for module in self.model.modules()):
             raise SpecError(
                 f"qkv = \"split\" of combination '{spec.name}', but the model has no fused query, key and value "
                 f'projection; leave it "fused"'
@@ -118,8 +118,8 @@ class Combination:
         if self.search.allocation is not None:
             dense = {name: DenseWeight(weight_matrix(self.model.get_submodule(name))) for name in self.targets}
             uncompressed = CompressedModel(self.model, dense, self.model)
-            own = costs(self.adapter, uncompressed, self.search.allocation.unit)
-            refuse_budgets(self.search.ranks, own, {name: r for name, r in self._fixed_ranks.items() if r is not None})
+            by_layer, fixed = costs(self.adapter, uncompressed, self.search.allocation.unit), self._fixed_ranks
+            refuse_budgets(self.search.ranks, by_layer, {name: r for name, r in fixed.items() if r is not None})
             return
         free = [name for name, rank in self._fixed_ranks.items() if rank is None] or self.targets
         highest = max(min(matrix_shape(self.model.get_submodule(name))) for name in free)
@@ -162,11 +162,11 @@ class Combination:
             return {name: clipped_rank(fixed[name] or rank, shape) for name, shape in shapes.items()}
         with self._lock:
             if rank not in self._spread:
-                own = {name: min(r, self._layers[name].cost.most) for name, r in fixed.items() if r is not None}
-                spent = spent_by({name: layer.cost for name, layer in self._layers.items()}, own)
-                free = {name: layer for name, layer in self._layers.items() if name not in own}
+                clipped = {name: min(r, self._layers[name].cost.most) for name, r in fixed.items() if r is not None}
+                spent = spent_by({name: layer.cost for name, layer in self._layers.items()}, clipped)
+                free = {name: layer for name, layer in self._layers.items() if name not in clipped}
                 shared = spread(free, self.search.allocation, rank, spent)
-                self._spread[rank] = {name: r for name in self._layers if (r := own.get(name) or shared.get(name))}
+                self._spread[rank] = {name: r for name in self._layers if (r := clipped.get(name) or shared.get(name))}
             return self._spread[rank]
 
     @cached_property
@@ -217,15 +217,15 @@ class Combination:
         needed = init.needs_statistics or (init.moves_base and compression.needs_statistics)
         stats = self._reference_statistics.of(self.targets) if needed else {}
         starts = {}
-        for place, name in enumerate(weights):
+        for i, name in enumerate(weights):
             if name not in ranks:
                 continue
-            generator = torch.Generator().manual_seed(derive(seed, "init", place))
-            layer, own = reference.get_submodule(name), stats.get(name, ())
-            compress = functools.partial(compression.compress_layer, layer, stats=own)
+            generator = torch.Generator().manual_seed(derive(seed, "init", i))
+            layer, inputs = reference.get_submodule(name), stats.get(name, ())
+            compress = functools.partial(compression.compress_layer, layer, stats=inputs)
             with naming(name):
-                told = AdaptedLayer(weight_matrix(layer), weights[name], compress, own)
-                starts[name] = init.start(told, ranks[name], generator)
+                adapted = AdaptedLayer(weight_matrix(layer), weights[name], compress, inputs)
+                starts[name] = init.start(adapted, ranks[name], generator)
         return starts
 
     def starts(self, values: Values, seed: int) -> dict[str, Start]:
@@ -247,7 +247,7 @@ class Combination:
             return {name: starts[name].prefix(r) for name, r in self.layer_ranks(values.rank).items()}
 
     def _moved(self, cell: Cell) -> dict[str, Start]:
-        """The starts of a cell whose init moves the base; they do not depend on a lane's seed, as the base does not."""
+        """The starts of a cell whose init moves the base; like the base, they do not depend on a lane's seed."""
         with self._lock:
             if str(cell) not in self._starts:
                 self._starts[str(cell)] = self._start(self.inits[cell.init], self.layer_ranks(cell.rank), self.seed)

@@ -92,10 +92,10 @@ def _correct(objective: Objective, starts: dict[Cell, Lanes], chosen: torch.Tens
     logits = {cell: objective.bases.of(cell).program.bind(lanes) for cell, lanes in starts.items()}
     correct = dict.fromkeys(starts, 0)
     for images, labels in objective.combination.task.val.batches(PASS, chosen):
-        for base, own in by_base.items():
+        for base, same_base in by_base.items():
             check_stop()
             inputs = base.program.inputs(images.to(objective.recipe.device))
-            for cell in own:
+            for cell in same_base:
                 correct[cell] += int((logits[cell](*inputs).argmax(1).cpu() == labels).sum())
     return correct
 
@@ -125,8 +125,8 @@ def _output_errors(objective: Objective, starts: dict[Cell, Lanes]) -> dict[Cell
         check_stop()
         reference(images.to(device))
     return {
-        cell: sum(error / norms[name] for name, error in own.items() if norms[name]) / len(targets)
-        for cell, own in off.items()
+        cell: sum(error / norms[name] for name, error in errors.items() if norms[name]) / len(targets)
+        for cell, errors in off.items()
     }
 
 

@@ -42,8 +42,8 @@ def make_combinations(spec: StudySpec, task: Task, device: str) -> list[Combinat
     arrangements = {combination.qkv for combination in spec.combination}
     statistics = {qkv: Statistics(arranged(task.model, qkv), task.train) for qkv in arrangements}
     return [
-        Combination(task, each, spec.search, seed=spec.seed, device=device, statistics=statistics[each.qkv])
-        for each in spec.combination
+        Combination(task, table, spec.search, seed=spec.seed, device=device, statistics=statistics[table.qkv])
+        for table in spec.combination
     ]
 
 
@@ -60,7 +60,7 @@ def make_objectives(
     """
     features = features or make_features(spec.compute, device)
     combinations = make_combinations(spec, task, device)
-    return {each.name: Objective.of(each, spec.compute, features) for each in combinations}
+    return {one.name: Objective.of(one, spec.compute, features) for one in combinations}
 
 
 def trained_objectives(
