@@ -17,12 +17,11 @@ from children import start_python
 from command import STUDY, app, files, invoke, start, write_study
 from typer.testing import CliRunner
 
-from pipeline.config.study_file import load_spec
 from pipeline.errors import StorageError
+from pipeline.guard import StopTraining
 from pipeline.locks import exclusive
 from pipeline.store import database as storage_module
 from pipeline.store.database import open_storage
-from pipeline.task.prepare import prepare
 
 SECRET = "hunter2"
 
@@ -272,10 +271,14 @@ def test_fault_23_nor_in_the_command_that_resumes(monkeypatch, words, url):
     assert re.match(r"restora run tiny '?--storage", command_given())
 
 
-def test_fault_24_an_export_with_no_finished_trial_says_what_to_do():
-    prepare(load_spec(write_study(epochs=3)).task)
+def test_fault_24_an_export_with_no_finished_trial_says_what_to_do(monkeypatch):
+    def stopped(self):
+        raise StopTraining("the test said so", 0)
+
+    write_study()
     assert invoke("export", "tiny").exit_code == 5
-    assert invoke("run", "tiny", "--timeout", "0", "--device", "cpu").exit_code == 0
+    monkeypatch.setattr("pipeline.search.coordinator.Coordinator.run", stopped)
+    assert invoke("run", "tiny", "--device", "cpu").exit_code == 0
     result = invoke("export", "tiny")
     assert result.exit_code == 5
     assert "restora run tiny" in result.stderr
