@@ -1,14 +1,18 @@
-"""What the README shows is so."""
+"""The README and the pages beside it agree with the code."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from pipeline.cli import app
+from pipeline.config.registry import REGISTRIES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")})
 
 ADDED = """
 import half, torch
@@ -36,7 +40,21 @@ def test_it_has_a_row_for_every_verb():
     assert rows == [command.name or command.callback.__name__ for command in app.registered_commands]
 
 
-def test_its_links_lead_somewhere():
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+@pytest.mark.parametrize("kind", ["compressions", "adapters", "inits"])
+def test_it_names_every_registered_method(kind):
+    (row,) = re.findall(rf"^\| {kind} \| (.*) \|$", README, re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", row)) == [method.name for method in REGISTRIES[kind]]
+
+
+def test_contributing_has_an_example_for_every_kind_of_method():
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    modules = [next(iter(registry)).__module__ for registry in REGISTRIES.values()]
+    folders = {module.rpartition(".")[0].replace(".", "/") for module in modules}
+    assert {folder for folder in folders if f"]({folder}/" not in page} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_of_a_page_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)]+)\)", page.read_text())
+    paths = [link.partition("#")[0] for link in links if "://" not in link]
+    assert [path for path in paths if not (page.parent / path).exists()] == []
