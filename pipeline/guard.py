@@ -5,8 +5,8 @@ import threading
 import time
 from types import FrameType
 
-_active: "Guard | None" = None
-"""The guard that ``check_stop`` asks. Cohorts train in threads, so it is one for the whole process."""
+_active: list["Guard"] = []
+"""The guards that ``check_stop`` asks, the outermost first. Cohorts train in threads, so they are the process's."""
 
 
 class StopTraining(Exception):  # noqa: N818 - not an error: someone asked for it
@@ -36,19 +36,16 @@ class Guard:
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._stop: StopTraining | None = None
         self._handlers_before: dict[signal.Signals, object] = {}
-        self._guard_before: Guard | None = None
 
     def __enter__(self) -> "Guard":
-        global _active
-        self._guard_before, _active = _active, self
+        _active.append(self)
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers_before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        global _active
-        _active = self._guard_before
+        _active.remove(self)
         for number, handler in self._handlers_before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
@@ -66,10 +63,10 @@ class Guard:
 
 
 def check_stop() -> None:
-    """Raise ``StopTraining`` if the active guard says so; called before every batch. Without a guard it does nothing.
+    """Raise ``StopTraining`` if an active guard says so; called before every batch. Without a guard it does nothing.
 
     Raises:
         StopTraining: A signal came, or the time is over.
     """
-    if _active is not None:
-        _active.check()
+    for guard in tuple(_active):
+        guard.check()

@@ -64,13 +64,12 @@ def test_a_guard_that_is_no_context_takes_no_signals():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_check_stop_asks_the_innermost_guard_that_is_active_from_any_thread():
+def test_check_stop_asks_the_active_guards_from_any_thread():
     check_stop()
-    with Guard(timeout=0):
-        with Guard(timeout=3600), ThreadPoolExecutor(1) as pool:
-            pool.submit(check_stop).result()
-        with ThreadPoolExecutor(1) as pool, pytest.raises(StopTraining):
-            pool.submit(check_stop).result()
+    with Guard(timeout=3600), ThreadPoolExecutor(1) as pool:
+        pool.submit(check_stop).result()
+    with Guard(timeout=0), ThreadPoolExecutor(1) as pool, pytest.raises(StopTraining):
+        pool.submit(check_stop).result()
     check_stop()
 
 
@@ -81,3 +80,18 @@ def test_outside_the_main_thread_a_guard_still_keeps_the_time():
 
     with ThreadPoolExecutor(1) as pool, pytest.raises(StopTraining, match="--timeout"):
         pool.submit(run).result()
+
+
+def test_of_two_guards_of_threads_that_end_in_the_order_in_which_they_began_none_is_left():
+    first, second = Guard(timeout=0), Guard(timeout=3600)
+    with ThreadPoolExecutor(1) as thread:  # where signals are not taken
+        for step in (first.__enter__, second.__enter__, first.__exit__):
+            thread.submit(step).result()
+        check_stop()
+        thread.submit(second.__exit__).result()
+    check_stop()
+
+
+def test_the_time_of_an_outer_guard_counts_within_an_inner_one():
+    with Guard(timeout=0), Guard(), pytest.raises(StopTraining, match="--timeout is over"):
+        check_stop()

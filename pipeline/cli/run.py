@@ -73,11 +73,15 @@ def trials_to_come(spec: "StudySpec", url: str) -> dict[str, int]:
     from pipeline.results.progress import progress_of
     from pipeline.results.study_state import read_status
     from pipeline.space import cells, fitted
+    from pipeline.store.tally import trials_left
 
-    stored = read_status(url, spec.name, with_reasons=False) or []
-    done = {combination["combination"]: progress_of(combination).done for combination in stored}
+    stored = {part["combination"]: progress_of(part) for part in read_status(url, spec.name, with_reasons=False) or []}
     to_come = {}
     for combination in spec.combination:
-        search = fitted(spec.search, combination.adapter)
-        to_come[combination.name] = max(0, search.trials * len(cells(search)) - done.get(combination.name, 0))
+        name, search = combination.name, fitted(spec.search, combination.adapter)
+        if name in stored:
+            left = [trials_left(cell.done, cell.failed, search.trials) for cell in stored[name].cells]
+            to_come[name] = sum(left)
+        else:
+            to_come[name] = search.trials * len(cells(search))
     return to_come

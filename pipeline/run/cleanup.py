@@ -16,10 +16,12 @@ STRAYS = (".*.tmp", ".tmp??????")
 
 def unneeded(storage: Database) -> list[Path]:
     """Caches that are not in use, half-written files and folders, and adapters of trials that are no winners."""
+    # Listed before the trials are read: an adapter is written after its trial, so each of these has its trial there.
+    adapters = set((STORAGE / "artifacts").rglob("*.safetensors"))
     results = read_all(storage)
     winners = {Kept(one.of, one.name).path(cell.cell) for one in results for cell in one.cells if cell.best}
     studies = {one.of for one in results}
-    adapters = {path for study in studies for path in (STORAGE / "artifacts" / study).rglob("*.safetensors")}
+    adapters = {path for path in adapters if path.relative_to(STORAGE / "artifacts").parts[0] in studies}
     # What belongs to a study that could not be read may be a winner's.
     unread = {STORAGE / "artifacts" / name for name in storage.names()} - {
         Kept(one.of, one.name).folder for one in results

@@ -4,7 +4,7 @@ import logging
 import sqlite3
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -142,22 +142,39 @@ def _open_sqlite(url: str, file: Path | None, wait: float) -> Database:
     if file is None:
         return Database(url, **options)
     _refuse_other_files(file)
-    # Two processes that create the tables of a new file at once would collide. SQLite does not use this kind of lock.
-    with locked(file, wait=True):
+    with ExitStack() as alone:
+        # Two processes that create the tables of a new file at once would collide. Where no lock file can be written,
+        # no table can be created either.
+        with suppress(OSError):
+            alone.enter_context(locked(Path(f"{file.resolve()}.lock"), wait=True))
         storage = Database(url, **options)
         sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
         storage.engine.dispose()
-        return storage
+    _opened.add(_identity(file))
+    return storage
 
 
-def _refuse_other_files(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
+_opened: set[tuple[int, int]] = set()
+"""Device and inode of the SQLite files that this process has opened.
+
+When a process closes a descriptor of a file, POSIX drops all locks that the process has on it, those of SQLite's own
+connections too. A file that is in use here is therefore not opened again by other means.
+"""
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    known = file.stat()
+    return known.st_dev, known.st_ino
+
+
+def _refuse_other_files(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not file.exists() or _identity(file) in _opened:
         return
-    with path.open("rb") as file:
-        magic = file.read(16)
+    with file.open("rb") as opened:
+        magic = opened.read(16)
     if magic not in (b"", b"SQLite format 3\x00"):
-        raise StorageError(f"{path} is not an SQLite database; it was left alone; name another by --storage")
+        raise StorageError(f"{file} is not an SQLite database; it was left alone; name another by --storage")
 
 
 def _write_ahead(connection: sqlite3.Connection, _record: object) -> None:

@@ -240,3 +240,22 @@ def test_a_study_of_a_version_that_knew_fewer_options_goes_on_and_one_with_other
 def test_a_password_in_the_query_of_a_url_is_hidden_too():
     url = f"postgresql+psycopg://db.example/studies?user=me&password={SECRET}"
     assert without_password(url) == "postgresql+psycopg://db.example/studies?password=hidden&user=me"
+
+
+def test_a_file_that_is_opened_twice_in_one_process_keeps_its_log_while_others_read(tmp_path):
+    """Closing a second descriptor of the file would drop SQLite's locks, and a reader would remove the log."""
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    first = open_storage(url)
+    study = optuna.create_study(storage=first, study_name="one")
+    study.set_user_attr("before", 1)
+    second = open_storage(url)
+    read = f"import sqlite3; print(sqlite3.connect({str(tmp_path / 'studies.db')!r}).execute("
+    read += "'select key from study_user_attributes order by key').fetchall())"
+    subprocess.run([sys.executable, "-c", read], check=True, capture_output=True)
+    assert (tmp_path / "studies.db-wal").exists()
+    study.set_user_attr("later", 2)
+    found = subprocess.run([sys.executable, "-c", read], check=True, capture_output=True, text=True).stdout
+    assert found == "[('before',), ('later',)]\n"
+    for storage in (first, second):
+        storage.remove_session()
+        storage.engine.dispose()
