@@ -4,6 +4,7 @@ What ``pipeline.load`` gives is a plain module in eval mode. The card beside it 
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,7 @@ import torch
 
 import pipeline
 
-STUDY = Path(__file__).parent / "digits.toml"
+STUDY = Path(__file__).resolve().parent / "digits.toml"
 
 
 def exported(folder: str) -> Path:
@@ -38,7 +39,9 @@ def show(checkpoint: Path) -> None:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # where the study keeps its files
         show(exported(folder))
+        os.chdir(STUDY.parent)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="restora",
     help="Compress a trained vision model, restore its accuracy, and export the best checkpoint of each size.",
-    epilog="Begin with: restora new mystudy; restora check mystudy; restora plan mystudy; restora run mystudy",
+    epilog="Begin with: restora run quickstart. For your own study: restora new mystudy, edit studies/mystudy.toml, "
+    "then restora check mystudy, restora plan mystudy, restora run mystudy",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

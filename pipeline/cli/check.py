@@ -33,7 +33,7 @@ def check(study: Study, as_json: Json = False) -> None:
     failed = [what for what, ok, _ in ticks if not ok]
     if failed:
         error = SpecError if ticks[-1][0] == TARGETS_FIT else IntegrityError
-        raise error(f"not ready to run: {', '.join(failed)}")
+        raise error(f"not ready to run; failed: {', '.join(failed)}")
     logger.info(f"next: restora plan {study}")
 
 

@@ -56,5 +56,5 @@ def listing_lines(table: dict[str, list[dict[str, str]]]) -> "list[Text]":
     for kind, entries in table.items():
         width = max(map(len, (entry["name"] for entry in entries)), default=0)
         lines.append(Text(kind, style="bold"))
-        lines += [Text(f"  {entry['name']:<{width}}  {entry['summary']}") for entry in entries]
+        lines += [Text(f"  {entry['name']:<{width}}  {entry['summary'].replace('``', '')}") for entry in entries]
     return lines

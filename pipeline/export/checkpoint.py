@@ -101,7 +101,11 @@ def read_card(folder: Path) -> dict[str, Any]:
         if not isinstance(card, dict):
             raise ValueError(f"{CARD} holds no table")
     except OSError as error:
-        raise IntegrityError(f"{folder} is not an exported checkpoint: {error}; `restora export` writes one") from None
+        siblings = sorted(each.parent.name for each in folder.parent.glob(f"*/{CARD}"))
+        others = f"; beside it: {', '.join(siblings)}" if siblings else ""
+        raise IntegrityError(
+            f"{folder} is not an exported checkpoint: {error}{others}; `restora export` writes one"
+        ) from None
     except ValueError as error:
         raise IntegrityError(f"{path} is damaged: {error}; export it again") from None
     written = card.get("versions")

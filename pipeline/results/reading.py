@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.cell import Cell, cell_of, stored_cells
+from pipeline.config.table import nearest
 from pipeline.errors import NothingUsableError
 from pipeline.results.combination_result import CellResult, CombinationResult, Score, Tested
 from pipeline.store.database import Database
@@ -36,9 +37,10 @@ def read_results(storage: Database, *studies: str) -> list[CombinationResult]:
     for study in wanted:
         results = _read_each(storage, [name for name in stored if name.startswith(study_name(study, ""))])
         if not results:
-            known = ", ".join(sorted({name.partition("/")[0] for name in stored} - {study}))
+            known = sorted({name.partition("/")[0] for name in stored} - {study})
             raise NothingUsableError(
-                f"no study '{study}' is stored; stored: {known or 'none'}; `restora run STUDY.toml` makes one"
+                f"no study '{study}' is stored{nearest(study, known)}; stored: {', '.join(known) or 'none'}; "
+                f"`restora run STUDY` makes one"
             )
         found += results if len(wanted) == 1 else [replace(each, label=each.study.study_name) for each in results]
     return found

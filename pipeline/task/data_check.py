@@ -57,12 +57,12 @@ def check_task(spec: TaskSpec) -> Iterator[Finding]:
     try:
         images: Images = spec.data.open()
     except RestoraError as error:
-        yield Finding("data is there", False, str(error))
+        yield Finding("data found", False, str(error))
         return
     sizes = f"{len(images.train)} training images, " + (
         f"{len(images.test)} of test, " if images.test is not None else ""
     )
-    yield Finding("data is there", True, f"{sizes}{len(images.classes)} classes")
+    yield Finding("data found", True, f"{sizes}{len(images.classes)} classes")
     yield _model_loads(spec, len(images.classes))
     yield from check_images(spec, images)
 

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.cli.check import tick_lines
 
-TICKS = [("data is there", True, "5 images"), ("every image decodes", False, "1 found:\n  a.png\nto do: remove it")]
+TICKS = [("data found", True, "5 images"), ("every image decodes", False, "1 found:\n  a.png\nto do: remove it")]
 
 
 class Terminal(io.TextIOWrapper):

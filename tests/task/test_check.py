@@ -36,7 +36,7 @@ def test_sound_data_passes_every_check(tmp_path):
     found = ticks(both(tmp_path))
     assert all(ok for ok, _ in found.values())
     assert list(found) == [
-        "data is there", "model loads", "labels are in range", "classes have images", "every image decodes",
+        "data found", "model loads", "labels are in range", "classes have images", "every image decodes",
         "images become RGB", "no image in train and test",
     ]  # fmt: skip
     assert not (tmp_path / "storage").exists()
@@ -44,8 +44,8 @@ def test_sound_data_passes_every_check(tmp_path):
 
 def test_fault_11_missing_data_is_the_only_finding(tmp_path):
     found = ticks(tmp_path / "nowhere")
-    assert list(found) == ["data is there"]
-    assert not found["data is there"][0]
+    assert list(found) == ["data found"]
+    assert not found["data found"][0]
 
 
 def test_fault_10_a_model_that_does_not_fit_the_data_is_found(tmp_path):

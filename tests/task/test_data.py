@@ -29,10 +29,12 @@ def test_every_data_set_gives_rgb_images_labels_and_a_fingerprint(name, write_da
 def test_fault_11_missing_data_names_what_was_looked_for_where_and_how_to_get_it(name, tmp_path, monkeypatch):
     with pytest.raises(IntegrityError, match=r"neither root nor RESTORA_DATA is given.*RESTORA_DATA"):
         DATASETS.parse(name).open()
-    with pytest.raises(IntegrityError, match=rf"'{name}' is not there: looked for .* in {tmp_path}/nowhere;.*give"):
+    with pytest.raises(
+        IntegrityError, match=rf"'{name}' is not there: looked for .* in {tmp_path}/nowhere .no such folder.;.*give"
+    ):
         DATASETS.parse({"source": name, "root": str(tmp_path / "nowhere")}).open()
     monkeypatch.setenv("RESTORA_DATA", str(tmp_path))
-    with pytest.raises(IntegrityError, match=rf"in {tmp_path}/{name} and {tmp_path};"):
+    with pytest.raises(IntegrityError, match=rf"in {tmp_path}/{name} .no such folder. and {tmp_path};"):
         DATASETS.parse(name).open()
 
 

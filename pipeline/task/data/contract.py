@@ -159,8 +159,13 @@ class FolderSource(DataSource):
             wanted: What was looked for.
             how: How to get it, as a clause.
         """
-        searched = " and ".join(map(str, self.candidates())) or "no folder: neither root nor RESTORA_DATA is given"
+        searched = " and ".join(f"{each}{'' if each.is_dir() else ' (no such folder)'}" for each in self.candidates())
+        looked = (
+            f"looked for {wanted} in {searched}"
+            if searched
+            else f"looked for {wanted}, but neither root nor RESTORA_DATA is given"
+        )
         return IntegrityError(
-            f"data set '{self.name}' is not there: looked for {wanted} in {searched}; {how}, and give its folder as "
-            f"task.data.root or in the environment as RESTORA_DATA"
+            f"data set '{self.name}' is not there: {looked}; {how}, and give its folder as task.data.root or in the "
+            f"environment as RESTORA_DATA"
         )

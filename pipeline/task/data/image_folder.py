@@ -36,7 +36,9 @@ class ImageFolder(FolderSource):
         for folder in self.candidates():
             if folder.is_dir() and _folders(folder):
                 return folder
-        raise self.not_found("folders train/<class> and test/<class>, or <class>", "put one folder per class there")
+        raise self.not_found(
+            "folders train/<class> and test/<class>, or <class>", "put the images into one folder per class"
+        )
 
 
 def _folders(folder: Path) -> list[str]:
