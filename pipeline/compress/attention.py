@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.compress.layers import is_plain, shared_copy
+from pipeline.compress.layers import copy_sharing_tensors, is_plain
 from pipeline.errors import SpecError
 
 
@@ -100,10 +100,10 @@ class PlainAttention(nn.Module):
         return tuple(F.linear(x, weight, bias) for x, (weight, bias) in pairs)
 
 
-def arranged(model: nn.Module, qkv: Literal["fused", "split"] = "fused") -> nn.Module:
+def with_plain_attention(model: nn.Module, qkv: Literal["fused", "split"] = "fused") -> nn.Module:
     """The model with its attention as plain layers.
 
-    The names of its tensors change, so a checkpoint of an arranged model must be loaded into an arranged model.
+    The names of its tensors change, so its checkpoint must be loaded into a model that was rewritten in the same way.
 
     Args:
         model: Any model, trained or a bare architecture.
@@ -173,7 +173,7 @@ def _replace_modules(model: nn.Module, names: Sequence[str], replace: Callable[[
     """A copy with the modules of these names replaced; a shared module is replaced once, and stays shared."""
     if not names:
         return model
-    copy = shared_copy(model)
+    copy = copy_sharing_tensors(model)
     old_modules = {name: copy.get_submodule(name) for name in names}
     replacements = {old: replace(old) for old in set(old_modules.values())}
     for name, old in old_modules.items():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.compress.channel_shapes import fit_heads, is_depthwise
-from pipeline.compress.layers import matrix_shape, shared_copy
+from pipeline.compress.layers import copy_sharing_tensors, matrix_shape
 from pipeline.errors import IntegrityError, SpecError
 
 
@@ -100,7 +100,7 @@ def prune_channels(
 
 def _perturbed_copy(model: nn.Module) -> nn.Module:
     """A float64 copy with noise on its weights; layers that start at zero would hide errors before them."""
-    copy, generator = shared_copy(model).double(), torch.Generator().manual_seed(0)
+    copy, generator = copy_sharing_tensors(model).double(), torch.Generator().manual_seed(0)
     for parameter in copy.parameters():
         noise = torch.randn(parameter.shape, generator=generator).to(parameter)
         parameter.data = parameter.data + 0.1 * noise / math.sqrt(parameter[:1].numel())
@@ -109,7 +109,7 @@ def _perturbed_copy(model: nn.Module) -> nn.Module:
 
 def _channel_groups(model: nn.Module, targets: Sequence[str], images: Tensor) -> list[ChannelGroup]:
     """The groups of all target layers whose channels may be removed."""
-    copy = shared_copy(model)
+    copy = copy_sharing_tensors(model)
     graph, names = _trace(copy, images), {module: name for name, module in copy.named_modules()}
     groups, seen = [], set[str]()
     for name in targets:
@@ -145,7 +145,7 @@ def _is_verified(model: nn.Module, removed: Mapping[str, Sequence[int]], images:
 
 def _with_zeroed_readers(model: nn.Module, removed: Mapping[str, Sequence[int]], images: Tensor) -> nn.Module:
     """A copy of the same shapes in which all weights that multiply some layers' rows are zero."""
-    copy = shared_copy(model)
+    copy = copy_sharing_tensors(model)
     graph = _trace(copy, images)
     for root, rows in removed.items():
         for item in _dependencies(graph, copy.get_submodule(root), rows):
@@ -159,7 +159,7 @@ def _with_zeroed_readers(model: nn.Module, removed: Mapping[str, Sequence[int]],
 
 def _without_rows(model: nn.Module, removed: Mapping[str, Sequence[int]], images: Tensor) -> PrunedModel:
     """A copy without some rows of some layers, and without everything that depends on them."""
-    copy, remaining = shared_copy(model), dict[str, Tensor]()
+    copy, remaining = copy_sharing_tensors(model), dict[str, Tensor]()
     graph, names = _trace(copy, images), {module: name for name, module in copy.named_modules()}
     for root, rows in removed.items():
         dependencies = _dependencies(graph, copy.get_submodule(root), rows)

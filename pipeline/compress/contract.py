@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.layers import in_groups, naming, replace_weight, shared_copy, sound_matrix
+from pipeline.compress.layers import copy_sharing_tensors, in_groups, layer_in_errors, replace_weight, sound_matrix
 from pipeline.compress.weight import CompressedWeight, DenseWeight, GroupedWeight, join_groups
 from pipeline.config.registry import Method
 from pipeline.task.contract import Part
@@ -154,10 +154,10 @@ class LayerCompression(Compression):
     def compress_model(
         self, model: nn.Module, targets: Sequence[str], stats: ModelStats, train: Part | None = None
     ) -> CompressedModel:
-        copy, weights = shared_copy(model), {}
+        copy, weights = copy_sharing_tensors(model), {}
         for name in targets:
             matrix = sound_matrix(model, name)
-            with naming(name):
+            with layer_in_errors(name):
                 weights[name] = self.compress_layer(model.get_submodule(name), matrix, stats.get(name, ()))
             replace_weight(copy, name, weights[name].dense())
         return CompressedModel(copy, weights, model)

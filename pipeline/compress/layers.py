@@ -26,7 +26,7 @@ def layer_names(model: nn.Module) -> list[str]:
     """Names of all layers that can be compressed and adapted, in the model's order.
 
     Layers inside ``nn.MultiheadAttention`` are left out, because it reads their weights and never calls them;
-    ``attention.arranged`` replaces it by layers that are called.
+    ``attention.with_plain_attention`` replaces it by layers that are called.
     """
     attention = tuple(f"{n}." for n, module in model.named_modules() if isinstance(module, nn.MultiheadAttention))
     return [
@@ -70,7 +70,7 @@ def sound_matrix(model: nn.Module, name: str) -> Tensor:
 
 
 @contextmanager
-def naming(layer: str) -> Iterator[None]:
+def layer_in_errors(layer: str) -> Iterator[None]:
     """Turn the failure of a decomposition into an ``IntegrityError`` that names the layer."""
     try:
         yield
@@ -78,7 +78,7 @@ def naming(layer: str) -> Iterator[None]:
         raise IntegrityError(f"the weight of layer '{layer}' cannot be decomposed: {error}; leave it out") from error
 
 
-def shared_copy(model: nn.Module) -> nn.Module:
+def copy_sharing_tensors(model: nn.Module) -> nn.Module:
     """A frozen copy in eval mode whose tensors share the model's memory: cheap, and its modules can be replaced."""
     # The parameters are new objects, because those of a model in training must keep requires_grad.
     parameters = {id(old): nn.Parameter(old.detach(), requires_grad=False) for old in model.parameters()}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.compress.channel_shapes import fit_shapes
 from pipeline.compress.contract import CompressedModel, Compression, LayerStats, ModelStats
-from pipeline.compress.layers import shared_copy, sound_matrix, weight_matrix
+from pipeline.compress.layers import copy_sharing_tensors, sound_matrix, weight_matrix
 from pipeline.compress.weight import CompressedWeight, DenseWeight
 from pipeline.errors import SpecError
 from pipeline.task.contract import Part
@@ -76,4 +76,4 @@ class StructuredPruning(Compression):
 def _as_compressed(model: nn.Module, targets: Sequence[str]) -> CompressedModel:
     """A pruned model as a ``CompressedModel``; the remaining weights are exact, so it is its own reference."""
     weights = {name: DenseWeight(weight_matrix(model.get_submodule(name))) for name in targets}
-    return CompressedModel(model, weights, shared_copy(model))
+    return CompressedModel(model, weights, copy_sharing_tensors(model))

@@ -20,7 +20,7 @@ def compress_cached(
     Args:
         compression: The method.
         task: The task, whose training part the method may use.
-        model: The task's model with its attention arranged.
+        model: The task's model, its attention rewritten.
         targets: Names of the target layers.
         stats: Statistics of their inputs, if the method needs them.
     """

@@ -12,7 +12,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from pipeline.compress.attention import arranged
+from pipeline.compress.attention import with_plain_attention
 from pipeline.config.registry import ADAPTERS, COMPRESSIONS
 from pipeline.errors import IntegrityError, StorageError, UsageError
 from pipeline.export.pack import PackedMethod, unpack_model
@@ -176,4 +176,4 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         ) from None
     bare = model if model is not None else rebuild(card["task"])
     # Cards without "qkv" were written before attention could be split: it stays as it is.
-    return unpack_model(arranged(bare, method["qkv"]) if "qkv" in method else bare, tensors, packed)
+    return unpack_model(with_plain_attention(bare, method["qkv"]) if "qkv" in method else bare, tensors, packed)

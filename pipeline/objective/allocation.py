@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.adapt.contract import Adapter, blank, stored_model, trainable_counts
 from pipeline.compress.contract import CompressedModel, LayerStats
 from pipeline.compress.layer_statistics import Statistics
-from pipeline.compress.layers import naming, weight_matrix
+from pipeline.compress.layers import layer_in_errors, weight_matrix
 from pipeline.errors import SpecError
 from pipeline.objective.allocations.contract import Allocation, Cost, Layer
 
@@ -135,7 +135,7 @@ def layers_of(
     layers = {}
     for name, weight in compressed.weights.items():
         W = weight_matrix(compressed.reference.get_submodule(name)).double()
-        with naming(name):
+        with layer_in_errors(name):
             values = spectrum(W - weight.dense() if lossy else W, stats[name])
         layers[name] = Layer(layer_costs[name], values, sensitivity[name])
     return layers

@@ -20,17 +20,17 @@ from pipeline.adapt.contract import (
     trainable_counts,
 )
 from pipeline.cell import Cell
-from pipeline.compress.attention import SplitQkv, arranged
+from pipeline.compress.attention import SplitQkv, with_plain_attention
 from pipeline.compress.batch_norm import reestimate, running_norms
 from pipeline.compress.contract import CompressedModel, Compression
 from pipeline.compress.layer_statistics import Statistics, calibration, output_positions
 from pipeline.compress.layers import (
+    copy_sharing_tensors,
+    layer_in_errors,
     layer_names,
     matrix_shape,
-    naming,
     on_device,
     replace_weight,
-    shared_copy,
     weight_matrix,
 )
 from pipeline.compress.sizes import ModelSize, StoredModel, model_macs, model_size
@@ -91,7 +91,7 @@ class Combination:
         self.compression: Compression = spec.compression
         self.search = search = fitted(search, self.adapter)
         self.inits: dict[str, Init] = {init.name: init for init in search.inits}
-        self.model = arranged(task.model, spec.qkv)
+        self.model = with_plain_attention(task.model, spec.qkv)
         if spec.qkv == "split" and not any(isinstance(module, SplitQkv) for module in self.model.modules()):
             raise SpecError(
                 f"qkv = \"split\" of combination '{spec.name}', but the model has no fused query, key and value "
@@ -223,7 +223,7 @@ class Combination:
             generator = torch.Generator().manual_seed(derive(seed, "init", i))
             layer, inputs = reference.get_submodule(name), stats.get(name, ())
             compress = functools.partial(compression.compress_layer, layer, stats=inputs)
-            with naming(name):
+            with layer_in_errors(name):
                 adapted = AdaptedLayer(weight_matrix(layer), weights[name], compress, inputs)
                 starts[name] = init.start(adapted, ranks[name], generator)
         return starts
@@ -255,7 +255,7 @@ class Combination:
 
     def with_moved_base(self, cell: Cell) -> CompressedModel:
         """The compressed model with the weights that a cell's init gives it."""
-        model, weights = shared_copy(self.compressed.model), dict(self.compressed.weights)
+        model, weights = copy_sharing_tensors(self.compressed.model), dict(self.compressed.weights)
         for name, start in self._moved(cell).items():
             if start.base is None:
                 raise TypeError(f"init '{cell.init}' moves the base, but returned none for layer '{name}'")

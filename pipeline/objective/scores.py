@@ -9,7 +9,7 @@ from torch import nn
 
 from pipeline.adapt.lanes import Lanes, attach
 from pipeline.cell import Cell
-from pipeline.compress.layers import on_device, shared_copy
+from pipeline.compress.layers import copy_sharing_tensors, on_device
 from pipeline.guard import check_stop
 from pipeline.objective.base import Base
 from pipeline.objective.objective import Objective
@@ -104,7 +104,7 @@ def _output_errors(objective: Objective, starts: dict[Cell, Lanes]) -> dict[Cell
     """The mean relative error of each cell's layers."""
     device = objective.recipe.device
     reference, targets = (
-        on_device(shared_copy(objective.combination.compressed.reference), device),
+        on_device(copy_sharing_tensors(objective.combination.compressed.reference), device),
         objective.combination.targets,
     )
     models = {cell: _adapted(objective, cell, lanes) for cell, lanes in starts.items()}
@@ -132,6 +132,6 @@ def _output_errors(objective: Objective, starts: dict[Cell, Lanes]) -> dict[Cell
 
 def _adapted(objective: Objective, cell: Cell, lanes: Lanes) -> nn.Module:
     """The whole model of a cell."""
-    model = shared_copy(objective.bases.of(cell).compressed.model)
+    model = copy_sharing_tensors(objective.bases.of(cell).compressed.model)
     attach(model, objective.combination.adapter, lanes)
     return model

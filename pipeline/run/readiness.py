@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from pipeline.compress.attention import arranged
+from pipeline.compress.attention import with_plain_attention
 from pipeline.compress.layer_statistics import Statistics
 from pipeline.config.spec import StudySpec
 from pipeline.errors import IntegrityError, SpecError
@@ -40,7 +40,7 @@ def _targets_fit(spec: StudySpec) -> Finding:
 def make_combinations(spec: StudySpec, task: Task, device: str) -> list[Combination]:
     """The combinations of a study; they share the task's layer statistics."""
     arrangements = {combination.qkv for combination in spec.combination}
-    statistics = {qkv: Statistics(arranged(task.model, qkv), task.train) for qkv in arrangements}
+    statistics = {qkv: Statistics(with_plain_attention(task.model, qkv), task.train) for qkv in arrangements}
     return [
         Combination(task, table, spec.search, seed=spec.seed, device=device, statistics=statistics[table.qkv])
         for table in spec.combination

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.adapt.methods.lora import Lora
-from pipeline.compress.layers import naming, weight_matrix
+from pipeline.compress.layers import layer_in_errors, weight_matrix
 from pipeline.compress.spectrum import effective_rank, product_singular_values, shares, singular_values
 from pipeline.results.spectra_file import Course, Matrix
 
@@ -23,7 +23,7 @@ def weight_snapshot(model: nn.Module, layers: Sequence[str]) -> Snapshot:
     """
     values: dict[tuple[Matrix, str], Tensor] = {}
     for name in layers:
-        with naming(name):
+        with layer_in_errors(name):
             values["W", name] = singular_values(weight_matrix(model.get_submodule(name)))
     return values
 
@@ -50,7 +50,7 @@ def adapter_snapshot(
         Q = weight_matrix(model.get_submodule(name)).double()
         A, B = (parameters[f"{name}.lora_{factor}"].to(Q) for factor in "AB")
         s = adapter.s(alpha, len(A))
-        with naming(name):
+        with layer_in_errors(name):
             values["s B A", name] = product_singular_values(B, A, s)
             values["Q + s B A", name] = singular_values(_adapted(Q, A, B, s, parameters, name))
     return values

@@ -8,7 +8,7 @@ import optuna
 from torch import nn
 
 from pipeline.adapt.methods.lora import Lora
-from pipeline.compress.attention import arranged
+from pipeline.compress.attention import with_plain_attention
 from pipeline.compress.targets import find_targets
 from pipeline.config.spec import StudySpec
 from pipeline.errors import IntegrityError
@@ -31,7 +31,7 @@ def watched_layers(spec: StudySpec, model: nn.Module) -> list[str]:
     Raises:
         SpecError: A pattern matches no layer.
     """
-    model = arranged(model, spec.combination[0].qkv)
+    model = with_plain_attention(model, spec.combination[0].qkv)
     return find_targets(model, spec.spectra.layers, "spectra.layers") if spec.spectra else []
 
 
@@ -39,7 +39,7 @@ def train_watched_baseline(spec: StudySpec, device: str) -> list[Snapshot]:
     """Train and keep the baseline; a snapshot of the watched layers from the start and after each epoch."""
     qkv = spec.combination[0].qkv
     return [
-        weight_snapshot(arranged(model, qkv), watched_layers(spec, model))
+        weight_snapshot(with_plain_attention(model, qkv), watched_layers(spec, model))
         for model in baseline_epochs(spec.task, device)
     ]
 

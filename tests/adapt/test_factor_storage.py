@@ -8,7 +8,7 @@ from pipeline.adapt.contract import Draw, Start, stored_model
 from pipeline.adapt.factor_storage import pack_factors, unpack_factors
 from pipeline.adapt.methods.dora import Dora
 from pipeline.adapt.methods.lora import Lora
-from pipeline.compress.layers import shared_copy
+from pipeline.compress.layers import copy_sharing_tensors
 from pipeline.compress.methods.int1 import Int1
 
 
@@ -105,7 +105,7 @@ def test_stacks_of_lanes_are_rounded_as_each_lane_is(kind):
     ("kind", "bits"), [("float32", 32 * 5 * 18), ("float16", 16 * 5 * 18), ("int8", 8 * 5 * 18 + 2 * 32 * 5)]
 )
 def test_the_bits_that_are_counted_are_those_of_the_file(adapter, kind, bits):
-    model = shared_copy(nn.Sequential(nn.Linear(11, 7)))
+    model = copy_sharing_tensors(nn.Sequential(nn.Linear(11, 7)))
     compressed = Int1().compress_model(model, ["0"], {})
     own = adapter(factors=kind)
     begun = own.begin(compressed, {"0": Start(torch.randn(5, 11), torch.randn(7, 5))}, Draw(1.0))

@@ -14,7 +14,7 @@ from pipeline.adapt.lanes import Lanes, attach
 from pipeline.adapt.methods.dora import Dora
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel
-from pipeline.compress.layers import matrix_shape, replace_weight, shared_copy, weight_matrix
+from pipeline.compress.layers import copy_sharing_tensors, matrix_shape, replace_weight, weight_matrix
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.sparse import Sparse
 from pipeline.compress.targets import find_targets
@@ -48,7 +48,7 @@ def lanes_of(model: nn.Module, adapter: Lora, alphas: list[float], rank: int = 2
 
 
 def attached(model: nn.Module, lanes: list[Mapping[str, Tensor]], alphas: list[float], adapter: Adapter) -> nn.Module:
-    copy = shared_copy(model)
+    copy = copy_sharing_tensors(model)
     attach(copy, adapter, Lanes([(stacked(lanes), alphas)]))
     return copy
 
@@ -87,7 +87,7 @@ def test_each_of_many_lanes_is_the_dense_layer_that_it_stands_for(layer, shape, 
     images = [torch.randn(shape, dtype=torch.float64) for _ in alphas]
     together = attached(model, lanes, alphas, adapter)(torch.cat(images)).chunk(3)
     for lane, alpha, x, out in zip(lanes, alphas, images, together, strict=True):
-        dense = shared_copy(model)
+        dense = copy_sharing_tensors(model)
         weight, bias = dense_form(layer, adapter, lane, alpha)
         replace_weight(dense, "0", weight)
         dense[0].bias = None if bias is None else nn.Parameter(bias)
@@ -100,7 +100,7 @@ def test_each_of_many_lanes_is_the_dense_layer_that_it_stands_for(layer, shape, 
 def test_lanes_of_a_shared_input_compute_as_those_with_inputs_of_their_own(layer, shape, adapter):
     model, alphas = nn.Sequential(layer).double(), [1.0, 4.0]
     lanes = lanes_of(model, adapter, alphas)
-    base, x = shared_copy(model)[0], torch.randn(shape, dtype=torch.float64)
+    base, x = copy_sharing_tensors(model)[0], torch.randn(shape, dtype=torch.float64)
     lane_layer = adapter.layer(base, {name.removeprefix("0.") for name in lanes[0]})
     shared = lane_layer(x, lane_layer.frozen(x), Lanes([(stacked(lanes), alphas)]).of("0"))
     own = attached(model, lanes, alphas, adapter)(torch.cat([x, x]))
@@ -113,7 +113,7 @@ def test_what_an_adapter_names_is_all_that_has_a_gradient_each_lane_its_own(laye
     model, alphas = nn.Sequential(layer).double(), [1.0, 4.0]
     lanes = lanes_of(model, adapter, alphas)
     held = {name: nn.Parameter(tensor) for name, tensor in stacked(lanes).items()}
-    copy = shared_copy(model)
+    copy = copy_sharing_tensors(model)
     attach(copy, adapter, Lanes([(held, alphas)]))
     x = torch.randn(2 * shape[0], *shape[1:], dtype=torch.float64)
     copy(x).chunk(2)[1].square().sum().backward()

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from pipeline.adapt.lanes import Adapted, Lanes
 from pipeline.adapt.low_rank import Factors, adapted_linear, add_to_shared
 from pipeline.adapt.methods.lora import Lora
-from pipeline.compress.layers import matrix_shape, shared_copy, weight_matrix
+from pipeline.compress.layers import copy_sharing_tensors, matrix_shape, weight_matrix
 
 ROWS, INNER, OUT = 4, 5, 3
 STACKS = {
@@ -120,7 +120,7 @@ LAYERS = {
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
 @pytest.mark.parametrize(("base", "shape"), LAYERS.values(), ids=LAYERS)
 def test_lanes_of_several_stacks_are_each_the_dense_layer_and_have_its_gradients(base, shape, shared, bias):
-    base = shared_copy(base.double())
+    base = copy_sharing_tensors(base.double())
     out, inner = matrix_shape(base)
     stacks, scale = [], Lora(bias=bias)
     for t, r in ((2, 1), (1, 3), (1, 2)):

@@ -16,7 +16,7 @@ from pipeline.adapt.inits.pissa import Pissa
 from pipeline.adapt.methods.dora import Dora
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel
-from pipeline.compress.layers import replace_weight, shared_copy, weight_matrix
+from pipeline.compress.layers import copy_sharing_tensors, replace_weight, weight_matrix
 from pipeline.compress.methods.no_compression import NoCompression
 
 RANK = 3
@@ -39,7 +39,7 @@ def with_peft(model: nn.Module, alpha: float, **options: Any) -> nn.Module:
     """A copy of the model as peft adapts it; factors are random unless an init is named."""
     names = [name for name, layer in model.named_modules() if hasattr(layer, "weight")]
     options = {"init_lora_weights": False, **options}
-    copy = shared_copy(model)
+    copy = copy_sharing_tensors(model)
     for layer in names:  # peft changes weights in place
         replace_weight(copy, layer, weight_matrix(model.get_submodule(layer)).clone())
     return get_peft_model(copy, LoraConfig(r=RANK, lora_alpha=alpha, target_modules=names, **options))
@@ -113,7 +113,7 @@ def test_starts_that_move_the_base_are_those_of_peft(init: Init, alpha: float):
     model, x = mlp(), torch.randn(4, 7)
     peft_model = with_peft(model, alpha, init_lora_weights=init.name)
     theirs, s = trained(peft_model), alpha / RANK
-    bases, starts = shared_copy(model), {}
+    bases, starts = copy_sharing_tensors(model), {}
     for name in ("fc1", "fc2"):
         weight = weight_matrix(model.get_submodule(name))
         dense = NoCompression().compress(weight, None)

@@ -6,10 +6,10 @@ from torch import nn
 from pipeline.adapt.contract import Draw, trainable_counts
 from pipeline.adapt.lanes import Lanes, attach
 from pipeline.adapt.methods.tou import Tou
-from pipeline.compress.attention import arranged
+from pipeline.compress.attention import with_plain_attention
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.factor_weight import FactorWeight
-from pipeline.compress.layers import matrix_shape, replace_weight, shared_copy
+from pipeline.compress.layers import copy_sharing_tensors, matrix_shape, replace_weight
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.tou_factors import Tou as TouCompression
 from pipeline.compress.targets import find_targets
@@ -42,10 +42,10 @@ def test_multiplied_back_the_layers_give_the_same_outputs(build, targets, frozen
     lane = adapter.begin(compressed, {}, Draw(extra={"sigma": 0.1}, seed=3))
     lane = {name: t if adapter.is_frozen(name) else t + 0.1 * torch.randn_like(t) for name, t in lane.items()}
     x = torch.randn(4, 3, 6, 6, dtype=torch.float64)
-    unmerged = shared_copy(compressed.model)
+    unmerged = copy_sharing_tensors(compressed.model)
     attach(unmerged, adapter, Lanes([({name: tensor[None] for name, tensor in lane.items()}, [1.0])]))
     weights, left = adapter.absorb(compressed.weights, lane)
-    merged = shared_copy(compressed.model)
+    merged = copy_sharing_tensors(compressed.model)
     merged.load_state_dict(dict(left), strict=False)
     for name, weight in weights.items():
         replace_weight(merged, name, weight.dense())
@@ -59,7 +59,7 @@ def test_multiplied_back_the_layers_give_the_same_outputs(build, targets, frozen
 def test_a_vit_of_factors_trains_the_published_number_of_parameters(ffn, trained):
     with torch.device("meta"):
         model = timm.create_model("vit_base_patch16_224", num_classes=100)
-    model = arranged(model.to_empty(device="cpu"), "split")
+    model = with_plain_attention(model.to_empty(device="cpu"), "split")
     weights = {}
     for name in find_targets(model, ["attention", "mlp"]):
         out, inner = matrix_shape(model.get_submodule(name))

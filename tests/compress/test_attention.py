@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch import Tensor, fx, nn
 
-from pipeline.compress.attention import PlainAttention, SplitQkv, arranged
+from pipeline.compress.attention import PlainAttention, SplitQkv, with_plain_attention
 from pipeline.compress.layer_statistics import output_positions
 from pipeline.compress.layers import layer_names
 from pipeline.compress.targets import find_targets
@@ -49,13 +49,13 @@ MODELS = {"vit": vit, "torchvision's vit": torchvision_vit, "swin": swin, "beit"
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
 def test_an_arranged_model_gives_the_same_outputs_as_it_is_copied_traced_and_loaded(build, qkv):
     model, images = ready(build), torch.randn(3, 3, 32, 32)
-    plain, expected = arranged(model, qkv), model(images)
+    plain, expected = with_plain_attention(model, qkv), model(images)
     torch.testing.assert_close(plain(images), expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(copy.deepcopy(plain)(images), expected, rtol=1e-4, atol=1e-4)
-    bare = arranged(build(), qkv)
+    bare = with_plain_attention(build(), qkv)
     bare.load_state_dict(plain.state_dict())
     torch.testing.assert_close(bare.eval()(images), expected, rtol=1e-4, atol=1e-4)
-    assert arranged(plain, qkv) is plain
+    assert with_plain_attention(plain, qkv) is plain
     assert sum(p.numel() for p in plain.parameters()) == sum(p.numel() for p in model.parameters())
     if build is not swin:  # its masks are made by sizes
         traced = fx.Tracer().trace(plain, {"attn_mask": None, "is_causal": False} if build is vit else None)
@@ -66,7 +66,7 @@ def test_an_arranged_model_gives_the_same_outputs_as_it_is_copied_traced_and_loa
 def test_an_arranged_model_holds_its_weights_once_and_leaves_the_model_as_it_was(build):
     model = build().train()
     before = list(model.state_dict())
-    plain = arranged(model, "split")
+    plain = with_plain_attention(model, "split")
     memory = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
     assert {tensor.untyped_storage().data_ptr() for tensor in plain.state_dict().values()} == memory
     assert list(model.state_dict()) == before
@@ -77,16 +77,19 @@ def test_an_arranged_model_holds_its_weights_once_and_leaves_the_model_as_it_was
 
 def test_names_say_which_projection_a_layer_is():
     block = "encoder.layers.encoder_layer_0.self_attention"
-    assert find_targets(arranged(torchvision_vit()), [f"{block}.*"]) == [f"{block}.in_proj", f"{block}.out_proj"]
-    split = find_targets(arranged(torchvision_vit(), "split"), [f"{block}.*"])
+    assert find_targets(with_plain_attention(torchvision_vit()), [f"{block}.*"]) == [
+        f"{block}.in_proj",
+        f"{block}.out_proj",
+    ]
+    split = find_targets(with_plain_attention(torchvision_vit(), "split"), [f"{block}.*"])
     assert split == [*(f"{block}.in_proj.{each}" for each in "qkv"), f"{block}.out_proj"]
-    own = find_targets(arranged(vit(), "split"), ["blocks.0.attn.*"])
+    own = find_targets(with_plain_attention(vit(), "split"), ["blocks.0.attn.*"])
     assert own == [*(f"blocks.0.attn.qkv.{each}" for each in "qkv"), "blocks.0.attn.proj"]
 
 
 def test_a_split_layers_parts_are_query_key_and_value():
     model, x = ready(vit), torch.randn(2, 5, 48)
-    attention, split = model.blocks[0].attn, arranged(model, "split").blocks[0].attn
+    attention, split = model.blocks[0].attn, with_plain_attention(model, "split").blocks[0].attn
     silent = copy.deepcopy(split)
     nn.init.zeros_(silent.qkv.v.weight)
     nn.init.zeros_(silent.qkv.v.bias)
@@ -101,9 +104,9 @@ def test_a_split_layers_parts_are_query_key_and_value():
 @pytest.mark.parametrize("qkv", ["fused", "split"])
 def test_every_projection_is_called_and_so_can_be_adapted_but_where_a_model_reads_its_weight(qkv):
     for build in (vit, torchvision_vit, swin):
-        plain = arranged(build(), qkv)
+        plain = with_plain_attention(build(), qkv)
         assert all(output_positions(plain, layer_names(plain), torch.randn(1, 3, 32, 32)).values())
-    plain = arranged(beit(), qkv)
+    plain = with_plain_attention(beit(), qkv)
     positions = output_positions(plain, layer_names(plain), torch.randn(1, 3, 32, 32))
     assert [name for name, count in positions.items() if not count] == [name for name in positions if "qkv" in name]
 
@@ -112,13 +115,13 @@ def test_every_projection_is_called_and_so_can_be_adapted_but_where_a_model_read
 @pytest.mark.parametrize("qkv", ["fused", "split"])
 def test_a_model_without_attention_is_returned_as_it_is(build, qkv):
     model = build()
-    assert arranged(model, qkv) is model
+    assert with_plain_attention(model, qkv) is model
 
 
 def test_a_shared_module_is_replaced_once_and_stays_shared():
     tied = vit()
     tied.blocks[1].attn = tied.blocks[0].attn
-    split = arranged(tied, "split")
+    split = with_plain_attention(tied, "split")
     assert split.blocks[1].attn.qkv is split.blocks[0].attn.qkv
     assert isinstance(split.blocks[0].attn.qkv, SplitQkv)
 
@@ -160,7 +163,7 @@ FORMS = {
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_plain_attention_answers_as_torchs_own_does(call, options, qkv):
     model = Asked(**options)
-    plain = arranged(model, qkv).attention
+    plain = with_plain_attention(model, qkv).attention
     assert isinstance(plain, PlainAttention)
     x, *others = (tokens(5, batch_first=options.get("batch_first", False)) for _ in range(3))
     for given in ((x, x, x), (x, *others)):
@@ -177,11 +180,13 @@ def test_plain_attention_answers_as_torchs_own_does(call, options, qkv):
 def test_plain_attention_takes_one_image_and_keys_of_another_number(options):
     model, x, memory = Asked(**options), torch.randn(5, 12).double(), torch.randn(7, 12).double()
     for given in ((x, x, x), (x, memory, memory)):
-        torch.testing.assert_close(arranged(model).attention(*given), model.attention(*given), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            with_plain_attention(model).attention(*given), model.attention(*given), rtol=1e-9, atol=1e-9
+        )
 
 
 def test_dropout_acts_in_training_alone():
-    plain, x = arranged(Asked(batch_first=True, dropout=0.5)).attention, tokens(5)
+    plain, x = with_plain_attention(Asked(batch_first=True, dropout=0.5)).attention, tokens(5)
     for need_weights in (False, True):
         for training in (False, True):
             plain.train(training)
@@ -191,7 +196,7 @@ def test_dropout_acts_in_training_alone():
 
 def test_a_causal_call_without_a_mask_is_refused_as_torch_does():
     x = tokens(5)
-    for attention in (Asked(batch_first=True).attention, arranged(Asked(batch_first=True)).attention):
+    for attention in (Asked(batch_first=True).attention, with_plain_attention(Asked(batch_first=True)).attention):
         with pytest.raises(RuntimeError, match="is_causal"):
             attention(x, x, x, is_causal=True)
 
@@ -207,7 +212,7 @@ LEFT = {
 @pytest.mark.parametrize("build", LEFT.values(), ids=LEFT)
 def test_attention_that_plain_layers_cannot_replace_is_left_and_its_layers_are_refused_by_name(build):
     model = build()
-    assert arranged(model, "split") is model
+    assert with_plain_attention(model, "split") is model
     assert not [name for name in layer_names(model) if "att" in name]
     with pytest.raises(
         SpecError, match=r"att\w*\.out_proj', a NonDynamicallyQuantizableLinear, which cannot be adapted"
@@ -232,5 +237,5 @@ UNEQUAL = {
 def test_a_layer_that_is_not_three_equal_parts_is_not_split_but_refused_by_name(qkv, said):
     model = nn.Sequential(Own(qkv))
     with pytest.raises(SpecError, match=f"{said}.*leave qkv fused"):
-        arranged(model, "split")
-    assert arranged(model, "fused") is model
+        with_plain_attention(model, "split")
+    assert with_plain_attention(model, "fused") is model

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from pipeline.compress.batch_norm import reestimate
-from pipeline.compress.layers import shared_copy
+from pipeline.compress.layers import copy_sharing_tensors
 from pipeline.errors import SpecError
 
 
@@ -25,7 +25,7 @@ def test_statistics_become_the_mean_over_the_batches_of_what_each_norm_is_given(
 def test_the_model_whose_memory_is_shared_keeps_its_statistics():
     own = model()
     before = {name: tensor.clone() for name, tensor in own.state_dict().items()}
-    reestimate(shared_copy(own), torch.randn(8, 2, 6, 6).split(4))
+    reestimate(copy_sharing_tensors(own), torch.randn(8, 2, 6, 6).split(4))
     assert all(torch.equal(tensor, before[name]) for name, tensor in own.state_dict().items())
 
 

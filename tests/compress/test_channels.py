@@ -7,7 +7,7 @@ from torch import nn
 from pipeline.compress import channels
 from pipeline.compress.channel_shapes import fit_shapes
 from pipeline.compress.channels import prune_channels
-from pipeline.compress.layers import shared_copy, weight_matrix
+from pipeline.compress.layers import copy_sharing_tensors, weight_matrix
 from pipeline.compress.targets import find_targets
 from pipeline.errors import SpecError
 
@@ -73,7 +73,7 @@ def silence(layer: nn.Module, lost: torch.Tensor) -> None:
 
 def silent(model: nn.Module, pruned: channels.PrunedModel) -> nn.Module:
     """The whole model with zeros for all rows that the pruned one lost, and for what batch norms make of them."""
-    dead = shared_copy(model)
+    dead = copy_sharing_tensors(model)
     for name, rows in pruned.rows.items():
         layer = dead.get_submodule(name)
         silence(layer, ~torch.isin(torch.arange(len(layer.weight)), rows))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from pipeline.adapt.contract import blank, clipped_rank, stored_model
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel, LayerCompression
-from pipeline.compress.layers import matrix_shape, shared_copy
+from pipeline.compress.layers import copy_sharing_tensors, matrix_shape
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.no_compression import NoCompression
 from pipeline.compress.methods.sparse import Sparse
@@ -118,7 +118,7 @@ def test_an_mlp_as_svd_factors_has_the_published_size():
 
 def pruned(model: nn.Sequential, kept: dict[str, int], *, drop_dead_inputs: bool) -> CompressedModel:
     """The first rows of some layers; the next layer loses those inputs, or has them left in."""
-    small, weights, inputs = shared_copy(model), {}, None
+    small, weights, inputs = copy_sharing_tensors(model), {}, None
     for name in ("0", "2", "4"):
         layer = model.get_submodule(name)
         out, inner = matrix_shape(layer)

@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from pipeline.compress.attention import arranged
+from pipeline.compress.attention import with_plain_attention
 from pipeline.compress.layers import matrix_shape
 from pipeline.compress.targets import find_targets, resolve
 from pipeline.config.combination_spec import TargetSpec
@@ -26,7 +26,7 @@ def vit(classes: int = 3) -> nn.Module:
 
 def torchvision_vit() -> nn.Module:
     shape = {"image_size": 32, "patch_size": 16, "hidden_dim": 16, "mlp_dim": 32}
-    return arranged(torchvision.models.VisionTransformer(**shape, num_layers=1, num_heads=2, num_classes=3))
+    return with_plain_attention(torchvision.models.VisionTransformer(**shape, num_layers=1, num_heads=2, num_classes=3))
 
 
 def swin_v2() -> nn.Module:
@@ -164,7 +164,7 @@ def test_an_entry_that_later_entries_override_everywhere_is_refused(entry):
 @pytest.mark.parametrize(("qkv", "parameters"), [("split", 48_716_644), ("fused", 43_408_228)])
 def test_a_vit_whose_attention_and_feed_forward_are_factors_has_the_published_size(qkv, parameters):
     with torch.device("meta"):
-        model = arranged(timm.create_model("vit_base_patch16_224", num_classes=100), qkv)
+        model = with_plain_attention(timm.create_model("vit_base_patch16_224", num_classes=100), qkv)
     targets = resolve(model, ["attention", "mlp"])
     assert len(targets) == 12 * {"split": 6, "fused": 4}[qkv]
     shapes = [matrix_shape(model.get_submodule(name)) for name in targets]

@@ -19,7 +19,7 @@ from pipeline.adapt.inits.residual_svd import ResidualSvd
 from pipeline.adapt.lanes import Lanes, attach
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel, Compression
-from pipeline.compress.layers import matrix_shape, shared_copy
+from pipeline.compress.layers import copy_sharing_tensors, matrix_shape
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.svd import Svd
 from pipeline.compress.sizes import model_size
@@ -144,7 +144,7 @@ def test_an_adapted_layer_starts_no_further_from_the_dense_one_than_the_compress
     with torch.no_grad():
         before = (compressed.model(x) - compressed.reference(x)).norm()
         for alpha in (0.5, 16.0):
-            copy = shared_copy(base.model)
+            copy = copy_sharing_tensors(base.model)
             begun = adapter.begin(base, starts, Draw(alpha))
             attach(copy, adapter, Lanes([({name: tensor[None] for name, tensor in begun.items()}, [alpha])]))
             assert copy(x).shape == compressed.reference(x).shape
@@ -202,7 +202,7 @@ def test_an_epoch_trains_what_the_adapter_names_and_nothing_else_and_a_file_give
     loaded = unpack_model(
         build(), load_file(tmp_path / "model.safetensors"), PackedMethod(compression, targets, adapter, 4.0)
     )
-    adapted = shared_copy(compressed.model)
+    adapted = copy_sharing_tensors(compressed.model)
     best = {name: tensor[None] for name, tensor in lanes[0].best_parameters.items()}
     attach(adapted, adapter, Lanes([(best, [4.0])]))
     with torch.no_grad():

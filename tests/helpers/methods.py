@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipeline.adapt.contract import AdaptedLayer, Init, Start, clipped_rank
 from pipeline.compress.contract import CompressedModel, Compression, LayerStats
 from pipeline.compress.layer_statistics import gather_statistics
-from pipeline.compress.layers import in_groups, replace_weight, shared_copy, weight_matrix
+from pipeline.compress.layers import copy_sharing_tensors, in_groups, replace_weight, weight_matrix
 from pipeline.compress.methods.intn import IntN
 from pipeline.compress.methods.prune_gradient import PruneGradient
 from pipeline.compress.methods.prune_magnitude import PruneMagnitude
@@ -114,7 +114,7 @@ def starts_of(
 def on_moved_bases(compressed: CompressedModel, starts: dict[str, Start]) -> CompressedModel:
     """The compressed model that the starts belong to: their bases in the place of its own."""
     bases = {name: start.base for name, start in starts.items() if start.base is not None}
-    model = shared_copy(compressed.model)
+    model = copy_sharing_tensors(compressed.model)
     for name, base in bases.items():
         replace_weight(model, name, base.dense())
     return replace(compressed, model=model, weights={**compressed.weights, **bases})

@@ -9,7 +9,7 @@ from pipeline.adapt.contract import Draw, Start, clipped_rank
 from pipeline.adapt.lanes import Lanes, attach
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel
-from pipeline.compress.layers import matrix_shape, shared_copy
+from pipeline.compress.layers import copy_sharing_tensors, matrix_shape
 
 Trial = tuple[dict[str, Tensor], float]
 
@@ -37,7 +37,7 @@ def in_stacks(own: Sequence[Trial]) -> Lanes:
 
 def alone(model: nn.Module, trial: Trial, images: Tensor) -> Tensor:
     """The logits of the whole model with one adapter."""
-    copy = shared_copy(model)
+    copy = copy_sharing_tensors(model)
     attach(copy, Lora(), Lanes([({name: tensor[None] for name, tensor in trial[0].items()}, [trial[1]])]))
     return copy(images.clone())
 

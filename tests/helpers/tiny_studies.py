@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline.adapt.lanes import Lanes, attach
 from pipeline.cell import Cell, cell_of
-from pipeline.compress.layers import shared_copy
+from pipeline.compress.layers import copy_sharing_tensors
 from pipeline.config.search_spec import SearchSpec
 from pipeline.config.spec import StudySpec
 from pipeline.config.study_file import parse_spec, pinned
@@ -122,7 +122,7 @@ def make_objective(spec: StudySpec | None = None, task: Task | None = None) -> O
 
 def adapted(objective: Objective, parameters: dict[str, torch.Tensor], alpha: float) -> nn.Module:
     """The whole compressed model with one lane's adapter: what an exported checkpoint computes."""
-    model = shared_copy(objective.combination.compressed.model)
+    model = copy_sharing_tensors(objective.combination.compressed.model)
     attach(model, objective.combination.adapter, Lanes([({name: t[None] for name, t in parameters.items()}, [alpha])]))
     return model
 

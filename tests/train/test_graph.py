@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.adapt.methods.lora import Lora
-from pipeline.compress.attention import arranged
+from pipeline.compress.attention import with_plain_attention
 from pipeline.compress.targets import find_targets
 from pipeline.train.cut.graph import Cut, cut
 from pipeline.train.cut.program import make_program
@@ -69,15 +69,15 @@ def torchvision_vit() -> nn.Module:
 
 
 def split_vit() -> nn.Module:
-    return arranged(tiny_vit(), "split")
+    return with_plain_attention(tiny_vit(), "split")
 
 
 def fused_torchvision_vit() -> nn.Module:
-    return arranged(torchvision_vit())
+    return with_plain_attention(torchvision_vit())
 
 
 def split_torchvision_vit() -> nn.Module:
-    return arranged(torchvision_vit(), "split")
+    return with_plain_attention(torchvision_vit(), "split")
 
 
 class TwoHeads(nn.Module):

@@ -7,7 +7,7 @@ from random_lanes import alone, in_stacks, trials
 from torch import Tensor, nn
 
 from pipeline.adapt.methods.lora import Lora
-from pipeline.compress.layers import shared_copy
+from pipeline.compress.layers import copy_sharing_tensors
 from pipeline.train.cache.feature_cache import FeatureCache
 from pipeline.train.cut.program import Program, make_program
 
@@ -77,7 +77,7 @@ def test_the_whole_model_runs_for_every_image_if_cutting_the_head_is_not_safe(mo
 
 def test_the_cache_of_a_trunk_serves_every_head():
     model, images = made(Branching(), 3, 4)
-    other = shared_copy(model)
+    other = copy_sharing_tensors(model)
     other.head = nn.Linear(8, 5).double()
     stems = [program_of(each, ["head"], images).cut.stem for each in (model, other)]
     assert FeatureCache().key(stems[0], {}) == FeatureCache().key(stems[1], {})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.adapt.lanes import Lanes, attach
 from pipeline.adapt.methods.lora import Lora
-from pipeline.compress.layers import shared_copy
+from pipeline.compress.layers import copy_sharing_tensors
 from pipeline.config.registry import OPTIMIZERS
 from pipeline.config.spec import ComputeSpec
 from pipeline.seeds import derive
@@ -105,7 +105,7 @@ def test_frozen_tensors_keep_every_bit_and_batch_norms_stay_in_eval_mode():
 def test_accuracy_and_loss_of_a_lane_are_those_of_its_adapted_model():
     own, lane = setting(cnn), setting(cnn).lane(lr=0.05)
     own.epoch([lane, own.lane(lr=0.001)])
-    model = shared_copy(own.compressed.model)
+    model = copy_sharing_tensors(own.compressed.model)
     attach(model, Lora(), Lanes([({name: tensor[None] for name, tensor in lane.parameters.items()}, [lane.alpha])]))
     assert lane.curve[0].val_accuracy == count_correct(model, own.val) / 30
     with torch.no_grad():

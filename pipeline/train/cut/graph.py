@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pipeline.adapt.lanes import LaneLayer, repeat_for_lanes
-from pipeline.compress.layers import shared_copy
+from pipeline.compress.layers import copy_sharing_tensors
 from pipeline.train.cut.trace import Calls, CannotCutError, alike
 
 
@@ -253,7 +253,7 @@ def rows_of(first: Tensor, count: int) -> int:
 
 
 def _with_calls(model: nn.Module, traced: nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    root = shared_copy(model)
+    root = copy_sharing_tensors(model)
     for node in graph.nodes:  # tensors that a forward creates are held by the traced model
         if node.op == "get_attr" and str(node.target).startswith(CONSTANT):
             setattr(root, str(node.target), getattr(traced, str(node.target)))
@@ -261,7 +261,7 @@ def _with_calls(model: nn.Module, traced: nn.Module, graph: fx.Graph) -> fx.Grap
 
 
 def _with_lane_layers(model: nn.Module, layers: Mapping[str, LaneLayer]) -> nn.Module:
-    root = shared_copy(model)
+    root = copy_sharing_tensors(model)
     for name, layer in layers.items():
         root.set_submodule(name, layer)
     return root

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.adapt.lanes import LaneLayer, Lanes
-from pipeline.compress.layers import shared_copy
+from pipeline.compress.layers import copy_sharing_tensors
 from pipeline.train.cut.graph import Cut
 from pipeline.train.cut.trace import CannotCutError, alike
 
@@ -20,7 +20,7 @@ class _Trunk(nn.Module):
 
     def __init__(self, model: nn.Module, head: str) -> None:
         super().__init__()
-        self.model = shared_copy(model)
+        self.model = copy_sharing_tensors(model)
         self.model.set_submodule(head, nn.Identity())
         self.code = f"{type(model).__qualname__} up to {head}"
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.adapt.contract import Adapter
 from pipeline.adapt.lanes import Lanes, attach, container_parameters, repeat_for_lanes
-from pipeline.compress.layers import shared_copy
+from pipeline.compress.layers import copy_sharing_tensors
 from pipeline.errors import SpecError
 from pipeline.train.cut.graph import Cut, cut
 from pipeline.train.cut.head_cut import cut_head
@@ -50,7 +50,7 @@ class Program:
         return lambda images: torch.cat([model(repeat_for_lanes(images, 1)) for model in models])
 
     def _with_lanes(self, lanes: Lanes) -> nn.Module:
-        model = shared_copy(self.model)
+        model = copy_sharing_tensors(self.model)
         attach(model, self.adapter, lanes)
         return model
 
