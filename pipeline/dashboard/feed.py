@@ -101,6 +101,7 @@ class Feed(Events):
         if not results:
             return
         for result in results:
+            self._storage.follow(study_id_of(result.study))
             self._write(result.study, combination_note(result), [result], pictures=pictures)
         self._summary = self._summary or open_summary(self._storage, self._study, results[0].metric)
         if self._summary is None:
@@ -115,7 +116,7 @@ class Feed(Events):
     def _write(self, study: optuna.Study, note: str, results: Sequence[CombinationResult], *, pictures: bool) -> None:
         seen, name = _seen(results), study.study_name
         drawn = draw_plots(results) if pictures and self._drawn.get(name) != seen else {}
-        write_board(self._storage.engine, study_id_of(study), note, drawn)
+        write_board(self._storage, study_id_of(study), note, drawn)
         if pictures:
             self._drawn[name] = seen
 

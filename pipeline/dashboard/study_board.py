@@ -8,10 +8,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Engine, delete, insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from pipeline.dashboard.note import renewed
+from pipeline.store.database import Database
 from pipeline.store.long_text import split
 from pipeline.store.optuna_tables import SYSTEM_ATTRIBUTES as ATTRIBUTES
 
@@ -19,40 +20,38 @@ NOTE, VERSION, PICTURE = "dashboard:note_str:", "dashboard:note_ver", "dashboard
 TRIES = 3
 
 
-def write_board(engine: Engine, study_id: int, note: str, pictures: Mapping[str, str]) -> bool:
+def write_board(database: Database, study_id: int, note: str, pictures: Mapping[str, str]) -> None:
     """Write a study's note and pictures in one transaction if they have changed.
 
     Args:
-        engine: The database.
+        database: The database.
         study_id: The study's id in it.
         note: The note in Markdown; what a user wrote below it stays.
         pictures: Plotly figures as JSON, by id; other pictures stay.
 
-    Returns:
-        Whether anything has changed.
-
     Raises:
+        StorageError: Another run has taken over the study.
         RuntimeError: A user changed the note during each of ``TRIES`` tries.
     """
     for _ in range(TRIES):
-        before = _read(engine, study_id)
+        before = _read(database, study_id)
         texts = {f"{PICTURE}{name}:": text for name, text in pictures.items()}
         texts[NOTE] = renewed(_text(before, NOTE), note)
         new = {prefix: text for prefix, text in texts.items() if text != _text(before, prefix)}
         if not new:
-            return False
-        with Session(engine) as session, session.begin():
+            return
+        with database.transaction(study_id) as session:
             if NOTE in new and not _next_version(session, study_id, before.get(VERSION)):
                 session.rollback()
                 continue
             for prefix, text in new.items():
                 _replace(session, study_id, prefix, text)
-        return True
+        return
     raise RuntimeError("a user was editing the note")
 
 
-def _read(engine: Engine, study_id: int) -> dict[str, Any]:
-    with Session(engine) as session:
+def _read(database: Database, study_id: int) -> dict[str, Any]:
+    with Session(database.engine) as session:
         ours = (ATTRIBUTES.c.study_id == study_id, ATTRIBUTES.c.key.startswith("dashboard:"))
         rows = session.execute(select(ATTRIBUTES.c.key, ATTRIBUTES.c.value_json).where(*ours)).all()
     return {key: json.loads(value) for key, value in rows}

@@ -85,6 +85,13 @@ class CellResult:
     failed_seeds: Mapping[int, str]
 
     @property
+    def winner(self) -> FrozenTrial:
+        """``best``, for a cell that has one."""
+        if self.best is None:
+            raise ValueError(f"{self.cell} has no complete trial")
+        return self.best
+
+    @property
     def exhausted(self) -> bool:
         return self.tally.exhausted(self.budget)
 

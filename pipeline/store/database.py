@@ -18,7 +18,14 @@ from sqlalchemy.pool import NullPool
 
 from pipeline.errors import NothingUsableError, StorageError
 from pipeline.locks import database_lock, exclusive, locked
-from pipeline.store.optuna_tables import backend_of, check_claim, claim_study, study_names, write_study_attribute
+from pipeline.store.optuna_tables import (
+    backend_of,
+    check_claim,
+    claim_study,
+    read_claim,
+    study_names,
+    write_study_attribute,
+)
 
 LOCK_WAIT = 30
 """Seconds to wait while another program writes to an SQLite file."""
@@ -37,12 +44,20 @@ class Database(RDBStorage):
     def __init__(self, url: str, **options: Any) -> None:
         super().__init__(url, **options)
         self._run = uuid.uuid4().hex
-        self._claimed: set[int] = set()
+        self._claims: dict[int, str] = {}
 
     def claim(self, session: Session, study_id: int) -> None:
         """Take a study over, in the transaction of the caller."""
         claim_study(session, study_id, self._run)
-        self._claimed.add(study_id)
+        self._claims[study_id] = self._run
+
+    def follow(self, study_id: int) -> None:
+        """Join the run that has claimed a study, so that transactions here fail as its own do once it is taken over."""
+        if study_id not in self._claims:
+            with Session(self.engine) as session:
+                run = read_claim(session, study_id)
+            if run is not None:
+                self._claims[study_id] = run
 
     @contextmanager
     def transaction(self, study_id: int | None) -> Iterator[Session]:
@@ -52,8 +67,8 @@ class Database(RDBStorage):
             StorageError: Another run has taken over the study; nothing was written.
         """
         with Session(self.engine) as session, session.begin():
-            if study_id in self._claimed:
-                check_claim(session, study_id, self._run)
+            if study_id in self._claims:
+                check_claim(session, study_id, self._claims[study_id])
             yield session
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:

@@ -94,6 +94,12 @@ def claim_study(session: Session, study_id: int, run: str) -> None:
     write_system_attribute(session, study_id, RUN, run)
 
 
+def read_claim(session: Session, study_id: int) -> str | None:
+    """The run that has claimed a study; None for a study of an older version."""
+    text = session.scalar(select(SYSTEM_ATTRIBUTES.c.value_json).where(*_claim(study_id)))
+    return None if text is None else str(json.loads(text))
+
+
 def check_claim(session: Session, study_id: int, run: str) -> None:
     """Fail unless ``run`` still is the one that claimed the study; no other run can claim it before the commit.
 
@@ -102,13 +108,16 @@ def check_claim(session: Session, study_id: int, run: str) -> None:
     Raises:
         StorageError: Another run has claimed the study.
     """
-    row = (SYSTEM_ATTRIBUTES.c.study_id == study_id, SYSTEM_ATTRIBUTES.c.key == RUN)
     same = SYSTEM_ATTRIBUTES.c.value_json == json.dumps(run)
-    locked = update(SYSTEM_ATTRIBUTES).where(*row, same).values(value_json=json.dumps(run))
+    locked = update(SYSTEM_ATTRIBUTES).where(*_claim(study_id), same).values(value_json=json.dumps(run))
     if session.connection().execute(locked).rowcount != 1:
         raise StorageError(
             "another run of this study has taken over its database, so this one stops; what it had stored is kept"
         )
+
+
+def _claim(study_id: int) -> tuple[Any, Any]:
+    return SYSTEM_ATTRIBUTES.c.study_id == study_id, SYSTEM_ATTRIBUTES.c.key == RUN
 
 
 # Trials

@@ -11,11 +11,13 @@ from optuna_dashboard import get_note, save_note
 from stored import STUDY, SUMMARY, Dashboard, begin, finish, load
 
 from pipeline.dashboard import feed as feed_module
-from pipeline.dashboard import study_board as board
 from pipeline.dashboard.feed import FEED_WAIT, Feed
 from pipeline.dashboard.note import LINE
 from pipeline.dashboard.study_board import write_board
+from pipeline.dashboard.summary_study import open_summary, update_summary
+from pipeline.errors import StorageError
 from pipeline.results.progress import Progress
+from pipeline.results.reading import read_results
 from pipeline.store.database import open_storage
 
 PICTURES = {"accuracy_by_rank", "accuracy_by_size"}
@@ -125,7 +127,7 @@ def test_a_better_trial_changes_note_pictures_and_summary(storage, feed):
 def test_a_shorter_picture_leaves_nothing_of_the_longer_one(storage):
     study = begin(storage).study
     for size in (9000, 100):
-        write_board(storage.engine, study._study_id, "note", {"mine": json.dumps(["x" * size])})
+        write_board(storage, study._study_id, "note", {"mine": json.dumps(["x" * size])})
     assert pictures(storage, STUDY) == {"mine": ["x" * 100]}
 
 
@@ -162,20 +164,51 @@ def test_a_note_that_someone_had_written_before_is_kept_below(storage, feed):
     assert get_note(load(storage, STUDY)).endswith(f"{LINE}\n\nmy note")
 
 
-def test_someone_who_writes_at_the_same_moment_is_not_overwritten(storage, monkeypatch):
+def test_someone_who_writes_at_the_same_moment_is_not_overwritten(storage):
     study = begin(storage).study
-    write_board(storage.engine, study._study_id, "first", {})
-    read, meanwhile = board._read, [f"{LINE} theirs"]
+    write_board(storage, study._study_id, "first", {})
 
-    def reading(engine, study_id):
-        found = read(engine, study_id)
-        if meanwhile:
+    meanwhile = [f"{LINE} theirs"]
+
+    def write_once(*event):
+        if meanwhile and event[2].startswith("SELECT study_system_attributes."):
             save_note(study, meanwhile.pop())
-        return found
 
-    monkeypatch.setattr(board, "_read", reading)
-    write_board(storage.engine, study._study_id, "second", {})
+    listen = (storage.engine, "after_cursor_execute", write_once)
+    sqlalchemy.event.listen(*listen)
+    write_board(storage, study._study_id, "second", {})
+    sqlalchemy.event.remove(*listen)
+    assert meanwhile == []
     assert get_note(load(storage, STUDY)) == f"second\n\n---\n{LINE} theirs"
+
+
+def test_once_another_run_has_taken_over_the_study_nothing_is_written(storage, said):
+    begin(storage)
+    url = str(storage.engine.url)
+    other, later = open_storage(url), open_storage(url)
+    feed = Feed(other, SUMMARY)
+    feed.reached("begun")
+    begin(later).trial(2, "svd", 0.8)
+    feed.reached("ended")
+    assert len(said) == 1
+    assert "another run of this study has taken over" in said[0]
+    assert "0 of 16 trials" in get_note(load(storage, STUDY))
+    Feed(later, SUMMARY).reached("ended")
+    assert "80.00" in get_note(load(storage, STUDY))
+    for opened in (other, later):
+        opened.engine.dispose()
+
+
+def test_the_summary_is_not_written_once_the_feed_of_another_run_has_claimed_it(storage):
+    stored, url = begin(storage), str(storage.engine.url)
+    later = open_storage(url)
+    summary = open_summary(storage, SUMMARY, "accuracy")
+    open_summary(later, SUMMARY, "accuracy")
+    later.engine.dispose()
+    stored.trial(2, "svd", 0.8)
+    with pytest.raises(StorageError, match="another run of this study has taken over"):
+        update_summary(summary, read_results(storage, SUMMARY))
+    assert load(storage, SUMMARY).trials == []
 
 
 def test_a_failure_is_said_once_with_its_reason_and_stops_nothing(storage, feed, said, monkeypatch):

@@ -1,5 +1,6 @@
 import optuna
 import pytest
+import sqlalchemy
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from stored import STUDY, SUMMARY, Dashboard, begin, finish, load
@@ -10,7 +11,7 @@ from pipeline.results.reading import own_studies, read_results
 
 def update(storage):
     summary = open_summary(storage, SUMMARY, "accuracy")
-    return update_summary(summary, read_results(storage, SUMMARY))
+    update_summary(summary, read_results(storage, SUMMARY))
 
 
 def complete(storage):
@@ -51,9 +52,14 @@ def test_each_cells_best_is_a_trial_with_the_values_that_were_searched_and_where
 
 def test_nothing_is_written_where_nothing_is_new(storage):
     finish(storage)
-    assert update(storage)
-    before = load(storage, SUMMARY).trials
-    assert not update(storage)
+    update(storage)
+    before, written = load(storage, SUMMARY).trials, []
+    summary = open_summary(storage, SUMMARY, "accuracy")
+    listen = (storage.engine, "before_cursor_execute", lambda *event: written.append(event[2]))
+    sqlalchemy.event.listen(*listen)
+    update_summary(summary, read_results(storage, SUMMARY))
+    sqlalchemy.event.remove(*listen)
+    assert not [text for text in written if text.startswith(("INSERT", "UPDATE", "DELETE"))]
     assert load(storage, SUMMARY).trials == before
 
 
@@ -64,7 +70,7 @@ def test_a_better_trial_takes_a_cells_place_and_the_one_before_is_marked_and_off
     update(storage)
     for accuracy in (0.75, 0.78):
         stored.trial(2, "svd", accuracy)
-        assert update(storage)
+        update(storage)
     summary = load(storage, SUMMARY)
     assert [trial.state.name for trial in summary.trials] == ["PRUNED", "COMPLETE", "PRUNED", "COMPLETE"]
     assert [trial.user_attrs.get("superseded_by") for trial in summary.trials] == [2, None, 3, None]
@@ -90,7 +96,7 @@ def test_what_the_test_said_is_added_to_the_trial_that_is_there(storage):
     assert "test_accuracy" not in complete(storage)[0].user_attrs
     stored.references("test", 0.98, 0.42)
     stored.test(2, "svd", number, 0.7)
-    assert update(storage)
+    update(storage)
     (trial,) = complete(storage)
     assert trial.number == 0
     assert trial.user_attrs["test_accuracy"] == 0.7
@@ -129,6 +135,6 @@ def test_a_study_of_someone_elses_of_that_name_is_left_alone(storage):
 def test_a_summary_that_a_killed_run_had_only_just_made_is_taken_up(storage):
     finish(storage)
     optuna.create_study(storage=storage, study_name=SUMMARY, directions=["maximize", "minimize"])
-    assert update(storage)
+    update(storage)
     assert load(storage, SUMMARY).user_attrs == {"summary_of": SUMMARY}
     assert len(complete(storage)) == 4
