@@ -53,8 +53,8 @@ class AdaptedLayer:
 
     Args:
         weight: The uncompressed weight, ``[out, in]``.
-        compressed: The compressed weight.
-        compress: Compresses any matrix ``[out, in]`` as the weight was compressed.
+        compressed: The compressed one.
+        compress: Compresses any matrix ``[out, in]`` in the same way.
         stats: Statistics of the layer's inputs, one per group; empty unless the init needs them.
     """
 
@@ -85,10 +85,7 @@ class AdaptedLayer:
 
 
 def kaiming_uniform(shape: tuple[int, int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    """A random matrix of ``shape`` ``(out, in)``: Kaiming-uniform with ``a = sqrt(5)``.
-
-    Its values are ``U(-1/sqrt(in), 1/sqrt(in))``.
-    """
+    """A random matrix of ``shape`` ``(out, in)``, Kaiming-uniform: ``U(-1/sqrt(in), 1/sqrt(in))``."""
     bound = 1 / math.sqrt(shape[1])
     return torch.empty(shape, dtype=dtype).uniform_(-bound, bound, generator=generator)
 
@@ -208,22 +205,12 @@ class Adapter(Method):
         return 0
 
 
-def clipped_rank(rank: int, shape: tuple[int, int]) -> int:
-    """The highest rank up to ``rank`` that a layer of ``shape`` ``(out, in)`` can have.
-
-    >>> clipped_rank(16, (10, 512))
-    10
-    """
-    return min(rank, *shape)
-
-
 def blank(adapter: Adapter, compressed: CompressedModel, ranks: Mapping[str, int]) -> dict[str, Tensor]:
     """The tensors of ``Adapter.begin`` with zero factors of these ranks: the shapes without computing a start."""
-    shapes = {name: compressed.weights[name].shape for name in ranks}
-    starts = {
-        name: Start(torch.zeros(rank, shapes[name][1]), torch.zeros(shapes[name][0], rank))
-        for name, rank in ranks.items()
-    }
+    starts = {}
+    for name, r in ranks.items():
+        out, inner = compressed.weights[name].shape
+        starts[name] = Start(torch.zeros(r, inner), torch.zeros(out, r))
     return adapter.begin(compressed, starts if adapter.low_rank else {}, Draw())
 
 

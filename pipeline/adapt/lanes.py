@@ -36,6 +36,8 @@ class Stack:
 class Lanes:
     """All lanes of a cohort, in stacks of equal shapes that follow one another.
 
+    ``layers`` holds the stacks of each layer with trained tensors, in the same order for every layer.
+
     Args:
         stacks: For each stack its parameters by full name, stacked over its lanes on the first axis, and the lanes'
             alphas.
@@ -43,7 +45,7 @@ class Lanes:
 
     def __init__(self, stacks: Sequence[tuple[Mapping[str, Tensor], Sequence[float]]]) -> None:
         self.count = sum(len(alphas) for _, alphas in stacks)
-        self._layers: dict[str, list[Stack]] = {}
+        self.layers: dict[str, list[Stack]] = {}
         for parameters, alphas in stacks:
             by_layer: dict[str, dict[str, Tensor]] = {}
             for key, tensor in parameters.items():
@@ -51,25 +53,16 @@ class Lanes:
                 by_layer.setdefault(layer, {})[name] = tensor
             for layer, tensors in by_layer.items():
                 alpha = torch.tensor(alphas).to(next(iter(tensors.values())))
-                self._layers.setdefault(layer, []).append(Stack(tensors, alpha))
-
-    @property
-    def layers(self) -> list[str]:
-        """Names of the layers with trained tensors."""
-        return list(self._layers)
-
-    def of(self, layer: str) -> list[Stack]:
-        """The stacks of one layer, in the same order for every layer."""
-        return self._layers[layer]
+                self.layers.setdefault(layer, []).append(Stack(tensors, alpha))
 
     def one_by_one(self) -> Iterator["Lanes"]:
         """A ``Lanes`` for each single lane, whose tensors are views of these."""
-        for number, stack in enumerate(next(iter(self._layers.values()))):
+        for number, stack in enumerate(next(iter(self.layers.values()))):
             for lane in range(len(stack)):
                 single = slice(lane, lane + 1)
                 parameters = {
                     f"{layer}.{name}" if layer else name: tensor[single]
-                    for layer, stacks in self._layers.items()
+                    for layer, stacks in self.layers.items()
                     for name, tensor in stacks[number].parameters.items()
                 }
                 yield Lanes([(parameters, stack.alpha[single].tolist())])
@@ -81,11 +74,7 @@ def repeat_for_lanes(x: Tensor, count: int) -> Tensor:
 
 
 class LaneLayer(nn.Module):
-    """A layer in two parts: a frozen one, and what each lane adds to it.
-
-    Args:
-        frozen: The part that is not trained. For an input that all trials share, its output is computed once.
-    """
+    """A layer in two parts: a ``frozen`` one, computed once for an input that all lanes share, and what a lane adds."""
 
     def __init__(self, frozen: nn.Module) -> None:
         super().__init__()
@@ -103,12 +92,7 @@ class LaneLayer(nn.Module):
 
 
 class Adapted(nn.Module):
-    """A lane layer as a layer of a whole model, ``[T * n, ...] -> [T * n, ...]``.
-
-    Args:
-        layer: The lane layer.
-        stacks: Its lanes, whose tensors become parameters of this module.
-    """
+    """A lane layer as a layer of a whole model, ``[T * n, ...] -> [T * n, ...]``; its lanes' tensors are parameters."""
 
     def __init__(self, layer: LaneLayer, stacks: Sequence[Stack]) -> None:
         super().__init__()
@@ -125,11 +109,7 @@ class Adapted(nn.Module):
 
 
 class SeparateLayer(LaneLayer):
-    """Any layer, computed for each lane separately with that lane's parameters.
-
-    Args:
-        base: The layer, called with one tensor.
-    """
+    """Any layer that is called with one tensor, computed for each lane separately with that lane's parameters."""
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__(nn.Identity())  # no part of the output is the same in all trials
@@ -137,20 +117,23 @@ class SeparateLayer(LaneLayer):
 
     def forward(self, x: Tensor, y: Tensor | None, stacks: Sequence[Stack]) -> Tensor:
         """``[n or T * n, ...] -> [T * n, ...]``."""
-        T, start, outputs = sum(map(len, stacks)), 0, []
-        shared = y is not None
-        inputs = x if shared else torch.unflatten(x, 0, (T, -1))
-        for stack in stacks:
-            stack_inputs = inputs if shared else inputs[start : start + len(stack)]
-            start += len(stack)
-            lane_forward = torch.vmap(self.lane_forward, (0, None if shared else 0))
-            outputs.append(lane_forward(stack.parameters, stack_inputs).flatten(0, 1))
-        return joined(outputs)
+        if y is not None:
+            lane_forward = torch.vmap(self.lane_forward, (0, None))
+            return joined([lane_forward(stack.parameters, x).flatten(0, 1) for stack in stacks])
+        parts = zip(stacks, split_by_stack(x, stacks), strict=True)
+        inputs = [(stack.parameters, torch.unflatten(part, 0, (len(stack), -1))) for stack, part in parts]
+        return joined([torch.vmap(self.lane_forward)(*pair).flatten(0, 1) for pair in inputs])
 
     def lane_forward(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """The output ``[n, ...]`` of one lane for its input ``[n, ...]``."""
         y: Tensor = with_parameters(self._base, parameters)(x)
         return y
+
+
+def split_by_stack(x: Tensor, stacks: Sequence[Stack]) -> Sequence[Tensor]:
+    """The part of each stack in ``x [T * n, ...]``."""
+    n = len(x) // sum(map(len, stacks))
+    return torch.split(x, [len(stack) * n for stack in stacks])
 
 
 def joined(outputs: list[Tensor]) -> Tensor:
@@ -171,15 +154,12 @@ def is_container(module: nn.Module) -> bool:
 
 
 def attach(model: nn.Module, adapter: "Adapter", lanes: Lanes) -> None:
-    """Let ``model`` compute with ``lanes``, in place: its batch then is ``[T * n, ...]``.
+    """Let a copy of the compressed model compute with ``lanes``, in place: its batch then is ``[T * n, ...]``.
 
-    Args:
-        model: A copy of the compressed model, whose layers are replaced.
-        adapter: What is trained.
-        lanes: The lanes; only one if it trains parameters of containers (``container_parameters``).
+    There must be only one lane if it trains parameters of containers (``container_parameters``).
     """
-    for name in lanes.layers:
-        stacks, module = lanes.of(name), model.get_submodule(name)
+    for name, stacks in lanes.layers.items():
+        module = model.get_submodule(name)
         if is_container(module):
             for key, tensor in stacks[0].parameters.items():
                 del module._parameters[key]
@@ -192,7 +172,7 @@ def container_parameters(model: nn.Module, lanes: Lanes) -> list[str]:
     """Names of trained parameters that belong to containers, such as class tokens and positional embeddings."""
     return [
         f"{name}.{key}" if name else key
-        for name in lanes.layers
+        for name, stacks in lanes.layers.items()
         if is_container(model.get_submodule(name))
-        for key in lanes.of(name)[0].parameters
+        for key in stacks[0].parameters
     ]

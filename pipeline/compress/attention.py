@@ -4,7 +4,7 @@ Shapes: N images, L query tokens, S key and value tokens, E features per token, 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -40,21 +40,11 @@ class SplitQkv(nn.Module):
         return torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1)
 
 
-class AttentionOptions(TypedDict, total=False):
-    """The rarer arguments of ``nn.MultiheadAttention``; by default weights are averaged, and nothing is causal."""
-
-    average_attn_weights: bool
-    is_causal: bool
-
-
 class PlainAttention(nn.Module):
-    """``nn.MultiheadAttention`` as layers ``in_proj`` and ``out_proj``, with the same arguments and results.
+    """``nn.MultiheadAttention`` as layers ``in_proj`` and ``out_proj`` that share its memory; it is called as before.
 
     A fused ``in_proj`` is called only if query, key and value are the same tensor. Otherwise its thirds are multiplied
     without calling it, which bypasses an adapter on ``in_proj``; split it for such models.
-
-    Args:
-        attention: The module to replace, for which ``is_convertible`` holds. Memory is shared with it.
     """
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
@@ -72,21 +62,21 @@ class PlainAttention(nn.Module):
         key_padding_mask: Tensor | None = None,
         need_weights: bool = True,
         attn_mask: Tensor | None = None,
-        **options: Unpack[AttentionOptions],
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        if options.get("is_causal", False) and attn_mask is None:
+        if is_causal and attn_mask is None:
             raise RuntimeError("is_causal only describes attn_mask, which is missing; give attn_mask as well")
-        tokens = -3 if self.batch_first else 0
+        tokens, returned = -3 if self.batch_first else 0, None
         q, k, v = self._projected(query, key, value)
         q, k, v = (x.unflatten(-1, (self.num_heads, -1)).movedim(tokens, -2) for x in (q, k, v))  # [N, H, L or S, D]
         mask = _additive_mask(attn_mask, key_padding_mask, q, k)
-        returned = None
         if need_weights:
             scores = q @ k.transpose(-2, -1) * self.scale
             weights = (scores if mask is None else scores + mask).softmax(dim=-1)
             weights = F.dropout(weights, self.dropout, self.training)
             attended = weights @ v
-            returned = weights.mean(dim=-3) if options.get("average_attn_weights", True) else weights
+            returned = weights.mean(dim=-3) if average_attn_weights else weights
         else:
             attended = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
         return self.out_proj(attended.movedim(-2, tokens).flatten(-2)), returned
@@ -106,7 +96,7 @@ def with_plain_attention(model: nn.Module, qkv: Literal["fused", "split"] = "fus
     The names of its tensors change, so its checkpoint must be loaded into a model that was rewritten in the same way.
 
     Args:
-        model: Any model, trained or a bare architecture.
+        model: A trained model or a bare architecture.
         qkv: Whether layers ``qkv`` and ``in_proj`` stay fused or become ``qkv.q``, ``qkv.k`` and ``qkv.v``.
 
     Returns:
@@ -200,14 +190,13 @@ def _thirds(fused: nn.Module) -> list[tuple[Tensor, Tensor | None]]:
 
 def _additive_mask(attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:
     """The sum of both masks, to add to the scores ``[N, H, L, S]``; a bool mask is minus infinity where it is True."""
-    masks = []
-    if attn_mask is not None:  # [L, S] or [N H, L, S]
-        by_head = attn_mask.ndim == 3
-        masks.append(attn_mask.reshape(*q.shape[:-1], k.shape[-2]) if by_head else attn_mask)
+    if attn_mask is not None and attn_mask.ndim == 3:  # [N H, L, S]
+        attn_mask = attn_mask.reshape(*q.shape[:-1], k.shape[-2])
     if key_padding_mask is not None:  # [N, S]
-        masks.append(key_padding_mask[..., None, None, :])
+        key_padding_mask = key_padding_mask[..., None, None, :]
     additive = [
         torch.zeros_like(mask, dtype=q.dtype).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask
-        for mask in masks
+        for mask in (attn_mask, key_padding_mask)
+        if mask is not None
     ]
     return sum(additive[1:], additive[0]) if additive else None

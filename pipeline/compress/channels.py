@@ -35,17 +35,14 @@ class PrunedModel:
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Output channels of one or more target layers that can only be removed together.
-
-    Args:
-        root: The name of one of the layers.
-        units: ``[units, n]``, rows of ``root`` that are removed together: a single row, or all of an attention head.
-        layers: Per layer ``[2, m]``: its rows, and the rows of ``root`` with which they are removed.
-    """
+    """Output channels of one or more target layers that can only be removed together."""
 
     root: str
+    """The name of one of the layers."""
     units: Tensor
+    """``[units, n]``: the rows of ``root`` that are removed together, such as those of an attention head."""
     layers: Mapping[str, Tensor]
+    """Per layer ``[2, m]``: its rows, and the rows of ``root`` with which they are removed."""
 
     def lowest(self, scores: Mapping[str, Tensor], kept: int) -> list[int]:
         """The rows of ``root`` that are removed if the ``kept`` units with the highest scores remain.
@@ -137,8 +134,7 @@ def _is_verified(model: nn.Module, removed: Mapping[str, Sequence[int]], images:
             raise IntegrityError("the model gives NaN or infinite logits for an image of noise; load sound weights")
         try:
             logits = _without_rows(model, removed, images).model(images)
-        except Exception:
-            # If shapes do not fit, what a model's forward raises depends on the model.
+        except Exception:  # nothing narrower: each model's forward raises errors of its own for shapes that do not fit
             return False
     return bool((logits - expected).abs().max() <= 1e-6 * expected.abs().max())
 
@@ -188,7 +184,7 @@ def _trace(model: nn.Module, images: Tensor) -> Any:
         try:
             graph = DependencyGraph()  # type: ignore[no-untyped-call]
             return graph.build_dependency(model, [images], output_transform=torch.neg, verbose=False)
-        except Exception as error:  # an operation unknown to the package may raise anything
+        except Exception as error:  # nothing narrower: the package assumes much, and breaks anywhere in its own code
             raise SpecError(
                 f"torch-pruning cannot follow the channels of this model ({type(error).__name__}: {error}); choose "
                 f"another compression"

@@ -8,7 +8,6 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,11 +43,12 @@ class LayerStats:
         values, vectors = torch.linalg.eigh(self.damped().double())
         return values.clamp_min(self.ridge), vectors
 
-    # The symmetric root is this one times the transposed eigenvectors. That changes no norm and no best approximation,
-    # and would cost another product of [in, in] matrices.
     @property
     def root(self) -> Tensor:
-        """A root ``K [in, in]`` of the damped moment, ``K K^T = C``; ``||M K||^2`` is ``E ||M x||^2``."""
+        """A root ``K [in, in]`` of the damped moment, ``K K^T = C``; ``||M K||^2`` is ``E ||M x||^2``.
+
+        It is not the symmetric one, which would cost another product and give the same norms.
+        """
         values, vectors = self.eigen
         return vectors * values.sqrt()
 
@@ -69,7 +69,7 @@ class CompressedModel:
 
     Args:
         model: The compressed model.
-        weights: The compressed weight of each target layer.
+        weights: The weight of each target layer.
         reference: The model that ``weights`` approximate: the uncompressed one or, if the method changed the
             architecture, the uncompressed model of the new architecture. Residuals and layer statistics refer to it.
     """
@@ -81,9 +81,6 @@ class CompressedModel:
 
 class Compression(Method):
     """A method that compresses whole models."""
-
-    trains: ClassVar[bool] = False
-    """Whether it trains the model. Its result is then cached, and ``restored`` reads it back."""
 
     @property
     def needs_statistics(self) -> bool:
@@ -123,10 +120,6 @@ class Compression(Method):
 
         Only methods that change the architecture need it.
         """
-
-    def restored(self, model: nn.Module, targets: Sequence[str], tensors: Mapping[str, Tensor]) -> CompressedModel:
-        """The result of an earlier ``compress_model`` from the ``state_dict`` of its model; for methods that train."""
-        raise NotImplementedError(f"{type(self).__name__} sets trains = True and must define restored()")
 
     @abstractmethod
     def load_weight(self, tensors: Mapping[str, Tensor], shape: tuple[int, int], groups: int) -> CompressedWeight:

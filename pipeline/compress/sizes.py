@@ -105,7 +105,7 @@ class ModelSize:
     @property
     def bytes(self) -> int:
         """Bytes of all tensors in the exported file, without the file's header."""
-        return (sum(layer.bits() for layer in self.layers.values()) + self.untouched + self.buffers) // 8
+        return self.layer_bytes + (self.untouched + self.buffers) // 8
 
     @property
     def dense_bytes(self) -> int:
@@ -134,37 +134,32 @@ class ModelSize:
 
 
 def model_size(original: nn.Module, stored: StoredModel) -> ModelSize:
-    """The size of a compressed model with its adapter.
-
-    Args:
-        original: The uncompressed model.
-        stored: What its file holds.
-    """
+    """The size of what the file of a compressed model holds, beside that of the uncompressed model ``original``."""
     layers, adapter = {}, stored.adapter_bits
-    parameters, buffers = _split_bits(stored.compressed.model, stored.unpacked)
+    buffers = _buffer_bits(stored.compressed.model, stored.unpacked)
+    unpacked = {name: 8 * tensor.nbytes for name, tensor in stored.unpacked.items()}
     for name, weight in stored.compressed.weights.items():
         layer = original.get_submodule(name)
         out, inner = matrix_shape(layer)
         layers[name] = LayerSize(
             dense=32 * out * inner,
             bias=0 if layer.bias is None else 32 * out,
-            base=weight.bits + BitCount(payload=0, bias=parameters.pop(f"{name}.bias", 0)),
+            base=weight.bits + BitCount(payload=0, bias=unpacked.pop(f"{name}.bias", 0)),
             adapter=adapter.pop(name, 0),
         )
     return ModelSize(
         layers,
-        untouched=sum(parameters.values()) + sum(adapter.values()),
-        buffers=sum(buffers.values()),
+        untouched=sum(unpacked.values()) - buffers + sum(adapter.values()),
+        buffers=buffers,
         dense=32 * sum(parameter.numel() for parameter in original.parameters()),
-        dense_buffers=sum(_split_bits(original, original.state_dict())[1].values()),
+        dense_buffers=_buffer_bits(original, original.state_dict()),
     )
 
 
-def _split_bits(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[str, int], dict[str, int]]:
-    """Bits of each tensor of a model, by name: those of its parameters, and those of its buffers."""
-    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    bits = {name: 8 * tensor.nbytes for name, tensor in tensors.items()}
-    return {n: b for n, b in bits.items() if n in names}, {n: b for n, b in bits.items() if n not in names}
+def _buffer_bits(model: nn.Module, tensors: Mapping[str, Tensor]) -> int:
+    """Bits of those ``tensors`` of a model that are no parameters."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return sum(8 * tensor.nbytes for name, tensor in tensors.items() if name not in parameters)
 
 
 def model_macs(
@@ -174,9 +169,9 @@ def model_macs(
 
     Args:
         original: The uncompressed model.
-        compressed: The compressed model.
+        compressed: The compressed one.
         positions: How many input vectors each layer multiplies per image (``output_positions``).
-        adapter_macs: Multiply-accumulates that the adapter adds per input vector, by layer.
+        adapter_macs: What the adapter adds per input vector, by layer.
     """
     small = dense = 0
     for name in layer_names(original):

@@ -1,7 +1,7 @@
 """The layers of a model that a study compresses and adapts, chosen by glob or by group."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -128,17 +128,11 @@ GROUPS: Mapping[str, Callable[[nn.Module, Sequence[str]], list[str]]] = {
 
 def _block(model: nn.Module, name: str) -> str:
     """The name of the innermost attention or feed-forward module that contains a layer; ``""`` if there is none."""
-    for parent in _parents(name):
-        if _is_named_feed_forward(parent) or _is_attention(model.get_submodule(parent)):
-            return parent
-    return ""
-
-
-def _parents(name: str) -> Iterator[str]:
-    """Names of all modules that contain a layer, from the innermost to the model's, which is ``""``."""
     while name:
         name = name.rpartition(".")[0]
-        yield name
+        if _is_named_feed_forward(name) or _is_attention(model.get_submodule(name)):
+            break
+    return name
 
 
 def _is_named_feed_forward(name: str) -> bool:

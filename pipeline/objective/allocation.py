@@ -15,6 +15,7 @@ from pipeline.adapt.contract import Adapter, blank, stored_model, trainable_coun
 from pipeline.compress.contract import CompressedModel, LayerStats
 from pipeline.compress.layer_statistics import Statistics
 from pipeline.compress.layers import layer_in_errors, weight_matrix
+from pipeline.compress.spectrum import singular_values
 from pipeline.errors import SpecError
 from pipeline.objective.allocations.contract import Allocation, Cost, Layer
 
@@ -109,10 +110,7 @@ def spectrum(matrix: Tensor, stats: Sequence[LayerStats]) -> Tensor:
         stats: Statistics of the layer's inputs, one per group of rows.
     """
     groups = matrix.double().reshape(len(stats), -1, matrix.shape[1])
-    # Any root of C gives the same values: their squares are the eigenvalues of M C M^T.
-    weighted = [rows @ torch.linalg.cholesky(inputs.damped()) for rows, inputs in zip(groups, stats, strict=True)]
-    values: Tensor = torch.linalg.svdvals(torch.cat(weighted))
-    return values
+    return singular_values(torch.cat([rows @ inputs.root for rows, inputs in zip(groups, stats, strict=True)]))
 
 
 def layers_of(

@@ -15,7 +15,6 @@ from pipeline.adapt.contract import (
     Init,
     Start,
     blank,
-    clipped_rank,
     stored_model,
     trainable_counts,
 )
@@ -35,7 +34,7 @@ from pipeline.compress.layers import (
 )
 from pipeline.compress.sizes import ModelSize, StoredModel, model_macs, model_size
 from pipeline.compress.targets import resolve
-from pipeline.compress.trained_cache import compress_cached
+from pipeline.compress.training_compression import compress_cached
 from pipeline.compress.weight import DenseWeight
 from pipeline.config.combination_spec import CombinationSpec
 from pipeline.config.search_spec import SearchSpec
@@ -159,7 +158,7 @@ class Combination:
         fixed = self._fixed_ranks
         if self.search.allocation is None:
             shapes = {name: weight.shape for name, weight in self.compressed.weights.items()}
-            return {name: clipped_rank(fixed[name] or rank, shape) for name, shape in shapes.items()}
+            return {name: min(fixed[name] or rank, *shape) for name, shape in shapes.items()}
         with self._lock:
             if rank not in self._spread:
                 clipped = {name: min(r, self._layers[name].cost.most) for name, r in fixed.items() if r is not None}

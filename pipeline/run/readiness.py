@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from pipeline.compress.attention import with_plain_attention
 from pipeline.compress.layer_statistics import Statistics
+from pipeline.compress.training_compression import TrainingCompression
 from pipeline.config.spec import StudySpec
 from pipeline.errors import IntegrityError, SpecError
 from pipeline.objective.combination import Combination
@@ -102,7 +103,8 @@ def refuse_misfits(combinations: Iterable[Combination], *, cheaply: bool = False
     """
     for combination in combinations:
         compression = combination.compression
-        if cheaply and (compression.needs_statistics or compression.trains or combination.search.allocation):
+        costly = compression.needs_statistics or isinstance(compression, TrainingCompression)
+        if cheaply and (costly or combination.search.allocation):
             continue
         try:
             for rank in combination.search.ranks:

@@ -7,7 +7,7 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import AdaptedLayer, Adapter, Draw, Start, blank, clipped_rank, trainable_counts
+from pipeline.adapt.contract import AdaptedLayer, Adapter, Draw, Start, blank, trainable_counts
 from pipeline.adapt.inits.paper import Paper
 from pipeline.adapt.inits.residual_svd import ResidualSvd
 from pipeline.adapt.lanes import Lanes, attach
@@ -102,7 +102,7 @@ def test_lanes_of_a_shared_input_compute_as_those_with_inputs_of_their_own(layer
     lanes = lanes_of(model, adapter, alphas)
     base, x = copy_sharing_tensors(model)[0], torch.randn(shape, dtype=torch.float64)
     lane_layer = adapter.layer(base, {name.removeprefix("0.") for name in lanes[0]})
-    shared = lane_layer(x, lane_layer.frozen(x), Lanes([(stacked(lanes), alphas)]).of("0"))
+    shared = lane_layer(x, lane_layer.frozen(x), Lanes([(stacked(lanes), alphas)]).layers["0"])
     own = attached(model, lanes, alphas, adapter)(torch.cat([x, x]))
     torch.testing.assert_close(shared, own, rtol=1e-11, atol=1e-11)
 
@@ -157,7 +157,7 @@ def vit() -> nn.Module:
 def starts_of(compressed: CompressedModel, model: nn.Module, init: Paper | ResidualSvd, rank: int) -> dict[str, Start]:
     generator, starts = torch.Generator().manual_seed(0), {}
     for name, weight in compressed.weights.items():
-        matrix, r = weight_matrix(model.get_submodule(name)), clipped_rank(rank, weight.shape)
+        matrix, r = weight_matrix(model.get_submodule(name)), min(rank, *weight.shape)
         starts[name] = init.start(AdaptedLayer(matrix, weight, DenseWeight), r, generator)
     return starts
 
@@ -187,7 +187,7 @@ def test_the_papers_start_gives_the_compressed_models_outputs(build):
 def test_ranks_are_clipped_to_what_each_layer_takes_and_counted_before_any_start():
     model = mlp()
     compressed = Int1().compress_model(model, ["1", "3"], {})
-    ranks = {name: clipped_rank(16, weight.shape) for name, weight in compressed.weights.items()}
+    ranks = {name: min(16, *weight.shape) for name, weight in compressed.weights.items()}
     counts = trainable_counts(Lora(), blank(Lora(), compressed, ranks))
     assert counts == {"1.lora_A": 16 * 3072, "1.lora_B": 16 * 24, "3.lora_A": 5 * 24, "3.lora_B": 5 * 5}
     lane = Lora().begin(compressed, starts_of(compressed, model, ResidualSvd(), 16), Draw(1.0))

@@ -100,7 +100,7 @@ def test_in_bfloat16_outputs_and_gradients_are_near_those_in_float32(shared):
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             y = layer.frozen(x) if shared else None
-            out = layer(x, y, Lanes(stacks).of("0"))
+            out = layer(x, y, Lanes(stacks).layers["0"])
         assert out.dtype == (torch.bfloat16 if enabled else torch.float32)
         results.append([out.float(), *torch.autograd.grad(out.float().square().sum(), trained)])
     for exact, near in zip(*results, strict=True):
@@ -131,7 +131,7 @@ def test_lanes_of_several_stacks_are_each_the_dense_layer_and_have_its_gradients
     trained = [tensor for own, _ in stacks for tensor in own.values()]
     images = [torch.randn(shape, dtype=torch.float64)] * 4 if shared else list(torch.randn(4, *shape).double())
     y = layer.frozen(images[0]) if shared else None
-    together = layer(images[0] if shared else torch.cat(images), y, lanes.of("0"))
+    together = layer(images[0] if shared else torch.cat(images), y, lanes.layers["0"])
     expected = []
     for own, alphas in stacks:
         for place, alpha in enumerate(alphas):
@@ -146,4 +146,4 @@ def test_lanes_of_several_stacks_are_each_the_dense_layer_and_have_its_gradients
     ):
         torch.testing.assert_close(gradient, plain, rtol=1e-10, atol=1e-10)
     if not shared:
-        torch.testing.assert_close(Adapted(layer, lanes.of("0"))(torch.cat(images)), together, rtol=0, atol=0)
+        torch.testing.assert_close(Adapted(layer, lanes.layers["0"])(torch.cat(images)), together, rtol=0, atol=0)

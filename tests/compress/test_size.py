@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import blank, clipped_rank, stored_model
+from pipeline.adapt.contract import blank, stored_model
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel, LayerCompression
 from pipeline.compress.layers import copy_sharing_tensors, matrix_shape
@@ -22,7 +22,7 @@ PUBLISHED = {"index": False, "scale": False, "bias": False}
 
 def lora_size(model: nn.Module, compression: LayerCompression, targets: list[str], rank: int) -> ModelSize:
     compressed = compression.compress_model(model, targets, {})
-    ranks = {name: clipped_rank(rank, weight.shape) for name, weight in compressed.weights.items()}
+    ranks = {name: min(rank, *weight.shape) for name, weight in compressed.weights.items()}
     return model_size(model, stored_model(Lora(), compressed, blank(Lora(), compressed, ranks)))
 
 

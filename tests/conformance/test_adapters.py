@@ -11,7 +11,6 @@ from pipeline.adapt.contract import (
     Draw,
     Init,
     blank,
-    clipped_rank,
     stored_model,
     trainable_counts,
 )
@@ -107,7 +106,7 @@ def test_a_start_has_the_shapes_of_its_rank_is_finite_and_the_same_for_the_same_
     out, inner = matrix_shape(compressed.reference[0])
     for rank in {1, 3, 100}:
         start, again, other = (starts_of(init, compression, compressed, stats, rank, seed)["0"] for seed in (0, 0, 1))
-        r = clipped_rank(rank, (out, inner))
+        r = min(rank, out, inner)
         assert (start.A.shape, start.B.shape) == ((r, inner), (out, r))
         assert start.A.dtype == start.B.dtype == layer.weight.dtype
         assert start.A.isfinite().all()
@@ -189,7 +188,7 @@ def test_an_epoch_trains_what_the_adapter_names_and_nothing_else_and_a_file_give
     assert (lanes[1].curve != lanes[0].curve) == adapter.low_rank
     assert lanes[2].curve[0].train_loss == pytest.approx(lanes[0].curve[0].train_loss, rel=1e-5)
 
-    ranks = {name: clipped_rank(4, weight.shape) for name, weight in compressed.weights.items()}
+    ranks = {name: min(4, *weight.shape) for name, weight in compressed.weights.items()}
     predicted = blank(adapter, compressed, ranks)
     trained = {name: tensor.numel() for name, tensor in start.items() if not adapter.is_frozen(name)}
     assert trainable_counts(adapter, predicted) == trained

@@ -18,6 +18,7 @@ from pipeline.compress.methods.svdlora import SvdLora
 from pipeline.compress.methods.tou_factors import Tou
 from pipeline.compress.sizes import StoredModel, model_size
 from pipeline.compress.targets import find_targets
+from pipeline.compress.training_compression import TrainingCompression
 from pipeline.compress.weight import join_groups
 from pipeline.config.registry import COMPRESSIONS
 from pipeline.errors import IntegrityError
@@ -26,6 +27,7 @@ from pipeline.task.parts import TensorPart
 
 ALL = list(variants(COMPRESSIONS))
 EACH = pytest.mark.parametrize("compression", ALL, ids=label)
+TRAINING = [method for method in ALL if isinstance(method, TrainingCompression)]
 LAYERWISE = [method for method in ALL if isinstance(method, LayerCompression)]
 EACH_LAYERWISE = pytest.mark.parametrize("compression", LAYERWISE, ids=label)
 
@@ -206,8 +208,8 @@ def test_fault_14_zero_weights_and_inputs_that_are_always_zero_are_handled(compr
         assert compressed.model(part.images).isfinite().all()
 
 
-@pytest.mark.parametrize("compression", [method for method in ALL if method.trains], ids=label)
-def test_what_a_method_trained_is_had_again_bit_for_bit(compression: Compression):
+@pytest.mark.parametrize("compression", TRAINING, ids=label)
+def test_a_trained_model_is_restored_bit_for_bit(compression: TrainingCompression):
     model = settled(mlp)
     targets = find_targets(model, ["*"])
     first = compression.compress_model(model, targets, {}, images(3, 32, 32))

@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import AdaptedLayer, Init, Start, clipped_rank
+from pipeline.adapt.contract import AdaptedLayer, Init, Start
 from pipeline.compress.contract import CompressedModel, Compression, LayerStats
 from pipeline.compress.layer_statistics import gather_statistics
 from pipeline.compress.layers import copy_sharing_tensors, in_groups, replace_weight, weight_matrix
@@ -106,7 +106,7 @@ def starts_of(
     for name, weight in compressed.weights.items():
         layer = compressed.reference.get_submodule(name)
         compress = functools.partial(compression.compress_layer, layer, stats=stats[name])
-        r = clipped_rank(rank, weight.shape)
+        r = min(rank, *weight.shape)
         starts[name] = init.start(AdaptedLayer(weight_matrix(layer), weight, compress, stats[name]), r, generator)
     return starts
 

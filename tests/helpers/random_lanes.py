@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import Draw, Start, clipped_rank
+from pipeline.adapt.contract import Draw, Start
 from pipeline.adapt.lanes import Lanes, attach
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel
@@ -21,7 +21,7 @@ def trials(model: nn.Module, targets: Sequence[str], ranks: Sequence[int] = (1, 
         starts = {}
         for name in targets:
             out, inner = matrix_shape(model.get_submodule(name))
-            r = clipped_rank(rank, (out, inner))
+            r = min(rank, out, inner)
             starts[name] = Start(torch.randn(r, inner).double() / inner**0.5, torch.randn(out, r).double())
         own.append((Lora().begin(CompressedModel(model, {}, model), starts, Draw(float(alpha))), float(alpha)))
     return own

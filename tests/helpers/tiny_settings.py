@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import AdaptedLayer, Draw, clipped_rank
+from pipeline.adapt.contract import AdaptedLayer, Draw
 from pipeline.adapt.inits.paper import Paper
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel
@@ -40,9 +40,7 @@ class Setting:
         starts = {}
         for name, weight in self.compressed.weights.items():
             matrix = weight_matrix(self.original.get_submodule(name))
-            starts[name] = Paper().start(
-                AdaptedLayer(matrix, weight, DenseWeight), clipped_rank(rank, weight.shape), generator
-            )
+            starts[name] = Paper().start(AdaptedLayer(matrix, weight, DenseWeight), min(rank, *weight.shape), generator)
         lane = Lane({}, alpha=4.0, optimizer=OPTIMIZERS.parse(optimizer), lr=0.01, batch_size=16, seed=3)
         lane = replace(lane, **values)
         lane.parameters = Lora().begin(self.compressed, starts, Draw(lane.alpha))

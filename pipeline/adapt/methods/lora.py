@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from pipeline.adapt.contract import Adapter, Draw, Start
 from pipeline.adapt.factor_storage import FactorType, pack_factors, unpack_factors
-from pipeline.adapt.lanes import LaneLayer, Stack, joined, with_parameters
+from pipeline.adapt.lanes import LaneLayer, Stack, joined, split_by_stack, with_parameters
 from pipeline.adapt.low_rank import Factors, adapted_linear, add_to_shared
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layers import group_count, weight_matrix
@@ -27,12 +27,8 @@ from pipeline.errors import SpecError
 class LowRankLayer(LaneLayer):
     """``y = g * base(x) + s B A x + b``, and for DoRA ``y = (m / norm) * (g * base(x) + s B A x) + b``.
 
-    Gains ``g`` and magnitudes ``m`` are ``[T, out]``, one value per row of the weight.
-
-    Args:
-        base: The frozen layer.
-        trains: Names of the trained tensors: ``lora_A``, ``lora_B``, and optionally ``bias``, ``gain``, ``magnitude``.
-        adapter: The adapter, which gives the scale.
+    Gains ``g`` and magnitudes ``m`` are ``[T, out]``. ``trains`` holds ``lora_A`` and ``lora_B``, and if they are
+    trained ``bias``, ``gain`` and ``magnitude``.
     """
 
     _out_axis: ClassVar[int] = -1
@@ -111,13 +107,8 @@ class LoraConv2d(LowRankLayer):
     def _add_low_rank(self, x: Tensor, y: Tensor | None, stacks: Sequence[Stack]) -> Tensor:
         if y is not None:
             return joined([self._add_stack(x, y, stack, shared=True) for stack in stacks])
-        y, n = self.frozen(x), len(x) // sum(map(len, stacks))
-        outputs, start = [], 0
-        for stack in stacks:
-            rows = slice(start, start + len(stack) * n)
-            start = rows.stop
-            outputs.append(self._add_stack(x[rows], y[rows], stack, shared=False))
-        return joined(outputs)
+        parts = zip(split_by_stack(x, stacks), split_by_stack(self.frozen(x), stacks), stacks, strict=True)
+        return joined([self._add_stack(*part, shared=False) for part in parts])
 
     def _add_stack(self, x: Tensor, y: Tensor, stack: Stack, *, shared: bool) -> Tensor:
         A, B = stack.parameters["lora_A"], stack.parameters["lora_B"]

@@ -4,7 +4,7 @@ import copy
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from pipeline.compress.channels import prune_channels
 from pipeline.compress.layers import weight_matrix
 from pipeline.compress.structured_pruning import StructuredPruning
+from pipeline.compress.training_compression import TrainingCompression
 from pipeline.config.registry import COMPRESSIONS
 from pipeline.config.task_spec import TorchOptimizer
 from pipeline.errors import IntegrityError
@@ -22,15 +23,13 @@ from pipeline.task.contract import Part
 
 
 @COMPRESSIONS.register("prune_gradient")
-class PruneGradient(StructuredPruning):
+class PruneGradient(StructuredPruning, TrainingCompression):
     """Trains the model, and keeps the ``c * out`` output channels of largest accumulated gradient.
 
     It trains as the baseline does, on the device of the model: cross-entropy, in train mode, with dropout and batch
     statistics. A new optimizer starts after each pruning. Scores are summed over layers that can only lose channels
     together, and over the rows of query, key and value of an attention head.
     """
-
-    trains: ClassVar[bool] = True
 
     score: Literal["signed", "abs", "taylor"] = "taylor"
     """The score of a row, summed over batches: ``sum g`` as published, so that rows with negative sums are removed

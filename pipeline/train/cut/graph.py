@@ -10,6 +10,7 @@ of trained layers with a shared input, such as the frozen base product of the fi
 """
 
 import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -190,7 +191,7 @@ class _Cutter:
         graph = fx.Graph()
         lanes = graph.placeholder("lanes")
         given = {node: graph.placeholder(f"{node}_product" if node in bases else str(node)) for node in inputs}
-        count = graph.call_function(getattr, (lanes, "count"))
+        count, layers = (graph.call_function(getattr, (lanes, name)) for name in ("count", "layers"))
         copies: dict[fx.Node, Any] = {}
 
         def operand(node: fx.Node) -> Any:
@@ -211,7 +212,7 @@ class _Cutter:
                 continue
             x, shared = _input(node), node in bases
             entering = given[x] if shared else operand(x)
-            stacks = graph.call_method("of", (lanes, str(node.target)))
+            stacks = graph.call_function(operator.getitem, (layers, str(node.target)))
             copies[node] = graph.call_module(str(node.target), (entering, given[node] if shared else None, stacks))
         return graph
 

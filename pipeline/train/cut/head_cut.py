@@ -56,7 +56,7 @@ def cut_head(model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) 
         return x, layer.frozen(x)
 
     def tail(lanes: Lanes, x: Tensor, y: Tensor) -> Tensor:
-        logits: Tensor = layer(x, y, lanes.of(name))
+        logits: Tensor = layer(x, y, lanes.layers[name])
         return logits
 
     return Cut(

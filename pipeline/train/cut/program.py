@@ -138,8 +138,8 @@ def make_program(
     except (AttributeError, RuntimeError, TypeError) as error:
         raise SpecError(
             f"the model reads a tensor of a trained layer directly, or calls the layer with other than one tensor, so "
-            f"adapter '{adapter.name}' cannot replace it ({error}); it trains {', '.join(lanes.layers[:5])}: leave "
-            f"that layer out, or choose another adapter"
+            f"adapter '{adapter.name}' cannot replace it ({error}); it trains {', '.join(list(lanes.layers)[:5])}: "
+            f"leave that layer out, or choose another adapter"
         ) from error
 
     def agrees(program: Program) -> bool:
@@ -153,7 +153,7 @@ def make_program(
     apart = container_parameters(model, lanes)
     if apart:
         return whole(model, adapter, f"it trains '{apart[0]}', which belongs to no single layer")
-    layers = {name: adapter.layer(model.get_submodule(name), lanes.of(name)[0].parameters) for name in lanes.layers}
+    layers = {name: adapter.layer(model.get_submodule(name), of[0].parameters) for name, of in lanes.layers.items()}
     reasons = [why_not] if why_not else []
     for make_cut in () if why_not else (cut, cut_head):
         try:

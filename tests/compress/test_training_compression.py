@@ -4,7 +4,7 @@ from torch import nn
 
 from pipeline.compress.methods.prune_gradient import PruneGradient
 from pipeline.compress.methods.prune_magnitude import PruneMagnitude
-from pipeline.compress.trained_cache import compress_cached
+from pipeline.compress.training_compression import compress_cached
 from pipeline.paths import COMPRESSED
 from pipeline.task.contract import Task
 

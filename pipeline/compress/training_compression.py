@@ -1,8 +1,10 @@
-"""A cache of compressions that train: each is trained once, so that all runs and exports use the same model."""
+"""Compressions that train the model: each trains once and is cached, so that all runs and exports use one model."""
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pipeline.compress.contract import CompressedModel, Compression, ModelStats
@@ -12,19 +14,19 @@ from pipeline.task.contract import Task
 from pipeline.task.tensor_cache import read_tensors, write_tensors
 
 
+class TrainingCompression(Compression):
+    """A method that trains the model."""
+
+    @abstractmethod
+    def restored(self, model: nn.Module, targets: Sequence[str], tensors: Mapping[str, Tensor]) -> CompressedModel:
+        """The result of an earlier ``compress_model``, from the ``state_dict`` of its model."""
+
+
 def compress_cached(
     compression: Compression, task: Task, model: nn.Module, targets: Sequence[str], stats: ModelStats
 ) -> CompressedModel:
-    """The compressed model of a task, read from the cache if the compression trains and was trained before.
-
-    Args:
-        compression: The method.
-        task: The task, whose training part the method may use.
-        model: The task's model, its attention rewritten.
-        targets: Names of the target layers.
-        stats: Statistics of their inputs, if the method needs them.
-    """
-    if not compression.trains or not task.trained:
+    """``compression.compress_model`` for a task, read from the cache if the method trains and was trained before."""
+    if not isinstance(compression, TrainingCompression) or not task.trained:
         return compression.compress_model(model, targets, stats, task.train)
     names = [name for name, _ in model.named_parameters()]
     key = fingerprint([compression.model_dump(mode="json"), list(targets), names, dict(task.hashes)])
@@ -41,6 +43,5 @@ def _read_sound(path: Path) -> dict[str, Tensor] | None:
     """The tensors of a cached file; ``None`` if it does not exist or is damaged, so that it is written again."""
     try:
         return read_tensors(path) if path.exists() else None
-    except Exception:
-        # The reader may raise almost anything for a damaged header.
+    except (OSError, ValueError, SafetensorError):
         return None
