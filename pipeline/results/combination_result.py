@@ -45,8 +45,8 @@ class Tested:
     test: Score
 
 
-class LayerSize(TypedDict):
-    """The size of one compressed layer; all in bytes."""
+class LayerBytes(TypedDict):
+    """Bytes of one compressed layer."""
 
     name: str
     dense: int
@@ -153,7 +153,7 @@ class CombinationResult:
         """Its stored trials that have a cell, of some states or of all, in the order in which they were stored."""
         return list(filter(has_cell, self.study.get_trials(deepcopy=False, states=states or None)))
 
-    def layer_sizes(self) -> list[LayerSize]:
+    def layer_sizes(self) -> list[LayerBytes]:
         """Its compressed layers in the model's order; empty if a version before 0.1 ran the study."""
         text = joined(self.facts, "layers")
         return [] if text is None else json.loads(text)
@@ -168,12 +168,12 @@ class CombinationResult:
         return best
 
 
-def compressed_bytes(layer: LayerSize) -> int:
+def compressed_bytes(layer: LayerBytes) -> int:
     """Bytes of a compressed layer without an adapter."""
     return layer["payload"] + layer["index"] + layer["scale"] + layer["bias"]
 
 
-def bytes_with_adapter(layer: LayerSize, cell: Cell | None) -> dict[str, int]:
+def bytes_with_adapter(layer: LayerBytes, cell: Cell | None) -> dict[str, int]:
     """Bytes of each part of a layer: ``payload``, ``index``, ``scale``, ``bias`` and the ``adapter`` of a cell.
 
     Args:

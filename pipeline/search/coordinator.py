@@ -151,7 +151,8 @@ class Coordinator:
 
     def _train_epoch(self, running: dict[Ask, Lane]) -> None:
         for ask, lane in running.items():
-            self.ledger.progress(ask, _accuracies(lane), self.objective.attributes(lane, ask.values))
+            attributes = functools.partial(self.objective.attributes, lane, ask.values)
+            self.ledger.progress(ask, _accuracies(lane), attributes)
         device = self.objective.recipe.device
         cohorts = pack(list(running.values()), self.size, workers(device))
         side_by_side([functools.partial(self.objective.train_epoch, cohort) for cohort in cohorts], device)

@@ -2,11 +2,10 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -38,7 +37,6 @@ SHARE = 0.02
 """Largest part of the time since the search began that updating rows of running trials may take."""
 AT_FIRST = 0.2
 """Seconds that these updates may take beside that, so that a search that has just begun shows its trials too."""
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class Ledger:
         """Seconds spent in the database so far."""
         self._updating, self._began = 0.0, time.monotonic()
         self._rows: dict[Ask, _Row] = {}
-        self._pending: dict[Ask, tuple[list[float], Mapping[str, Any]]] = {}
+        self._pending: dict[Ask, tuple[list[float], Callable[[], Mapping[str, Any]]]] = {}
         trials = study.get_trials(deepcopy=False)
         self._covered = Counter(trial.state.name for trial in trials)
         self.tallies = tally_trials(trials)
@@ -98,7 +96,7 @@ class Ledger:
         covered = {state: count for state, count in self._covered.items() if count}
         write_study_attribute(session, self._study_id, COVERED, covered)
 
-    def progress(self, ask: Ask, accuracies: list[float], attributes: Mapping[str, Any] = NOTHING) -> None:
+    def progress(self, ask: Ask, accuracies: list[float], attributes: Callable[[], Mapping[str, Any]] = dict) -> None:
         """Update the row of a trial that runs, about once a second, if it is long and time allows.
 
         An update writes all that is pending, of other trials too.
@@ -106,7 +104,7 @@ class Ledger:
         Args:
             ask: What was asked.
             accuracies: Validation accuracy after each of its epochs so far, from 0 to 1.
-            attributes: Its user attributes so far.
+            attributes: Makes its user attributes; called only if the trial gets its row.
         """
         now, row = time.monotonic(), self._rows.get(ask)
         self._pending[ask] = accuracies, attributes
@@ -124,11 +122,13 @@ class Ledger:
         self._pending.clear()
         self._updating += self.seconds - before
 
-    def _update(self, session: Session, ask: Ask, accuracies: list[float], attributes: Mapping[str, Any]) -> _Row:
+    def _update(
+        self, session: Session, ask: Ask, accuracies: list[float], attributes: Callable[[], Mapping[str, Any]]
+    ) -> _Row:
         row = self._rows.get(ask)
         if row is None:
             row = self._begin(session, ask)
-            write_attributes(session, row.trial_id, {**_identity(ask), **attributes})
+            write_attributes(session, row.trial_id, {**_identity(ask), **attributes()})
             self._covered[TrialState.RUNNING.name] += 1
             self.tallies[ask.cell].states["running"] += 1
             self._write_tallies(session, ask.cell)

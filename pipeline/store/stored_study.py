@@ -54,17 +54,24 @@ def create_or_resume(
         facts: Everything else that describes the study; replaces what is stored.
 
     Raises:
-        SpecError: The stored study was searched with other settings; the message lists the differences.
+        SpecError: The stored study was searched with other settings, and the message lists the differences; or another
+            program created it.
     """
     study_id = storage.names().get(name)
+    has_trials = study_id is not None and storage.get_n_trials(study_id) > 0
     with storage.transaction(study_id) as session:
         if study_id is None:
             study_id = insert_study(session, name, f"validation {facts.get('task', {}).get('metric', 'accuracy')}")
         stored = read_study_attributes(session, study_id)
         _refuse_direction(name, study_directions(session, study_id))
-        if set(REQUIRED) <= stored.keys():  # otherwise a killed run of an older version left it, without any trial
+        if set(REQUIRED) <= stored.keys():
             refuse_differences(name, stored, pinned, hashes)
             _refuse_other_targets(name, stored.get("targets"), facts.get("targets"))
+        elif has_trials or (stored and "pinned" not in stored):  # otherwise a killed run of version 0.1 left it
+            raise SpecError(
+                f"the database holds a study '{name}' that another program created; give the study file another name, "
+                f"or name another database by --storage"
+            )
         new = {"pinned": pinned, "hashes": hashes, "id": stored.get("id") or uuid.uuid4().hex, **facts}
         for key, value in new.items():
             if key not in stored or stored[key] != value:

@@ -64,7 +64,7 @@ def test_a_trial_that_was_shown_ends_as_one_that_was_not(storage):
     ledger = make_ledger(storage)
     for seconds in (0, LONG):
         ask = make_ask(seconds=seconds)
-        ledger.progress(ask, [0.1], {**KNOWN, "best_epoch": 0})
+        ledger.progress(ask, [0.1], lambda: {**KNOWN, "best_epoch": 0})
         ledger.finish(ask, TrialState.PRUNED, [0.1, 0.2], {**KNOWN, "best_epoch": 2}, 0.2)
     whole, shown = ledger.study.trials
     assert told(whole) == told(shown)
@@ -72,11 +72,26 @@ def test_a_trial_that_was_shown_ends_as_one_that_was_not(storage):
 
 def test_a_trial_that_runs_has_what_is_known_of_it_at_its_start(storage):
     ledger = make_ledger(storage)
-    ledger.progress(make_ask(3, seconds=LONG), [0.1, 0.2], KNOWN)
+    ledger.progress(make_ask(3, seconds=LONG), [0.1, 0.2], lambda: KNOWN)
     (trial,) = ledger.study.trials
     assert trial.state == TrialState.RUNNING
     assert trial.user_attrs == {"ask": 3, "origin": "sampler", **KNOWN}
     assert trial.intermediate_values == {1: 0.1, 2: 0.2}
+
+
+def test_the_attributes_of_a_running_trial_are_made_only_for_its_row(storage, monkeypatch):
+    monkeypatch.setattr(ledger_module, "EVERY", 0.0)
+    ledger, long, made = make_ledger(storage), make_ask(seconds=LONG), []
+
+    def attributes():
+        made.append("attributes")
+        return KNOWN
+
+    ledger.progress(make_ask(1), [], attributes)
+    assert made == []
+    for epoch in range(4):
+        ledger.progress(long, [0.1] * epoch, attributes)
+    assert len(made) == 1
 
 
 def test_a_quick_trial_is_not_shown_before_it_ends(storage):

@@ -13,7 +13,7 @@ from pipeline.report.figures.style import INKS, OVER, finish
 from pipeline.results.combination_result import (
     CellResult,
     CombinationResult,
-    LayerSize,
+    LayerBytes,
     bytes_with_adapter,
     compressed_bytes,
 )
@@ -82,7 +82,7 @@ def _head(result: CombinationResult) -> str:
 
 
 def _draw(
-    figure: Figure, result: CombinationResult, layers: Sequence[LayerSize], rows: Sequence[int], column: int
+    figure: Figure, result: CombinationResult, layers: Sequence[LayerBytes], rows: Sequence[int], column: int
 ) -> None:
     best, place = _best(result), {"row": 1, "col": column}
     parts = [bytes_with_adapter(layer, best.cell if best else None) for layer in layers]
@@ -118,16 +118,16 @@ def _ratio(dense: int, total: int) -> str:
     return f" {readable_bytes(dense)} ÷ {dense / total:.1f}" if total else f" {readable_bytes(dense)}"
 
 
-def _said(layer: LayerSize, parts: Mapping[str, int]) -> str:
+def _said(layer: LayerBytes, parts: Mapping[str, int]) -> str:
     own = [f"{part}: {size:,} bytes" for part, size in parts.items() if size]
     return "<br>".join([short(layer["name"], 200), f"{sum(parts.values()):,} of {layer['dense']:,} bytes", *own])
 
 
-def _table(result: CombinationResult, sizes: Sequence[LayerSize]) -> Table:
+def _table(result: CombinationResult, sizes: Sequence[LayerBytes]) -> Table:
     ranks = sorted({int(rank) for layer in sizes for rank in layer["adapter"]})
     kind = "budget" if result.budget_unit else "rank"
     adapters = {
-        "adapter" if rank == 0 else f"adapter, {kind} {rank_value(rank, result.budget_unit)}": Column[LayerSize](
+        "adapter" if rank == 0 else f"adapter, {kind} {rank_value(rank, result.budget_unit)}": Column[LayerBytes](
             "number",
             lambda layer, rank=rank: size(layer["adapter"].get(str(rank))),  # type: ignore[misc]
         )
@@ -154,9 +154,9 @@ def _some(count: int) -> str:
     return size(count) if count else ""
 
 
-def _total(sizes: Sequence[LayerSize]) -> LayerSize:
+def _total(sizes: Sequence[LayerBytes]) -> LayerBytes:
     ranks = dict.fromkeys(rank for layer in sizes for rank in layer["adapter"])
-    return LayerSize(
+    return LayerBytes(
         name="all of them",
         dense=sum(layer["dense"] for layer in sizes),
         payload=sum(layer["payload"] for layer in sizes),
