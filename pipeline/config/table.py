@@ -9,6 +9,11 @@ from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, model_val
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, ValidationError
 
 
+def closest(name: str, names: Iterable[str]) -> str | None:
+    """The most similar of ``names``; None if none is similar."""
+    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=0.5)), None)
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """A clause that offers the most similar of ``names``; empty if none is similar.
 
@@ -17,8 +22,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
     >>> nearest("warm", ["constant", "cosine"])
     ''
     """
-    similar = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; did you mean '{similar[0]}'?" if similar else ""
+    similar = closest(name, names)
+    return f"; did you mean '{similar}'?" if similar else ""
 
 
 class Config(BaseModel):
@@ -32,24 +37,25 @@ class Config(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _report_every_error(cls, value: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        errors = [_unknown_key(key, value[key], cls) for key in value] if isinstance(value, dict) else []
-        found = [error for error in errors if error is not None]
+        known, given = cls.model_fields.keys() | cls.retired, value if isinstance(value, dict) else {}
+        unknown = {key: option for key, option in given.items() if key not in known}
+        found = [_unknown_key(key, option, cls) for key, option in unknown.items()]
+        suggested = {(closest(key, cls.model_fields),) for key in unknown}
         try:
             config = handler(value)
         except ValidationError as error:
             found += [
                 _error(line["type"], _explained(line), line["loc"], line["input"])
                 for line in error.errors(include_url=False)
+                if line["type"] != "missing" or line["loc"] not in suggested
             ]
         if found:
             raise ValidationError.from_exception_data(cls.__name__, found)
         return config
 
 
-def _unknown_key(key: str, value: object, table: type[Config]) -> InitErrorDetails | None:
+def _unknown_key(key: str, value: object, table: type[Config]) -> InitErrorDetails:
     options = list(table.model_fields)
-    if key in options or key in table.retired:
-        return None
     allowed = ", ".join(options) or "no options"
     return _error("unknown_key", f"unknown key{nearest(key, options)}; allowed: {allowed}", (key,), value)
 

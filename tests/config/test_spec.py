@@ -154,6 +154,22 @@ def test_fault_19_what_is_wrong_is_named_with_its_key_its_value_and_what_is_allo
     assert len({line.replace(".high", ".low") for line in lines}) == 1
 
 
+@pytest.mark.parametrize(("path", "typo"), [("search__lr", "search__lrate"), ("search", "serach")])
+def test_a_misspelt_key_is_one_error_and_not_also_a_missing_key(path, typo):
+    changed = table()
+    *parents, key = path.split("__")
+    inner = changed[parents[0]] if parents else changed
+    inner[typo.split("__")[-1]] = inner.pop(key)
+    (line,) = errors(changed)
+    assert f"unknown key; did you mean '{key}'?" in line
+
+
+def test_a_missing_key_is_an_error_beside_a_misspelt_one_that_is_not_like_it():
+    changed = table(search__rnks=[1])
+    del changed["search"]["lr"]
+    assert [line.partition(":")[0] for line in errors(changed)] == ["search.rnks = [1]", "search.lr"]
+
+
 def test_fault_19_all_errors_are_said_at_once():
     changes = {"combination__1__targets": []}
     for name in ("unknown key", "rank 1.5", "lr 0", "epochs 0", "unknown data", "typo of an option"):
