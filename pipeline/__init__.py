@@ -1,7 +1,8 @@
 """Restora: compress a trained vision model, and restore its accuracy with LoRA adapters and trained codes.
 
 ``Task`` takes a module and data sets of your own; ``Objective`` is one combination as an Optuna objective;
-``run_study`` does what ``restora run`` does; ``save`` writes a trial's checkpoint, and ``load`` gives its module back.
+``run_study`` does what ``restora run`` does, and ``export_study`` what ``restora export`` does; ``save`` writes a
+trial's checkpoint, and ``load`` gives its module back.
 Each name is imported, and torch with it, at its first use.
 """
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:  # the one list of public names: `__getattr__` reads it too
     from pipeline.config.spec import StudySpec as StudySpec
     from pipeline.config.study_file import load_spec as load_spec
     from pipeline.export.checkpoint import load as load
+    from pipeline.export.selection import export_study as export_study
     from pipeline.export.selection import save as save
     from pipeline.objective.objective import Objective as Objective
     from pipeline.run.study_run import RunOptions as RunOptions

@@ -1,4 +1,4 @@
-"""Exporting trials of a study: the best cell of each rank, or one trial by its number."""
+"""Exporting trials of a study: the best of each rank, or one by its number."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,16 +7,22 @@ from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor
 
 from pipeline.cell import cell_of
-from pipeline.errors import NothingUsableError
+from pipeline.config.spec import StudySpec
+from pipeline.config.study_file import pinned
+from pipeline.errors import NothingUsableError, UsageError
 from pipeline.export.card import add_study, make_card
 from pipeline.export.checkpoint import WEIGHTS, read_card, refuse_existing, write_checkpoint
 from pipeline.export.pack import pack_model
 from pipeline.objective.objective import Objective
-from pipeline.paths import exports_folder
+from pipeline.paths import default_database, exports_folder
 from pipeline.results.combination_result import CombinationResult, Score
+from pipeline.results.reading import read_results
+from pipeline.run.readiness import make_objectives
 from pipeline.run.winners import Recovered, recover, score_adapter, values_of
+from pipeline.store.database import open_storage, storage_errors
 from pipeline.store.kept_adapters import Kept
-from pipeline.store.stored_study import note_file
+from pipeline.store.stored_study import note_file, refuse_differences, study_name
+from pipeline.task.prepare import prepare
 
 
 def save(objective: Objective, trial: FrozenTrial, folder: str | Path, *, force: bool = False) -> Path:
@@ -40,44 +46,92 @@ def save(objective: Objective, trial: FrozenTrial, folder: str | Path, *, force:
     return write_checkpoint(Path(folder), _tensors(objective, trial, got), card, force=force)
 
 
-def export_ranks(objective: Objective, result: CombinationResult, kept: Kept, *, force: bool) -> Iterator[Path]:
-    """Export the best cell of every rank; yields each folder after it is written.
+def export_study(
+    spec: StudySpec,
+    url: str | None = None,
+    *,
+    combination: str | None = None,
+    trial: int | None = None,
+    device: str = "cpu",
+    force: bool = False,
+) -> Iterator[tuple[str, Path]]:
+    """Export the best trial of every rank of a stored study, as ``restora export`` does.
+
+    Yields the name of the combination and the folder, ``storage/exports/<study>/<combination>/rank-<r>``, after each
+    checkpoint is written.
+
+    Args:
+        spec: The study. Its seed is not used, but that of the stored study.
+        url: SQLAlchemy URL of the database of the stored studies; None for ``RESTORA_STORAGE`` or
+            ``storage/studies.db``.
+        combination: Export this combination alone.
+        trial: Number of a trial of the combination to export instead of the best of every rank.
+        device: Where trials are measured, and trained again if their adapters were not kept.
+        force: Whether to replace existing folders.
+
+    Raises:
+        NothingUsableError: The study is not stored, has no complete trial, or ``trial`` is not complete.
+        UsageError: ``trial`` is given without its combination, or a folder exists and ``force`` is False.
+        SpecError: The study was searched with other settings, or has no such combination.
+        StopTraining: The active guard stops the training; what was yielded is written.
+    """
+    url = url or default_database()
+    with storage_errors(url):
+        results = {result.name: result for result in read_results(open_storage(url, create=False), spec.name)}
+    spec = spec.model_copy(update={"seed": next(iter(results.values())).facts["pinned"]["seed"]})
+    names = [spec.find(combination).name] if combination else list(results)
+    if trial is not None and len(names) > 1:
+        raise UsageError(f"--trial needs --combination, one of: {', '.join(names)}")
+    if not any(results[name].best_of_ranks() for name in names if name in results):
+        raise NothingUsableError(f"no trial of '{spec.name}' is complete yet; next: restora run, with this database")
+    task = prepare(spec.task, device=device)
+    objectives = make_objectives(spec, task, device)
+    for name in names:
+        settings = pinned(spec, spec.find(name))
+        refuse_differences(study_name(spec.name, name), results[name].facts, settings, dict(task.hashes))
+    for name in names:
+        kept = Kept(spec.name, name, results[name].facts["id"])
+        for folder in export_combination(objectives[name], results[name], kept, trial, force=force):
+            yield name, folder
+
+
+def export_combination(
+    objective: Objective, result: CombinationResult, kept: Kept, trial: int | None = None, *, force: bool = False
+) -> Iterator[Path]:
+    """Export the best trial of every rank of a combination, or one trial; yields each folder after it is written.
+
+    A trial is measured on the test part now, unless it is a winner that was measured before.
 
     Args:
         objective: The objective of the combination.
         result: The stored results of the combination.
         kept: The best adapters that were kept during the search.
+        trial: Number of the only trial to export.
         force: Whether to replace existing folders.
 
     Raises:
+        NothingUsableError: No trial has this number, or it is not complete.
         UsageError: A folder exists and ``force`` is False; nothing is written.
     """
-    best = result.best_of_ranks()
-    for rank in best:
-        refuse_existing(exports_folder(kept.study, kept.combination, rank), force=force)
-    for cell in best.values():
-        if cell.best is not None:
-            yield _export_stored(objective, result, kept, cell.best, "validation accuracy", force)
+    if trial is None:
+        trials = [cell.best for cell in result.best_of_ranks().values() if cell.best is not None]
+    else:
+        trials = [_complete_trial(result, trial)]
+    for chosen in trials:
+        refuse_existing(exports_folder(kept.study, kept.combination, chosen.params["rank"]), force=force)
+    for chosen in trials:
+        chosen_by = "validation accuracy" if trial is None else f"--trial {trial}"
+        yield _export_stored(objective, result, kept, chosen, chosen_by, force)
 
 
-def export_trial(objective: Objective, result: CombinationResult, kept: Kept, number: int, *, force: bool) -> Path:
-    """Export one trial by its number, to the folder of its rank. See ``export_ranks`` for the other arguments.
-
-    The trial is measured on the test part now, unless it is a winner that was measured before.
-
-    Raises:
-        NothingUsableError: No trial has this number, or it is not complete.
-        UsageError: The folder exists and ``force`` is False.
-    """
+def _complete_trial(result: CombinationResult, number: int) -> FrozenTrial:
     complete = {trial.number: trial for trial in result.study.trials if trial.state == TrialState.COMPLETE}
     if number not in complete:
         numbers = ", ".join(map(str, list(complete)[:20]))
         raise NothingUsableError(
             f"trial {number} of '{result.name}' does not exist or is not complete; complete trials: {numbers or 'none'}"
         )
-    trial = complete[number]
-    refuse_existing(exports_folder(kept.study, kept.combination, trial.params["rank"]), force=force)
-    return _export_stored(objective, result, kept, trial, f"--trial {number}", force)
+    return complete[number]
 
 
 def _export_stored(

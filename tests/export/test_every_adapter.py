@@ -7,7 +7,7 @@ import torch
 from tiny_studies import BatchNormNet, Mlp, kept_of, make_objective, make_spec, make_task, measure, search
 
 from pipeline import load
-from pipeline.export.selection import export_ranks
+from pipeline.export.selection import export_combination
 from pipeline.report.page import write_report
 from pipeline.results.reading import read_results
 from pipeline.results.study_state import read_status
@@ -64,7 +64,7 @@ def test_a_study_is_searched_once_and_its_files_give_the_models_that_were_tested
     assert [(row["rank"], row["init"]) for row in status[0]["cells"]] == [(cell.rank, cell.init) for cell in own]
     assert write_report([result], tmp_path / "report").page.exists()
 
-    for folder in export_ranks(again, result, kept_of(spec), force=False):
+    for folder in export_combination(again, result, kept_of(spec)):
         card = json.loads((folder / "card.json").read_text())
         model = load(folder, model=module())
         recovered = card["accuracy"]["recovered"]

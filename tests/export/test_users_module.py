@@ -7,7 +7,7 @@ from tiny_studies import BatchNormNet, Mlp, kept_of, make_objective, make_spec, 
 
 from pipeline import load, save
 from pipeline.errors import NothingUsableError, RestoraError
-from pipeline.export.selection import export_ranks, export_trial
+from pipeline.export.selection import export_combination
 from pipeline.results.reading import read_results
 from pipeline.run.winners import score_winners
 from pipeline.store.database import open_storage
@@ -76,7 +76,7 @@ def stored():
 
 def test_every_rank_is_exported_by_validation_with_its_spread_over_seeds(stored):
     objective, result, kept = stored
-    folders = list(export_ranks(objective, result, kept, force=False))
+    folders = list(export_combination(objective, result, kept))
     assert [str(folder) for folder in folders] == [f"storage/exports/tiny/int1-lora/rank-{rank}" for rank in (1, 2)]
     for rank, folder in zip((1, 2), folders, strict=True):
         card = json.loads((folder / "card.json").read_text())
@@ -95,7 +95,7 @@ def test_another_trial_is_trained_again_to_the_validation_accuracy_that_is_store
     objective, result, kept = stored
     winners = {cell.best.number for cell in result.cells}
     other = next(trial for trial in result.study.trials if trial.number not in winners)
-    folder = export_trial(objective, result, kept, other.number, force=False)
+    (folder,) = export_combination(objective, result, kept, other.number)
     card = json.loads((folder / "card.json").read_text())
     assert card["trial"] == other.number
     assert card["chosen_by"] == f"--trial {other.number}"
@@ -109,7 +109,7 @@ def test_another_trial_is_trained_again_to_the_validation_accuracy_that_is_store
 def test_a_missing_trial_is_answered_with_the_complete_ones(stored):
     objective, result, kept = stored
     with pytest.raises(NothingUsableError, match=r"trial 99 .* complete trials: 0, 1"):
-        export_trial(objective, result, kept, 99, force=False)
+        list(export_combination(objective, result, kept, 99))
 
 
 def test_the_card_has_the_size_of_the_file_even_if_an_init_changed_the_size_of_the_base(tmp_path):

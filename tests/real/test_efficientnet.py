@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bench.effnet import CONVOLUTIONS, HEAD, Place, Variant, row, study, unpack
 from pipeline.config.spec import StudySpec
 from pipeline.export.checkpoint import load
-from pipeline.export.selection import export_ranks
+from pipeline.export.selection import export_combination
 from pipeline.results.reading import read_results
 from pipeline.run.readiness import make_objectives
 from pipeline.run.study_run import RunOptions, run_study
@@ -85,7 +85,7 @@ def recover(place: Place, images: Path) -> Recovered:
         (result,) = read_results(storage, spec.name)
         (objective,) = make_objectives(spec, prepare(spec.task), "cpu").values()
         kept = Kept(spec.name, result.name, result.study.user_attrs["id"])
-        (folder,) = export_ranks(objective, result, kept, force=False)
+        (folder,) = export_combination(objective, result, kept)
         return Recovered(spec, row(place, place.variants[0], result), folder)
     finally:
         storage.remove_session()
