@@ -2,13 +2,13 @@
 
 import re
 import textwrap
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.results.combination_result import CellResult, CombinationResult, Score, latest_run
-from pipeline.results.comparison import cell_recovery, compared_part, winner_accuracy
-from pipeline.wording import NOTHING, cell_name, counted, init_name, listed, percent, size
+from pipeline.results.combination_result import CombinationResult, latest_run
+from pipeline.results.comparison import ComparedModel, compared_models, compared_part, winner_accuracy
+from pipeline.results.progress import total
+from pipeline.wording import NOTHING, cell_name, counted, formatted, init_name, listed, percent, size
 
 LINE = "*What you write below this line is kept.*"
 PARTS = {"train": "training", "val": "validation", "test": "test"}
@@ -56,69 +56,42 @@ def study_note(results: Sequence[CombinationResult]) -> str:
 
 def _table(results: Sequence[CombinationResult]) -> str:
     """The original model, then per combination the compressed-only model and the best trial of each rank."""
-    several = len(results) > 1
-    part = compared_part(results)
-    first, metric = results[0], results[0].metric
-    recovered = f"recovered on {PARTS[part]} (%)"
+    metric, recovered = results[0].metric, f"recovered on {PARTS[compared_part(results)]} (%)"
     names = [f"validation {metric} (%)", f"test {metric} (%)", "size", "times smaller", recovered, "trial"]
-    head = ["", *(f"{SPACE}{name}" for name in names)]
-    rows = [_row("original", _scored(first.baseline), first.facts["dense_bytes"], 1.0)]
-    for result in results:
-        prefix = f"{_plain(result.name)}: " if several else ""
-        dense, small = result.facts["dense_bytes"], result.facts["compressed_bytes"]
-        rows.append(_row(f"{prefix}compressed only", _scored(result.compressed), small, dense / small))
-        for cell in sorted(result.best_of_ranks().values(), key=lambda cell: cell.cell.rank):
-            rows.append(_cell_row(prefix, result, cell, part))
-    lines = [head, [":--", *["--:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    rows = [["", *names]]
+    for model in compared_models(results):
+        reference = model.test.accuracy if model.test else None
+        test = winner_accuracy(model.cell, "test") if model.cell else reference
+        texts = [percent(model.val), percent(test), size(model.bytes), formatted(model.ratio, ".2f")]
+        trial = str(model.cell.winner.number) if model.cell else ""
+        rows.append([_model_name(model, several=len(results) > 1), *texts, percent(model.recovery, 1), trial])
+    head, *lines = [f"| {f' | {SPACE}'.join(row)} |" for row in rows]
+    return "\n".join([head, f"| :-- |{' --: |' * len(names)}", *lines])
 
 
-def _cell_row(prefix: str, result: CombinationResult, cell: CellResult, part: str) -> list[str]:
-    if cell.best is None:
-        raise ValueError(f"{cell.cell} has no complete trial")
-    facts = cell.best.user_attrs
-    scores = percent(cell.best.value), percent(winner_accuracy(cell, "test"))
-    recovered = percent(cell_recovery(result, cell, part), 1)
-    return _row(
-        f"{prefix}{_cell(result, cell)}", scores, facts["bytes"], facts["ratio"], recovered, str(cell.best.number)
-    )
-
-
-def _cell(result: CombinationResult, cell: CellResult) -> str:
-    rank, init = cell.cell.rank, cell.cell.init
-    return _plain(cell_name(rank, init, result.budget_unit)) if rank else "best"
-
-
-def _row(
-    name: str, scores: tuple[str, str], taken: int, ratio: float, recovered: str = "", trial: str = ""
-) -> list[str]:
-    return [name, *(f"{SPACE}{cell}" for cell in (*scores, size(taken), f"{ratio:.2f}", recovered, trial))]
-
-
-def _scored(scores: Mapping[str, Score]) -> tuple[str, str]:
-    val, test = (percent(scores[part].accuracy) if part in scores else "" for part in ("val", "test"))
-    return val, test
+def _model_name(model: ComparedModel, *, several: bool) -> str:
+    name = model.kind
+    if model.cell:
+        unit, cell = model.result.budget_unit, model.cell.cell
+        name = _plain(cell_name(cell.rank, cell.init, unit)) if cell.rank else "best"
+    return f"{_plain(model.result.name)}: {name}" if several and model.kind != "original" else name
 
 
 def _progress(results: Sequence[CombinationResult]) -> list[str]:
     """How far the searches are, and what failed."""
     cells = [cell for result in results for cell in result.cells]
-    seen = {
-        state: sum(cell.tally.states[state] for cell in cells) for state in ("complete", "pruned", "fail", "running")
-    }
-    done, budget = seen["complete"] + seen["pruned"], sum(cell.budget for cell in cells)
-    said = [f"{done} of {counted(budget, 'trial')}: {seen['complete']} complete, {seen['pruned']} pruned"]
-    said += [f"{seen[state]} {name}" for state, name in (("fail", "failed"), ("running", "running")) if seen[state]]
+    tally = total(cell.tally for cell in cells)
+    states, budget = tally.states, counted(sum(cell.budget for cell in cells), "trial")
+    said = [f"{tally.done} of {budget}: {states['complete']} complete, {states['pruned']} pruned"]
+    said += [f"{states[state]} {name}" for state, name in (("fail", "failed"), ("running", "running")) if states[state]]
     lines = [f"Progress: {', '.join(said)}."]
-    reasons = sum((cell.tally.reasons for cell in cells), Counter[str]())
-    if often := reasons.most_common(3):
+    if often := tally.reasons.most_common(3):
         lines.append("Why trials failed, most often:")
         lines.append("\n".join(f"- {counted(count, 'time')}: {_plain(_short(reason))}" for reason, count in often))
-    if interrupted := sum(sum(cell.tally.interrupted.values()) for cell in cells):
+    if interrupted := tally.interrupted.total():
         lines.append(f"Interrupted, to be tried again: {counted(interrupted, 'trial')}.")
-    short = [cell for cell in cells if cell.exhausted]
-    if short:
-        lines.append(f"{counted(len(short), 'cell')} ended short of the budget, because as many trials failed.")
+    if exhausted := sum(cell.exhausted for cell in cells):
+        lines.append(f"{counted(exhausted, 'cell')} ended short of the budget, because as many trials failed.")
     return lines
 
 

@@ -17,14 +17,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Section:
-    """A chapter of the page.
-
-    Args:
-        anchor: The fragment that links to it.
-        title: Its heading.
-        blocks: What it shows, from top to bottom.
-        within: Titles of the parts that the contents list below it, by their anchors.
-    """
+    """A chapter of the page; the contents link to its anchor, and to those of ``within``, parts by their anchors."""
 
     anchor: str
     title: str
@@ -95,13 +88,13 @@ class Unfinished(Block):
 
 @dataclass(frozen=True)
 class Drawing(Block):
-    """A plotly figure below its heading; the script of the page draws it.
+    """A plotly figure, finished by ``style.finish``, below its heading; the script of the page draws it.
 
     Args:
         name: Its anchor.
         title: Its heading.
         says: How to read it.
-        figure: The figure, finished by ``style.finish``.
+        figure: The figure.
     """
 
     name: str
@@ -151,15 +144,10 @@ class Table(Block):
 
 @dataclass(frozen=True)
 class Column(Generic[T]):
-    """How a column of a table is made.
+    """The text of each row in a column, which is a ``number`` (aligned right), ``text``, or ``long`` (may break)."""
 
-    Args:
-        kind: ``number`` (aligned right), ``text``, or ``long`` (may break anywhere).
-        show: The text of a row in this column.
-    """
-
-    kind: str
     show: Callable[[T], str]
+    kind: str = "number"
 
 
 def table(
@@ -170,15 +158,7 @@ def table(
     best: Callable[[T], bool] = lambda row: False,
     cards: bool = False,
 ) -> Table:
-    """A table of some objects. Columns in which every text is empty are left out, except the first.
-
-    Args:
-        caption: What it shows.
-        columns: The columns by their headings; the first names the row.
-        rows: One object per row.
-        best: Whether a row is shaded.
-        cards: Whether a narrow page shows each row as a card.
-    """
+    """A table of some objects, one per row. Columns in which every text is empty are left out, except the first."""
     rows = list(rows)
     texts = {name: [column.show(row) for row in rows] for name, column in columns.items()}
     shown = [name for index, name in enumerate(columns) if index == 0 or any(texts[name])]
@@ -190,17 +170,9 @@ def table(
     )
 
 
-def facts(caption: str, said: Mapping[str, Sequence[str] | str], headings: Sequence[str] = ("value",)) -> Table:
-    """A table of named facts, one per row. Facts without any text are left out.
-
-    Args:
-        caption: What it shows.
-        said: The texts of each fact, one per heading, or one text for all headings.
-        headings: The headings of the columns beside the fact's name.
-    """
-    rows = [
-        Row([name, *([texts] * len(headings) if isinstance(texts, str) else texts)]) for name, texts in said.items()
-    ]
-    return Table(
-        caption, {"fact": "text", **dict.fromkeys(headings, "long")}, [row for row in rows if any(row.texts[1:])]
-    )
+def facts(caption: str, columns: Mapping[str, Mapping[str, str]]) -> Table:
+    """A table of named facts, one per row, with a column per heading. Facts without any text are left out."""
+    names = dict.fromkeys(name for told in columns.values() for name in told)
+    rows = [Row([name, *(told.get(name, "") for told in columns.values())]) for name in names]
+    kinds = {"fact": "text", **dict.fromkeys(columns, "long")}
+    return Table(caption, kinds, [row for row in rows if any(row.texts[1:])])

@@ -168,6 +168,14 @@ class CombinationResult:
         return best
 
 
+def by_study(results: Iterable[CombinationResult]) -> dict[str, list[CombinationResult]]:
+    """The combinations of each study by its name, both in the order in which they come."""
+    studies: dict[str, list[CombinationResult]] = {}
+    for result in results:
+        studies.setdefault(result.of, []).append(result)
+    return studies
+
+
 def compressed_bytes(layer: LayerBytes) -> int:
     """Bytes of a compressed layer without an adapter."""
     return layer["payload"] + layer["index"] + layer["scale"] + layer["bias"]

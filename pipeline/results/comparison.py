@@ -1,9 +1,10 @@
 """How winners are compared: with each other, with the original model, and with the compressed-only model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from pipeline.numbers import pareto_front
-from pipeline.results.combination_result import CellResult, CombinationResult, Score, mean_accuracy
+from pipeline.results.combination_result import CellResult, CombinationResult, Score, by_study, mean_accuracy
 
 
 def compared_part(results: Sequence[CombinationResult]) -> str:
@@ -25,6 +26,48 @@ def winner_accuracy(cell: CellResult, part: str) -> float | None:
     if part == "test":
         return mean_accuracy(tested.test for tested in cell.tested) if cell.tested else None
     return cell.tally.best
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one model on one part of the data.
+
+    Args:
+        by_seed: One score per seed, the study's own seed first.
+        failed: The number of seeds under which training failed.
+    """
+
+    by_seed: tuple[Score, ...]
+    failed: int = 0
+
+    @property
+    def images(self) -> int:
+        return self.by_seed[0].images
+
+    @property
+    def mean(self) -> float:
+        return mean_accuracy(self.by_seed)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The lowest and the highest accuracy over the seeds."""
+        accuracies = [score.accuracy for score in self.by_seed]
+        return min(accuracies), max(accuracies)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % Wilson interval of one test at the mean: the variation from the choice of test images."""
+        return Score(round(self.mean * self.images), self.images).interval
+
+
+def winner_scores(result: CombinationResult, cell: CellResult, part: str) -> Scores | None:
+    """The scores of a cell's winner on a part, or None. On ``val`` it is the one score that the search found."""
+    if part == "test":
+        return Scores(tuple(tested.test for tested in cell.tested), len(cell.failed_seeds)) if cell.tested else None
+    if cell.best is None or cell.best.value is None or "val" not in result.baseline:
+        return None
+    images = result.baseline["val"].images
+    return Scores((Score(round(cell.best.value * images), images),))
 
 
 def lost(original: Score, compressed: Score) -> bool:
@@ -69,3 +112,61 @@ def unbeaten(results: Sequence[CombinationResult], part: str) -> list[tuple[Comb
 def winner_bytes(cell: CellResult) -> int:
     """Bytes of the packed model with the winner's adapter; 0 if there is no winner."""
     return int(cell.best.user_attrs["bytes"]) if cell.best else 0
+
+
+@dataclass(frozen=True)
+class ComparedModel:
+    """A row of the tables that compare models.
+
+    Args:
+        kind: ``original``, ``compressed only`` or ``checkpoint``.
+        val: Its validation accuracy, from 0 to 1.
+        test: Its score on the test part under the study's own seed.
+        cell: The cell of a checkpoint.
+        recovery: The recovery of a checkpoint on the part by which winners are compared.
+        unbeaten: Whether it is a checkpoint that no other model of its study beats in both size and accuracy.
+    """
+
+    result: CombinationResult
+    kind: str
+    val: float | None
+    test: Score | None
+    bytes: int | None
+    cell: CellResult | None = None
+    recovery: float | None = None
+    unbeaten: bool = False
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times smaller than the original it is."""
+        return self.result.facts["dense_bytes"] / self.bytes if self.bytes else None
+
+
+def compared_models(results: Sequence[CombinationResult]) -> Iterator[ComparedModel]:
+    """Per study the original model, then per combination the compressed-only model and the checkpoint of each rank."""
+    for members in by_study(results).values():
+        part = compared_part(members)
+        front = [cell for _, cell in unbeaten(members, part)]
+        measured = next((one for one in members if one.baseline.keys() >= {"val", "test"}), members[0])
+        yield _reference(measured, "original")
+        for result in members:
+            yield _reference(result, "compressed only")
+            checkpoints = result.best_of_ranks()
+            for cell in result.cells:
+                if checkpoints.get(cell.cell.rank) is cell:
+                    yield ComparedModel(
+                        result,
+                        "checkpoint",
+                        cell.winner.value,
+                        cell.test,
+                        winner_bytes(cell),
+                        cell,
+                        cell_recovery(result, cell, part),
+                        any(cell is other for other in front),
+                    )
+
+
+def _reference(result: CombinationResult, kind: str) -> ComparedModel:
+    scores, key = (result.baseline, "dense_bytes") if kind == "original" else (result.compressed, "compressed_bytes")
+    val = scores["val"].accuracy if "val" in scores else None
+    return ComparedModel(result, kind, val, scores.get("test"), result.facts.get(key))

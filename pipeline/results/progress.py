@@ -1,6 +1,6 @@
 """How far a search is, for all who show it; needs neither Optuna nor torch, so that verbs start at once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -136,6 +136,16 @@ def progress_of(combination: Mapping[str, Any]) -> Progress:
     return Progress(cells, combination["epochs"], combination["metric"], combination["unit"])
 
 
+def total(tallies: Iterable[Tally]) -> Tally:
+    """What the trials of several cells came to together; it names no winner."""
+    summed = Tally()
+    for tally in tallies:
+        summed.states.update(tally.states)
+        summed.reasons.update(tally.reasons)
+        summed.interrupted.update(tally.interrupted)
+    return summed
+
+
 @dataclass(frozen=True)
 class Standing:
     """How far some combinations are together.
@@ -173,7 +183,7 @@ def standing(results: "Sequence[CombinationResult]") -> Standing:
     return Standing(
         done=sum(cell.budget - cell.tally.left(cell.budget) for cell in cells),
         budget=sum(cell.budget for cell in cells),
-        running=sum(cell.tally.states["running"] for cell in cells),
+        running=total(cell.tally for cell in cells).states["running"],
         tested=all(cell.test for cell in cells if cell.best),
         seconds=covered_seconds(spans),
         latest=max((end for _, end in spans), default=None),

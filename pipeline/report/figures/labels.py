@@ -1,11 +1,15 @@
 """The words of pictures: what is measured, ranks or budgets, and names that fit into legends and axes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
+from typing import TypeVar
 
 from pipeline.cell import Cell
+from pipeline.report.blocks import Column
 from pipeline.results.combination_result import CellResult, CombinationResult
-from pipeline.wording import cell_name, rank_value, readable_bytes
+from pipeline.wording import NOTHING, cell_name, init_name, rank_value, readable_bytes
+
+T = TypeVar("T")
 
 LONGEST = 32
 """The most characters of a name in a legend or at an axis: the width of a phone."""
@@ -42,6 +46,20 @@ def cell_label(result: CombinationResult, cell: Cell) -> str:
     return cell_name(cell.rank, cell.init, result.budget_unit)
 
 
+def cell_columns(heading: str, cell_of: Callable[[T], tuple[CombinationResult, int, str]]) -> dict[str, Column[T]]:
+    """The columns of a table that name the cell of a row, by its combination, rank and init."""
+
+    def rank(row: T) -> str:
+        result, rank, _ = cell_of(row)
+        return rank_value(rank, result.budget_unit)
+
+    return {
+        "combination": Column(lambda row: cell_of(row)[0].label, "text"),
+        heading: Column(rank),
+        "init": Column(lambda row: init_name(cell_of(row)[2], NOTHING), "text"),
+    }
+
+
 def cut(text: str, longest: int = LONGEST) -> str:
     """The name, shortened in its middle if it is too long."""
     if len(text) <= longest:
@@ -75,11 +93,10 @@ def _fitted(name: str, longest: int) -> str:
 
 def hover(result: CombinationResult, cell: CellResult, *lines: str) -> str:
     """The text that appears when the reader points at a cell's winner."""
-    if cell.best is None:
-        raise ValueError(f"{cell.cell} has no complete trial")
-    params = ", ".join(f"{key} {_rounded(v)}" for key, v in cell.best.params.items() if key not in ("rank", "init"))
-    size = f"{readable_bytes(cell.best.user_attrs['bytes'])}, {cell.best.user_attrs['ratio']:.2f} times smaller"
-    head = f"{result.label}, {cell_label(result, cell.cell)}, trial {cell.best.number}"
+    winner = cell.winner
+    params = ", ".join(f"{key} {_rounded(v)}" for key, v in winner.params.items() if key not in ("rank", "init"))
+    size = f"{readable_bytes(winner.user_attrs['bytes'])}, {winner.user_attrs['ratio']:.2f} times smaller"
+    head = f"{result.label}, {cell_label(result, cell.cell)}, trial {winner.number}"
     return "<br>".join(map(escape, filter(None, (head, *lines, params, size))))
 
 

@@ -128,7 +128,6 @@ def _table(result: CombinationResult, sizes: Sequence[LayerBytes]) -> Table:
     kind = "budget" if result.budget_unit else "rank"
     adapters = {
         "adapter" if rank == 0 else f"adapter, {kind} {rank_value(rank, result.budget_unit)}": Column[LayerBytes](
-            "number",
             lambda layer, rank=rank: size(layer["adapter"].get(str(rank))),  # type: ignore[misc]
         )
         for rank in ranks
@@ -136,13 +135,13 @@ def _table(result: CombinationResult, sizes: Sequence[LayerBytes]) -> Table:
     return table(
         "Bytes of each compressed layer; the adapter comes on top of the compressed size",
         {
-            "layer": Column("text", lambda layer: layer["name"]),
-            "original": Column("number", lambda layer: size(layer["dense"])),
-            "compressed": Column("number", lambda layer: size(compressed_bytes(layer))),
-            "of it weights": Column("number", lambda layer: size(layer["payload"])),
-            "indices": Column("number", lambda layer: _some(layer["index"])),
-            "scales": Column("number", lambda layer: _some(layer["scale"])),
-            "bias": Column("number", lambda layer: _some(layer["bias"])),
+            "layer": Column(lambda layer: layer["name"], "text"),
+            "original": Column(lambda layer: size(layer["dense"])),
+            "compressed": Column(lambda layer: size(compressed_bytes(layer))),
+            "of it weights": Column(lambda layer: size(layer["payload"])),
+            "indices": Column(lambda layer: _some(layer["index"])),
+            "scales": Column(lambda layer: _some(layer["scale"])),
+            "bias": Column(lambda layer: _some(layer["bias"])),
             **adapters,
         },
         [*sizes, _total(sizes)],

@@ -1,12 +1,11 @@
 """The results: one row per checkpoint, and folded below it every cell."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from pipeline.report.blocks import Column, Folded, Paragraph, Section, table
-from pipeline.report.figures.labels import measured, rank_word
-from pipeline.results.combination_result import CellResult, CombinationResult, Score
-from pipeline.results.comparison import cell_recovery, compared_part, unbeaten
+from pipeline.report.blocks import Block, Column, Folded, Paragraph, Section, table
+from pipeline.report.figures.labels import cell_columns, measured, rank_word
+from pipeline.results.combination_result import CombinationResult
+from pipeline.results.comparison import ComparedModel, compared_models
 from pipeline.results.table_rows import EvaluationRow
 from pipeline.results.tables import evaluation_rows
 from pipeline.wording import (
@@ -32,64 +31,25 @@ SIZE = (
     "adapters. Multiply-accumulates (MACs) are those of one image in all linear and convolutional layers, with the "
     "adapter not merged."
 )
+OVER_SEEDS = "Winners with several seeds are compared by the mean over their seeds."
 
-
-@dataclass(frozen=True)
-class _Model:
-    """A row of the first table: an original model, a compressed-only model, or a checkpoint."""
-
-    study: str
-    name: str
-    rank: str
-    init: str
-    val: str
-    test: str
-    seeds: str
-    recovered: str
-    bytes: int | None
-    ratio: float | None
-    unbeaten: bool = False
-    """Whether it is a checkpoint that no other model of its study beats in both size and accuracy."""
+_Cell = tuple[CombinationResult, EvaluationRow]
 
 
 def results_section(results: Sequence[CombinationResult]) -> Section:
     """The checkpoints with the original and compressed-only models, then all cells and their values."""
     metric, heading = measured(results), rank_word(results)
-    models = list(_models(results))
     cells = [(result, row) for result in results for row in evaluation_rows([result])]
+    winners = (
+        "The winner of each cell; empty if no trial is complete yet. Validation, test and recovery are in percent. "
+        f"{OVER_SEEDS}"
+    )
     return Section(
         "results",
         "Results",
         [
-            table(
-                f"The checkpoint of every {heading}. {metric.capitalize()} and recovery are in percent. "
-                f"Shaded rows (◆) are checkpoints that no other model of the study beats in both size and {metric}. "
-                f"{OVER_SEEDS}",
-                {
-                    "model": Column("text", lambda model: f"◆ {model.name}" if model.unbeaten else model.name),
-                    heading: Column("number", lambda model: model.rank),
-                    "init": Column("text", lambda model: model.init),
-                    f"validation {metric}": Column("number", lambda model: model.val),
-                    f"test {metric} (95 %)": Column("number", lambda model: model.test),
-                    "test over seeds": Column("number", lambda model: model.seeds),
-                    "recovered": Column("number", lambda model: model.recovered),
-                    "size": Column("number", lambda model: size(model.bytes)),
-                    "times smaller": Column("number", lambda model: formatted(model.ratio, ".2f")),
-                },
-                models,
-                best=lambda model: model.unbeaten,
-                cards=True,
-            ),
-            Folded(
-                f"All {len(cells)} cells",
-                [
-                    table(
-                        f"The winner of each cell; empty if no trial is complete yet. {_PERCENT}",
-                        _cells(heading),
-                        cells,
-                    )
-                ],
-            ),
+            _models(results, metric, heading),
+            Folded(f"All {len(cells)} cells", [table(winners, _cells(heading), cells)]),
             Folded("The winners' values", [table("What the winners were trained with", _values(heading), cells)]),
             Folded(
                 "How checkpoints are chosen and sizes are counted",
@@ -99,103 +59,84 @@ def results_section(results: Sequence[CombinationResult]) -> Section:
     )
 
 
-OVER_SEEDS = "Winners with several seeds are compared by the mean over their seeds."
-_PERCENT = f"Validation, test and recovery are in percent. {OVER_SEEDS}"
-
-
-def _models(results: Sequence[CombinationResult]) -> Iterator[_Model]:
-    """Per study the original model, then per combination the compressed-only model and the checkpoint of each rank."""
+def _models(results: Sequence[CombinationResult], metric: str, heading: str) -> Block:
     several = len({result.of for result in results}) > 1
-    for study in dict.fromkeys(result.of for result in results):
-        members = [result for result in results if result.of == study]
-        part = compared_part(members)
-        front = [cell for _, cell in unbeaten(members, part)]
-        first = next((one for one in members if one.baseline.keys() >= {"val", "test"}), members[0])
-        yield _reference(f"{study}, original" if several else "original", first.baseline, first, "dense_bytes")
-        for result in members:
-            name = f"{result.label}, compressed only"
-            yield _reference(name, result.compressed, result, "compressed_bytes")
-            for cell, row in zip(result.cells, evaluation_rows([result]), strict=True):
-                if row["checkpoint"]:
-                    yield _checkpoint(result, cell, row, part, any(cell is other for other in front))
-
-
-def _reference(name: str, scores: Mapping[str, Score], result: CombinationResult, bytes_key: str) -> _Model:
-    facts, test = result.facts, scores.get("test")
-    return _Model(
-        study=result.of,
-        name=name,
-        rank="",
-        init="",
-        val=percent(scores["val"].accuracy) if "val" in scores else "",
-        test=percent_with_interval(test.accuracy, *test.interval) if test else "",
-        seeds="",
-        recovered="",
-        bytes=facts.get(bytes_key),
-        ratio=facts["dense_bytes"] / facts[bytes_key] if bytes_key in facts else None,
+    return table(
+        f"The checkpoint of every {heading}. {metric.capitalize()} and recovery are in percent. "
+        f"Shaded rows (◆) are checkpoints that no other model of the study beats in both size and {metric}. "
+        f"{OVER_SEEDS}",
+        {
+            "model": Column(lambda model: _name(model, several=several), "text"),
+            heading: Column(
+                lambda model: rank_value(model.cell.cell.rank, model.result.budget_unit) if model.cell else ""
+            ),
+            "init": Column(lambda model: init_name(model.cell.cell.init, NOTHING) if model.cell else "", "text"),
+            f"validation {metric}": Column(lambda model: percent(model.val)),
+            f"test {metric} (95 %)": Column(_test),
+            "test over seeds": Column(_over_seeds),
+            "recovered": Column(lambda model: percent(model.recovery, 1)),
+            "size": Column(lambda model: size(model.bytes)),
+            "times smaller": Column(lambda model: formatted(model.ratio, ".2f")),
+        },
+        compared_models(results),
+        best=lambda model: model.unbeaten,
+        cards=True,
     )
 
 
-def _checkpoint(
-    result: CombinationResult, cell: CellResult, row: EvaluationRow, part: str, is_unbeaten: bool
-) -> _Model:
-    return _Model(
-        study=result.of,
-        name=result.label,
-        rank=rank_value(row["rank"], result.budget_unit),
-        init=init_name(row["init"], NOTHING),
-        val=percent(row["recovered_val"]),
-        test=percent_with_interval(row["recovered_test"], row["test_low"], row["test_high"]),
-        seeds=_over_seeds(row),
-        recovered=percent(cell_recovery(result, cell, part), 1),
-        bytes=row["bytes"],
-        ratio=row["ratio"],
-        unbeaten=is_unbeaten,
-    )
+def _name(model: ComparedModel, *, several: bool) -> str:
+    if model.kind == "original":
+        return f"{model.result.of}, original" if several else "original"
+    if model.cell is None:
+        return f"{model.result.label}, compressed only"
+    return f"◆ {model.result.label}" if model.unbeaten else model.result.label
 
 
-def _over_seeds(row: EvaluationRow) -> str:
+def _rank(model: ComparedModel) -> str:
+    return rank_value(model.cell.cell.rank, model.result.budget_unit) if model.cell else ""
+
+
+def _test(model: ComparedModel) -> str:
+    return percent_with_interval(model.test.accuracy, *model.test.interval) if model.test else ""
+
+
+def _over_seeds(model: ComparedModel) -> str:
+    if model.cell is None:
+        return ""
+    mean, deviation = model.cell.test_spread() or (None, None)
+    return percent_with_spread(mean, deviation, len(model.cell.tested), len(model.cell.failed_seeds))
+
+
+def _spread(row: EvaluationRow) -> str:
     return percent_with_spread(row["test_mean"], row["test_std"], row["seeds"], row["failed_seeds"])
-
-
-_Cell = tuple[CombinationResult, EvaluationRow]
-
-
-def _who(heading: str) -> dict[str, Column[_Cell]]:
-    return {
-        "combination": Column("text", lambda cell: cell[0].label),
-        heading: Column("number", lambda cell: rank_value(cell[1]["rank"], cell[0].budget_unit)),
-        "init": Column("text", lambda cell: init_name(cell[1]["init"], NOTHING)),
-    }
 
 
 def _cells(heading: str) -> dict[str, Column[_Cell]]:
     return {
-        **_who(heading),
-        "checkpoint": Column("text", lambda cell: "yes" if cell[1]["checkpoint"] else ""),
-        "validation": Column("number", lambda cell: percent(cell[1]["recovered_val"])),
+        **cell_columns(heading, lambda cell: (cell[0], cell[1]["rank"], cell[1]["init"])),
+        "checkpoint": Column(lambda cell: "yes" if cell[1]["checkpoint"] else "", "text"),
+        "validation": Column(lambda cell: percent(cell[1]["recovered_val"])),
         "test (95 %)": Column(
-            "number",
             lambda cell: percent_with_interval(cell[1]["recovered_test"], cell[1]["test_low"], cell[1]["test_high"]),
         ),
-        "over seeds": Column("number", lambda cell: _over_seeds(cell[1])),
-        "recovered": Column("number", lambda cell: percent(cell[1]["recovery"], 1)),
-        "size": Column("number", lambda cell: size(cell[1]["bytes"])),
-        "times smaller": Column("number", lambda cell: formatted(cell[1]["ratio"], ".2f")),
-        "layers smaller": Column("number", lambda cell: formatted(cell[1]["layer_ratio"], ".2f")),
-        "fewer MACs": Column("number", lambda cell: formatted(cell[1]["macs_ratio"], ".2f")),
-        "trained parameters": Column("number", lambda cell: formatted(cell[1]["trainable"], ",")),
+        "over seeds": Column(lambda cell: _spread(cell[1])),
+        "recovered": Column(lambda cell: percent(cell[1]["recovery"], 1)),
+        "size": Column(lambda cell: size(cell[1]["bytes"])),
+        "times smaller": Column(lambda cell: formatted(cell[1]["ratio"], ".2f")),
+        "layers smaller": Column(lambda cell: formatted(cell[1]["layer_ratio"], ".2f")),
+        "fewer MACs": Column(lambda cell: formatted(cell[1]["macs_ratio"], ".2f")),
+        "trained parameters": Column(lambda cell: formatted(cell[1]["trainable"], ",")),
     }
 
 
 def _values(heading: str) -> dict[str, Column[_Cell]]:
     return {
-        **_who(heading),
-        "alpha": Column("number", lambda cell: formatted(cell[1]["alpha"], ".3g")),
-        "optimizer": Column("text", lambda cell: cell[1]["optimizer"] or ""),
-        "learning rate": Column("number", lambda cell: formatted(cell[1]["lr"], ".2g")),
-        "batch": Column("number", lambda cell: formatted(cell[1]["batch_size"], "d")),
-        "others": Column("text", lambda cell: cell[1]["extra"]),
-        "best epoch": Column("number", lambda cell: formatted(cell[1]["best_epoch"], "d")),
-        "trial": Column("number", lambda cell: formatted(cell[1]["trial"], "d")),
+        **cell_columns(heading, lambda cell: (cell[0], cell[1]["rank"], cell[1]["init"])),
+        "alpha": Column(lambda cell: formatted(cell[1]["alpha"], ".3g")),
+        "optimizer": Column(lambda cell: cell[1]["optimizer"] or "", "text"),
+        "learning rate": Column(lambda cell: formatted(cell[1]["lr"], ".2g")),
+        "batch": Column(lambda cell: formatted(cell[1]["batch_size"], "d")),
+        "others": Column(lambda cell: cell[1]["extra"], "text"),
+        "best epoch": Column(lambda cell: formatted(cell[1]["best_epoch"], "d")),
+        "trial": Column(lambda cell: formatted(cell[1]["trial"], "d")),
     }

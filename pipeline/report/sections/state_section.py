@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pipeline.report.blocks import Block, Unfinished
 from pipeline.report.figures.labels import cell_label
-from pipeline.results.combination_result import CombinationResult
+from pipeline.results.combination_result import CombinationResult, by_study
 from pipeline.results.progress import standing
 from pipeline.wording import NO_BREAK, counted, percent
 
@@ -14,10 +14,9 @@ def state(results: Sequence[CombinationResult]) -> list[Block]:
 
     The page does not reload itself, because its file changes only when the report is written again.
     """
-    studies = dict.fromkeys(result.of for result in results)
+    studies = by_study(results)
     again = f"This page does not update itself; to write it again: restora report {' '.join(studies)}"
-    boxes = (_box(study, [result for result in results if result.of == study], again) for study in studies)
-    return [box for box in boxes if box]
+    return [box for study, members in studies.items() if (box := _box(study, members, again))]
 
 
 def _box(study: str, results: Sequence[CombinationResult], again: str) -> Unfinished | None:

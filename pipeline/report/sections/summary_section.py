@@ -1,10 +1,11 @@
 """A summary of each study in one paragraph and a list of its best checkpoints."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 from pipeline.report.blocks import Block, Bullets, Paragraph
 from pipeline.report.figures.labels import cell_label
-from pipeline.results.combination_result import CellResult, CombinationResult
+from pipeline.results.combination_result import CellResult, CombinationResult, by_study
 from pipeline.results.comparison import cell_recovery, compared_part, unbeaten, winner_accuracy, winner_bytes
 from pipeline.results.progress import standing
 from pipeline.wording import NO_BREAK, counted, duration, listed, percent, seed_count, size, unbroken
@@ -16,13 +17,9 @@ PARTS = {"val": "validation", "test": "test"}
 
 def summary(results: Sequence[CombinationResult]) -> list[Block]:
     """Per study: the original model, the loss by compression, the best checkpoint of each size, and the search."""
-    studies = dict.fromkeys(result.of for result in results)
-    several = len(studies) > 1
-    return [
-        piece
-        for study in studies
-        for piece in _summary([result for result in results if result.of == study], f"{study}: " if several else "")
-    ]
+    studies = by_study(results)
+    beginnings = [f"{study}: " if len(studies) > 1 else "" for study in studies]
+    return list(chain.from_iterable(map(_summary, studies.values(), beginnings)))
 
 
 def _summary(results: Sequence[CombinationResult], beginning: str) -> list[Block]:

@@ -4,29 +4,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.report.blocks import Column, Section, facts, table
-from pipeline.results.combination_result import CombinationResult
+from pipeline.results.combination_result import CombinationResult, by_study
+
+NAMES = {"parts": "images", "baseline": "baseline training"}
+"""What some facts of a task are called on the page."""
 
 
 def task_section(results: Sequence[CombinationResult]) -> Section:
     """Model, data, split and baseline of each study, and its combinations."""
-    studies = {result.of: _told(result) for result in reversed(results)}
-    studies = {study: studies[study] for study in dict.fromkeys(result.of for result in results)}
-    tables = list(studies.values())
-    same = all(told == tables[0] for told in tables)
-    names = dict.fromkeys(name for told in tables for name in told)
-    said = {name: [told.get(name, "") for told in (tables[:1] if same else tables)] for name in names}
-    columns: dict[str, Column[CombinationResult]] = {
-        "combination": Column("text", lambda result: result.label),
-        "compression": Column("long", lambda result: method_said(_chosen(result, "compression"))),
-        "adapter": Column("long", lambda result: method_said(_chosen(result, "adapter"))),
-        "targets": Column("long", lambda result: said_of(_chosen(result, "targets"))),
-        "compressed layers": Column("number", lambda result: str(result.facts.get("targets", ""))),
+    told = {study: _told(members[0]) for study, members in by_study(results).items()}
+    first = next(iter(told.values()))
+    same = all(other == first for other in told.values())
+    columns = {
+        "combination": Column[CombinationResult](lambda result: result.label, "text"),
+        "compression": Column(lambda result: method_said(_chosen(result, "compression")), "long"),
+        "adapter": Column(lambda result: method_said(_chosen(result, "adapter")), "long"),
+        "targets": Column(lambda result: said_of(_chosen(result, "targets")), "long"),
+        "compressed layers": Column(lambda result: str(result.facts.get("targets", ""))),
     }
     return Section(
         "task",
         "The task",
         [
-            facts("Model, data and baseline", said, ["value"] if same else list(studies)),
+            facts("Model, data and baseline", {"value": first} if same else told),
             table("The combinations; each is searched with every rank and init", columns, results),
         ],
     )
@@ -35,10 +35,7 @@ def task_section(results: Sequence[CombinationResult]) -> Section:
 def _told(result: CombinationResult) -> dict[str, str]:
     task = {name: value for name, value in result.facts.get("task", {}).items() if name != "trained"}
     task["baseline"] = task.get("baseline") or "none: the weights were loaded"
-    return {_NAMES.get(name, name): said_of(value) for name, value in task.items()}
-
-
-_NAMES = {"parts": "images", "baseline": "baseline training"}
+    return {NAMES.get(name, name): said_of(value) for name, value in task.items()}
 
 
 def _chosen(result: CombinationResult, key: str) -> Any:

@@ -1,13 +1,13 @@
 """How the trials ended, and why some of them failed."""
 
-from collections import Counter
 from collections.abc import Sequence
 
 from pipeline.report.blocks import Block, Bullets, Column, Folded, Paragraph, Section, Table, table
-from pipeline.report.figures.labels import cell_label, rank_word
+from pipeline.report.figures.labels import cell_columns, cell_label, rank_word
 from pipeline.results.combination_result import CellResult, CombinationResult
-from pipeline.store.tally import STATES
-from pipeline.wording import NOTHING, counted, init_name, rank_value
+from pipeline.results.progress import total
+from pipeline.store.tally import STATES, Tally
+from pipeline.wording import counted
 
 _Cell = tuple[CombinationResult, CellResult]
 
@@ -16,28 +16,33 @@ def trials_section(results: Sequence[CombinationResult]) -> Section:
     """Trials by state, the reasons of failures, and the cells that ended short or have not begun."""
     cells = [(result, cell) for result in results for cell in result.cells]
     reasons = [
-        (own, reason, count)
-        for own in cells
-        for reason, count in [*own[1].tally.reasons.items(), *own[1].tally.interrupted.items()]
+        (_named(pair), count, reason)
+        for pair in cells
+        for reasons in (pair[1].tally.reasons, pair[1].tally.interrupted)
+        for reason, count in reasons.items()
     ]
-    seeds = [(own, seed, reason) for own in cells for seed, reason in own[1].failed_seeds.items()]
+    seeds = [(_named(pair), seed, reason) for pair in cells for seed, reason in pair[1].failed_seeds.items()]
     return Section(
         "trials",
         "Failures",
         [
-            Paragraph(_ended(cells)),
-            *([_reasons(reasons)] if reasons else []),
-            *([_failed_seeds(seeds)] if seeds else []),
-            *_listed("Cells that ended short of their budget, because as many trials failed:", cells, short=True),
-            *_listed("Cells in which no trial has begun:", cells, short=False),
+            Paragraph(_ended(total(cell.tally for _, cell in cells))),
+            *_reasons("Why trials failed or were interrupted", "trials", reasons),
+            *_reasons(
+                "Why training of a winner under another seed failed; the mean is over the other seeds", "seed", seeds
+            ),
+            *_listed(
+                "Cells that ended short of their budget, because as many trials failed:",
+                [pair for pair in cells if pair[1].exhausted],
+            ),
+            *_listed("Cells in which no trial has begun:", [pair for pair in cells if not pair[1].begun]),
             Folded("Trials of each cell by state", [_states(cells, rank_word(results))]),
         ],
     )
 
 
-def _ended(cells: Sequence[_Cell]) -> str:
-    states = sum((cell.tally.states for _, cell in cells), Counter[str]())
-    interrupted = sum(sum(cell.tally.interrupted.values()) for _, cell in cells)
+def _ended(tally: Tally) -> str:
+    states, interrupted = tally.states, tally.interrupted.total()
     said = (
         f"{counted(states['complete'], 'trial')} ran to the end, and {states['pruned']:,} were pruned, because their "
         f"first epochs were worse than those of others. "
@@ -47,54 +52,36 @@ def _ended(cells: Sequence[_Cell]) -> str:
     return f"{said}{failed}{stopped}."
 
 
-def _reasons(reasons: Sequence[tuple[_Cell, str, int]]) -> Table:
-    return table(
-        "Why trials failed or were interrupted",
-        {
-            "cell": Column("text", lambda row: _named(row[0])),
-            "trials": Column("number", lambda row: str(row[2])),
-            "reason": Column("long", lambda row: row[1]),
-        },
-        reasons,
-    )
+def _reasons(caption: str, heading: str, rows: Sequence[tuple[str, int, str]]) -> list[Block]:
+    """Cells with a number and a reason each; nothing if there are none."""
+    columns = {
+        "cell": Column[tuple[str, int, str]](lambda row: row[0], "text"),
+        heading: Column(lambda row: str(row[1])),
+        "reason": Column(lambda row: row[2], "long"),
+    }
+    return [table(caption, columns, rows)] if rows else []
 
 
-def _failed_seeds(seeds: Sequence[tuple[_Cell, int, str]]) -> Table:
-    return table(
-        "Why training of a winner under another seed failed; the mean is over the other seeds",
-        {
-            "cell": Column("text", lambda row: _named(row[0])),
-            "seed": Column("number", lambda row: str(row[1])),
-            "reason": Column("long", lambda row: row[2]),
-        },
-        seeds,
-    )
+def _listed(title: str, cells: Sequence[_Cell]) -> list[Block]:
+    return [Paragraph(title), Bullets([_named(pair) for pair in cells])] if cells else []
 
 
-def _listed(title: str, cells: Sequence[_Cell], *, short: bool) -> list[Block]:
-    found = [_named(own) for own in cells if (own[1].exhausted if short else not own[1].begun)]
-    return [Paragraph(title), Bullets(found)] if found else []
-
-
-def _named(own: _Cell) -> str:
-    result, cell = own
-    name = cell_label(result, cell.cell)
-    return f"{result.label}, {name}" if cell.cell.rank else result.label
+def _named(pair: _Cell) -> str:
+    result, cell = pair
+    return f"{result.label}, {cell_label(result, cell.cell)}" if cell.cell.rank else result.label
 
 
 def _states(cells: Sequence[_Cell], heading: str) -> Table:
     counts = {
-        state: Column[_Cell]("number", lambda own, state=state: str(own[1].tally.states[state]))  # type: ignore[misc]
+        state: Column[_Cell](lambda pair, state=state: str(pair[1].tally.states[state]))  # type: ignore[misc]
         for state in STATES
     }
     return table(
         "Pruned trials count in the budget, failed ones do not",
         {
-            "combination": Column("text", lambda own: own[0].label),
-            heading: Column("number", lambda own: rank_value(own[1].cell.rank, own[0].budget_unit)),
-            "init": Column("text", lambda own: init_name(own[1].cell.init, NOTHING)),
+            **cell_columns(heading, lambda pair: (pair[0], pair[1].cell.rank, pair[1].cell.init)),
             **counts,
-            "budget": Column("number", lambda own: str(own[1].budget)),
+            "budget": Column(lambda pair: str(pair[1].budget)),
         },
         cells,
     )
