@@ -26,10 +26,6 @@ class TernaryWeight(CompressedWeight):
     codes: Tensor  # [out, in], int8
     scale: Tensor  # [out]
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.codes.shape[0], self.codes.shape[1]
-
     def dense(self) -> Tensor:
         return self.scale[:, None] * self.codes.to(self.scale)
 

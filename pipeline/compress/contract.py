@@ -6,27 +6,29 @@ group of a grouped convolution is compressed by itself.
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pipeline.compress.layers import copy_sharing_tensors, in_groups, layer_in_errors, replace_weight, sound_matrix
 from pipeline.compress.weight import CompressedWeight, DenseWeight, GroupedWeight, join_groups
 from pipeline.config.registry import Method
-from pipeline.task.contract import Part
+from pipeline.hashes import fingerprint
+from pipeline.paths import COMPRESSED
+from pipeline.task.contract import Part, Task
+from pipeline.task.tensor_cache import read_tensors, write_tensors
 
 
 @dataclass(frozen=True)
 class LayerStats:
-    """Statistics of a layer's inputs over training images.
-
-    Args:
-        second_moment: ``C = E[x x^T]``, uncentred, float64 ``[in, in]``.
-    """
+    """Statistics of a layer's inputs over training images."""
 
     second_moment: Tensor
+    """``C = E[x x^T]``, uncentred, float64 ``[in, in]``."""
 
     @property
     def ridge(self) -> Tensor:
@@ -44,19 +46,10 @@ class LayerStats:
         return values.clamp_min(self.ridge), vectors
 
     @property
-    def root(self) -> Tensor:
-        """A root ``K [in, in]`` of the damped moment, ``K K^T = C``; ``||M K||^2`` is ``E ||M x||^2``.
-
-        It is not the symmetric one, which would cost another product and give the same norms.
-        """
+    def roots(self) -> tuple[Tensor, Tensor]:
+        """``K`` and ``K^-1``, ``[in, in]``, with ``K K^T`` the damped moment; ``||M K||^2`` is ``E ||M x||^2``."""
         values, vectors = self.eigen
-        return vectors * values.sqrt()
-
-    @property
-    def inverse_root(self) -> Tensor:
-        """``K^-1``, ``[in, in]``."""
-        values, vectors = self.eigen
-        return values.rsqrt()[:, None] * vectors.T
+        return vectors * values.sqrt(), values.rsqrt()[:, None] * vectors.T
 
 
 ModelStats = Mapping[str, Sequence[LayerStats]]
@@ -116,10 +109,7 @@ class Compression(Method):
         """
 
     def reshape(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-        """Change the shapes of a bare architecture, in place, to those of an exported model's tensors.
-
-        Only methods that change the architecture need it.
-        """
+        """Give a bare architecture the shapes of an exported model's tensors, in place; by default it has them."""
 
     @abstractmethod
     def load_weight(self, tensors: Mapping[str, Tensor], shape: tuple[int, int], groups: int) -> CompressedWeight:
@@ -168,3 +158,29 @@ class LayerCompression(Compression):
             return self.from_tensors(tensors, shape)
         group_shape = (shape[0] // groups, shape[1])
         return GroupedWeight([self.from_tensors(part, group_shape) for part in GroupedWeight.split(tensors, groups)])
+
+
+class TrainingCompression(Compression):
+    """A method that trains the model: once, and then from a cache, so that all runs and exports use one model."""
+
+    @abstractmethod
+    def restored(self, model: nn.Module, targets: Sequence[str], tensors: Mapping[str, Tensor]) -> CompressedModel:
+        """The result of an earlier ``compress_model``, from the ``state_dict`` of its model."""
+
+
+def compress_cached(
+    compression: Compression, task: Task, model: nn.Module, targets: Sequence[str], stats: ModelStats
+) -> CompressedModel:
+    """``compression.compress_model`` for a task, read from the cache if the method trains and was trained before."""
+    if not isinstance(compression, TrainingCompression) or not task.trained:
+        return compression.compress_model(model, targets, stats, task.train)
+    names = [name for name, _ in model.named_parameters()]
+    key = fingerprint([compression.model_dump(mode="json"), list(targets), names, dict(task.hashes)])
+    path, tensors = COMPRESSED / f"{key}.safetensors", None
+    with suppress(OSError, ValueError, SafetensorError):  # a file that is missing or damaged is written again
+        tensors = read_tensors(path)
+    if tensors is not None:
+        return compression.restored(model, targets, tensors)
+    compressed = compression.compress_model(model, targets, stats, task.train)
+    write_tensors(path, compressed.model.state_dict())
+    return compressed

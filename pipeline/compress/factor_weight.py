@@ -31,10 +31,6 @@ class FactorWeight(CompressedWeight):
     second: CompressedWeight
     values: Tensor
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.first.shape[0], self.second.shape[1]
-
     def dense(self) -> Tensor:
         return product(*self.factors)
 

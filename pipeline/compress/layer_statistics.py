@@ -1,4 +1,4 @@
-"""Statistics of layers from training images: moments of inputs, sensitivity to errors of outputs, number of vectors."""
+"""Statistics of layers over images: moments of inputs, sensitivity to errors of outputs, batch norms, input vectors."""
 
 import functools
 import threading
@@ -10,9 +10,11 @@ from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.padding import pad_same
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.compress.contract import LayerStats
-from pipeline.compress.layers import group_count
+from pipeline.compress.layers import group_count, matrix_shape
+from pipeline.errors import SpecError
 from pipeline.task.contract import Part
 
 Inputs = tuple[Tensor, ...]
@@ -22,10 +24,7 @@ Inputs = tuple[Tensor, ...]
 def _forward_hooks(
     model: nn.Module, names: Sequence[str], hook: Callable[[str, nn.Module, Inputs, Tensor], Tensor | None]
 ) -> Iterator[None]:
-    """Call ``hook(name, layer, inputs, output)`` after each forward pass of the named layers, inside the context.
-
-    A tensor that the hook returns replaces the output.
-    """
+    """Call ``hook(name, layer, inputs, output)`` after each named layer; a tensor that it returns is the new output."""
     with ExitStack() as stack:
         for name in names:
             stack.callback(model.get_submodule(name).register_forward_hook(functools.partial(hook, name)).remove)
@@ -36,13 +35,7 @@ def _forward_hooks(
 def gather_statistics(
     model: nn.Module, targets: Sequence[str], batches: Iterable[Tensor]
 ) -> dict[str, Sequence[LayerStats]]:
-    """``C = E[x x^T]`` of the inputs of each target layer, one per group of a convolution.
-
-    Args:
-        model: The uncompressed model, in eval mode.
-        targets: Names of Linear and Conv2d layers.
-        batches: Images from the training part.
-    """
+    """``C = E[x x^T]`` of the inputs of each target layer over batches of images, one per group of a convolution."""
     sums: dict[str, Tensor] = {}
     counts = dict.fromkeys(targets, 0)
 
@@ -64,12 +57,7 @@ def gather_sensitivity(
 
     It is half the mean diagonal of the empirical Fisher information. If the layer's outputs are off by ``d``, the
     cross-entropy grows by about ``sensitivity * E ||d||^2``, the mean over its output vectors ``[out]`` at all
-    positions (Theis et al., 2018, arXiv:1801.05787).
-
-    Args:
-        model: The uncompressed model, in eval mode.
-        targets: Names of Linear and Conv2d layers.
-        batches: Images and labels from the training part.
+    positions (Theis et al., 2018, arXiv:1801.05787). ``batches`` holds images and labels.
     """
     squares, image_count = dict.fromkeys(targets, 0.0), 0
     outputs: list[tuple[str, Tensor]] = []
@@ -86,7 +74,7 @@ def gather_sensitivity(
             for (name, _), gradient in zip(outputs, gradients, strict=True):
                 squares[name] += float(gradient.double().square().sum())
             image_count += len(labels)
-    rows = {name: len(model.get_submodule(name).get_parameter("weight")) for name in targets}
+    rows = {name: matrix_shape(model.get_submodule(name))[0] for name in targets}
     return {name: square / (2 * image_count * rows[name]) for name, square in squares.items()}
 
 
@@ -126,12 +114,7 @@ def calibration(train: Part) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 class Statistics:
-    """The statistics of a model's layers; those of a layer are gathered once, when they are first needed.
-
-    Args:
-        model: The uncompressed model.
-        train: The training part.
-    """
+    """The statistics of an uncompressed model's layers; those of a layer are gathered once, when first needed."""
 
     def __init__(self, model: nn.Module, train: Part) -> None:
         self._model, self._train = model, train
@@ -155,3 +138,33 @@ class Statistics:
             if missing:
                 self._sensitivity |= gather_sensitivity(self._model, missing, calibration(self._train))
             return {name: self._sensitivity[name] for name in targets}
+
+
+def running_norms(model: nn.Module) -> list[_BatchNorm]:
+    """The batch norms with running statistics; without any, a ``SpecError``."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    if not norms:
+        raise SpecError('batch_norm = "reestimated", but the model has no batch norm; leave it "kept"')
+    return norms
+
+
+@torch.no_grad()
+def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Set the running mean and variance of every batch norm to those of its inputs over some images, in place.
+
+    Each batch is normalised with its own statistics, as in training; the running statistics become the mean over all
+    batches. The buffers are replaced by new ones, because another model may share them.
+    """
+    norms = running_norms(model)
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        for name, buffer in list(norm.named_buffers(recurse=False)):
+            norm.register_buffer(name, buffer.clone())
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches, each with equal weight
+        norm.train()
+    for images in batches:
+        model(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()

@@ -58,11 +58,7 @@ def in_groups(layer: nn.Module, matrix: Tensor) -> Tensor:
 
 
 def sound_matrix(model: nn.Module, name: str) -> Tensor:
-    """The weight of a layer, ``[out, in]``.
-
-    Raises:
-        IntegrityError: It contains NaN or infinite values.
-    """
+    """The weight of a layer, ``[out, in]``; an ``IntegrityError`` if it contains NaN or infinite values."""
     matrix = weight_matrix(model.get_submodule(name))
     if not matrix.isfinite().all():
         raise IntegrityError(f"the weight of layer '{name}' holds NaN or infinite values; load sound weights")

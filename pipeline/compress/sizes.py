@@ -1,12 +1,9 @@
-"""The tensors of an exported model, and from them its size in bits; multiply-accumulates before and after compression.
-
-The size is exact before training starts, because training changes the values of the tensors and not their shapes.
-"""
+"""The tensors of an exported model, and from them its size in bits, exact before training; multiply-accumulates."""
 
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import Tensor, nn
@@ -18,16 +15,12 @@ from pipeline.compress.weight import BitCount
 
 @dataclass(frozen=True)
 class StoredModel:
-    """What an exported file holds of a model: both the file and its predicted size are made from this.
-
-    Args:
-        compressed: The compressed model, whose ``weights`` are stored packed.
-        adapter: Packed tensors that the adapter trained, by name in the file. A tensor with the name of one of the
-            model's parameters is stored in its place.
-    """
+    """What an exported file holds of a model: both the file and its predicted size are made from this."""
 
     compressed: CompressedModel
+    """The compressed model, whose ``weights`` are stored packed."""
     adapter: Mapping[str, Tensor] = field(default_factory=dict)
+    """Packed tensors that the adapter trained, by name in the file; one may take the place of a model's parameter."""
 
     @cached_property
     def unpacked(self) -> dict[str, Tensor]:
@@ -144,7 +137,7 @@ def model_size(original: nn.Module, stored: StoredModel) -> ModelSize:
         layers[name] = LayerSize(
             dense=32 * out * inner,
             bias=0 if layer.bias is None else 32 * out,
-            base=weight.bits + BitCount(payload=0, bias=unpacked.pop(f"{name}.bias", 0)),
+            base=replace(weight.bits, bias=unpacked.pop(f"{name}.bias", 0)),
             adapter=adapter.pop(name, 0),
         )
     return ModelSize(
@@ -167,11 +160,8 @@ def model_macs(
 ) -> tuple[int, int]:
     """Multiply-accumulates of all Linear and Conv2d layers for one image: ``(compressed with adapter, uncompressed)``.
 
-    Args:
-        original: The uncompressed model.
-        compressed: The compressed one.
-        positions: How many input vectors each layer multiplies per image (``output_positions``).
-        adapter_macs: What the adapter adds per input vector, by layer.
+    ``positions`` is how many input vectors each layer multiplies per image (``output_positions``), and ``adapter_macs``
+    what the adapter adds per input vector.
     """
     small = dense = 0
     for name in layer_names(original):

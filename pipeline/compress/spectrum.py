@@ -8,11 +8,7 @@ from torch import Tensor
 
 
 def singular_values(matrix: Tensor) -> Tensor:
-    """``s`` of ``matrix [out, in]``: ``[min(out, in)]``, descending, on the CPU.
-
-    Raises:
-        torch.linalg.LinAlgError: The matrix contains NaN or infinite values.
-    """
+    """``s`` of ``matrix [out, in]``: ``[min(out, in)]``, descending, on the CPU; a ``LinAlgError`` if not finite."""
     if not matrix.isfinite().all():  # some devices would return NaN
         raise torch.linalg.LinAlgError("it holds NaN or infinite values")  # type: ignore[attr-defined]
     values: Tensor = torch.linalg.svdvals(matrix.detach().double())
@@ -20,18 +16,9 @@ def singular_values(matrix: Tensor) -> Tensor:
 
 
 def product_singular_values(B: Tensor, A: Tensor, s: float = 1.0) -> Tensor:
-    """The singular values of ``s B A`` without computing the product: with ``B = Q R``, ``A^T = P L``, of ``R L^T``.
+    """The first ``min(out, r, in)`` singular values of ``s B A``, for ``B [out, r]`` and ``A [r, in]``; the others are 0.
 
-    Args:
-        B: ``[out, r]``.
-        A: ``[r, in]``.
-        s: The scale.
-
-    Returns:
-        ``[min(out, r, in)]``, descending, on the CPU; all further singular values of the product are zero.
-
-    Raises:
-        torch.linalg.LinAlgError: A factor contains NaN or infinite values.
+    The product is not computed: with ``B = Q R`` and ``A^T = P L`` they are those of ``s R L^T``.
     """
     R, L = (torch.linalg.qr(factor.detach().double(), mode="r").R for factor in (B, A.mT))
     return singular_values(s * R @ L.mT)

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.compress.channel_shapes import fit_shapes
+from pipeline.compress.channels import fit_shapes
 from pipeline.compress.contract import CompressedModel, Compression, LayerStats, ModelStats
 from pipeline.compress.layers import copy_sharing_tensors, sound_matrix, weight_matrix
 from pipeline.compress.weight import CompressedWeight, DenseWeight
@@ -38,12 +38,7 @@ class StructuredPruning(Compression):
     def pruned(self, model: nn.Module, targets: Sequence[str], train: Part, noise: Tensor) -> nn.Module:
         """A copy of ``model`` without some output channels of the target layers; frozen, in eval mode.
 
-        Args:
-            model: The trained model.
-            targets: Names of Linear and Conv2d layers, whose weights are finite.
-            train: The training part.
-            noise: A batch of one image of noise, with the shape and dtype of the training images, on the model's
-                device.
+        ``noise`` is a batch of one image of noise, like the training images, on the model's device.
         """
 
     def compress_model(

@@ -46,18 +46,16 @@ class Truncation(LayerCompression):
         return self.energy is None
 
     def decompose(self, weight: Tensor, stats: LayerStats | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The whole decomposition ``U diag(S) V = W``, float64, with ``k = min(out, in)``.
+        """The whole decomposition ``U diag(S) V = W``: ``U [out, k]``, ``S [k]`` descending and ``V [k, in]``, float64.
 
         With metric "activation", ``S`` are the singular values of ``W C^(1/2)``, and ``V`` contains ``C^(-1/2)``.
-
-        Returns:
-            ``U [out, k]``, ``S [k]`` in descending order and ``V [k, in]``.
         """
         if stats is None or not self.needs_statistics:
             U, S, V = torch.linalg.svd(weight.double(), full_matrices=False)
             return U, S, V
-        U, S, V = torch.linalg.svd(weight.double() @ stats.root, full_matrices=False)
-        return U, S, V @ stats.inverse_root
+        root, inverse_root = stats.roots
+        U, S, V = torch.linalg.svd(weight.double() @ root, full_matrices=False)
+        return U, S, V @ inverse_root
 
     def truncate(self, weight: Tensor, stats: LayerStats | None) -> tuple[Tensor, Tensor, Tensor]:
         """The leading part of ``decompose``: ``U [out, r]``, ``S [r]`` and ``V [r, in]``."""
@@ -66,7 +64,7 @@ class Truncation(LayerCompression):
         return U[:, :r], S[:r], V[:r]
 
     def kept_rank(self, values: Tensor, shape: tuple[int, int]) -> int:
-        """The rank r for a weight of ``shape`` with singular values ``values [min(out, in)]``, in descending order."""
+        """The rank r for a weight of ``shape`` with the singular values ``values``, in descending order."""
         out, inner = shape
         if self.rank is not None:
             r = self.rank
@@ -93,8 +91,8 @@ def best_product(matrix: Tensor, rank: int, fallback: Tensor) -> tuple[Tensor, T
     Args:
         matrix: ``M [out, in]``.
         rank: ``r <= min(out, in)``.
-        fallback: ``[out, in]``. Its singular vectors are used for ``A`` if ``M`` is zero and has none of its own; those
-            of the weight, unlike arbitrary ones, lie in the inputs that the layer uses.
+        fallback: ``[out, in]``, whose singular vectors are used for ``A`` if ``M`` is zero; those of the weight lie in
+            the inputs that the layer uses.
 
     Returns:
         ``A [r, in]`` and ``B [out, r]``, float64.

@@ -1,12 +1,9 @@
-"""The compressed form of one layer's weight: its dense form, its packed tensors and their size.
-
-Shapes: a weight is a matrix ``[out, in]``; that of a convolution is its view ``[out, in / groups * kh * kw]``.
-"""
+"""The compressed form of one layer's weight: its dense form ``[out, in]``, its packed tensors and their size."""
 
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
@@ -23,9 +20,6 @@ BIT_KINDS = {"index": "index", "rank": "index", "scale": "scale", "zero": "scale
 class BitCount:
     """Bits that a packed weight takes in a file, by purpose.
 
-    >>> (BitCount(payload=512) + BitCount(payload=0, scale=32)).total(scale=False)
-    512
-
     Args:
         payload: Codes and values.
         index: Positions of the kept values, and the rank of a factorisation whose shapes do not give it.
@@ -38,11 +32,6 @@ class BitCount:
     scale: int = 0
     bias: int = 0
 
-    def __add__(self, other: Self) -> "BitCount":
-        return BitCount(
-            **{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
-        )
-
     def total(self, *, index: bool = True, scale: bool = True, bias: bool = True) -> int:
         """The sum of all bits; a switch set to False leaves that purpose out, as published size formulas do."""
         return self.payload + self.index * index + self.scale * scale + self.bias * bias
@@ -51,10 +40,11 @@ class BitCount:
 class CompressedWeight:
     """A compressed weight. It is immutable, so that copies of a model share it."""
 
-    @property
-    @abstractmethod
+    @cached_property
     def shape(self) -> tuple[int, int]:
         """``(out, in)`` of the dense form."""
+        out, inner = self.dense().shape
+        return out, inner
 
     @abstractmethod
     def dense(self) -> Tensor:
@@ -85,9 +75,6 @@ class CompressedWeight:
     def scaled_rows(self, gain: Tensor) -> Self:
         """A weight of the same form and size, with row ``i`` of the dense form multiplied by ``gain[i]``.
 
-        Args:
-            gain: ``[out]``.
-
         Raises:
             ValueError: The form has no parameter per row that could take the gain.
         """
@@ -103,17 +90,9 @@ class CompressedWeight:
 
 @dataclass(frozen=True)
 class MatrixWeight(CompressedWeight):
-    """A weight that is held in its dense form.
-
-    Args:
-        weight: ``[out, in]``.
-    """
+    """A weight that is held in its dense form ``[out, in]``."""
 
     weight: Tensor
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.weight.shape[0], self.weight.shape[1]
 
     def dense(self) -> Tensor:
         return self.weight
@@ -148,11 +127,6 @@ class GroupedWeight(CompressedWeight):
     def __init__(self, groups: Sequence[CompressedWeight]) -> None:
         self.groups = groups
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        rows, columns = self.groups[0].shape
-        return len(self.groups) * rows, columns
-
     def dense(self) -> Tensor:
         return torch.cat([group.dense() for group in self.groups])
 
@@ -176,5 +150,5 @@ class GroupedWeight(CompressedWeight):
         return [{kind: tensor[g] for kind, tensor in tensors.items()} for g in range(groups)]
 
     def scaled_rows(self, gain: Tensor) -> Self:
-        gains = torch.split(gain, [group.shape[0] for group in self.groups])
+        gains = gain.chunk(len(self.groups))
         return type(self)([group.scaled_rows(rows) for group, rows in zip(self.groups, gains, strict=True)])

@@ -110,7 +110,7 @@ def spectrum(matrix: Tensor, stats: Sequence[LayerStats]) -> Tensor:
         stats: Statistics of the layer's inputs, one per group of rows.
     """
     groups = matrix.double().reshape(len(stats), -1, matrix.shape[1])
-    return singular_values(torch.cat([rows @ inputs.root for rows, inputs in zip(groups, stats, strict=True)]))
+    return singular_values(torch.cat([rows @ inputs.roots[0] for rows, inputs in zip(groups, stats, strict=True)]))
 
 
 def layers_of(

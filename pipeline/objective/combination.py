@@ -20,9 +20,8 @@ from pipeline.adapt.contract import (
 )
 from pipeline.cell import Cell
 from pipeline.compress.attention import SplitQkv, with_plain_attention
-from pipeline.compress.batch_norm import reestimate, running_norms
-from pipeline.compress.contract import CompressedModel, Compression
-from pipeline.compress.layer_statistics import Statistics, calibration, output_positions
+from pipeline.compress.contract import CompressedModel, Compression, compress_cached
+from pipeline.compress.layer_statistics import Statistics, calibration, output_positions, reestimate, running_norms
 from pipeline.compress.layers import (
     copy_sharing_tensors,
     layer_in_errors,
@@ -34,7 +33,6 @@ from pipeline.compress.layers import (
 )
 from pipeline.compress.sizes import ModelSize, StoredModel, model_macs, model_size
 from pipeline.compress.targets import resolve
-from pipeline.compress.training_compression import compress_cached
 from pipeline.compress.weight import DenseWeight
 from pipeline.config.combination_spec import CombinationSpec
 from pipeline.config.search_spec import SearchSpec

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from pipeline.compress.attention import with_plain_attention
+from pipeline.compress.contract import TrainingCompression
 from pipeline.compress.layer_statistics import Statistics
-from pipeline.compress.training_compression import TrainingCompression
 from pipeline.config.spec import StudySpec
 from pipeline.errors import IntegrityError, SpecError
 from pipeline.objective.combination import Combination

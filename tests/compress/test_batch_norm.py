@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.compress.batch_norm import reestimate
+from pipeline.compress.layer_statistics import reestimate
 from pipeline.compress.layers import copy_sharing_tensors
 from pipeline.errors import SpecError
 

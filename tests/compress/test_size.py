@@ -83,10 +83,6 @@ class Stated(CompressedWeight):
     out_in: tuple[int, int]
     numbers: int
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.out_in
-
     def dense(self) -> Tensor:
         return torch.zeros(self.out_in)
 

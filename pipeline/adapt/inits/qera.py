@@ -26,10 +26,7 @@ class Qera(Init):
     needs_statistics: ClassVar[bool] = True
 
     def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
-        stats = layer.shared_stats
+        root, inverse_root = layer.shared_stats.roots
         # Every rank must be a prefix of the same factors, and a product of fewer rows may differ in its last bit.
-        A, B = best_product(
-            layer.residual @ stats.root, min(layer.weight.shape), fallback=layer.weight.double() @ stats.root
-        )
-        A = A @ stats.inverse_root
-        return layer.start(A[:rank], B[:, :rank])
+        A, B = best_product(layer.residual @ root, min(layer.weight.shape), fallback=layer.weight.double() @ root)
+        return layer.start((A @ inverse_root)[:rank], B[:, :rank])

@@ -25,10 +25,6 @@ class SignWeight(CompressedWeight):
     positive: Tensor
     scale: Tensor
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.positive.shape[0], self.positive.shape[1]
-
     def dense(self) -> Tensor:
         signs = torch.where(self.positive, 1, -1).to(self.scale.dtype)
         return signs * self.scale[:, None] if len(self.scale) else signs

@@ -38,10 +38,6 @@ class CodeWeight(CompressedWeight):
     width: int
     group: int
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.code.shape[0], self.code.shape[1]
-
     def dense(self) -> Tensor:
         if len(self.zero):
             return self._per_column(self.scale) * self.code + self._per_column(self.zero)
@@ -49,7 +45,7 @@ class CodeWeight(CompressedWeight):
 
     def _per_column(self, per_group: Tensor) -> Tensor:
         """``[out, groups] -> [out, in]``."""
-        return per_group[:, torch.arange(self.shape[1]) // self.group]
+        return per_group[:, torch.arange(self.code.shape[1]) // self.group]
 
     @property
     def macs(self) -> int:

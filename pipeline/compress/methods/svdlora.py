@@ -31,10 +31,6 @@ class SumWeight(CompressedWeight):
 
     steps: Sequence[FactorWeight]
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.steps[0].shape
-
     def dense(self) -> Tensor:
         return product(*self.factors)
 
