@@ -1,29 +1,28 @@
 """The card of a checkpoint: everything known of the exported trial, as a JSON-able table."""
 
+from dataclasses import asdict
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from pipeline.cell import Cell
 from pipeline.environment import versions
-from pipeline.numbers import wilson
 from pipeline.objective.combination import Combination
 from pipeline.results.combination_result import CellResult, CombinationResult, Score
 from pipeline.run.winners import Recovered, values_of
 
 
 def make_card(combination: Combination, trial: FrozenTrial, got: Recovered, val: Score, test: Score) -> dict[str, Any]:
-    """Build the card of a trained trial.
-
-    Args:
-        combination: The trial's combination.
-        trial: The stored trial.
-        got: Its recovered adapter.
-        val: Its score on the validation part.
-        test: Its score on the test part.
-    """
-    values = values_of(trial)
-    search = combination.search
+    """The card of a trial, from its recovered adapter and the adapter's scores on two parts."""
+    values, search = values_of(trial), combination.search
+    size = combination.facts_of(values.cell).size
+    layers = {
+        name: {
+            "dense_bytes": (layer.dense + layer.bias) // 8,
+            **{f"{purpose}_bytes": bits // 8 for purpose, bits in asdict(layer.base).items()},
+            "adapter_bytes": layer.adapter // 8,
+        }
+        for name, layer in size.layers.items()
+    }
     return {
         "combination": combination.name,
         "trial": trial.number,
@@ -42,22 +41,19 @@ def make_card(combination: Combination, trial: FrozenTrial, got: Recovered, val:
             "seed": trial.user_attrs["seed"],
         },
         "accuracy": {"recovered": {"val": _stated(val), "test": _stated(test)}},
-        "size": _sizes(combination, values.cell),
+        "size": {
+            "dense_bytes": size.dense_bytes,
+            "ratio": size.ratio,
+            "published_ratio": size.published_ratio(),
+            "layers": layers,
+        },
         "hashes": dict(combination.task.hashes),
         "versions": versions(),
     }
 
 
 def add_study(card: dict[str, Any], study: str, result: CombinationResult, cell: CellResult, chosen_by: str) -> None:
-    """Add to a card what only its study knows.
-
-    Args:
-        card: The card of ``make_card``, changed in place.
-        study: Name of the study.
-        result: The results of the trial's combination, with the references that it is compared to.
-        cell: The results of the trial's cell, with the winner's scores under other seeds.
-        chosen_by: How the trial was chosen, in words.
-    """
+    """Add to a card what only its study knows: the references, and the scores of a winner under other seeds."""
     card |= {"study": study, "chosen_by": chosen_by}
     references = {"baseline": result.baseline, "compressed": result.compressed}
     card["accuracy"] |= {
@@ -73,31 +69,4 @@ def add_study(card: dict[str, Any], study: str, result: CombinationResult, cell:
 
 
 def _stated(score: Score) -> dict[str, Any]:
-    """An accuracy with its counts and its 95 % Wilson interval."""
-    return {
-        "correct": score.correct,
-        "images": score.images,
-        "accuracy": score.accuracy,
-        "wilson_95": list(wilson(score.correct, score.images)),
-    }
-
-
-def _sizes(combination: Combination, cell: Cell) -> dict[str, Any]:
-    size = combination.facts_of(cell).size
-    layers = {
-        name: {
-            "dense_bytes": (layer.dense + layer.bias) // 8,
-            "payload_bytes": layer.base.payload // 8,
-            "index_bytes": layer.base.index // 8,
-            "scale_bytes": layer.base.scale // 8,
-            "bias_bytes": layer.base.bias // 8,
-            "adapter_bytes": layer.adapter // 8,
-        }
-        for name, layer in size.layers.items()
-    }
-    return {
-        "dense_bytes": size.dense_bytes,
-        "ratio": size.ratio,
-        "published_ratio": size.published_ratio(),
-        "layers": layers,
-    }
+    return {**asdict(score), "accuracy": score.accuracy, "wilson_95": list(score.interval)}

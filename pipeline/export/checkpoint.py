@@ -1,6 +1,5 @@
 """The exported folder: ``model.safetensors`` holds the packed tensors, ``card.json`` everything known of them."""
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -8,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pipeline.compress.attention import with_plain_attention
 from pipeline.config.registry import ADAPTERS, COMPRESSIONS
 from pipeline.errors import IntegrityError, StorageError, UsageError
 from pipeline.export.pack import PackedMethod, unpack_model
-from pipeline.hashes import fingerprint
+from pipeline.hashes import file_sha256, fingerprint
 from pipeline.task.prepare import rebuild
 
 FORMAT = 2
@@ -31,11 +29,7 @@ REQUIRED = (
 def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], card: dict[str, Any], *, force: bool) -> Path:
     """Write the folder of a checkpoint as a whole, or not at all.
 
-    Args:
-        folder: The folder to write.
-        tensors: What ``pack_model`` returned.
-        card: Everything known of the checkpoint; the file's sizes in bytes and both sha256 are added to it.
-        force: Whether to replace an existing folder.
+    The file's sizes in bytes and both sha256 are added to the card.
 
     Raises:
         UsageError: The folder exists and ``force`` is False.
@@ -51,8 +45,8 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], card: dict[str
             (new / WEIGHTS).write_bytes(data)
             header = 8 + int.from_bytes(data[:8], "little")
             card["size"] |= {"file_bytes": len(data), "header_bytes": header, "tensor_bytes": len(data) - header}
-            card = {"format": FORMAT, **card, "sha256": hashlib.sha256(data).hexdigest()}
-            card["card_sha256"] = _card_hash(card)
+            card = {"format": FORMAT, **card, "sha256": file_sha256(new / WEIGHTS)}
+            card["card_sha256"] = fingerprint(card)
             (new / CARD).write_text(json.dumps(card, indent=2) + "\n")
             _swap_in(new, folder, Path(temporary) / "old")
     except OSError as error:
@@ -61,11 +55,7 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], card: dict[str
 
 
 def refuse_existing(folder: Path, *, force: bool) -> None:
-    """Refuse to replace an existing checkpoint before any work is done.
-
-    Raises:
-        UsageError: The folder exists and ``force`` is False.
-    """
+    """Raise ``UsageError`` if a checkpoint exists, before any work is done for another."""
     if folder.exists() and not force:
         raise UsageError(f"{folder} exists already; give --force to replace it")
 
@@ -83,11 +73,6 @@ def _swap_in(new: Path, folder: Path, old: Path) -> None:
         raise
 
 
-def _card_hash(card: Mapping[str, Any]) -> str:
-    """sha256 of a card's content, whatever its layout as text."""
-    return fingerprint({key: value for key, value in card.items() if key != "card_sha256"})
-
-
 def read_card(folder: Path) -> dict[str, Any]:
     """Read and verify the card of a checkpoint's folder.
 
@@ -101,40 +86,32 @@ def read_card(folder: Path) -> dict[str, Any]:
         if not isinstance(card, dict):
             raise ValueError(f"{CARD} holds no table")
     except OSError as error:
-        siblings = sorted(each.parent.name for each in folder.parent.glob(f"*/{CARD}"))
+        siblings = sorted(card.parent.name for card in folder.parent.glob(f"*/{CARD}"))
         others = f"; beside it: {', '.join(siblings)}" if siblings else ""
         raise IntegrityError(
             f"{folder} is not an exported checkpoint: {error}{others}; `restora export` writes one"
         ) from None
     except ValueError as error:
         raise IntegrityError(f"{path} is damaged: {error}; export it again") from None
-    written = card.get("versions")
-    version = written.get("restora") if isinstance(written, dict) else None
+    tables = {"": card, **{f"{name}.": table for name, table in card.items() if isinstance(table, dict)}}
+    version = tables.get("versions.", {}).get("restora")
     if card.get("format") not in (1, FORMAT):
         raise IntegrityError(
             f"{path} has format {card.get('format')}, written by version {version}; this version reads formats 1 to "
             f"{FORMAT}: load it with the version that wrote it, or export it again"
         )
-    expected, found = card.get("card_sha256"), _card_hash(card)
+    expected = card.get("card_sha256")
+    found = fingerprint({key: value for key, value in card.items() if key != "card_sha256"})
     if card["format"] > 1 and found != expected:
         raise IntegrityError(
             f"{path} has changed since it was written: its content has sha256 {found}, expected {expected}; export it "
             f"again"
         )
-    missing = [key for key in REQUIRED if not _has(card, key)]
+    keys = {f"{prefix}{key}" for prefix, table in tables.items() for key in table}
+    missing = [key for key in REQUIRED if key not in keys]
     if missing:
         raise IntegrityError(f"{path}, written by version {version}, lacks {', '.join(missing)}; export it again")
     return card
-
-
-def _has(card: Mapping[str, Any], key: str) -> bool:
-    """Whether a card has a key; a dot leads into an inner table."""
-    table: Any = card
-    for name in key.split("."):
-        if not isinstance(table, dict) or name not in table:
-            return False
-        table = table[name]
-    return True
 
 
 def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -150,14 +127,13 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     folder = Path(path)
     card = read_card(folder)
     try:
-        data = (folder / WEIGHTS).read_bytes()
-        found = hashlib.sha256(data).hexdigest()
+        found = file_sha256(folder / WEIGHTS)
         if found != card["sha256"]:
             raise IntegrityError(
                 f"{folder / WEIGHTS} has sha256 {found}, its card expects {card['sha256']}: it is damaged, or of "
                 f"another checkpoint; export it again"
             )
-        tensors = load_tensors(data)
+        tensors = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise IntegrityError(f"cannot read {folder / WEIGHTS}: {error}; export it again") from None
     method = card["method"]

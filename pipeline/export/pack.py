@@ -20,13 +20,7 @@ from pipeline.errors import IntegrityError
 
 
 def pack_model(compressed: CompressedModel, adapter: Adapter, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Pack a recovered model into named tensors.
-
-    Args:
-        compressed: The compressed model that was adapted.
-        adapter: What was trained.
-        parameters: The adapter's trained tensors, by name.
-    """
+    """Pack a compressed model and the trained tensors of its adapter into named tensors."""
     tensors = stored_model(adapter, compressed, parameters).tensors()
     return {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
 
@@ -36,10 +30,6 @@ class PackedMethod:
     """How the model of a checkpoint was compressed and adapted.
 
     Args:
-        compression: The compression of ``layers``.
-        layers: Names of the compressed layers.
-        adapter: What was trained.
-        alpha: The adapter's alpha.
         ranks: The rank of each layer that has an adapter. ``None`` if all have one, of whatever rank (old cards).
     """
 
@@ -51,12 +41,7 @@ class PackedMethod:
 
 
 def unpack_model(model: nn.Module, tensors: Mapping[str, Tensor], method: PackedMethod) -> nn.Module:
-    """Fill a bare architecture with packed tensors; the inverse of ``pack_model``.
-
-    Args:
-        model: The architecture; its tensors are replaced.
-        tensors: What ``pack_model`` returned.
-        method: How the model was compressed and adapted.
+    """Replace the tensors of a bare architecture by packed ones; the inverse of ``pack_model``.
 
     Returns:
         The model in eval mode, frozen.

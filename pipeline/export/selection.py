@@ -42,7 +42,7 @@ def save(objective: Objective, trial: FrozenTrial, folder: str | Path, *, force:
     """
     refuse_existing(Path(folder), force=force)
     got = recover(objective, None, trial)
-    card = make_card(objective.combination, trial, got, _validated(objective, got), _tested(objective, trial, got))
+    card = make_card(objective.combination, trial, got, *_scores(objective, trial, got))
     return write_checkpoint(Path(folder), _tensors(objective, trial, got), card, force=force)
 
 
@@ -57,8 +57,7 @@ def export_study(
 ) -> Iterator[tuple[str, Path]]:
     """Export the best trial of every rank of a stored study, as ``restora export`` does.
 
-    Yields the name of the combination and the folder, ``storage/exports/<study>/<combination>/rank-<r>``, after each
-    checkpoint is written.
+    Yields the combination's name and the folder ``storage/exports/<study>/<combination>/rank-<r>`` of each checkpoint.
 
     Args:
         spec: The study. Its seed is not used, but that of the stored study.
@@ -98,68 +97,44 @@ def export_study(
 def export_combination(
     objective: Objective, result: CombinationResult, kept: Kept, trial: int | None = None, *, force: bool = False
 ) -> Iterator[Path]:
-    """Export the best trial of every rank of a combination, or one trial; yields each folder after it is written.
+    """Export the best trial of every rank of a combination, or one trial; see ``export_study``.
 
-    A trial is measured on the test part now, unless it is a winner that was measured before.
-
-    Args:
-        objective: The objective of the combination.
-        result: The stored results of the combination.
-        kept: The best adapters that were kept during the search.
-        trial: Number of the only trial to export.
-        force: Whether to replace existing folders.
-
-    Raises:
-        NothingUsableError: No trial has this number, or it is not complete.
-        UsageError: A folder exists and ``force`` is False; nothing is written.
+    A trial is measured on the test part now, unless it is a winner that was measured before. Folders that exist are
+    refused before anything is written.
     """
     if trial is None:
         trials = [cell.best for cell in result.best_of_ranks().values() if cell.best is not None]
     else:
-        trials = [_complete_trial(result, trial)]
-    for chosen in trials:
-        refuse_existing(exports_folder(kept.study, kept.combination, chosen.params["rank"]), force=force)
-    for chosen in trials:
-        chosen_by = "validation accuracy" if trial is None else f"--trial {trial}"
-        yield _export_stored(objective, result, kept, chosen, chosen_by, force)
+        complete = {one.number: one for one in result.study.trials if one.state == TrialState.COMPLETE}
+        if trial not in complete:
+            numbers = ", ".join(map(str, list(complete)[:20])) or "none"
+            raise NothingUsableError(
+                f"trial {trial} of '{result.name}' does not exist or is not complete; complete trials: {numbers}"
+            )
+        trials = [complete[trial]]
+    folders = [exports_folder(kept.study, kept.combination, chosen.params["rank"]) for chosen in trials]
+    for folder in folders:
+        refuse_existing(folder, force=force)
+    for chosen, folder in zip(trials, folders, strict=True):
+        cell = next(cell for cell in result.cells if cell.cell == cell_of(chosen.params))
+        got = recover(objective, kept, chosen)
+        is_winner = cell.best is not None and cell.best.number == chosen.number
+        if is_winner and cell.tested and not got.retrained:
+            val, test = cell.tested[0].val, cell.tested[0].test
+        else:
+            val, test = _scores(objective, chosen, got)
+        card = make_card(objective.combination, chosen, got, val, test)
+        add_study(card, kept.study, result, cell, "validation accuracy" if trial is None else f"--trial {trial}")
+        write_checkpoint(folder, _tensors(objective, chosen, got), card, force=force)
+        note_file(result.study, chosen.number, "checkpoint", folder / WEIGHTS, read_card(folder)["sha256"])
+        yield folder
 
 
-def _complete_trial(result: CombinationResult, number: int) -> FrozenTrial:
-    complete = {trial.number: trial for trial in result.study.trials if trial.state == TrialState.COMPLETE}
-    if number not in complete:
-        numbers = ", ".join(map(str, list(complete)[:20]))
-        raise NothingUsableError(
-            f"trial {number} of '{result.name}' does not exist or is not complete; complete trials: {numbers or 'none'}"
-        )
-    return complete[number]
-
-
-def _export_stored(
-    objective: Objective, result: CombinationResult, kept: Kept, trial: FrozenTrial, chosen_by: str, force: bool
-) -> Path:
-    """Write the checkpoint of a stored trial, and note its file in the stored study."""
-    cell = next(cell for cell in result.cells if cell.cell == cell_of(trial.params))
-    got = recover(objective, kept, trial)
-    is_winner = cell.best is not None and cell.best.number == trial.number
-    if is_winner and cell.tested and not got.retrained:
-        val, test = cell.tested[0].val, cell.tested[0].test
-    else:
-        val, test = _validated(objective, got), _tested(objective, trial, got)
-    card = make_card(objective.combination, trial, got, val, test)
-    add_study(card, kept.study, result, cell, chosen_by)
-    folder = exports_folder(kept.study, kept.combination, cell.cell.rank)
-    write_checkpoint(folder, _tensors(objective, trial, got), card, force=force)
-    note_file(result.study, trial.number, "checkpoint", folder / WEIGHTS, read_card(folder)["sha256"])
-    return folder
-
-
-def _validated(objective: Objective, got: Recovered) -> Score:
+def _scores(objective: Objective, trial: FrozenTrial, got: Recovered) -> tuple[Score, Score]:
+    """The scores on the validation and on the test part."""
     images = len(objective.combination.task.val)
-    return Score(round(got.val_accuracy * images), images)
-
-
-def _tested(objective: Objective, trial: FrozenTrial, got: Recovered) -> Score:
-    return Score(*score_adapter(objective, values_of(trial), got.parameters, "test"))
+    test = score_adapter(objective, values_of(trial), got.parameters, "test")
+    return Score(round(got.val_accuracy * images), images), Score(*test)
 
 
 def _tensors(objective: Objective, trial: FrozenTrial, got: Recovered) -> dict[str, Tensor]:
