@@ -1,6 +1,6 @@
 """The accuracy of each size."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from plotly.subplots import make_subplots
@@ -11,21 +11,21 @@ from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Pi
 from pipeline.report.figures.labels import hover, words
 from pipeline.report.figures.shown_scores import (
     UNTESTED,
-    Shown,
     accuracy_axis,
-    cell_score,
+    add_winners,
     originals,
-    seed_bars,
-    whiskers,
+    score_text,
+    shown_error,
+    winners_by_init,
 )
 from pipeline.report.figures.style import ORIGINALS, Look, finish, look_of
 from pipeline.report.theme import NEUTRAL
 from pipeline.results.combination_result import CombinationResult
-from pipeline.results.comparison import compared_part
+from pipeline.results.comparison import Scores, compared_part, winner_bytes
 from pipeline.wording import readable_bytes
 
-Mark = tuple[int, Shown, str]
-"""Bytes, scores, and the text at the pointer."""
+Point = tuple[int, Scores]
+"""Bytes of a packed model, and its scores."""
 
 
 @PICTURES.register("accuracy_by_size")
@@ -42,62 +42,44 @@ class AccuracyBySize(Picture):
     on_dashboard: ClassVar = True
 
     def draw(self, results: Sequence[CombinationResult]) -> Figure:
-        part, look, figure, marks = compared_part(results), look_of(results), make_subplots(), list[Mark]()
-        for result in results:
-            for init in look.inits:
-                found = [
-                    (cell.best.user_attrs["bytes"], score, hover(result, cell, score.text))
-                    for cell in result.cells
-                    if cell.cell.init == init and cell.best and (score := cell_score(result, cell, part))
-                ]
-                if found:
-                    symbol = {"symbol": look.symbol(result.label, init), "color": look.ink(init), "size": 10}
-                    _draw(figure, found, {"legendgroup": init, "showlegend": False, "marker": symbol})
-                    marks += found
-        if not marks:
+        part, look, figure, points = compared_part(results), look_of(results), make_subplots(), list[Point]()
+        for result, init, winners in winners_by_init(results, look, part):
+            sizes, scores = [winner_bytes(cell) for cell, _ in winners], [one for _, one in winners]
+            texts = [hover(result, cell, score_text(one)) for cell, one in winners]
+            add_winners(figure, sizes, scores, texts, mode="markers", **look.trace(result.label, init, 10))
+            points += zip(sizes, scores, strict=True)
+        if not points:
             raise NothingToDraw("no trial has completed yet")
-        front = pareto_front([(size, one.mean) for size, one, _ in marks])
+        front = [points[index] for index in pareto_front([(size, one.mean) for size, one in points])]
         figure.add_scatter(
-            x=[marks[index][0] for index in front],
-            y=[marks[index][1].y for index in front],
+            x=[size for size, _ in front],
+            y=[shown_error(one) for _, one in front],
             mode="lines",
             line={"shape": "hv", "color": NEUTRAL, "width": 1.5},
             name="Pareto front of the cells",
             hoverinfo="skip",
         )
         look.legend(figure)
-        for name, mark, symbol in _references(results, look, part):
-            _draw(figure, [mark], {"name": name, "marker": {**symbol, "color": NEUTRAL}})
-            marks.append(mark)
-        axis = log_axis(size for size, *_ in marks)
+        for name, one, size, symbol in _references(results, look, part):
+            text = f"{name}<br>{score_text(one)}<br>{readable_bytes(size)}"
+            add_winners(figure, [size], [one], [text], mode="markers", name=name, marker={**symbol, "color": NEUTRAL})
+            points.append((size, one))
+        axis = log_axis(size for size, _ in points)
         ticks = [readable_bytes(tick) for tick in axis["tickvals"]]
         figure.update_xaxes(axis, title="Packed model (bytes)", ticktext=ticks)
-        figure.update_yaxes(accuracy_axis(results, part, [one for _, one, _ in marks]))
+        figure.update_yaxes(accuracy_axis(results, part, [one for _, one in points]))
         return finish(figure, "{Accuracy} by size".format(**words(results)), subtitle=UNTESTED[part])
-
-
-def _draw(figure: Figure, marks: Sequence[Mark], common: Mapping[str, Any]) -> None:
-    sizes, shown, texts = zip(*marks, strict=True)
-    points = {"x": sizes, "y": [one.y for one in shown], "mode": "markers"}
-    figure.add_scatter(**points, error_y=whiskers(shown), hovertext=texts, hoverinfo="text", **common)
-    if any(len(one.scores) > 1 for one in shown):
-        figure.add_scatter(**points, error_y=seed_bars(shown), hoverinfo="skip", **common)
 
 
 def _references(
     results: Sequence[CombinationResult], look: Look, part: str
-) -> Iterator[tuple[str, Mark, dict[str, Any]]]:
-    """Names, marks and symbols of the original and the compressed-only models."""
+) -> Iterator[tuple[str, Scores, int, dict[str, Any]]]:
+    """Names, scores, bytes and markers of the original and the compressed-only models."""
     for index, (name, result) in enumerate(originals(results, part)):
         symbol = {"symbol": ORIGINALS[index % len(ORIGINALS)], "size": 14}
-        yield name, _mark(name, result, result.baseline, "dense_bytes", part), symbol
+        yield name, Scores((result.baseline[part],)), result.facts["dense_bytes"], symbol
     for result in results:
         if part in result.compressed:
-            name, line = look.compressed_name(result.label), {"width": 2}
-            mark = _mark(name, result, result.compressed, "compressed_bytes", part)
-            yield name, mark, {"symbol": look.mark(result.label), "size": 10, "line": line}
-
-
-def _mark(name: str, result: CombinationResult, scores: Mapping[str, Any], size: str, part: str) -> Mark:
-    one, count = Shown((scores[part],)), result.facts[size]
-    return count, one, f"{name}<br>{one.text}<br>{readable_bytes(count)}"
+            symbol = {"symbol": look.mark(result.label), "size": 10, "line": {"width": 2}}
+            name = look.compressed_name(result.label)
+            yield name, Scores((result.compressed[part],)), result.facts["compressed_bytes"], symbol

@@ -78,19 +78,14 @@ def _traces(look: Look, result: CombinationResult, init: str, rows: Sequence[Epo
         "validation loss": [row["val_loss"] for row in rows],
         f"validation {result.metric}": [100 * row["val_accuracy"] for row in rows],
     }
+    common = look.trace(result.label, init)
+    sizes = np.array([10 if row["best"] else 0 for row in rows], dtype=np.uint8)
+    common["marker"] |= {"size": sizes, "opacity": 1, "line": {"width": 1, "color": look.ink(init)}}
     for what, values in drawn.items():
         yield {
+            **common,
             "x0": rows[0]["epoch"],
             "y": np.array(values, dtype=np.float32),
             "mode": "lines+markers",
-            "line": {"color": look.ink(init), "width": 1.5, "dash": look.dash(result.label)},
-            "marker": {
-                "symbol": look.symbol(result.label, init),
-                "size": np.array([10 if row["best"] else 0 for row in rows], dtype=np.uint8),
-                "opacity": 1,
-                "line": {"width": 1, "color": look.ink(init)},
-            },
-            "legendgroup": init,
-            "showlegend": False,
             "hovertemplate": f"{head}, epoch %{{x}}<br>{what} %{{y:.4g}}<extra></extra>",
         }

@@ -10,11 +10,11 @@ from pipeline.cell import Cell
 from pipeline.report.figures.axes import accuracy_text, error, log_ticks, part_name, rank_axis
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
 from pipeline.report.figures.labels import cell_label, hover, rank_tick, short
-from pipeline.report.figures.shown_scores import UNTESTED, cell_score
+from pipeline.report.figures.shown_scores import UNTESTED, score_text
 from pipeline.report.figures.style import finish
 from pipeline.report.theme import NEUTRAL
 from pipeline.results.combination_result import CellResult, CombinationResult
-from pipeline.results.comparison import compared_part
+from pipeline.results.comparison import compared_part, winner_scores
 from pipeline.wording import init_name
 
 SCALE, MIDDLE = "Cividis", 0.467
@@ -42,7 +42,7 @@ class HeatMap(Picture):
 
     def draw(self, results: Sequence[CombinationResult]) -> Figure:
         part = compared_part(results)
-        shown = [result for result in results if any(cell_score(result, cell, part) for cell in result.cells)]
+        shown = [result for result in results if any(winner_scores(result, cell, part) for cell in result.cells)]
         if not shown:
             raise NothingToDraw("no trial has completed yet")
         heights = [CELL[1] * len({cell.cell.init for cell in result.cells}) for result in shown]
@@ -57,7 +57,7 @@ class HeatMap(Picture):
             error(score.mean, score.images)
             for result in shown
             for cell in result.cells
-            if (score := cell_score(result, cell, part))
+            if (score := winner_scores(result, cell, part))
         ]
         low, high = min(errors), max(errors)
         for row, result in enumerate(shown, start=1):
@@ -98,7 +98,7 @@ def _draw(figure: Figure, result: CombinationResult, part: str, ends: tuple[floa
     """The panel of one combination; ``ends`` are the smallest and the largest error of all panels."""
     ranks = sorted({cell.cell.rank for cell in result.cells})
     inits = list(dict.fromkeys(cell.cell.init for cell in result.cells))
-    scores = {cell.cell: (cell, cell_score(result, cell, part)) for cell in result.cells}
+    scores = {cell.cell: (cell, winner_scores(result, cell, part)) for cell in result.cells}
     found = {place: (cell, score) for place, (cell, score) in scores.items() if score}
     places = [[Cell(rank, init) for rank in ranks] for init in inits]
     columns, rows = (
@@ -111,7 +111,7 @@ def _draw(figure: Figure, result: CombinationResult, part: str, ends: tuple[floa
         y=rows,
         z=[[bright.get(place) for place in line] for line in places],
         hovertext=[
-            [hover(result, found[place][0], found[place][1].text) if place in found else "" for place in line]
+            [hover(result, found[place][0], score_text(found[place][1])) if place in found else "" for place in line]
             for line in places
         ],
         hoverinfo="text",

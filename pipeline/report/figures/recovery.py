@@ -1,6 +1,7 @@
 """The share of the lost accuracy that was recovered."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import ClassVar
 
 from plotly.subplots import make_subplots
@@ -8,15 +9,11 @@ from plotly.subplots import make_subplots
 from pipeline.report.figures.axes import rank_axis
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
 from pipeline.report.figures.labels import hover, measured, rank_tick, rank_word
-from pipeline.report.figures.shown_scores import UNTESTED, Shown, cell_score
-from pipeline.report.figures.style import Look, finish, look_of
+from pipeline.report.figures.shown_scores import UNTESTED, over_seeds, score_text, winners_by_init
+from pipeline.report.figures.style import finish, look_of
 from pipeline.report.theme import NEUTRAL
 from pipeline.results.combination_result import CellResult, CombinationResult
-from pipeline.results.comparison import cell_recovery, compared_part, lost
-from pipeline.results.comparison import recovery as regained
-
-Recovered = tuple[CellResult, Shown, float, list[float]]
-"""A cell, its scores, its recovery in percent, and the recovery under each seed."""
+from pipeline.results.comparison import Scores, cell_recovery, compared_part, lost, recovery
 
 
 @PICTURES.register("recovery")
@@ -35,19 +32,31 @@ class Recovery(Picture):
     main: ClassVar = True
 
     def draw(self, results: Sequence[CombinationResult]) -> Figure:
-        part, look, figure = compared_part(results), look_of(results), make_subplots()
-        ratios, lossless = list[float](), list[str]()
-        for result in results:
-            if part not in result.baseline or part not in result.compressed:
-                continue
-            if not lost(result.baseline[part], result.compressed[part]):
-                lossless.append(result.label)
-                continue
-            for init in look.inits:
-                recovered = _of(result, init, part)
-                if recovered:
-                    _draw(figure, look, result, init, recovered)
-                    ratios += [ratio for *_, of_seeds in recovered for ratio in of_seeds]
+        part, look, figure, ratios = compared_part(results), look_of(results), make_subplots(), list[float]()
+        compressed = [one for one in results if part in one.baseline and part in one.compressed]
+        lossy = [one for one in compressed if lost(one.baseline[part], one.compressed[part])]
+        lossless = [one.label for one in compressed if one not in lossy]
+        for result, init, winners in winners_by_init(lossy, look, part):
+            shares = [_recovered(result, *winner, part) for winner in winners]
+            figure.add_scatter(
+                x=[rank_tick(result, cell.cell.rank) for cell, _ in winners],
+                y=[mean for mean, _, _ in shares],
+                error_y={
+                    "array": [high - mean for mean, _, high in shares],
+                    "arrayminus": [mean - low for mean, low, _ in shares],
+                    "width": 0,
+                    "thickness": 5,
+                },
+                mode="lines+markers",
+                offsetgroup=f"{result.label} {init}",
+                hovertext=[
+                    hover(result, cell, _text(scores, *share), score_text(scores))
+                    for (cell, scores), share in zip(winners, shares, strict=True)
+                ],
+                hoverinfo="text",
+                **look.trace(result.label, init),
+            )
+            ratios += chain.from_iterable(shares)
         said = f"Left out, because their loss may be chance: {', '.join(lossless)}" if lossless else ""
         if not ratios:
             raise NothingToDraw(said.lower() or "no trial has completed yet")
@@ -64,39 +73,12 @@ class Recovery(Picture):
         )
 
 
-def _of(result: CombinationResult, init: str, part: str) -> list[Recovered]:
+def _recovered(result: CombinationResult, cell: CellResult, scores: Scores, part: str) -> tuple[float, float, float]:
+    """The recovery in percent: over all seeds, of the lowest seed, and of the highest."""
     original, compressed = result.baseline[part], result.compressed[part]
-    return [
-        (
-            cell,
-            shown,
-            100 * (cell_recovery(result, cell, part) or 0.0),
-            [100 * (regained(original, compressed, score.accuracy) or 0.0) for score in shown.scores],
-        )
-        for cell in sorted(result.cells, key=lambda cell: cell.cell.rank)
-        if cell.cell.init == init and (shown := cell_score(result, cell, part))
-    ]
+    low, high = (recovery(original, compressed, accuracy) for accuracy in scores.ends)
+    return 100 * (cell_recovery(result, cell, part) or 0.0), 100 * (low or 0.0), 100 * (high or 0.0)
 
 
-def _draw(figure: Figure, look: Look, result: CombinationResult, init: str, cells: Sequence[Recovered]) -> None:
-    upper = [max(ratios) - ratio for *_, ratio, ratios in cells]
-    lower = [ratio - min(ratios) for *_, ratio, ratios in cells]
-    figure.add_scatter(
-        x=[rank_tick(result, cell.cell.rank) for cell, *_ in cells],
-        y=[ratio for *_, ratio, _ in cells],
-        error_y={"array": upper, "arrayminus": lower, "width": 0, "thickness": 5},
-        mode="lines+markers",
-        offsetgroup=f"{result.label} {init}",
-        legendgroup=init,
-        showlegend=False,
-        line={"color": look.ink(init), "dash": look.dash(result.label), "width": 1.5},
-        marker={"symbol": look.symbol(result.label, init), "size": 9},
-        hovertext=[
-            hover(result, cell, _text(shown, ratio, ratios), shown.text) for cell, shown, ratio, ratios in cells
-        ],
-        hoverinfo="text",
-    )
-
-
-def _text(shown: Shown, ratio: float, ratios: Sequence[float]) -> str:
-    return f"{ratio:.1f} % recovered{shown.over_seeds(f'{min(ratios):.1f} %', f'{max(ratios):.1f} %')}"
+def _text(scores: Scores, mean: float, low: float, high: float) -> str:
+    return f"{mean:.1f} % recovered{over_seeds(scores, f'{low:.1f} %', f'{high:.1f} %')}"

@@ -83,10 +83,8 @@ def _draw(figure: Figure, look: Look, result: CombinationResult, place: Mapping[
             text=[rank_tick(result, trial.params["rank"]) for trial, _ in drawn],
             customdata=np.array([trial.value for trial, _ in drawn], dtype=np.float32),
             mode="markers",
-            marker={"symbol": look.symbol(result.label, init), "color": look.ink(init), "size": 7},
-            legendgroup=init,
-            showlegend=False,
             hovertemplate=f"trial %{{x}}, {rank_word([result])} %{{text}}<br>%{{customdata:.2%}}<extra></extra>",
+            **look.trace(result.label, init, 7),
             **place,
         )
     last = trials[-1].number

@@ -1,77 +1,51 @@
-"""Which scores pictures show, and how: values, error bars, and lines of the models to compare with."""
+"""How pictures show the scores of models: values, error bars, and lines of the models to compare with."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pipeline.report.figures.axes import error, error_axis, part_name
 from pipeline.report.figures.labels import short
 from pipeline.report.figures.style import DASHES, Look
 from pipeline.report.theme import NEUTRAL
-from pipeline.results.combination_result import CellResult, CombinationResult, Score, mean_accuracy
+from pipeline.results.combination_result import CellResult, CombinationResult
+from pipeline.results.comparison import Scores, winner_scores
 from pipeline.wording import seed_count
 
 UNTESTED = {"test": "", "val": "Not every winner is tested yet"}
 """The subtitle of a picture that shows this part of the data."""
 
-
-@dataclass(frozen=True)
-class Shown:
-    """The scores of one model on one part of the data.
-
-    Args:
-        scores: One score per seed, the study's own seed first.
-        failed: The number of seeds under which training failed.
-    """
-
-    scores: tuple[Score, ...]
-    failed: int = 0
-
-    @property
-    def images(self) -> int:
-        return self.scores[0].images
-
-    @property
-    def mean(self) -> float:
-        return mean_accuracy(self.scores)
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        """The lowest and the highest accuracy over the seeds."""
-        accuracies = [score.accuracy for score in self.scores]
-        return min(accuracies), max(accuracies)
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % Wilson interval of one test at the mean: the variation from the choice of test images."""
-        return Score(round(self.mean * self.images), self.images).interval
-
-    @property
-    def y(self) -> float:
-        return error(self.mean, self.images)
-
-    @property
-    def text(self) -> str:
-        (low, high), (least, most) = self.interval, self.ends
-        seeds = self.over_seeds(f"{least:.2%}", f"{most:.2%}")
-        return f"{self.mean:.2%} of {self.images:,} images{seeds} (95 %: {low:.2%} to {high:.2%})"
-
-    def over_seeds(self, least: str, most: str) -> str:
-        """The text after a mean over several seeds, with the lowest and the highest value; empty for one seed."""
-        seeds = seed_count(len(self.scores), self.failed)
-        if len(self.scores) > 1:
-            return f", mean of {seeds} from {least} to {most}"
-        return f", {seeds}" if self.failed else ""
+Winner = tuple[CellResult, Scores]
 
 
-def cell_score(result: CombinationResult, cell: CellResult, part: str) -> Shown | None:
-    """The scores of a cell's winner on a part, or None. On ``val`` it is the one score that the search found."""
-    if part == "test":
-        return Shown(tuple(tested.test for tested in cell.tested), len(cell.failed_seeds)) if cell.tested else None
-    if cell.best is None or cell.best.value is None or "val" not in result.baseline:
-        return None
-    images = result.baseline["val"].images
-    return Shown((Score(round(cell.best.value * images), images),))
+def winners_by_init(
+    results: Sequence[CombinationResult], look: Look, part: str
+) -> Iterator[tuple[CombinationResult, str, list[Winner]]]:
+    """The measured winners of each combination and init, by ascending rank; inits without any are left out."""
+    for result in results:
+        cells = sorted(result.cells, key=lambda cell: cell.cell.rank)
+        found = [(cell, scores) for cell in cells if (scores := winner_scores(result, cell, part))]
+        for init in look.inits:
+            if winners := [winner for winner in found if winner[0].cell.init == init]:
+                yield result, init, winners
+
+
+def shown_error(scores: Scores) -> float:
+    """Where scores are drawn on an axis that is logarithmic in the error."""
+    return error(scores.mean, scores.images)
+
+
+def score_text(scores: Scores) -> str:
+    (low, high), (least, most) = scores.interval, scores.ends
+    seeds = over_seeds(scores, f"{least:.2%}", f"{most:.2%}")
+    return f"{scores.mean:.2%} of {scores.images:,} images{seeds} (95 %: {low:.2%} to {high:.2%})"
+
+
+def over_seeds(scores: Scores, least: str, most: str) -> str:
+    """The text after a mean over several seeds, with the lowest and the highest value; empty for one seed."""
+    seeds = seed_count(len(scores.by_seed), scores.failed)
+    if len(scores.by_seed) > 1:
+        return f", mean of {seeds} from {least} to {most}"
+    return f", {seeds}" if scores.failed else ""
 
 
 def validated_on(result: CombinationResult) -> int:
@@ -79,27 +53,31 @@ def validated_on(result: CombinationResult) -> int:
     return result.baseline["val"].images if "val" in result.baseline else 1_000_000
 
 
-def whiskers(shown: Sequence[Shown]) -> dict[str, Any]:
-    """Thin error bars for plotly: the Wilson intervals."""
-    return _bars([one.interval for one in shown], shown) | {"width": 3, "thickness": 1}
+def add_winners(figure: Any, x: Sequence[Any], shown: Sequence[Scores], texts: Sequence[str], **trace: Any) -> None:
+    """Draw scores with their Wilson intervals as thin whiskers.
+
+    Those with several seeds also get a thick bar, from the lowest to the highest seed.
+    """
+    whiskers = {**_bars([(one, one.interval) for one in shown]), "width": 3, "thickness": 1}
+    y = [shown_error(one) for one in shown]
+    figure.add_scatter(x=x, y=y, error_y=whiskers, hovertext=texts, hoverinfo="text", **trace)
+    several = [(place, one) for place, one in zip(x, shown, strict=True) if len(one.by_seed) > 1]
+    if several:
+        seed_bars = {**_bars([(one, one.ends) for _, one in several]), "width": 0, "thickness": 5}
+        places, heights = [place for place, _ in several], [shown_error(one) for _, one in several]
+        figure.add_scatter(x=places, y=heights, error_y=seed_bars, hoverinfo="skip", **{**trace, "mode": "markers"})
 
 
-def seed_bars(shown: Sequence[Shown]) -> dict[str, Any]:
-    """Thick error bars for plotly: from the lowest to the highest seed."""
-    return _bars([one.ends for one in shown], shown) | {"width": 0, "thickness": 5}
-
-
-def _bars(ends: Sequence[tuple[float, float]], shown: Sequence[Shown]) -> dict[str, Any]:
-    lower = [one.y - error(high, one.images) for (_, high), one in zip(ends, shown, strict=True)]
-    upper = [error(low, one.images) - one.y for (low, _), one in zip(ends, shown, strict=True)]
+def _bars(ends: Sequence[tuple[Scores, tuple[float, float]]]) -> dict[str, Any]:
+    lower = [shown_error(one) - error(high, one.images) for one, (_, high) in ends]
+    upper = [error(low, one.images) - shown_error(one) for one, (low, _) in ends]
     return {"array": [round(bar, 6) for bar in upper], "arrayminus": [round(bar, 6) for bar in lower]}
 
 
-def accuracy_axis(results: Sequence[CombinationResult], part: str, shown: Sequence[Shown]) -> dict[str, Any]:
+def accuracy_axis(results: Sequence[CombinationResult], part: str, shown: Sequence[Scores]) -> dict[str, Any]:
     """An accuracy axis, logarithmic in the error, that has room for all error bars."""
-    return error_axis([error(end, one.images) for one in shown for end in (*one.interval, *one.ends)]) | {
-        "title": part_name(results, part)
-    }
+    errors = [error(end, one.images) for one in shown for end in (*one.interval, *one.ends)]
+    return {**error_axis(errors), "title": part_name(results, part)}
 
 
 def originals(results: Sequence[CombinationResult], part: str) -> Iterator[tuple[str, CombinationResult]]:
@@ -107,17 +85,14 @@ def originals(results: Sequence[CombinationResult], part: str) -> Iterator[tuple
     found = dict[tuple[object, ...], CombinationResult]()
     for result in results:
         if part in result.baseline:
-            found.setdefault(_baseline(result, part), result)
+            hashes = result.facts.get("hashes", {})
+            key = (*(hashes.get(name) for name in ("weights", "data", "split")), result.baseline[part])
+            found.setdefault(key, result)
     for result in found.values():
         yield f"original, {short(result.of)}" if len(found) > 1 else "original", result
 
 
-def _baseline(result: CombinationResult, part: str) -> tuple[object, ...]:
-    hashes = result.facts.get("hashes", {})
-    return (*(hashes.get(name) for name in ("weights", "data", "split")), result.baseline[part])
-
-
-def draw_references(figure: Any, look: Look, results: Sequence[CombinationResult], part: str) -> list[Shown]:
+def draw_references(figure: Any, look: Look, results: Sequence[CombinationResult], part: str) -> list[Scores]:
     """Draw thick lines for the original models, and thin dashed ones for the compressed-only models."""
     lines = [
         (name, {"width": 3, "dash": DASHES[index % len(DASHES)]}, result.baseline[part])
@@ -129,7 +104,7 @@ def draw_references(figure: Any, look: Look, results: Sequence[CombinationResult
         if part in result.compressed
     ]
     for name, line, score in lines:
-        y = error(score.accuracy, score.images)
         label = f"{name}: {score.accuracy:.2%}"
+        y = error(score.accuracy, score.images)
         figure.add_hline(y=y, line={"color": NEUTRAL, **line}, name=label, showlegend=True)
-    return [Shown((score,)) for *_, score in lines]
+    return [Scores((score,)) for *_, score in lines]

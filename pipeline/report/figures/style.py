@@ -63,6 +63,15 @@ class Look:
     def mark(self, combination: str) -> str:
         return _of(MARKS, self.combinations, combination)
 
+    def trace(self, combination: str, init: str, size: int = 9) -> dict[str, Any]:
+        """What all traces of an init of a combination have in common; ``size`` is that of its markers in pixels."""
+        return {
+            "legendgroup": init,
+            "showlegend": False,
+            "line": {"color": self.ink(init), "dash": self.dash(combination), "width": 1.5},
+            "marker": {"symbol": self.symbol(combination, init), "color": self.ink(init), "size": size},
+        }
+
     def compressed_name(self, combination: str) -> str:
         """The legend of the compressed-only model of a combination."""
         return f"compressed only, {short(combination, 20)}" if len(self.combinations) > 1 else "compressed only"
