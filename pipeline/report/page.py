@@ -19,8 +19,15 @@ from pipeline.report.sections.summary_section import summary
 from pipeline.report.sections.task_section import task_section
 from pipeline.report.sections.trials_section import trials_section
 from pipeline.results.combination_result import CombinationResult
-from pipeline.results.table_rows import EpochRow, EvaluationRow, TrialRow
-from pipeline.results.tables import epoch_rows, evaluation_rows, trial_rows, write_csv
+from pipeline.results.tables import (
+    EpochRow,
+    EvaluationRow,
+    TrialRow,
+    epoch_rows,
+    evaluation_rows,
+    trial_rows,
+    write_csv,
+)
 from pipeline.wording import listed
 
 Drawn = Mapping[Picture, Figure | NothingToDraw]

@@ -15,16 +15,11 @@ if TYPE_CHECKING:  # the table of ``status`` is read without Optuna
 
 @dataclass(frozen=True)
 class CellProgress:
-    """How far a cell is. Trials of all runs are counted.
+    """How far a cell is. Trials of all runs are counted, interrupted ones not.
 
     Args:
         rank: Its rank, or its budget if an allocation spreads ranks; 0 if the adapter has no rank.
-        init: Its init.
         budget: Trials that it may complete or prune.
-        complete: Trials that trained all epochs.
-        pruned: Trials that the pruner ended early.
-        failed: Trials that failed, without interrupted ones.
-        running: Trials in training.
         epoch: Epochs that the furthest running trial has completed.
         best: The highest value of a complete trial, from 0 to 1.
     """
@@ -70,7 +65,6 @@ class Progress:
     """How far a combination is.
 
     Args:
-        cells: Its cells, in the study file's order.
         epochs: Epochs of a complete trial.
         metric: The metric of ``best``: ``accuracy`` or ``agreement``.
         unit: What ranks are budgets of, ``bytes`` or ``parameters``; None if they are ranks.

@@ -3,7 +3,8 @@
 import functools
 import gc
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -32,7 +33,7 @@ def read_results(storage: Database, *studies: str) -> list[CombinationResult]:
     Raises:
         NothingUsableError: One of the studies is not stored, or cannot be read.
     """
-    stored, wanted = own_studies(storage), list(dict.fromkeys(studies))
+    stored, wanted = list(stored_facts(storage)), list(dict.fromkeys(studies))
     found: list[CombinationResult] = []
     for study in wanted:
         results = _read_each(storage, [name for name in stored if name.startswith(study_name(study, ""))])
@@ -48,7 +49,7 @@ def read_results(storage: Database, *studies: str) -> list[CombinationResult]:
 
 def read_all(storage: Database) -> list[CombinationResult]:
     """All combinations of all studies of a database that can be read."""
-    return _read_each(storage, own_studies(storage))
+    return _read_each(storage, stored_facts(storage))
 
 
 def read_tallied(storage: Database, study: str, winners: Winners) -> list[CombinationResult]:
@@ -65,11 +66,6 @@ def read_tallied(storage: Database, study: str, winners: Winners) -> list[Combin
         _read_tallied(storage, optuna.load_study(study_name=name, storage=storage), facts, winners)
         for name, facts in stored_facts(storage, study_name(study, "")).items()
     ]
-
-
-def own_studies(storage: Database) -> list[str]:
-    """Names of the studies that a run created, in the order of their creation; see ``stored_facts``."""
-    return list(stored_facts(storage))
 
 
 def stored_facts(storage: Database, prefix: str = "") -> dict[str, dict[str, Any]]:
@@ -101,7 +97,11 @@ def stored_facts(storage: Database, prefix: str = "") -> dict[str, dict[str, Any
 def find_winners(study: optuna.Study) -> dict[Cell, FrozenTrial]:
     """The complete trial with the highest validation accuracy of each cell, the first of equals."""
     trials = study.get_trials(deepcopy=False)
-    return {cell: trials[tally.trial] for cell, tally in tally_trials(trials).items() if tally.trial is not None}
+    return _winners(trials, tally_trials(trials))
+
+
+def _winners(trials: Sequence[FrozenTrial], tallies: Mapping[Cell, Tally]) -> dict[Cell, FrozenTrial]:
+    return {cell: trials[tally.trial] for cell, tally in tallies.items() if tally.trial is not None}
 
 
 def _warn_damaged(name: str, error: Exception) -> None:
@@ -140,12 +140,12 @@ def _garbage_collector_off() -> Iterator[None]:
 
 def _read_in_full(study: optuna.Study, facts: Mapping[str, Any]) -> CombinationResult:
     trials = study.get_trials(deepcopy=False)
-    epochs: dict[Cell, int] = {}
+    tallies, epochs = tally_trials(trials), defaultdict[Cell, int](int)
     for trial in filter(has_cell, trials):
         if trial.state == TrialState.RUNNING:
             cell = cell_of(trial.params)
-            epochs[cell] = max(epochs.get(cell, 0), trial.last_step or 0)
-    return _result(study, facts, tally_trials(trials), dict(enumerate(trials)), epochs)
+            epochs[cell] = max(epochs[cell], trial.last_step or 0)
+    return _result(study, facts, tallies, _winners(trials, tallies), epochs)
 
 
 def _read_tallied(
@@ -156,12 +156,12 @@ def _read_tallied(
     cells = [cell for cell in stored_cells(facts) if cell.summary_key in facts]
     tallies = {cell: Tally.from_table(facts[cell.summary_key]) for cell in cells}
     winners = {}
-    for tally in tallies.values():
+    for cell, tally in tallies.items():
         if tally.trial is not None:
             key = study_id_of(study), tally.trial
             if key not in known:
                 known[key] = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(*key))
-            winners[tally.trial] = known[key]
+            winners[cell] = known[key]
     return _result(study, facts, tallies, winners, {})
 
 
@@ -169,42 +169,23 @@ def _result(
     study: optuna.Study,
     facts: Mapping[str, Any],
     tallies: Mapping[Cell, Tally],
-    trials: Mapping[int, FrozenTrial],
+    winners: Mapping[Cell, FrozenTrial],
     epochs: Mapping[Cell, int],
 ) -> CombinationResult:
-    """One combination, from the tallies of its cells.
-
-    ``trials`` has at least the winners, by number; ``epochs`` is that of each cell's furthest running trial.
-    """
     name = study.study_name.partition("/")[2]
-    return CombinationResult(
-        name=name,
-        label=name,
-        study=study,
-        baseline=_scores(facts.get("baseline", {})),
-        compressed=_scores(facts.get("compressed", {})),
-        facts=facts,
-        cells=tuple(
-            _cell(cell, facts, tallies.get(cell, Tally()), trials, epochs.get(cell, 0)) for cell in stored_cells(facts)
-        ),
+    cells = [
+        _cell(cell, facts, tallies.get(cell, Tally()), winners.get(cell), epochs.get(cell, 0))
+        for cell in stored_cells(facts)
+    ]
+    baseline, compressed = (
+        {part: Score(*scores) for part, scores in facts.get(key, {}).items()} for key in ("baseline", "compressed")
     )
+    return CombinationResult(name, name, study, baseline, compressed, facts, tuple(cells))
 
 
-def _cell(
-    cell: Cell, facts: Mapping[str, Any], tally: Tally, trials: Mapping[int, FrozenTrial], epoch: int
-) -> CellResult:
+def _cell(cell: Cell, facts: Mapping[str, Any], tally: Tally, best: FrozenTrial | None, epoch: int) -> CellResult:
     known = facts.get(cell.winner_key, {})
-    seeds = known.get("seeds", []) if tally.trial is not None and known.get("trial") == tally.trial else []
-    return CellResult(
-        cell=cell,
-        budget=facts["budget"],
-        tally=tally,
-        epoch=epoch,
-        best=None if tally.trial is None else trials[tally.trial],
-        tested=tuple(Tested(s["seed"], Score(*s["val"]), Score(*s["test"])) for s in seeds if "test" in s),
-        failed_seeds={s["seed"]: s["reason"] for s in seeds if "reason" in s},
-    )
-
-
-def _scores(table: Mapping[str, Any]) -> dict[str, Score]:
-    return {part: Score(*table[part]) for part in ("val", "test") if part in table}
+    seeds = known.get("seeds", []) if best and known.get("trial") == best.number else []
+    tested = tuple(Tested(s["seed"], Score(*s["val"]), Score(*s["test"])) for s in seeds if "test" in s)
+    failed = {s["seed"]: s["reason"] for s in seeds if "reason" in s}
+    return CellResult(cell, facts["budget"], tally, epoch, best, tested, failed)

@@ -38,28 +38,13 @@ ORDER BY study_id
 
 
 def status_row(cell: Cell, budget: int, tally: Mapping[str, Any], *, tested: bool, epoch: int) -> dict[str, Any]:
-    """A cell in the table of ``status``.
+    """A cell in the table of ``status``, from its tally as a table and the epochs of its furthest running trial.
 
-    Args:
-        cell: The cell.
-        budget: Its budget.
-        tally: Its tally as a table; reasons and interruptions are None where the stored tally has no room for them.
-        tested: Whether its winner is tested.
-        epoch: Epochs that its furthest running trial has behind it.
+    Reasons and interruptions are None where the stored tally has no room for them.
     """
-    return {
-        "rank": cell.rank,
-        "init": cell.init,
-        "budget": budget,
-        "states": tally["states"],
-        "epoch": epoch,
-        "best": tally["best"],
-        "trial": tally["trial"],
-        "tested": tested,
-        "exhausted": Tally.from_table(tally).exhausted(budget),
-        "reasons": tally["reasons"],
-        "interrupted": tally["interrupted"],
-    }
+    exhausted = Tally.from_table(tally).exhausted(budget)
+    known = {"rank": cell.rank, "init": cell.init, "budget": budget, "epoch": epoch}
+    return {**known, **tally, "tested": tested, "exhausted": exhausted}
 
 
 def status_part(name: str, facts: Mapping[str, Any], cells: list[dict[str, Any]]) -> dict[str, Any]:
@@ -88,35 +73,12 @@ def read_status(url: str, study: str, *, with_reasons: bool) -> list[dict[str, A
         asked for, a study is damaged, or the database does not answer (reading the trials then says why).
     """
     try:
-        return _table(_read(url, f"{study}/"), with_reasons=with_reasons)
+        table = _table(_read(url, f"{study}/"))
     except DAMAGED:
         return None
-
-
-def _table(found: Iterable[Row[Any]], *, with_reasons: bool) -> list[dict[str, Any]] | None:
-    attributes: dict[str, dict[str, Any]] = defaultdict(dict)
-    counts: dict[str, dict[str, int]] = defaultdict(dict)
-    epochs: dict[str, dict[Cell, int]] = defaultdict(lambda: defaultdict(int))
-    for row in found:
-        if row.kind == "count":
-            counts[row.study_name][row.key] = int(row.value)
-        elif row.kind == "attribute":
-            attributes[row.study_name][row.key] = json.loads(row.value)
-        else:
-            cell, furthest = _running_cell(row.key), epochs[row.study_name]
-            furthest[cell] = max(furthest[cell], int(row.value))
-    stored = {name: facts for name, facts in attributes.items() if "pinned" in facts}
-    if not stored or any(facts.get(COVERED, {}) != counts[name] for name, facts in stored.items()):
+    if with_reasons and any(cell["reasons"] is None for part in table for cell in part["cells"]):
         return None
-    cells = {name: _cells(facts, epochs[name]) for name, facts in stored.items()}
-    if with_reasons and any(row["reasons"] is None for rows in cells.values() for row in rows):
-        return None
-    return [status_part(name.partition("/")[2], facts, cells[name]) for name, facts in stored.items()]
-
-
-def _running_cell(key: str) -> Cell:
-    rank, ranks, init, inits = json.loads(key)
-    return Cell(ranks["attributes"]["choices"][int(rank)], inits["attributes"]["choices"][int(init)])
+    return table or None
 
 
 def _read(url: str, prefix: str) -> list[Row[Any]]:
@@ -128,6 +90,26 @@ def _read(url: str, prefix: str) -> list[Row[Any]]:
             return list(connection.execute(_READ, {"length": len(prefix), "prefix": prefix}))
     except (SQLAlchemyError, ImportError):  # no such tables, server or driver
         return []
+
+
+def _table(found: Iterable[Row[Any]]) -> list[dict[str, Any]]:
+    """The table without reasons that were too long to store; empty if a tally is missing or out of date."""
+    attributes: dict[str, dict[str, Any]] = defaultdict(dict)
+    counts: dict[str, dict[str, int]] = defaultdict(dict)
+    epochs: dict[str, dict[Cell, int]] = defaultdict(lambda: defaultdict(int))
+    for row in found:
+        if row.kind == "count":
+            counts[row.study_name][row.key] = int(row.value)
+        elif row.kind == "attribute":
+            attributes[row.study_name][row.key] = json.loads(row.value)
+        else:
+            rank, ranks, init, inits = json.loads(row.key)
+            cell = Cell(ranks["attributes"]["choices"][int(rank)], inits["attributes"]["choices"][int(init)])
+            epochs[row.study_name][cell] = max(epochs[row.study_name][cell], int(row.value))
+    stored = {name: facts for name, facts in attributes.items() if "pinned" in facts}
+    if any(facts.get(COVERED, {}) != counts[name] for name, facts in stored.items()):
+        return []
+    return [status_part(name.partition("/")[2], facts, _cells(facts, epochs[name])) for name, facts in stored.items()]
 
 
 def _cells(facts: Mapping[str, Any], epochs: Mapping[Cell, int]) -> list[dict[str, Any]]:

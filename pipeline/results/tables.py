@@ -1,9 +1,13 @@
-"""The tables of a study: the table of ``status``, and the rows of the CSV files and of the page."""
+"""The tables of a study: the table of ``status``, and the rows of the CSV files and of the page.
+
+The keys of a row are the columns of its CSV file, in this order. A field is None, and its cell in the file empty, if it
+is unknown: no trial has finished, or none is tested.
+"""
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from optuna.trial import FrozenTrial
 
@@ -11,8 +15,111 @@ from pipeline.paths import write_whole
 from pipeline.results.combination_result import CellResult, CombinationResult, Score
 from pipeline.results.comparison import cell_recovery
 from pipeline.results.study_state import status_part, status_row
-from pipeline.results.table_rows import EpochRow, EvaluationRow, TrialRow
 from pipeline.space import Values
+
+
+class EvaluationRow(TypedDict):
+    """The winner of one cell beside the original and the compressed-only model. Accuracies are from 0 to 1."""
+
+    study: str
+    combination: str
+    rank: int
+    init: str
+    trial: int | None
+    checkpoint: bool
+    """Whether its winner has the highest validation accuracy of its rank."""
+    alpha: float | None
+    optimizer: str | None
+    lr: float | None
+    batch_size: int | None
+    extra: str
+    """Values that are searched for its adapter alone, as ``sigma=0.01``."""
+    bytes: int | None
+    """Bytes of the packed model with its adapter."""
+    ratio: float | None
+    """Bytes of the original divided by those of the packed model."""
+    layer_ratio: float | None
+    """The same for the compressed layers alone."""
+    macs_ratio: float | None
+    """Multiply-accumulates per image of the original divided by those of the packed model."""
+    trainable: int | None
+    """Trained parameters."""
+    original_val: float | None
+    original_test: float | None
+    compressed_val: float | None
+    """The compressed-only model (no adapter)."""
+    compressed_test: float | None
+    recovered_val: float | None
+    recovered_test: float | None
+    """The winner under the study's own seed, which is exported."""
+    test_low: float | None
+    """Lower end of the 95 % Wilson interval of ``recovered_test``."""
+    test_high: float | None
+    recovery: float | None
+    """``(recovered - compressed) / (original - compressed)`` on the test part, with the mean over seeds as recovered;
+    None if compression lost no more than chance explains."""
+    seeds: int
+    """Seeds under which the winner was trained and tested."""
+    failed_seeds: int
+    """Seeds under which training it again failed."""
+    test_mean: float | None
+    """Mean test accuracy over seeds, where there are several."""
+    test_std: float | None
+    best_epoch: int | None
+    """The epoch, from 1, of highest validation accuracy."""
+
+
+class TrialRow(TypedDict):
+    """One trial of any state."""
+
+    study: str
+    combination: str
+    trial: int
+    state: str
+    rank: int
+    init: str
+    alpha: float | None
+    optimizer: str | None
+    lr: float | None
+    batch_size: int | None
+    extra: str
+    """Values that are searched for its adapter alone, as ``sigma=0.01``."""
+    value: float | None
+    """Validation accuracy at the best epoch of a complete trial."""
+    epochs: int
+    """Epochs that were trained."""
+    best_epoch: int | None
+    bytes: int | None
+    ratio: float | None
+    trainable: int | None
+    seconds: float | None
+    peak_memory: int | None
+    """Bytes."""
+    device: str | None
+    seed: int | None
+    origin: str | None
+    """Who chose the values: ``score``, ``start-up``, ``neighbour`` or ``sampler``."""
+    interrupted: bool
+    """Whether the run ended before the trial did; such a trial counts nowhere."""
+    reason: str | None
+    """Why it failed."""
+
+
+class EpochRow(TypedDict):
+    """One epoch of a cell's winner."""
+
+    study: str
+    combination: str
+    rank: int
+    init: str
+    trial: int
+    epoch: int
+    """From 1."""
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+    best: bool
+    """Whether the trial's adapter is the one after this epoch."""
 
 
 def status_table(results: Sequence[CombinationResult]) -> list[dict[str, Any]]:
@@ -26,55 +133,43 @@ def _status(cell: CellResult) -> dict[str, Any]:
 
 def evaluation_rows(results: Sequence[CombinationResult]) -> list[EvaluationRow]:
     """One row per cell: its winner beside the original and the compressed-only model."""
-    rows = []
-    for result in results:
-        checkpoints = result.best_of_ranks()
-        for cell in result.cells:
-            rows.append(_evaluation_row(result, cell, checkpoints.get(cell.cell.rank) is cell))
-    return rows
+    return [_evaluation_row(result, cell) for result in results for cell in result.cells]
 
 
-def _evaluation_row(result: CombinationResult, cell: CellResult, checkpoint: bool) -> EvaluationRow:
-    params: Mapping[str, Any] = cell.best.params if cell.best else {}
-    facts: Mapping[str, Any] = cell.best.user_attrs if cell.best else {}
+def _evaluation_row(result: CombinationResult, cell: CellResult) -> EvaluationRow:
     low, high = cell.test.interval if cell.test else (None, None)
     mean, std = cell.test_spread() or (None, None)
-    return EvaluationRow(
-        study=result.of,
-        combination=result.name,
-        rank=cell.cell.rank,
-        init=cell.cell.init,
-        trial=cell.best.number if cell.best else None,
-        checkpoint=checkpoint,
-        alpha=params.get("alpha"),
-        optimizer=params.get("optimizer"),
-        lr=params.get("lr"),
-        batch_size=params.get("batch_size"),
-        extra=_extra(params),
-        bytes=facts.get("bytes"),
-        ratio=facts.get("ratio"),
-        layer_ratio=facts.get("layer_ratio"),
-        macs_ratio=facts.get("macs_ratio"),
-        trainable=facts.get("trainable"),
-        original_val=_accuracy(result.baseline, "val"),
-        original_test=_accuracy(result.baseline, "test"),
-        compressed_val=_accuracy(result.compressed, "val"),
-        compressed_test=_accuracy(result.compressed, "test"),
-        recovered_val=cell.best.value if cell.best else None,
-        recovered_test=cell.test.accuracy if cell.test else None,
-        test_low=low,
-        test_high=high,
-        recovery=cell_recovery(result, cell, "test"),
-        seeds=len(cell.tested),
-        failed_seeds=len(cell.failed_seeds),
-        test_mean=mean,
-        test_std=std,
-        best_epoch=facts.get("best_epoch"),
-    )
+    row = {
+        **_stored(EvaluationRow, cell.best),
+        "study": result.of,
+        "combination": result.name,
+        "rank": cell.cell.rank,
+        "init": cell.cell.init,
+        "trial": cell.best.number if cell.best else None,
+        "checkpoint": result.best_of_ranks().get(cell.cell.rank) is cell,
+        "original_val": _accuracy(result.baseline, "val"),
+        "original_test": _accuracy(result.baseline, "test"),
+        "compressed_val": _accuracy(result.compressed, "val"),
+        "compressed_test": _accuracy(result.compressed, "test"),
+        "recovered_val": cell.best.value if cell.best else None,
+        "recovered_test": cell.test.accuracy if cell.test else None,
+        "test_low": low,
+        "test_high": high,
+        "recovery": cell_recovery(result, cell, "test"),
+        "seeds": len(cell.tested),
+        "failed_seeds": len(cell.failed_seeds),
+        "test_mean": mean,
+        "test_std": std,
+    }
+    return cast(EvaluationRow, row)
 
 
-def _extra(params: Mapping[str, Any]) -> str:
-    return " ".join(f"{name}={value:.4g}" for name, value in Values.of(params).extra.items()) if params else ""
+def _stored(kind: type, trial: FrozenTrial | None) -> dict[str, Any]:
+    """The columns of a table that are parameters or user attributes of a trial; None where the trial has none."""
+    known = {**trial.user_attrs, **trial.params} if trial else {}
+    extra = Values.of(trial.params).extra if trial else {}
+    columns = {column: known.get(column) for column in kind.__annotations__}
+    return columns | {"extra": " ".join(f"{name}={value:.4g}" for name, value in extra.items())}
 
 
 def _accuracy(scores: Mapping[str, Score], part: str) -> float | None:
@@ -87,33 +182,17 @@ def trial_rows(results: Sequence[CombinationResult]) -> list[TrialRow]:
 
 
 def _trial_row(result: CombinationResult, trial: FrozenTrial) -> TrialRow:
-    facts = trial.user_attrs
-    return TrialRow(
-        study=result.of,
-        combination=result.name,
-        trial=trial.number,
-        state=trial.state.name.lower(),
-        rank=trial.params["rank"],
-        init=trial.params["init"],
-        alpha=trial.params.get("alpha"),
-        optimizer=trial.params.get("optimizer"),
-        lr=trial.params.get("lr"),
-        batch_size=trial.params.get("batch_size"),
-        extra=_extra(trial.params),
-        value=trial.value,
-        epochs=len(trial.intermediate_values),
-        best_epoch=facts.get("best_epoch"),
-        bytes=facts.get("bytes"),
-        ratio=facts.get("ratio"),
-        trainable=facts.get("trainable"),
-        seconds=facts.get("seconds"),
-        peak_memory=facts.get("peak_memory"),
-        device=facts.get("device"),
-        seed=facts.get("seed"),
-        origin=facts.get("origin"),
-        interrupted="interrupted" in facts,
-        reason=facts.get("reason"),
-    )
+    row = {
+        **_stored(TrialRow, trial),
+        "study": result.of,
+        "combination": result.name,
+        "trial": trial.number,
+        "state": trial.state.name.lower(),
+        "value": trial.value,
+        "epochs": len(trial.intermediate_values),
+        "interrupted": "interrupted" in trial.user_attrs,
+    }
+    return cast(TrialRow, row)
 
 
 def epoch_rows(results: Sequence[CombinationResult]) -> list[EpochRow]:
@@ -139,7 +218,7 @@ def epoch_rows(results: Sequence[CombinationResult]) -> list[EpochRow]:
 
 
 def write_csv(path: Path, kind: type, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows of one class of ``table_rows``; the header alone if there are none."""
+    """Write rows of one class, such as ``TrialRow``; the header alone if there are none."""
 
     def write(target: Path) -> None:
         with target.open("w", newline="", encoding="utf-8") as file:

@@ -30,12 +30,7 @@ DAMAGED = (LookupError, TypeError, ValueError, AttributeError)
 
 def trials_left(done: int, failed: int, budget: int) -> int:
     """Trials that a cell may still train: those of its budget that are not done; none once it is exhausted."""
-    return 0 if is_exhausted(done, failed, budget) else max(0, budget - done)
-
-
-def is_exhausted(done: int, failed: int, budget: int) -> bool:
-    """Whether a cell ended short of its budget, because as many of its trials failed as the budget has."""
-    return done < budget <= failed
+    return max(0, budget - done) if failed < budget else 0
 
 
 @dataclass
@@ -65,7 +60,8 @@ class Tally:
         return trials_left(self.done, self.states["fail"], budget)
 
     def exhausted(self, budget: int) -> bool:
-        return is_exhausted(self.done, self.states["fail"], budget)
+        """Whether the cell ended short of its budget, because as many of its trials failed as the budget has."""
+        return self.done < budget <= self.states["fail"]
 
     def add(self, state: "TrialState", number: int, value: float | None, attributes: Mapping[str, Any]) -> None:
         """Count a trial.

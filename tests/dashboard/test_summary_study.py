@@ -6,7 +6,7 @@ from optuna.trial import TrialState
 from stored import STUDY, SUMMARY, Dashboard, begin, finish, load
 
 from pipeline.dashboard.summary_study import open_summary, update_summary
-from pipeline.results.reading import own_studies, read_results
+from pipeline.results.reading import read_results, stored_facts
 
 
 def update(storage):
@@ -25,7 +25,7 @@ def test_it_has_accuracy_and_bytes_as_named_objectives_and_is_no_combination(sto
     assert summary.directions == [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
     assert summary.metric_names == ["validation accuracy", "bytes"]
     assert summary.user_attrs == {"summary_of": SUMMARY}
-    assert own_studies(storage) == [STUDY]
+    assert list(stored_facts(storage)) == [STUDY]
     assert [result.name for result in read_results(storage, SUMMARY)] == ["int1-lora"]
 
 

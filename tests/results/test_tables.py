@@ -11,8 +11,8 @@ from stored_studies import BASE_BYTES, EPOCHS
 
 from pipeline.numbers import pareto_front, wilson
 from pipeline.results.reading import read_results
-from pipeline.results.table_rows import EpochRow
 from pipeline.results.tables import (
+    EpochRow,
     epoch_rows,
     evaluation_rows,
     status_table,

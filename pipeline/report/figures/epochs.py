@@ -12,8 +12,7 @@ from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Pi
 from pipeline.report.figures.labels import measured, rank_tick, short
 from pipeline.report.figures.style import Look, finish, look_of
 from pipeline.results.combination_result import CombinationResult
-from pipeline.results.table_rows import EpochRow
-from pipeline.results.tables import epoch_rows
+from pipeline.results.tables import EpochRow, epoch_rows
 from pipeline.wording import cell_name, rank_name
 
 

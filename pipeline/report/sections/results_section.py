@@ -6,8 +6,7 @@ from pipeline.report.blocks import Block, Column, Folded, Paragraph, Section, ta
 from pipeline.report.figures.labels import cell_columns, measured, rank_word
 from pipeline.results.combination_result import CombinationResult
 from pipeline.results.comparison import ComparedModel, compared_models
-from pipeline.results.table_rows import EvaluationRow
-from pipeline.results.tables import evaluation_rows
+from pipeline.results.tables import EvaluationRow, evaluation_rows
 from pipeline.wording import (
     NOTHING,
     formatted,
