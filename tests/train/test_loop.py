@@ -7,6 +7,7 @@ import pytest
 import torch
 from stopping import CheckedBy
 from tiny_settings import SETTINGS, TRIALS, Setting, cnn, equal, mlp, setting
+from tiny_studies import count_correct
 from torch import Tensor, nn
 
 from pipeline.adapt.lanes import Lanes, attach
@@ -15,7 +16,6 @@ from pipeline.compress.layers import copy_sharing_tensors
 from pipeline.config.registry import OPTIMIZERS
 from pipeline.config.spec import ComputeSpec
 from pipeline.seeds import derive
-from pipeline.task.metrics.accuracy import count_correct
 from pipeline.task.parts import TensorPart
 from pipeline.train.lane import Lane
 from pipeline.train.lane_optimizer import LaneOptimizer

@@ -1,7 +1,6 @@
 """CIFAR-100 (Krizhevsky: Learning multiple layers of features from tiny images, 2009)."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import ClassVar
 
 from pipeline.config.registry import DATASETS
 from pipeline.task.data.torchvision_source import TorchvisionSource
@@ -11,11 +10,5 @@ from pipeline.task.data.torchvision_source import TorchvisionSource
 class Cifar100(TorchvisionSource):
     """Small photographs: 50,000 + 10,000 colour images of 32 px, 100 classes."""
 
-    def reader(self) -> Callable[..., Any]:
-        from torchvision.datasets import CIFAR100
-
-        reader: Callable[..., Any] = CIFAR100
-        return reader
-
-    def subfolder(self) -> str:
-        return "cifar-100-python"
+    reader: ClassVar[str] = "CIFAR100"
+    subfolder: ClassVar[str] = "cifar-100-python"

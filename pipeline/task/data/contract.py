@@ -2,11 +2,10 @@
 
 import hashlib
 import os
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from PIL import Image
@@ -14,18 +13,18 @@ from torch import Tensor
 
 from pipeline.config.registry import Method
 from pipeline.errors import IntegrityError
-from pipeline.hashes import hash_tensors
+from pipeline.hashes import file_sha256, hash_tensors
 from pipeline.task.data.decode import as_rgb, decode
 
 
-class Items(Protocol):
+class Items(ABC):
     """Images and labels. An image is decoded when it is asked for; several threads may read at once."""
 
-    @property
-    def labels(self) -> Tensor:
-        """``[N]``, int64."""
+    labels: Tensor
+    """``[N]``, int64."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.labels)
 
     def __getitem__(self, index: int, /) -> tuple[Image.Image, int]:
         """An RGB image and its label.
@@ -33,13 +32,17 @@ class Items(Protocol):
         Raises:
             IntegrityError: The image cannot be decoded; with its path and the reason.
         """
+        return as_rgb(self.stored(index), self.where(index)), int(self.labels[index])
 
+    @abstractmethod
     def stored(self, index: int) -> Image.Image:
         """The decoded image in the mode that it is stored in."""
 
+    @abstractmethod
     def where(self, index: int) -> str:
         """The image's name in messages: its path, or its part and index."""
 
+    @abstractmethod
     def fingerprint(self) -> str:
         """sha256 of every image and label."""
 
@@ -66,7 +69,7 @@ class Images:
         return hashlib.sha256("\n".join([*self.classes, *parts]).encode()).hexdigest()
 
 
-class ArrayItems:
+class ArrayItems(Items):
     """Images in one array.
 
     Args:
@@ -77,14 +80,7 @@ class ArrayItems:
 
     def __init__(self, name: str, images: Tensor, labels: Tensor) -> None:
         self.labels = labels.long()
-        self._name = name
-        self._images = images
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int, /) -> tuple[Image.Image, int]:
-        return as_rgb(self.stored(index), self.where(index)), int(self.labels[index])
+        self._name, self._images = name, images
 
     def stored(self, index: int) -> Image.Image:
         return Image.fromarray(self._images[index].numpy())
@@ -96,19 +92,12 @@ class ArrayItems:
         return hash_tensors([("images", self._images), ("labels", self.labels)])
 
 
-class FileItems:
+class FileItems(Items):
     """Images in files below ``folder``."""
 
     def __init__(self, folder: Path, paths: Sequence[Path], labels: Sequence[int]) -> None:
         self.labels = torch.tensor(labels, dtype=torch.int64)
-        self._folder = folder
-        self._paths = paths
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __getitem__(self, index: int, /) -> tuple[Image.Image, int]:
-        return as_rgb(self.stored(index), self.where(index)), int(self.labels[index])
+        self._folder, self._paths = folder, paths
 
     def stored(self, index: int) -> Image.Image:
         return decode(self._paths[index])
@@ -121,7 +110,7 @@ class FileItems:
         for path, label in zip(self._paths, self.labels.tolist(), strict=True):
             digest.update(f"{path.relative_to(self._folder).as_posix()} {label} ".encode())
             try:
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
+                digest.update(bytes.fromhex(file_sha256(path)))
             except OSError as error:
                 raise IntegrityError(f"{path} cannot be read: {error.strerror}; was the data set changed?") from None
         return digest.hexdigest()
@@ -153,19 +142,10 @@ class FolderSource(DataSource):
         return [Path(given).expanduser() / self.name, Path(given).expanduser()] if given else []
 
     def not_found(self, wanted: str, how: str) -> IntegrityError:
-        """The error of a data set that is not there.
-
-        Args:
-            wanted: What was looked for.
-            how: How to get it, as a clause.
-        """
-        searched = " and ".join(f"{each}{'' if each.is_dir() else ' (no such folder)'}" for each in self.candidates())
-        looked = (
-            f"looked for {wanted} in {searched}"
-            if searched
-            else f"looked for {wanted}, but neither root nor RESTORA_DATA is given"
-        )
+        """The error of a data set that is not there; ``how`` to get ``wanted`` is a clause."""
+        searched = [f"{folder}{'' if folder.is_dir() else ' (no such folder)'}" for folder in self.candidates()]
+        where = f" in {' and '.join(searched)}" if searched else ", but neither root nor RESTORA_DATA is given"
         return IntegrityError(
-            f"data set '{self.name}' is not there: {looked}; {how}, and give its folder as task.data.root or in the "
-            f"environment as RESTORA_DATA"
+            f"data set '{self.name}' is not there: looked for {wanted}{where}; {how}, and give its folder as "
+            f"task.data.root or in the environment as RESTORA_DATA"
         )

@@ -28,9 +28,7 @@ class ImageFolder(FolderSource):
             raise IntegrityError(
                 f"{test} has class '{foreign[0]}', which {train} lacks; give both the same class folders"
             )
-        return Images(
-            train=_items(train, classes), test=_items(test, classes) if test else None, classes=tuple(classes)
-        )
+        return Images(_items(train, classes), _items(test, classes) if test else None, tuple(classes))
 
     def _root(self) -> Path:
         for folder in self.candidates():

@@ -15,11 +15,7 @@ class MnistSubset(DataSource):
 
     def open(self) -> Images:
         pixels, labels = read_digits()
-        return Images(
-            train=ArrayItems("mnist-subset", pixels, labels),
-            test=None,
-            classes=tuple(str(digit) for digit in range(10)),
-        )
+        return Images(ArrayItems("mnist-subset", pixels, labels), test=None, classes=tuple("0123456789"))
 
 
 @functools.cache

@@ -1,9 +1,7 @@
-"""The common part of MNIST, CIFAR-10 and CIFAR-100, which torchvision reads: finding the folder, naming faults."""
+"""Data sets that torchvision reads and downloads."""
 
-from abc import abstractmethod
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
 
@@ -14,30 +12,29 @@ from pipeline.task.data.contract import ArrayItems, FolderSource, Images
 class TorchvisionSource(FolderSource):
     """A published data set that torchvision can read and download."""
 
+    reader: ClassVar[str]
+    """Name of its class in ``torchvision.datasets``."""
+    subfolder: ClassVar[str]
+    """Name of the folder that torchvision reads below the root."""
+
     download: bool = False
     """Download the data set into the folder if it is not there."""
 
-    @abstractmethod
-    def reader(self) -> Callable[..., Any]:
-        """Return torchvision's class of the data set."""
-
-    @abstractmethod
-    def subfolder(self) -> str:
-        """Name of the folder that torchvision reads below the root."""
-
     def open(self) -> Images:
-        reader, root = self.reader(), self._root()
+        from torchvision import datasets
+
+        root, reader = self._root(), getattr(datasets, self.reader)
         try:
             train, test = (reader(root=root, train=train, download=self.download) for train in (True, False))
         except Exception as error:
             # torchvision lets through whatever its parsers raise: ValueError, AssertionError, EOFError, ...
             if self.download:
                 raise self.not_found(
-                    self.subfolder(), f"downloading failed ({error}); try again with a network"
+                    self.subfolder, f"downloading failed ({error}); try again with a network"
                 ) from error
             raise IntegrityError(
                 f"data set '{self.name}' in {root} is damaged: {error or type(error).__name__}; remove "
-                f"{root / self.subfolder()} and get it again with task.data.download = true"
+                f"{root / self.subfolder} and get it again with task.data.download = true"
             ) from error
         items = [
             ArrayItems(f"{self.name} {part}", torch.as_tensor(data.data), torch.as_tensor(data.targets))
@@ -47,9 +44,9 @@ class TorchvisionSource(FolderSource):
 
     def _root(self) -> Path:
         folders = self.candidates()
-        found = [folder for folder in folders if (folder / self.subfolder()).is_dir()]
-        if found:
-            return found[0]
+        for folder in folders:
+            if (folder / self.subfolder).is_dir():
+                return folder
         if self.download and folders:
             return folders[0]
-        raise self.not_found(self.subfolder(), "set task.data.download = true once with a network, or copy it there")
+        raise self.not_found(self.subfolder, "set task.data.download = true once with a network, or copy it there")

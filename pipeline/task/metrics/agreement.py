@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config.registry import METRICS
-from pipeline.hashes import fingerprint
-from pipeline.paths import ANSWERS
 from pipeline.task.contract import Metric
 from pipeline.task.parts import READ_BATCH, DatasetPart, Part, TensorPart, logged_batches
 from pipeline.task.tensor_cache import read_tensors, write_tensors
@@ -21,16 +19,6 @@ logger = logging.getLogger(__name__)
 
 FEW = 2048
 """The most images of an order whose labels are predicted at once, so that a small sample does not wait for the part."""
-
-
-def predictions_file(key: str, part: str) -> Path:
-    """The file of a part's predicted classes.
-
-    Args:
-        key: The hash of everything that the predictions of a task depend on.
-        part: The name of the part.
-    """
-    return ANSWERS / f"{fingerprint([key, part])}.safetensors"
 
 
 @METRICS.register("agreement")
@@ -91,22 +79,15 @@ class PredictedPart:
             yield images, predicted
 
     def _read_or_predict(self) -> Tensor:
-        if self._file is None:
-            return self._predict_all()
-        if self._file.exists():
-            try:
-                return read_tensors(self._file)["answers"]
-            except Exception as error:  # whatever is damaged, the remedy is the same
-                logger.warning(f"predictions {self._file} are damaged ({error}); the model predicts them again")
-        predicted = self._predict_all()
-        write_tensors(self._file, {"answers": predicted})
-        return predicted
-
-    def _predict_all(self) -> Tensor:
+        if self._file is not None and (cached := read_tensors(self._file)) is not None:
+            return cached["answers"]
         model = self._model if self._device is None else copy.deepcopy(self._model).to(self._device)
         logger.info(f"agreement: the uncompressed model classifies {len(self)} images")
         batches = logged_batches(self.part, READ_BATCH, "agreement")
-        return torch.cat([_predict(model, images) for images, _ in batches])
+        predicted = torch.cat([_predict(model, images) for images, _ in batches])
+        if self._file is not None:
+            write_tensors(self._file, {"answers": predicted})
+        return predicted
 
 
 @torch.no_grad()

@@ -1,16 +1,6 @@
 import pytest
-import torch
-from torch import nn
 
 from pipeline.numbers import wilson
-from pipeline.task.metrics.accuracy import count_correct
-from pipeline.task.parts import TensorPart
-
-
-def test_correct_images_are_counted_over_all_batches():
-    logits = torch.eye(4)[torch.tensor([0, 1, 2, 3, 0, 1, 2])]
-    part = TensorPart(logits, torch.tensor([0, 1, 2, 3, 1, 1, 0]))
-    assert count_correct(nn.Identity(), part, batch_size=3) == 5
 
 
 @pytest.mark.parametrize(
