@@ -1,16 +1,33 @@
-"""The command `restora`, and what its verbs share: reading a study, reading its results, printing JSON."""
+"""The command `restora`, and what its verbs share: errors, reading a study and its results, printing, commands."""
 
+import functools
 import json
 import math
 import os
+import shlex
+import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
+from rich.text import Text
+
+from pipeline.environment import require_matching_torchvision
+from pipeline.errors import RestoraError
+from pipeline.guard import StopTraining
+from pipeline.paths import default_database
+from pipeline.terminal.console import Console
+from pipeline.terminal.text import print_lines
 
 if TYPE_CHECKING:
     from pipeline.config.spec import StudySpec
     from pipeline.results.combination_result import CombinationResult
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
 
 app = typer.Typer(
     name="restora",
@@ -41,6 +58,48 @@ def _main(
     os.environ["RESTORA_DEBUG"] = "1" if debug else os.environ.get("RESTORA_DEBUG", "")
 
 
+def carried_out(verb: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a verb: its log goes to stderr, and an exception ends it with one line and an exit code.
+
+    The traceback is printed only with ``restora --debug``.
+    """
+
+    @functools.wraps(verb)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            with Console():
+                return verb(*args, **kwargs)
+        except (typer.Exit, KeyboardInterrupt):
+            raise
+        except BrokenPipeError:  # the reader of stdout, such as `head`, has closed it; nobody is left to tell
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return None  # type: ignore[return-value]
+        except Exception as error:
+            if os.environ.get("RESTORA_DEBUG"):
+                traceback.print_exc()
+            code, message = _outcome(error)
+        print(message, file=sys.stderr)
+        raise typer.Exit(code)
+
+    return guarded
+
+
+def _outcome(error: Exception) -> tuple[int, str]:
+    """Exit code and message for an exception."""
+    if isinstance(error, RestoraError):
+        return error.exit_code, f"error: {error}"
+    if isinstance(error, StopTraining):
+        return error.exit_code, f"stopped: {error}; give the same command again"
+    if isinstance(error, RuntimeError | ImportError) and "torchvision" in str(error):
+        try:
+            require_matching_torchvision()
+        except RestoraError as mismatch:
+            return _outcome(mismatch)
+    if isinstance(error, OSError):
+        return 4, f"error: {error}; correct this and give the same command again"
+    return 1, f"error: {type(error).__name__}: {error}; this is a bug, restora --debug shows where"
+
+
 def read_spec(study: str, seed: int | None = None) -> "StudySpec":
     """Read and validate a study file, given by its path or by its name in ``studies/``."""
     from pipeline.config.study_file import load_spec
@@ -51,13 +110,20 @@ def read_spec(study: str, seed: int | None = None) -> "StudySpec":
 def results_of(study: str, storage: str | None, *others: str) -> "list[CombinationResult]":
     """Read the stored results of a study, followed by those of ``others``."""
     from pipeline.config.study_file import stored_name
-    from pipeline.paths import default_database
     from pipeline.results.reading import read_results
     from pipeline.store.database import open_storage, storage_errors
 
     url = storage or default_database()
     with storage_errors(url):
         return read_results(open_storage(url, create=False), *map(stored_name, (study, *others)))
+
+
+def show(table: T, lines: Callable[[T], list[Text]], *, as_json: bool) -> None:
+    """Print a table to stdout: as JSON, or as the lines that ``lines`` makes of it."""
+    if as_json:
+        print_json(table)
+    else:
+        print_lines(lines(table), sys.stdout)
 
 
 def print_json(table: Any) -> None:
@@ -79,3 +145,28 @@ def file_sizes(path: Path) -> dict[str, int]:
         return {path.name: path.stat().st_size}
     files = sorted(file for file in path.rglob("*") if file.is_file())
     return {str(file.relative_to(path)): file.stat().st_size for file in files}
+
+
+def command_given() -> str:
+    """The command line of this process, with the passwords in its URLs hidden."""
+    return shlex.join(["restora", *map(_without_password, sys.argv[1:])])
+
+
+def next_command(verb: str, study: str = "", storage: str | None = None) -> str:
+    """A command to suggest, with the ``--storage`` of this one."""
+    words = ["restora", verb, *([study] if study else [])]
+    return shlex.join([*words, "--storage", _without_password(storage)] if storage else words)
+
+
+def _without_password(word: str) -> str:
+    if "://" not in word:
+        return word
+    from sqlalchemy.exc import ArgumentError
+
+    from pipeline.store.database import without_password
+
+    option, equals, url = word.partition("=") if word.startswith("--") else ("", "", word)
+    try:
+        return f"{option}{equals}{without_password(url)}"
+    except ArgumentError:
+        return f"{option}{equals}***"

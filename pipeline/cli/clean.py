@@ -4,9 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.app import app, file_sizes, print_json
+from pipeline.cli.app import app, carried_out, file_sizes, print_json
 from pipeline.cli.options import Database, Json
-from pipeline.cli.verb import carried_out
+from pipeline.paths import default_database
 
 
 @app.command(epilog="Example: restora clean --dry-run    Next: restora run STUDY, which makes again what it needs")
@@ -17,7 +17,6 @@ def clean(
     as_json: Json = False,
 ) -> None:
     """Remove caches, incomplete files, and adapters of trials that are not winners; never trials or exports."""
-    from pipeline.paths import default_database
     from pipeline.run.cleanup import remove, unneeded
     from pipeline.store.database import open_storage, storage_errors
 

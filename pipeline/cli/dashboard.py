@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.app import app
+from pipeline.cli.app import app, carried_out
 from pipeline.cli.options import Database
-from pipeline.cli.verb import carried_out
+from pipeline.paths import default_database
 
 
 @app.command(
@@ -30,6 +30,5 @@ def dashboard(
 ) -> None:
     """Serve the stored studies with optuna-dashboard, read-only and to this machine alone."""
     from pipeline.dashboard.serve import serve
-    from pipeline.paths import default_database
 
     serve(storage or default_database(), host, port, expose=expose, allow_edit=allow_edit)

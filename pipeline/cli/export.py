@@ -4,9 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.app import app, file_sizes, print_json, read_spec
+from pipeline.cli.app import app, carried_out, file_sizes, print_json, read_spec
 from pipeline.cli.options import Database, Device, Json, Study, complete_combinations
-from pipeline.cli.verb import carried_out
 
 
 @app.command(epilog="Example: restora export quickstart --force    Next: pipeline.load(FOLDER) in Python")

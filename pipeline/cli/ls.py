@@ -1,29 +1,19 @@
 """`restora ls`: list what a study file can name."""
 
-import sys
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pipeline.cli.app import app, print_json
+from rich.text import Text
+
+from pipeline.cli.app import app, carried_out, show
 from pipeline.cli.options import Json
-from pipeline.cli.verb import carried_out
-
-if TYPE_CHECKING:
-    from rich.text import Text
 
 
 @app.command(epilog="Example: restora ls --json | jq '.compressions[].name'    Next: restora new NAME")
 @carried_out
 def ls(as_json: Json = False) -> None:
     """List all methods, models and data sets that a study file can name, and the studies in studies/."""
-    from pipeline.terminal.text import print_lines
-
-    table = listing()
-    if as_json:
-        print_json(table)
-    else:
-        print_lines(listing_lines(table), sys.stdout)
+    show(listing(), listing_lines, as_json=as_json)
 
 
 def listing() -> dict[str, list[dict[str, str]]]:
@@ -48,10 +38,8 @@ def _study(path: Path) -> dict[str, str]:
     return {"name": name, "summary": text.partition("\n")[0].removeprefix("#").strip()}
 
 
-def listing_lines(table: dict[str, list[dict[str, str]]]) -> "list[Text]":
+def listing_lines(table: dict[str, list[dict[str, str]]]) -> list[Text]:
     """The listing as lines: a heading per kind, and a line per name."""
-    from rich.text import Text
-
     lines = []
     for kind, entries in table.items():
         width = max(map(len, (entry["name"] for entry in entries)), default=0)

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.app import app
-from pipeline.cli.verb import carried_out
+from pipeline.cli.app import app, carried_out
 
 logger = logging.getLogger(__name__)
 

@@ -1,14 +1,14 @@
 """`restora plan`: show what a run would do and need."""
 
 import logging
-import sys
 from typing import Annotated
 
 import typer
 
-from pipeline.cli.app import app, print_json, read_spec
+from pipeline.cli.app import app, carried_out, read_spec, show
 from pipeline.cli.options import Device, Json, Seed, Study
-from pipeline.cli.verb import carried_out
+from pipeline.cli.plan_lines import plan_lines
+from pipeline.environment import choose_device
 
 logger = logging.getLogger(__name__)
 
@@ -25,16 +25,9 @@ def plan(
     ] = False,
 ) -> None:
     """Show what a run would do and need: cells, trials, trainable parameters, bytes, memory, disk, time."""
-    from pipeline.cli.plan_lines import plan_lines
-    from pipeline.environment import choose_device
     from pipeline.run.estimate import objectives_to_plan, plan_study
-    from pipeline.terminal.text import print_lines
 
     spec = read_spec(study, seed)
     objectives = objectives_to_plan(spec, choose_device(device), score=score)
-    table = plan_study(spec, objectives, score=score)
-    if as_json:
-        print_json(table)
-    else:
-        print_lines(plan_lines(table), sys.stdout)
+    show(plan_study(spec, objectives, score=score), plan_lines, as_json=as_json)
     logger.info(f"next: restora run {study}")

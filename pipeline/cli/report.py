@@ -1,14 +1,16 @@
 """`restora report`: write a study as one HTML page."""
 
 import logging
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.cli.app import app, print_json, results_of
+from pipeline.cli.app import app, carried_out, next_command, print_json, results_of
 from pipeline.cli.options import Database, Json, Studies
-from pipeline.cli.verb import carried_out, next_command
+from pipeline.paths import report_folder
+from pipeline.wording import readable_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +27,9 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write one HTML page that works offline, its tables as CSV, and its main pictures as PNG."""
-    from datetime import datetime
-
     from pipeline.config.study_file import stored_name
-    from pipeline.paths import report_folder
     from pipeline.report.page import write_report
     from pipeline.report.png import write_pngs
-    from pipeline.wording import readable_bytes
 
     names = list(dict.fromkeys(map(stored_name, studies)))
     folder = out or report_folder("+".join(names))
@@ -42,5 +40,5 @@ def report(
         print_json({"page": str(written.page), "tables": tables, "pictures": [str(path) for path in pictures]})
     else:
         print(written.page)
-    size = readable_bytes(written.page.stat().st_size)
-    logger.info(f"one file of {size} that works offline; next: {next_command('export', names[0], storage)}")
+    size, following = readable_bytes(written.page.stat().st_size), next_command("export", names[0], storage)
+    logger.info(f"one file of {size} that works offline; next: {following}")

@@ -1,13 +1,18 @@
 """`restora run`: create or resume a study."""
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.app import app, read_spec
+from pipeline.cli.app import app, carried_out, command_given, next_command, read_spec
 from pipeline.cli.options import Database, Device, Seed, Study
-from pipeline.cli.verb import carried_out, command_given, next_command
+from pipeline.environment import choose_device
+from pipeline.guard import Guard, StopTraining
+from pipeline.paths import LOGS, default_database
+from pipeline.results.progress import CellProgress, Progress, progress_of
+from pipeline.search.events import AllOf
 from pipeline.terminal.console import Console
 
 if TYPE_CHECKING:
@@ -35,11 +40,7 @@ def run(
     """Create or resume a study. Running it again is always safe, and adds nothing once the budgets are met."""
     from pipeline.config.study_file import study_file
     from pipeline.dashboard.feed import FEED_WAIT, Feed
-    from pipeline.environment import choose_device
-    from pipeline.guard import Guard, StopTraining
-    from pipeline.paths import LOGS, default_database
     from pipeline.run.study_run import RunOptions, run_study
-    from pipeline.search.events import AllOf
     from pipeline.store.database import open_storage
 
     spec = read_spec(study, seed)
@@ -51,7 +52,7 @@ def run(
         cohort=cohort,
         cache_limit=round(cache_limit * 1e9),
     )
-    console = Console(LOGS / f"{spec.name}.log", spec.name, trials_to_come(spec, url))
+    console = Console(LOGS / f"{spec.name}.log", spec.name, progress_before(spec, url))
     with console, Guard(timeout):
         feed = Feed(open_storage(url, wait=FEED_WAIT), spec.name)
         try:
@@ -65,23 +66,21 @@ def run(
         logger.info(f"done. next: {'; '.join(commands)}; {next_command('dashboard', storage=storage)}")
 
 
-def trials_to_come(spec: "StudySpec", url: str) -> dict[str, int]:
-    """Number of trials that each combination still lacks, in the study file's order.
+def progress_before(spec: "StudySpec", url: str) -> dict[str, Progress]:
+    """The progress of each combination as the run begins, in the study file's order.
 
     A combination whose state cannot be read quickly (after a killed run, for example) counts as not begun.
     """
-    from pipeline.results.progress import progress_of
     from pipeline.results.study_state import read_status
     from pipeline.space import cells, fitted
-    from pipeline.store.tally import trials_left
 
     stored = {part["combination"]: progress_of(part) for part in read_status(url, spec.name, with_reasons=False) or []}
-    to_come = {}
+    parts = {}
     for combination in spec.combination:
-        name, search = combination.name, fitted(spec.search, combination.adapter)
-        if name in stored:
-            left = [trials_left(cell.done, cell.failed, search.trials) for cell in stored[name].cells]
-            to_come[name] = sum(left)
-        else:
-            to_come[name] = search.trials * len(cells(search))
-    return to_come
+        search = fitted(spec.search, combination.adapter)
+        before = stored.get(combination.name, Progress((), search.epochs))
+        known = {(cell.rank, cell.init): cell for cell in before.cells}
+        begun = [known.get((cell.rank, cell.init), CellProgress(cell.rank, cell.init, 0)) for cell in cells(search)]
+        budgets = tuple(replace(cell, budget=search.trials, running=0) for cell in begun)
+        parts[combination.name] = replace(before, cells=budgets)
+    return parts

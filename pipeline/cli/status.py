@@ -1,14 +1,15 @@
 """`restora status`: show the progress of a study."""
 
 import functools
-import sys
 from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.app import app, print_json, results_of
+from pipeline.cli.app import app, carried_out, results_of, show
 from pipeline.cli.options import Database, Json, Study
-from pipeline.cli.verb import carried_out
+from pipeline.cli.status_lines import status_lines
+from pipeline.cli.watch import watch_study
+from pipeline.paths import default_database
 
 
 @app.command(epilog="Example: restora status quickstart --watch    Next: restora run quickstart")
@@ -22,13 +23,9 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show for each cell: budget, trials by state, best value and trial, and why trials failed."""
-    from pipeline.cli.status_lines import status_lines
-    from pipeline.cli.watch import watch as watch_study
     from pipeline.config.study_file import stored_name
     from pipeline.locks import is_run
-    from pipeline.paths import default_database
     from pipeline.results.study_state import read_status
-    from pipeline.terminal.text import print_lines
 
     url, name = storage or default_database(), stored_name(study)
 
@@ -42,7 +39,5 @@ def status(
 
     if watch:
         watch_study(name, read, functools.partial(is_run, url, name), as_json=as_json)
-    elif as_json:
-        print_json(read(with_reasons=True))
     else:
-        print_lines(status_lines(read()), sys.stdout)
+        show(read(with_reasons=as_json), status_lines, as_json=as_json)

@@ -3,20 +3,15 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.results.progress import Progress, progress_of
-from pipeline.terminal.console import terminal_of
-from pipeline.terminal.progress_lines import progress_line
-from pipeline.terminal.rate import seconds_for, trials_per_second
-
-if TYPE_CHECKING:
-    from rich.console import Console as Screen
-
-    from pipeline.terminal.live_table import View
+from pipeline.terminal.live_display import LiveBoard
+from pipeline.terminal.live_table import View
+from pipeline.terminal.progress_lines import progress_line, trials_per_second
+from pipeline.terminal.text import terminal_of
 
 EVERY = 1.0
 """Seconds between two readings."""
@@ -38,17 +33,18 @@ class Watch:
     """
 
     def __init__(self, study: str, table: Table, alive: bool | None) -> None:
-        self.study, self.table, self.alive = study, table, alive
+        self.study = study
+        self.table, self.alive, self.parts = table, alive, _parts(table)
+        self.changed = list(self.parts)
         self.now = time.time()
-        self.parts = _parts(table)
-        self._first, self._moved = (self.now, self._done()), ""
+        self._first, self._last_changed = (self.now, self._trials()), ""
 
-    def look(self, table: Table, alive: bool | None) -> bool:
-        """Take a new table; returns whether anything has changed."""
-        before = (self.table, self.alive)
-        moved = [new["combination"] for old, new in zip(self.table, table, strict=False) if old != new]
-        self.now, self.table, self.alive, self.parts = time.time(), table, alive, _parts(table)
-        self._moved = next(iter(moved), self._moved)
+    def update(self, table: Table, alive: bool | None) -> bool:
+        """Take a new table; returns whether anything has changed. ``changed`` names the combinations that have."""
+        before, parts = (self.table, self.alive), _parts(table)
+        self.changed = [name for name, progress in parts.items() if self.parts.get(name) != progress]
+        self._last_changed = next(iter(self.changed), self._last_changed)
+        self.now, self.table, self.alive, self.parts = time.time(), table, alive, parts
         return (table, alive) != before
 
     @property
@@ -68,7 +64,7 @@ class Watch:
         """Whether a cell has trials left: its budget is not met, and it is not exhausted."""
         return any(progress.left for progress in self.parts.values())
 
-    def _done(self) -> float:
+    def _trials(self) -> float:
         return sum(progress.done + progress.parts for progress in self.parts.values())
 
     def _run(self) -> tuple[float, float] | None:
@@ -80,70 +76,38 @@ class Watch:
         if not self.alive or not runs:
             return None
         latest = max(run["began"] for run in runs.values())
-        own = {name: run["done"] for name, run in runs.items() if run["began"] == latest}
-        done = sum(own.get(name, progress.done) for name, progress in self.parts.items())
-        return datetime.fromisoformat(latest).timestamp(), done
+        done = {name: progress.done for name, progress in self.parts.items()}
+        done |= {name: run["done"] for name, run in runs.items() if run["began"] == latest}
+        return datetime.fromisoformat(latest).timestamp(), sum(done.values())
 
-    @property
-    def passed(self) -> float | None:
-        """Seconds since the run began; None if no run is known to be active."""
+    def view(self) -> View:
+        """What the live table shows. The rate is that since the run began, or since watching began."""
         run = self._run()
-        return self.now - run[0] if run else None
+        began, done = run or self._first
+        searched = self.alive is not False and not self.testing
+        rate = trials_per_second(self._trials() - done, self.now - began) if searched else None
+        note = "" if self.finished or self.alive else NOTES[self.alive]
+        passed = self.now - began if run else None
+        return View(self.study, self.parts, self._current(), passed, rate, TESTING if self.testing else note)
 
-    @property
-    def rate(self) -> float | None:
-        """Trials per second since the run began, or since watching began; None if no run searches."""
-        began, done = self._run() or self._first
-        known = self.alive is not False and not self.testing
-        return trials_per_second(self._done() - done, self.now - began) if known else None
-
-    @property
-    def left(self) -> float | None:
-        """Seconds until the study's last trial has ended."""
-        return seconds_for(sum(each.left - each.parts for each in self.parts.values()), self.rate)
-
-    def view(self) -> "View":
-        from pipeline.terminal.live_table import View
-
-        parts, rate = self.parts, self.rate
-        current = self._current(parts)
-        return View(
-            study=self.study,
-            combination=current,
-            place=(list(parts).index(current) + 1, len(parts)),
-            progress=parts[current],
-            passed=self.passed,
-            rate=rate,
-            left=seconds_for(parts[current].left - parts[current].parts, rate),
-            study_left=self.left,
-            done=[(name, each) for name, each in parts.items() if name != current and not each.left],
-            note=self._note,
-        )
-
-    @property
-    def _note(self) -> str:
-        if self.testing:
-            return TESTING
-        return "" if self.finished or self.alive else NOTES[self.alive]
-
-    def _current(self, parts: Mapping[str, Progress]) -> str:
+    def _current(self) -> str:
         """The searched combination: one with running trials, else the last changed, else the first unfinished."""
-        running = [name for name, each in parts.items() if each.running]
-        moved = [name for name in parts if name == self._moved and parts[name].left]
-        unfinished = [name for name, each in parts.items() if each.left]
-        return (running + moved + unfinished + list(parts)[-1:])[0]
+        running = [name for name, progress in self.parts.items() if progress.running]
+        unfinished = [name for name, progress in self.parts.items() if progress.left]
+        changed = [name for name in unfinished if name == self._last_changed]
+        return [*running, *changed, *unfinished, list(self.parts)[-1]][0]
 
     def facts(self) -> dict[str, Any]:
         """The table and the state of the run, for JSON."""
-        parts = self.parts.values()
+        parts, view = self.parts.values(), self.view()
         return {
             "study": self.study,
             "running": self.alive,
             "finished": self.finished,
-            "trials": sum(each.done for each in parts),
-            "budget": sum(each.budget for each in parts),
-            "trials_per_minute": None if self.rate is None else round(60 * self.rate, 3),
-            "seconds_left": None if self.left is None else round(self.left, 1),
+            "trials": sum(progress.done for progress in parts),
+            "budget": sum(progress.budget for progress in parts),
+            "trials_per_minute": None if view.rate is None else round(60 * view.rate, 3),
+            "seconds_left": None if view.study_left is None else round(view.study_left, 1),
             "combinations": self.table,
         }
 
@@ -152,7 +116,7 @@ def _parts(table: Table) -> dict[str, Progress]:
     return {combination["combination"]: progress_of(combination) for combination in table}
 
 
-def watch(study: str, read: Callable[[], Table], alive: Callable[[], bool | None], *, as_json: bool) -> None:
+def watch_study(study: str, read: Callable[[], Table], alive: Callable[[], bool | None], *, as_json: bool) -> None:
     """Show a study until it is finished: as a live table on a terminal, otherwise one line per change.
 
     Args:
@@ -162,47 +126,35 @@ def watch(study: str, read: Callable[[], Table], alive: Callable[[], bool | None
         as_json: Whether to print one JSON object per change, also on a terminal.
     """
     alive_now = alive()  # before the table is read, which then is the last one if no run is active
-    seen = Watch(study, read(), alive_now)
-    told: dict[str, Progress] = {}
-    with _shown(None if as_json else terminal_of(sys.stdout), seen) as refresh:
-        new = True
-        while True:
-            if refresh is not None:
-                refresh()
-            elif new and as_json:
-                print(json.dumps(seen.facts(), allow_nan=False), flush=True)
-            elif new:
-                told = _tell(seen, told)
-            if seen.finished:
-                return
-            started = time.monotonic()
-            time.sleep(EVERY)
-            alive_now = alive()
-            new = seen.look(read(), alive_now)
-            time.sleep(max(0.0, (time.monotonic() - started - EVERY) / SHARE - EVERY))
-
-
-def _tell(seen: Watch, told: Mapping[str, Progress]) -> dict[str, Progress]:
-    """Print one line per combination that has changed."""
-    parts = seen.parts
-    for name, progress in parts.items():
-        if told.get(name) != progress:
-            left = seconds_for(progress.left - progress.parts, seen.rate)
-            print(progress_line(name, progress, seen.rate, seen.passed, left), flush=True)
-    return parts
-
-
-@contextmanager
-def _shown(screen: "Screen | None", seen: Watch) -> Iterator[Callable[[], None] | None]:
-    """Show the live table while the context lasts; yields the function that draws it again, or None off a terminal."""
-    if screen is None:
-        yield None
+    watched = Watch(study, read(), alive_now)
+    screen = None if as_json else terminal_of(sys.stdout)
+    if screen is not None:
+        board = LiveBoard(screen, watched.view)
+        try:
+            board.start()
+            for _ in _readings(watched, read, alive):
+                board.refresh()
+        finally:
+            board.stop()
         return
-    from pipeline.terminal.live_display import LiveBoard
+    for is_new in _readings(watched, read, alive):
+        if is_new and as_json:
+            print(json.dumps(watched.facts(), allow_nan=False), flush=True)
+        elif is_new:
+            view = watched.view()
+            for name in watched.changed:
+                print(progress_line(name, watched.parts[name], view.rate, view.passed), flush=True)
 
-    drawn = LiveBoard(screen, seen.view)
-    try:
-        drawn.start()
-        yield drawn.refresh
-    finally:
-        drawn.stop()
+
+def _readings(watched: Watch, read: Callable[[], Table], alive: Callable[[], bool | None]) -> Iterator[bool]:
+    """Read until the study is finished; yields after each reading whether anything has changed."""
+    is_new = True
+    while True:
+        yield is_new
+        if watched.finished:
+            return
+        started = time.monotonic()
+        time.sleep(EVERY)
+        alive_now = alive()
+        is_new = watched.update(read(), alive_now)
+        time.sleep(max(0.0, (time.monotonic() - started - EVERY) / SHARE - EVERY))

@@ -111,9 +111,19 @@ class Progress:
         return sum(cell.running * cell.epoch for cell in self.cells) / self.epochs
 
     @property
+    def remaining(self) -> float:
+        """Trials left, without the completed parts of running ones."""
+        return self.left - self.parts
+
+    @property
+    def best_cell(self) -> CellProgress | None:
+        """The first cell with the highest value; None before a trial is complete."""
+        cells = [cell for cell in self.cells if cell.best is not None]
+        return max(cells, key=lambda cell: cell.best or 0.0, default=None)
+
+    @property
     def best(self) -> float | None:
-        """The highest value of all cells."""
-        return max((cell.best for cell in self.cells if cell.best is not None), default=None)
+        return self.best_cell.best if self.best_cell else None
 
 
 def progress_of(combination: Mapping[str, Any]) -> Progress:

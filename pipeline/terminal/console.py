@@ -1,25 +1,20 @@
 """What the command line says on stderr: log lines, and the progress of a search; both also go to a log file."""
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, TextIO
+
+from rich.console import Console as Screen
 
 from pipeline.results.progress import Progress
 from pipeline.search.events import Events
-from pipeline.terminal.progress_lines import cell_lines, progress_line
-from pipeline.terminal.rate import Searched
-
-if TYPE_CHECKING:
-    from rich.console import Console as Screen
-
-    from pipeline.terminal.live_display import LiveBoard
-    from pipeline.terminal.live_table import View
+from pipeline.terminal.live_display import LiveBoard
+from pipeline.terminal.live_table import View
+from pipeline.terminal.progress_lines import cell_lines, progress_line, trials_per_second
+from pipeline.terminal.text import terminal_of
 
 logger = logging.getLogger(__name__)
 PACKAGE = logging.getLogger("pipeline")
@@ -27,16 +22,6 @@ PACKAGE = logging.getLogger("pipeline")
 
 PLAIN_EVERY = 10.0
 """Seconds between two progress lines in the log file, and off a terminal."""
-NONE: Mapping[str, int] = MappingProxyType({})
-
-
-def terminal_of(stream: TextIO) -> "Screen | None":
-    """The terminal behind a stream; None if it is none, or if its lines cannot be redrawn."""
-    if not stream.isatty() or os.environ.get("TERM") in (None, "", "dumb", "unknown"):
-        return None
-    from pipeline.terminal.text import screen_of  # it brings rich, which plain lines do not need
-
-    return screen_of(stream)
 
 
 class Console(logging.Handler, Events):
@@ -48,7 +33,7 @@ class Console(logging.Handler, Events):
     Args:
         log: The file that lines are appended to; None for no file.
         study: The name of the study that is searched.
-        outline: Trials that each of its combinations still lacks as the run begins.
+        parts: The progress of each of its combinations as the run begins.
         screen: The terminal to draw on; stderr, where that is one.
     """
 
@@ -56,24 +41,26 @@ class Console(logging.Handler, Events):
         self,
         log: Path | None = None,
         study: str = "",
-        outline: Mapping[str, int] = NONE,
-        screen: "Screen | None" = None,
+        parts: Mapping[str, Progress] | None = None,
+        screen: Screen | None = None,
     ) -> None:
         super().__init__()
-        self._log, self._study, self._outline = log, study, dict(outline)
+        self._log, self._study, self._parts = log, study, dict(parts or {})
         self._given = screen
-        self._started, self._noted = time.monotonic(), float("-inf")
-        self._searched: dict[str, Searched] = {}
+        self._current = ""
+        self._started, self._written = time.monotonic(), float("-inf")
+        self._search_began, self._done_before = self._started, 0
         self._board: LiveBoard | None = None
         self._replaced: list[logging.Handler] = []
         self._level = logging.NOTSET
 
     @cached_property
-    def _screen(self) -> "Screen | None":
+    def _screen(self) -> Screen | None:
         return self._given or terminal_of(sys.stderr)
 
     def __enter__(self) -> "Console":
-        self._replaced, self._level = [each for each in PACKAGE.handlers if isinstance(each, Console)], PACKAGE.level
+        self._replaced = [handler for handler in PACKAGE.handlers if isinstance(handler, Console)]
+        self._level = PACKAGE.level
         for handler in self._replaced:
             PACKAGE.removeHandler(handler)
         PACKAGE.addHandler(self)
@@ -90,7 +77,7 @@ class Console(logging.Handler, Events):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one log line, above the live table if there is one."""
         line = record.getMessage()
-        self._note(line)
+        self._append_to_log(line)
         if self._board is not None:
             self._board.print_above(line)
         else:
@@ -99,28 +86,25 @@ class Console(logging.Handler, Events):
     def progressed(self, combination: str, progress: Progress) -> None:
         """Draw the live table again, or write a line if the last is long enough ago."""
         now = time.monotonic()
-        if combination not in self._searched:
-            self.end_table()  # of one that failed
-            self._searched[combination] = Searched(combination, progress, now, progress.done)
+        self._parts[combination] = progress
+        if combination != self._current:
+            self.end_table()  # of a combination that failed
+            self._current, self._search_began, self._done_before = combination, now, progress.done
             if not progress.left:
-                logger.info(
-                    f"{combination}: {progress.done}/{progress.budget} trials are stored, none is left to train"
-                )
+                done = f"{progress.done}/{progress.budget} trials are stored"
+                logger.info(f"{combination}: {done}, none is left to train")
                 return
-        self._searched[combination].progress = progress
         if self._screen is not None:
             self._draw(self._screen)
-        if not progress.left or (progress.running and now - self._noted > PLAIN_EVERY):
-            self._noted = now
-            self._write(combination, now)
+        if not progress.left or (progress.running and now - self._written > PLAIN_EVERY):
+            self._written = now
+            self._write_lines()
         if not progress.left:
             self.end_table()
 
-    def _draw(self, screen: "Screen") -> None:
-        from pipeline.terminal.live_display import LiveBoard  # it brings rich, which plain lines do not need
-
+    def _draw(self, screen: Screen) -> None:
         if self._board is None:
-            self._board = LiveBoard(screen, self._view)
+            self._board = LiveBoard(screen, self.view)
             self._board.start()
         else:
             self._board.refresh()
@@ -131,40 +115,25 @@ class Console(logging.Handler, Events):
             self._board.stop()
             self._board = None
 
-    def _view(self) -> "View":
-        from pipeline.terminal.live_table import View
+    def view(self) -> View:
+        """What the live table shows now."""
+        now, progress = time.monotonic(), self._parts[self._current]
+        trials = progress.done - self._done_before + progress.parts
+        rate = trials_per_second(trials, now - self._search_began)
+        return View(self._study, self._parts, self._current, now - self._started, rate)
 
-        *before, current = self._searched.values()
-        now, names = time.monotonic(), list(self._outline) or list(self._searched)
-        return View(
-            study=self._study,
-            combination=current.name,
-            place=(names.index(current.name) + 1, len(names)),
-            progress=current.progress,
-            passed=now - self._started,
-            rate=current.rate(now),
-            left=current.seconds_left(now),
-            study_left=current.seconds_left(now, self._to_come()),
-            done=[(each.name, each.progress) for each in before if not each.progress.left],
-        )
-
-    def _to_come(self) -> int:
-        """Trials of combinations that have not begun."""
-        return sum(left for name, left in self._outline.items() if name not in self._searched)
-
-    def _write(self, name: str, now: float) -> None:
-        """Progress in lines, to the log file and where no table is drawn."""
-        own = self._searched[name]
-        lines = [progress_line(name, own.progress, own.rate(now), now - self._started, own.seconds_left(now))]
-        lines += [] if own.progress.left else cell_lines(name, own.progress)
+    def _write_lines(self) -> None:
+        """Write the progress in lines, to the log file and where no table is drawn."""
+        view = self.view()
+        lines = [progress_line(view.current, view.progress, view.rate, view.passed)]
+        lines += [] if view.progress.left else cell_lines(view.current, view.progress)
         for line in lines:
-            self._note(line)
+            self._append_to_log(line)
             if self._screen is None:
                 print(line, file=sys.stderr, flush=True)
 
-    def _note(self, line: str) -> None:
-        """Append to the log file, which is not held open: lines are few."""
-        if self._log is not None:
+    def _append_to_log(self, line: str) -> None:
+        if self._log is not None:  # it is not held open, because lines are few
             self._log.parent.mkdir(parents=True, exist_ok=True)
             with self._log.open("a") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")

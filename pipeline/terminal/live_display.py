@@ -20,12 +20,7 @@ TICK = 1.0
 
 
 class LiveBoard:
-    """The table of a view at the foot of a terminal; lines are said above it.
-
-    Args:
-        screen: The terminal.
-        view: Returns what the table shows now.
-    """
+    """The table of a view at the foot of a terminal; lines are printed above it."""
 
     def __init__(self, screen: Screen, view: Callable[[], View]) -> None:
         self._screen, self._view = screen, view
@@ -42,7 +37,6 @@ class LiveBoard:
             self._live.refresh()
 
     def print_above(self, line: str) -> None:
-        """One line above the table."""
         self._screen.print(Text(line), soft_wrap=True)
 
     def stop(self) -> None:
@@ -63,6 +57,6 @@ class LiveBoard:
 
     def _clear_wrapped(self, width: int) -> None:
         """Clear the lines that a narrower terminal has wrapped; rich only clears as many lines as it has drawn."""
-        more = sum(max(0, -(-drawn // width) - 1) for drawn in self._widths)
-        up = ((ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2)) * more
+        wrapped = sum(max(0, -(-drawn // width) - 1) for drawn in self._widths)
+        up = ((ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2)) * wrapped
         self._screen.control(Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2), *up))

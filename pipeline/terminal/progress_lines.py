@@ -1,10 +1,28 @@
-"""The progress of a search as lines, for the log file and for output that is not a terminal."""
+"""How far a search is, as lines and as a table; rates, and the time that remaining trials need."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.text import Text
 
 from pipeline.results.progress import CellProgress, Progress
+from pipeline.terminal.text import aligned
 from pipeline.wording import cell_name, duration
 
+LEFT_ALIGNED = ("init", "bar", "tested")
+"""Columns of words and pictures; those of numbers are aligned to the right."""
 
-def progress_line(name: str, progress: Progress, rate: float | None, passed: float | None, left: float | None) -> str:
+
+def trials_per_second(trials: float, seconds: float) -> float | None:
+    """The rate at which trials ended, with the finished parts of running ones; None in the first second."""
+    return trials / seconds if trials > 0 and seconds >= 1 else None
+
+
+def seconds_for(trials: float, rate: float | None) -> float | None:
+    """The seconds that a number of trials takes at a rate in trials per second; None for an unknown rate."""
+    return None if rate is None else max(0.0, trials) / rate
+
+
+def progress_line(name: str, progress: Progress, rate: float | None, passed: float | None) -> str:
     """A combination in one line: trials, running trials, best value, rate, time passed and time left."""
     share = progress.done / progress.budget
     parts = [f"{progress.done}/{progress.budget} trials ({share:.0%})", *_ended(progress)]
@@ -12,6 +30,7 @@ def progress_line(name: str, progress: Progress, rate: float | None, passed: flo
         parts.append(f"{progress.running} running in epoch {epoch_text(progress.epoch, progress.epochs)}")
     parts += [_best(progress)] + ([] if passed is None else [duration(passed)])
     if progress.left:
+        left = seconds_for(progress.remaining, rate)
         parts.append(rate_text(rate))
         parts.append("time left not known yet" if left is None else f"about {duration(left)} left")
     return f"{name}: {', '.join(parts)}"
@@ -30,20 +49,24 @@ def _cell(cell: CellProgress, progress: Progress) -> str:
     return (f"{label}: " if cell.rank else "") + ", ".join(parts) + exhausted
 
 
+def summary_text(progress: Progress) -> str:
+    """The trials and the best value of a combination, in a few words."""
+    best = progress.best_cell
+    of = f" ({cell_name(best.rank, best.init, progress.unit)})" if best and best.rank else ""
+    return ", ".join([f"{progress.done}/{progress.budget} trials", *_ended(progress), _best(progress) + of])
+
+
 def _ended(progress: Progress) -> list[str]:
-    counts = {"pruned": progress.pruned, "failed": progress.failed}
+    return counts_text(pruned=progress.pruned, failed=progress.failed)
+
+
+def counts_text(**counts: int) -> list[str]:
+    """Counts by state, without those that are 0: ``["2 pruned", "1 failed"]``."""
     return [f"{count} {state}" for state, count in counts.items() if count]
 
 
 def _best(progress: Progress) -> str:
     return "none complete yet" if progress.best is None else f"best {progress.metric} {progress.best:.4f}"
-
-
-def summary_text(progress: Progress) -> str:
-    """The trials and the best value of a combination, in a few words."""
-    best = max(progress.cells, key=lambda cell: -1.0 if cell.best is None else cell.best)
-    of = f" ({cell_name(best.rank, best.init, progress.unit)})" if best.best is not None and best.rank else ""
-    return ", ".join([f"{progress.done}/{progress.budget} trials", *_ended(progress), _best(progress) + of])
 
 
 def epoch_text(behind: int, epochs: int) -> str:
@@ -57,3 +80,29 @@ def rate_text(rate: float | None) -> str:
         return "- trials/min"
     number, unit = (60 * rate, "min") if 60 * rate >= 1 else (3600 * rate, "h")
     return f"{number:,.0f} trials/{unit}" if number >= 99.95 else f"{number:.3g} trials/{unit}"
+
+
+def cell_row(cell: CellProgress, progress: Progress) -> dict[str, Text]:
+    """The columns of a cell that every table of cells has; rank, init and value of the best cell are bold."""
+    style = "bold green" if cell is progress.best_cell else ""
+    return {
+        "rank": Text(str(cell.rank), style=style),
+        "init": Text(cell.init, style=style),
+        "trials": Text(f"{cell.done}/{cell.budget}"),
+        "pruned": Text(str(cell.pruned), style="" if cell.pruned else "dim"),
+        "failed": Text(str(cell.failed), style="red" if cell.failed else "dim"),
+        "running": Text(str(cell.running), style="" if cell.running else "dim"),
+        "best": Text("-", style="dim") if cell.best is None else Text(f"{cell.best:.4f}", style=style),
+    }
+
+
+def cell_table(
+    columns: Iterable[str], rows: Sequence[Mapping[str, Text]], progress: Progress, *, narrow: bool = False
+) -> list[Text]:
+    """Lines with the names of the columns and one row per cell; without rank and init if the adapter has no ranks."""
+    ranked = any(cell.rank for cell in progress.cells)
+    keys = [key for key in columns if ranked or key not in ("rank", "init")]
+    titles = {"rank": progress.unit or "rank", "bar": "", "best": "best" if narrow else f"best {progress.metric}"}
+    header = [Text(titles.get(key, key), style="dim") for key in keys]
+    left = [index for index, key in enumerate(keys) if key in LEFT_ALIGNED]
+    return aligned([header, *([row[key] for key in keys] for row in rows)], left)

@@ -11,25 +11,17 @@ GAP = "  "
 """Between two columns."""
 
 
-def aligned(rows: Sequence[Sequence[str | Text]], left: Collection[int] = ()) -> list[Text]:
+def aligned(rows: Sequence[Sequence[Text]], left: Collection[int] = ()) -> list[Text]:
     """Rows as lines with aligned columns. Columns are aligned right, those in ``left`` to the left."""
-    widths = [max(_width(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [_line(row, widths, left) for row in rows]
-
-
-def _line(row: Sequence[str | Text], widths: Sequence[int], left: Collection[int]) -> Text:
-    line = Text()
-    for column, value in enumerate(row):
-        space = " " * (widths[column] - _width(value))
-        line = line.append(GAP) if column else line
-        for part in (value, space) if column in left else (space, value):
-            line.append(part)
-    line.rstrip()
-    return line
-
-
-def _width(value: str | Text) -> int:
-    return value.cell_len if isinstance(value, Text) else Text(value).cell_len
+    widths = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [cell.copy() for cell in row]
+        for column, (cell, width) in enumerate(zip(cells, widths, strict=True)):
+            cell.align("left" if column in left else "right", width)
+        lines.append(Text(GAP).join(cells))
+        lines[-1].rstrip()
+    return lines
 
 
 def screen_of(stream: TextIO) -> Screen:
@@ -38,11 +30,18 @@ def screen_of(stream: TextIO) -> Screen:
     return Screen(file=stream, highlight=False, soft_wrap=True, **colours)  # type: ignore[arg-type]
 
 
-def print_lines(lines: Iterable[str | Text], stream: TextIO) -> None:
+def terminal_of(stream: TextIO) -> Screen | None:
+    """The terminal behind a stream; None if it is none, or if its lines cannot be redrawn."""
+    if not stream.isatty() or os.environ.get("TERM") in (None, "", "dumb", "unknown"):
+        return None
+    return screen_of(stream)
+
+
+def print_lines(lines: Iterable[Text], stream: TextIO) -> None:
     """Print lines without wrapping them."""
     screen = screen_of(stream)
     for line in lines:
-        screen.print(Text(line) if isinstance(line, str) else line, soft_wrap=True, end="\n")
+        screen.print(line, soft_wrap=True)
 
 
 def can_show(text: str, encoding: str | None) -> bool:

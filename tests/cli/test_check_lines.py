@@ -2,9 +2,12 @@ import io
 
 import pytest
 
-from pipeline.cli.check import tick_lines
+from pipeline.cli.check import check_lines
 
-TICKS = [("data found", True, "5 images"), ("every image decodes", False, "1 found:\n  a.png\nto do: remove it")]
+FINDINGS = [
+    {"what": "data found", "ok": True, "said": "5 images"},
+    {"what": "every image decodes", "ok": False, "said": "1 found:\n  a.png\nto do: remove it"},
+]
 
 
 class Terminal(io.TextIOWrapper):
@@ -18,7 +21,7 @@ class Terminal(io.TextIOWrapper):
 @pytest.mark.parametrize(
     ("stream", "signs"), [(Terminal("utf-8"), "✓✗"), (Terminal("ascii"), "oF"), (io.StringIO(), "oF")]
 )
-def test_ticks_are_words_where_a_sign_cannot_be_shown(stream, signs):
-    lines = [line.plain for line in tick_lines(TICKS, stream)]
+def test_signs_are_words_where_they_cannot_be_shown(stream, signs):
+    lines = [line.plain for line in check_lines(FINDINGS, stream)]
     assert "".join(line[0] for line in lines) == signs
     assert lines[1].splitlines()[-1].strip() == "to do: remove it"

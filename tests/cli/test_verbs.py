@@ -8,8 +8,7 @@ import pytest
 from command import VERBS, app, files, invoke, write_study
 from typer.testing import CliRunner
 
-from pipeline.cli.app import print_json
-from pipeline.cli.verb import next_command
+from pipeline.cli.app import next_command, print_json
 from pipeline.config.registry import REGISTRIES
 from pipeline.config.study_file import load_spec
 from pipeline.export.checkpoint import load

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from pipeline.cli import watch as module
-from pipeline.cli.watch import Watch, watch
+from pipeline.cli.watch import Watch, watch_study
 
 
 def part(name="one", complete=0, budget=4, running=0, epoch=0, run=None, best=0.5, tested=False):
@@ -23,31 +23,31 @@ def began(seconds, done):
 
 
 def test_rate_and_time_left_follow_from_the_run_that_is_stored():
-    seen = Watch("s", [part(complete=3, running=1, epoch=4, run=began(60, 1)), part("two", run=began(60, 0))], True)
-    assert seen.rate == pytest.approx(2.5 / 60, rel=0.05)
-    assert seen.left == pytest.approx((0.5 + 4) / seen.rate)
-    assert seen.passed == pytest.approx(60, abs=2)
-    view = seen.view()
-    assert (view.combination, view.place) == ("one", (1, 2))
+    watched = Watch("s", [part(complete=3, running=1, epoch=4, run=began(60, 1)), part("two", run=began(60, 0))], True)
+    view = watched.view()
+    assert view.rate == pytest.approx(2.5 / 60, rel=0.05)
+    assert view.study_left == pytest.approx((0.5 + 4) / view.rate)
+    assert view.passed == pytest.approx(60, abs=2)
+    assert view.current == "one"
 
 
 @pytest.mark.parametrize("run", [None, began(5000, 0)], ids=["no run", "an older run"])
 def test_trials_of_a_combination_that_was_done_before_are_not_the_runs(run):
     table = [part(complete=4, run=run), part("two", complete=3, run=began(60, 1))]
-    seen = Watch("s", table, True)
-    assert seen.rate == pytest.approx(2 / 60, rel=0.05)
-    assert seen.left == pytest.approx(1 / seen.rate)
+    view = Watch("s", table, True).view()
+    assert view.rate == pytest.approx(2 / 60, rel=0.05)
+    assert view.study_left == pytest.approx(1 / view.rate)
 
 
 def test_a_study_is_finished_once_its_winners_are_tested_or_no_run_is_there_to_do_it():
     searched, tested = [part(complete=4, run=began(60, 0))], [part(complete=4, run=began(60, 0), tested=True)]
-    seen = Watch("s", searched, True)
-    assert not seen.finished
-    assert (seen.view().note, seen.rate) == ("testing the winners", None)
+    watched = Watch("s", searched, True)
+    assert not watched.finished
+    assert (watched.view().note, watched.view().rate) == ("testing the winners", None)
     assert Watch("s", searched, False).finished
     assert Watch("s", searched, None).finished
-    seen.look(tested, True)
-    assert (seen.finished, seen.view().note) == (True, "")
+    watched.update(tested, True)
+    assert (watched.finished, watched.view().note) == (True, "")
 
 
 def test_a_cell_without_a_winner_has_none_to_be_tested():
@@ -57,28 +57,28 @@ def test_a_cell_without_a_winner_has_none_to_be_tested():
 
 
 def test_without_a_stored_run_they_follow_from_what_was_seen(monkeypatch):
-    seen = Watch("s", [part()], True)
-    assert seen.rate is None
-    later = seen.now + 30
+    watched = Watch("s", [part()], True)
+    assert watched.view().rate is None
+    later = watched.now + 30
     monkeypatch.setattr(module.time, "time", lambda: later)
-    assert seen.look([part(complete=1)], True)
-    assert seen.rate == pytest.approx(1 / 30)
-    assert seen.passed is None
+    assert watched.update([part(complete=1)], True)
+    assert watched.view().rate == pytest.approx(1 / 30)
+    assert watched.view().passed is None
 
 
 def test_where_no_run_goes_on_nothing_is_left_to_be_waited_for():
-    seen = Watch("s", [part(complete=1, run=began(10_000, 0))], False)
-    assert (seen.rate, seen.left, seen.passed) == (None, None, None)
-    assert seen.view().note == "no run is active; restora run resumes it"
+    watched = Watch("s", [part(complete=1, run=began(10_000, 0))], False)
+    view = watched.view()
+    assert (view.rate, view.study_left, view.passed) == (None, None, None)
+    assert view.note == "no run is active; restora run resumes it"
     assert "not known" in Watch("s", [part()], None).view().note
 
 
-def test_the_combination_that_moves_is_shown_and_those_that_are_done_as_a_line():
-    seen = Watch("s", [part(complete=4), part("two"), part("three")], True)
-    assert seen.view().combination == "two"
-    seen.look([part(complete=4), part("two"), part("three", complete=1)], True)
-    assert seen.view().combination == "three"
-    assert [name for name, _ in seen.view().done] == ["one"]
+def test_the_combination_that_changed_last_is_the_current_one():
+    watched = Watch("s", [part(complete=4), part("two"), part("three")], True)
+    assert watched.view().current == "two"
+    watched.update([part(complete=4), part("two"), part("three", complete=1)], True)
+    assert watched.view().current == "three"
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def _at_once(monkeypatch):
 @pytest.mark.usefixtures("_at_once")
 def test_off_a_terminal_there_is_a_line_for_each_change_and_an_end(capsys):
     tables = iter([[part()], [part()], [part(complete=1)], [part(complete=4, tested=True)]])
-    watch("s", lambda: next(tables), lambda: True, as_json=False)
+    watch_study("s", lambda: next(tables), lambda: True, as_json=False)
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(" trials")[0] for line in lines] == ["one: 0/4", "one: 1/4", "one: 4/4"]
 
@@ -97,7 +97,7 @@ def test_off_a_terminal_there_is_a_line_for_each_change_and_an_end(capsys):
 @pytest.mark.usefixtures("_at_once")
 def test_json_is_one_object_a_line_for_each_change(capsys):
     tables = iter([[part()], [part()], [part(complete=4, tested=True)]])
-    watch("s", lambda: next(tables), lambda: None, as_json=True)
+    watch_study("s", lambda: next(tables), lambda: None, as_json=True)
     first, last = map(json.loads, capsys.readouterr().out.splitlines())
     assert (first["trials"], first["finished"], first["running"]) == (0, False, None)
     assert (last["trials"], last["budget"], last["finished"]) == (4, 4, True)
@@ -109,7 +109,7 @@ def test_on_a_terminal_the_table_is_left_behind(make_screen, monkeypatch):
     screen = make_screen()
     monkeypatch.setattr(module, "terminal_of", lambda stream: screen)
     tables = iter([[part()], [part(complete=1)], [part(complete=4, tested=True)]])
-    watch("s", lambda: next(tables), lambda: True, as_json=False)
+    watch_study("s", lambda: next(tables), lambda: True, as_json=False)
     assert "4/4" in screen.file.getvalue()
     assert screen.file.getvalue().endswith("\x1b[?25h")
 
@@ -125,12 +125,12 @@ def test_a_reading_that_takes_long_is_not_done_as_often(monkeypatch):
         now[0] += 3
         return next(tables)
 
-    watch("s", read, lambda: True, as_json=True)
+    watch_study("s", read, lambda: True, as_json=True)
     assert sum(slept) == pytest.approx(30)
 
 
 def test_a_stream_that_is_no_terminal_is_none(monkeypatch):
-    from pipeline.terminal.console import terminal_of
+    from pipeline.terminal.text import terminal_of
 
     class Tty(io.StringIO):
         def isatty(self):

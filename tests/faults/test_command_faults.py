@@ -264,7 +264,7 @@ URLS = [
 @pytest.mark.parametrize("url", URLS)
 @pytest.mark.parametrize("words", [["--storage", "{}"], ["--storage={}"]])
 def test_fault_23_nor_in_the_command_that_resumes(monkeypatch, words, url):
-    from pipeline.cli.verb import command_given
+    from pipeline.cli.app import command_given
 
     monkeypatch.setattr("sys.argv", ["restora", "run", "tiny", *(word.format(url) for word in words)])
     assert SECRET not in command_given()

@@ -16,9 +16,9 @@ def progress(*cells: CellProgress, epochs: int = 9, **more: Any) -> Progress:
 
 def view(own: Progress | None = None, **changes: Any) -> View:
     facts: dict[str, Any] = {
-        "study": "digits", "combination": "int1-lora", "place": (1, 2), "progress": own or progress(), "passed": 83.0,
-        "rate": 0.8, "left": 40.0, "study_left": 130.0, **changes,
+        "study": "digits", "parts": {}, "current": "int1-lora", "passed": 83.0, "rate": 0.8, **changes,
     }  # fmt: skip
+    facts["parts"] = {**facts["parts"], "int1-lora": own or progress()}
     return View(**facts)
 
 

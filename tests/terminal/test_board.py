@@ -5,6 +5,8 @@ from views import MANY, cell, progress, view
 
 from pipeline.terminal.live_table import board
 
+DONE = progress(cell(complete=9, best=0.5))
+
 
 def text(*given, **more):
     return "\n".join(line.plain for line in board(*given, **more))
@@ -24,14 +26,14 @@ def test_a_row_says_trials_states_epoch_and_best():
 
 
 def test_the_heading_says_where_the_study_is_how_quick_and_what_is_left():
-    said = text(view(), 120, 24)
-    for part in ("digits: int1-lora", "combination 1 of 2", "1 min 23 s", "48 trials/min", "40 s left"):
+    said = text(view(progress(cell(budget=32)), parts={"svd": progress(cell(budget=72))}), 120, 24)
+    for part in ("digits: int1-lora", "combination 2 of 2", "1 min 23 s", "48 trials/min", "40 s left"):
         assert part in said
     assert "the study about 2 min 10 s" in said
 
 
 def test_of_what_is_not_known_nothing_is_said():
-    said = text(view(passed=None, rate=None, left=None, study_left=None), 120, 24)
+    said = text(view(passed=None, rate=None), 120, 24)
     assert "- trials/min · - left" in said
     assert "None" not in said
     assert "nan" not in said
@@ -60,13 +62,13 @@ def test_an_adapter_without_ranks_shows_neither_rank_nor_init():
 
 
 def test_combinations_that_are_done_stay_as_a_line_each():
-    done = [("svd", progress(cell(complete=6, pruned=3, best=0.9)))]
-    assert "✓ svd  9/9 trials, 3 pruned, best accuracy 0.9000 (rank 2, svd)" in text(view(done=done), 80, 24)
+    done = {"svd": progress(cell(complete=6, pruned=3, best=0.9))}
+    assert "✓ svd  9/9 trials, 3 pruned, best accuracy 0.9000 (rank 2, svd)" in text(view(parts=done), 80, 24)
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (80, 10), (40, 12), (120, 40)])
 def test_many_cells_fit_and_those_that_run_and_the_best_are_shown(width, height):
-    lines = text(view(MANY, done=[("a", progress()), ("b", progress())]), width, height).splitlines()
+    lines = text(view(MANY, parts={"a": DONE, "b": DONE}), width, height).splitlines()
     assert len(lines) < height
     assert max(map(len, lines)) <= width
     assert {"40", "1000"} < set(ranks(lines))
@@ -80,6 +82,6 @@ def test_the_last_table_has_every_cell():
 
 @given(width=some.integers(1, 200), height=some.one_of(some.none(), some.integers(1, 60)), plain=some.booleans())
 def test_no_line_is_wider_than_the_terminal(width, height, plain):
-    lines = board(view(MANY, done=[("a", progress())] * 20), width, height, plain=plain)
+    lines = board(view(MANY, parts={f"combination {number}": DONE for number in range(20)}), width, height, plain=plain)
     assert all(line.cell_len <= width for line in lines)
     assert not plain or all(line.plain.isascii() for line in lines)

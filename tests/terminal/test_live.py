@@ -2,7 +2,7 @@ import io
 
 import pytest
 from rich.console import Console as Screen
-from views import progress, view
+from views import cell, progress, view
 
 from pipeline.terminal.live_display import LiveBoard
 
@@ -24,9 +24,8 @@ def test_a_terminal_that_became_narrower_is_cleared_of_the_lines_that_it_broke(m
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_a_terminal_without_our_signs_has_others(encoding):
     file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    live = LiveBoard(
-        Screen(file=file, force_terminal=True, width=80, height=24), lambda: view(done=[("a", progress())])
-    )
+    screen = Screen(file=file, force_terminal=True, width=80, height=24)
+    live = LiveBoard(screen, lambda: view(parts={"a": progress(cell(complete=9))}))
     live.start()
     live.stop()
     file.flush()

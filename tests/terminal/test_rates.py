@@ -1,8 +1,7 @@
 import pytest
 from views import cell, progress
 
-from pipeline.terminal.progress_lines import rate_text
-from pipeline.terminal.rate import Searched, seconds_for, trials_per_second
+from pipeline.terminal.progress_lines import progress_line, rate_text, seconds_for, trials_per_second
 
 
 def test_before_anything_is_known_nothing_is_said():
@@ -12,8 +11,8 @@ def test_before_anything_is_known_nothing_is_said():
 
 
 def test_a_cell_that_is_exhausted_has_nothing_left():
-    searched = Searched("one", progress(cell(budget=4, complete=1, failed=4), cell(budget=4, complete=2)), 0.0, 0)
-    assert searched.seconds_left(30.0) == pytest.approx(2 / (3 / 30))
+    searched = progress(cell(budget=4, complete=1, failed=4), cell(budget=4, complete=2))
+    assert progress_line("one", searched, 3 / 30, None).endswith("about 20 s left")
 
 
 @pytest.mark.parametrize(
