@@ -23,19 +23,12 @@ from pipeline.config.registry import Method
 
 @dataclass(frozen=True)
 class Start:
-    """Start values of one layer's factors.
+    """Start values of one layer's factors."""
 
-    Args:
-        A: ``[r, in]``.
-        B: ``[out, r]``.
-        residual: Whether ``s B A`` must equal the product ``B A`` of these factors at any scale ``s``.
-        base: The compressed weight that the factors belong to if the init moved the base; ``None`` otherwise.
-    """
-
-    A: Tensor
-    B: Tensor
-    residual: bool = False
-    base: CompressedWeight | None = None
+    A: Tensor  # [r, in]
+    B: Tensor  # [out, r]
+    residual: bool = False  # whether `s B A` must equal the product of these factors at any scale `s`
+    base: CompressedWeight | None = None  # the compressed weight that they belong to, if the init moved the base
 
     def at_scale(self, s: float) -> tuple[Tensor, Tensor]:
         """``A`` and ``B`` for the scale ``s``; the factors of a residual start are divided by ``sqrt(s)`` each."""
@@ -49,19 +42,12 @@ class Start:
 
 @dataclass(frozen=True)
 class AdaptedLayer:
-    """What an init knows about a layer.
+    """What an init knows about a layer."""
 
-    Args:
-        weight: The uncompressed weight, ``[out, in]``.
-        compressed: The compressed one.
-        compress: Compresses any matrix ``[out, in]`` in the same way.
-        stats: Statistics of the layer's inputs, one per group; empty unless the init needs them.
-    """
-
-    weight: Tensor
+    weight: Tensor  # the uncompressed weight, [out, in]
     compressed: CompressedWeight
-    compress: Callable[[Tensor], CompressedWeight]
-    stats: Sequence[LayerStats] = ()
+    compress: Callable[[Tensor], CompressedWeight]  # compresses any matrix [out, in] in the same way
+    stats: Sequence[LayerStats] = ()  # statistics of the inputs, one per group; empty unless the init needs them
 
     @property
     def residual(self) -> Tensor:
@@ -107,17 +93,11 @@ class Init(Method):
 
 @dataclass(frozen=True)
 class Draw:
-    """The values of a trial that decide where its adapter starts.
+    """The values of a trial that decide where its adapter starts."""
 
-    Args:
-        alpha: Alpha of low-rank adapters.
-        extra: A value for each name in ``Adapter.space``.
-        seed: The seed of all values that the adapter draws itself.
-    """
-
-    alpha: float = 1.0
-    extra: Mapping[str, float] = field(default_factory=dict)
-    seed: int = 0
+    alpha: float = 1.0  # alpha of low-rank adapters
+    extra: Mapping[str, float] = field(default_factory=dict)  # a value for each name in `Adapter.space`
+    seed: int = 0  # of all values that the adapter draws itself
 
 
 class Adapter(Method):
@@ -155,19 +135,14 @@ class Adapter(Method):
         return False
 
     def layer(self, base: nn.Module, trains: Collection[str]) -> LaneLayer:
-        """The layer as it computes with lanes; by default ``base`` itself with the parameters of each lane in turn.
+        """A layer of the compressed model as it computes with lanes; by default ``base`` with each lane's parameters.
 
-        Args:
-            base: The layer of the compressed model; it is not changed.
-            trains: Names, within the layer, of the tensors of ``begin``.
+        ``trains`` are the names, within the layer, of the tensors of ``begin``.
         """
         return SeparateLayer(base)
 
     def to_tensors(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The packed tensors of what ``absorb`` leaves, by name in the file; leading axes of lanes are allowed.
-
-        A parameter of the model keeps its name.
-        """
+        """The packed tensors of what ``absorb`` leaves, by name in the file; leading axes of lanes are allowed."""
         return dict(parameters)
 
     def from_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -175,11 +150,7 @@ class Adapter(Method):
         return dict(tensors)
 
     def rounded(self, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Parameters as a file would give them back; ``parameters`` itself if packing changes nothing.
-
-        Args:
-            parameters: One lane's tensors, or those of several lanes stacked on a leading axis.
-        """
+        """Parameters of a lane, or of several stacked, as a file gives them back; the same object if equal."""
         unpacked = self.from_tensors(self.to_tensors(parameters))
         if all(unpacked[name] is tensor for name, tensor in parameters.items()):
             return parameters
@@ -188,12 +159,9 @@ class Adapter(Method):
     def absorb(
         self, weights: Mapping[str, CompressedWeight], parameters: Mapping[str, Tensor]
     ) -> tuple[Mapping[str, CompressedWeight], Mapping[str, Tensor]]:
-        """Merge into the compressed weights those trained tensors that can become part of them.
+        """All weights with the trained tensors that can become part of them, and the parameters left to store beside.
 
         By default a weight that was trained as a whole replaces the compressed one.
-
-        Returns:
-            All weights, and the parameters that are left to store beside them.
         """
         whole = {name for name in weights if f"{name}.weight" in parameters}
         dense = {name: DenseWeight(parameters[f"{name}.weight"].flatten(1)) for name in whole}

@@ -19,15 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """The trained tensors of one layer, of lanes whose tensors have the same shapes.
+    """The trained tensors of one layer, of lanes whose tensors have the same shapes."""
 
-    Args:
-        parameters: By name within the layer, each stacked over the lanes on its first axis.
-        alpha: Alpha of each lane, ``[lanes]``.
-    """
-
-    parameters: Mapping[str, Tensor]
-    alpha: Tensor
+    parameters: Mapping[str, Tensor]  # by name within the layer, each stacked over the lanes on its first axis
+    alpha: Tensor  # of each lane, [lanes]
 
     def __len__(self) -> int:
         return len(self.alpha)
@@ -36,11 +31,8 @@ class Stack:
 class Lanes:
     """All lanes of a cohort, in stacks of equal shapes that follow one another.
 
-    ``layers`` holds the stacks of each layer with trained tensors, in the same order for every layer.
-
-    Args:
-        stacks: For each stack its parameters by full name, stacked over its lanes on the first axis, and the lanes'
-            alphas.
+    ``layers`` holds the stacks of each layer with trained tensors, in the same order for every layer. They are made
+    from each stack's parameters by full name, stacked over its lanes on the first axis, and its lanes' alphas.
     """
 
     def __init__(self, stacks: Sequence[tuple[Mapping[str, Tensor], Sequence[float]]]) -> None:
@@ -116,7 +108,6 @@ class SeparateLayer(LaneLayer):
         self._base = base
 
     def forward(self, x: Tensor, y: Tensor | None, stacks: Sequence[Stack]) -> Tensor:
-        """``[n or T * n, ...] -> [T * n, ...]``."""
         if y is not None:
             lane_forward = torch.vmap(self.lane_forward, (0, None))
             return joined([lane_forward(stack.parameters, x).flatten(0, 1) for stack in stacks])
@@ -137,7 +128,7 @@ def split_by_stack(x: Tensor, stacks: Sequence[Stack]) -> Sequence[Tensor]:
 
 
 def joined(outputs: list[Tensor]) -> Tensor:
-    """The outputs of all stacks as one tensor, without a copy if there is only one."""
+    """The outputs of all stacks as one tensor, without a copy of a single one."""
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
@@ -148,7 +139,7 @@ def with_parameters(layer: nn.Module, tensors: Mapping[str, Tensor | None]) -> n
     return other
 
 
-def is_container(module: nn.Module) -> bool:
+def _is_container(module: nn.Module) -> bool:
     """Whether a module contains others, so that it cannot be replaced when a parameter of its own is trained."""
     return any(True for _ in module.children())
 
@@ -160,7 +151,7 @@ def attach(model: nn.Module, adapter: "Adapter", lanes: Lanes) -> None:
     """
     for name, stacks in lanes.layers.items():
         module = model.get_submodule(name)
-        if is_container(module):
+        if _is_container(module):
             for key, tensor in stacks[0].parameters.items():
                 del module._parameters[key]
                 setattr(module, key, tensor[0])
@@ -173,6 +164,6 @@ def container_parameters(model: nn.Module, lanes: Lanes) -> list[str]:
     return [
         f"{name}.{key}" if name else key
         for name, stacks in lanes.layers.items()
-        if is_container(model.get_submodule(name))
+        if _is_container(model.get_submodule(name))
         for key in stacks[0].parameters
     ]

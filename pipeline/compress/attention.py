@@ -15,13 +15,11 @@ from pipeline.errors import SpecError
 
 
 class SplitQkv(nn.Module):
-    """Layers ``q``, ``k`` and ``v`` in place of a fused ``[..., E] -> [..., 3 E]`` layer, sharing its memory.
+    """Layers ``q``, ``k`` and ``v`` in place of a fused ``[..., E] -> [..., 3 E]`` layer: thirds of its rows.
 
-    They are the first, second and last third of the fused layer's rows. Nearly all attention orders these rows as
-    ``3 x heads x dim``, so that the thirds are query, key and value. If it interleaves them head by head, the outputs
-    are still the same, but the names are wrong.
-
-    ``weight`` and ``bias`` are for attention that reads them instead of calling the layer (BEiT, Swin V2).
+    Nearly all attention orders the rows as ``3 x heads x dim``. If it interleaves them head by head, the outputs are
+    still the same, but the names are wrong. ``weight`` and ``bias`` are for attention that reads them instead of
+    calling the layer (BEiT, Swin V2).
     """
 
     def __init__(self, fused: nn.Linear) -> None:
@@ -91,31 +89,24 @@ class PlainAttention(nn.Module):
 
 
 def with_plain_attention(model: nn.Module, qkv: Literal["fused", "split"] = "fused") -> nn.Module:
-    """The model with its attention as plain layers.
+    """A frozen copy that shares the model's memory, with its attention as plain layers; the model if it has no such.
 
-    The names of its tensors change, so its checkpoint must be loaded into a model that was rewritten in the same way.
+    The names of tensors change, so its checkpoint must be loaded into a model that was rewritten in the same way.
 
     Args:
         model: A trained model or a bare architecture.
         qkv: Whether layers ``qkv`` and ``in_proj`` stay fused or become ``qkv.q``, ``qkv.k`` and ``qkv.v``.
 
-    Returns:
-        A frozen copy that shares the model's memory, or ``model`` itself if there is nothing to change.
-
     Raises:
         SpecError: A layer ``qkv`` to split is not a Linear of three equal parts.
     """
-    names = [name for name, module, parent in _modules_and_parents(model) if is_convertible(module, parent)]
+    names = [name for name, module, parent in _modules_and_parents(model) if _is_convertible(module, parent)]
     model = _replace_modules(model, names, PlainAttention)
     return _replace_modules(model, _fused_layers(model), SplitQkv) if qkv == "split" else model
 
 
-def is_convertible(module: nn.Module, parent: nn.Module) -> bool:
-    """Whether a module is ``nn.MultiheadAttention`` in a form that ``PlainAttention`` covers.
-
-    It does not cover ``kdim``, ``vdim``, ``add_bias_kv``, ``add_zero_attn``, nor ``nn.TransformerEncoderLayer``, which
-    reads the weights of its attention.
-    """
+def _is_convertible(module: nn.Module, parent: nn.Module) -> bool:
+    """Whether it is ``nn.MultiheadAttention`` as ``PlainAttention`` covers it; an encoder layer reads its weights."""
     return (
         type(module) is nn.MultiheadAttention
         and module.in_proj_weight is not None

@@ -23,10 +23,8 @@ from pipeline.errors import IntegrityError, SpecError
 class PrunedModel:
     """A model without some of its channels."""
 
-    model: nn.Module
-    """Frozen, in eval mode. Tensors that lost nothing share memory with the original model's."""
-    rows: Mapping[str, Tensor]
-    """The rows that remain, in ascending order, of each layer that lost output channels."""
+    model: nn.Module  # frozen, in eval mode; tensors that lost nothing share memory with the original model's
+    rows: Mapping[str, Tensor]  # the rows that remain, in ascending order, of each layer that lost output channels
 
 
 @dataclass(frozen=True)
@@ -34,10 +32,8 @@ class ChannelGroup:
     """Output channels of one or more target layers that can only be removed together."""
 
     root: str  # the name of one of the layers
-    units: Tensor
-    """``[units, n]``: the rows of ``root`` that are removed together, such as those of an attention head."""
-    layers: Mapping[str, Tensor]
-    """Per layer ``[2, m]``: its rows, and the rows of ``root`` with which they are removed."""
+    units: Tensor  # [units, n], the rows of `root` that are removed together, such as those of an attention head
+    layers: Mapping[str, Tensor]  # per layer [2, m]: its rows, and the rows of `root` with which they are removed
 
     def lowest(self, scores: Mapping[str, Tensor], kept: int) -> list[int]:
         """The rows of ``root`` that are removed if the ``kept`` units with the highest scores remain.
@@ -70,17 +66,11 @@ def prune_channels(
         images: A batch of one, on the device of the model; noise reveals more differences than a picture.
         scores: Scores of each target's rows, ``[out]``.
         kept: From the name of a layer and its number of units (channels or attention heads), how many remain.
-
-    Raises:
-        SpecError: torch-pruning is not installed, or cannot trace this model.
-        IntegrityError: The model gives logits that are not finite.
     """
     trial, images = _perturbed_copy(model), images.double()
-    removed = {
-        group.root: group.lowest(scores, kept(group.root, len(group.units)))
-        for group in _channel_groups(trial, targets, images)
-    }
-    removed = {root: rows for root, rows in removed.items() if rows}
+    groups = _channel_groups(trial, targets, images)
+    lowest = {group.root: group.lowest(scores, kept(group.root, len(group.units))) for group in groups}
+    removed = {root: rows for root, rows in lowest.items() if rows}
     if not _is_verified(trial, removed, images):
         verified = dict[str, list[int]]()
         for root, rows in removed.items():

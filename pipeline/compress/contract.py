@@ -25,8 +25,7 @@ from pipeline.task.tensor_cache import read_tensors, write_tensors
 class LayerStats:
     """Statistics of a layer's inputs over training images."""
 
-    second_moment: Tensor
-    """``C = E[x x^T]``, uncentred, float64 ``[in, in]``."""
+    second_moment: Tensor  # C = E[x x^T], uncentred, float64 [in, in]
 
     @property
     def ridge(self) -> Tensor:
@@ -58,11 +57,8 @@ ModelStats = Mapping[str, Sequence[LayerStats]]
 class CompressedModel:
     """A model whose target layers compute with the dense forms of compressed weights; frozen, in eval mode.
 
-    Args:
-        model: The compressed model.
-        weights: The weight of each target layer.
-        reference: The model that ``weights`` approximate: the uncompressed one or, if the method changed the
-            architecture, the uncompressed model of the new architecture. Residuals and layer statistics refer to it.
+    ``reference`` is the model that ``weights`` approximate: the uncompressed one or, if the method changed the
+    architecture, the uncompressed model of the new architecture. Residuals and layer statistics refer to it.
     """
 
     model: nn.Module

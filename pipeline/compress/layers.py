@@ -25,15 +25,11 @@ def is_plain(module: nn.Module) -> bool:
 def layer_names(model: nn.Module) -> list[str]:
     """Names of all layers that can be compressed and adapted, in the model's order.
 
-    Layers inside ``nn.MultiheadAttention`` are left out, because it reads their weights and never calls them;
-    ``attention.with_plain_attention`` replaces it by layers that are called.
+    ``nn.MultiheadAttention`` reads its layers' weights and never calls them, so they are left out unless
+    ``attention.with_plain_attention`` has replaced it.
     """
     attention = tuple(f"{n}." for n, module in model.named_modules() if isinstance(module, nn.MultiheadAttention))
-    return [
-        name
-        for name, module in model.named_modules()
-        if is_plain(module) and not (attention and name.startswith(attention))
-    ]
+    return [name for name, module in model.named_modules() if is_plain(module) and not name.startswith(attention)]
 
 
 def matrix_shape(layer: nn.Module) -> tuple[int, int]:

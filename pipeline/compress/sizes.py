@@ -15,12 +15,14 @@ from pipeline.compress.weight import BitCount
 
 @dataclass(frozen=True)
 class StoredModel:
-    """What an exported file holds of a model: both the file and its predicted size are made from this."""
+    """What an exported file holds of a model: both the file and its predicted size are made from this.
+
+    ``adapter`` holds the packed tensors that the adapter trained, by name in the file. A tensor with the name of one of
+    the model's parameters is stored in its place.
+    """
 
     compressed: CompressedModel
-    """The compressed model, whose ``weights`` are stored packed."""
     adapter: Mapping[str, Tensor] = field(default_factory=dict)
-    """Packed tensors that the adapter trained, by name in the file; one may take the place of a model's parameter."""
 
     @cached_property
     def unpacked(self) -> dict[str, Tensor]:
@@ -50,25 +52,15 @@ class StoredModel:
 
 @dataclass(frozen=True)
 class LayerSize:
-    """Bits of one compressed layer.
+    """Bits of one compressed layer."""
 
-    Args:
-        dense: Of the uncompressed weight, 32 per value.
-        bias: Of the uncompressed layer's bias.
-        base: Of the packed weight and the bias in the file.
-        adapter: Of the adapter's tensors in the file.
-    """
-
-    dense: int
-    bias: int
-    base: BitCount
-    adapter: int = 0
+    dense: int  # of the uncompressed weight, 32 per value
+    bias: int  # of the uncompressed layer's bias
+    base: BitCount  # of the packed weight and the bias in the file
+    adapter: int = 0  # of the adapter's tensors in the file
 
     def bits(self, *, index: bool = True, scale: bool = True, bias: bool = True) -> int:
-        """``base + adapter``; the switches leave out what published size formulas do not count.
-
-        Without all three it is the published ``base + 32 r (m + n)`` of an ``m x n`` layer at rank r.
-        """
+        """``base + adapter``; without the switches the published ``base + 32 r (m + n)`` of an ``m x n`` layer."""
         return self.base.total(index=index, scale=scale, bias=bias) + self.adapter
 
     @property
@@ -79,21 +71,13 @@ class LayerSize:
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Bits of a whole model.
+    """Bits of a whole model."""
 
-    Args:
-        layers: The compressed layers by name.
-        untouched: All other parameters in the file.
-        buffers: Buffers in the file (batch-norm statistics), which published figures leave out.
-        dense: All parameters of the uncompressed model, 32 bits per value.
-        dense_buffers: Buffers of the uncompressed model.
-    """
-
-    layers: Mapping[str, LayerSize]
-    untouched: int
-    buffers: int
-    dense: int
-    dense_buffers: int
+    layers: Mapping[str, LayerSize]  # the compressed layers by name
+    untouched: int  # all other parameters in the file
+    buffers: int  # buffers in the file (batch-norm statistics), which published figures leave out
+    dense: int  # all parameters of the uncompressed model, 32 bits per value
+    dense_buffers: int  # buffers of the uncompressed model
 
     @property
     def bytes(self) -> int:

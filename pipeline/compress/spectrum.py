@@ -16,7 +16,7 @@ def singular_values(matrix: Tensor) -> Tensor:
 
 
 def product_singular_values(B: Tensor, A: Tensor, s: float = 1.0) -> Tensor:
-    """The first ``min(out, r, in)`` singular values of ``s B A``, for ``B [out, r]`` and ``A [r, in]``; the others are 0.
+    """The first ``min(out, r, in)`` singular values of ``s B A``, for ``B [out, r]`` and ``A [r, in]``; the rest are 0.
 
     The product is not computed: with ``B = Q R`` and ``A^T = P L`` they are those of ``s R L^T``.
     """

@@ -1,6 +1,7 @@
 """The layers of a model that a study compresses and adapts, chosen by glob or by group."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -43,8 +44,9 @@ def resolve(model: nn.Module, entries: Sequence[TargetSpec | str], option: str =
     matched = [(rule, _matches(model, names, rule.match)) for rule in rules]
     unmatched = [f"'{rule.match}' {_mismatch(model, names, rule.match)}" for rule, found in matched if not found]
     if unmatched:
+        few = names if len(names) <= 12 else [*names[:10], f"... {names[-1]} ({len(names)} in all)"]
         raise SpecError(
-            f"{option}: {'; '.join(unmatched)}; layers: {_shortened(names)}; groups: {', '.join(sorted(GROUPS))}"
+            f"{option}: {'; '.join(unmatched)}; layers: {', '.join(few)}; groups: {', '.join(sorted(GROUPS))}"
         )
     chosen = {name: rule for rule, found in matched for name in found}
     for rule in rules:
@@ -80,10 +82,6 @@ def _mismatch(model: nn.Module, names: Sequence[str], match: str) -> str:
     return f"matches no layer{near}"
 
 
-def _shortened(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:10])}, ... {names[-1]} ({len(names)} in all)"
-
-
 def _of_class(kind: type[nn.Module]) -> Callable[[nn.Module, Sequence[str]], list[str]]:
     return lambda model, names: [name for name in names if isinstance(model.get_submodule(name), kind)]
 
@@ -102,17 +100,14 @@ def _attention(model: nn.Module, names: Sequence[str]) -> list[str]:
 
 
 def _mlp(model: nn.Module, names: Sequence[str]) -> list[str]:
-    blocks: dict[str, list[str]] = {}
+    blocks = defaultdict[str, list[str]](list)
     for name in names:
         block = _block(model, name)
         if _is_named_feed_forward(block) and _is_pointwise(model.get_submodule(name)):
-            blocks.setdefault(block, []).append(name)
+            blocks[block].append(name)
+    shapes = {name: matrix_shape(model.get_submodule(name)) for name in names}
     # A block whose output width differs from its input width is a classifier, or a network for position biases.
-    feed_forward = (
-        layers
-        for layers in blocks.values()
-        if matrix_shape(model.get_submodule(layers[-1]))[0] == matrix_shape(model.get_submodule(layers[0]))[1]
-    )
+    feed_forward = [layers for layers in blocks.values() if shapes[layers[-1]][0] == shapes[layers[0]][1]]
     return [name for layers in feed_forward for name in layers]
 
 

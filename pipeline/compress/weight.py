@@ -18,19 +18,12 @@ BIT_KINDS = {"index": "index", "rank": "index", "scale": "scale", "zero": "scale
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BitCount:
-    """Bits that a packed weight takes in a file, by purpose.
+    """Bits that a packed weight takes in a file, by purpose."""
 
-    Args:
-        payload: Codes and values.
-        index: Positions of the kept values, and the rank of a factorisation whose shapes do not give it.
-        scale: Scales and zero points.
-        bias: Biases of the layer.
-    """
-
-    payload: int
-    index: int = 0
-    scale: int = 0
-    bias: int = 0
+    payload: int  # codes and values
+    index: int = 0  # positions of the kept values, and the rank of a factorisation whose shapes do not give it
+    scale: int = 0  # scales and zero points
+    bias: int = 0  # biases of the layer
 
     def total(self, *, index: bool = True, scale: bool = True, bias: bool = True) -> int:
         """The sum of all bits; a switch set to False leaves that purpose out, as published size formulas do."""
@@ -117,6 +110,7 @@ def join_groups(groups: Sequence[CompressedWeight]) -> CompressedWeight:
     return groups[0] if len(groups) == 1 else GroupedWeight(groups)
 
 
+@dataclass(frozen=True)
 class GroupedWeight(CompressedWeight):
     """The weight of a grouped convolution: the rows of its groups, one group after the other.
 
@@ -124,8 +118,7 @@ class GroupedWeight(CompressedWeight):
     tensors of its own, ``group<g>_<kind>``.
     """
 
-    def __init__(self, groups: Sequence[CompressedWeight]) -> None:
-        self.groups = groups
+    groups: Sequence[CompressedWeight]
 
     def dense(self) -> Tensor:
         return torch.cat([group.dense() for group in self.groups])

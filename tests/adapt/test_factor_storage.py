@@ -5,9 +5,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pipeline.adapt.contract import Draw, Start, stored_model
-from pipeline.adapt.factor_storage import pack_factors, unpack_factors
 from pipeline.adapt.methods.dora import Dora
-from pipeline.adapt.methods.lora import Lora
+from pipeline.adapt.methods.lora import Lora, pack_factors, unpack_factors
 from pipeline.compress.layers import copy_sharing_tensors
 from pipeline.compress.methods.int1 import Int1
 

@@ -8,7 +8,7 @@ from pipeline.adapt.lanes import Lanes, attach
 from pipeline.adapt.methods.tou import Tou
 from pipeline.compress.attention import with_plain_attention
 from pipeline.compress.contract import CompressedModel
-from pipeline.compress.factor_weight import FactorWeight
+from pipeline.compress.factorisation import FactorWeight
 from pipeline.compress.layers import copy_sharing_tensors, matrix_shape, replace_weight
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.tou_factors import Tou as TouCompression

@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 from moments import output_error, random_stats
 from pydantic import ValidationError
 
+from pipeline.compress.factorisation import Truncation
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.intn import CodeWeight, IntN
 from pipeline.compress.methods.svd import Svd
-from pipeline.compress.truncation import Truncation
 
 
 def of_spectrum(values: list[float], out: int = 8, inner: int = 12) -> torch.Tensor:

@@ -1,24 +1,22 @@
 """LoftQ (Li et al., 2023, arXiv:2310.08659): compressed weight and low-rank sum, fitted to the weight in turn."""
 
-from typing import ClassVar
-
 import torch
 from pydantic import Field
 
 from pipeline.adapt.contract import AdaptedLayer, Init, Start
-from pipeline.compress.truncation import best_product
+from pipeline.compress.factorisation import best_product
 from pipeline.config.registry import INITS
 
 
 @INITS.register("loftq")
 class LoftQ(Init):
-    """Rounds of ``Q <- compress(W - B A)``, ``B A <- [W - Q]_r``, with any compression; one round is ``svd``.
+    """Fits weight and sum in turn, ``Q <- compress(W - B A)``, ``B A <- [W - Q]_r``: for few bits.
 
-    A round may end further from the weight than the one before. The start is the round with the least
-    ``||W - Q - B A||``, where the published method takes the last.
+    One round is ``svd``. A round may end further from the weight than the one before. The start is the round with the
+    least ``||W - Q - B A||``, where the published method takes the last.
     """
 
-    moves_base: ClassVar[bool] = True
+    moves_base = True
 
     rounds: int = Field(5, ge=1)
     """Number of rounds; each compresses and decomposes the layer once."""

@@ -1,7 +1,5 @@
 """OLoRA (Büyükakyüz, 2024, arXiv:2406.01775): orthonormal directions of the layer's outputs are trained."""
 
-from typing import ClassVar
-
 import torch
 
 from pipeline.adapt.contract import AdaptedLayer, Init, Start
@@ -10,9 +8,9 @@ from pipeline.config.registry import INITS
 
 @INITS.register("olora")
 class Olora(Init):
-    """``s B A = U_r R_r``, the first columns and rows of ``W = U R`` (QR), ``Q = compress(W - s B A)``."""
+    """Trains the first directions of ``W = U R`` (QR), ``s B A = U_r R_r``, compresses the rest: for another task."""
 
-    moves_base: ClassVar[bool] = True
+    moves_base = True
 
     def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
         U, R = torch.linalg.qr(layer.weight.double())

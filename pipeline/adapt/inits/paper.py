@@ -11,7 +11,7 @@ from pipeline.config.registry import INITS
 
 @INITS.register("paper")
 class Paper(Init):
-    """``A`` random, ``B = 0``: the first output is the compressed model's."""
+    """``A`` random, ``B = 0``, so the adapter changes nothing at first: for uncompressed layers."""
 
     distribution: Literal["kaiming", "normal"] = "kaiming"
     """``A ~ U(-1/sqrt(in), 1/sqrt(in))`` (Kaiming-uniform with ``a = sqrt(5)``), or ``A ~ N(0, sigma^2)``."""

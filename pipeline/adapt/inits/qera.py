@@ -6,24 +6,23 @@ of a grouped convolution has its own ``R_g`` and ``C_g``, but all groups share `
 place of each, which is exact if they are equal and close if they are similar.
 """
 
-from typing import ClassVar
-
 import torch
 
 from pipeline.adapt.contract import AdaptedLayer, Init, Start
-from pipeline.compress.truncation import best_product
+from pipeline.compress.factorisation import best_product
 from pipeline.config.registry import INITS
 
 
 @INITS.register("qera")
 class Qera(Init):
-    """``s B A = [R C^(1/2)]_r C^(-1/2)``: no product of rank r leaves a smaller ``E ||(W - Q - s B A) x||^2``.
+    """Starts with the least error of the outputs, ``s B A = [R C^(1/2)]_r C^(-1/2)``: for compressed layers, with data.
 
-    EoRA (Liu et al., 2024, arXiv:2410.21271) is the same.
+    No product of rank r leaves a smaller ``E ||(R - s B A) x||^2``. EoRA (Liu et al., 2024, arXiv:2410.21271) is the
+    same.
     """
 
-    nested: ClassVar[bool] = True
-    needs_statistics: ClassVar[bool] = True
+    nested = True
+    needs_statistics = True
 
     def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
         root, inverse_root = layer.shared_stats.roots

@@ -1,23 +1,22 @@
 """QERA's approximate form (Zhang et al., 2024, arXiv:2410.06040), which treats the layer's inputs as uncorrelated."""
 
-from typing import ClassVar
-
 import torch
 
 from pipeline.adapt.contract import AdaptedLayer, Init, Start
-from pipeline.compress.truncation import best_product
+from pipeline.compress.factorisation import best_product
 from pipeline.config.registry import INITS
 
 
 @INITS.register("qera_diag")
 class QeraDiagonal(Init):
-    """``s B A = [(W - Q) D]_r D^-1`` with ``D = diag(sqrt(E x_i^2))``, damped where an input is always zero.
+    """As ``qera`` for uncorrelated inputs, ``s B A = [(W - Q) D]_r D^-1``, without decomposing a moment.
 
-    The groups of a grouped convolution share ``A``, so the mean of their ``E x_i^2`` is used, as in ``qera``.
+    ``D = diag(sqrt(E x_i^2))``, damped where an input is always zero. The groups of a grouped convolution share ``A``,
+    so the mean of their ``E x_i^2`` is used, as in ``qera``.
     """
 
-    nested: ClassVar[bool] = True
-    needs_statistics: ClassVar[bool] = True
+    nested = True
+    needs_statistics = True
 
     def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
         D = layer.shared_stats.damped().diagonal().double().sqrt()

@@ -8,7 +8,7 @@ from pipeline.config.registry import INITS
 
 @INITS.register("random")
 class Random(Init):
-    """A control, published as not working: ``A`` and ``B`` Kaiming-uniform, so that the first output is disturbed."""
+    """``A`` and ``B`` Kaiming-uniform, which disturbs the first output: a control, published as not working."""
 
     def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
         out, inner = layer.weight.shape

@@ -8,7 +8,7 @@ from pipeline.config.registry import INITS
 
 @INITS.register("zero")
 class Zero(Init):
-    """``A = 0``, ``B ~ U(-1/sqrt(r), 1/sqrt(r))``: the first output is the compressed model's, as with ``paper``."""
+    """``A = 0``, ``B ~ U(-1/sqrt(r), 1/sqrt(r))``, so the adapter changes nothing at first: a rival of ``paper``."""
 
     def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
         out, inner = layer.weight.shape

@@ -14,10 +14,10 @@ from pipeline.config.registry import ADAPTERS
 
 @ADAPTERS.register("dora")
 class Dora(Lora):
-    """A low-rank sum and a magnitude ``m`` per row: ``W = m (Q + s B A) / ||Q + s B A||``, the norm of each row.
+    """Trains norm ``m`` and direction of each row apart, ``W = m (Q + s B A) / ||Q + s B A||``: a rival of ``lora``.
 
-    ``m [out]`` starts as that norm, so that the adapted weight starts as in LoRA. As published, no gradient passes
-    through the norm.
+    ``m [out]`` starts as the norm of each row, so that the adapted weight starts as in LoRA. As published, no gradient
+    passes through the norm.
     """
 
     def begin(self, compressed: CompressedModel, starts: Mapping[str, Start], draw: Draw) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ def model_parameters(model: nn.Module) -> dict[str, Tensor]:
 
 @ADAPTERS.register("full")
 class Full(Adapter):
-    """Trains every parameter. Compressed layers are dense afterwards, and so is their size; pruned ones stay small."""
+    """Trains every parameter, which makes compressed layers dense: the upper bound, and free after pruning."""
 
     def begin(self, compressed: CompressedModel, starts: Mapping[str, Start], draw: Draw) -> dict[str, Tensor]:
         return model_parameters(compressed.model)

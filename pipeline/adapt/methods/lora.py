@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.adapt.contract import Adapter, Draw, Start
-from pipeline.adapt.factor_storage import FactorType, pack_factors, unpack_factors
 from pipeline.adapt.lanes import LaneLayer, Stack, joined, split_by_stack, with_parameters
 from pipeline.adapt.low_rank import Factors, adapted_linear, add_to_shared
 from pipeline.compress.contract import CompressedModel
@@ -31,8 +30,7 @@ class LowRankLayer(LaneLayer):
     trained ``bias``, ``gain`` and ``magnitude``.
     """
 
-    _out_axis: ClassVar[int] = -1
-    """The axis of the output channels in ``[T, n, ...]``."""
+    _out_axis: ClassVar[int] = -1  # of the output channels in [T, n, ...]
 
     def __init__(self, base: nn.Module, trains: Collection[str], adapter: "Lora") -> None:
         adds_bias_last = not {"bias", "gain", "magnitude"}.isdisjoint(trains)
@@ -41,19 +39,18 @@ class LowRankLayer(LaneLayer):
         self._adapter = adapter
 
     def forward(self, x: Tensor, y: Tensor | None, stacks: Sequence[Stack]) -> Tensor:
-        """``[n or T * n, ...] -> [T * n, ...]``."""
         out: Tensor = self._add_low_rank(x, y, stacks)
-        trained = stacks[0].parameters.keys()
-        if trained == {"lora_A", "lora_B"} and self._bias is None:
+        trained = {name: [stack.parameters[name] for stack in stacks] for name in stacks[0].parameters}
+        if trained.keys() == {"lora_A", "lora_B"} and self._bias is None:
             return out
         by_lane = torch.unflatten(out, 0, (sum(map(len, stacks)), -1))
         if "gain" in trained:
             base = self.frozen(x).view_as(by_lane) if y is None else y
-            by_lane = by_lane + (self._broadcast(_all_lanes(stacks, "gain"), by_lane) - 1) * base
+            by_lane = by_lane + (self._broadcast(torch.cat(trained["gain"]), by_lane) - 1) * base
         if "magnitude" in trained:
             norms = torch.cat([self._norms(stack) for stack in stacks])
-            by_lane = by_lane * self._broadcast(_all_lanes(stacks, "magnitude") / norms, by_lane)
-        bias = _all_lanes(stacks, "bias") if "bias" in trained else self._bias
+            by_lane = by_lane * self._broadcast(torch.cat(trained["magnitude"]) / norms, by_lane)
+        bias = torch.cat(trained["bias"]) if "bias" in trained else self._bias
         if bias is not None:
             by_lane = by_lane + self._broadcast(bias.view(-1, by_lane.shape[self._out_axis]), by_lane)
         return by_lane.flatten(0, 1)
@@ -129,11 +126,6 @@ class LoraConv2d(LowRankLayer):
         return torch.add(by_lane, y if shared else torch.unflatten(y, 0, (T, -1))).flatten(0, 1)
 
 
-def _all_lanes(stacks: Sequence[Stack], name: str) -> Tensor:
-    """A trained tensor of all lanes, ``[T, ...]``."""
-    return torch.cat([stack.parameters[name] for stack in stacks])
-
-
 def convolve(base: nn.Module, x: Tensor, kernel: Tensor, groups: int) -> Tensor:
     """Convolve with another ``kernel [out, channels / groups, kh, kw]`` as ``base`` does, and without a bias."""
     layer = with_parameters(base, {"weight": kernel, "bias": None})
@@ -153,14 +145,50 @@ def row_norms(W: Tensor, A: Tensor, B: Tensor, s: Tensor, gain: Tensor | float =
     return (gain**2 * W.square().sum(1) + 2 * gain * s * cross + s.square() * square).clamp_min(1e-24).sqrt()
 
 
+FactorType = Literal["float32", "float16", "int8"]
+DIRECTION_AXIS = {"lora_A": -1, "lora_B": -2}
+"""The axis along which a direction of each factor lies; leading axes are lanes."""
+
+
+def pack_factors(parameters: Mapping[str, Tensor], kind: FactorType) -> dict[str, Tensor]:
+    """Parameters with their factors packed, for int8 with a scale per direction: ``q = round(127 a / max |a|)``.
+
+    A direction is a row of ``A`` or a column of ``B``. The scales of ``fc1.lora_A`` are ``fc1.lora_A_scale [r]``.
+    """
+    tensors = {}
+    for name, tensor in parameters.items():
+        axis = DIRECTION_AXIS.get(name.rpartition(".")[2])
+        if axis is None or kind == "float32":
+            tensors[name] = tensor
+        elif kind == "float16":
+            tensors[name] = tensor.half()
+        else:
+            scale = tensor.abs().amax(axis, keepdim=True) / 127
+            tensors[name] = (tensor / scale.where(scale > 0, 1)).round().to(torch.int8)
+            tensors[f"{name}_scale"] = scale.squeeze(axis)
+    return tensors
+
+
+def unpack_factors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of ``pack_factors``; packed factors become float32."""
+    parameters = {}
+    for name, tensor in tensors.items():
+        axis = DIRECTION_AXIS.get(name.rpartition(".")[2])
+        if axis is not None and f"{name}_scale" in tensors:
+            parameters[name] = tensor * tensors[f"{name}_scale"].unsqueeze(axis)
+        elif not name.endswith(("lora_A_scale", "lora_B_scale")):
+            parameters[name] = tensor.float() if tensor.dtype == torch.float16 and axis is not None else tensor
+    return parameters
+
+
 S = TypeVar("S", float, Tensor)
 
 
 @ADAPTERS.register("lora")
 class Lora(Adapter):
-    """A low-rank sum on each target layer: ``W = Q + s B A``; trains ``A``, ``B`` and, if asked, biases and scales."""
+    """Trains a low-rank sum beside each target layer, ``W = Q + s B A``: the first thing to try."""
 
-    low_rank: ClassVar[bool] = True
+    low_rank = True
 
     scale: Literal["alpha/r", "alpha/sqrt(r)"] = "alpha/r"
     """``s``; the second is rank-stabilised (Kalajdzievski, 2023, arXiv:2312.03732)."""

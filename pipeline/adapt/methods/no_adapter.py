@@ -1,7 +1,6 @@
 """No adapter: the compressed-only model."""
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -12,9 +11,9 @@ from pipeline.config.registry import ADAPTERS
 
 @ADAPTERS.register("none")
 class NoAdapter(Adapter):
-    """Trains nothing: one trial measures the compressed-only model."""
+    """Trains nothing, in one trial: to measure what compression alone leaves."""
 
-    trains: ClassVar[bool] = False
+    trains = False
 
     def begin(self, compressed: CompressedModel, starts: Mapping[str, Start], draw: Draw) -> dict[str, Tensor]:
         return {}

@@ -15,7 +15,7 @@ from pipeline.adapt.lanes import LaneLayer, SeparateLayer
 from pipeline.adapt.methods.full import model_parameters
 from pipeline.adapt.methods.lora import convolve
 from pipeline.compress.contract import CompressedModel
-from pipeline.compress.factor_weight import FactorWeight
+from pipeline.compress.factorisation import FactorWeight
 from pipeline.compress.targets import find_targets
 from pipeline.compress.weight import CompressedWeight, DenseWeight
 from pipeline.config.fields import Range
@@ -38,7 +38,7 @@ class TouLayer(SeparateLayer):
 
 @ADAPTERS.register("tou")
 class Tou(Adapter):
-    """Trains second factors, norms, biases, embeddings and head; needs a compression into two factors.
+    """Trains second factors, norms, biases, embeddings and head: after a compression into two factors.
 
     Noise ``N(0, sigma^2)`` is first added to both factors, except to a first factor that is quantised. The first factor
     stays frozen. After training both are stored as the layer's weight, whose dense form gives the same outputs.
@@ -68,9 +68,10 @@ class Tou(Adapter):
             if name in frozen:
                 continue
             generator = torch.Generator().manual_seed(derive(draw.seed, "noise", index))
-            first, second = (_add_noise(factor, sigma, generator) for factor in weight.factors)
-            parameters[f"{name}.first"] = weight.factors[0] if _is_first_quantised(weight) else first
-            parameters[f"{name}.second"] = second
+            noise = [sigma * torch.randn(f.shape, generator=generator, dtype=f.dtype) for f in weight.factors]
+            first, second = weight.factors
+            parameters[f"{name}.first"] = first if _is_first_quantised(weight) else first + noise[0]
+            parameters[f"{name}.second"] = second + noise[1]
         return parameters
 
     def is_frozen(self, name: str) -> bool:
@@ -94,7 +95,3 @@ class Tou(Adapter):
 
 def _is_first_quantised(weight: FactorWeight) -> bool:
     return not isinstance(weight.first, DenseWeight)
-
-
-def _add_noise(factor: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
-    return factor + sigma * torch.randn(factor.shape, generator=generator, dtype=factor.dtype)

@@ -1,4 +1,4 @@
-"""1 bit per weight, as in XNOR-Net (Rastegari et al., 2016, arXiv:1603.05279): the signs and a scale per row."""
+"""1 bit per weight, as in XNOR-Net (Rastegari et al., 2016, arXiv:1603.05279), with ``sign(0) = +1``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,15 +15,10 @@ from pipeline.config.registry import COMPRESSIONS
 
 @dataclass(frozen=True)
 class SignWeight(CompressedWeight):
-    """``Q = scale * sign``.
+    """``Q = scale * sign``."""
 
-    Args:
-        positive: bool ``[out, in]``, True where the sign is +1.
-        scale: ``[out]`` per row, ``[1]`` for the whole weight, or ``[0]`` for a scale of 1.
-    """
-
-    positive: Tensor
-    scale: Tensor
+    positive: Tensor  # bool [out, in], True where the sign is +1
+    scale: Tensor  # [out] per row, [1] for the whole weight, or [0] for a scale of 1
 
     def dense(self) -> Tensor:
         signs = torch.where(self.positive, 1, -1).to(self.scale.dtype)
@@ -47,7 +42,7 @@ class SignWeight(CompressedWeight):
 
 @COMPRESSIONS.register("int1")
 class Int1(LayerCompression):
-    """1 bit per weight: ``Q = a_i sign(w_i)`` with ``sign(0) = +1`` and ``a_i`` fitted to row i by least squares."""
+    """The sign of each weight and a scale per row, ``Q = a_i sign(w_i)``: the smallest file that an adapter repairs."""
 
     scale: Literal["row", "tensor", "none"] = "row"
     """One ``a`` per row, one for the whole weight, or ``a = 1`` (as in the first published experiment)."""

@@ -22,21 +22,13 @@ bits, and more bits never give a larger error."""
 
 @dataclass(frozen=True)
 class CodeWeight(CompressedWeight):
-    """``Q = zero + scale * code``, or ``Q = scale * (code - 2^(width - 1))`` without zero points.
+    """``Q = zero + scale * code``, or ``Q = scale * (code - 2^(width - 1))`` without zero points."""
 
-    Args:
-        code: uint8 ``[out, in]``, below ``2 ** width``.
-        scale: ``[out, groups]``.
-        zero: ``[out, groups]``, the value of code 0; or ``[0]`` for a symmetric grid.
-        width: Bits per code.
-        group: Columns that share a scale; the last group may have fewer.
-    """
-
-    code: Tensor
-    scale: Tensor
-    zero: Tensor
-    width: int
-    group: int
+    code: Tensor  # uint8 [out, in], below 2 ** width
+    scale: Tensor  # [out, groups]
+    zero: Tensor  # [out, groups], the value of code 0; or [0] for a symmetric grid
+    width: int  # bits per code
+    group: int  # columns that share a scale; the last group may have fewer
 
     def dense(self) -> Tensor:
         if len(self.zero):
@@ -63,7 +55,7 @@ class CodeWeight(CompressedWeight):
 
 @COMPRESSIONS.register("intN")
 class IntN(LayerCompression):
-    """N bits per weight: ``Q = scale * code``, rounded to nearest, with a scale per row or per group of columns."""
+    """N bits per weight, ``Q = scale * code``, with a scale per row or per group of columns: the first thing to try."""
 
     bits: Literal[2, 3, 4, 8] = 4
     """Bits per code."""
@@ -104,8 +96,7 @@ class IntN(LayerCompression):
     def _grid(self, low: Tensor, high: Tensor, stretch: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and value of code 0, each ``[n, 1]``, of a grid over ``stretch`` times the range ``low .. high``.
 
-        A symmetric grid is stretched around 0. Another one starts at ``low`` if its stretch is 1 or more, and is
-        centred in the range otherwise.
+        One that is not symmetric starts at ``low`` if its stretch is 1 or more, and otherwise is centred in the range.
         """
         scale = stretch * (high - low) / 2**self.bits
         if self.symmetric:
@@ -113,7 +104,6 @@ class IntN(LayerCompression):
         return scale, low + (1 - stretch).clamp_min(0) / 2 * (high - low)
 
     def _nearest_codes(self, rows: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-        """The nearest codes of ``rows [n, columns]``, as floats."""
         divisor = torch.where(scale > 0, scale, 1)  # a constant row has a scale of 0
         return (rows - zero).div_(divisor).round_().clamp_(0, 2**self.bits - 1)
 

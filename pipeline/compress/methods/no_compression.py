@@ -11,7 +11,7 @@ from pipeline.config.registry import COMPRESSIONS
 
 @COMPRESSIONS.register("none")
 class NoCompression(LayerCompression):
-    """The dense weight, for reference: ``Q = W``."""
+    """Leaves every weight as it is, ``Q = W``: to see what an adapter does by itself."""
 
     def compress(self, weight: Tensor, stats: LayerStats | None) -> DenseWeight:
         return DenseWeight(weight.clone())

@@ -24,7 +24,7 @@ from pipeline.task.contract import Part
 
 @COMPRESSIONS.register("prune_gradient")
 class PruneGradient(StructuredPruning, TrainingCompression):
-    """Trains the model, and keeps the ``c * out`` output channels of largest accumulated gradient.
+    """Trains the model, and keeps the ``c * out`` output channels of largest gradient: with labels and time to train.
 
     It trains as the baseline does, on the device of the model: cross-entropy, in train mode, with dropout and batch
     statistics. A new optimizer starts after each pruning. Scores are summed over layers that can only lose channels
@@ -109,12 +109,10 @@ class PruneGradient(StructuredPruning, TrainingCompression):
         for name, score in scores.items():
             weight = model.get_submodule(name).get_parameter("weight")
             if weight.grad is not None:
-                score += self._importance(weight.grad, weight.detach()).flatten(1).sum(1)
-
-    def _importance(self, gradient: Tensor, weight: Tensor) -> Tensor:
-        if self.score == "signed":
-            return gradient
-        return gradient.abs() if self.score == "abs" else (gradient * weight).square()
+                importance = weight.grad
+                if self.score != "signed":
+                    importance = importance.abs() if self.score == "abs" else (importance * weight.detach()).square()
+                score += importance.flatten(1).sum(1)
 
     def _kept_after(self, share: float, initial_units: dict[str, int], name: str, units: int) -> int:
         """How many units of layer ``name`` remain after a share of its removals.

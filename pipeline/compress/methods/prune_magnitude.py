@@ -14,10 +14,11 @@ from pipeline.task.contract import Part
 
 @COMPRESSIONS.register("prune_magnitude")
 class PruneMagnitude(StructuredPruning):
-    """The ``c * out`` output channels of largest weight norm remain; the next layers lose the inputs of the others.
+    """Keeps the ``c * out`` output channels of largest weight norm: for smaller and faster dense models.
 
-    Norms are summed over layers that can only lose channels together, such as those of a residual stream, and over the
-    rows of query, key and value of an attention head.
+    The next layers lose the inputs that the other channels gave. Norms are summed over layers that can only lose
+    channels together, such as those of a residual stream, and over the rows of query, key and value of an attention
+    head.
     """
 
     norm: Literal["l1", "l2"] = "l2"

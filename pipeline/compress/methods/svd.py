@@ -5,15 +5,14 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from pipeline.compress.contract import LayerStats
-from pipeline.compress.factor_weight import FactorMethod, FactorWeight, compress_factors, load_factors
+from pipeline.compress.factorisation import FactorMethod, FactorWeight, Truncation, balanced
 from pipeline.compress.methods.no_compression import NoCompression
-from pipeline.compress.truncation import Truncation, balanced
 from pipeline.config.registry import COMPRESSIONS
 
 
 @COMPRESSIONS.register("svd")
 class Svd(Truncation):
-    """Two factors of rank r: ``Q = [W]_r = (U sqrt(S)) (sqrt(S) V)``, or those with the least output error."""
+    """Two factors of rank r, ``Q = [W]_r = (U sqrt(S)) (sqrt(S) V)``: for fewer operations on any hardware."""
 
     singular_values: bool = False
     """Store ``S`` beside ``U`` and ``V``, ``r (out + in + 1)`` values; otherwise each factor contains ``sqrt(S)``."""
@@ -27,7 +26,7 @@ class Svd(Truncation):
     def compress(self, weight: Tensor, stats: LayerStats | None) -> FactorWeight:
         U, S, V = self.truncate(weight, stats)
         first, second, values = (U, V, S) if self.singular_values else (*balanced(U, S, V), S[:0])
-        return compress_factors(first, second, values, (self.factors, self.factors), weight.dtype)
+        return FactorWeight.compressed(first, second, values, (self.factors, self.factors), weight.dtype)
 
     def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> FactorWeight:
-        return load_factors(tensors, shape, (self.factors, self.factors))
+        return FactorWeight.load(tensors, shape, (self.factors, self.factors))

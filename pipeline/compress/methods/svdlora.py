@@ -9,12 +9,11 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.compress.contract import LayerStats
-from pipeline.compress.factor_weight import FactorMethods, FactorWeight, compress_factors, load_factors, product
+from pipeline.compress.factorisation import FactorMethods, FactorWeight, Truncation, balanced, product
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.intn import IntN
 from pipeline.compress.methods.no_compression import NoCompression
 from pipeline.compress.packing import join_parts, select_part
-from pipeline.compress.truncation import Truncation, balanced
 from pipeline.compress.weight import CompressedWeight
 from pipeline.config.registry import COMPRESSIONS
 
@@ -52,7 +51,7 @@ class SumWeight(CompressedWeight):
 
 @COMPRESSIONS.register("svdlora")
 class SvdLora(Truncation):
-    """A sum of truncated SVDs, each of what the earlier ones leave; with exact factors it is one SVD.
+    """A sum of truncated SVDs, each of what the earlier ones leave: for rounded factors; with exact ones it is one SVD.
 
     Rank, energy and budget decide the total rank of all steps, as for a single SVD. It is shared evenly, and the first
     steps take the remainder. If the total rank is below ``steps``, there are only as many steps as ranks.
@@ -73,9 +72,9 @@ class SvdLora(Truncation):
                 U, S, V = self.decompose(residual, stats)
             r = total // count + (j < total % count)
             first, second = balanced(U[:, :r], S[:r], V[:r])
-            done.append(compress_factors(first, second, S[:0], METHODS_BY_BITS[self.bits], weight.dtype))
+            done.append(FactorWeight.compressed(first, second, S[:0], METHODS_BY_BITS[self.bits], weight.dtype))
         return SumWeight(done)
 
     def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> SumWeight:
         parts = [part for j in range(self.steps) if (part := select_part(tensors, f"step{j}"))]
-        return SumWeight([load_factors(part, shape, METHODS_BY_BITS[self.bits]) for part in parts])
+        return SumWeight([FactorWeight.load(part, shape, METHODS_BY_BITS[self.bits]) for part in parts])

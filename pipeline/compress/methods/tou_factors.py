@@ -5,15 +5,14 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from pipeline.compress.contract import LayerStats
-from pipeline.compress.factor_weight import FactorMethod, FactorWeight, compress_factors, load_factors
+from pipeline.compress.factorisation import FactorMethod, FactorWeight, Truncation
 from pipeline.compress.methods.no_compression import NoCompression
-from pipeline.compress.truncation import Truncation
 from pipeline.config.registry import COMPRESSIONS
 
 
 @COMPRESSIONS.register("tou")
 class Tou(Truncation):
-    """Two factors of rank r, one to freeze and one to train: ``Q = (U S) V``."""
+    """Two factors of rank r, one to freeze and one to train, ``Q = (U S) V``: for the adapter ``tou``."""
 
     frozen: FactorMethod = NoCompression()
     """The compression of the first factor, ``U S``; the second is stored in float32."""
@@ -24,7 +23,7 @@ class Tou(Truncation):
 
     def compress(self, weight: Tensor, stats: LayerStats | None) -> FactorWeight:
         U, S, V = self.truncate(weight, stats)
-        return compress_factors(U * S, V, S[:0], (self.frozen, NoCompression()), weight.dtype)
+        return FactorWeight.compressed(U * S, V, S[:0], (self.frozen, NoCompression()), weight.dtype)
 
     def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> FactorWeight:
-        return load_factors(tensors, shape, (self.frozen, NoCompression()))
+        return FactorWeight.load(tensors, shape, (self.frozen, NoCompression()))
