@@ -28,15 +28,12 @@ class Lane:
 
     Args:
         parameters: The tensors of its adapter, by name.
-        alpha: The alpha of its adapter.
-        optimizer: The optimizer of its parameters.
         lr: The peak learning rate.
         batch_size: Images per batch.
         seed: The seed of its batch order.
         frozen: Names of the parameters that are never trained.
         base: Identifies its compressed model.
         moments: The optimizer's moments ``[P]``, as ``(m, v)``; ``None`` before the first epoch.
-        curve: The result of each epoch so far.
         best_parameters: The parameters after the best epoch, as an exported file would hold them.
         best_epoch: The best epoch, from 1; the first of equals.
         failure: Why the lane failed; ``None`` as long as it has not.
@@ -75,19 +72,18 @@ class Lane:
 
 
 class Stack:
-    """Lanes with equal shapes, whose trained parameters are views of one tensor ``[T, P]``.
-
-    Args:
-        lanes: The lanes.
-        device: The device to train on.
-    """
+    """Lanes with equal shapes, whose trained parameters are views of one tensor ``[T, P]``."""
 
     def __init__(self, lanes: Sequence[Lane], device: str) -> None:
         # Adjacent lanes with the same optimizer share the passes of its step.
         self.lanes = sorted(lanes, key=lambda lane: lane.optimizer.name)
         first = self.lanes[0]
         self._shapes = {name: shape for name, shape in first.shapes.items() if name not in first.frozen}
-        self._flat = torch.stack([self._flattened(lane) for lane in self.lanes]).to(device)
+        flattened = [
+            torch.cat([lane.parameters[name].flatten() for name in self._shapes] or [torch.empty(0)])
+            for lane in self.lanes
+        ]
+        self._flat = torch.stack(flattened).to(device)
         zeros = torch.zeros_like(self._flat[0], device="cpu")
         moments = [lane.moments or (zeros, zeros) for lane in self.lanes]
         self._m, self._v = (torch.stack(moment).to(device) for moment in zip(*moments, strict=True))
@@ -103,9 +99,6 @@ class Stack:
         """All tensors of its lanes, ``[T, ...]``."""
         return {**self.trained, **self._frozen}
 
-    def _flattened(self, lane: Lane) -> Tensor:
-        return torch.cat([lane.parameters[name].flatten() for name in self._shapes] or [torch.empty(0)])
-
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
         """The parameters ``[T, ...]`` in a tensor ``[T, P]``, by name."""
         columns = torch.split(flat, [shape.numel() for shape in self._shapes.values()], 1)
@@ -113,13 +106,7 @@ class Stack:
         return {name: part.view(len(flat), *shape) for (name, shape), part in named}
 
     def step(self, gradients: Sequence[Tensor], rates: Sequence[float], t: int) -> None:
-        """Update the lanes that have not failed.
-
-        Args:
-            gradients: Of the tensors in ``trained``, in their order.
-            rates: The learning rate of each lane.
-            t: The number of this step, from 1.
-        """
+        """Step number ``t``, from 1, of the lanes that have not failed; gradients are in the order of ``trained``."""
         flat = torch.cat([gradient.flatten(1) for gradient in gradients], 1)
         self._optimizer.step(flat, rates, t, [lane.failure is None for lane in self.lanes])
 

@@ -1,7 +1,4 @@
-"""One update step over all lanes of a stack, whatever their optimizers.
-
-The formulas of the update rule are in ``pipeline.train.contract``.
-"""
+"""One update step over all lanes of a stack; its formulas are in ``pipeline.train.contract``."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +18,7 @@ class LaneOptimizer:
     moved 176.
 
     Args:
-        parameters: ``[T, P]``, updated in place.
+        parameters: ``[T, P]``, updated in place, as the moments are.
         m: First moments ``[T, P]``, zeros before the first step.
         v: Second moments ``[T, P]``, zeros before the first step.
         rules: The rule of each lane; lanes with the same rule should be adjacent.
@@ -30,11 +27,9 @@ class LaneOptimizer:
     def __init__(self, parameters: Tensor, m: Tensor, v: Tensor, rules: Sequence[Rule]) -> None:
         self.parameters, self.m, self.v = parameters, m, v
         self._blocks: list[tuple[Rule, slice]] = []
-        start = 0
-        for rule, lanes in groupby(rules):
-            stop = start + len(list(lanes))
-            self._blocks.append((rule, slice(start, stop)))
-            start = stop
+        for rule, lanes in groupby(range(len(rules)), rules.__getitem__):
+            block = list(lanes)
+            self._blocks.append((rule, slice(block[0], block[-1] + 1)))
 
     @torch.no_grad()
     def step(self, g: Tensor, rates: Sequence[float], t: int, live: Sequence[bool]) -> None:

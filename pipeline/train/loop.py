@@ -25,17 +25,10 @@ EVALUATION_VALUES = 2**23
 
 
 def train_epoch(lanes: Sequence[Lane], program: Program, train: Rows, val: Rows, recipe: Recipe) -> None:
-    """Train the lanes of a cohort for one epoch, evaluate them, and update their state.
+    """Train lanes with equal ``cohort_key`` for one epoch, evaluate them, and update their state.
 
     A lane whose loss is not finite fails at once: in training before the optimizer's step, in evaluation before its
     accuracy counts. The results of the other lanes do not change.
-
-    Args:
-        lanes: Lanes with equal ``cohort_key``.
-        program: How they compute.
-        train: The rows to train on.
-        val: The rows to evaluate on.
-        recipe: What all lanes share.
 
     Raises:
         StopTraining: The active guard stops the epoch; the lanes keep their parameters and moments.
@@ -45,7 +38,8 @@ def train_epoch(lanes: Sequence[Lane], program: Program, train: Rows, val: Rows,
     losses = cohort.train(train)
     if not all(lane.failure for lane in lanes):
         val_losses, correct = cohort.evaluate(val)
-    cohort.save()
+    for stack in cohort.stacks:
+        stack.save()
     share = (time.perf_counter() - started) / len(lanes)
     for index, lane in enumerate(cohort.lanes):
         lane.seconds += share
@@ -64,53 +58,32 @@ def train_epoch(lanes: Sequence[Lane], program: Program, train: Rows, val: Rows,
 
 
 class Cohort:
-    """Lanes that train together for one epoch.
-
-    Args:
-        lanes: Lanes with equal ``cohort_key``; the attribute ``lanes`` has them in the order of the stacks.
-        program: How they compute.
-        recipe: What all lanes share.
-    """
+    """Lanes with equal ``cohort_key``, which train together for one epoch; ``lanes`` has them by stack."""
 
     def __init__(self, lanes: Sequence[Lane], program: Program, recipe: Recipe) -> None:
-        groups: list[list[Lane]] = []
+        groups: dict[object, list[Lane]] = {}
         for lane in lanes:
-            group = next((group for group in groups if group[0].shapes == lane.shapes), None)
-            if group is None:
-                groups.append([lane])
-            else:
-                group.append(lane)
-        self._stacks = [Stack(group, recipe.device) for group in groups]
-        self.lanes = [lane for stack in self._stacks for lane in stack.lanes]
-        self.recipe = recipe
-        self._program = program
-        self._trained = [parameter for stack in self._stacks for parameter in stack.trained.values()]
+            groups.setdefault(tuple(sorted(lane.shapes.items())), []).append(lane)
+        self.stacks = [Stack(group, recipe.device) for group in groups.values()]
+        self.lanes = [lane for stack in self.stacks for lane in stack.lanes]
+        self._program, self._recipe = program, recipe
+        self._trained = [parameter for stack in self.stacks for parameter in stack.trained.values()]
         self._dtype = next(program.model.parameters()).dtype
         self._values_per_image = 1
-        self._logits = self._bind([stack.parameters for stack in self._stacks])
+        self._logits = self._bind([stack.parameters for stack in self.stacks])
 
     def _bind(self, parameters: Sequence[Mapping[str, Tensor]]) -> Logits:
         """The function from inputs to logits for the parameters ``[T, ...]`` of each stack."""
-        alphas = [[lane.alpha for lane in stack.lanes] for stack in self._stacks]
+        alphas = [[lane.alpha for lane in stack.lanes] for stack in self.stacks]
         lanes = Lanes(list(zip(parameters, alphas, strict=True)))
-        return self._program.bind(lanes, self.recipe.compute.compile)
-
-    def _rounded_logits(self) -> Logits:
-        """The function from inputs to logits for parameters rounded as an exported file would hold them."""
-        exact = [stack.parameters for stack in self._stacks]
-        rounded = [self._program.adapter.rounded(parameters) for parameters in exact]
-        unchanged = all(one is other for one, other in zip(exact, rounded, strict=True))
-        return self._logits if unchanged else self._bind(rounded)
+        return self._program.bind(lanes, self._recipe.compute.compile)
 
     def _losses(self, logits_of: Logits, inputs: Inputs, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean losses ``[T]`` and logits ``[T, n, classes]`` of a batch.
 
-        Args:
-            logits_of: The function from inputs to logits ``[T * n, classes]``.
-            inputs: The batch; with a teacher, its logits ``[n, classes]`` are the last tensor.
-            labels: ``[n]``.
+        With a teacher, its logits ``[n, classes]`` are the last tensor of ``inputs``.
         """
-        recipe = self.recipe
+        recipe = self._recipe
         device, half = torch.device(recipe.device), recipe.compute.precision == "bfloat16"
         moved = [tensor.to(device, self._dtype, non_blocking=True) for tensor in inputs]
         if recipe.compute.channels_last:
@@ -135,7 +108,7 @@ class Cohort:
             losses, _ = self._losses(self._logits, inputs, labels)
             values = losses.detach().cpu().double()
             steps_done = steps * epochs_done + step
-            rates = [self.recipe.rate(lane.lr, steps_done, steps) for lane in self.lanes]
+            rates = [self._recipe.rate(lane.lr, steps_done, steps) for lane in self.lanes]
             for lane, value, rate in zip(self.lanes, values.tolist(), rates, strict=True):
                 if not math.isfinite(value) and lane.failure is None:
                     lane.failure = (
@@ -144,22 +117,20 @@ class Cohort:
             if all(lane.failure for lane in self.lanes):
                 break
             if self._trained:
-                self._step(torch.autograd.grad(losses.sum(), self._trained), rates, steps_done + 1)
+                gradients, stack_rates = iter(torch.autograd.grad(losses.sum(), self._trained)), iter(rates)
+                for stack in self.stacks:
+                    taken = [next(gradients) for _ in stack.trained]
+                    stack.step(taken, [next(stack_rates) for _ in stack.lanes], steps_done + 1)
             total += values * len(labels)
         return (total / count).tolist()
 
-    def _step(self, gradients: Sequence[Tensor], rates: Sequence[float], t: int) -> None:
-        """Step number ``t``, from 1, of all stacks; gradients and rates are in the order of the stacks."""
-        remaining, lane = iter(gradients), 0
-        for stack in self._stacks:
-            stack_gradients = [next(remaining) for _ in stack.trained]
-            stack.step(stack_gradients, rates[lane : lane + len(stack.lanes)], t)
-            lane += len(stack.lanes)
-
     @torch.no_grad()
     def evaluate(self, rows: Rows) -> tuple[list[float], list[int]]:
-        """The mean loss and the number of correct images of each lane, with rounded parameters."""
-        logits_of = self._rounded_logits()
+        """The mean loss and the number of correct images of each lane, rounded as an exported file would hold it."""
+        exact = [stack.parameters for stack in self.stacks]
+        rounded = [self._program.adapter.rounded(parameters) for parameters in exact]
+        unchanged = all(one is other for one, other in zip(exact, rounded, strict=True))
+        logits_of = self._logits if unchanged else self._bind(rounded)
         loss = torch.zeros(len(self.lanes), dtype=torch.float64)
         correct = torch.zeros(len(self.lanes), dtype=torch.int64)
         images = min(EVALUATION_IMAGES, EVALUATION_VALUES // self._values_per_image) // len(self.lanes)
@@ -169,8 +140,3 @@ class Cohort:
             loss += losses.cpu().double() * len(labels)
             correct += (logits.argmax(2) == labels.to(logits.device)).sum(1).cpu()
         return (loss / len(rows)).tolist(), correct.tolist()
-
-    def save(self) -> None:
-        """Write parameters and moments back to the lanes."""
-        for stack in self._stacks:
-            stack.save()

@@ -1,7 +1,7 @@
 """The inputs of lanes: one row per image in each of some tensors, in memory, mapped from disk, or streamed."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -63,17 +63,15 @@ class TensorRows:
         return TensorRows([tensor.to(device) for tensor in self.tensors], self.labels.to(device))
 
 
+@dataclass(eq=False)
 class _StreamedRows:
-    """The images of a streamed part."""
-
-    def __init__(self, part: Part) -> None:
-        self._part = part
+    part: Part
 
     def __len__(self) -> int:
-        return len(self._part)
+        return len(self.part)
 
     def batches(self, batch_size: int, order: Tensor | None = None) -> Iterator[tuple[Inputs, Tensor]]:
-        for images, labels in self._part.batches(batch_size, order):
+        for images, labels in self.part.batches(batch_size, order):
             yield (images,), labels
 
 
@@ -90,22 +88,22 @@ def with_tensor(rows: Rows, extra: Tensor) -> Rows:
     return _ExtendedRows(rows, extra)
 
 
+@dataclass(eq=False)
 class _ExtendedRows:
-    """Rows that are streamed or computed, with those of a whole tensor added."""
-
-    def __init__(self, rows: Rows, extra: Tensor) -> None:
-        self._rows, self._extra = rows, extra
+    rows: Rows
+    extra: Tensor
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def batches(self, batch_size: int, order: Tensor | None = None) -> Iterator[tuple[Inputs, Tensor]]:
         order = torch.arange(len(self)) if order is None else order
-        indices = torch.split(order.to(self._extra.device), batch_size)
-        for (inputs, labels), chosen in zip(self._rows.batches(batch_size, order), indices, strict=True):
-            yield (*inputs, self._extra.index_select(0, chosen)), labels
+        indices = torch.split(order.to(self.extra.device), batch_size)
+        for (inputs, labels), chosen in zip(self.rows.batches(batch_size, order), indices, strict=True):
+            yield (*inputs, self.extra.index_select(0, chosen)), labels
 
 
+@dataclass(eq=False)
 class ComputedRows:
     """Rows that are computed from other rows, batch by batch.
 
@@ -114,8 +112,8 @@ class ComputedRows:
         compute: The function from their tensors ``[n, ...]`` to the tensors of these rows.
     """
 
-    def __init__(self, rows: Rows, compute: Callable[..., Inputs]) -> None:
-        self.rows, self._compute = rows, compute
+    rows: Rows
+    compute: Callable[..., Inputs]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -123,7 +121,7 @@ class ComputedRows:
     def batches(self, batch_size: int, order: Tensor | None = None) -> Iterator[tuple[Inputs, Tensor]]:
         for inputs, labels in self.rows.batches(batch_size, order):
             with torch.no_grad():  # not around the yield, where it would hold for the caller too
-                computed = self._compute(*inputs)
+                computed = self.compute(*inputs)
             yield computed, labels
 
     def held(self, limit: int = HELD) -> Rows:
@@ -135,27 +133,19 @@ class ComputedRows:
             return self
         first_row, _ = next(self.rows.batches(1))
         with torch.no_grad():
-            computed = self._compute(*first_row)
-        passed = [_passed_through(tensor, first_row, self.rows.tensors) for tensor in computed]
-        new = [tensor for tensor, whole in zip(computed, passed, strict=True) if whole is None]
-        if sum(math.prod(tensor.shape[1:]) * tensor.itemsize for tensor in new) * len(self) > limit:
+            computed = self.compute(*first_row)
+        whole = {
+            index: stored.view(len(stored), *tensor.shape[1:])
+            for index, tensor in enumerate(computed)
+            for row, stored in zip(first_row, self.rows.tensors, strict=True)
+            if row.data_ptr() == tensor.data_ptr() and row.numel() == tensor.numel() and tensor.is_contiguous()
+        }
+        new = {index: tensor for index, tensor in enumerate(computed) if index not in whole}
+        if sum(tensor.nbytes for tensor in new.values()) * len(self) > limit:
             return self
-        tensors = [
-            tensor.new_empty((len(self), *tensor.shape[1:])) if whole is None else whole
-            for tensor, whole in zip(computed, passed, strict=True)
-        ]
-        start = 0
-        for inputs, labels in self.batches(BATCH):
-            for tensor, batch, whole in zip(tensors, inputs, passed, strict=True):
-                if whole is None:
-                    tensor[start : start + len(labels)] = batch
-            start += len(labels)
-        return TensorRows(tensors, self.rows.labels)
-
-
-def _passed_through(tensor: Tensor, first_row: Inputs, tensors: Sequence[Tensor]) -> Tensor | None:
-    """Of ``tensors``, the one whose first row is ``tensor``, in the shape of ``tensor``; ``None`` if it is computed."""
-    for row, whole in zip(first_row, tensors, strict=True):
-        if row.data_ptr() == tensor.data_ptr() and row.numel() == tensor.numel() and tensor.is_contiguous():
-            return whole.view(len(whole), *tensor.shape[1:])
-    return None
+        filled = {index: tensor.new_empty((len(self), *tensor.shape[1:])) for index, tensor in new.items()}
+        for start, (inputs, _) in zip(range(0, len(self), BATCH), self.batches(BATCH), strict=True):
+            for index, tensor in filled.items():
+                tensor[start : start + BATCH] = inputs[index]
+        whole |= filled
+        return TensorRows([whole[index] for index in range(len(computed))], self.rows.labels)

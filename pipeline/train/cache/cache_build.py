@@ -32,12 +32,8 @@ class Build:
     """The build of one cache.
 
     Args:
-        folder: The folder of the cache.
         stem: The function from images to the cached tensors.
-        part: The images.
         shapes: The shape of each cached tensor, ``[N, ...]``.
-        dtype: The type of the cached values.
-        device: The device that the stem computes on.
         judge: The function from cached tensors to logits, if the accuracy of exact and of rounded values is to be
             compared; else ``None``.
     """
@@ -55,6 +51,10 @@ class Build:
         return self.folder / "journal.jsonl"
 
     @property
+    def paths(self) -> list[Path]:
+        return [self.folder / f"{index}.bin" for index in range(len(self.shapes))]
+
+    @property
     def row_bytes(self) -> list[int]:
         return [torch.Size(shape[1:]).numel() * self.dtype.itemsize for shape in self.shapes]
 
@@ -64,36 +64,27 @@ class Build:
 
     def run(self) -> dict[str, Any]:
         """Compute the missing rows; returns the card."""
-        paths = [self.folder / f"{index}.bin" for index in range(len(self.shapes))]
         for half_written in self.folder.glob(".*.tmp"):
             half_written.unlink()
-        for path in paths:
+        for path in self.paths:
             path.touch()
+        count = len(self.part)
         with ExitStack() as stack:
-            files = [stack.enter_context(path.open("r+b")) for path in paths]
+            files = [stack.enter_context(path.open("r+b")) for path in self.paths]
             progress = _Progress(files, self.row_bytes, self.journal)
-            self._write(progress)
-        if self.judge is not None:
-            exact, rounded = (correct / len(self.part) for correct in progress.correct)
-            logger.info(f"cache: features as {self.dtype}: accuracy {rounded:.4f}, in full precision {exact:.4f}")
-        return {
-            "format": FORMAT,
-            "shapes": self.shapes,
-            "dtype": str(self.dtype),
-            "sha256": progress.sha256,
-            **({"correct": progress.correct} if self.judge else {}),
-        }
-
-    def _write(self, progress: "_Progress") -> None:
-        count, done = len(self.part), progress.rows
-        if done == count:
-            return
-        earlier = f" ({done} are done already)" if done else ""
-        logger.info(
-            f"cache: the frozen layers run once over {count - done} images{earlier}, {readable_bytes(self.bytes)}"
-        )
-        for images, labels in logged_batches(self.part, BATCH, "cache", done):
-            progress.append(*self._computed(images, labels), last=progress.rows + len(labels) == count)
+            if progress.rows < count:
+                earlier = f" ({progress.rows} are done already)" if progress.rows else ""
+                images = f"{count - progress.rows} images{earlier}"
+                logger.info(f"cache: the frozen layers run once over {images}, {readable_bytes(self.bytes)}")
+                for batch in logged_batches(self.part, BATCH, "cache", progress.rows):
+                    progress.append(*self._computed(*batch))
+                progress.record()
+        card = {"format": FORMAT, "shapes": self.shapes, "dtype": str(self.dtype), "sha256": progress.sha256}
+        if self.judge is None:
+            return card
+        exact, rounded = (correct / count for correct in progress.correct)
+        logger.info(f"cache: features as {self.dtype}: accuracy {rounded:.4f}, in full precision {exact:.4f}")
+        return {**card, "correct": progress.correct}
 
     @torch.no_grad()
     def _computed(self, images: Tensor, labels: Tensor) -> tuple[list[Tensor], list[int]]:
@@ -142,8 +133,8 @@ class _Progress:
             self._digests, self.rows, self.correct = digests, rows, correct
             yield line.decode()
 
-    def append(self, tensors: Sequence[Tensor], correct: Sequence[int], *, last: bool) -> None:
-        """Append a batch to the files; the journal is written at intervals and after the last batch."""
+    def append(self, tensors: Sequence[Tensor], correct: Sequence[int]) -> None:
+        """Append a batch to the files, and at intervals a line to the journal."""
         for file, digest, tensor in zip(self.files, self._digests, tensors, strict=True):
             data = tensor.view(torch.uint8).numpy().data
             digest.update(data)
@@ -151,10 +142,11 @@ class _Progress:
             self._unrecorded += tensor.nbytes
         self.rows += len(tensors[0])
         self.correct = [a + b for a, b in zip(self.correct, correct, strict=True)]
-        if last or self._unrecorded >= JOURNAL_BYTES:
-            self._record()
+        if self._unrecorded >= JOURNAL_BYTES:
+            self.record()
 
-    def _record(self) -> None:
+    def record(self) -> None:
+        """Write the files to disk, then a line of the journal."""
         for file in self.files:
             file.flush()
             os.fsync(file.fileno())

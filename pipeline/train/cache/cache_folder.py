@@ -18,7 +18,6 @@ logger = logging.getLogger(__name__)
 CARD = "card.json"
 """Written last; a folder without it is incomplete."""
 
-
 _in_use: dict[Path, int] = {}
 """Handles of the shared locks on the folders that this process reads."""
 
@@ -27,11 +26,7 @@ _in_use: dict[Path, int] = {}
 def lock(folder: Path, *, exclusive: bool) -> Iterator[int]:
     """Lock a folder, which need not exist; yields the handle of the lock file beside it.
 
-    An exclusive lock takes the place of this process's own shared one.
-
-    Args:
-        folder: The folder.
-        exclusive: Whether to lock out all others, in order to build or to remove; else readers share the lock.
+    Readers share a lock. An exclusive one, to build or to remove, takes the place of this process's own shared lock.
 
     Raises:
         BlockingIOError: Another process holds a lock that excludes this one.
@@ -43,12 +38,7 @@ def lock(folder: Path, *, exclusive: bool) -> Iterator[int]:
 
 
 def use(folder: Path, handle: int) -> None:
-    """Share the lock of a folder until this process ends, so that nobody removes the folder.
-
-    Args:
-        folder: The folder; its time of last use is set to now.
-        handle: The handle of its lock.
-    """
+    """Share the lock of a folder until this process ends, so that nobody removes it; its last use is now."""
     os.utime(folder)
     if folder in _in_use:
         os.close(_in_use[folder])
@@ -87,15 +77,10 @@ def read_card(folder: Path) -> dict[str, Any] | None:
 
 
 def make_room(folder: Path, needed: int, limit: int) -> bool:
-    """Remove the least recently used folders beside ``folder`` until it fits the limit.
-
-    Args:
-        folder: The folder to make room for.
-        needed: Bytes that it will have.
-        limit: The most bytes that all folders may have.
+    """Remove the least recently used folders beside ``folder`` until ``needed`` bytes for it fit the limit.
 
     Returns:
-        False if it does not fit the limit even so.
+        False if they do not fit even so.
 
     Raises:
         StorageError: The disk has too little free space.
@@ -124,10 +109,9 @@ def make_room(folder: Path, needed: int, limit: int) -> bool:
 
 def _last_use(folder: Path) -> float:
     """Seconds since 1970; 0 if another process has removed the folder."""
-    try:
+    with suppress(FileNotFoundError):
         return folder.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
+    return 0.0
 
 
 def size(folder: Path) -> int:

@@ -6,6 +6,7 @@ is complete, a card with the sha256 of each file.
 
 import json
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,14 +51,7 @@ Judge = Callable[[Inputs], Tensor]
 
 @dataclass
 class FeatureCache:
-    """The caches of stems; all combinations of a task share one object.
-
-    Args:
-        folder: The folder of all caches.
-        limit: The most bytes of all caches together.
-        dtype: The type of the cached values.
-        device: The device that stems compute on.
-    """
+    """The caches of stems, in one folder of at most ``limit`` bytes; all combinations of a task share one object."""
 
     folder: Path = FEATURES
     limit: int = LIMIT
@@ -108,13 +102,12 @@ class FeatureCache:
         waits = False
         while True:
             try:
-                with lock(build.folder, exclusive=False) as handle:
-                    rows = self._mapped(build, handle)
-                if rows is not None:
-                    return rows
-                with lock(build.folder, exclusive=True) as handle:
-                    # Another process may have built it between the two locks.
-                    return self._mapped(build, handle) or self._built(build, handle)
+                for exclusive in (False, True):  # another process may build it between the two locks
+                    with lock(build.folder, exclusive=exclusive) as handle:
+                        if _is_complete(build) or (exclusive and self._builds(build)):
+                            use(build.folder, handle)
+                            return TensorRows(_map(build), build.part.labels)
+                return None
             except BlockingIOError:
                 if not waits:
                     logger.info("cache: another process builds it, waiting")
@@ -122,40 +115,25 @@ class FeatureCache:
                 check_stop()
                 time.sleep(WAIT)
 
-    def _mapped(self, build: Build, handle: int) -> TensorRows | None:
-        """The rows of a complete folder; ``None`` if it is incomplete, or damaged, which is logged."""
-        if not (build.folder / CARD).exists():
-            return None
-        damage = _damage(build)
-        if damage is None and not _is_repeatable(build, _map(build)):  # the key covers neither code nor attributes
-            damage = f"{build.folder} holds other outputs than the frozen layers give now"
-            build.journal.unlink(missing_ok=True)
-        if damage is not None:
-            logger.warning(f"cache: {damage}; it is built again")
-            (build.folder / CARD).unlink(missing_ok=True)
-            return None
-        use(build.folder, handle)
-        return TensorRows(_map(build), build.part.labels)
-
-    def _built(self, build: Build, handle: int) -> TensorRows | None:
+    def _builds(self, build: Build) -> bool:
+        """Build a folder, unless it exceeds the limit or the stem's outputs cannot be repeated."""
         if not make_room(build.folder, build.bytes, self.limit):
             logger.info(f"cache: {readable_bytes(build.bytes)} exceed --cache-limit; frozen layers run in every epoch")
-            return None
-        if len(build.part) > LONG and not _is_steady(build):
+            return False
+        # Tried with two batch sizes before a build that may take hours.
+        if len(build.part) > LONG and not _gives(build, _outputs(build, SAMPLE // 2)):
             logger.info(NOT_REPEATABLE)
-            return None
+            return False
         with _storing(build):
             build.folder.mkdir(exist_ok=True)
             card = build.run()
-        tensors = _map(build)
-        if not _is_repeatable(build, tensors):
+        if not _is_repeatable(build):
             shutil.rmtree(build.folder)
             logger.info(NOT_REPEATABLE)
-            return None
+            return False
         with _storing(build):
             write_whole(build.folder / CARD, lambda path: path.write_text(json.dumps(card)))
-        use(build.folder, handle)
-        return TensorRows(tensors, build.part.labels)
+        return True
 
 
 @contextmanager
@@ -167,29 +145,41 @@ def _storing(build: Build) -> Iterator[None]:
         raise StorageError(f"the cache in {build.folder} needs {build.bytes:,} bytes: {error}; free space") from error
 
 
+def _is_complete(build: Build) -> bool:
+    """Whether a folder is complete, and holds what the stem gives; damage is logged."""
+    if not (build.folder / CARD).exists():
+        return False
+    damage = _damage(build)
+    if damage is not None:
+        logger.warning(f"cache: {damage}; it is built again")
+        (build.folder / CARD).unlink(missing_ok=True)
+    return damage is None
+
+
 def _damage(build: Build) -> str | None:
-    """How a folder with a card differs from its card, in words; ``None`` if it does not."""
+    """How a folder with a card differs from its card or from the stem, in words; ``None`` if it does not."""
     card = read_card(build.folder)
     if card is None or len(card["sha256"]) != len(build.shapes):
         return f"{build.folder / CARD} is damaged"
-    for index, expected in enumerate(card["sha256"]):
-        path = build.folder / f"{index}.bin"
+    for path, expected in zip(build.paths, card["sha256"], strict=True):
         try:
             found = file_sha256(path)
         except OSError as error:
             return f"{path} is damaged ({error.strerror})"
         if found != expected:
             return f"{path} is damaged (sha256 {found}, expected {expected})"
+    if not _is_repeatable(build):  # the key covers neither code nor attributes
+        build.journal.unlink(missing_ok=True)
+        return f"{build.folder} holds other outputs than the frozen layers give now"
     return None
 
 
 def _map(build: Build) -> list[Tensor]:
     """The tensors of a complete folder, mapped from disk."""
-    tensors = []
-    for index, shape in enumerate(map(torch.Size, build.shapes)):
-        path = str(build.folder / f"{index}.bin")
-        tensors.append(torch.from_file(path, shared=False, size=shape.numel(), dtype=build.dtype).view(shape))
-    return tensors
+    return [
+        torch.from_file(str(path), shared=False, size=math.prod(shape), dtype=build.dtype).view(*shape)
+        for path, shape in zip(build.paths, build.shapes, strict=True)
+    ]
 
 
 def _sample(build: Build) -> Tensor:
@@ -198,27 +188,20 @@ def _sample(build: Build) -> Tensor:
 
 
 @torch.no_grad()
-def _outputs(build: Build, indices: Tensor, batch_size: int) -> list[Tensor]:
-    """The outputs of the stem for some images, computed in batches of a given size."""
-    batches = [build.stem(images.to(build.device)) for images, _ in build.part.batches(batch_size, indices)]
+def _outputs(build: Build, batch_size: int) -> list[Tensor]:
+    """The outputs of the stem for the sample, computed in batches of a given size."""
+    batches = [build.stem(images.to(build.device)) for images, _ in build.part.batches(batch_size, _sample(build))]
     return [torch.cat(tensors).cpu() for tensors in zip(*batches, strict=True)]
 
 
-def _is_steady(build: Build) -> bool:
-    """Whether the outputs for a sample do not depend on the batch size; tried before a build that may take hours."""
-    indices = _sample(build)
-    return _close(_outputs(build, indices, SAMPLE), _outputs(build, indices, SAMPLE // 2), build.dtype)
-
-
-def _is_repeatable(build: Build, tensors: Sequence[Tensor]) -> bool:
-    """Whether the stem gives the cached outputs of a sample again."""
-    indices = _sample(build)
-    cached = [tensor.index_select(0, indices) for tensor in tensors]
-    return _close(cached, _outputs(build, indices, SAMPLE), build.dtype)
-
-
-def _close(ones: Sequence[Tensor], others: Sequence[Tensor], dtype: torch.dtype) -> bool:
+def _gives(build: Build, expected: Sequence[Tensor]) -> bool:
+    """Whether the stem gives the expected outputs of the sample, up to rounding."""
     return all(
-        torch.allclose(one.double(), other.double(), rtol=0, atol=TOLERANCE[dtype] * float(other.abs().max()))
-        for one, other in zip(ones, others, strict=True)
+        torch.allclose(one.double(), other.double(), rtol=0, atol=TOLERANCE[build.dtype] * float(other.abs().max()))
+        for one, other in zip(expected, _outputs(build, SAMPLE), strict=True)
     )
+
+
+def _is_repeatable(build: Build) -> bool:
+    """Whether the stem gives the cached outputs of the sample again."""
+    return _gives(build, [tensor.index_select(0, _sample(build)) for tensor in _map(build)])
