@@ -167,6 +167,11 @@ class CombinationResult:
                 best[cell.cell.rank] = cell
         return best
 
+    def best_cell(self) -> CellResult | None:
+        """The cell whose winner has the highest validation accuracy, the first of equals."""
+        found = (cell for cell in self.cells if cell.best)
+        return max(found, key=lambda cell: cell.tally.best or 0.0, default=None)
+
 
 def by_study(results: Iterable[CombinationResult]) -> dict[str, list[CombinationResult]]:
     """The combinations of each study by its name, both in the order in which they come."""

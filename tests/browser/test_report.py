@@ -110,7 +110,7 @@ def test_pictures_follow_when_the_scheme_changes_while_the_page_is_open(opened):
     page.emulate_media(color_scheme="dark")
     page.wait_for_function(
         "ink => [...document.querySelectorAll('.xtick text')].every(one => getComputedStyle(one).fill === ink)",
-        arg=rgb(DARK_SCHEME.ink),
+        arg=rgb(DARK_SCHEME["ink"]),
     )
     assert page.evaluate(EMPTY) == []
 
@@ -128,11 +128,11 @@ def test_the_page_prints_in_light_colours_with_all_that_is_folded(opened, tmp_pa
     assert pdf.startswith(b"%PDF")
     assert pdf.count(b"/Type /Page\n") >= 5
     printed = page.evaluate("window.printed")
-    assert set(printed["ink"]) == {rgb(LIGHT_SCHEME.ink)}
+    assert set(printed["ink"]) == {rgb(LIGHT_SCHEME["ink"])}
     assert printed["folded"] == 0
     page.wait_for_function("() => document.querySelectorAll('details[open]').length === 0")
     assert set(page.eval_on_selector_all(".xtick text", "all => all.map(one => getComputedStyle(one).fill)")) == {
-        rgb(DARK_SCHEME.ink)
+        rgb(DARK_SCHEME["ink"])
     }, "the page is as it was when it is printed"
     assert page.evaluate(EMPTY) == []
 

@@ -8,7 +8,7 @@ from pipeline.report.figures.parallel_coordinates import SCALE
 from pipeline.report.figures.style import INKS, Look
 from pipeline.report.theme import DARK_SCHEME, LIGHT_SCHEME, NEUTRAL
 
-GROUNDS = {"light": LIGHT_SCHEME.ground, "dark": DARK_SCHEME.ground}
+GROUNDS = {"light": LIGHT_SCHEME["ground"], "dark": DARK_SCHEME["ground"]}
 LINES = sample_colorscale([[place / (len(SCALE) - 1), ink] for place, ink in enumerate(SCALE)], 21, colortype="tuple")
 
 

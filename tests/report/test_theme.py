@@ -29,15 +29,15 @@ def test_contrast_is_as_the_guidelines_count_it():
 
 @SCHEMES
 def test_text_reads_on_every_ground_it_stands_on(scheme):
-    for text in (scheme.ink, scheme.quiet, scheme.link):
-        assert contrast(text, scheme.ground) >= 4.5
-        assert contrast(text, scheme.panel) >= 4.5
-    assert contrast(scheme.ink, scheme.best) >= 4.5
+    for text in (scheme["ink"], scheme["quiet"], scheme["link"]):
+        assert contrast(text, scheme["ground"]) >= 4.5
+        assert contrast(text, scheme["panel"]) >= 4.5
+    assert contrast(scheme["ink"], scheme["best"]) >= 4.5
 
 
 @SCHEMES
 def test_lines_and_marks_stand_out_from_the_ground(scheme):
-    assert all(contrast(ink, scheme.ground) >= 3 for ink in (scheme.line, NEUTRAL, *INKS))
+    assert all(contrast(ink, scheme["ground"]) >= 3 for ink in (scheme["line"], NEUTRAL, *INKS))
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
@@ -47,8 +47,8 @@ def test_plotly_takes_the_themes_and_no_ground_of_theirs_hides_the_page(theme):
 
 
 def test_the_style_sheet_and_the_pictures_have_the_same_colours():
-    assert f"--ink: {DARK_SCHEME.ink};" in properties(DARK_SCHEME)
-    assert DARK["font"]["color"] == DARK_SCHEME.ink
+    assert f"--ink: {DARK_SCHEME['ink']};" in properties(DARK_SCHEME)
+    assert DARK["font"]["color"] == DARK_SCHEME["ink"]
 
 
 @pytest.mark.parametrize("one", pictures(), ids=lambda one: one.name)

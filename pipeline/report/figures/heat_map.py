@@ -1,16 +1,16 @@
 """Every cell at a glance."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from plotly.subplots import make_subplots
 
 from pipeline.cell import Cell
-from pipeline.report.figures.axes import accuracy_text, error, log_ticks, part_name, rank_axis
+from pipeline.report.figures.axes import accuracy_text, log_ticks, part_name, rank_axis
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
 from pipeline.report.figures.labels import cell_label, hover, rank_tick, short
-from pipeline.report.figures.shown_scores import UNTESTED, score_text
+from pipeline.report.figures.shown_scores import UNTESTED, Winner, score_text, shown_error
 from pipeline.report.figures.style import finish
 from pipeline.report.theme import NEUTRAL
 from pipeline.results.combination_result import CellResult, CombinationResult
@@ -42,26 +42,23 @@ class HeatMap(Picture):
 
     def draw(self, results: Sequence[CombinationResult]) -> Figure:
         part = compared_part(results)
-        shown = [result for result in results if any(winner_scores(result, cell, part) for cell in result.cells)]
+        measured = [(result, _winners(result, part)) for result in results]
+        shown = [(result, winners) for result, winners in measured if winners]
         if not shown:
             raise NothingToDraw("no trial has completed yet")
-        heights = [CELL[1] * len({cell.cell.init for cell in result.cells}) for result in shown]
+        several = len(shown) > 1
+        heights = [CELL[1] * len({cell.cell.init for cell in result.cells}) for result, _ in shown]
         inner = sum(heights) + HEAD * (len(shown) - 1)
         figure = make_subplots(
             rows=len(shown),
             row_heights=heights,
-            vertical_spacing=HEAD / inner if len(shown) > 1 else 0,
-            subplot_titles=[short(result.label, 48) for result in shown] if len(shown) > 1 else (),
+            vertical_spacing=HEAD / inner if several else 0,
+            subplot_titles=[short(result.label, 48) for result, _ in shown] if several else (),
         )
-        errors = [
-            error(score.mean, score.images)
-            for result in shown
-            for cell in result.cells
-            if (score := winner_scores(result, cell, part))
-        ]
+        errors = [shown_error(scores) for _, winners in shown for _, scores in winners.values()]
         low, high = min(errors), max(errors)
-        for row, result in enumerate(shown, start=1):
-            _draw(figure, result, part, (low, high), row)
+        for row, (result, winners) in enumerate(shown, start=1):
+            _draw(figure, result, winners, (low, high), row)
         ticks = log_ticks(low / 1.01, high * 1.01)
         ticks = ticks[:: -(-len(ticks) // TICKS)]
         bar = {
@@ -78,11 +75,11 @@ class HeatMap(Picture):
         figure.update_xaxes(type="category", showgrid=False)
         figure.update_yaxes(type="category", showgrid=False, autorange="reversed")
         figure.update_xaxes(title=rank_axis(results)["title"], row=len(shown))
-        widest = max(len({cell.cell.rank for cell in result.cells}) for result in shown)
-        title, top = f"{part_name(results, part)} of every cell", 88 if len(shown) > 1 else 72
+        widest = max(len({cell.cell.rank for cell in result.cells}) for result, _ in shown)
+        top = 88 if several else 72
         return finish(
             figure,
-            title,
+            f"{part_name(results, part)} of every cell",
             height=inner + top + 124,
             min_width=110 + CELL[0] * widest,
             margins=(top, 120),
@@ -94,58 +91,55 @@ def _brightness(error: float) -> float:
     return round(-math.log10(error), 6)
 
 
-def _draw(figure: Figure, result: CombinationResult, part: str, ends: tuple[float, float], row: int) -> None:
-    """The panel of one combination; ``ends`` are the smallest and the largest error of all panels."""
-    ranks = sorted({cell.cell.rank for cell in result.cells})
-    inits = list(dict.fromkeys(cell.cell.init for cell in result.cells))
+def _winners(result: CombinationResult, part: str) -> dict[Cell, Winner]:
     scores = {cell.cell: (cell, winner_scores(result, cell, part)) for cell in result.cells}
-    found = {place: (cell, score) for place, (cell, score) in scores.items() if score}
-    places = [[Cell(rank, init) for rank in ranks] for init in inits]
-    columns, rows = (
-        [rank_tick(result, rank) for rank in ranks],
-        [short(init_name(init), 20) for init in inits],
-    )
-    bright = {place: _brightness(error(score.mean, score.images)) for place, (_, score) in found.items()}
+    return {key: (cell, found) for key, (cell, found) in scores.items() if found}
+
+
+def _draw(
+    figure: Figure, result: CombinationResult, winners: Mapping[Cell, Winner], ends: tuple[float, float], row: int
+) -> None:
+    """The panel of one combination; ``ends`` are the smallest and the largest error of all panels."""
+    columns = {rank: rank_tick(result, rank) for rank in sorted({cell.cell.rank for cell in result.cells})}
+    rows = {cell.cell.init: short(init_name(cell.cell.init), 20) for cell in result.cells}
+    bright = {key: _brightness(shown_error(scores)) for key, (_, scores) in winners.items()}
+    texts = {key: hover(result, cell, score_text(scores)) for key, (cell, scores) in winners.items()}
+    panel = {"row": row, "col": 1}
     figure.add_heatmap(
-        x=columns,
-        y=rows,
-        z=[[bright.get(place) for place in line] for line in places],
-        hovertext=[
-            [hover(result, found[place][0], score_text(found[place][1])) if place in found else "" for place in line]
-            for line in places
-        ],
+        x=list(columns.values()),
+        y=list(rows.values()),
+        z=[[bright.get(Cell(rank, init)) for rank in columns] for init in rows],
+        hovertext=[[texts.get(Cell(rank, init), "") for rank in columns] for init in rows],
         hoverinfo="text",
         hoverongaps=False,
         coloraxis="coloraxis",
         xgap=2,
         ygap=2,
-        row=row,
-        col=1,
+        **panel,
     )
     # The text is a separate trace: plotly's own colour for it is hard to read on cells of a medium grey.
-    checkpoints = list(result.best_of_ranks().values())
-    best = max(checkpoints, key=lambda cell: cell.best.value or 0.0 if cell.best else 0.0)
+    checkpoints, best = list(result.best_of_ranks().values()), result.best_cell()
     low, high = (_brightness(end) for end in reversed(ends))
-    common = {"showlegend": False, "row": row, "col": 1}
     figure.add_scatter(
-        x=[columns[ranks.index(place.rank)] for place in found],
-        y=[rows[inits.index(place.init)] for place in found],
+        x=[columns[key.rank] for key in winners],
+        y=[rows[key.init] for key in winners],
         mode="text",
-        text=[_text(score.mean, cell in checkpoints, cell is best) for cell, score in found.values()],
-        textfont={"size": 12, "color": [legible_ink((bright[place] - low) / (high - low or 1)) for place in found]},
+        text=[_text(scores.mean, cell in checkpoints, cell is best) for cell, scores in winners.values()],
+        textfont={"size": 12, "color": [legible_ink((value - low) / (high - low or 1)) for value in bright.values()]},
         hoverinfo="skip",
-        **common,
+        showlegend=False,
+        **panel,
     )
-    empty = [cell for cell in result.cells if cell.cell not in found]
-    if empty:
+    if empty := [cell for cell in result.cells if cell.cell not in winners]:
         figure.add_scatter(
-            x=[columns[ranks.index(cell.cell.rank)] for cell in empty],
-            y=[rows[inits.index(cell.cell.init)] for cell in empty],
+            x=[columns[cell.cell.rank] for cell in empty],
+            y=[rows[cell.cell.init] for cell in empty],
             mode="markers",
             marker={"symbol": "x-thin-open", "size": 9, "color": NEUTRAL},
             hovertext=[_missing(result, cell) for cell in empty],
             hoverinfo="text",
-            **common,
+            showlegend=False,
+            **panel,
         )
 
 
@@ -160,8 +154,6 @@ def legible_ink(share: float) -> str:
 
 
 def _missing(result: CombinationResult, cell: CellResult) -> str:
-    states = (
-        ", ".join(f"{count} {state}" for state, count in cell.tally.states.items() if count) or "no trial has begun"
-    )
+    states = ", ".join(f"{count} {state}" for state, count in cell.tally.states.items() if count)
     name = short(f"{result.label}, {cell_label(result, cell.cell)}", 200)
-    return f"{name}<br>no complete trial yet; budget {cell.budget}: {states}"
+    return f"{name}<br>no complete trial yet; budget {cell.budget}: {states or 'no trial has begun'}"

@@ -11,7 +11,6 @@ from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Pi
 from pipeline.report.figures.labels import cell_label, short, told_apart
 from pipeline.report.figures.style import INKS, OVER, finish
 from pipeline.results.combination_result import (
-    CellResult,
     CombinationResult,
     LayerBytes,
     bytes_with_adapter,
@@ -39,8 +38,7 @@ class LayerSizes(Picture):
 
     def draw(self, results: Sequence[CombinationResult]) -> Figure:
         known = [(result, layers) for result in results if (layers := result.layer_sizes())]
-        places = {name: at for at, name in enumerate(dict.fromkeys(layer["name"] for _, own in known for layer in own))}
-        names = list(places)
+        names = list(dict.fromkeys(layer["name"] for _, layers in known for layer in layers))
         if not names:
             raise NothingToDraw("no sizes of layers are stored; an older version ran the study")
         figure = make_subplots(
@@ -50,7 +48,7 @@ class LayerSizes(Picture):
             column_titles=[_head(result) for result, _ in known],
         )
         for column, (result, layers) in enumerate(known, start=1):
-            _draw(figure, result, layers, [places[layer["name"]] for layer in layers], column)
+            _draw(figure, result, layers, [names.index(layer["name"]) for layer in layers], column)
         named = set[str]()
         for trace in figure.data:
             trace.showlegend = trace.name is not None and trace.name not in named
@@ -59,24 +57,20 @@ class LayerSizes(Picture):
         figure.update_yaxes(range=[len(names) - 0.4, -0.6], tickfont={"size": 11}, showgrid=False)
         figure.update_yaxes(tickvals=list(range(len(names))), ticktext=told_apart(names), col=1)
         figure.update_layout(barmode="stack", bargap=0.25, hovermode="y")
-        width = 150 + 240 * len(known)
-        return finish(
-            figure, "Sizes by layer", height=170 + BAR * max(4, len(names)), min_width=width, margins=(100, 56)
-        )
+        height, width = 170 + BAR * max(4, len(names)), 150 + 240 * len(known)
+        return finish(figure, "Sizes by layer", height=height, min_width=width, margins=(100, 56))
 
     def below(self, results: Sequence[CombinationResult]) -> list[Block]:
         """The same sizes as tables, one per combination."""
-        known = [(result, sizes) for result in results if (sizes := result.layer_sizes())]
-        return [Folded(f"Layers of {result.label}, in numbers", [_table(result, sizes)]) for result, sizes in known]
-
-
-def _best(result: CombinationResult) -> CellResult | None:
-    checkpoints = result.best_of_ranks().values()
-    return max(checkpoints, key=lambda cell: cell.best.value or 0.0 if cell.best else 0.0, default=None)
+        return [
+            Folded(f"Layers of {result.label}, in numbers", [_table(result, layers)])
+            for result in results
+            if (layers := result.layer_sizes())
+        ]
 
 
 def _head(result: CombinationResult) -> str:
-    best = _best(result)
+    best = result.best_cell()
     adapter = f"with {cell_label(result, best.cell)}" if best else "no adapter yet"
     return f"{short(result.label, 24)}<br>{short(adapter, 24)}"
 
@@ -84,43 +78,41 @@ def _head(result: CombinationResult) -> str:
 def _draw(
     figure: Figure, result: CombinationResult, layers: Sequence[LayerBytes], rows: Sequence[int], column: int
 ) -> None:
-    best, place = _best(result), {"row": 1, "col": column}
+    best, panel = result.best_cell(), {"row": 1, "col": column}
     parts = [bytes_with_adapter(layer, best.cell if best else None) for layer in layers]
-    sizes = {part: [layer[part] for layer in parts] for part in PARTS}
     for (part, pattern), ink in zip(PARTS.items(), INKS, strict=False):
-        if any(sizes[part]):
+        if any(sizes := [layer[part] for layer in parts]):
             figure.add_bar(
-                x=np.array(sizes[part], dtype=np.float64),
+                x=np.array(sizes, dtype=np.float64),
                 y=np.array(rows, dtype=np.int16),
                 orientation="h",
                 name=part,
                 legendgroup=part,
                 marker={"color": ink, "line": {"width": 0}, "pattern": {**OVER, "shape": pattern}},
                 hoverinfo="skip",
-                **place,
+                **panel,
             )
     totals = [sum(layer.values()) for layer in parts]
     figure.add_scatter(
         x=totals,
         y=rows,
         mode="text",
-        text=[_ratio(layer["dense"], total) for layer, total in zip(layers, totals, strict=True)],
+        text=[
+            f" {readable_bytes(layer['dense'])}" + (f" ÷ {layer['dense'] / total:.1f}" if total else "")
+            for layer, total in zip(layers, totals, strict=True)
+        ],
         textposition="middle right",
         textfont={"size": 11},
-        hovertext=[_said(layer, own) for layer, own in zip(layers, parts, strict=True)],
+        hovertext=[_said(layer, sizes) for layer, sizes in zip(layers, parts, strict=True)],
         hoverinfo="text",
-        **place,
+        **panel,
     )
-    figure.update_xaxes(range=[0, 1.7 * max(totals)], **place)
-
-
-def _ratio(dense: int, total: int) -> str:
-    return f" {readable_bytes(dense)} ÷ {dense / total:.1f}" if total else f" {readable_bytes(dense)}"
+    figure.update_xaxes(range=[0, 1.7 * max(totals)], **panel)
 
 
 def _said(layer: LayerBytes, parts: Mapping[str, int]) -> str:
-    own = [f"{part}: {size:,} bytes" for part, size in parts.items() if size]
-    return "<br>".join([short(layer["name"], 200), f"{sum(parts.values()):,} of {layer['dense']:,} bytes", *own])
+    lines = [f"{part}: {taken:,} bytes" for part, taken in parts.items() if taken]
+    return "<br>".join([short(layer["name"], 200), f"{sum(parts.values()):,} of {layer['dense']:,} bytes", *lines])
 
 
 def _table(result: CombinationResult, sizes: Sequence[LayerBytes]) -> Table:
@@ -139,18 +131,14 @@ def _table(result: CombinationResult, sizes: Sequence[LayerBytes]) -> Table:
             "original": Column(lambda layer: size(layer["dense"])),
             "compressed": Column(lambda layer: size(compressed_bytes(layer))),
             "of it weights": Column(lambda layer: size(layer["payload"])),
-            "indices": Column(lambda layer: _some(layer["index"])),
-            "scales": Column(lambda layer: _some(layer["scale"])),
-            "bias": Column(lambda layer: _some(layer["bias"])),
+            "indices": Column(lambda layer: size(layer["index"] or None)),
+            "scales": Column(lambda layer: size(layer["scale"] or None)),
+            "bias": Column(lambda layer: size(layer["bias"] or None)),
             **adapters,
         },
         [*sizes, _total(sizes)],
         best=lambda layer: layer["name"] == "all of them",
     )
-
-
-def _some(count: int) -> str:
-    return size(count) if count else ""
 
 
 def _total(sizes: Sequence[LayerBytes]) -> LayerBytes:

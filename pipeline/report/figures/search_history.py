@@ -1,21 +1,23 @@
 """The progress of the search."""
 
-from collections import defaultdict
+import math
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from typing import ClassVar
 
 import numpy as np
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from plotly.subplots import make_subplots
 
 from pipeline.report.figures.axes import error, error_axis, whole_steps
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
 from pipeline.report.figures.labels import measured, rank_tick, rank_word, short
 from pipeline.report.figures.shown_scores import validated_on
-from pipeline.report.figures.style import Look, finish, look_of, panels
+from pipeline.report.figures.style import Look, finish, look_of
 from pipeline.report.theme import NEUTRAL
 from pipeline.results.combination_result import CombinationResult
+
+COLUMNS = 3
+"""The most panels beside each other."""
 
 
 @PICTURES.register("history")
@@ -34,8 +36,8 @@ class History(Picture):
         if not drawable:
             raise NothingToDraw("no trial has completed yet")
         look, errors = look_of(results), list[float]()
-        columns, places = panels(len(drawable))
-        rows = places[-1]["row"]
+        columns = min(len(drawable), COLUMNS)
+        rows = math.ceil(len(drawable) / columns)
         figure = make_subplots(
             rows=rows,
             cols=columns,
@@ -44,8 +46,8 @@ class History(Picture):
             horizontal_spacing=0.03,
             vertical_spacing=0.3 / rows,
         )
-        for result, place in zip(drawable, places, strict=True):
-            errors += _draw(figure, look, result, place)
+        for index, result in enumerate(drawable):
+            errors += _draw(figure, look, result, {"row": index // columns + 1, "col": index % columns + 1})
         figure.data[0].showlegend = True
         look.legend(figure)
         figure.update_xaxes(title="Trial")
@@ -56,14 +58,17 @@ class History(Picture):
         )
 
 
-def _draw(figure: Figure, look: Look, result: CombinationResult, place: Mapping[str, int]) -> list[float]:
+def _draw(figure: Figure, look: Look, result: CombinationResult, panel: Mapping[str, int]) -> list[float]:
     """The panel of one combination; returns the errors of its trials, in percent."""
     trials = result.trials(TrialState.COMPLETE)
+    numbers = np.array([trial.number for trial in trials], dtype=np.int32)
     values = np.array([trial.value for trial in trials])
     errors = np.array([error(value, validated_on(result)) for value in values])
+    ranks = np.array([rank_tick(result, trial.params["rank"]) for trial in trials])
+    inits = np.array([trial.params["init"] for trial in trials])
     figure.add_scatter(
-        x=np.array([trial.number for trial in trials], dtype=np.int32),
-        y=np.array(list(accumulate(errors, min)), dtype=np.float32),
+        x=numbers,
+        y=np.minimum.accumulate(errors).astype(np.float32),
         customdata=np.maximum.accumulate(values).astype(np.float32),
         mode="lines",
         line={"color": NEUTRAL, "width": 2, "shape": "hv"},
@@ -71,22 +76,20 @@ def _draw(figure: Figure, look: Look, result: CombinationResult, place: Mapping[
         legendgroup="best so far",
         showlegend=False,
         hovertemplate="best so far: %{customdata:.2%}<extra></extra>",
-        **place,
+        **panel,
     )
-    own = defaultdict[str, list[tuple[FrozenTrial, float]]](list)
-    for trial, y in zip(trials, errors, strict=True):
-        own[trial.params["init"]].append((trial, y))
-    for init, drawn in own.items():
+    for init in dict.fromkeys(inits.tolist()):
+        chosen = inits == init
         figure.add_scatter(
-            x=np.array([trial.number for trial, _ in drawn], dtype=np.int32),
-            y=np.array([y for _, y in drawn], dtype=np.float32),
-            text=[rank_tick(result, trial.params["rank"]) for trial, _ in drawn],
-            customdata=np.array([trial.value for trial, _ in drawn], dtype=np.float32),
+            x=numbers[chosen],
+            y=errors[chosen].astype(np.float32),
+            text=ranks[chosen].tolist(),
+            customdata=values[chosen].astype(np.float32),
             mode="markers",
             hovertemplate=f"trial %{{x}}, {rank_word([result])} %{{text}}<br>%{{customdata:.2%}}<extra></extra>",
             **look.trace(result.label, init, 7),
-            **place,
+            **panel,
         )
     last = trials[-1].number
-    figure.update_xaxes(whole_steps(last), tickangle=0, range=[-0.03 * last - 0.5, 1.03 * last + 0.5], **place)
+    figure.update_xaxes(whole_steps(last), tickangle=0, range=[-0.03 * last - 0.5, 1.03 * last + 0.5], **panel)
     return errors.tolist()  # type: ignore[no-any-return]

@@ -124,26 +124,18 @@ def finish(
     names = [trace.name for trace in figure.data if trace.name and trace.showlegend is not False]
     names += [shape.name for shape in figure.layout.shapes if shape.showlegend]
     legend = _legend_height(names, max(min_width, PHONE) - 100) if len(names) > 1 else 0
+    corner = {"xanchor": "left", "yanchor": "top"}
+    entries = {"traceorder": "normal", "maxheight": 1, "itemwidth": 36, "font": {"size": 12}}
     figure.update_layout(
         template=None,
-        title={"text": title, "x": 0.01, "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top"},
+        title={**corner, "text": title, "x": 0.01, "y": 1, "yref": "container", "pad": {"t": 14}},
+        title_subtitle_text=short(subtitle, 400) or None,
         height=height + legend,
         margin={"l": 60, "r": 20, "t": top, "b": below},
         # Plotly adds room for it below the axis, as the width of the figure requires.
-        legend={
-            "orientation": "h",
-            "y": -below / (height - top - below - 4),
-            "yanchor": "top",
-            "x": 0,
-            "xanchor": "left",
-        },
+        legend={**corner, **entries, "orientation": "h", "x": 0, "y": -below / (height - top - below - 4)},
         meta={"min_width": min_width},
     )
-    figure.update_layout(
-        title_pad={"t": 14}, legend={"traceorder": "normal", "maxheight": 1, "itemwidth": 36, "font_size": 12}
-    )
-    if subtitle:
-        figure.update_layout(title_subtitle_text=short(subtitle, 400))
     figure.update_xaxes(showline=True, ticks="outside")
     figure.update_yaxes(showline=True, ticks="outside")
     return figure
@@ -157,7 +149,7 @@ def _legend_height(names: Sequence[str], width: int) -> int:
 
 def on_white(figure: Figure) -> Figure:
     """A picture without a page around it: dark on white."""
-    ground = {"paper_bgcolor": LIGHT_SCHEME.ground, "plot_bgcolor": LIGHT_SCHEME.ground}
+    ground = {"paper_bgcolor": LIGHT_SCHEME["ground"], "plot_bgcolor": LIGHT_SCHEME["ground"]}
     return figure.update_layout(template={"layout": {**LIGHT, **ground}})
 
 
@@ -165,9 +157,3 @@ def alone(figure: Figure) -> Figure:
     """A picture for the dashboard: dark on white, low and wide, with the legend on the right."""
     legend = {"orientation": "v", "x": 1.01, "y": 1, "xanchor": "left", "yanchor": "top"}
     return on_white(figure).update_layout(height=ALONE, legend=legend)
-
-
-def panels(count: int, most: int = 3) -> tuple[int, list[dict[str, Any]]]:
-    """The number of columns for ``count`` panels, and the row and column of each panel."""
-    columns = min(count, most)
-    return columns, [{"row": place // columns + 1, "col": place % columns + 1} for place in range(count)]
