@@ -17,7 +17,7 @@ from pipeline.compress.targets import find_targets
 from pipeline.compress.weight import DenseWeight
 from pipeline.config.registry import OPTIMIZERS
 from pipeline.task.parts import TensorPart
-from pipeline.train.cut.program import Program, make_program, whole
+from pipeline.train.cut.program import Program, make_program
 from pipeline.train.lane import Lane
 from pipeline.train.loop import train_epoch
 from pipeline.train.recipe import Recipe
@@ -118,7 +118,7 @@ def setting(
     images = torch.randn(80, 2, 6, 6, dtype=dtype) + labels[:, None, None, None]
     own = Setting(compressed, model, TensorPart(images[:50], labels[:50]), TensorPart(images[50:], labels[50:]), None)
     probes = [[(own.lane(rank).parameters, alpha) for alpha in (1.0, 2.0)] for rank in (1, 2)]
-    cut, uncut = make_program(compressed.model, Lora(), probes, images[:3]), whole(compressed.model, Lora())
+    cut, uncut = make_program(compressed.model, Lora(), probes, images[:3]), Program(compressed.model, Lora())
     own.program = cut if cached else uncut
     assert (own.program.cut is not None) == cached
     return own

@@ -15,7 +15,7 @@ from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel
 from pipeline.errors import SpecError
 from pipeline.task.parts import TensorPart
-from pipeline.train.cut.program import Program, make_program, whole
+from pipeline.train.cut.program import Program, make_program
 from pipeline.train.rows import image_rows
 
 
@@ -119,7 +119,7 @@ def test_rows_hold_the_inputs_of_the_lanes_and_leave_the_images_unchanged():
 
 def test_a_whole_program_takes_images_as_they_are():
     model, images = made(lambda m, x: m.c(m.b(m.a(x))))
-    program = whole(model, Lora(), "the test said so")
+    program = Program(model, Lora(), why="the test said so")
     assert program.inputs(images) == (images,)
     assert (program.why, program.stacks, program.without_lanes(model)) == ("the test said so", True, model)
 

@@ -56,51 +56,48 @@ def cut(model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) -> Cu
     Raises:
         CannotCutError: The calls cannot be traced, or do not allow a cut.
     """
-    return _Cutter(Calls(model, layers, images)).cut()
+    return _Cutter(model, layers, images).cut()
 
 
-class _Cutter:
-    def __init__(self, calls: Calls) -> None:
-        self.calls = calls
-
+class _Cutter(Calls):
     def cut(self) -> Cut:
-        output = self.calls.nodes[-1]
-        if output.all_input_nodes != [output.args[0]] or output.args[0] not in self.calls.of_lane:
+        output = self.nodes[-1]
+        if output.all_input_nodes != [output.args[0]] or output.args[0] not in self.of_lane:
             raise CannotCutError("its output is not one tensor that a trained layer reaches")
-        trained = [node for node in self.calls.nodes if self.calls.is_trained(node)]
+        trained = [node for node in self.nodes if self.is_trained(node)]
         for node in trained:
-            if node.kwargs or len(node.args) != 1:
+            if node.kwargs or len(node.args) != 1 or node.args[0] not in node.all_input_nodes:
                 raise CannotCutError(f"its layer '{node.target}' is not called with one tensor")
-        for node in self.calls.nodes:
-            if node.op == "get_attr" and str(node.target).rpartition(".")[0] in self.calls.layers:
+        for node in self.nodes:
+            if node.op == "get_attr" and str(node.target).rpartition(".")[0] in self.layers:
                 raise CannotCutError(f"it reads '{node.target}' of a trained layer directly")
         needed = self._needed()
         frontier = self._frontier(needed)
-        bases = [node for node in trained if self.calls.is_shared(_input(node))]
-        root = _with_lane_layers(self.calls.model, self.calls.layers)
+        bases = [node for node in trained if self.is_shared(node.all_input_nodes[0])]
+        root = copy_sharing_tensors(self.model)
+        for name, layer in self.layers.items():
+            root.set_submodule(name, layer)
         stem = None
-        if frontier != [self.calls.images]:
-            stem = fx.GraphModule(self.calls.model, self._stage([self.calls.images], frontier))
-        shared, inputs = self._shared(frontier, needed, bases)
+        if frontier != [self.images]:
+            stem = fx.GraphModule(self.model, self._stage([self.images], frontier))
         state = stem.state_dict() if stem is not None else {}
+        calls = self._stage(frontier, [output.args[0]])
         return Cut(
             stem=stem,
-            shared=fx.GraphModule(root, shared),
-            tail=fx.GraphModule(root, self._tail(inputs, bases)),
-            without_lanes=functools.partial(
-                _with_calls, traced=self.calls.model, graph=self._stage(frontier, [output.args[0]], whole=True)
-            ),
-            names=tuple("images" if node is self.calls.images else str(node) for node in frontier),
+            shared=fx.GraphModule(root, self._stage(frontier, needed, bases)),
+            tail=fx.GraphModule(root, self._tail(needed, bases)),
+            without_lanes=functools.partial(_with_calls, traced=self.model, graph=calls),
+            names=tuple("images" if node is self.images else str(node) for node in frontier),
             state={name: tensor for name, tensor in state.items() if not name.startswith(CONSTANT)},
         )
 
     def _needed(self) -> list[fx.Node]:
         """Shared tensors that lane-specific calls take as inputs, in the order of the calls."""
-        inputs = {source for node in self.calls.of_lane for source in node.all_input_nodes}
-        needed = [node for node in self.calls.nodes if node in inputs and self.calls.is_shared(node)]
+        inputs = {source for node in self.of_lane for source in node.all_input_nodes}
+        needed = [node for node in self.nodes if node in inputs and self.is_shared(node)]
         for node in needed:
-            rows, fewer = self.calls.values[node], self.calls.fewer[node]
-            if (len(rows), len(fewer)) != (self.calls.n, self.calls.n - 1):
+            rows, fewer = self.values[node], self.fewer[node]
+            if (len(rows), len(fewer)) != (self.n, self.n - 1):
                 raise CannotCutError("the output of its frozen layers does not have one row per image")
             if not alike(rows[:-1], fewer):
                 raise CannotCutError("the output of its frozen layers for an image depends on the other images")
@@ -109,11 +106,11 @@ class _Cutter:
     def _frontier(self, needed: Sequence[fx.Node]) -> list[fx.Node]:
         """The features: the needed tensors, except those that follow cheaply from the other ones."""
         ancestors = set[fx.Node]()
-        for node in reversed(self.calls.nodes):
+        for node in reversed(self.nodes):
             if node in needed or any(user in ancestors for user in node.users):
                 ancestors.add(node)
-        if not any(self.calls.is_costly(node) for node in ancestors if node not in self.calls.of_lane):
-            return [self.calls.images]
+        if not any(self.is_costly(node) for node in ancestors if node not in self.of_lane):
+            return [self.images]
         frontier = list(needed)
         for node in reversed(needed):
             rest = [other for other in frontier if other is not node]
@@ -123,129 +120,89 @@ class _Cutter:
 
     def _is_cheap(self, node: fx.Node, given: Sequence[fx.Node]) -> bool:
         """Whether a value can be computed from the ``given`` ones without a costly call."""
-        ancestors, calls = {node}, self.calls
-        for call in reversed(calls.nodes):
-            if call not in ancestors or call in given or call not in calls.of_images or calls.is_size(call):
+        ancestors = {node}
+        for call in reversed(self.nodes):
+            if call not in ancestors or call in given or call not in self.of_images or self.is_size(call):
                 continue
-            if call is calls.images or calls.is_costly(call) or call in calls.in_place:
+            if call is self.images or self.is_costly(call) or call in self.in_place:
                 return False
             ancestors |= set(call.all_input_nodes)
         return True
 
-    def _stage(self, given: Sequence[fx.Node], wanted: Sequence[Any], *, whole: bool = False) -> fx.Graph:
-        """The graph of the calls from ``given`` to ``wanted`` values.
-
-        Args:
-            given: The values that the graph takes.
-            wanted: The values that it returns, as a tuple.
-            whole: Whether it returns the only wanted value itself instead.
-        """
+    def _stage(self, given: Sequence[fx.Node], wanted: Sequence[Any], bases: Sequence[fx.Node] = ()) -> fx.Graph:
+        """The graph from ``given`` values to ``wanted`` ones and the frozen products of ``bases``, as a tuple."""
         graph = fx.Graph()
         copies: dict[fx.Node, Any] = {node: graph.placeholder(str(node)) for node in given}
         first, between = copies[given[0]], self._between(given, wanted)
-        if not self.calls.in_place.isdisjoint(between):  # the given tensors may be mapped from disk, or used again
+        if not self.in_place.isdisjoint(between):  # the given tensors may be mapped from disk, or used again
             copies = {node: graph.call_method("clone", (placeholder,)) for node, placeholder in copies.items()}
         for node in between:
-            if self.calls.is_size(node):
+            if self.is_size(node):
                 copies[node] = self._size(graph, node, 1, first)
             else:
                 copies[node] = graph.node_copy(node, lambda source: copies[source])
-        graph.output(copies[wanted[0]] if whole else tuple(copies[node] for node in wanted))
+        products = [graph.call_module(f"{node.target}.frozen", (copies[node.all_input_nodes[0]],)) for node in bases]
+        graph.output((*(copies[node] for node in wanted), *products))
         return graph
 
     def _between(self, given: Sequence[fx.Node], wanted: Sequence[fx.Node]) -> list[fx.Node]:
         """The calls that ``wanted`` depends on beyond ``given``, in their order."""
         ancestors = set(wanted) - set(given)
-        for node in reversed(self.calls.nodes):
-            if node in ancestors and not self.calls.is_size(node):
+        for node in reversed(self.nodes):
+            if node in ancestors and not self.is_size(node):
                 ancestors |= set(node.all_input_nodes) - set(given)
-        if self.calls.images in ancestors:
+        if self.images in ancestors:
             raise CannotCutError("a layer after its trained ones reads the images again")
-        return [node for node in self.calls.nodes if node in ancestors]
+        return [node for node in self.nodes if node in ancestors]
 
-    def _shared(
-        self, frontier: Sequence[fx.Node], needed: Sequence[fx.Node], bases: Sequence[fx.Node]
-    ) -> tuple[fx.Graph, list[fx.Node]]:
-        """The graph from features to the inputs of the tail, and the calls whose values those inputs are.
-
-        Args:
-            frontier: The features.
-            needed: Shared tensors that lane-specific calls take.
-            bases: Trained layers with a shared input; their frozen products are inputs of the tail too.
-        """
-        graph = self._stage(frontier, needed)
-        output = next(iter(reversed(graph.nodes)))
-        copies = dict(zip(needed, output.args[0], strict=True))
-        with graph.inserting_before(output):
-            products = [graph.call_module(f"{node.target}.frozen", (copies[_input(node)],)) for node in bases]
-        output.args = ((*output.args[0], *products),)
-        return graph, [*needed, *bases]
-
-    def _tail(self, inputs: Sequence[fx.Node], bases: Sequence[fx.Node]) -> fx.Graph:
-        """The graph of the lane-specific calls, from lanes and the outputs of ``shared`` to logits.
-
-        Args:
-            inputs: The calls whose values the graph takes.
-            bases: Those of them that are trained layers; the graph takes their frozen products.
-        """
+    def _tail(self, needed: Sequence[fx.Node], bases: Sequence[fx.Node]) -> fx.Graph:
+        """The graph of the lane-specific calls, from lanes and the outputs of ``shared`` to logits."""
         graph = fx.Graph()
         lanes = graph.placeholder("lanes")
-        given = {node: graph.placeholder(f"{node}_product" if node in bases else str(node)) for node in inputs}
+        given = {node: graph.placeholder(str(node)) for node in needed}
+        products = {node: graph.placeholder(f"{node}_product") for node in bases}
         count, layers = (graph.call_function(getattr, (lanes, name)) for name in ("count", "layers"))
         copies: dict[fx.Node, Any] = {}
 
         def operand(node: fx.Node) -> Any:
             if node not in copies:
-                if self.calls.is_shared(node):
+                if self.is_shared(node):
                     copies[node] = graph.call_function(repeat_for_lanes, (given[node], count))
-                elif node not in self.calls.of_images:  # parameters, and values computed from them alone
+                elif node not in self.of_images:  # parameters, and values computed from them alone
                     copies[node] = graph.node_copy(node, operand)
                 else:
                     copies[node] = self._size(graph, node, count, next(iter(given.values())))
             return copies[node]
 
-        for node in self.calls.nodes:
-            if node not in self.calls.of_lane:
+        for node in self.nodes:
+            if node not in self.of_lane:
                 continue
-            if not self.calls.is_trained(node):
+            if not self.is_trained(node):
                 copies[node] = graph.node_copy(node, operand)
                 continue
-            x, shared = _input(node), node in bases
-            entering = given[x] if shared else operand(x)
+            (x,) = node.all_input_nodes
+            entering = given[x] if node in bases else operand(x)
             stacks = graph.call_function(operator.getitem, (layers, str(node.target)))
-            copies[node] = graph.call_module(str(node.target), (entering, given[node] if shared else None, stacks))
+            copies[node] = graph.call_module(str(node.target), (entering, products.get(node), stacks))
         return graph
 
     def _size(self, graph: fx.Graph, node: fx.Node, count: fx.Node | int, first: fx.Node) -> Any:
-        """A number or tuple from a shape, as traced, with the number of images replaced by the number of rows.
-
-        Args:
-            graph: The graph that uses it.
-            node: The call that returned it.
-            count: Lanes per image, or the graph's node of it.
-            first: A tensor of the graph with one row per image.
-        """
+        """A number or tuple from a shape, with the number of images replaced by ``count`` rows for each of ``first``."""
 
         def replaced(value: Any, fewer: Any) -> Any:
             if isinstance(value, tuple) and isinstance(fewer, tuple) and len(value) == len(fewer):
                 return tuple(map(replaced, value, fewer))
             if isinstance(value, int | float | bool | str | torch.dtype | torch.device | None) and value == fewer:
                 return value
-            if (value, fewer) == (self.calls.n, self.calls.n - 1):
+            if (value, fewer) == (self.n, self.n - 1):
                 return graph.call_function(rows_of, (first, count))
             raise CannotCutError(f"it computes {node} from its input, which cannot be separated by lane")
 
-        return replaced(self.calls.values.get(node), self.calls.fewer.get(node))
+        return replaced(self.values.get(node), self.fewer.get(node))
 
 
 CONSTANT = "_tensor_constant"
 """Prefix that ``fx`` gives the names of tensors that a forward creates."""
-
-
-def _input(node: fx.Node) -> fx.Node:
-    """The input of a trained layer."""
-    (x,) = node.all_input_nodes
-    return x
 
 
 def rows_of(first: Tensor, count: int) -> int:
@@ -253,16 +210,10 @@ def rows_of(first: Tensor, count: int) -> int:
     return len(first) * count
 
 
-def _with_calls(model: nn.Module, traced: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+def _with_calls(model: nn.Module, traced: nn.Module, graph: fx.Graph) -> Callable[..., Tensor]:
     root = copy_sharing_tensors(model)
     for node in graph.nodes:  # tensors that a forward creates are held by the traced model
         if node.op == "get_attr" and str(node.target).startswith(CONSTANT):
             setattr(root, str(node.target), getattr(traced, str(node.target)))
-    return fx.GraphModule(root, graph)
-
-
-def _with_lane_layers(model: nn.Module, layers: Mapping[str, LaneLayer]) -> nn.Module:
-    root = copy_sharing_tensors(model)
-    for name, layer in layers.items():
-        root.set_submodule(name, layer)
-    return root
+    module = fx.GraphModule(root, graph)
+    return lambda *features: module(*features)[0]

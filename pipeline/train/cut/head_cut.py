@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from pipeline.adapt.lanes import LaneLayer, Lanes
 from pipeline.compress.layers import copy_sharing_tensors
 from pipeline.train.cut.graph import Cut
-from pipeline.train.cut.trace import CannotCutError, alike
+from pipeline.train.cut.trace import CannotCutError, alike, models_code
 
 
 class _Trunk(nn.Module):
@@ -44,7 +44,10 @@ def cut_head(model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) 
         raise CannotCutError("several layers are trained")
     ((name, layer),) = layers.items()
     trunk = _Trunk(model, name)
-    _refuse_decisions(trunk, images)
+    # Fake tensors have shapes and no values, so that any decision by a value raises.
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with models_code("values decide what it computes"), fake, torch.no_grad():
+        trunk(fake.from_tensor(images))
     with torch.no_grad():
         (features,), (fewer,) = trunk(images), trunk(images[:-1])
         if not alike(features[:-1], fewer):
@@ -67,13 +70,3 @@ def cut_head(model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) 
         names=(f"input of {name}",),
         state=trunk.model.state_dict(),
     )
-
-
-def _refuse_decisions(trunk: nn.Module, images: Tensor) -> None:
-    """Run the trunk on fake tensors, which have shapes and no values, so that any decision by a value raises."""
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-            trunk(mode.from_tensor(images))
-    except Exception as error:
-        # The model's code runs here, and may raise anything.
-        raise CannotCutError("values decide what it computes") from error

@@ -1,7 +1,7 @@
 """How lanes compute their logits: with the stages of a cut model, or with the whole model if it cannot be cut."""
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.adapt.contract import Adapter
-from pipeline.adapt.lanes import Lanes, attach, container_parameters, repeat_for_lanes
+from pipeline.adapt.lanes import Lanes, attach, container_parameters, joined, repeat_for_lanes
 from pipeline.compress.layers import copy_sharing_tensors
 from pipeline.errors import SpecError
 from pipeline.train.cut.graph import Cut, cut
@@ -27,15 +27,14 @@ class Program:
 
     Args:
         model: The compressed model, on its device.
-        adapter: The adapter that is trained.
-        cut: The stages of the model; ``None`` if it cannot be cut.
+        cut: The stages of the model; ``None`` if the whole model runs for every image.
         why: Why it cannot be cut, in words.
         stacks: Whether several lanes may share one forward pass.
     """
 
     model: nn.Module
     adapter: Adapter
-    cut: Cut | None
+    cut: Cut | None = None
     why: str = ""
     stacks: bool = True
 
@@ -43,16 +42,12 @@ class Program:
         """The function from the tensors of ``rows`` to the logits of some lanes."""
         if self.cut is not None:
             return functools.partial(self._compiled_tail if compiled else self.cut.tail, lanes)
-        apart = container_parameters(self.model, lanes)
-        models = [self._with_lanes(group) for group in (lanes.one_by_one() if apart else [lanes])]
-        if not apart:
-            return lambda images: models[0](repeat_for_lanes(images, lanes.count))
-        return lambda images: torch.cat([model(repeat_for_lanes(images, 1)) for model in models])
-
-    def _with_lanes(self, lanes: Lanes) -> nn.Module:
-        model = copy_sharing_tensors(self.model)
-        attach(model, self.adapter, lanes)
-        return model
+        groups = list(lanes.one_by_one()) if container_parameters(self.model, lanes) else [lanes]
+        models = [copy_sharing_tensors(self.model) for _ in groups]
+        for model, group in zip(models, groups, strict=True):
+            attach(model, self.adapter, group)
+        count = groups[0].count
+        return lambda images: joined([model(repeat_for_lanes(images, count)) for model in models])
 
     @functools.cached_property
     def _compiled_tail(self) -> Any:
@@ -67,12 +62,9 @@ class Program:
         return shared
 
     def rows(self, source: Rows, device: str = "cpu", limit: int = HELD) -> Rows:
-        """The inputs of a bound function, from the rows of the stem's features.
+        """The inputs of a bound function, from rows of the stem's features, or of the images if there is no stem.
 
-        Args:
-            source: The features; the images if there is no stem.
-            device: The device to hold the inputs on.
-            limit: The most bytes to hold in memory; larger inputs are computed per batch.
+        Inputs of at most ``limit`` bytes are held in memory, larger ones are computed per batch.
         """
         rows = source
         if self.cut is not None:
@@ -90,21 +82,16 @@ class Program:
         theirs, ours = (
             {name: tensor.shape for name, tensor in tensors.items()} for tensors in (state, self.model.state_dict())
         )
-        return theirs == ours and all(name in state and same(tensor, state[name]) for name, tensor in stem.items())
+        return theirs == ours and all(name in state and _same(tensor, state[name]) for name, tensor in stem.items())
 
     def without_lanes(self, model: nn.Module) -> Logits:
         """The function from the stem's features to the logits of a model with the same calls and no lanes."""
         return model if self.cut is None else self.cut.without_lanes(model)
 
 
-def same(one: Tensor, other: Tensor) -> bool:
+def _same(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors have equal entries; tensors of one memory do without a comparison."""
     return one.shape == other.shape and (one.data_ptr() == other.data_ptr() or torch.equal(one, other))
-
-
-def whole(model: nn.Module, adapter: Adapter, why: str = "", *, stacks: bool = True) -> Program:
-    """The program that runs the whole model for every image; see ``Program`` for ``why`` and ``stacks``."""
-    return Program(model, adapter, None, why, stacks)
 
 
 Probe = tuple[Mapping[str, Tensor], float]
@@ -126,10 +113,14 @@ def make_program(
     Raises:
         SpecError: The model reads the weight of a trained layer directly.
     """
-    lanes = Lanes([(_stacked([lane for lane, _ in stack]), [alpha for _, alpha in stack]) for stack in probes])
-    alone = [
-        whole(model, adapter).bind(Lanes([(_stacked([lane]), [alpha])])) for stack in probes for lane, alpha in stack
-    ]
+    stacks = []
+    for stack in probes:
+        parameters = {name: torch.stack([lane[name] for lane, _ in stack]) for name in stack[0][0]}
+        stacks.append((parameters, [alpha for _, alpha in stack]))
+    lanes, program_of = Lanes(stacks), functools.partial(Program, model, adapter)
+    if not lanes.layers:
+        return program_of(why="nothing is trained")
+    alone = [program_of().bind(lane) for lane in lanes.one_by_one()]
     try:
         with torch.no_grad():
             expected = torch.cat([logits(images) for logits in alone])
@@ -148,28 +139,20 @@ def make_program(
         close = 1e-3 * float(expected.abs().max())
         return logits.shape == expected.shape and torch.allclose(logits, expected, rtol=1e-3, atol=close)
 
-    if not lanes.layers:
-        return whole(model, adapter, "nothing is trained")
     apart = container_parameters(model, lanes)
     if apart:
-        return whole(model, adapter, f"it trains '{apart[0]}', which belongs to no single layer")
+        return program_of(why=f"it trains '{apart[0]}', which belongs to no single layer")
     layers = {name: adapter.layer(model.get_submodule(name), of[0].parameters) for name, of in lanes.layers.items()}
     reasons = [why_not] if why_not else []
     for make_cut in () if why_not else (cut, cut_head):
         try:
-            program = Program(model, adapter, make_cut(model, layers, images))
+            program = program_of(cut=make_cut(model, layers, images))
             if agrees(program):
                 return program
             reasons.append("its stages give other outputs")
         except (CannotCutError, RuntimeError) as error:
             reasons.append(str(error).partition("\n")[0])
-    why = reasons[0]
     try:
-        return whole(model, adapter, why, stacks=agrees(whole(model, adapter)))
+        return program_of(why=reasons[0], stacks=agrees(program_of()))
     except RuntimeError:
-        return whole(model, adapter, why, stacks=False)
-
-
-def _stacked(lanes: Collection[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    first = next(iter(lanes))
-    return {name: torch.stack([lane[name] for lane in lanes]) for name in first}
+        return program_of(why=reasons[0], stacks=False)

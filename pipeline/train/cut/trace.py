@@ -2,7 +2,8 @@
 
 import inspect
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +17,18 @@ COSTLY = ("matmul", "mm", "einsum", "attention", "conv", "linear")
 
 class CannotCutError(Exception):
     """The model cannot be cut; the message says why."""
+
+
+@contextmanager
+def models_code(why: str) -> Iterator[None]:
+    """Turn whatever the code of a model raises, but a lack of memory, into a ``CannotCutError``."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        first_line = str(error).partition("\n")[0]
+        raise CannotCutError(f"{why} ({type(error).__name__}: {first_line})") from error
 
 
 _TRACING = threading.Lock()
@@ -93,11 +106,8 @@ class Calls:
                 return values[n]
 
         values: dict[fx.Node, Any] = {}
-        try:
-            with torch.no_grad():
-                Recorder(self.model, graph=self.graph).run(images)
-        except Exception as error:
-            raise CannotCutError(f"its traced calls do not run ({_first_line(error)})") from error
+        with models_code("its traced calls do not run"), torch.no_grad():
+            Recorder(self.model, graph=self.graph).run(images)
         return values
 
     def is_trained(self, node: fx.Node) -> bool:
@@ -125,16 +135,8 @@ class Calls:
 def _trace(model: nn.Module, layers: Mapping[str, LaneLayer]) -> fx.Graph:
     _, *others = inspect.signature(model.forward).parameters.values()
     defaults = {other.name: other.default for other in others if other.default is not other.empty}
-    try:
-        with _TRACING:
-            return _Tracer(layers).trace(model, concrete_args=defaults)
-    except Exception as error:
-        # The model's code runs on proxies here, and may raise anything.
-        raise CannotCutError(f"its calls cannot be traced ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    with models_code("its calls cannot be traced"), _TRACING:
+        return _Tracer(layers).trace(model, concrete_args=defaults)
 
 
 def alike(one: Tensor, other: Tensor) -> bool:
