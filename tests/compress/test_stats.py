@@ -1,5 +1,6 @@
 import pytest
 import torch
+from layer_starts import inputs_of
 from moments import random_stats
 from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
@@ -158,3 +159,12 @@ def test_sensitivities_are_gathered_once_from_the_same_images_of_the_training_pa
     first = statistics.sensitivity(["0", "1"])
     assert statistics.sensitivity(["1"])["1"] == first["1"] > 0
     assert [order.tolist() for order in part.orders] == [part.orders[0].tolist()] * 2
+
+
+def test_the_roots_of_a_second_moment_are_those_of_its_damped_form():
+    stats = inputs_of(7)
+    root, inverse_root = stats.roots
+    torch.testing.assert_close(root @ root.T, stats.damped())
+    torch.testing.assert_close(root @ inverse_root, torch.eye(7, dtype=torch.float64), rtol=1e-8, atol=1e-8)
+    assert stats.eigen is stats.eigen
+    assert bool((stats.eigen[0] > 0).all())

@@ -66,7 +66,10 @@ def mlp() -> nn.Module:
 
 
 def resnet() -> nn.Module:
-    return timm.create_model("test_resnet", num_classes=3, zero_init_last=False)
+    """All kinds of blocks, and so narrow that decomposing every layer is quick."""
+    return timm.create_model(
+        "test_resnet", num_classes=3, zero_init_last=False, channels=(16, 24, 16, 24), stem_width=8
+    )
 
 
 def vit() -> nn.Module:
