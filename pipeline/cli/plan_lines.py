@@ -22,27 +22,22 @@ def plan_lines(table: dict[str, Any]) -> list[Text]:
 
 def _whole(table: dict[str, Any]) -> list[Text]:
     """The study: its name, and the totals of all combinations."""
-    parts = ", ".join(f"{count:,} {part}" for part, count in table["parts"].items())
-    cells = sum(combination["cells"] for combination in table["combinations"])
+    combinations = table["combinations"]
+    cells = counted(sum(combination["cells"] for combination in combinations), "cell")
     baseline = "ready" if table["trained_baseline"] else "will be trained first, which the time leaves out"
+    time = f"about {duration(table['seconds'])}"
+    if table["seeds"] > 1:
+        seconds = sum(combination["seed_seconds"] for combination in combinations)
+        time += f", {duration(seconds)} of it for the winners' {counted(table['seeds'] - 1, 'other seed')}"
     facts = {
-        "trials": f"{table['trials']:,} in {counted(cells, 'cell')} of "
-        f"{counted(len(table['combinations']), 'combination')}",
-        "images": parts,
+        "trials": f"{table['trials']:,} in {cells} of {counted(len(combinations), 'combination')}",
+        "images": ", ".join(f"{count:,} {part}" for part, count in table["parts"].items()),
         "baseline": f"{baseline}; {readable_bytes(table['dense_bytes'])}",
-        "time": f"about {duration(table['seconds'])}{_again_text(table)}",
+        "time": time,
         "memory": f"about {readable_bytes(table['memory_bytes'])}",
         "disk": f"about {readable_bytes(table['disk_bytes'])}",
     }
     return [Text(f"study {table['study']}", style="bold"), *_facts(facts)]
-
-
-def _again_text(table: dict[str, Any]) -> str:
-    """The part of the time for training the winners under other seeds."""
-    seconds = sum(combination["seed_seconds"] for combination in table["combinations"])
-    if table["seeds"] == 1:
-        return ""
-    return f", {duration(seconds)} of it for the winners' {counted(table['seeds'] - 1, 'other seed')}"
 
 
 def _combination(combination: dict[str, Any], table: dict[str, Any]) -> list[Text]:
@@ -53,11 +48,10 @@ def _combination(combination: dict[str, Any], table: dict[str, Any]) -> list[Tex
         "layers": f"{len(combination['layers']):,}",
         "time": f"about {duration(combination['seconds'])}",
         "cache": combination["cache"]["said"] + _cache_text(combination["cache"]),
-        "one pass": ", ".join(f"{counted(own, 'trial')} of batch {batch}" for batch, own in lanes.items()),
+        "one pass": ", ".join(f"{counted(count, 'trial')} of batch {batch}" for batch, count in lanes.items()),
         "disk": f"about {readable_bytes(combination['disk_bytes'])}",
     }
-    dense = combination["ranks"][0]["dense"]
-    if dense:
+    if dense := combination["ranks"][0]["dense"]:
         facts["dense"] = f"would not shrink, or are trained whole: {', '.join(dense)}"
     if combination["sized_by_values"] and not ready:
         facts["sizes"] = "follow from the weights' values: those of the trained baseline will be others"
@@ -79,7 +73,7 @@ def _facts(facts: dict[str, str]) -> list[Text]:
     for name, value in facts.items():
         first, *rest = textwrap.wrap(value, WIDTH - wide - 4, break_on_hyphens=False)
         lines.append(Text("  ").append(f"{name:<{wide}}", style="dim").append(f"  {first}"))
-        lines += [Text(" " * (wide + 4) + each) for each in rest]
+        lines += [Text(" " * (wide + 4) + line) for line in rest]
     return lines
 
 
@@ -87,36 +81,33 @@ def _sizes(combination: dict[str, Any]) -> list[Text]:
     """One row per rank or budget."""
     allocation = combination["allocation"]
     names = [allocation["unit"] if allocation else "rank", "trained", "bytes", "smaller", "layers", "MACs"]
-    rows = [[Text(name, style="dim") for name in names]]
+    rows = []
     for plan in combination["ranks"]:
         ratios = [f"{plan[key]:.2f}x" for key in ("ratio", "layer_ratio", "macs_ratio")]
         rank = f"{plan['rank']:,}" if plan["rank"] else "-"
-        rows.append([Text(each) for each in (rank, f"{plan['trainable']:,}", f"{plan['bytes']:,}", *ratios)])
-    return [Text("  ").append(line) for line in aligned(rows)]
+        rows.append([rank, f"{plan['trainable']:,}", f"{plan['bytes']:,}", *ratios])
+    return [Text("  ").append(line) for line in aligned(names, rows)]
 
 
 def _notes(combination: dict[str, Any]) -> list[Text]:
-    """Layers whose rank is clipped or whose adapter is larger than the weight, per rank."""
+    """Layers whose rank is clipped or whose adapter is larger than the weight, and how a budget is spread, per rank."""
     unit, notes = (combination["allocation"] or {}).get("unit"), list[str]()
     for plan in combination["ranks"]:
-        rank = rank_name(plan["rank"], unit)
-        clipped = ", ".join(f"{layer} takes {own}" for layer, own in plan["clipped"].items())
-        larger = ", ".join(plan["larger"])
-        notes += [f"{rank}: {clipped}"] if clipped else []
-        notes += [f"{rank}: adapters larger than the dense weight: {larger}"] if larger else []
-        notes += [f"{rank}: {_spread_text(plan['spread'])}"] if plan["spread"] else []
+        rank, spread = rank_name(plan["rank"], unit), plan["spread"]
+        if plan["clipped"]:
+            clipped = ", ".join(f"{layer} takes {most}" for layer, most in plan["clipped"].items())
+            notes.append(f"{rank}: {clipped}")
+        if plan["larger"]:
+            notes.append(f"{rank}: adapters larger than the dense weight: {', '.join(plan['larger'])}")
+        if spread:
+            taken = ", ".join(f"{layer} {most}" for layer, most in spread.items() if most)
+            without = ", ".join(layer for layer, most in spread.items() if not most)
+            notes.append(f"{rank}: ranks {taken or 'none'}" + (f"; no adapter: {without}" if without else ""))
     return [Text(line) for note in notes for line in _wrapped(note)]
 
 
 def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
-
-
-def _spread_text(ranks: dict[str, int]) -> str:
-    """The rank of each layer, and the layers without an adapter."""
-    taken = ", ".join(f"{name} {rank}" for name, rank in ranks.items() if rank)
-    none = ", ".join(name for name, rank in ranks.items() if not rank)
-    return f"ranks {taken or 'none'}" + (f"; no adapter: {none}" if none else "")
 
 
 def _allocation_text(allocation: dict[str, Any], *, ready: bool) -> str:
@@ -136,11 +127,12 @@ def _scores(scores: dict[str, Any], allocation: dict[str, Any] | None) -> list[T
         f"{scores['images']:,} validation images, relative error of the layers' outputs on "
         f"{scores['error_images']:,} training images"
     )
-    rows = [[Text(name, style="dim") for name in ("cell", "accuracy", "output error")]]
-    for cell in scores["cells"]:
-        numbers = (f"{cell['accuracy']:.4f}", f"{cell['output_error']:.4f}")
-        rows.append([Text(each) for each in (cell_name(cell["rank"], cell["init"], unit), *numbers)])
-    return [*map(Text, _wrapped(said)), *(Text("  ").append(line) for line in aligned(rows, left=[0]))]
+    rows = [
+        [cell_name(cell["rank"], cell["init"], unit), f"{cell['accuracy']:.4f}", f"{cell['output_error']:.4f}"]
+        for cell in scores["cells"]
+    ]
+    lines = aligned(["cell", "accuracy", "output error"], rows, left=[0])
+    return [*map(Text, _wrapped(said)), *(Text("  ").append(line) for line in lines)]
 
 
 def _cache_text(cache: dict[str, Any]) -> str:

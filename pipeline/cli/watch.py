@@ -8,8 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from pipeline.results.progress import Progress, progress_of
-from pipeline.terminal.live_display import LiveBoard
-from pipeline.terminal.live_table import View
+from pipeline.terminal.live_table import LiveBoard, View
 from pipeline.terminal.progress_lines import progress_line, trials_per_second
 from pipeline.terminal.text import terminal_of
 

@@ -4,15 +4,13 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 
 from rich.console import Console as Screen
 
 from pipeline.results.progress import Progress
 from pipeline.search.events import Events
-from pipeline.terminal.live_display import LiveBoard
-from pipeline.terminal.live_table import View
+from pipeline.terminal.live_table import LiveBoard, View
 from pipeline.terminal.progress_lines import cell_lines, progress_line, trials_per_second
 from pipeline.terminal.text import terminal_of
 
@@ -46,17 +44,13 @@ class Console(logging.Handler, Events):
     ) -> None:
         super().__init__()
         self._log, self._study, self._parts = log, study, dict(parts or {})
-        self._given = screen
+        self._screen = screen or terminal_of(sys.stderr)
         self._current = ""
         self._started, self._written = time.monotonic(), float("-inf")
         self._search_began, self._done_before = self._started, 0
         self._board: LiveBoard | None = None
         self._replaced: list[logging.Handler] = []
         self._level = logging.NOTSET
-
-    @cached_property
-    def _screen(self) -> Screen | None:
-        return self._given or terminal_of(sys.stderr)
 
     def __enter__(self) -> "Console":
         self._replaced = [handler for handler in PACKAGE.handlers if isinstance(handler, Console)]
@@ -94,20 +88,16 @@ class Console(logging.Handler, Events):
                 done = f"{progress.done}/{progress.budget} trials are stored"
                 logger.info(f"{combination}: {done}, none is left to train")
                 return
-        if self._screen is not None:
-            self._draw(self._screen)
+        if self._board is not None:
+            self._board.refresh()
+        elif self._screen is not None:
+            self._board = LiveBoard(self._screen, self.view)
+            self._board.start()
         if not progress.left or (progress.running and now - self._written > PLAIN_EVERY):
             self._written = now
             self._write_lines()
         if not progress.left:
             self.end_table()
-
-    def _draw(self, screen: Screen) -> None:
-        if self._board is None:
-            self._board = LiveBoard(screen, self.view)
-            self._board.start()
-        else:
-            self._board.refresh()
 
     def end_table(self) -> None:
         """Leave the live table on the screen as it is now."""

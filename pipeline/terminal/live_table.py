@@ -1,21 +1,19 @@
-"""The table of a running search: a heading, one row per cell, and one line per finished combination."""
+"""The live table of a search: a heading, one row per cell, and one line per finished combination."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from rich.console import Console as Screen
+from rich.console import Group
+from rich.control import Control
+from rich.live import Live
+from rich.segment import ControlType
 from rich.text import Text
 
 from pipeline.results.progress import CellProgress, Progress
-from pipeline.terminal.progress_lines import (
-    cell_row,
-    cell_table,
-    counts_text,
-    epoch_text,
-    rate_text,
-    seconds_for,
-    summary_text,
-)
-from pipeline.terminal.text import GAP
+from pipeline.terminal.progress_lines import cell_row, cell_table, counts_text, rate_text, seconds_for, summary_text
+from pipeline.terminal.text import GAP, can_show
 from pipeline.wording import duration
 
 BAR = 10
@@ -29,6 +27,10 @@ FEWEST = 3
 COLUMNS = ("rank", "init", "bar", "trials", "pruned", "failed", "running", "epoch", "best")
 OPTIONAL = ("bar", "running", "pruned", "failed", "epoch", "init")
 """Columns that are left out on a narrow terminal, in this order."""
+SOONEST = 0.25
+"""The least seconds between two drawings."""
+TICK = 1.0
+"""Seconds after which the table is drawn again in any case, because time passes and terminals are resized."""
 SIGNS = "━─✓·"
 ASCII = str.maketrans(SIGNS, "=-+|")
 """Replacements of the signs for terminals whose encoding lacks them."""
@@ -66,13 +68,9 @@ class View:
 
 
 def board(view: View, width: int, height: int | None, *, plain: bool = False) -> list[Text]:
-    """The lines of a view, as wide and as many as the terminal can show.
+    """The lines of a view for a terminal of ``width`` characters and ``height`` lines; None for a table of any length.
 
-    Args:
-        view: What is shown.
-        width: Characters of a line.
-        height: Lines of the terminal; None for a table of any length.
-        plain: Whether the terminal shows only ASCII.
+    ``plain`` is for terminals that show only ASCII.
     """
     heading = [Text()] if height is None or height >= ROOMY else []
     heading += _heading(view, width)
@@ -147,7 +145,7 @@ def _hidden_line(progress: Progress, shown: Sequence[CellProgress]) -> list[Text
 
 def _table(progress: Progress, cells: Sequence[CellProgress], width: int) -> list[Text]:
     """The column names and one row per cell, with as many columns as fit the width."""
-    rows = [{**cell_row(cell, progress), "bar": _bar(cell), "epoch": _epoch(cell, progress)} for cell in cells]
+    rows = [{**cell_row(cell, progress), "bar": _bar(cell)} for cell in cells]
     for omitted in range(len(OPTIONAL) + 1):
         columns = [column for column in COLUMNS if column not in OPTIONAL[:omitted]]
         lines = cell_table(columns, rows, progress, narrow=width < NARROW)
@@ -156,11 +154,50 @@ def _table(progress: Progress, cells: Sequence[CellProgress], width: int) -> lis
     return lines
 
 
-def _epoch(cell: CellProgress, progress: Progress) -> Text:
-    return Text(epoch_text(cell.epoch, progress.epochs)) if cell.running else Text("-", style="dim")
-
-
 def _bar(cell: CellProgress) -> Text:
     full = BAR if not cell.left else BAR * cell.done // cell.budget
     colour = "red" if not cell.left and cell.done < cell.budget else "green"
     return Text().append("━" * full, style=colour).append("─" * (BAR - full), style="dim")
+
+
+class LiveBoard:
+    """The table of a view at the foot of a terminal; lines are printed above it."""
+
+    def __init__(self, screen: Screen, view: Callable[[], View]) -> None:
+        self._screen, self._view = screen, view
+        self._plain = not can_show(SIGNS, screen.encoding)
+        self._drawn, self._widths, self._last = float("-inf"), list[int](), False
+        self._live = Live(console=screen, get_renderable=self._draw, refresh_per_second=1 / TICK, redirect_stdout=False)
+
+    def start(self) -> None:
+        self._live.start(refresh=True)
+
+    def refresh(self) -> None:
+        """Draw the table again, unless that was done less than ``SOONEST`` ago."""
+        if time.monotonic() - self._drawn >= SOONEST:
+            self._live.refresh()
+
+    def print_above(self, line: str) -> None:
+        self._screen.print(Text(line), soft_wrap=True)
+
+    def stop(self) -> None:
+        """Leave the whole table on the screen, and show the cursor again."""
+        self._last = True
+        try:
+            self._live.stop()
+        finally:  # a second Ctrl-C may have cut it short
+            self._screen.show_cursor(True)
+
+    def _draw(self) -> Group:
+        width, height = self._screen.size
+        if any(drawn > width for drawn in self._widths):
+            self._clear_wrapped(width)
+        lines = board(self._view(), width, None if self._last else height, plain=self._plain)
+        self._drawn, self._widths = time.monotonic(), [line.cell_len for line in lines]
+        return Group(*lines)
+
+    def _clear_wrapped(self, width: int) -> None:
+        """Clear the lines that a narrower terminal has wrapped; rich only clears as many lines as it has drawn."""
+        wrapped = sum(max(0, -(-drawn // width) - 1) for drawn in self._widths)
+        up = ((ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2)) * wrapped
+        self._screen.control(Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2), *up))

@@ -1,6 +1,7 @@
 """How far a search is, as lines and as a table; rates, and the time that remaining trials need."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from rich.text import Text
 
@@ -38,22 +39,23 @@ def progress_line(name: str, progress: Progress, rate: float | None, passed: flo
 
 def cell_lines(name: str, progress: Progress) -> list[str]:
     """One line per cell, for a combination that has ended."""
-    return [f"{name}: {_cell(cell, progress)}" for cell in progress.cells]
-
-
-def _cell(cell: CellProgress, progress: Progress) -> str:
-    alone = Progress((cell,), progress.epochs, progress.metric, progress.unit)
-    parts = [f"{cell.done}/{cell.budget} trials", *_ended(alone), _best(alone)]
-    exhausted = "; no more are tried, because as many have failed" if cell.done < cell.budget else ""
-    label = cell_name(cell.rank, cell.init, progress.unit)
-    return (f"{label}: " if cell.rank else "") + ", ".join(parts) + exhausted
+    lines = []
+    for cell in progress.cells:
+        label = f"{cell_name(cell.rank, cell.init, progress.unit)}: " if cell.rank else ""
+        exhausted = "; no more are tried, because as many have failed" if cell.done < cell.budget else ""
+        lines.append(f"{name}: {label}{_results_text(replace(progress, cells=(cell,)))}{exhausted}")
+    return lines
 
 
 def summary_text(progress: Progress) -> str:
-    """The trials and the best value of a combination, in a few words."""
+    """The trials and the best value of a combination, and the cell that has it."""
     best = progress.best_cell
     of = f" ({cell_name(best.rank, best.init, progress.unit)})" if best and best.rank else ""
-    return ", ".join([f"{progress.done}/{progress.budget} trials", *_ended(progress), _best(progress) + of])
+    return _results_text(progress) + of
+
+
+def _results_text(progress: Progress) -> str:
+    return ", ".join([f"{progress.done}/{progress.budget} trials", *_ended(progress), _best(progress)])
 
 
 def _ended(progress: Progress) -> list[str]:
@@ -83,7 +85,7 @@ def rate_text(rate: float | None) -> str:
 
 
 def cell_row(cell: CellProgress, progress: Progress) -> dict[str, Text]:
-    """The columns of a cell that every table of cells has; rank, init and value of the best cell are bold."""
+    """The columns of a cell in a table of cells; rank, init and value of the best cell are bold."""
     style = "bold green" if cell is progress.best_cell else ""
     return {
         "rank": Text(str(cell.rank), style=style),
@@ -92,6 +94,7 @@ def cell_row(cell: CellProgress, progress: Progress) -> dict[str, Text]:
         "pruned": Text(str(cell.pruned), style="" if cell.pruned else "dim"),
         "failed": Text(str(cell.failed), style="red" if cell.failed else "dim"),
         "running": Text(str(cell.running), style="" if cell.running else "dim"),
+        "epoch": Text(epoch_text(cell.epoch, progress.epochs)) if cell.running else Text("-", style="dim"),
         "best": Text("-", style="dim") if cell.best is None else Text(f"{cell.best:.4f}", style=style),
     }
 
@@ -103,6 +106,5 @@ def cell_table(
     ranked = any(cell.rank for cell in progress.cells)
     keys = [key for key in columns if ranked or key not in ("rank", "init")]
     titles = {"rank": progress.unit or "rank", "bar": "", "best": "best" if narrow else f"best {progress.metric}"}
-    header = [Text(titles.get(key, key), style="dim") for key in keys]
     left = [index for index, key in enumerate(keys) if key in LEFT_ALIGNED]
-    return aligned([header, *([row[key] for key in keys] for row in rows)], left)
+    return aligned([titles.get(key, key) for key in keys], [[row[key] for key in keys] for row in rows], left)

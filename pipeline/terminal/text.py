@@ -1,7 +1,7 @@
 """Printing lines with aligned columns and colours."""
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import TextIO
 
 from rich.console import Console as Screen
@@ -11,16 +11,17 @@ GAP = "  "
 """Between two columns."""
 
 
-def aligned(rows: Sequence[Sequence[Text]], left: Collection[int] = ()) -> list[Text]:
-    """Rows as lines with aligned columns. Columns are aligned right, those in ``left`` to the left."""
-    widths = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [cell.copy() for cell in row]
-        for column, (cell, width) in enumerate(zip(cells, widths, strict=True)):
-            cell.align("left" if column in left else "right", width)
-        lines.append(Text(GAP).join(cells))
-        lines[-1].rstrip()
+def aligned(names: Iterable[str], rows: Iterable[Iterable[str | Text]], left: Collection[int] = ()) -> list[Text]:
+    """A line with the names of the columns, and a line per row. Columns are aligned right, those in ``left`` left."""
+    cells = [[Text(name, style="dim") for name in names]]
+    cells += [[Text(cell) if isinstance(cell, str) else cell.copy() for cell in row] for row in rows]
+    for index, column in enumerate(zip(*cells, strict=True)):
+        width = max(cell.cell_len for cell in column)
+        for cell in column:
+            cell.align("left" if index in left else "right", width)
+    lines = [Text(GAP).join(row) for row in cells]
+    for line in lines:
+        line.rstrip()
     return lines
 
 

@@ -4,11 +4,11 @@ import pytest
 from rich.console import Console as Screen
 from views import cell, progress, view
 
-from pipeline.terminal.live_display import LiveBoard
+from pipeline.terminal.live_table import LiveBoard
 
 
 def test_a_terminal_that_became_narrower_is_cleared_of_the_lines_that_it_broke(make_screen, monkeypatch):
-    monkeypatch.setattr("pipeline.terminal.live_display.SOONEST", 0)
+    monkeypatch.setattr("pipeline.terminal.live_table.SOONEST", 0)
     screen = make_screen(width=80)
     live = LiveBoard(screen, lambda: view(progress()))
     live.start()
