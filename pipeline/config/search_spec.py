@@ -63,6 +63,11 @@ class SearchSpec(Config):
     pruner: Annotated[Pruner, PRUNERS] = Field("halving", validate_default=True)
     """Which trials of a cell end early."""
 
+    @property
+    def budget_unit(self) -> str | None:
+        """What a rank counts if it is a budget; None without an allocation."""
+        return self.allocation.unit if self.allocation else None
+
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         names = [init.name for init in self.inits]

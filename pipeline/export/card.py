@@ -8,13 +8,14 @@ from optuna.trial import FrozenTrial
 from pipeline.environment import versions
 from pipeline.objective.combination import Combination
 from pipeline.results.combination_result import CellResult, CombinationResult, Score
-from pipeline.run.winners import Recovered, values_of
+from pipeline.run.winners import Recovered
+from pipeline.space import Values
 
 
 def make_card(combination: Combination, trial: FrozenTrial, got: Recovered, val: Score, test: Score) -> dict[str, Any]:
     """The card of a trial, from its recovered adapter and the adapter's scores on two parts."""
-    values, search = values_of(trial), combination.search
-    size = combination.facts_of(values.cell).size
+    values, search = Values.of(trial.params), combination.search
+    size = combination.facts(values.cell).size
     layers = {
         name: {
             "dense_bytes": (layer.dense + layer.bias) // 8,

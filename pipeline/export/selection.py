@@ -18,7 +18,8 @@ from pipeline.paths import default_database, exports_folder
 from pipeline.results.combination_result import CombinationResult, Score
 from pipeline.results.reading import read_results
 from pipeline.run.readiness import make_objectives
-from pipeline.run.winners import Recovered, recover, score_adapter, values_of
+from pipeline.run.winners import Recovered, recover, score_adapter
+from pipeline.space import Values
 from pipeline.store.database import open_storage, storage_errors
 from pipeline.store.kept_adapters import Kept
 from pipeline.store.stored_study import note_file, refuse_differences, study_name
@@ -133,10 +134,10 @@ def export_combination(
 def _scores(objective: Objective, trial: FrozenTrial, got: Recovered) -> tuple[Score, Score]:
     """The scores on the validation and on the test part."""
     images = len(objective.combination.task.val)
-    test = score_adapter(objective, values_of(trial), got.parameters, "test")
+    test = score_adapter(objective, Values.of(trial.params), got.parameters, "test")
     return Score(round(got.val_accuracy * images), images), Score(*test)
 
 
 def _tensors(objective: Objective, trial: FrozenTrial, got: Recovered) -> dict[str, Tensor]:
-    compressed = objective.bases.of(values_of(trial).cell).compressed
+    compressed = objective.bases.of(Values.of(trial.params).cell).compressed
     return pack_model(compressed, objective.combination.adapter, got.parameters)

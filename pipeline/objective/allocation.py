@@ -5,8 +5,9 @@ longest start of that order that it can afford. So a larger budget never takes a
 is less than the next step would cost.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate, groupby
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -20,29 +21,28 @@ from pipeline.errors import SpecError
 from pipeline.objective.allocations.contract import Allocation, Cost, Layer
 
 
-def spread(layers: Mapping[str, Layer], allocation: Allocation, budget: int, spent: int = 0) -> dict[str, int]:
-    """The rank of each layer for a budget; layers that get none are left out.
-
-    Args:
-        layers: The layers by name.
-        allocation: The order in which layers get their ranks.
-        budget: The budget, in the unit of the layers' costs.
-        spent: The part of the budget that layers with fixed ranks cost.
+def spread(
+    layers: Mapping[str, Layer], allocation: Allocation, budget: int, fixed: Mapping[str, int]
+) -> dict[str, int]:
+    """The rank of each layer for a budget, which pays for the fixed ranks too; layers that get none are left out.
 
     Raises:
         SpecError: The budget is too small for any rank or larger than the cost of all layers at full rank, or
             compression took nothing from any layer.
     """
-    ranks, steps = dict[str, int](), list(_steps(layers, allocation))
+    ranks = {name: min(rank, layers[name].cost.most) for name, rank in fixed.items()}
+    spent = sum(layers[name].cost.of(rank) for name, rank in ranks.items())
+    free = {name: layer for name, layer in layers.items() if name not in fixed}
+    steps = list(_steps(free, allocation))
     if not steps:
         raise SpecError(
             f"search.allocation spreads by {allocation.name}, but compression took nothing from the layers that share "
-            f'the budget ({", ".join(layers)}); spread by "gain", or compress them more'
+            f'the budget ({", ".join(free)}); spread by "gain", or compress them more'
         )
-    bounds = list(accumulate((cost for _, cost in steps), initial=spent))[1:]
-    _refuse_beyond(budget, bounds[0], spent + _full({name: layer.cost for name, layer in layers.items()}))
-    for (names, _), bound in zip(steps, bounds, strict=True):
-        if bound > budget:
+    _refuse_beyond(budget, spent + steps[0][1], spent + _full(layer.cost for layer in free.values()))
+    for names, cost in steps:
+        spent += cost
+        if spent > budget:
             break
         for name in names:
             ranks[name] = ranks.get(name, 0) + 1
@@ -52,33 +52,23 @@ def spread(layers: Mapping[str, Layer], allocation: Allocation, budget: int, spe
 def refuse_budgets(budgets: Sequence[int], costs: Mapping[str, Cost], fixed: Mapping[str, int]) -> None:
     """Refuse budgets that are out of range whatever the spectra are.
 
-    Args:
-        budgets: The budgets.
-        costs: The cost of each layer.
-        fixed: The fixed ranks, by layer.
-
     Raises:
         SpecError: A budget is below the cheapest first rank or above the cost of full rank everywhere, or every layer
             has a fixed rank.
     """
-    free = {name: cost for name, cost in costs.items() if name not in fixed}
+    free = [cost for name, cost in costs.items() if name not in fixed]
     if not free:
         raise SpecError(
             "search.allocation spreads a budget over the targets without a fixed rank, but every target has one; "
             "remove search.allocation, or the rank of a target"
         )
-    spent = spent_by(costs, fixed)
+    spent = sum(costs[name].of(min(rank, costs[name].most)) for name, rank in fixed.items())
     for budget in budgets:
-        _refuse_beyond(budget, spent + min(cost.first for cost in free.values()), spent + _full(free))
+        _refuse_beyond(budget, spent + min(cost.first for cost in free), spent + _full(free))
 
 
-def spent_by(costs: Mapping[str, Cost], ranks: Mapping[str, int]) -> int:
-    """The cost of some layers at these ranks, each clipped to the highest rank of its layer."""
-    return sum(costs[name].of(min(rank, costs[name].most)) for name, rank in ranks.items())
-
-
-def _full(costs: Mapping[str, Cost]) -> int:
-    return sum(cost.of(cost.most) for cost in costs.values())
+def _full(costs: Iterable[Cost]) -> int:
+    return sum(cost.of(cost.most) for cost in costs)
 
 
 def _refuse_beyond(budget: int, lowest: int, highest: int) -> None:
@@ -105,9 +95,7 @@ def _steps(layers: Mapping[str, Layer], allocation: Allocation) -> Iterator[tupl
 def spectrum(matrix: Tensor, stats: Sequence[LayerStats]) -> Tensor:
     """Singular values of ``matrix C^1/2``: float64, descending; their squares are energies of the layer's outputs.
 
-    Args:
-        matrix: ``[out, in]``.
-        stats: Statistics of the layer's inputs, one per group of rows.
+    The matrix is ``[out, in]``; ``C`` is that of the layer's inputs, with one entry of ``stats`` per group of rows.
     """
     groups = matrix.double().reshape(len(stats), -1, matrix.shape[1])
     return singular_values(torch.cat([rows @ inputs.roots[0] for rows, inputs in zip(groups, stats, strict=True)]))
@@ -116,15 +104,9 @@ def spectrum(matrix: Tensor, stats: Sequence[LayerStats]) -> Tensor:
 def layers_of(
     adapter: Adapter, compressed: CompressedModel, statistics: Statistics, allocation: Allocation
 ) -> dict[str, Layer]:
-    """Cost, spectrum and sensitivity of each target layer.
+    """Cost, spectrum and sensitivity of each target layer; the statistics are those of the uncompressed model.
 
     The spectra are those of what compression took. If it took nothing from any layer, they are those of the weights.
-
-    Args:
-        adapter: The adapter whose ranks are spread.
-        compressed: The compressed model.
-        statistics: Statistics of the layers of the uncompressed model.
-        allocation: The allocation, with the unit of the budget.
     """
     layer_costs, lossy = costs(adapter, compressed, allocation.unit), is_lossy(compressed)
     names = list(compressed.weights)
@@ -169,8 +151,7 @@ def _at_rank(adapter: Adapter, compressed: CompressedModel, ranks: Mapping[str, 
     begun = blank(adapter, compressed, ranks)
     if unit == "bytes":
         return {name: bits // 8 for name, bits in stored_model(adapter, compressed, begun).adapter_bits.items()}
-    parameters = dict[str, int]()
+    parameters = Counter[str]()
     for key, count in trainable_counts(adapter, begun).items():
-        layer = key.rpartition(".")[0]
-        parameters[layer] = parameters.get(layer, 0) + count
+        parameters[key.rpartition(".")[0]] += count
     return parameters

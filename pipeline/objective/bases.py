@@ -1,37 +1,114 @@
-"""The compressed models that the trials of a combination adapt, and the data that the trials are fed with."""
+"""The compressed models that the trials of a combination adapt, and the rows that the trials are fed with."""
 
-import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
+from torch import nn
 
 from pipeline.adapt.contract import blank
 from pipeline.cell import Cell
+from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layers import on_device
-from pipeline.objective.base import Base
+from pipeline.hashes import fingerprint
 from pipeline.objective.combination import Combination
 from pipeline.space import cells
 from pipeline.train.cache.feature_cache import FeatureCache
-from pipeline.train.cut.program import Probe
+from pipeline.train.cut.program import Probe, Program, make_program
 from pipeline.train.recipe import Recipe
-from pipeline.train.rows import HELD, Rows, with_tensor
+from pipeline.train.rows import HELD, ComputedRows, Rows, image_rows, with_tensor
 from pipeline.train.teacher import Teacher, teacher_logits
 
+PROBE_IMAGES = 3
 BaseKey = tuple[Cell | None, frozenset[str]]
 """Identifies a base: the cell whose init moved it, or None; and the names of the layers that are adapted."""
+
+
+@dataclass(eq=False)
+class Base:
+    """A compressed model on its device, which lanes adapt at some layers. Inits that move the base have one per cell.
+
+    The computed rows of a part are held in memory if they take at most ``held`` bytes.
+    """
+
+    combination: Combination
+    compressed: CompressedModel
+    layers: frozenset[str]
+    recipe: Recipe
+    features: FeatureCache
+    held: int
+    _rows: dict[str, Rows] = field(default_factory=dict)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @cached_property
+    def program(self) -> Program:
+        """How lanes compute; frozen layers run once if the model can be cut behind them."""
+        train, adapter = self.combination.task.train, self.combination.adapter
+        images, _ = next(iter(train.batches(PROBE_IMAGES, torch.arange(PROBE_IMAGES) % len(train))))
+        why_not = 'compute.cache = "off"' if self.recipe.compute.cache == "off" else ""
+        ranks = [rank for rank in self.combination.search.ranks if self.combination.adapted(rank) == self.layers]
+        lowest, highest = min(ranks), max(ranks)
+        pair, single = [self._random_lane(lowest, 0), self._random_lane(lowest, 1)], self._random_lane(highest, 2)
+        probes = [[*pair, single]] if lowest == highest else [pair, [single]]
+        return make_program(self.compressed.model, adapter, probes, images.to(self.recipe.device), why_not)
+
+    def _random_lane(self, rank: int, seed: int) -> Probe:
+        """A lane with random parameters, and an alpha that differs from those of other seeds."""
+        generator = torch.Generator().manual_seed(seed)
+        combination, device = self.combination, self.recipe.device
+        empty = blank(combination.adapter, combination.compressed, combination.layer_ranks(rank))
+        lane = {name: torch.randn(t.shape, generator=generator).to(device, t.dtype) for name, t in empty.items()}
+        return lane, float(1 + seed)
+
+    def source(self, name: str) -> Rows:
+        """The cached outputs of the frozen layers before the first trained one for a part; its images without a cut.
+
+        A part is ``train``, ``val`` or ``test``.
+        """
+        part = getattr(self.combination.task, name)
+        if self.program.cut is None or self.program.cut.stem is None:
+            return image_rows(part)
+        stem, device = self.program.cut.stem, self.recipe.device
+        judge = self.program.without_lanes(self.compressed.model) if name == "val" else None
+        rows = self.features.rows(stem, part, self.feature_facts(name), judge and (lambda inputs: judge(*inputs)))
+        return rows or ComputedRows(image_rows(part), lambda images: stem(images.to(device)))
+
+    def feature_facts(self, name: str) -> Mapping[str, str]:
+        """What identifies the images of a part as they enter the model."""
+        task = self.combination.task
+        preprocessing = fingerprint(task.description.get("preprocessing"))
+        return {**{key: task.hashes[key] for key in ("data", "split")}, "preprocessing": preprocessing, "part": name}
+
+    def rows(self, name: str) -> Rows:
+        """What lanes are fed with for a part; contains the frozen product of the first trained layer."""
+        with self._lock:
+            if name not in self._rows:
+                self._rows[name] = self.program.rows(self.source(name), self.recipe.device, self.held)
+            return self._rows[name]
+
+    def release(self) -> None:
+        """Free the rows that are held in memory; the next use reads them from the cache again."""
+        with self._lock:
+            self._rows.clear()
+
+    def without_lanes(self, model: nn.Module, name: str) -> tuple[Callable[..., torch.Tensor], Rows]:
+        """A function from rows to the logits of a model without adapters, and the rows of a part.
+
+        A model with the same layers before the first trained one continues from the cache; any other model processes
+        every image whole.
+        """
+        model = on_device(model, self.recipe.device)
+        if self.program.shares_stem(model):
+            return self.program.without_lanes(model), self.source(name)
+        return model, image_rows(getattr(self.combination.task, name))
 
 
 class Bases:
     """Makes each base when it is first asked for, and shares it among all cells that adapt the same layers.
 
     A cell whose init moves the base has a base of its own.
-
-    Args:
-        combination: The compression and the adapter.
-        recipe: What all trials share in training.
-        features: The caches of frozen layers.
     """
 
     def __init__(self, combination: Combination, recipe: Recipe, features: FeatureCache) -> None:
@@ -46,8 +123,7 @@ class Bases:
 
     def key(self, cell: Cell) -> BaseKey:
         """Identifies the base of a cell; the lanes of a cohort have the same key."""
-        combination = self.combination
-        return cell if combination.moves_base(cell) else None, combination.adapted(cell.rank)
+        return cell if self.combination.moves_base(cell) else None, self.combination.adapted(cell.rank)
 
     @property
     def common(self) -> Base:
@@ -62,36 +138,13 @@ class Bases:
 
     def at(self, key: BaseKey) -> Base:
         """The base of a key."""
-        cell, layers = key
-        combination = self.combination
+        (cell, layers), combination = key, self.combination
         with self._lock:
             if key not in self._bases:
                 count = len({self.key(cell) for cell in cells(combination.search)} | {key})
-                self._bases[key] = Base(
-                    combination.task,
-                    combination.compressed if cell is None else combination.with_moved_base(cell),
-                    combination.adapter,
-                    self.recipe,
-                    self.features,
-                    functools.partial(self._probes, layers),
-                    held=HELD // count,
-                )
+                compressed = combination.compressed if cell is None else combination.with_moved_base(cell)
+                self._bases[key] = Base(combination, compressed, layers, self.recipe, self.features, HELD // count)
             return self._bases[key]
-
-    def _probes(self, layers: frozenset[str]) -> Sequence[Sequence[Probe]]:
-        """Stacks of random lanes of the lowest and the highest rank that adapt these layers."""
-        ranks = [rank for rank in self.combination.search.ranks if self.combination.adapted(rank) == layers]
-        lowest, highest = min(ranks), max(ranks)
-        pair, single = [self._random_lane(lowest, 0), self._random_lane(lowest, 1)], self._random_lane(highest, 2)
-        return [[*pair, single]] if lowest == highest else [pair, [single]]
-
-    def _random_lane(self, rank: int, seed: int) -> Probe:
-        """A lane with random parameters, and an alpha that differs from those of other seeds."""
-        generator = torch.Generator().manual_seed(seed)
-        combination, device = self.combination, self.recipe.device
-        empty = blank(combination.adapter, combination.compressed, combination.layer_ranks(rank))
-        lane = {name: torch.randn(t.shape, generator=generator).to(device, t.dtype) for name, t in empty.items()}
-        return lane, float(1 + seed)
 
     @cached_property
     def teacher(self) -> Teacher | None:
@@ -100,12 +153,7 @@ class Bases:
         return Teacher(on_device(model, self.recipe.device)) if self.recipe.loss.needs_teacher else None
 
     def rows(self, base: Base, name: str) -> Rows:
-        """What lanes on a base are fed with for a part; the teacher's logits are the last tensor, if there is one.
-
-        Args:
-            base: The base.
-            name: ``train``, ``val`` or ``test``.
-        """
+        """What lanes on a base are fed with for a part; the teacher's logits are the last tensor, if there is one."""
         if self.teacher is None:
             return base.rows(name)
         with self._lock:

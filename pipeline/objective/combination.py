@@ -9,15 +9,7 @@ from typing import Any
 
 import torch
 
-from pipeline.adapt.contract import (
-    AdaptedLayer,
-    Adapter,
-    Init,
-    Start,
-    blank,
-    stored_model,
-    trainable_counts,
-)
+from pipeline.adapt.contract import AdaptedLayer, Adapter, Init, Start, blank, stored_model, trainable_counts
 from pipeline.cell import Cell
 from pipeline.compress.attention import SplitQkv, with_plain_attention
 from pipeline.compress.contract import CompressedModel, Compression, compress_cached
@@ -37,7 +29,7 @@ from pipeline.compress.weight import DenseWeight
 from pipeline.config.combination_spec import CombinationSpec
 from pipeline.config.search_spec import SearchSpec
 from pipeline.errors import SpecError
-from pipeline.objective.allocation import costs, layers_of, refuse_budgets, spent_by, spread
+from pipeline.objective.allocation import costs, layers_of, refuse_budgets, spread
 from pipeline.objective.allocations.contract import Layer
 from pipeline.seeds import derive
 from pipeline.space import Values, fitted
@@ -59,17 +51,7 @@ class Facts:
 class Combination:
     """One compression with one adapter on a task, before any trial. Each result is computed when first used, then kept.
 
-    Args:
-        task: Model, data and baseline.
-        spec: What compresses, what adapts, and which layers.
-        search: Ranks, inits and ranges.
-        seed: Seed of all random draws.
-        device: Where it trains.
-        statistics: Layer statistics that combinations of one task share; None to gather them here.
-
-    Raises:
-        SpecError: A target pattern matches nothing, a rank is above what every target can take, or a budget is out of
-            what an allocation can spread.
+    Its arguments and errors are those of ``Objective``. Combinations of one task may share its layer ``statistics``.
     """
 
     def __init__(
@@ -96,12 +78,13 @@ class Combination:
             )
         if spec.batch_norm == "reestimated":
             running_norms(self.model)
-        self._fixed_ranks = resolve(self.model, spec.targets)
-        self.targets = list(self._fixed_ranks)
+        ranks = resolve(self.model, spec.targets)
+        self.targets = list(ranks)
+        self._fixed_ranks = {name: rank for name, rank in ranks.items() if rank is not None}
         self.statistics = statistics or Statistics(self.model, task.train)
         self._facts: dict[int | Cell, Facts] = {}
         self._spread: dict[int, dict[str, int]] = {}
-        self._starts: dict[str, dict[str, Start]] = {}
+        self._starts: dict[str | Cell, dict[str, Start]] = {}
         self._lock = threading.RLock()
         self._refuse_ranks()
         unused = [name for name in self.targets if not self._positions[name]]
@@ -115,10 +98,10 @@ class Combination:
         if self.search.allocation is not None:
             dense = {name: DenseWeight(weight_matrix(self.model.get_submodule(name))) for name in self.targets}
             uncompressed = CompressedModel(self.model, dense, self.model)
-            by_layer, fixed = costs(self.adapter, uncompressed, self.search.allocation.unit), self._fixed_ranks
-            refuse_budgets(self.search.ranks, by_layer, {name: r for name, r in fixed.items() if r is not None})
+            by_layer = costs(self.adapter, uncompressed, self.search.allocation.unit)
+            refuse_budgets(self.search.ranks, by_layer, self._fixed_ranks)
             return
-        free = [name for name, rank in self._fixed_ranks.items() if rank is None] or self.targets
+        free = [name for name in self.targets if name not in self._fixed_ranks] or self.targets
         highest = max(min(matrix_shape(self.model.get_submodule(name))) for name in free)
         above = [rank for rank in self.search.ranks if rank > highest]
         if above:
@@ -155,15 +138,11 @@ class Combination:
         """
         fixed = self._fixed_ranks
         if self.search.allocation is None:
-            shapes = {name: weight.shape for name, weight in self.compressed.weights.items()}
-            return {name: min(fixed[name] or rank, *shape) for name, shape in shapes.items()}
+            weights = self.compressed.weights
+            return {name: min(fixed.get(name, rank), *weight.shape) for name, weight in weights.items()}
         with self._lock:
             if rank not in self._spread:
-                clipped = {name: min(r, self._layers[name].cost.most) for name, r in fixed.items() if r is not None}
-                spent = spent_by({name: layer.cost for name, layer in self._layers.items()}, clipped)
-                free = {name: layer for name, layer in self._layers.items() if name not in clipped}
-                shared = spread(free, self.search.allocation, rank, spent)
-                self._spread[rank] = {name: r for name in self._layers if (r := clipped.get(name) or shared.get(name))}
+                self._spread[rank] = spread(self._layers, self.search.allocation, rank, fixed)
             return self._spread[rank]
 
     @cached_property
@@ -181,18 +160,14 @@ class Combination:
         """Whether a cell's init changes the compressed weights, so that the cell has a base of its own."""
         return cell.init in self.inits and self.inits[cell.init].moves_base
 
-    def facts(self, rank: int) -> Facts:
-        """Size, multiply-accumulates and trained parameters at a rank."""
-        return self._facts_on(rank, rank)
-
-    def facts_of(self, cell: Cell) -> Facts:
-        """The facts of a cell; of the moved base, which may differ in size, if its init moves the base."""
-        return self._facts_on(cell, cell.rank) if self.moves_base(cell) else self.facts(cell.rank)
-
-    def _facts_on(self, key: int | Cell, rank: int) -> Facts:
+    def facts(self, at: int | Cell) -> Facts:
+        """Sizes and counts at a rank, or of a cell: an init that moves the base may change its size."""
+        moved = at if isinstance(at, Cell) and self.moves_base(at) else None
+        rank = at.rank if isinstance(at, Cell) else at
+        key = moved or rank
         with self._lock:
             if key not in self._facts:
-                base = self.with_moved_base(key) if isinstance(key, Cell) else self.compressed
+                base = self.with_moved_base(moved) if moved else self.compressed
                 ranks = self.layer_ranks(rank)
                 begun = blank(self.adapter, base, ranks)
                 stored = stored_model(self.adapter, base, begun)
@@ -229,26 +204,25 @@ class Combination:
         """The initial factors of each adapted layer; those of nested ranks are computed once, for the highest."""
         if not self.adapter.low_rank:
             return {}
-        init = self.inits[values.init]
+        init, ranks = self.inits[values.init], self.layer_ranks(values.rank)
         if init.moves_base:
             return self._moved(values.cell)
         if not init.nested:
-            return self._start(init, self.layer_ranks(values.rank), seed)
+            return self._start(init, ranks, seed)
         with self._lock:
             if values.init not in self._starts:
                 highest = dict[str, int]()
                 for rank in self.search.ranks:
                     highest |= {name: max(r, highest.get(name, 0)) for name, r in self.layer_ranks(rank).items()}
                 self._starts[values.init] = self._start(init, highest, 0)
-            starts = self._starts[values.init]
-            return {name: starts[name].prefix(r) for name, r in self.layer_ranks(values.rank).items()}
+            return {name: self._starts[values.init][name].prefix(r) for name, r in ranks.items()}
 
     def _moved(self, cell: Cell) -> dict[str, Start]:
         """The starts of a cell whose init moves the base; like the base, they do not depend on a lane's seed."""
         with self._lock:
-            if str(cell) not in self._starts:
-                self._starts[str(cell)] = self._start(self.inits[cell.init], self.layer_ranks(cell.rank), self.seed)
-            return self._starts[str(cell)]
+            if cell not in self._starts:
+                self._starts[cell] = self._start(self.inits[cell.init], self.layer_ranks(cell.rank), self.seed)
+            return self._starts[cell]
 
     def with_moved_base(self, cell: Cell) -> CompressedModel:
         """The compressed model with the weights that a cell's init gives it."""

@@ -28,13 +28,7 @@ from pipeline.train.recipe import Recipe
 
 
 def make_features(compute: ComputeSpec, device: str, limit: int = LIMIT) -> FeatureCache:
-    """The cache of frozen layers that a study asks for.
-
-    Args:
-        compute: The study file's ``[compute]``.
-        device: Where the frozen layers are computed.
-        limit: Bytes that all caches may take on disk.
-    """
+    """The cache of frozen layers that ``[compute]`` asks for; all caches take at most ``limit`` bytes on disk."""
     kept = "float32" if compute.cache == "off" else compute.cache
     return FeatureCache(dtype=getattr(torch, kept), device=device, limit=limit)
 
@@ -103,11 +97,9 @@ class Objective:
         return cls(task, chosen, spec.search, spec.compute, seed=spec.seed, device=device)
 
     def lane(self, values: Values, *, order_seed: int | None = None) -> Lane:
-        """A trial that is ready to be trained.
+        """A trial of these values that is ready to be trained.
 
-        Args:
-            values: The values of the trial.
-            order_seed: Seed of the batch order and of random starts; None for the seed of the combination.
+        ``order_seed`` is the seed of the batch order and of random starts; None for the seed of the combination.
         """
         combination, cell = self.combination, values.cell
         seed = combination.seed if order_seed is None else order_seed
@@ -142,7 +134,7 @@ class Objective:
 
     def attributes(self, lane: Lane, values: Values) -> dict[str, Any]:
         """The attributes of a stored trial: plain Python, small, and the same keys for every trial."""
-        facts, device = self.combination.facts_of(values.cell), self.combination.device
+        facts, device = self.combination.facts(values.cell), self.combination.device
         return {
             "bytes": facts.size.bytes,
             "ratio": facts.size.ratio,

@@ -4,13 +4,13 @@ import functools
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice, pairwise
 
 import torch
 
 from pipeline.objective.objective import Objective
-from pipeline.space import Values, cells
+from pipeline.space import Values, cells, middle
 from pipeline.train.lane import Lane
 from pipeline.train.loop import Cohort
 from pipeline.train.parallel import side_by_side, workers
@@ -59,12 +59,8 @@ class Pass:
 def pack(lanes: Iterable[Lane], size: Pass, workers: int = 1) -> list[list[Lane]]:
     """Divide lanes into cohorts of similar size, with as many cohorts for each worker if possible.
 
-    Lanes of similar ranks share a cohort, whatever their cells; the cohort with the most parameters comes first.
-
-    Args:
-        lanes: The lanes; those with the same ``cohort_key`` may share a cohort.
-        size: How much one pass holds.
-        workers: Cohorts that train at once.
+    Lanes of one ``cohort_key`` and of similar ranks share a cohort, whatever their cells. The cohort with the most
+    parameters comes first.
     """
     groups: dict[object, list[Lane]] = defaultdict(list)
     for lane in lanes:
@@ -91,20 +87,16 @@ def measure_pass(objective: Objective) -> Pass:
 
     As many cohorts are timed at once as will train at once, since they share the machine's caches and memory.
     """
-    search, program, device = objective.combination.search, objective.bases.common.program, objective.recipe.device
-    batch = min(sorted(search.batch_size)[len(search.batch_size) // 2], len(objective.combination.task.train))
+    combination, program, device = objective.combination, objective.bases.common.program, objective.recipe.device
+    search = combination.search
+    batch = min(sorted(search.batch_size)[len(search.batch_size) // 2], len(combination.task.train))
     rows = probe_rows(objective, batch * STEPS)
-    most = min(MOST, max(1, HELD_BY_LANES // (16 * objective.combination.facts(max(search.ranks)).trainable + 1)))
-    most = most if program.stacks else 1
-    rates: dict[int, float] = {}
-    lanes = 1
-    took = 0.0
+    held = HELD_BY_LANES // (16 * combination.facts(max(search.ranks)).trainable + 1)
+    most = min(MOST, max(1, held)) if program.stacks else 1
+    rates, lanes, took = dict[int, float](), 1, 0.0
     while lanes <= most and took < LONG and (not rates or rates[lanes // 2] > WORSE * max(rates.values())):
         values = _mixed(objective, lanes, batch)
-        cohorts = [
-            Cohort([objective.lane(value) for value in values], program, objective.recipe)
-            for _ in range(workers(device))
-        ]
+        cohorts = [Cohort(list(map(objective.lane, values)), program, objective.recipe) for _ in range(workers(device))]
         try:
             took = _seconds(cohorts, rows, device)
             took = min(took, _seconds(cohorts, rows, device)) if took < LONG else took
@@ -126,26 +118,21 @@ def _seconds(cohorts: Sequence[Cohort], rows: TensorRows, device: str) -> float:
 
 
 def _mixed(objective: Objective, count: int, batch: int) -> Sequence[Values]:
-    search = objective.combination.search
-    widest, init = objective.combination.adapted(max(search.ranks)), cells(search)[0].init
-    alike = [cell for cell in cells(search) if cell.init == init and objective.combination.adapted(cell.rank) == widest]
-    extra = {name: range_.low for name, range_ in objective.combination.adapter.space.items()}
-    pairs = zip(cycle(alike), cycle(search.optimizer), strict=False)
-    return [
-        Values(cell.rank, cell.init, search.alpha.low, optimizer.name, search.lr.low, batch, extra)
-        for cell, optimizer in islice(pairs, count)
-    ]
+    combination, search = objective.combination, objective.combination.search
+    widest, init = combination.adapted(max(search.ranks)), cells(search)[0].init
+    alike = [cell for cell in cells(search) if cell.init == init and combination.adapted(cell.rank) == widest]
+    pairs = islice(zip(cycle(alike), cycle(search.optimizer), strict=False), count)
+    middles = ((middle(cell, search, combination.adapter), optimizer.name) for cell, optimizer in pairs)
+    return [replace(values, optimizer=optimizer, batch_size=batch) for values, optimizer in middles]
 
 
 @torch.no_grad()
 def probe_rows(objective: Objective, count: int) -> TensorRows:
     """``count`` rows made from a few images of the training part, without building a cache."""
-    few = min(PROBED, count, len(objective.combination.task.train))
-    images, labels = next(iter(objective.combination.task.train.batches(few, torch.arange(few))))
+    train, bases = objective.combination.task.train, objective.bases
+    few = min(PROBED, count, len(train))
+    images, labels = next(iter(train.batches(few, torch.arange(few))))
     images = images.to(objective.recipe.device)
-    tensors = (
-        *objective.bases.common.program.inputs(images),
-        *(objective.bases.teacher(images) if objective.bases.teacher else ()),
-    )
+    tensors = (*bases.common.program.inputs(images), *(bases.teacher(images) if bases.teacher else ()))
     indices = torch.arange(count, device=tensors[0].device) % few
     return TensorRows([tensor[indices] for tensor in tensors], labels[indices.cpu()].to(tensors[0].device))

@@ -1,7 +1,7 @@
 """Scores of the untrained cells: the output error of the layers, and the accuracy on a sample of images."""
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +11,10 @@ from pipeline.adapt.lanes import Lanes, attach
 from pipeline.cell import Cell
 from pipeline.compress.layers import copy_sharing_tensors, on_device
 from pipeline.guard import check_stop
-from pipeline.objective.base import Base
 from pipeline.objective.objective import Objective
 from pipeline.seeds import derive
 from pipeline.space import cells, middle
+from pipeline.task.parts import Part
 
 SCORE_IMAGES = 1024
 """Images of the validation part that measure the accuracy of a score."""
@@ -26,20 +26,16 @@ PASS = 64
 
 @dataclass(frozen=True)
 class CellScore:
-    """The score of a cell before training, with its values in the middle of every range.
-
-    Args:
-        cell: Its rank and init.
-        output_error: ``||y - y'||^2 / ||y||^2`` of a layer's outputs on training images, ``y`` of the uncompressed
-            layer and ``y'`` of the adapted one, both on the uncompressed layer's inputs; the mean over target layers.
-        accuracy: Accuracy on a sample of the validation part.
-        images: Number of images in that sample.
-    """
+    """The score of a cell before training, with its values in the middle of every range."""
 
     cell: Cell
     output_error: float
+    """``||y - y'||^2 / ||y||^2`` of a layer's outputs on training images, ``y`` of the uncompressed layer and ``y'`` of
+    the adapted one, both on the uncompressed layer's inputs; the mean over target layers."""
     accuracy: float
+    """Accuracy on a sample of the validation part."""
     images: int
+    """Number of images in that sample, the first of a seeded permutation."""
 
 
 @torch.no_grad()
@@ -48,27 +44,18 @@ def score_cells(objective: Objective, images: int = SCORE_IMAGES) -> list[CellSc
 
     Each image passes once through the uncompressed model, once per base through the frozen layers, and once per cell
     through the rest.
-
-    Args:
-        objective: The objective of the combination.
-        images: Number of validation images, the first of a seeded permutation.
     """
     if not objective.combination.adapter.low_rank:
         return []
     starts = {cell: _start(objective, cell) for cell in cells(objective.combination.search)}
     errors = _output_errors(objective, starts)
-    chosen = _sample(objective, len(objective.combination.task.val), images)
+    chosen = _sample(objective, objective.combination.task.val, images)
     correct = _correct(objective, starts, chosen)
     return [CellScore(cell, round(errors[cell], 6), correct[cell] / len(chosen), len(chosen)) for cell in starts]
 
 
-def best_scored(scores: Sequence[CellScore], count: int) -> list[Cell]:
-    """The cells of highest accuracy; ties go to the lower output error, then to the first cell."""
-    return [score.cell for score in ranked(scores)[:count]]
-
-
 def ranked(scores: Sequence[CellScore]) -> list[CellScore]:
-    """Scores by falling accuracy, ties by rising output error."""
+    """Scores by falling accuracy, ties by rising output error, then in their order."""
     return sorted(scores, key=lambda score: (-score.accuracy, score.output_error))
 
 
@@ -79,59 +66,45 @@ def _start(objective: Objective, cell: Cell) -> Lanes:
     return Lanes([({key: t[None].to(objective.recipe.device) for key, t in stored.items()}, [lane.alpha])])
 
 
-def _sample(objective: Objective, count: int, images: int) -> torch.Tensor:
+def _sample(objective: Objective, part: Part, images: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(derive(objective.combination.seed, "score"))
-    return torch.randperm(count, generator=generator)[:images]
+    return torch.randperm(len(part), generator=generator)[:images]
 
 
 def _correct(objective: Objective, starts: dict[Cell, Lanes], chosen: torch.Tensor) -> dict[Cell, int]:
     """Right answers of each cell on the chosen images of the validation part."""
-    by_base: dict[Base, list[Cell]] = defaultdict(list)
-    for cell in starts:
-        by_base[objective.bases.of(cell)].append(cell)
-    logits = {cell: objective.bases.of(cell).program.bind(lanes) for cell, lanes in starts.items()}
+    bases = {cell: objective.bases.of(cell) for cell in starts}
+    logits = {cell: bases[cell].program.bind(lanes) for cell, lanes in starts.items()}
     correct = dict.fromkeys(starts, 0)
     for images, labels in objective.combination.task.val.batches(PASS, chosen):
-        for base, same_base in by_base.items():
+        for base in dict.fromkeys(bases.values()):
             check_stop()
             inputs = base.program.inputs(images.to(objective.recipe.device))
-            for cell in same_base:
+            for cell in (cell for cell in starts if bases[cell] is base):
                 correct[cell] += int((logits[cell](*inputs).argmax(1).cpu() == labels).sum())
     return correct
 
 
 def _output_errors(objective: Objective, starts: dict[Cell, Lanes]) -> dict[Cell, float]:
     """The mean relative error of each cell's layers."""
-    device = objective.recipe.device
-    reference, targets = (
-        on_device(copy_sharing_tensors(objective.combination.compressed.reference), device),
-        objective.combination.targets,
-    )
-    models = {cell: _adapted(objective, cell, lanes) for cell, lanes in starts.items()}
+    combination, targets, device = objective.combination, objective.combination.targets, objective.recipe.device
+    reference = on_device(copy_sharing_tensors(combination.compressed.reference), device)
+    models = {cell: copy_sharing_tensors(objective.bases.of(cell).compressed.model) for cell in starts}
+    for cell, model in models.items():
+        attach(model, combination.adapter, starts[cell])
     norms, off = dict.fromkeys(targets, 0.0), {cell: dict.fromkeys(targets, 0.0) for cell in starts}
 
-    def compare(name: str) -> Callable[[nn.Module, tuple[torch.Tensor], torch.Tensor], None]:
-        def hook(layer: nn.Module, inputs: tuple[torch.Tensor], y: torch.Tensor) -> None:
-            norms[name] += float(y.double().square().sum())
-            for cell, model in models.items():
-                off[cell][name] += float((model.get_submodule(name)(*inputs) - y).double().square().sum())
-
-        return hook
+    def compare(name: str, layer: nn.Module, inputs: tuple[torch.Tensor], y: torch.Tensor) -> None:
+        norms[name] += float(y.double().square().sum())
+        for cell, model in models.items():
+            off[cell][name] += float((model.get_submodule(name)(*inputs) - y).double().square().sum())
 
     for name in targets:
-        reference.get_submodule(name).register_forward_hook(compare(name))
-    train = objective.combination.task.train
-    for images, _ in train.batches(PASS, _sample(objective, len(train), ERROR_IMAGES)):
+        reference.get_submodule(name).register_forward_hook(functools.partial(compare, name))
+    for images, _ in combination.task.train.batches(PASS, _sample(objective, combination.task.train, ERROR_IMAGES)):
         check_stop()
         reference(images.to(device))
     return {
         cell: sum(error / norms[name] for name, error in errors.items() if norms[name]) / len(targets)
         for cell, errors in off.items()
     }
-
-
-def _adapted(objective: Objective, cell: Cell, lanes: Lanes) -> nn.Module:
-    """The whole model of a cell."""
-    model = copy_sharing_tensors(objective.bases.of(cell).compressed.model)
-    attach(model, objective.combination.adapter, lanes)
-    return model

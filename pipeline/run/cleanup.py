@@ -17,21 +17,17 @@ STRAYS = (".*.tmp", ".tmp??????")
 def unneeded(storage: Database) -> list[Path]:
     """Caches that are not in use, half-written files and folders, and adapters of trials that are no winners."""
     # Listed before the trials are read: an adapter is written after its trial, so each of these has its trial there.
-    adapters = set((STORAGE / "artifacts").rglob("*.safetensors"))
+    artifacts = STORAGE / "artifacts"
+    adapters = set(artifacts.rglob("*.safetensors"))
     results = read_all(storage)
-    winners = {Kept(one.of, one.name).path(cell.cell) for one in results for cell in one.cells if cell.best}
     studies = {one.of for one in results}
-    adapters = {path for path in adapters if path.relative_to(STORAGE / "artifacts").parts[0] in studies}
+    winners = {Kept(one.of, one.name).path(cell.cell) for one in results for cell in one.cells if cell.best}
     # What belongs to a study that could not be read may be a winner's.
-    unread = {STORAGE / "artifacts" / name for name in storage.names()} - {
-        Kept(one.of, one.name).folder for one in results
-    }
-    adapters -= {path for path in adapters if path.parent in unread}
-    half_written = _half_written()
-    features = {folder for folder in FEATURES.glob("*") if folder.is_dir() and not is_in_use(folder)}
-    kept = {path for folder in (ANSWERS, BASELINES, COMPRESSED) for path in folder.glob("*.safetensors")}
-    kept |= set(CHECKED.glob("*.json"))
-    return sorted({*half_written, *(adapters - winners), *kept, *features})
+    unread = {artifacts / name for name in storage.names()} - {Kept(one.of, one.name).folder for one in results}
+    paths = {path for path in adapters - winners if path.relative_to(artifacts).parts[0] in studies}
+    paths = {path for path in paths if path.parent not in unread} | _half_written() | set(CHECKED.glob("*.json"))
+    paths |= {folder for folder in FEATURES.glob("*") if folder.is_dir() and not is_in_use(folder)}
+    return sorted(paths.union(*(folder.glob("*.safetensors") for folder in (ANSWERS, BASELINES, COMPRESSED))))
 
 
 def _half_written() -> set[Path]:

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from pipeline.environment import keep_freed_memory, peak_memory
 from pipeline.guard import Guard
 from pipeline.objective.allocation import is_lossy
 from pipeline.objective.combination import Combination
-from pipeline.objective.objective import Objective, make_features
+from pipeline.objective.objective import Objective
 from pipeline.objective.passes import PROBED, measure_pass
 from pipeline.objective.scores import ERROR_IMAGES, SCORE_IMAGES, ranked, score_cells
 from pipeline.run.readiness import make_objectives, refuse_misfits, trained_objectives
@@ -27,58 +26,32 @@ TRIAL_BYTES = 10_000
 """What a trial takes in the database, measured on SQLite with ten epochs, and the picture of its curves."""
 HEADER_BYTES = 2_000
 """About what the header of an exported file takes."""
+EVALUATED = 1 / 3
+"""Time per image in an evaluation, relative to training: one of the three products, forward and back."""
 
 
-def _allocation(combination: Combination) -> dict[str, Any] | None:
-    """How budgets are spread, and whether by the spectra of what compression lost or, if nothing, of the weights."""
-    spec = combination.search.allocation
-    if spec is None:
-        return None
-    return {**spec.model_dump(), "spectra": "residual" if is_lossy(combination.compressed) else "weight"}
-
-
-@dataclass(frozen=True)
-class RankPlan:
-    """The sizes of every trial of one rank, or of one budget with an allocation."""
-
-    rank: int
-    trainable: int
-    bytes: int
-    ratio: float
-    layer_ratio: float
-    published_ratio: float
-    """Of the whole model, as papers count it: without index bits, scales and buffers."""
-    macs_ratio: float
-    clipped: dict[str, int]
-    """Layers that cannot take the rank, each with the rank that it gets."""
-    spread: dict[str, int] | None
-    """The rank of each layer under a budget, 0 for no adapter; None without an allocation."""
-    larger: list[str]
-    """Layers whose adapter is at least as large as their dense weight."""
-    dense: list[str]
-    """Layers that stay dense: the compression would not shrink them, or the adapter trains them whole."""
-    tensors: dict[str, int]
-    """Bytes of each packed tensor of the compressed layers."""
-
-
-def plan_rank(combination: Combination, rank: int) -> RankPlan:
-    """Sizes at a rank, exact before training."""
-    facts, spread = combination.facts(rank), combination.search.allocation is not None
+def plan_rank(combination: Combination, rank: int) -> dict[str, Any]:
+    """Sizes of every trial of a rank, or of a budget with an allocation; exact before training."""
+    facts, has_budgets = combination.facts(rank), combination.search.allocation is not None
     layers = facts.size.layers
-    compresses = combination.compression.name != "none"
-    return RankPlan(
-        rank=rank,
-        trainable=facts.trainable,
-        bytes=facts.size.bytes,
-        ratio=facts.size.ratio,
-        layer_ratio=facts.size.layer_ratio,
-        published_ratio=facts.size.published_ratio(),
-        macs_ratio=facts.dense_macs / facts.macs,
-        clipped={} if spread else {name: r for name, r in facts.ranks.items() if r < rank},
-        spread={name: facts.ranks.get(name, 0) for name in layers} if spread else None,
-        larger=[name for name, layer in layers.items() if layer.adapter >= layer.dense],
-        dense=[name for name, layer in layers.items() if layer.is_dense] if compresses else [],
-        tensors={
+    return {
+        "rank": rank,
+        "trainable": facts.trainable,
+        "bytes": facts.size.bytes,
+        "ratio": facts.size.ratio,
+        "layer_ratio": facts.size.layer_ratio,
+        # Of the whole model, as papers count it: without index bits, scales and buffers.
+        "published_ratio": facts.size.published_ratio(),
+        "macs_ratio": facts.dense_macs / facts.macs,
+        # Layers that cannot take the rank, each with the rank that it gets.
+        "clipped": {} if has_budgets else {name: r for name, r in facts.ranks.items() if r < rank},
+        # The rank of each layer under a budget, 0 for no adapter.
+        "spread": {name: facts.ranks.get(name, 0) for name in layers} if has_budgets else None,
+        # Layers whose adapter is at least as large as their dense weight.
+        "larger": [name for name, layer in layers.items() if layer.adapter >= layer.dense],
+        # Layers that the compression would not shrink, or that the adapter trains whole.
+        "dense": [name for name, layer in layers.items() if layer.is_dense and combination.compression.name != "none"],
+        "tensors": {
             f"{name}.{kind}": bits // 8
             for name, layer in layers.items()
             for kind, bits in {
@@ -89,32 +62,11 @@ def plan_rank(combination: Combination, rank: int) -> RankPlan:
             }.items()
             if bits
         },
-    )
+    }
 
 
-EVALUATED = 1 / 3
-"""Time per image in an evaluation, relative to training: one of the three products, forward and back."""
-
-
-@dataclass(frozen=True)
-class CachePlan:
-    """Disk and time of the caches of the frozen layers before the first trained one, and of a teacher's logits.
-
-    Args:
-        said: Where the model is cut, or why it is not; for the highest rank, if cells adapt different layers.
-        bytes: Size on disk of the caches of all parts.
-        missing_bytes: Size of those that do not exist yet.
-        seconds: Time to build the missing ones.
-    """
-
-    said: str
-    bytes: int = 0
-    missing_bytes: int = 0
-    seconds: float = 0.0
-
-
-def plan_cache(objective: Objective, counted: set[str]) -> CachePlan:
-    """Sizes are exact; the time is extrapolated from a few images.
+def plan_cache(objective: Objective, counted: set[str]) -> dict[str, Any]:
+    """Disk and time of the caches of frozen layers and of a teacher's logits; the time is extrapolated from few images.
 
     Args:
         objective: The objective of a combination.
@@ -124,7 +76,7 @@ def plan_cache(objective: Objective, counted: set[str]) -> CachePlan:
     for base in bases.shared:
         stem = base.program.cut.stem if base.program.cut else None
         wanted += [(stem, name) for name in ("train", "val", "test")] if stem else []
-    said = cut_in_words(bases.common.program)
+    said = cut_in_words(bases.common.program)  # of the highest rank, if cells adapt different layers
     if bases.teacher and objective.recipe.compute.cache != "off":
         wanted += [(bases.teacher, name) for name in ("train", "val")]
         said += "; the uncompressed model's logits are kept for distillation"
@@ -139,9 +91,10 @@ def plan_cache(objective: Objective, counted: set[str]) -> CachePlan:
         counted.add(key)
         part_size, exists = bases.features.plan(module, part, facts)
         size += part_size
-        missing += 0 if exists else part_size
-        seconds += 0 if exists else per_image[module] * len(part)
-    return CachePlan(said=said, bytes=size, missing_bytes=missing, seconds=round(seconds, 1))
+        if not exists:
+            missing += part_size
+            seconds += per_image[module] * len(part)
+    return {"said": said, "bytes": size, "missing_bytes": missing, "seconds": round(seconds, 1)}
 
 
 @torch.no_grad()
@@ -160,13 +113,7 @@ def plan_scores(objective: Objective) -> dict[str, Any]:
         "error_images": min(ERROR_IMAGES, len(objective.combination.task.train)),
         "seconds": round(time.perf_counter() - started, 1),
         "cells": [
-            {
-                "rank": score.cell.rank,
-                "init": score.cell.init,
-                "accuracy": score.accuracy,
-                "output_error": score.output_error,
-            }
-            for score in scores
+            {**vars(score.cell), "accuracy": score.accuracy, "output_error": score.output_error} for score in scores
         ],
     }
 
@@ -178,7 +125,7 @@ def objectives_to_plan(spec: StudySpec, device: str, *, score: bool) -> dict[str
         refuse_misfits(objective.combination for objective in objectives.values())
         return objectives
     with Guard():
-        objectives = trained_objectives(spec, device, make_features(spec.compute, device))
+        objectives = trained_objectives(spec, device)
     logger.info(
         f"scoring: each cell is evaluated on up to {SCORE_IMAGES} validation and {ERROR_IMAGES} training images"
     )
@@ -189,15 +136,11 @@ def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool
     """Cells, trials, sizes, memory, disk and time of a study, JSON-able.
 
     The time assumes full cohorts and the epochs that halving leaves. ``seed_seconds`` is the time to train each cell's
-    winner again, alone, under the study's other seeds.
-
-    Args:
-        spec: The study.
-        objectives: The objective of each combination, by name.
-        score: Whether to score every cell (``plan_scores``); the baseline must then be trained.
+    winner again, alone, under the study's other seeds. Cells are scored if ``score`` says so (``plan_scores``).
     """
     keep_freed_memory()
-    task, counted = next(iter(objectives.values())).combination.task, set[str]()
+    first, counted = next(iter(objectives.values())), set[str]()
+    task = first.combination.task
     combinations: list[dict[str, Any]] = []
     for name, objective in objectives.items():
         combination, search = objective.combination, objective.combination.search
@@ -209,7 +152,11 @@ def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool
         images = len(task.train) + EVALUATED * len(task.val)
         again = (size.alone or 0.0) * images * search.epochs * count * (spec.seeds - 1)
         searching = (size.seconds or 0.0) * images * trials * epochs
-        adapters = sum(4 * plan.trainable * count // len(ranks) for plan in ranks)
+        adapters = sum(4 * plan["trainable"] * count // len(ranks) for plan in ranks)
+        allocation = search.allocation.model_dump() if search.allocation else None
+        if allocation is not None:  # ranks are spread by the spectra of what compression lost, or else of the weights
+            allocation["spectra"] = "residual" if is_lossy(combination.compressed) else "weight"
+        exports = sum(plan["bytes"] + HEADER_BYTES for plan in ranks)
         combinations.append(
             {
                 "combination": name,
@@ -217,17 +164,14 @@ def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool
                 "cells": count,
                 "trials": trials,
                 "epochs": round(trials * epochs),
-                "seconds": round(searching + again + cache.seconds, 1),
+                "seconds": round(searching + again + cache["seconds"], 1),
                 "seed_seconds": round(again, 1),
-                "cache": vars(cache),
+                "cache": cache,
                 "lanes": {str(batch): size.most(batch) for batch in search.batch_size},
-                "disk_bytes": cache.missing_bytes
-                + adapters
-                + sum(p.bytes + HEADER_BYTES for p in ranks)
-                + trials * TRIAL_BYTES,
-                "allocation": _allocation(combination),
+                "disk_bytes": cache["missing_bytes"] + adapters + exports + trials * TRIAL_BYTES,
+                "allocation": allocation,
                 "sized_by_values": not combination.compression.sized_by_shape,
-                "ranks": [vars(plan) for plan in ranks],
+                "ranks": ranks,
                 "scores": plan_scores(objective) if score else None,
             }
         )
@@ -236,10 +180,10 @@ def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool
         "seeds": spec.seeds,
         "trained_baseline": task.trained,
         "parts": {"train": len(task.train), "val": len(task.val), "test": len(task.test)},
-        "dense_bytes": next(iter(objectives.values())).combination.compressed_size.dense_bytes,
+        "dense_bytes": first.combination.compressed_size.dense_bytes,
         "trials": sum(combination["trials"] for combination in combinations),
         "seconds": round(sum(combination["seconds"] for combination in combinations), 1),
         "disk_bytes": sum(combination["disk_bytes"] for combination in combinations),
-        "memory_bytes": peak_memory(next(iter(objectives.values())).recipe.device),
+        "memory_bytes": peak_memory(first.recipe.device),
         "combinations": combinations,
     }

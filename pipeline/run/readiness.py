@@ -9,12 +9,11 @@ from pipeline.config.spec import StudySpec
 from pipeline.errors import IntegrityError, SpecError
 from pipeline.objective.combination import Combination
 from pipeline.objective.objective import Objective, make_features
-from pipeline.run.snapshot import Snapshot
-from pipeline.run.winner_spectra import keep_baseline_spectra, train_watched_baseline, watched_layers
+from pipeline.run.recorded_spectra import Snapshot, keep_baseline_spectra, train_watched_baseline, watched_layers
 from pipeline.task.contract import Task
 from pipeline.task.data_check import Finding, check_task, refuse_bad_data
 from pipeline.task.prepare import prepare
-from pipeline.train.cache.feature_cache import FeatureCache
+from pipeline.train.cache.feature_cache import LIMIT
 
 TARGETS_FIT = "targets and ranks fit"
 
@@ -22,20 +21,17 @@ TARGETS_FIT = "targets and ranks fit"
 def check_study(spec: StudySpec) -> list[Finding]:
     """Check data, weights, targets and ranks of a study; targets and ranks only if the data and weights are sound."""
     findings = list(check_task(spec.task))
-    return [*findings, _targets_fit(spec)] if all(finding.ok for finding in findings) else findings
-
-
-def _targets_fit(spec: StudySpec) -> Finding:
-    """Whether every combination's targets exist and can take the ranks."""
+    if not all(finding.ok for finding in findings):
+        return findings
     try:
         task = prepare(spec.task, train_baseline=False)
         watched_layers(spec, task.model)
         combinations = make_combinations(spec, task, "cpu")
         refuse_misfits(combinations, cheaply=True)
     except SpecError as error:
-        return Finding(TARGETS_FIT, False, str(error))
+        return [*findings, Finding(TARGETS_FIT, False, str(error))]
     counts = (f"{combination.name}: {len(combination.targets)} layers" for combination in combinations)
-    return Finding(TARGETS_FIT, True, ", ".join(counts))
+    return [*findings, Finding(TARGETS_FIT, True, ", ".join(counts))]
 
 
 def make_combinations(spec: StudySpec, task: Task, device: str) -> list[Combination]:
@@ -48,32 +44,18 @@ def make_combinations(spec: StudySpec, task: Task, device: str) -> list[Combinat
     ]
 
 
-def make_objectives(
-    spec: StudySpec, task: Task, device: str, features: FeatureCache | None = None
-) -> dict[str, Objective]:
-    """The objective of each combination by name; they share the task's layer statistics and caches.
-
-    Args:
-        spec: The study.
-        task: Its task.
-        device: Where to train.
-        features: The caches of frozen layers; None for those of the study file's ``[compute]``.
-    """
-    features = features or make_features(spec.compute, device)
-    combinations = make_combinations(spec, task, device)
+def make_objectives(spec: StudySpec, task: Task, device: str, cache_limit: int = LIMIT) -> dict[str, Objective]:
+    """The objective of each combination by name; they share the task's layer statistics and caches."""
+    features, combinations = make_features(spec.compute, device, cache_limit), make_combinations(spec, task, device)
     return {one.name: Objective.of(one, spec.compute, features) for one in combinations}
 
 
 def trained_objectives(
-    spec: StudySpec, device: str, features: FeatureCache, *, begun: bool = False
+    spec: StudySpec, device: str, cache_limit: int = LIMIT, *, begun: bool = False
 ) -> dict[str, Objective]:
     """The objectives of a study; a missing baseline is trained first, once data, targets and ranks are checked.
 
-    Args:
-        spec: The study.
-        device: Where to train.
-        features: The caches of frozen layers.
-        begun: Whether the study has trials, so that it goes on even if its data fail a check (``refuse_bad_data``).
+    A study that has ``begun``, so that it has trials, goes on even if its data fail a check (``refuse_bad_data``).
 
     Raises:
         IntegrityError: The data fail a check, and the study has not begun.
@@ -88,15 +70,13 @@ def trained_objectives(
         snapshots = train_watched_baseline(spec, device)
         task = prepare(spec.task, device=device)
     keep_baseline_spectra(spec, task, snapshots)
-    return make_objectives(spec, task, device, features)
+    return make_objectives(spec, task, device, cache_limit)
 
 
 def refuse_misfits(combinations: Iterable[Combination], *, cheaply: bool = False) -> None:
     """Refuse compressions, adapters and ranks that do not go together.
 
-    Args:
-        combinations: The combinations of a study.
-        cheaply: Skip compressions that train, or that need statistics of the layers.
+    ``cheaply`` skips compressions that train, or that need statistics of the layers.
 
     Raises:
         SpecError: The first misfit; its combination is named.

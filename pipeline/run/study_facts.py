@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.compress.sizes import LayerSize
 from pipeline.config.spec import StudySpec
 from pipeline.objective.combination import Combination
-from pipeline.run.winner_spectra import watched_layers
+from pipeline.run.recorded_spectra import watched_layers
 from pipeline.space import cells
 from pipeline.store.long_text import in_chunks
 
@@ -36,11 +36,10 @@ def layer_bytes(combination: Combination) -> list[dict[str, Any]]:
     ``cells`` holds the bytes of those cells whose init moves a base that is sized by its values.
     """
     by_rank = {rank: combination.facts(rank).size.layers for rank in combination.search.ranks}
-    moved = [cell for cell in cells(combination.search) if combination.moves_base(cell)]
     by_cell = {
-        str(cell): combination.facts_of(cell).size.layers
-        for cell in moved
-        if not combination.compression.sized_by_shape
+        str(cell): combination.facts(cell).size.layers
+        for cell in cells(combination.search)
+        if combination.moves_base(cell) and not combination.compression.sized_by_shape
     }
     return [
         {
@@ -48,15 +47,12 @@ def layer_bytes(combination: Combination) -> list[dict[str, Any]]:
             "dense": (size.dense + size.bias) // 8,
             **_parts(size),
             "adapter": {str(rank): (layers[name].bits() - size.bits()) // 8 for rank, layers in by_rank.items()},
-            **({"cells": {cell: _cell_parts(layers[name]) for cell, layers in by_cell.items()}} if by_cell else {}),
+            **({"cells": {cell: _parts(layers[name]) for cell, layers in by_cell.items()}} if by_cell else {}),
         }
         for name, size in combination.compressed_size.layers.items()
     ]
 
 
 def _parts(size: LayerSize) -> dict[str, int]:
-    return {kind: getattr(size.base, kind) // 8 for kind in ("payload", "index", "scale", "bias")}
-
-
-def _cell_parts(size: LayerSize) -> dict[str, int]:
-    return {**_parts(size), "adapter": size.adapter // 8}
+    parts = {kind: getattr(size.base, kind) // 8 for kind in ("payload", "index", "scale", "bias")}
+    return {**parts, "adapter": size.adapter // 8}

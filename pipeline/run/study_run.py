@@ -9,21 +9,21 @@ from datetime import UTC, datetime
 import optuna
 
 from pipeline import paths
-from pipeline.cell import stored_cells
 from pipeline.config.spec import StudySpec
 from pipeline.config.study_file import pinned
 from pipeline.environment import keep_freed_memory
 from pipeline.errors import IntegrityError
 from pipeline.guard import StopTraining
 from pipeline.locks import exclusive
-from pipeline.objective.objective import Objective, make_features
+from pipeline.objective.objective import Objective
 from pipeline.objective.passes import Pass, measure_pass
 from pipeline.run.readiness import refuse_misfits, trained_objectives
+from pipeline.run.recorded_spectra import record_winners
 from pipeline.run.study_facts import study_facts
-from pipeline.run.winner_spectra import record_winners
 from pipeline.run.winners import measure_references, score_winners
 from pipeline.search.coordinator import Coordinator
 from pipeline.search.events import Events
+from pipeline.space import cells
 from pipeline.store.database import Database, only_run, open_storage, storage_errors
 from pipeline.store.kept_adapters import Kept
 from pipeline.store.long_text import in_chunks
@@ -83,8 +83,9 @@ def run_study(
 
 
 def _run(spec: StudySpec, storage: Database, options: RunOptions, events: Events) -> None:
-    features = make_features(spec.compute, options.device, options.cache_limit)
-    objectives = trained_objectives(spec, options.device, features, begun=_has_trials(storage, spec))
+    names = {study_name(spec.name, combination.name) for combination in spec.combination}
+    begun = any(storage.get_n_trials(study_id) for name, study_id in storage.names().items() if name in names)
+    objectives = trained_objectives(spec, options.device, options.cache_limit, begun=begun)
     refuse_misfits(objective.combination for objective in objectives.values())
     failed: dict[str, IntegrityError] = {}
     began = datetime.now(UTC).isoformat(timespec="seconds")
@@ -114,12 +115,6 @@ def _run(spec: StudySpec, storage: Database, options: RunOptions, events: Events
         raise IntegrityError(f"these combinations failed, the others are done: {reasons}")
 
 
-def _has_trials(storage: Database, spec: StudySpec) -> bool:
-    ids = storage.names()
-    names = (study_name(spec.name, combination.name) for combination in spec.combination)
-    return any(storage.get_n_trials(ids[name]) for name in names if name in ids)
-
-
 @contextmanager
 def _failure_noted(name: str, failed: dict[str, IntegrityError]) -> Iterator[None]:
     """Note that a combination fails, so that the others go on."""
@@ -134,19 +129,16 @@ def _begin(spec: StudySpec, storage: Database, objective: Objective, options: Ru
     """Create or resume the stored study of a combination; if trials are left, it notes this run."""
     combination = objective.combination
     facts = study_facts(spec, combination)
-    study = create_or_resume(
-        storage,
-        study_name(spec.name, combination.name),
-        pinned(spec, combination.spec),
-        dict(combination.task.hashes),
-        {**facts, **(in_chunks("file", options.file) if options.file is not None else {})},
-    )
-    tallies, budget = tally_trials(study.get_trials(deepcopy=False)), facts["budget"]
-    done = sum(tally.done for tally in tallies.values())
-    if any(tallies[cell].left(budget) for cell in stored_cells(study.user_attrs)) or "run" not in study.user_attrs:
-        study.set_user_attr(
-            "run", {"command": options.command or f"restora run {spec.name}", "began": began, "done": done}
-        )
+    if options.file is not None:
+        facts |= in_chunks("file", options.file)
+    name, hashes = study_name(spec.name, combination.name), dict(combination.task.hashes)
+    study = create_or_resume(storage, name, pinned(spec, combination.spec), hashes, facts)
+    tallies = tally_trials(study.get_trials(deepcopy=False))
+    left = any(tallies[cell].left(combination.search.trials) for cell in cells(combination.search))
+    if left or "run" not in study.user_attrs:
+        done = sum(tally.done for tally in tallies.values())
+        run = {"command": options.command or f"restora run {spec.name}", "began": began, "done": done}
+        study.set_user_attr("run", run)
     return study
 
 

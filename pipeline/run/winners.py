@@ -1,7 +1,7 @@
 """After the search: the winner of each cell is tested once, and trained again and tested under other seeds."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,17 +21,12 @@ from pipeline.store.kept_adapters import Kept
 from pipeline.train.cut.program import Logits
 from pipeline.train.lane import Lane
 from pipeline.train.rows import Rows
-from pipeline.wording import counted
+from pipeline.wording import cell_name, counted
 
 logger = logging.getLogger(__name__)
 
 PASS = 256
 """Images per pass of a test."""
-
-
-def values_of(trial: FrozenTrial) -> Values:
-    """The values of a stored trial."""
-    return Values.of(trial.params)
 
 
 def score_model(objective: Objective, model: nn.Module, part: str) -> list[int]:
@@ -40,14 +35,7 @@ def score_model(objective: Objective, model: nn.Module, part: str) -> list[int]:
 
 
 def score_adapter(objective: Objective, values: Values, parameters: dict[str, Tensor], part: str) -> list[int]:
-    """``[correct, images]`` of the compressed model with an adapter on one part.
-
-    Args:
-        objective: The objective of the combination.
-        values: The values of the trial that trained the adapter.
-        parameters: The adapter's tensors, by name.
-        part: ``train``, ``val`` or ``test``.
-    """
+    """``[correct, images]`` of the compressed model with the adapter that a trial of these values trained."""
     base = objective.bases.of(values.cell)
     stacked = {name: tensor[None].to(objective.recipe.device) for name, tensor in parameters.items()}
     return _score(base.program.bind(Lanes([(stacked, [values.alpha])])), base.rows(part), objective)
@@ -66,12 +54,8 @@ def _score(logits: Logits, rows: Rows, objective: Objective) -> list[int]:
 class Recovered:
     """The adapter of a trial at its best epoch.
 
-    Args:
-        parameters: The adapter's tensors, by name.
-        val_accuracy: Its accuracy on the validation part.
-        best_epoch: The best epoch, counted from 1.
-        retrained: Whether it was trained again because it had not been kept. Convolutions round differently alone than
-            in a cohort, so it may differ slightly from what the trial trained.
+    It was ``retrained`` if it had not been kept. Convolutions round differently alone than in a cohort, so it may then
+    differ slightly from what the trial trained.
     """
 
     parameters: dict[str, Tensor]
@@ -94,7 +78,7 @@ def recover(objective: Objective, kept: Kept | None, trial: FrozenTrial) -> Reco
     Raises:
         NothingUsableError: It was trained again, and failed.
     """
-    values = values_of(trial)
+    values = Values.of(trial.params)
     parameters = kept.load(values.cell, trial.number) if kept else None
     if parameters is not None:
         return Recovered(parameters, trial.value or 0.0, trial.user_attrs["best_epoch"], retrained=False)
@@ -117,13 +101,7 @@ def measure_references(objective: Objective, study: optuna.Study, parts: Sequenc
 def score_winners(objective: Objective, study: optuna.Study, kept: Kept, seeds: int) -> None:
     """Test each cell's winner once, and the same values trained again under ``seeds - 1`` other seeds.
 
-    Winners that are tested already are tested again only if more seeds are asked for.
-
-    Args:
-        objective: The objective of the combination.
-        study: Its stored study, which holds the scores.
-        kept: Its kept adapters.
-        seeds: Scores per winner.
+    The stored study keeps the scores. Winners that are tested already are tested again only for more seeds.
 
     Raises:
         IntegrityError: Some winners could not be tested; all others are.
@@ -131,7 +109,11 @@ def score_winners(objective: Objective, study: optuna.Study, kept: Kept, seeds: 
     combination = objective.combination
     measure_references(objective, study, ["test"])
     winners, attributes = find_winners(study), study.user_attrs
-    known = {cell: _known_scores(attributes, cell, trial) for cell, trial in winners.items()}
+    known: dict[Cell, list[dict[str, Any]]] = {}
+    for cell, winner in winners.items():
+        stored = attributes.get(cell.winner_key, {})
+        # Scores of a trial that was the winner then, and is not now, do not count.
+        known[cell] = list(stored["seeds"]) if stored.get("trial") == winner.number else []
     untested = [cell for cell in cells(combination.search) if cell in winners and len(known[cell]) < seeds]
     if untested:
         retraining = f", and training them again under {counted(seeds - 1, 'other seed')}" if seeds > 1 else ""
@@ -142,8 +124,9 @@ def score_winners(objective: Objective, study: optuna.Study, kept: Kept, seeds: 
             for scores in _scores(objective, study, kept, winners[cell], known[cell], seeds):
                 study.set_user_attr(cell.winner_key, {"trial": winners[cell].number, "seeds": scores})
         except NothingUsableError as error:
-            failures.append(f"{cell}: {error}")
-            logger.error(f"{combination.name}: the winner of {cell} cannot be tested: {error}")
+            label = cell_name(cell.rank, cell.init, combination.search.budget_unit)
+            failures.append(f"{label}: {error}")
+            logger.error(f"{combination.name}: the winner of {label} cannot be tested: {error}")
     if failures:
         raise IntegrityError(f"winners that cannot be tested: {'; '.join(failures)}")
 
@@ -151,35 +134,21 @@ def score_winners(objective: Objective, study: optuna.Study, kept: Kept, seeds: 
 def _scores(
     objective: Objective, study: optuna.Study, kept: Kept, trial: FrozenTrial, scores: list[dict[str, Any]], seeds: int
 ) -> Iterator[list[dict[str, Any]]]:
-    """Add the scores of a winner that are missing; yields all of them after each."""
-    values, seed = values_of(trial), objective.combination.seed
-    if not scores:
-        adapter = recover(objective, kept, trial)
-        kept.save_best(study, values.cell, trial.number, adapter.parameters)
-        scores.append(_score_of_seed(objective, values, seed, adapter.parameters, adapter.val_accuracy))
-        yield scores
+    """Add the scores of a winner that are missing, one table per seed; yields all of them after each."""
+    combination, values = objective.combination, Values.of(trial.params)
+    images = len(combination.task.val)
     for number in range(len(scores), seeds):
-        other_seed = derive(seed, "again", number)
-        lane = train_alone(objective, values, order_seed=other_seed)
-        if lane.failure is None:
-            scores.append(_score_of_seed(objective, values, other_seed, lane.best_parameters, lane.best))
+        if number == 0:
+            seed, adapter, failure = combination.seed, recover(objective, kept, trial), None
+            kept.save_best(study, values.cell, trial.number, adapter.parameters)
+            parameters, accuracy = adapter.parameters, adapter.val_accuracy
         else:
-            scores.append({"seed": other_seed, "reason": lane.failure})
+            seed = derive(combination.seed, "again", number)
+            lane = train_alone(objective, values, order_seed=seed)
+            parameters, accuracy, failure = lane.best_parameters, lane.best, lane.failure
+        if failure is None:
+            val = [round(accuracy * images), images]
+            scores.append({"seed": seed, "val": val, "test": score_adapter(objective, values, parameters, "test")})
+        else:
+            scores.append({"seed": seed, "reason": failure})
         yield scores
-
-
-def _known_scores(attributes: Mapping[str, Any], cell: Cell, winner: FrozenTrial) -> list[dict[str, Any]]:
-    """The stored scores of a cell's winner, one table per seed; empty if another trial was the winner then."""
-    known: dict[str, Any] = attributes.get(cell.winner_key, {})
-    return list(known["seeds"]) if known.get("trial") == winner.number else []
-
-
-def _score_of_seed(
-    objective: Objective, values: Values, seed: int, parameters: dict[str, Tensor], val_accuracy: float
-) -> dict[str, Any]:
-    images = len(objective.combination.task.val)
-    return {
-        "seed": seed,
-        "val": [round(val_accuracy * images), images],
-        "test": score_adapter(objective, values, parameters, "test"),
-    }

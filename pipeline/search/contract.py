@@ -29,17 +29,11 @@ class Pruner(Method):
 
     @abstractmethod
     def build(self, startup: int) -> BasePruner:
-        """The Optuna pruner of a cell; its steps are epochs, from 1.
-
-        Args:
-            startup: Start-up trials of the cell.
-        """
+        """The Optuna pruner of a cell with this many start-up trials; its steps are epochs, from 1."""
 
     def expected_epochs(self, epochs: int, wave: int) -> float:
-        """Epochs that a trial trains on average, for estimates: all of them if nothing is known.
+        """Epochs that a trial trains on average, for estimates: all of its ``epochs`` if nothing is known.
 
-        Args:
-            epochs: Epochs of a trial that is not pruned.
-            wave: Trials of a cell that run at the same time.
+        A ``wave`` is the number of trials of a cell that run at the same time.
         """
         return epochs

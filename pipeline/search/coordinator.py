@@ -9,11 +9,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.cell import Cell, cell_of
-from pipeline.config.search_spec import SearchSpec
 from pipeline.guard import StopTraining
 from pipeline.objective.objective import Objective
 from pipeline.objective.passes import Pass, pack
-from pipeline.objective.scores import best_scored, score_cells
+from pipeline.objective.scores import ranked, score_cells
 from pipeline.results.progress import CellProgress, Progress
 from pipeline.search.events import Events
 from pipeline.search.history import History
@@ -26,24 +25,17 @@ from pipeline.wording import cell_name
 
 logger = logging.getLogger(__name__)
 
+Outcome = tuple[TrialState, float | None]
 KILLS = 3
 """How often a trial is tried again after its run was killed."""
 
 
 @dataclass
 class _Wave:
-    """The trials of a wave that are trained.
-
-    A trial is an ``Ask`` (what is to be trained), the lane that trains it, an outcome once it has ended, and the row
-    that the ledger writes of it.
-
-    Args:
-        lanes: The lane of each ask.
-        outcomes: Final state and value of each ask that has ended.
-    """
+    """The trials of a wave that are trained: the lane of each ask, and its final state and value once it has ended."""
 
     lanes: dict[Ask, Lane]
-    outcomes: dict[Ask, tuple[TrialState, float | None]] = field(default_factory=dict)
+    outcomes: dict[Ask, Outcome] = field(default_factory=dict)
 
     @property
     def running(self) -> dict[Ask, Lane]:
@@ -55,22 +47,15 @@ class Coordinator:
 
     Each cell learns from its own history. All cells ask, train and tell one wave together. All lanes of a wave end an
     epoch before any is pruned, so pruning does not depend on how lanes are packed into cohorts.
-
-    Args:
-        objective: The objective of the combination, which trains.
-        study: The stored study.
-        kept: Where the best adapter of each cell is kept.
-        size: How many lanes one pass holds.
-        events: Receives how far the cells are, before the first wave, and before and after every epoch of a wave.
     """
 
     def __init__(
         self, objective: Objective, study: optuna.Study, kept: Kept, size: Pass, events: Events | None = None
     ) -> None:
         self.objective, self.study, self.kept, self.size = objective, study, kept, size
-        self.events = events or Events()
+        self.combination, self.events = objective.combination, events or Events()
         bury_abandoned(study)
-        self.ledger = Ledger(study, full_space(objective.combination.search, objective.combination.adapter))
+        self.ledger = Ledger(study, full_space(self.combination.search, self.combination.adapter))
         self._stored: dict[Cell, dict[int, FrozenTrial]] = defaultdict(dict)
         self._kills: Counter[tuple[Cell, int]] = Counter()
         for trial in study.get_trials(deepcopy=False):
@@ -78,10 +63,6 @@ class Coordinator:
                 self._stored[cell_of(trial.params)][trial.user_attrs["ask"]] = trial
             elif was_killed(trial):
                 self._kills[cell_of(trial.params), trial.user_attrs["ask"]] += 1
-
-    @property
-    def _name(self) -> str:
-        return self.objective.combination.name
 
     def run(self) -> None:
         """Search until no cell has budget left.
@@ -91,15 +72,12 @@ class Coordinator:
         Raises:
             StopTraining: ``check_stop`` said so. Trials that had ended are stored, the others will be asked for again.
         """
-        combination = self.objective.combination
-        search, space = combination.search, cell_space(combination.search, combination.adapter)
-        first = self._first_values()
-        self._histories = {
-            cell: History(cell, search, space, combination.seed, first.get(cell)) for cell in cells(search)
-        }
+        search, seed, first = self.combination.search, self.combination.seed, self._first_values()
+        space = cell_space(search, self.combination.adapter)
+        self._histories = {cell: History(cell, search, space, seed, first.get(cell)) for cell in cells(search)}
         self._publish(_Wave({}))
         while asks := self._ask():
-            outcomes = {}
+            outcomes: dict[Ask, Outcome] = {}
             for ask in asks:
                 if trial := self._stored[ask.cell].get(ask.number):
                     for epoch, accuracy in trial.intermediate_values.items():
@@ -111,36 +89,40 @@ class Coordinator:
 
     def _first_values(self) -> dict[Cell, Values]:
         """The values that the best-scored cells try first; nothing is scored once every cell has begun."""
-        search, adapter = self.objective.combination.search, self.objective.combination.adapter
+        search = self.combination.search
         if not search.queued or all(0 in self._stored[cell] for cell in cells(search)):
             return {}
-        best = best_scored(score_cells(self.objective), search.queued)
-        names = "; ".join(cell_name(cell.rank, cell.init, _unit(search)) for cell in best)
-        logger.info(f"{self._name}: the best-scoring cells start from mid-range values: {names}")
-        return {cell: middle(cell, search, adapter) for cell in best}
+        best = [score.cell for score in ranked(score_cells(self.objective))[: search.queued]]
+        names = "; ".join(cell_name(cell.rank, cell.init, search.budget_unit) for cell in best)
+        logger.info(f"{self.combination.name}: the best-scoring cells start from mid-range values: {names}")
+        return {cell: middle(cell, search, self.combination.adapter) for cell in best}
 
     def _ask(self) -> list[Ask]:
         """The asks of the next wave, of all cells; a cell may take over values of the next higher rank of its init."""
-        ranks, asks = sorted(self.objective.combination.search.ranks), []
+        ranks, asks = sorted(self.combination.search.ranks), []
         for cell, history in self._histories.items():
             higher = [rank for rank in ranks if rank > cell.rank]
             neighbour = self._histories[Cell(higher[0], cell.init)] if higher else None
             asks += history.ask(neighbour, self._stored[cell])
         return asks
 
-    def _train(self, asks: list[Ask]) -> dict[Ask, tuple[TrialState, float | None]]:
+    def _train(self, asks: list[Ask]) -> dict[Ask, Outcome]:
         """Train the new trials of a wave together, and write each when it ends."""
         if not asks:
             return {}
-        wave = _Wave({ask: self.objective.lane(ask.values) for ask in asks})
+        wave, device = _Wave({ask: self.objective.lane(ask.values) for ask in asks}), self.objective.recipe.device
         for ask, lane in wave.lanes.items():
             if self._kills[ask.cell, ask.number] >= KILLS:
                 lane.failure = f"its run was killed {KILLS} times while it trained"
                 self._finish(wave, ask, TrialState.FAIL)
         try:
             self._publish(wave)
-            while wave.running:
-                self._train_epoch(wave.running)
+            while running := wave.running:
+                for ask, lane in running.items():
+                    attributes = functools.partial(self.objective.attributes, lane, ask.values)
+                    self.ledger.progress(ask, _accuracies(lane), attributes)
+                cohorts = pack(list(running.values()), self.size, workers(device))
+                side_by_side([functools.partial(self.objective.train_epoch, cohort) for cohort in cohorts], device)
                 self._judge(wave)
                 self._publish(wave)
         except (StopTraining, KeyboardInterrupt) as stop:
@@ -148,14 +130,6 @@ class Coordinator:
                 self._finish(wave, ask, TrialState.FAIL, interrupted=str(stop) or "interrupted twice")
             raise
         return wave.outcomes
-
-    def _train_epoch(self, running: dict[Ask, Lane]) -> None:
-        for ask, lane in running.items():
-            attributes = functools.partial(self.objective.attributes, lane, ask.values)
-            self.ledger.progress(ask, _accuracies(lane), attributes)
-        device = self.objective.recipe.device
-        cohorts = pack(list(running.values()), self.size, workers(device))
-        side_by_side([functools.partial(self.objective.train_epoch, cohort) for cohort in cohorts], device)
 
     def _judge(self, wave: _Wave) -> None:
         """Report the last epoch of all running trials, then end those that failed, are complete, or are pruned."""
@@ -177,10 +151,8 @@ class Coordinator:
         Its value is that of the best epoch if it is complete, and of the last if it was pruned (Optuna's convention).
         """
         lane = wave.lanes[ask]
-        value = None
-        if state == TrialState.COMPLETE:
-            value = lane.best
-        elif state == TrialState.PRUNED:
+        value = lane.best if state == TrialState.COMPLETE else None
+        if state == TrialState.PRUNED:
             value = lane.curve[-1].val_accuracy
         wave.outcomes[ask] = state, value
         attributes = self.objective.attributes(lane, ask.values)
@@ -191,18 +163,13 @@ class Coordinator:
             self.kept.save_best(self.study, ask.cell, number, lane.best_parameters)
 
     def _publish(self, wave: _Wave) -> None:
-        search, epochs = self.objective.combination.search, defaultdict[Cell, list[int]](list)
+        search, epochs = self.combination.search, defaultdict[Cell, list[int]](list)
         for ask, lane in wave.running.items():
             epochs[ask.cell].append(len(lane.curve))
-        progress = [
-            CellProgress.of(cell, search.trials, self.ledger.tallies[cell], epochs[cell]) for cell in self._histories
-        ]
-        metric = self.objective.combination.task.metric
-        self.events.progressed(self._name, Progress(tuple(progress), search.epochs, metric, _unit(search)))
-
-
-def _unit(search: SearchSpec) -> str | None:
-    return search.allocation.unit if search.allocation else None
+        tallies = self.ledger.tallies
+        progress = (CellProgress.of(cell, search.trials, tallies[cell], epochs[cell]) for cell in self._histories)
+        progressed = Progress(tuple(progress), search.epochs, self.combination.task.metric, search.budget_unit)
+        self.events.progressed(self.combination.name, progressed)
 
 
 def _accuracies(lane: Lane) -> list[float]:

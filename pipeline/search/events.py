@@ -23,11 +23,7 @@ class Events:
 
 
 class AllOf(Events):
-    """Passes every event to several receivers, in order.
-
-    Args:
-        receivers: The receivers.
-    """
+    """Passes every event to several receivers, in order."""
 
     def __init__(self, *receivers: Events) -> None:
         self._receivers = receivers

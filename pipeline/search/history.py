@@ -18,31 +18,19 @@ from pipeline.store.tally import Tally
 class History:
     """The trials of one cell, and what it asks next.
 
-    The seed of each ask is a hash of (study seed, cell, number), so what is asked depends on what was told alone.
-
-    Args:
-        cell: The cell.
-        search: Budget, sampler and pruner.
-        space: The space within the cell.
-        seed: The study's seed.
-        first: Values of the first trial; None lets the sampler choose them.
+    The seed of each ask is a hash of (study seed, cell, number), so what is asked depends on what was told alone. The
+    sampler chooses the values of the first trial if ``first`` gives none.
     """
 
     def __init__(
-        self,
-        cell: Cell,
-        search: SearchSpec,
-        space: Mapping[str, BaseDistribution],
-        seed: int,
-        first: Values | None = None,
+        self, cell: Cell, search: SearchSpec, space: dict[str, BaseDistribution], seed: int, first: Values | None
     ) -> None:
-        self.cell, self.search, self.seed, self.first = cell, search, seed, first
+        self.cell, self.search, self.seed, self.first, self._space = cell, search, seed, first, space
         self.told = Tally()
         """What the trials that were told came to. When a run resumes, the stored ones are told wave by wave again."""
         self._storage, pruner = InMemoryStorage(), search.pruner.build(search.sampler.startup)
         self.study = optuna.create_study(storage=self._storage, direction="maximize", pruner=pruner)
         self._study_id = self._storage.get_study_id_from_name(self.study.study_name)
-        self._space = dict(space)
 
     @property
     def _trials(self) -> list[FrozenTrial]:
@@ -51,10 +39,8 @@ class History:
     def ask(self, neighbour: "History | None", stored: Mapping[int, FrozenTrial]) -> list[Ask]:
         """The cell's trials of the next wave; none once its budget is met, or it is exhausted.
 
-        Args:
-            neighbour: The history of the next higher rank of the same init. Some of its best values are tried here
-                once the start-up is over.
-            stored: Trials of the stored study by their number in this history. Their values are asked for again.
+        Some of the best values of the ``neighbour``, the next higher rank of the same init, are tried here once the
+        start-up is over. Values of ``stored`` trials, by their number in this history, are asked for again.
         """
         to_start = self.search.sampler.startup - self.told.done
         started = to_start <= 0
@@ -66,30 +52,27 @@ class History:
 
     def _ask_one(self, started: bool, queued: list[dict[str, Any]], stored: Mapping[int, FrozenTrial]) -> Ask:
         number = len(self._trials)
+        known: dict[str, Any] | None = None
         if number in stored:
-            origin = stored[number].user_attrs["origin"]
-            params = {name: stored[number].params[name] for name in self._space}
-            self._add_running(params, origin)
+            origin, known = stored[number].user_attrs["origin"], stored[number].params
         elif number == 0 and self.first is not None:
-            origin, params = "score", {name: self.first.params()[name] for name in self._space}
-            self._add_running(params, origin)
+            origin, known = "score", self.first.params()
         elif queued:
-            origin, params = "neighbour", queued[0]
-            self._add_running(params, origin)
+            origin, known = "neighbour", queued[0]
         else:
             origin = "sampler" if started else "start-up"
+        queued[:1] = []
+        if known is None:
             self.study.sampler = self.search.sampler.build(derive(self.seed, self.cell, "ask", number))
             trial = self.study.ask(self._space)
             trial.set_user_attr("origin", origin)
             params = trial.params
-        queued[:1] = []
+        else:
+            params = {name: known[name] for name in self._space}
+            running = create_trial(state=TrialState.RUNNING, params=params, distributions=self._space)
+            running.set_user_attr("origin", origin)
+            self.study.add_trial(running)
         return Ask(self.cell, number, origin, Values.of({"rank": self.cell.rank, "init": self.cell.init, **params}))
-
-    def _add_running(self, params: dict[str, Any], origin: str) -> None:
-        trial = create_trial(
-            state=TrialState.RUNNING, params=params, distributions=self._space, user_attrs={"origin": origin}
-        )
-        self.study.add_trial(trial)
 
     def _neighbour_values(self, neighbour: "History") -> list[dict[str, Any]]:
         """The neighbour's best values that were not tried here, as many as ``warm_start`` still allows."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.results.spectra_file import Course
-from pipeline.run.snapshot import Snapshot, courses, weight_snapshot
+from pipeline.run.recorded_spectra import Snapshot, courses, weight_snapshot
 from pipeline.seeds import derive
 
 SAMPLES, FEATURES, INFORMATIVE, TARGETS, WIDTH, BATCH = 1024, 64, 8, 32, 64, 64

@@ -20,7 +20,8 @@ from pipeline.config.study_file import load_spec
 from pipeline.export.checkpoint import load
 from pipeline.objective.objective import Objective
 from pipeline.run.estimate import plan_rank
-from pipeline.run.winners import recover, values_of
+from pipeline.run.winners import recover
+from pipeline.space import Values
 from pipeline.store.kept_adapters import Kept
 from pipeline.task.prepare import prepare
 
@@ -116,7 +117,7 @@ def run_and_export(name: str, case: Case) -> Exported:
     (result,) = read_results(open_storage("sqlite:///storage/studies.db"), name)
     trial = result.best_of_ranks()[2].best
     parameters = recover(objective, Kept(name, "only"), trial).parameters
-    return Exported(folder, objective, parameters, values_of(trial).alpha)
+    return Exported(folder, objective, parameters, Values.of(trial.params).alpha)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +167,7 @@ def test_the_file_holds_the_bytes_that_its_card_and_the_plan_say(exports, name):
     assert file.stat().st_size == size["file_bytes"] == size["header_bytes"] + size["tensor_bytes"]
     assert int.from_bytes(file.read_bytes()[:8], "little") + 8 == size["header_bytes"]
     plan = plan_rank(exported.objective.combination, 2)
-    assert plan.bytes == size["tensor_bytes"]
+    assert plan["bytes"] == size["tensor_bytes"]
     kinds = {"sign": "payload", "value": "payload", "index": "index", "scale": "scale"}
     found: dict[str, int] = {}
     with safe_open(file, framework="pt") as tensors:
@@ -180,7 +181,7 @@ def test_the_file_holds_the_bytes_that_its_card_and_the_plan_say(exports, name):
             else:
                 continue
             found[place] = found.get(place, 0) + tensor.numel() * tensor.element_size()
-    assert found == plan.tensors
+    assert found == plan["tensors"]
     assert any(module == "payload" for module in {key.rpartition(".")[2] for key in found})
 
 

@@ -22,7 +22,8 @@ from pipeline import load, save
 from pipeline.errors import IntegrityError, StorageError, UsageError
 from pipeline.paths import write_whole
 from pipeline.run.estimate import plan_rank
-from pipeline.run.winners import train_alone, values_of
+from pipeline.run.winners import train_alone
+from pipeline.space import Values
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +279,7 @@ def test_fault_24_a_swap_that_fails_midway_leaves_the_old_checkpoint(optimized, 
 
 def test_fault_25_a_fresh_process_comes_to_the_same_outputs_and_the_sizes_are_as_predicted(optimized, folder):
     objective, trials = optimized
-    values = values_of(trials[0])
+    values = Values.of(trials[0].params)
     parameters = train_alone(objective, values).best_parameters
     images, labels = next(objective.combination.task.test.batches(1000))
     with torch.inference_mode():
@@ -294,4 +295,4 @@ def test_fault_25_a_fresh_process_comes_to_the_same_outputs_and_the_sizes_are_as
     assert answer["correct"] == card["accuracy"]["recovered"]["test"]["correct"]
     size = (folder / "model.safetensors").stat().st_size
     assert size == card["size"]["file_bytes"] == card["size"]["header_bytes"] + card["size"]["tensor_bytes"]
-    assert plan_rank(objective.combination, values.rank).bytes == card["size"]["tensor_bytes"]
+    assert plan_rank(objective.combination, values.rank)["bytes"] == card["size"]["tensor_bytes"]

@@ -1,7 +1,7 @@
 """A task of four blobs and a 16-12-4 perceptron, and the pieces of a study over it."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import optuna
@@ -28,6 +28,7 @@ from pipeline.store.kept_adapters import Kept
 from pipeline.store.stored_study import create_or_resume, study_name
 from pipeline.task.contract import Task
 from pipeline.task.parts import Part
+from pipeline.train.lane import Lane
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 """States of trials that a budget counts."""
@@ -117,6 +118,20 @@ def make_search(**changes: Any) -> SearchSpec:
 def make_objective(spec: StudySpec | None = None, task: Task | None = None) -> Objective:
     spec = spec or make_spec()
     return Objective(task or make_task(), spec.combination[0], spec.search, seed=spec.seed)
+
+
+def failing(objective: Objective, fails: Callable[[Lane], bool]) -> Objective:
+    """Lets the lanes that ``fails`` chooses fail at the end of each of their epochs."""
+    train_epoch = objective.train_epoch
+
+    def failing_epoch(lanes: list[Lane]) -> None:
+        train_epoch(lanes)
+        for lane in lanes:
+            if fails(lane):
+                lane.failure = "the test said so"
+
+    objective.train_epoch = failing_epoch  # type: ignore[method-assign]
+    return objective
 
 
 def adapted(objective: Objective, parameters: dict[str, torch.Tensor], alpha: float) -> nn.Module:

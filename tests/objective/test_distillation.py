@@ -119,11 +119,11 @@ def test_a_probe_and_a_plan_count_the_teacher():
     ((*_, logits), _) = next(probe_rows(taught, 100).batches(100))
     assert torch.equal(logits[:32], taught.combination.task.model(taught.combination.task.train.images[:32]))
     assert measure_pass(taught).images > 0
-    assert plan_cache(plain, set()).bytes == 0
-    assert plan_cache(taught, set()).bytes == plan_cache(taught, set()).missing_bytes == 4 * 4 * (96 + 80)
+    assert plan_cache(plain, set())["bytes"] == 0
+    assert plan_cache(taught, set())["bytes"] == plan_cache(taught, set())["missing_bytes"] == 4 * 4 * (96 + 80)
     for name in ("train", "val"):
         taught.bases.rows(taught.bases.common, name)
-    assert plan_cache(taught, set()).missing_bytes == 0
+    assert plan_cache(taught, set())["missing_bytes"] == 0
 
 
 def test_a_study_stored_before_there_were_losses_and_metrics_goes_on_and_another_loss_is_refused():

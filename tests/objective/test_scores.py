@@ -4,21 +4,11 @@ import pytest
 import torch
 from optuna.trial import TrialState
 from stopping import StopAfter
-from tiny_studies import (
-    SEARCH,
-    adapted,
-    asks,
-    make_objective,
-    make_spec,
-    make_task,
-    measure,
-    outcomes,
-    search,
-)
+from tiny_studies import SEARCH, adapted, asks, make_objective, make_spec, make_task, measure, outcomes, search
 
 from pipeline.cell import Cell
 from pipeline.guard import StopTraining
-from pipeline.objective.scores import CellScore, best_scored, score_cells
+from pipeline.objective.scores import CellScore, ranked, score_cells
 from pipeline.space import cells, middle
 
 MIDDLE = {"alpha": math.sqrt(8), "optimizer": "adam", "lr": 1e-2, "batch_size": 16}
@@ -77,14 +67,13 @@ def test_an_adapter_without_ranks_has_no_scores():
 def test_the_best_have_the_highest_accuracy_then_the_lowest_error_then_come_first():
     table = {(1, "a"): (0.5, 0.5), (1, "b"): (0.1, 0.6), (2, "a"): (0.2, 0.5), (2, "b"): (0.2, 0.5)}
     scores = [CellScore(Cell(*cell), error, accuracy, 10) for cell, (error, accuracy) in table.items()]
-    assert best_scored(scores, 3) == [Cell(1, "b"), Cell(2, "a"), Cell(2, "b")]
-    assert len(best_scored(scores, 9)) == 4
+    assert [score.cell for score in ranked(scores)] == [Cell(1, "b"), Cell(2, "a"), Cell(2, "b"), Cell(1, "a")]
 
 
 def test_the_best_scored_cells_begin_with_the_middle_and_no_other_does(storage):
     spec = make_spec(queued=2)
     study = search(storage, spec)
-    best = best_scored(score_cells(make_objective(spec)), 2)
+    best = [score.cell for score in ranked(score_cells(make_objective(spec)))[:2]]
     for cell, own in asks(study).items():
         origins = [origin for origin, _ in own]
         assert origins.count("score") == (cell in best)

@@ -5,7 +5,7 @@ from torch import nn
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.spectrum import effective_rank
 from pipeline.errors import IntegrityError
-from pipeline.run.snapshot import adapter_snapshot, courses, weight_snapshot
+from pipeline.run.recorded_spectra import adapter_snapshot, courses, weight_snapshot
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ def test_the_stored_bytes_of_layers_add_up_to_those_of_each_cell_where_its_init_
         for rank in (1, 2):
             cell = Cell(rank, init)
             stored = sum(sum(bytes_with_adapter(layer, cell).values()) for layer in layers)
-            assert stored == combination.facts_of(cell).size.layer_bytes
-    moved, common = (combination.facts_of(Cell(2, init)).size.layer_bytes for init in ("pissa", "svd"))
+            assert stored == combination.facts(cell).size.layer_bytes
+    moved, common = (combination.facts(Cell(2, init)).size.layer_bytes for init in ("pissa", "svd"))
     assert moved != common
 
 

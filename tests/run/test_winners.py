@@ -1,10 +1,9 @@
 import pytest
 from optuna.trial import TrialState
-from tiny_studies import Mlp, blobs, by_cell, kept_of, make_objective, make_spec, make_task, search
+from tiny_studies import Mlp, blobs, by_cell, failing, kept_of, make_objective, make_spec, make_task, search
 
 from pipeline.cell import Cell
 from pipeline.errors import IntegrityError
-from pipeline.objective.objective import Objective
 from pipeline.results.reading import read_results
 from pipeline.run.winners import find_winners, recover, score_winners
 from pipeline.task.contract import Task
@@ -132,18 +131,13 @@ def test_best_of_ranks_takes_the_init_of_higher_validation_accuracy(storage):
         assert values[cell.cell.init] == max(values.values())
 
 
+def has_rank_one(lane):
+    return len(lane.parameters["fc1.lora_A"]) == 1
+
+
 def test_a_cell_without_a_complete_trial_has_no_winner_and_stops_nothing(storage):
     spec = make_spec(trials=4, inits=["svd"])
-    objective: Objective = make_objective(spec)
-    train_epoch = objective.train_epoch
-
-    def failing_epoch(lanes):
-        train_epoch(lanes)
-        for lane in lanes:
-            if lane.parameters["fc1.lora_A"].shape[0] == 1:
-                lane.failure = "the test said so"
-
-    objective.train_epoch = failing_epoch
+    objective = failing(make_objective(spec), has_rank_one)
     study = search(storage, spec, objective=objective)
     score_winners(objective, study, kept_of(spec), 1)
     (result,) = read_results(storage, "tiny")
@@ -162,22 +156,14 @@ def test_of_winners_that_are_tested_nothing_is_said(storage, counting_task, said
     ]
 
 
-def test_a_winner_that_cannot_be_tested_is_named_and_the_other_cells_are_tested(storage, monkeypatch, said):
+def test_a_winner_that_cannot_be_tested_is_named_and_the_other_cells_are_tested(storage, said):
     spec, objective, study = prepared(storage, make_task(), trials=4, ranks=[1, 2], inits=["svd"])
     for path in kept_of(spec).folder.iterdir():
         path.unlink()
-    train_epoch = objective.train_epoch
-
-    def failing_epoch(lanes):
-        train_epoch(lanes)
-        for lane in lanes:
-            if lane.parameters["fc1.lora_A"].shape[0] == 1:
-                lane.failure = "the test said so"
-
-    monkeypatch.setattr(objective, "train_epoch", failing_epoch)
+    failing(objective, has_rank_one)
     for _ in range(2):
-        with pytest.raises(IntegrityError, match=r"rank 1 svd: trial \d+ was trained again, and failed"):
+        with pytest.raises(IntegrityError, match=r"rank 1, svd: trial \d+ was trained again, and failed"):
             score_winners(objective, study, kept_of(spec), 1)
         (result,) = read_results(storage, "tiny")
         assert {cell.cell.rank: bool(cell.tested) for cell in result.cells} == {1: False, 2: True}
-    assert any("the winner of rank 1 svd cannot be tested" in line for line in said)
+    assert any("the winner of rank 1, svd cannot be tested" in line for line in said)

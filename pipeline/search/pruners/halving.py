@@ -35,30 +35,22 @@ class Halving(Pruner):
 class HalvingPruner(BasePruner):
     """Successive halving of trials that run at the same time.
 
-    At the rungs ``first * factor ** k`` a trial goes on if it is among the best ``ceil(n / factor)`` of the ``n``
-    running trials of the study that reported at that rung. All of them must have reported before the first is judged.
+    At the rungs, steps ``first * factor ** k``, a trial goes on if it is among the best ``ceil(n / factor)`` of the
+    ``n`` running trials of the study that reported there. All of them must have reported before the first is judged.
     Optuna's pruners compare with complete trials only, and would prune nothing of trials that all run at once.
-
-    Args:
-        first: Step of the first rung.
-        factor: Ratio of one rung to the one before it, and of the trials before a rung to those that go on.
     """
 
     def __init__(self, first: int = 1, factor: int = 3) -> None:
         self.first, self.factor = first, factor
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        step = trial.last_step
-        if step is None or not self._is_rung(step):
+        step, rung = trial.last_step or 0, self.first
+        while rung < step:
+            rung *= self.factor
+        if rung != step:
             return False
         sign = 1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1
         running = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
         reports = [peer.intermediate_values for peer in running]
         peers = sorted((sign * values[step] for values in reports if step in values), reverse=True)
         return sign * trial.intermediate_values[step] < peers[math.ceil(len(peers) / self.factor) - 1]
-
-    def _is_rung(self, step: int) -> bool:
-        rung = self.first
-        while rung < step:
-            rung *= self.factor
-        return rung == step

@@ -9,9 +9,9 @@ from pipeline.errors import SpecError
 from pipeline.paths import baseline_spectra, winner_spectra
 from pipeline.results.reading import find_winners
 from pipeline.results.spectra_file import read_spectra
-from pipeline.run.snapshot import weight_snapshot
-from pipeline.run.winner_spectra import keep_baseline_spectra, record_winners, watched_layers
-from pipeline.run.winners import recover, values_of
+from pipeline.run.recorded_spectra import keep_baseline_spectra, record_winners, watched_layers, weight_snapshot
+from pipeline.run.winners import recover
+from pipeline.space import Values
 from pipeline.store.stored_study import trial_key
 
 
@@ -51,7 +51,7 @@ def test_the_winner_of_each_cell_is_recorded_from_its_start_to_its_last_epoch(st
         assert len(courses["Q + s B A", "fc1"].shares[0]) == 12
         best = trial.user_attrs["best_epoch"]
         own = recover(objective, kept_of(spec), trial).parameters
-        s = objective.combination.adapter.s(values_of(trial).alpha, cell.rank)
+        s = objective.combination.adapter.s(Values.of(trial.params).alpha, cell.rank)
         values = product_singular_values(own["fc1.lora_B"], own["fc1.lora_A"], s)
         assert product.effective_rank[best] == pytest.approx(effective_rank(values), rel=1e-3)
 
