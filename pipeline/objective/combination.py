@@ -113,9 +113,8 @@ class Combination:
     @cached_property
     def compressed(self) -> CompressedModel:
         """The compressed model, before any adapter."""
-        compression = self.compression
-        stats = self.statistics.of(self.targets) if compression.needs_statistics else {}
-        compressed = compress_cached(compression, self.task, self.model, self.targets, stats)
+        stats = self.statistics.of(self.targets) if self.compression.needs_statistics else {}
+        compressed = compress_cached(self.compression, self.task, self.model, self.targets, stats)
         model = on_device(compressed.model, self.device)
         if self.spec.batch_norm == "reestimated":
             reestimate(model, (images.to(self.device) for images, _ in calibration(self.task.train)))

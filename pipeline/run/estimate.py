@@ -120,15 +120,14 @@ def plan_scores(objective: Objective) -> dict[str, Any]:
 
 def objectives_to_plan(spec: StudySpec, device: str, *, score: bool) -> dict[str, Objective]:
     """The objectives of a study; a missing baseline is trained only to score cells."""
-    if not score:
+    if score:
+        with Guard():
+            objectives = trained_objectives(spec, device)
+        images = f"up to {SCORE_IMAGES} validation and {ERROR_IMAGES} training images"
+        logger.info(f"scoring: each cell is evaluated on {images}")
+    else:
         objectives = make_objectives(spec, prepare(spec.task, device=device, train_baseline=False), device)
         refuse_misfits(objective.combination for objective in objectives.values())
-        return objectives
-    with Guard():
-        objectives = trained_objectives(spec, device)
-    logger.info(
-        f"scoring: each cell is evaluated on up to {SCORE_IMAGES} validation and {ERROR_IMAGES} training images"
-    )
     return objectives
 
 

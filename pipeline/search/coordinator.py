@@ -3,7 +3,6 @@
 import functools
 import logging
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -26,20 +25,9 @@ from pipeline.wording import cell_name
 logger = logging.getLogger(__name__)
 
 Outcome = tuple[TrialState, float | None]
+"""The final state and the value of a trial."""
 KILLS = 3
 """How often a trial is tried again after its run was killed."""
-
-
-@dataclass
-class _Wave:
-    """The trials of a wave that are trained: the lane of each ask, and its final state and value once it has ended."""
-
-    lanes: dict[Ask, Lane]
-    outcomes: dict[Ask, Outcome] = field(default_factory=dict)
-
-    @property
-    def running(self) -> dict[Ask, Lane]:
-        return {ask: lane for ask, lane in self.lanes.items() if ask not in self.outcomes}
 
 
 class Coordinator:
@@ -58,6 +46,8 @@ class Coordinator:
         self.ledger = Ledger(study, full_space(self.combination.search, self.combination.adapter))
         self._stored: dict[Cell, dict[int, FrozenTrial]] = defaultdict(dict)
         self._kills: Counter[tuple[Cell, int]] = Counter()
+        self._running: dict[Ask, Lane] = {}
+        self._outcomes: dict[Ask, Outcome] = {}
         for trial in study.get_trials(deepcopy=False):
             if is_told(trial):
                 self._stored[cell_of(trial.params)][trial.user_attrs["ask"]] = trial
@@ -75,7 +65,7 @@ class Coordinator:
         search, seed, first = self.combination.search, self.combination.seed, self._first_values()
         space = cell_space(search, self.combination.adapter)
         self._histories = {cell: History(cell, search, space, seed, first.get(cell)) for cell in cells(search)}
-        self._publish(_Wave({}))
+        self._publish()
         while asks := self._ask():
             outcomes: dict[Ask, Outcome] = {}
             for ask in asks:
@@ -110,51 +100,52 @@ class Coordinator:
         """Train the new trials of a wave together, and write each when it ends."""
         if not asks:
             return {}
-        wave, device = _Wave({ask: self.objective.lane(ask.values) for ask in asks}), self.objective.recipe.device
-        for ask, lane in wave.lanes.items():
+        device = self.objective.recipe.device
+        self._running, self._outcomes = {ask: self.objective.lane(ask.values) for ask in asks}, {}
+        for ask in asks:
             if self._kills[ask.cell, ask.number] >= KILLS:
-                lane.failure = f"its run was killed {KILLS} times while it trained"
-                self._finish(wave, ask, TrialState.FAIL)
+                self._running[ask].failure = f"its run was killed {KILLS} times while it trained"
+                self._finish(ask, TrialState.FAIL)
         try:
-            self._publish(wave)
-            while running := wave.running:
-                for ask, lane in running.items():
+            self._publish()
+            while self._running:
+                for ask, lane in self._running.items():
                     attributes = functools.partial(self.objective.attributes, lane, ask.values)
                     self.ledger.progress(ask, _accuracies(lane), attributes)
-                cohorts = pack(list(running.values()), self.size, workers(device))
+                cohorts = pack(self._running.values(), self.size, workers(device))
                 side_by_side([functools.partial(self.objective.train_epoch, cohort) for cohort in cohorts], device)
-                self._judge(wave)
-                self._publish(wave)
+                self._judge()
+                self._publish()
         except (StopTraining, KeyboardInterrupt) as stop:
-            for ask in wave.running:
-                self._finish(wave, ask, TrialState.FAIL, interrupted=str(stop) or "interrupted twice")
+            for ask in list(self._running):
+                self._finish(ask, TrialState.FAIL, interrupted=str(stop) or "interrupted twice")
             raise
-        return wave.outcomes
+        return self._outcomes
 
-    def _judge(self, wave: _Wave) -> None:
+    def _judge(self) -> None:
         """Report the last epoch of all running trials, then end those that failed, are complete, or are pruned."""
-        running = wave.running
+        running = dict(self._running)
         for ask, lane in running.items():
             if lane.failure is None:
                 self._histories[ask.cell].report(ask.number, len(lane.curve), lane.curve[-1].val_accuracy)
         for ask, lane in running.items():
             if lane.failure is not None:
-                self._finish(wave, ask, TrialState.FAIL)
+                self._finish(ask, TrialState.FAIL)
             elif len(lane.curve) == self.objective.recipe.epochs:
-                self._finish(wave, ask, TrialState.COMPLETE)
+                self._finish(ask, TrialState.COMPLETE)
             elif self._histories[ask.cell].should_prune(ask.number):
-                self._finish(wave, ask, TrialState.PRUNED)
+                self._finish(ask, TrialState.PRUNED)
 
-    def _finish(self, wave: _Wave, ask: Ask, state: TrialState, interrupted: str | None = None) -> None:
+    def _finish(self, ask: Ask, state: TrialState, interrupted: str | None = None) -> None:
         """End a trial: write it, and keep its adapter if it is the best of its cell so far.
 
         Its value is that of the best epoch if it is complete, and of the last if it was pruned (Optuna's convention).
         """
-        lane = wave.lanes[ask]
+        lane = self._running.pop(ask)
         value = lane.best if state == TrialState.COMPLETE else None
         if state == TrialState.PRUNED:
             value = lane.curve[-1].val_accuracy
-        wave.outcomes[ask] = state, value
+        self._outcomes[ask] = state, value
         attributes = self.objective.attributes(lane, ask.values)
         if interrupted:
             attributes |= {"interrupted": True, "reason": interrupted}
@@ -162,9 +153,9 @@ class Coordinator:
         if self.ledger.tallies[ask.cell].trial == number:
             self.kept.save_best(self.study, ask.cell, number, lane.best_parameters)
 
-    def _publish(self, wave: _Wave) -> None:
+    def _publish(self) -> None:
         search, epochs = self.combination.search, defaultdict[Cell, list[int]](list)
-        for ask, lane in wave.running.items():
+        for ask, lane in self._running.items():
             epochs[ask.cell].append(len(lane.curve))
         tallies = self.ledger.tallies
         progress = (CellProgress.of(cell, search.trials, tallies[cell], epochs[cell]) for cell in self._histories)
