@@ -146,7 +146,7 @@ def _search(spec: StudySpec, study: optuna.Study, objective: Objective, cohort: 
     """Search one combination until its budgets are met; returns where its best adapters are kept."""
     name = objective.combination.name
     kept = Kept(spec.name, name, study.user_attrs["id"])
-    measure_references(objective, study, ["val"])
+    measure_references(objective, study, "val")
     layers, bases = len(objective.combination.targets), objective.bases
     logger.info(f"{name}: {layers} layers compressed; {cut_in_words(bases.common.program)}")
     for base in bases.shared:  # caches are built here, before the search, so that they have all threads

@@ -1,7 +1,7 @@
 """After the search: the winner of each cell is tested once, and trained again and tested under other seeds."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,14 +88,13 @@ def recover(objective: Objective, kept: Kept | None, trial: FrozenTrial) -> Reco
     return Recovered(lane.best_parameters, lane.best, lane.best_epoch, retrained=True)
 
 
-def measure_references(objective: Objective, study: optuna.Study, parts: Sequence[str]) -> None:
-    """Measure the uncompressed and the compressed-only model on those parts that the stored study lacks."""
+def measure_references(objective: Objective, study: optuna.Study, part: str) -> None:
+    """Measure the uncompressed and the compressed-only model on a part, unless the stored study has their scores."""
     combination = objective.combination
     for key, model in (("baseline", combination.model), ("compressed", combination.compressed.model)):
         known: dict[str, Any] = study.user_attrs.get(key, {})
-        missing = {part: score_model(objective, model, part) for part in parts if part not in known}
-        if missing:
-            study.set_user_attr(key, {**known, **missing})
+        if part not in known:
+            study.set_user_attr(key, {**known, part: score_model(objective, model, part)})
 
 
 def score_winners(objective: Objective, study: optuna.Study, kept: Kept, seeds: int) -> None:
@@ -107,7 +106,7 @@ def score_winners(objective: Objective, study: optuna.Study, kept: Kept, seeds: 
         IntegrityError: Some winners could not be tested; all others are.
     """
     combination = objective.combination
-    measure_references(objective, study, ["test"])
+    measure_references(objective, study, "test")
     winners, attributes = find_winners(study), study.user_attrs
     known: dict[Cell, list[dict[str, Any]]] = {}
     for cell, winner in winners.items():

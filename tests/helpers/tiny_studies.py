@@ -167,7 +167,7 @@ def stored_study(storage: Database, spec: StudySpec, objective: Objective) -> op
     combination = spec.combination[0]
     name, hashes = study_name(spec.name, combination.name), dict(objective.combination.task.hashes)
     study = create_or_resume(storage, name, pinned(spec, combination), hashes, study_facts(spec, objective.combination))
-    measure_references(objective, study, ["val"])
+    measure_references(objective, study, "val")
     return study
 
 
