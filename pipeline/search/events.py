@@ -16,7 +16,12 @@ class Events:
     """Receives the events of a run; each method does nothing unless it is overridden."""
 
     def progressed(self, combination: str, progress: Progress) -> None:
-        """Called before the first wave of a combination, and before and after every epoch of a wave."""
+        """Called before the first wave of a combination, and before and after every epoch of a wave.
+
+        Args:
+            combination: Its name.
+            progress: How far each of its cells is.
+        """
 
     def reached(self, moment: Moment) -> None:
         """Called when the run reaches a step."""
