@@ -187,7 +187,7 @@ class _Cutter(Calls):
         return graph
 
     def _size(self, graph: fx.Graph, node: fx.Node, count: fx.Node | int, first: fx.Node) -> Any:
-        """A number or tuple from a shape, with the number of images replaced by ``count`` rows for each of ``first``."""
+        """A number or tuple from a shape, with the count of images replaced by ``count`` rows for each of ``first``."""
 
         def replaced(value: Any, fewer: Any) -> Any:
             if isinstance(value, tuple) and isinstance(fewer, tuple) and len(value) == len(fewer):
