@@ -5,7 +5,6 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 
@@ -87,6 +86,8 @@ class Combination:
         self._starts: dict[str | Cell, dict[str, Start]] = {}
         self._lock = threading.RLock()
         self._refuse_ranks()
+        images, _ = next(iter(task.train.batches(1, torch.tensor([0]))))
+        self._positions = output_positions(self.model, layer_names(self.model), images)
         unused = [name for name in self.targets if not self._positions[name]]
         if unused:
             raise SpecError(
@@ -124,11 +125,6 @@ class Combination:
     def compressed_size(self) -> ModelSize:
         """The size of the compressed model, before any adapter."""
         return model_size(self.model, StoredModel(self.compressed))
-
-    @cached_property
-    def _positions(self) -> Any:
-        images, _ = next(iter(self.task.train.batches(1, torch.tensor([0]))))
-        return output_positions(self.model, layer_names(self.model), images)
 
     def layer_ranks(self, rank: int) -> dict[str, int]:
         """The rank of each adapted layer: its fixed rank or ``rank``, clipped to the highest that the layer can take.

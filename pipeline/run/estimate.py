@@ -2,6 +2,7 @@
 
 import logging
 import time
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -54,13 +55,8 @@ def plan_rank(combination: Combination, rank: int) -> dict[str, Any]:
         "tensors": {
             f"{name}.{kind}": bits // 8
             for name, layer in layers.items()
-            for kind, bits in {
-                "payload": layer.base.payload,
-                "index": layer.base.index,
-                "scale": layer.base.scale,
-                "adapter": layer.adapter,
-            }.items()
-            if bits
+            for kind, bits in {**asdict(layer.base), "adapter": layer.adapter}.items()
+            if bits and kind != "bias"
         },
     }
 

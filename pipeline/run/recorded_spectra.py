@@ -103,11 +103,8 @@ def watched_layers(spec: StudySpec, model: nn.Module) -> list[str]:
 
 def train_watched_baseline(spec: StudySpec, device: str) -> list[Snapshot]:
     """Train and keep the baseline; a snapshot of the watched layers from the start and after each epoch."""
-    qkv = spec.combination[0].qkv
-    return [
-        weight_snapshot(with_plain_attention(model, qkv), watched_layers(spec, model))
-        for model in baseline_epochs(spec.task, device)
-    ]
+    qkv, models = spec.combination[0].qkv, baseline_epochs(spec.task, device)
+    return [weight_snapshot(with_plain_attention(model, qkv), watched_layers(spec, model)) for model in models]
 
 
 def keep_baseline_spectra(spec: StudySpec, task: Task, snapshots: Sequence[Snapshot]) -> None:

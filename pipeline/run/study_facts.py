@@ -1,6 +1,7 @@
 """The attributes of a stored study, beside its settings, hashes and trials."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from pipeline.compress.sizes import LayerSize
@@ -54,5 +55,4 @@ def layer_bytes(combination: Combination) -> list[dict[str, Any]]:
 
 
 def _parts(size: LayerSize) -> dict[str, int]:
-    parts = {kind: getattr(size.base, kind) // 8 for kind in ("payload", "index", "scale", "bias")}
-    return {**parts, "adapter": size.adapter // 8}
+    return {kind: bits // 8 for kind, bits in {**asdict(size.base), "adapter": size.adapter}.items()}
