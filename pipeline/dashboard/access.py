@@ -8,11 +8,8 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
-
-if TYPE_CHECKING:
-    from _typeshed import OptExcInfo
 
 READING = frozenset({"GET", "HEAD"})
 HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
@@ -40,16 +37,11 @@ def guarded(
     """
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        def start(status: str, headers: list[tuple[str, str]], *failure: Any) -> Callable[[bytes], object]:
+            return start_response(status, _protected(headers), *failure)
+
         reason = _refusal(environ, names, exposed=exposed, allow_edit=allow_edit)
-        if reason is not None:
-            return _refuse(environ, start_response, reason)
-
-        def start(
-            status: str, headers: list[tuple[str, str]], failure: "OptExcInfo | None" = None
-        ) -> Callable[[bytes], object]:
-            return start_response(status, _protected(headers), failure)
-
-        return application(environ, start)
+        return application(environ, start) if reason is None else _refuse(environ, start, reason)
 
     return answer
 
@@ -89,7 +81,7 @@ def _refuse(environ: WSGIEnvironment, start_response: StartResponse, reason: str
         kind, text = "application/json", json.dumps({"reason": reason})
     body = text.encode()
     headers = [("Content-Type", f"{kind}; charset=utf-8"), ("Content-Length", str(len(body)))]
-    start_response("403 Forbidden", _protected(headers))
+    start_response("403 Forbidden", headers)
     return [body]
 
 

@@ -27,17 +27,13 @@ Seen = tuple[Hashable, ...]
 
 @dataclass
 class _Budget:
-    """Limits a kind of update to a share of the run's time.
-
-    Args:
-        share: The share of the run's time, at most 1.
-        last: Seconds that the last update took; before the first one an estimate.
-        spent: Seconds that all updates took.
-    """
+    """Limits a kind of update to a share of the run's time."""
 
     share: float
     last: float
+    """Seconds that the last update took; before the first one an estimate."""
     spent: float = 0.0
+    """Seconds that all updates took."""
 
     def allows(self, elapsed: float) -> bool:
         return self.spent + self.last <= self.share * elapsed
@@ -50,10 +46,6 @@ class Feed(Events):
     """Keeps notes, pictures and the summary study up to date while a run goes on.
 
     Updates after epochs take at most 1 % of the run's time. Further ones follow the begin and the end of each search.
-
-    Args:
-        storage: The database of the stored studies.
-        study: The study's name.
     """
 
     def __init__(self, storage: Database, study: str) -> None:
@@ -66,11 +58,6 @@ class Feed(Events):
         self._summarized: Seen = ()
         self._warned: set[str] = set()
 
-    @property
-    def seconds(self) -> float:
-        """Seconds that all updates have taken."""
-        return self._notes.spent + self._pictures.spent
-
     def progressed(self, combination: str, progress: Progress) -> None:
         """Update everything, if updates have taken less than their share of the run's time."""
         pictures = self._pictures.allows(self._elapsed)
@@ -79,9 +66,8 @@ class Feed(Events):
 
     def reached(self, moment: Moment) -> None:
         """Update everything; pictures only at the end, or after a search if their share of the time allows it."""
-        self._update_safely(
-            pictures=moment == "ended" or (moment == "searched" and self._pictures.allows(self._elapsed))
-        )
+        is_due = moment == "searched" and self._pictures.allows(self._elapsed)
+        self._update_safely(pictures=is_due or moment == "ended")
 
     @property
     def _elapsed(self) -> float:

@@ -98,7 +98,11 @@ def _progress(results: Sequence[CombinationResult]) -> list[str]:
 def _commands(results: Sequence[CombinationResult]) -> list[str]:
     """The command of the latest run, and the next commands."""
     run, study = latest_run(results), results[0].of
-    made = [f"Latest run, begun {run['began'][:16].replace('T', ' ')} UTC:", _block(run["command"])] if run else []
+    made = (
+        [f"Latest run, begun {run['began'][:16].replace('T', ' ')} UTC:", _code(run["command"], block=True)]
+        if run
+        else []
+    )
     report, export = _code(f"restora report {study}"), _code(f"restora export {study}")
     return [*made, f"Next: {report} writes a page with all results, {export} the checkpoint of each rank."]
 
@@ -135,11 +139,9 @@ def _plain(text: str) -> str:
     return re.sub(r"([!-'*+.:-@\[-`{-~])", r"\\\1", " ".join(text.split()))
 
 
-def _code(text: str) -> str:
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return f"{fence}{' ' if '`' in text else ''}{text}{' ' if '`' in text else ''}{fence}"
-
-
-def _block(text: str) -> str:
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return f"{fence}\n{text}\n{fence}"
+def _code(text: str, *, block: bool = False) -> str:
+    """Code in a line or as a block, between more backticks than it has in a row."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3 if block else 1, 1 + longest)
+    space = "\n" if block else " " if longest else ""
+    return f"{fence}{space}{text}{space}{fence}"

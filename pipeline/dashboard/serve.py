@@ -1,19 +1,28 @@
-"""Serves optuna-dashboard for the stored studies."""
+"""Serves optuna-dashboard for the stored studies, by a small web server for the user's own browser."""
 
 import logging
 import signal
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from ipaddress import ip_address
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from wsgiref.types import WSGIApplication
 
 from pipeline.dashboard.access import guarded
 from pipeline.dashboard.pages import pages
-from pipeline.dashboard.web_server import Server
 from pipeline.errors import UsageError
 from pipeline.store.database import open_storage, storage_errors, without_password
 
 logger = logging.getLogger(__name__)
+
+IDLE = 30
+"""Seconds until an idle connection is closed; browsers open some in advance."""
+LINGER = 2
+"""Seconds to wait until the browser closes a connection."""
 
 
 def serve(url: str, host: str, port: int, *, expose: bool = False, allow_edit: bool = False) -> None:
@@ -37,7 +46,7 @@ def serve(url: str, host: str, port: int, *, expose: bool = False, allow_edit: b
     with storage_errors(url):
         storage = open_storage(url, create=False)
         application = pages(storage)
-    names = {host.lower(), *(_own_names() if expose else ())}
+    names = {host.lower(), *((socket.gethostname().lower(), socket.getfqdn().lower()) if expose else ())}
     try:
         server = Server(family, address, guarded(application, names, exposed=expose, allow_edit=allow_edit))
     except OSError as error:
@@ -78,10 +87,6 @@ def listening(host: str, port: int, *, expose: bool) -> tuple[int, tuple[str, in
     return family, (str(address[0]), port)
 
 
-def _own_names() -> set[str]:
-    return {socket.gethostname().lower(), socket.getfqdn().lower()}
-
-
 def _announced(url: str, host: str, address: tuple[str, int], *, expose: bool, allow_edit: bool) -> Iterator[str]:
     """The lines at the start: what is served, where, who can reach it, and how to stop it."""
     bound = ip_address(address[0])
@@ -91,3 +96,41 @@ def _announced(url: str, host: str, address: tuple[str, int], *, expose: bool, a
     if expose:
         yield f"everyone on the network can read{' and change' if allow_edit else ''} all that is stored there"
     yield "Ctrl-C stops it"
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = IDLE
+
+    def log_message(self, *_: object) -> None:
+        """Do not log requests."""
+
+
+class Server(ThreadingMixIn, WSGIServer):
+    """Serves an application with one thread per connection, because browsers keep idle connections open.
+
+    Raises:
+        OSError: The address is not this machine's, or the port is taken.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+
+    def __init__(self, family: int, address: tuple[str, int], application: WSGIApplication) -> None:
+        self.address_family = family
+        super().__init__(address, _Handler)
+        self.set_app(application)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Report errors of the application, but not connections that the browser has closed."""
+        if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Wait until the browser has closed: closing with an upload unread would lose the answer that refuses it."""
+        with suppress(OSError):
+            request.shutdown(socket.SHUT_WR)
+            request.settimeout(LINGER)
+            while request.recv(65536):
+                pass
+        self.close_request(request)

@@ -13,7 +13,7 @@ from serving import Served, serving
 from stored_studies import Stored, finish_study
 
 from pipeline.dashboard.feed import Feed
-from pipeline.dashboard.web_server import Server
+from pipeline.dashboard.serve import Server
 from pipeline.paths import PICTURES
 from pipeline.store.database import open_storage
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pipeline.dashboard import web_server as module
-from pipeline.dashboard.web_server import Server
+from pipeline.dashboard import serve as module
+from pipeline.dashboard.serve import Server
 
 
 def refuse(environ, start_response):
