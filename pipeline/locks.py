@@ -4,7 +4,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy.engine import make_url
@@ -49,30 +49,21 @@ def share(handle: int) -> None:
 def exclusive(path: Path, what: str) -> Iterator[None]:
     """Hold a lock file that names the process which holds it.
 
-    Args:
-        path: The lock file.
-        what: What the message says is being run.
-
     Raises:
-        StorageError: Another process holds it; its pid is named.
+        StorageError: Another process holds it. The message says that ``what`` is being run, and names the process.
     """
     with ExitStack() as held:
-        until = time.monotonic() + PATIENCE
-        while not _enter(held, path):
+        until, entered = time.monotonic() + PATIENCE, False
+        while not entered:
+            with suppress(BlockingIOError):
+                held.enter_context(locked(path))
+                entered = True
             # Whoever only checks it shares it, so a lock that cannot be shared is one that somebody keeps.
-            if is_held(path) or time.monotonic() > until:
+            if not entered and (is_held(path) or time.monotonic() > until):
                 pid = path.read_text().strip()
                 raise StorageError(f"{what} is being run by process {pid}; wait for it, or stop it")
         path.write_text(str(os.getpid()))
         yield
-
-
-def _enter(held: ExitStack, path: Path) -> bool:
-    try:
-        held.enter_context(locked(path))
-        return True
-    except BlockingIOError:
-        return False
 
 
 def is_held(path: Path) -> bool | None:
@@ -89,11 +80,7 @@ def is_held(path: Path) -> bool | None:
 
 
 def is_run(url: str, study: str) -> bool | None:
-    """Whether a run of a study is going on, whatever folder it was started in.
-
-    Args:
-        url: The SQLAlchemy URL of its database.
-        study: The study's name.
+    """Whether a run of a study in the database at a URL is going on, whatever folder it was started in.
 
     Returns:
         None where it is unknown: the database is a server's and no run was started in this folder, or the file is a

@@ -44,9 +44,8 @@ def pareto_front(points: Sequence[tuple[int, float]]) -> list[int]:
 
 def covered_seconds(spans: Iterable[tuple[datetime, datetime]]) -> float:
     """Seconds that lie in at least one of the spans, each from a start to an end."""
-    total, until = 0.0, None
+    total, until = 0.0, datetime.min
     for start, end in sorted(spans):
-        since = start if until is None or start > until else until
-        total += max((end - since).total_seconds(), 0.0)
-        until = end if until is None else max(until, end)
+        total += max((end - max(start, until)).total_seconds(), 0.0)
+        until = max(until, end)
     return total

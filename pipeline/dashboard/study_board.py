@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 
 from pipeline.dashboard.note import renewed
 from pipeline.store.database import Database
-from pipeline.store.long_text import split
 from pipeline.store.optuna_tables import SYSTEM_ATTRIBUTES as ATTRIBUTES
+from pipeline.store.stored_study import split
 
 NOTE, VERSION, PICTURE = "dashboard:note_str:", "dashboard:note_ver", "dashboard:plot_data:"
 TRIES = 3

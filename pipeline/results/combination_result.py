@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.cell import Cell
 from pipeline.numbers import wilson
-from pipeline.store.long_text import joined
+from pipeline.store.stored_study import joined
 from pipeline.store.tally import Tally, has_cell
 
 

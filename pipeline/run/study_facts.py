@@ -9,7 +9,7 @@ from pipeline.config.spec import StudySpec
 from pipeline.objective.combination import Combination
 from pipeline.run.recorded_spectra import watched_layers
 from pipeline.space import cells
-from pipeline.store.long_text import in_chunks
+from pipeline.store.stored_study import in_chunks
 
 
 def study_facts(spec: StudySpec, combination: Combination) -> dict[str, Any]:

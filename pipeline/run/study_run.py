@@ -26,8 +26,7 @@ from pipeline.search.events import Events
 from pipeline.space import cells
 from pipeline.store.database import Database, only_run, open_storage, storage_errors
 from pipeline.store.kept_adapters import Kept
-from pipeline.store.long_text import in_chunks
-from pipeline.store.stored_study import create_or_resume, study_name
+from pipeline.store.stored_study import create_or_resume, in_chunks, study_name
 from pipeline.store.tally import tally_trials
 from pipeline.train.cache.feature_cache import LIMIT
 from pipeline.train.cut.program import Program

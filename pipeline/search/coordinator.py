@@ -17,7 +17,7 @@ from pipeline.search.events import Events
 from pipeline.search.history import History
 from pipeline.space import Ask, Values, cell_space, cells, full_space, middle
 from pipeline.store.kept_adapters import Kept
-from pipeline.store.ledger import Ledger, bury_abandoned, is_told, was_killed
+from pipeline.store.ledger import Ledger, bury_abandoned, is_told
 from pipeline.train.lane import Lane
 from pipeline.train.parallel import side_by_side, workers
 from pipeline.wording import cell_name
@@ -51,7 +51,7 @@ class Coordinator:
         for trial in study.get_trials(deepcopy=False):
             if is_told(trial):
                 self._stored[cell_of(trial.params)][trial.user_attrs["ask"]] = trial
-            elif was_killed(trial):
+            elif "killed" in trial.user_attrs:
                 self._kills[cell_of(trial.params), trial.user_attrs["ask"]] += 1
 
     def run(self) -> None:

@@ -1,10 +1,20 @@
-"""The learning curves of one trial as a small SVG, for light and dark backgrounds."""
+"""The learning curves of a trial as a small SVG, stored as an artifact, which optuna-dashboard shows with the trial."""
 
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
+
+from optuna.artifacts import ArtifactMeta
+from optuna.trial import TrialState
+from sqlalchemy.orm import Session
+
+from pipeline.paths import PICTURES
+from pipeline.store.optuna_tables import write_artifact, write_attributes
+from pipeline.wording import counted
 
 LEFT, RIGHT, TOP, BOTTOM = 62, 462, 92, 306
 """Edges of the panels in a picture of 480 x 360, which stays readable at half that size."""
@@ -17,6 +27,7 @@ STYLE = (
     ".v{stroke:#56b4e9}.r{stroke:#e69f00}.d{fill:#56b4e9}}"
 )
 """Okabe and Ito's blue and orange. The orange line is dashed, so that colour is not needed to tell them apart."""
+ENDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 @dataclass(frozen=True)
@@ -25,9 +36,7 @@ class _Panel:
 
     Args:
         bottom: The y of its lower edge.
-        height: Its height.
         ticks: Ascending values that the axis labels; the first is at the lower edge, the last at the upper.
-        epochs: Number of epochs.
     """
 
     bottom: float
@@ -56,42 +65,31 @@ class _Panel:
         return f'<path class="{kind}" d="M{"L".join(points)}"/>' if points else ""
 
 
-@dataclass(frozen=True)
-class Curves:
-    """The learning curves of one trial.
+def draw_curves(
+    title: str, metric: str, accuracies: Sequence[float], attributes: Mapping[str, Any], state: TrialState
+) -> str:
+    """Draw the accuracy of a trial over the epochs, and below it the losses if there are any; returns SVG.
 
     Args:
         title: The name of the trial.
         metric: The name of the metric.
         accuracies: Validation accuracy after each epoch, from 0 to 1.
-        train_loss: Mean training loss of each epoch; may be empty.
-        val_loss: Mean validation loss after each epoch; may be empty.
-        best_epoch: The epoch to mark, from 1; 0 marks none.
+        attributes: Its user attributes: ``train_loss`` and ``val_loss`` of each epoch, ``best_epoch`` from 1 and
+            ``interrupted`` are drawn where they are known.
+        state: The state in which it ended.
     """
-
-    title: str
-    metric: str
-    accuracies: Sequence[float]
-    train_loss: Sequence[float] = ()
-    val_loss: Sequence[float] = ()
-    best_epoch: int = 0
-
-
-def draw_curves(curves: Curves, outcome: str) -> str:
-    """Draw the accuracy over the epochs, and below it the losses if there are any; returns SVG.
-
-    Args:
-        curves: What is drawn.
-        outcome: How the trial ended, in words.
-    """
-    accuracies, train_loss, val_loss = curves.accuracies, curves.train_loss, curves.val_loss
-    best_epoch = curves.best_epoch
+    train_loss, val_loss = attributes.get("train_loss", ()), attributes.get("val_loss", ())
+    best_epoch, outcome = attributes.get("best_epoch", 0), "interrupted" if "interrupted" in attributes else ENDS[state]
     epochs, percent = len(accuracies), [100 * accuracy for accuracy in accuracies]
     losses = [*train_loss, *val_loss]
     height = (BOTTOM - TOP - GAP) / 2 if losses else BOTTOM - TOP
     upper = _Panel(TOP + height, height, _ticks(percent), epochs)
     parts = [*upper.axis(), upper.line("v", percent)]
-    parts.append(f'<text x="{LEFT}" y="{TOP - 12}">{escape(curves.metric)} (%)</text>')
+    parts.append(f'<text x="{LEFT}" y="{TOP - 12}">{escape(metric)} (%)</text>')
+    if 0 < best_epoch <= epochs:
+        outcome += f": best {accuracies[best_epoch - 1]:.2%} in epoch {best_epoch} of {epochs}"
+    else:
+        outcome += f" after {counted(epochs, 'epoch')}"
     if 0 < best_epoch <= epochs and math.isfinite(percent[best_epoch - 1]):
         x, y = upper.x(best_epoch), upper.y(percent[best_epoch - 1])
         parts.append(f'<circle class="d" cx="{x:.0f}" cy="{y:.0f}" r="5"/>')
@@ -107,10 +105,10 @@ def draw_curves(curves: Curves, outcome: str) -> str:
     parts.append(f'<text class="m" x="{(LEFT + RIGHT) // 2}" y="{BOTTOM + 43}">epoch</text>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 480 360" role="img">'
-        f"<title>{escape(curves.title)}</title>"
+        f"<title>{escape(title)}</title>"
         f'<style>{STYLE}</style><path class="b" style="stroke:none" d="M0 0H480V360H0z"/>'
-        f'<text class="t" x="12" y="26">{escape(textwrap.shorten(curves.title, 42, placeholder="…"))}</text>'
-        f'<text x="12" y="50">{escape(outcome)}</text>{"".join(parts)}</svg>\n'
+        f'<text class="t" x="12" y="26">{escape(textwrap.shorten(title, 42, placeholder="…"))}</text>'
+        f'<text x="12" y="50">{outcome}</text>{"".join(parts)}</svg>\n'
     )
 
 
@@ -130,3 +128,15 @@ def _epoch_ticks(epochs: int) -> list[int]:
     """The first epoch and up to six round numbers after it."""
     step = next(10**power * m for power in range(9) for m in (1, 2, 5) if epochs / (10**power * m) <= 6.5)
     return [1, *(epoch for epoch in range(step, epochs + 1, step) if epoch > (step + 1) / 2 and epoch > 1)]
+
+
+def attach_picture(session: Session, trial_id: int, picture: str) -> None:
+    """Attach a picture to a trial. Its file is written before the transaction commits; no reader knows it before."""
+    meta = ArtifactMeta(str(uuid.uuid4()), filename="curves.svg", mimetype="image/svg+xml", encoding=None)
+    try:
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        (PICTURES / meta.artifact_id).write_text(picture, encoding="utf-8")
+    except OSError as error:  # the trial counts without its picture too
+        write_attributes(session, trial_id, {"picture": f"not written: {error}"})
+    else:
+        write_artifact(session, trial_id, meta.artifact_id, vars(meta))

@@ -12,6 +12,7 @@ import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
+from sqlalchemy import select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
@@ -19,11 +20,11 @@ from sqlalchemy.pool import NullPool
 from pipeline.errors import NothingUsableError, StorageError
 from pipeline.locks import database_lock, exclusive, locked
 from pipeline.store.optuna_tables import (
+    STUDIES,
     backend_of,
     check_claim,
     claim_study,
     read_claim,
-    study_names,
     write_study_attribute,
 )
 
@@ -78,7 +79,8 @@ class Database(RDBStorage):
     def names(self) -> dict[str, int]:
         """The id of every study by name, in the order in which they were created; damaged studies are among them."""
         with Session(self.engine) as session:
-            return study_names(session)
+            rows = session.execute(select(STUDIES.c.study_name, STUDIES.c.study_id).order_by(STUDIES.c.study_id))
+            return {row.study_name: row.study_id for row in rows}
 
 
 def database_of(study: optuna.Study) -> Database:
@@ -116,7 +118,7 @@ def open_storage(url: str, *, create: bool = True, wait: float = LOCK_WAIT) -> D
     SQLite gets a write-ahead log, so that readers never wait for a writer.
 
     Args:
-        url: The SQLAlchemy URL of the database.
+        url: The URL.
         create: Whether to create an SQLite file that does not exist.
         wait: Seconds to wait for another program that writes to an SQLite file.
 
@@ -156,7 +158,12 @@ def _open_sqlite(url: str, file: Path | None, wait: float) -> Database:
     options = {"engine_kwargs": {"connect_args": {"timeout": wait}}}
     if file is None:
         return Database(url, **options)
-    _refuse_other_files(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.exists() and _identity(file) not in _opened:
+        with file.open("rb") as opened:
+            magic = opened.read(16)
+        if magic not in (b"", b"SQLite format 3\x00"):
+            raise StorageError(f"{file} is not an SQLite database; it was left alone; name another by --storage")
     with ExitStack() as alone:
         # Two processes that create the tables of a new file at once would collide. Where no lock file can be written,
         # no table can be created either.
@@ -182,16 +189,6 @@ def _identity(file: Path) -> tuple[int, int]:
     return known.st_dev, known.st_ino
 
 
-def _refuse_other_files(file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if not file.exists() or _identity(file) in _opened:
-        return
-    with file.open("rb") as opened:
-        magic = opened.read(16)
-    if magic not in (b"", b"SQLite format 3\x00"):
-        raise StorageError(f"{file} is not an SQLite database; it was left alone; name another by --storage")
-
-
 def _write_ahead(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
@@ -201,7 +198,7 @@ def _open_postgresql(url: str) -> Database:
     """Open a PostgreSQL database, one process at a time, because two that create the same tables at once collide."""
     engine = sqlalchemy.create_engine(url, poolclass=NullPool)
     with engine.connect() as connection:
-        connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_lock(_key("tables"))))
+        connection.execute(select(sqlalchemy.func.pg_advisory_lock(_key("tables"))))
         return Database(url)
 
 
@@ -227,7 +224,7 @@ def only_run(storage: Database, study: str) -> Iterator[None]:
     elif is_postgresql:
         connection = sqlalchemy.create_engine(storage.engine.url, poolclass=NullPool).connect()
         try:
-            if not connection.scalar(sqlalchemy.select(sqlalchemy.func.pg_try_advisory_lock(_key(study)))):
+            if not connection.scalar(select(sqlalchemy.func.pg_try_advisory_lock(_key(study)))):
                 raise StorageError(f"study '{study}' is being run on this database; wait for it, or stop it")
             connection.commit()  # the lock belongs to the connection, and outlives the transaction
             yield

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from pipeline.cell import Cell
 from pipeline.space import Ask
+from pipeline.store.curves import attach_picture, draw_curves
 from pipeline.store.database import database_of
 from pipeline.store.optuna_tables import (
     begin_trial,
@@ -27,7 +28,6 @@ from pipeline.store.optuna_tables import (
 )
 from pipeline.store.stored_study import metric_of
 from pipeline.store.tally import COVERED, belongs_to_history, tally_trials
-from pipeline.store.trial_pictures import attach_curves, curves_of, end_of
 
 LONG = 10.0
 """Seconds after which a trial gets a row while it runs; a shorter trial is written when it has ended."""
@@ -67,7 +67,7 @@ class Ledger:
     def __init__(self, study: optuna.Study, space: Mapping[str, BaseDistribution]) -> None:
         self.study, self._space = study, dict(space)
         self._database, self._study_id = database_of(study), study_id_of(study)
-        self._name, self._metric = study.study_name, metric_of(study)
+        self._metric = metric_of(study)
         self.seconds = 0.0
         """Seconds spent in the database so far."""
         self._updating, self._began = 0.0, time.monotonic()
@@ -165,9 +165,9 @@ class Ledger:
                 tally.states["running"] -= 1
             write_attributes(session, row.trial_id, attributes)
             write_epochs(session, row.trial_id, accuracies, row.epochs)
-            title = f"{self._name}, trial {row.number}"
-            curves = curves_of(title, self._metric, accuracies, attributes)
-            attach_curves(session, row.trial_id, curves, end_of(state, attributes))
+            if accuracies:
+                title = f"{self.study.study_name}, trial {row.number}"
+                attach_picture(session, row.trial_id, draw_curves(title, self._metric, accuracies, attributes, state))
             end_trial(session, row.trial_id, state, () if value is None else (value,))
             self._covered[state.name] += 1
             tally.add(state, row.number, value, attributes)
@@ -194,22 +194,17 @@ def bury_abandoned(study: optuna.Study) -> None:
     if not abandoned:
         return
     why = {"reason": "its run was killed", "interrupted": True, "killed": True}
-    name, metric = study.study_name, metric_of(study)
+    metric = metric_of(study)
     with database_of(study).transaction(study_id_of(study)) as session:
         for trial in abandoned:
             trial_id = trial_id_of(trial)
             write_attributes(session, trial_id, why)
             end_trial(session, trial_id, TrialState.FAIL)
-            epochs = [accuracy for _, accuracy in sorted(trial.intermediate_values.items())]
-            curves = curves_of(f"{name}, trial {trial.number}", metric, epochs, why)
-            attach_curves(session, trial_id, curves, end_of(TrialState.FAIL, why))
+            if accuracies := [accuracy for _, accuracy in sorted(trial.intermediate_values.items())]:
+                title = f"{study.study_name}, trial {trial.number}"
+                attach_picture(session, trial_id, draw_curves(title, metric, accuracies, why, TrialState.FAIL))
 
 
 def is_told(trial: FrozenTrial) -> bool:
     """Whether a stored trial belongs to its cell's history: it ended, and was not interrupted."""
     return trial.state.is_finished() and belongs_to_history(trial.user_attrs)
-
-
-def was_killed(trial: FrozenTrial) -> bool:
-    """Whether the run was killed while it trained this trial."""
-    return "killed" in trial.user_attrs

@@ -47,43 +47,17 @@ def trial_id_of(trial: FrozenTrial) -> int:
 # Studies
 
 
-def study_names(session: Session) -> dict[str, int]:
-    """The id of every stored study by name, in the order in which they were created."""
-    rows = session.execute(select(STUDIES.c.study_name, STUDIES.c.study_id).order_by(STUDIES.c.study_id))
-    return {row.study_name: row.study_id for row in rows}
-
-
 def insert_study(session: Session, name: str, metric: str) -> int:
     """Create a study that maximises one metric; returns its id."""
     session.execute(insert(STUDIES).values(study_name=name))
     study_id: int = session.scalars(select(STUDIES.c.study_id).where(STUDIES.c.study_name == name)).one()
     session.execute(insert(DIRECTIONS).values(study_id=study_id, direction=StudyDirection.MAXIMIZE, objective=0))
-    write_system_attribute(session, study_id, _SYSTEM_ATTR_METRIC_NAMES, [metric])
+    write_study_attribute(session, study_id, _SYSTEM_ATTR_METRIC_NAMES, [metric], SYSTEM_ATTRIBUTES)
     return study_id
 
 
-def study_directions(session: Session, study_id: int) -> list[StudyDirection]:
-    return list(session.scalars(select(DIRECTIONS.c.direction).where(DIRECTIONS.c.study_id == study_id)))
-
-
-def read_study_attributes(session: Session, study_id: int) -> dict[str, Any]:
-    rows = session.execute(
-        select(USER_ATTRIBUTES.c.key, USER_ATTRIBUTES.c.value_json).where(USER_ATTRIBUTES.c.study_id == study_id)
-    )
-    return {key: json.loads(text) for key, text in rows}
-
-
-def write_study_attribute(session: Session, study_id: int, key: str, value: Any) -> None:
-    """Write a user attribute of a study, replacing one of the same name."""
-    _replace(session, USER_ATTRIBUTES, study_id, key, value)
-
-
-def write_system_attribute(session: Session, study_id: int, key: str, value: Any) -> None:
-    """Write an attribute of a study that Optuna or its dashboard reads, replacing one of the same name."""
-    _replace(session, SYSTEM_ATTRIBUTES, study_id, key, value)
-
-
-def _replace(session: Session, table: Any, study_id: int, key: str, value: Any) -> None:
+def write_study_attribute(session: Session, study_id: int, key: str, value: Any, table: Any = USER_ATTRIBUTES) -> None:
+    """Write an attribute of a study, replacing one of the same name."""
     text, row = json.dumps(value), (table.c.study_id == study_id, table.c.key == key)
     if session.connection().execute(update(table).where(*row).values(value_json=text)).rowcount == 0:
         session.execute(insert(table).values(study_id=study_id, key=key, value_json=text))
@@ -91,7 +65,7 @@ def _replace(session: Session, table: Any, study_id: int, key: str, value: Any) 
 
 def claim_study(session: Session, study_id: int, run: str) -> None:
     """Make ``run`` the only run whose transactions on a study succeed from now on."""
-    write_system_attribute(session, study_id, RUN, run)
+    write_study_attribute(session, study_id, RUN, run, SYSTEM_ATTRIBUTES)
 
 
 def read_claim(session: Session, study_id: int) -> str | None:

@@ -1,5 +1,6 @@
 """The stored studies: one Optuna study per combination, named ``<study>/<combination>``."""
 
+import json
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,8 +16,6 @@ from pipeline.store.database import Database, database_of
 from pipeline.store.optuna_tables import (
     insert_study,
     move_attributes,
-    read_study_attributes,
-    study_directions,
     study_id_of,
     write_study_attribute,
 )
@@ -25,6 +24,8 @@ METRIC = "validation accuracy"
 """The name of a trial's value where the task's metric is accuracy."""
 REQUIRED = ("pinned", "hashes", "id", "budget")
 """Attributes without which a stored study cannot be read. A killed run of version 0.1 may have left a study without."""
+LONGEST = 1800
+"""Characters that an attribute may take as JSON, where a line break takes two, a letter outside ASCII six or more."""
 
 
 def study_name(study: str, combination: str) -> str:
@@ -58,20 +59,18 @@ def create_or_resume(
             program created it.
     """
     study_id = storage.names().get(name)
-    has_trials = study_id is not None and storage.get_n_trials(study_id) > 0
+    stored = {} if study_id is None else _stored_attributes(storage, study_id, name)
+    if set(REQUIRED) <= stored.keys():  # otherwise it is new, or a killed run of version 0.1 left it
+        refuse_differences(name, stored, pinned, hashes)
+        before, now = stored.get("targets"), facts.get("targets")
+        if before is not None and before != now:
+            raise SpecError(
+                f"study '{name}' began with {before} target layers and now has {now}, because this version also finds "
+                f"the projections of attention; give the study another name"
+            )
     with storage.transaction(study_id) as session:
         if study_id is None:
             study_id = insert_study(session, name, f"validation {facts.get('task', {}).get('metric', 'accuracy')}")
-        stored = read_study_attributes(session, study_id)
-        _refuse_direction(name, study_directions(session, study_id))
-        if set(REQUIRED) <= stored.keys():
-            refuse_differences(name, stored, pinned, hashes)
-            _refuse_other_targets(name, stored.get("targets"), facts.get("targets"))
-        elif has_trials or (stored and "pinned" not in stored):  # otherwise a killed run of version 0.1 left it
-            raise SpecError(
-                f"the database holds a study '{name}' that another program created; give the study file another name, "
-                f"or name another database by --storage"
-            )
         new = {"pinned": pinned, "hashes": hashes, "id": stored.get("id") or uuid.uuid4().hex, **facts}
         for key, value in new.items():
             if key not in stored or stored[key] != value:
@@ -80,18 +79,19 @@ def create_or_resume(
     return optuna.load_study(storage=storage, study_name=name, sampler=RandomSampler())
 
 
-def _refuse_direction(name: str, directions: list[StudyDirection]) -> None:
+def _stored_attributes(storage: Database, study_id: int, name: str) -> dict[str, Any]:
+    """The user attributes of a stored study, which is refused if another program created it."""
+    stored, directions = storage.get_study_user_attrs(study_id), storage.get_study_directions(study_id)
     if directions != [StudyDirection.MAXIMIZE]:
-        stored = " and ".join(direction.name.lower() for direction in directions)
-        raise SpecError(f"study '{name}' is stored with direction {stored}, now maximize; give the study another name")
-
-
-def _refuse_other_targets(name: str, before: int | None, now: int | None) -> None:
-    if before is not None and before != now:
+        known = " and ".join(direction.name.lower() for direction in directions)
+        raise SpecError(f"study '{name}' is stored with direction {known}, now maximize; give the study another name")
+    foreign = stored and "pinned" not in stored
+    if foreign or (not set(REQUIRED) <= stored.keys() and storage.get_n_trials(study_id)):
         raise SpecError(
-            f"study '{name}' began with {before} target layers and now has {now}, because this version also finds the "
-            f"projections of attention; give the study another name"
+            f"the database holds a study '{name}' that another program created; give the study file another name, "
+            f"or name another database by --storage"
         )
+    return stored
 
 
 def refuse_differences(
@@ -102,16 +102,14 @@ def refuse_differences(
     Raises:
         SpecError: Its space, seed, weights or data differ; the message lists each difference.
     """
-    stored = {"pinned": upgraded(attributes.get("pinned", pinned)), "hashes": attributes.get("hashes", hashes)}
-    lines = [
-        f"  {difference}"
-        for key, now in {"pinned": pinned, "hashes": hashes}.items()
-        for difference in _differences(stored[key], now)
+    differences = [
+        *_differences(upgraded(attributes.get("pinned", pinned)), pinned),
+        *_differences(attributes.get("hashes", hashes), hashes),
     ]
-    if lines:
+    if differences:
         raise SpecError(
-            f"study '{name}' was searched with other settings, so its trials cannot be compared with new ones:\n"
-            + "\n".join(lines)
+            f"study '{name}' was searched with other settings, so its trials cannot be compared with new ones:\n  "
+            + "\n  ".join(differences)
             + "\nrestore these settings, or give the study file another name"
         )
 
@@ -137,3 +135,30 @@ def note_file(study: optuna.Study, number: int, kind: str, path: Path, sha256: s
     study_id = study_id_of(study)
     with database_of(study).transaction(study_id) as session:
         move_attributes(session, study_id, number, {kind: path.as_posix(), f"{kind}_sha256": sha256})
+
+
+def in_chunks(key: str, text: str) -> dict[str, Any]:
+    """The attributes that store a text: ``key`` holds the number of chunks, ``key.0`` the first chunk.
+
+    >>> in_chunks("file", "abc")
+    {'file.0': 'abc', 'file': 1}
+    """
+    chunks = list(split(text))
+    return {f"{key}.{number}": chunk for number, chunk in enumerate(chunks)} | {key: len(chunks)}
+
+
+def split(text: str) -> Iterator[str]:
+    """The chunks of a text, none of them longer than ``LONGEST``."""
+    while text:
+        end = LONGEST
+        while len(json.dumps(text[:end])) > LONGEST:
+            end = 9 * end // 10
+        yield text[:end]
+        text = text[end:]
+
+
+def joined(attributes: Mapping[str, Any], key: str) -> str | None:
+    """The text that was stored ``in_chunks``; None if the study has none, as those of versions before 0.1."""
+    if key not in attributes:
+        return None
+    return "".join(attributes[f"{key}.{number}"] for number in range(attributes[key]))

@@ -16,8 +16,7 @@ from pipeline.guard import StopTraining
 from pipeline.results.reading import read_results
 from pipeline.run import study_run as run_module
 from pipeline.search.coordinator import Coordinator
-from pipeline.store.long_text import joined
-from pipeline.store.stored_study import METRIC
+from pipeline.store.stored_study import METRIC, joined
 
 NAMES = ["tiny/int1-lora", "tiny/sparse-lora"]
 

@@ -17,8 +17,7 @@ from pipeline.results.spectra_file import Course, Matrix, Spectra, write_spectra
 from pipeline.space import Ask, Values
 from pipeline.store.database import Database
 from pipeline.store.ledger import Ledger
-from pipeline.store.long_text import in_chunks
-from pipeline.store.stored_study import create_or_resume, study_name, trial_key
+from pipeline.store.stored_study import create_or_resume, in_chunks, study_name, trial_key
 
 EPOCHS = 6
 IMAGES = {"val": 5400, "test": 10000}

@@ -15,7 +15,7 @@ from pipeline.report.figures.contract import PICTURES
 from pipeline.report.page import draw, write_report
 from pipeline.results.reading import read_results
 from pipeline.results.tables import evaluation_rows, trial_rows
-from pipeline.store.long_text import in_chunks
+from pipeline.store.stored_study import in_chunks
 
 accuracy_by_rank = PICTURES["accuracy_by_rank"]().draw
 accuracy_by_size = PICTURES["accuracy_by_size"]().draw

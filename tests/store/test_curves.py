@@ -5,15 +5,17 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from optuna.trial import TrialState
 
-from pipeline.store.curves import Curves, draw_curves
+from pipeline.store.curves import draw_curves
 
 ACCURACIES = [0.6, 0.8, 0.9, 0.94, 0.945, 0.943]
 LOSSES = [2.3, 1.4, 0.9, 0.5, 0.4, 0.35]
 
 
-def draw(accuracies=ACCURACIES, train=LOSSES, val=LOSSES, best=5, title="tiny/int1-lora, trial 3", outcome="complete"):
-    return draw_curves(Curves(title, "validation accuracy", accuracies, train, val, best), outcome)
+def draw(accuracies=ACCURACIES, train=LOSSES, val=LOSSES, best=5, title="tiny/int1-lora, trial 3", metric="accuracy"):
+    attributes = {"train_loss": train, "val_loss": val, "best_epoch": best}
+    return draw_curves(title, f"validation {metric}", accuracies, attributes, TrialState.COMPLETE)
 
 
 def texts(picture):
@@ -30,7 +32,7 @@ def curves(picture, kind):
 
 
 def test_it_says_which_trial_what_came_of_it_and_names_both_axes():
-    said = texts(draw(outcome="complete: best 94.50% in epoch 5 of 6"))
+    said = texts(draw())
     assert {"tiny/int1-lora, trial 3", "complete: best 94.50% in epoch 5 of 6", "validation accuracy (%)"} <= set(said)
     assert {"epoch", "loss:", "training", "validation"} <= set(said)
     assert [text for text in said if text.isdigit() and int(text) <= 6][-6:] == ["1", "2", "3", "4", "5", "6"]
@@ -55,7 +57,7 @@ def test_it_follows_the_reader_from_light_to_dark_and_has_a_ground_of_its_own():
 
 
 def test_it_runs_nothing_and_loads_nothing():
-    picture = draw(title='<script>alert(1)</script>"&', outcome="]]><img src=x>")
+    picture = draw(title='<script>alert(1)</script>"&', metric="]]><img src=x>")
     ElementTree.fromstring(picture)
     assert not re.search(r"<script|<img|<foreignObject|href|url\(|@import|\son\w+=", picture)
     assert picture.count("http") == 1, "the name space of SVG alone"

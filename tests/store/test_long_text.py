@@ -3,7 +3,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.store.long_text import in_chunks, joined
+from pipeline.store.stored_study import in_chunks, joined
 
 
 @given(st.builds(lambda text, times: text * times, st.text(min_size=1, max_size=20), st.integers(0, 600)))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pipeline.report.blocks import Block, Column, Folded, Paragraph, Section, Verbatim, facts, table
 from pipeline.report.figures.labels import cell_columns, rank_word
 from pipeline.results.combination_result import CombinationResult, by_study, latest_run
-from pipeline.store.long_text import joined
+from pipeline.store.stored_study import joined
 from pipeline.wording import listed, size
 
 
