@@ -1,9 +1,7 @@
 """An animation of spectra over the epochs of a training."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plotly.subplots import make_subplots
@@ -21,16 +19,8 @@ SECONDS = 6.0
 """The duration of the animation, as far as ``FRAME`` allows it."""
 FRAME = (60.0, 400.0)
 """The shortest and the longest duration of a frame in milliseconds."""
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """A course in its panel; ``choice`` is None for a course that is always shown."""
-
-    course: Course
-    choice: str | None
-    column: int
-    line: Mapping[str, Any]
+LEFT, RIGHT = {"x": 0, "xanchor": "left"}, {"x": 1, "xanchor": "right"}
+BELOW = {"y": 0, "yanchor": "top"}
 
 
 def draw_courses(always: Sequence[Course], choices: Mapping[str, Sequence[Course]], subtitle: str = "") -> Figure:
@@ -41,15 +31,11 @@ def draw_courses(always: Sequence[Course], choices: Mapping[str, Sequence[Course
         choices: Sets of courses by their names in the menu, which shows one set at a time, first the first.
         subtitle: Plain text below the title.
     """
-    courses = [*always, *chain.from_iterable(choices.values())]
+    drawn: list[tuple[str | None, Course]] = [(None, course) for course in always]
+    drawn += [(choice, course) for choice, members in choices.items() for course in members]
+    courses = [course for _, course in drawn]
     columns = [matrix for matrix in PANELS if any(course.matrix == matrix for course in courses)]
     lines = _lines(dict.fromkeys(course.layer for course in courses))
-    sets = [(None, always), *choices.items()]
-    drawn = [
-        _Drawn(course, choice, columns.index(course.matrix) + 1, lines[course.layer])
-        for choice, members in sets
-        for course in members
-    ]
     figure = make_subplots(
         rows=2,
         cols=len(columns),
@@ -58,9 +44,10 @@ def draw_courses(always: Sequence[Course], choices: Mapping[str, Sequence[Course
         horizontal_spacing=0.07,
         vertical_spacing=0.13,
     )
-    for one in drawn:
-        for row, trace in ((1, _spectrum(one)), (2, _ranks(one)), (2, _mark(one))):
-            figure.add_scatter(**trace, visible=one.choice in (None, *list(choices)[:1]), row=row, col=one.column)
+    for choice, course in drawn:
+        for row, trace in zip((1, 2, 2), _traces(course, lines[course.layer]), strict=True):
+            trace["visible"] = choice in (None, next(iter(choices), None))
+            figure.add_trace(trace, row=row, col=columns.index(course.matrix) + 1)
     for layer, line in lines.items():
         figure.add_scatter(x=[None], y=[None], mode="lines", name=short(layer), legendgroup=layer, line=line)
     epochs = max(len(course.shares) for course in courses)
@@ -72,19 +59,21 @@ def draw_courses(always: Sequence[Course], choices: Mapping[str, Sequence[Course
     figure.update_yaxes(_decades(courses), showticklabels=False, row=1)
     figure.update_yaxes(title="s<sub>j</sub> / Σ s", showticklabels=True, row=1, col=1)
     figure.update_yaxes(title="Effective rank", row=2, col=1)
-    figure.frames = [_frame(drawn, epoch) for epoch in range(epochs)]
-    menus = [_play(epochs), *([_menu(drawn, list(choices), len(lines))] if len(choices) > 1 else [])]
+    moving = [3 * index + trace for index in range(len(drawn)) for trace in (0, 2)]
+    figure.frames = [
+        {
+            "name": str(epoch),
+            "data": [trace for course in courses for trace in _moved(course, epoch)],
+            "traces": moving,
+        }
+        for epoch in range(epochs)
+    ]
+    menus = [_play(epochs)]
+    if len(choices) > 1:
+        menus.append(_menu([choice for choice, _ in drawn], list(choices), len(lines)))
     figure.update_layout(sliders=[_slider(epochs)], updatemenus=menus)
     width = 100 + 200 * len(columns)
-    finish(
-        figure,
-        "Spectra",
-        height=800,
-        min_width=width,
-        subtitle=subtitle,
-        margins=(130, 150),
-    )
-    return figure
+    return finish(figure, "Spectra", height=800, min_width=width, subtitle=subtitle, margins=(130, 150))
 
 
 def _decades(courses: Sequence[Course]) -> dict[str, Any]:
@@ -103,122 +92,65 @@ def _lines(layers: Mapping[str, None]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _at(course: Course, epoch: int) -> tuple[int, list[float | None], float]:
-    """Epoch, shares and effective rank; a course that ended earlier stays at its last epoch. Zeros are gaps."""
+def _moved(course: Course, epoch: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The shares at an epoch, and the marker on the effective rank; zeros are gaps.
+
+    A course that ended earlier stays at its last epoch.
+    """
     last = min(epoch, len(course.shares) - 1)
-    return last, [share or None for share in course.shares[last]], course.effective_rank[last]
+    shares = [share or None for share in course.shares[last]]
+    return {"type": "scatter", "y": shares}, {"type": "scatter", "x": [last], "y": [course.effective_rank[last]]}
 
 
-def _spectrum(one: _Drawn) -> dict[str, Any]:
-    _, shares, _ = _at(one.course, 0)
-    return {
-        "x": list(range(1, len(shares) + 1)),
-        "y": shares,
-        "mode": "lines+markers",
-        "marker": {"size": 4 if len(shares) > 16 else 6},
-        **_common(one, "s<sub>%{x}</sub> / Σ s = %{y:.3g}"),
+def _traces(course: Course, line: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Shares, effective rank and marker at the first epoch; a frame moves the first and the last."""
+    (shares, marker), count = _moved(course, 0), len(course.shares[0])
+    indices, size = list(range(1, count + 1)), 4 if count > 16 else 6
+    epochs, ranks = list(range(len(course.shares))), list(course.effective_rank)
+    traces = {
+        "s<sub>%{x}</sub> / Σ s = %{y:.3g}": {
+            **shares,
+            "x": indices,
+            "mode": "lines+markers",
+            "marker": {"size": size},
+        },
+        "epoch %{x}: effective rank %{y:.2f}": {"x": epochs, "y": ranks, "mode": "lines"},
+        "%{y:.2f}": {**marker, "mode": "markers", "marker": {"size": 9}},
     }
-
-
-def _ranks(one: _Drawn) -> dict[str, Any]:
-    ranks = one.course.effective_rank
-    return {
-        "x": list(range(len(ranks))),
-        "y": list(ranks),
-        "mode": "lines",
-        **_common(one, "epoch %{x}: effective rank %{y:.2f}"),
-    }
-
-
-def _mark(one: _Drawn) -> dict[str, Any]:
-    epoch, _, rank = _at(one.course, 0)
-    return {"x": [epoch], "y": [rank], "mode": "markers", "marker": {"size": 9}, **_common(one, "%{y:.2f}")}
-
-
-def _common(one: _Drawn, hover: str) -> dict[str, Any]:
-    name = short(one.course.layer, 80)
-    return {
-        "name": name,
-        "legendgroup": one.course.layer,
-        "showlegend": False,
-        "line": one.line,
-        "marker_color": one.line["color"],
-        "hovertemplate": f"{name}<br>{hover}<extra></extra>",
-    }
-
-
-def _frame(drawn: Sequence[_Drawn], epoch: int) -> dict[str, Any]:
-    """A frame: the first and the third trace of each course change."""
-
-    def moved() -> Iterator[dict[str, Any]]:
-        for one in drawn:
-            last, shares, rank = _at(one.course, epoch)
-            yield {"type": "scatter", "y": shares}
-            yield {"type": "scatter", "x": [last], "y": [rank]}
-
-    return {
-        "name": str(epoch),
-        "data": list(moved()),
-        "traces": [3 * index + which for index in range(len(drawn)) for which in (0, 2)],
-    }
+    name = short(course.layer, 80)
+    common = {"name": name, "legendgroup": course.layer, "showlegend": False, "line": line}
+    return [
+        {**common, "marker_color": line["color"], "hovertemplate": f"{name}<br>{hover}<extra></extra>", **trace}
+        for hover, trace in traces.items()
+    ]
 
 
 def _animate(milliseconds: float) -> dict[str, Any]:
-    return {
-        "mode": "immediate",
-        "fromcurrent": True,
-        "frame": {"duration": milliseconds, "redraw": False},
-        "transition": {"duration": 0},
-    }
+    frame = {"duration": milliseconds, "redraw": False}
+    return {"mode": "immediate", "fromcurrent": True, "frame": frame, "transition": {"duration": 0}}
 
 
 def _play(epochs: int) -> dict[str, Any]:
     low, high = FRAME
     milliseconds = min(max(1000 * SECONDS / epochs, low), high)
-    return {
-        "type": "buttons",
-        "direction": "left",
-        "showactive": False,
-        "buttons": [
-            {"label": "Play", "method": "animate", "args": [None, _animate(milliseconds)]},
-            {"label": "Pause", "method": "animate", "args": [[None], _animate(0)]},
-        ],
-        "x": 0,
-        "xanchor": "left",
-        "y": 0,
-        "yanchor": "top",
-        "pad": {"t": 78},
-    }
+    buttons = [
+        {"label": "Play", "method": "animate", "args": [None, _animate(milliseconds)]},
+        {"label": "Pause", "method": "animate", "args": [[None], _animate(0)]},
+    ]
+    look = {"type": "buttons", "direction": "left", "showactive": False, "pad": {"t": 78}}
+    return {"buttons": buttons, **look, **LEFT, **BELOW}
 
 
 def _slider(epochs: int) -> dict[str, Any]:
-    return {
-        "steps": [
-            {"label": str(epoch), "method": "animate", "args": [[str(epoch)], _animate(0)]} for epoch in range(epochs)
-        ],
-        "currentvalue": {"prefix": "epoch "},
-        "x": 1,
-        "xanchor": "right",
-        "len": 0.8,
-        "y": 0,
-        "yanchor": "top",
-        "pad": {"t": 52},
-    }
+    steps = [{"label": str(epoch), "method": "animate", "args": [[str(epoch)], _animate(0)]} for epoch in range(epochs)]
+    return {"steps": steps, "currentvalue": {"prefix": "epoch "}, "len": 0.8, "pad": {"t": 52}, **RIGHT, **BELOW}
 
 
-def _menu(drawn: Sequence[_Drawn], choices: Sequence[str], legends: int) -> dict[str, Any]:
+def _menu(choice_of_course: Sequence[str | None], choices: Sequence[str], legends: int) -> dict[str, Any]:
     """A menu that shows one choice, what is always shown, and the legend."""
 
-    def visible(choice: str) -> list[bool]:
-        return [one.choice in (None, choice) for one in drawn for _ in range(3)] + [True] * legends
+    def button(choice: str) -> dict[str, Any]:
+        visible = [shown in (None, choice) for shown in choice_of_course for _ in range(3)] + [True] * legends
+        return {"label": short(choice, 48), "method": "restyle", "args": [{"visible": visible}]}
 
-    return {
-        "buttons": [
-            {"label": short(choice, 48), "method": "restyle", "args": [{"visible": visible(choice)}]}
-            for choice in choices
-        ],
-        "x": 1,
-        "xanchor": "right",
-        "y": 1.09,
-        "yanchor": "bottom",
-    }
+    return {"buttons": [button(choice) for choice in choices], **RIGHT, "y": 1.09, "yanchor": "bottom"}
