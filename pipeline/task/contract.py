@@ -12,40 +12,36 @@ from torch import nn
 from pipeline.config.registry import METRICS, Method
 from pipeline.errors import IntegrityError
 from pipeline.hashes import fingerprint, hash_tensors, hash_weights
-from pipeline.task.parts import READ_BATCH, Part, PartField
-
-__all__ = ["Part", "Task", "check_parts"]
-
-
-def check_filled(train: Part, val: Part, test: Part) -> None:
-    """Raise ``IntegrityError`` if a part has no image."""
-    for name, part in (("train", train), ("val", val), ("test", test)):
-        if not len(part):
-            raise IntegrityError(f"the {name} part is empty; give it images, or split off a larger fraction")
+from pipeline.task.parts import READ_BATCH, PartField
+from pipeline.task.parts import Part as Part
 
 
-def _check_labels(part: Part, name: str, classes: int) -> None:
-    labels = part.labels
-    wrong = ((labels < 0) | (labels >= classes)).nonzero()
-    if len(wrong):
-        index = int(wrong[0])
-        raise IntegrityError(
-            f"label {int(labels[index])} of image {index} of the {name} part is out of range; the model has {classes} "
-            f"classes, so labels are 0 to {classes - 1}"
-        )
+def check_parts(parts: Mapping[str, Part], classes: int | None) -> None:
+    """Refuse parts that cannot be trained or measured on; no image is read.
 
-
-def check_parts(train: Part, val: Part, test: Part, classes: int) -> None:
-    """Refuse parts that cannot be trained or measured on; only labels are read.
+    Args:
+        parts: The parts by name: ``train``, ``val`` and ``test``.
+        classes: The number of classes; None if labels are not used, and only the parts' lengths count.
 
     Raises:
         IntegrityError: A part is empty, a label is not in ``0 .. classes - 1``, a class has no training image, or all
             training images are of one class.
     """
-    check_filled(train, val, test)
-    for name, part in (("train", train), ("val", val), ("test", test)):
-        _check_labels(part, name, classes)
-    counts = torch.bincount(train.labels, minlength=classes)
+    for name, part in parts.items():
+        if not len(part):
+            raise IntegrityError(f"the {name} part is empty; give it images, or split off a larger fraction")
+    if classes is None:
+        return
+    for name, part in parts.items():
+        labels = part.labels
+        wrong = ((labels < 0) | (labels >= classes)).nonzero()
+        if len(wrong):
+            index = int(wrong[0])
+            raise IntegrityError(
+                f"label {int(labels[index])} of image {index} of the {name} part is out of range; the model has "
+                f"{classes} classes, so labels are 0 to {classes - 1}"
+            )
+    counts = torch.bincount(parts["train"].labels, minlength=classes)
     present, absent = counts.nonzero().flatten().tolist(), (counts == 0).nonzero().flatten().tolist()
     if len(present) == 1:
         raise IntegrityError(
@@ -60,10 +56,7 @@ def check_parts(train: Part, val: Part, test: Part, classes: int) -> None:
         )
 
 
-def _outputs(model: nn.Module, part: Part) -> int:
-    """The number of logits that a model returns for one image of ``part``."""
-    if not len(part):
-        raise IntegrityError("the train part is empty; give it images")
+def _count_outputs(model: nn.Module, part: Part) -> int:
     images, _ = next(part.batches(1, torch.tensor([0])))
     device = next(model.parameters(), images).device
     with torch.no_grad():
@@ -72,10 +65,6 @@ def _outputs(model: nn.Module, part: Part) -> int:
         found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise IntegrityError(f"the model returns {found} for one image; it must return logits [n, classes]")
     return logits.shape[1]
-
-
-def _hash_part(part: Part) -> str:
-    return hash_tensors(("images", images) for images, _ in part.batches(READ_BATCH))
 
 
 class Metric(Method):
@@ -139,37 +128,32 @@ class Task:
                     f"model.float()"
                 )
         parts = {"train": self.train, "val": self.val, "test": self.test}
-        description = {**self.description, "metric": self.metric}
+        metric, description = METRICS.parse(self.metric), {**self.description, "metric": self.metric}
+        check_parts(parts, classes=None)
         if "classes" not in description:
-            description["classes"] = _outputs(model, parts["train"])
-        hashes = {**self._missing_hashes(model, parts), **self.hashes}
-        metric = METRICS.parse(self.metric)
+            description["classes"] = _count_outputs(model, parts["train"])
+        hashes = {**self._missing_hashes(model, parts, metric), **self.hashes}
         if metric.uses_labels:
-            check_parts(**parts, classes=description["classes"])
-        else:
-            check_filled(**parts)
+            check_parts(parts, description["classes"])
         parts = {name: metric.relabelled(part, model) for name, part in parts.items()}
         for name, value in {"model": model, **parts, "description": description, "hashes": hashes}.items():
             object.__setattr__(self, name, value)
-
-    @property
-    def classes(self) -> int:
-        """The number of classes: the length of the model's logits."""
-        return int(self.description["classes"])
 
     @property
     def trained(self) -> bool:
         """False if the baseline was left untrained; ``hashes`` then lacks ``weights``."""
         return bool(self.description.get("trained", True))
 
-    def _missing_hashes(self, model: nn.Module, parts: Mapping[str, Part]) -> dict[str, str]:
+    def _missing_hashes(self, model: nn.Module, parts: Mapping[str, Part], metric: Metric) -> dict[str, str]:
         hashes = {}
         if "weights" not in self.hashes and self.trained:
             hashes["weights"] = hash_weights(model)
         if "data" not in self.hashes:
-            hashes["data"] = fingerprint({name: _hash_part(part) for name, part in parts.items()})
+            batches = {name: part.batches(READ_BATCH) for name, part in parts.items()}
+            images = {name: hash_tensors(("images", batch) for batch, _ in read) for name, read in batches.items()}
+            hashes["data"] = fingerprint(images)
         if "split" not in self.hashes:
-            if METRICS.parse(self.metric).uses_labels:
+            if metric.uses_labels:
                 hashes["split"] = hash_tensors((name, part.labels) for name, part in parts.items())
             else:  # the labels follow from weights and data
                 hashes["split"] = fingerprint([self.metric, {name: len(part) for name, part in parts.items()}])

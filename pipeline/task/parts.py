@@ -137,10 +137,7 @@ class DatasetPart:
     def __init__(
         self, dataset: MapDataset, labels: Tensor | None = None, *, threads: int = 1, limit: int = MEMORY_LIMIT
     ) -> None:
-        self._dataset = dataset
-        self._labels = labels
-        self._threads = threads
-        self._limit = limit
+        self._dataset, self._labels, self._threads, self._limit = dataset, labels, threads, limit
         self._reading = threading.Semaphore(threads)  # shared by all streams, as cohorts may stream in parallel
         self._held: TensorPart | None = None
         self._shape: torch.Size | None = None
@@ -153,9 +150,7 @@ class DatasetPart:
     def labels(self) -> Tensor:
         with self._lock:
             if self._labels is None:
-                held = self.in_memory()
-                batches = self._stream(READ_BATCH, torch.arange(len(self))) if held is None else []
-                self._labels = held.labels if held else torch.cat([labels for _, labels in batches])
+                self._labels = torch.cat([labels for _, labels in self.batches(READ_BATCH)])
             return self._labels
 
     def in_memory(self) -> TensorPart | None:
@@ -172,8 +167,7 @@ class DatasetPart:
             return self._held
 
     def batches(self, batch_size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        held = self.in_memory()
-        if held:
+        if held := self.in_memory():
             yield from held.batches(batch_size, order)
         else:
             yield from self._stream(batch_size, torch.arange(len(self)) if order is None else order)
@@ -200,12 +194,11 @@ class DatasetPart:
 
         def stacked(reading: list[Future[list[tuple[Tensor, Any]]]]) -> tuple[Tensor, Tensor]:
             items = [item for future in reading for item in future.result()]
-            images, labels = (
-                torch.stack([image for image, _ in items]),
-                torch.tensor([int(label) for _, label in items]),
-            )
+            images = torch.stack([image for image, _ in items])
+            labels = torch.tensor([int(label) for _, label in items])
             # Copies from pinned memory to a GPU run in parallel with its computations.
-            return (images.pin_memory(), labels.pin_memory()) if _on_gpu() else (images, labels)
+            on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+            return (images.pin_memory(), labels.pin_memory()) if on_gpu else (images, labels)
 
         with ThreadPoolExecutor(self._threads) as pool:
             reading = None
@@ -219,19 +212,8 @@ class DatasetPart:
                 yield stacked(reading)
 
 
-def _on_gpu() -> bool:
-    """Whether this process already uses a GPU."""
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
-
-
 def logged_batches(part: Part, batch_size: int, what: str, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the batches of a part, from image ``start`` on, and log the progress of a long pass.
-
-    Args:
-        part: The part.
-        batch_size: Images per batch.
-        what: What the pass is for, at the head of each log line.
-        start: Index of the first image.
+    """Yield the batches from image ``start`` on, and log the progress of a long pass; ``what`` heads its lines.
 
     Raises:
         StopTraining: The active guard stops the pass.

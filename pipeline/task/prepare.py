@@ -119,8 +119,7 @@ def _open(spec: TaskSpec) -> _Opened:
         model = spec.model.load(classes)
     preprocessing = spec.model.preprocessing(model)
     parts = _parts(images, divided, preprocessing)
-    if spec.metric.uses_labels:
-        check_parts(**parts, classes=classes)
+    check_parts(parts, classes if spec.metric.uses_labels else None)
     hashes = {"data": images.fingerprint(), "split": divided.hash()}
     description: dict[str, Any] = {
         "model": spec.model.model_dump(mode="json"),

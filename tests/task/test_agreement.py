@@ -49,7 +49,7 @@ def test_labels_are_the_models_predictions_so_its_agreement_is_one():
         assert torch.equal(part.labels, own.model(part.part.images).argmax(1))
         assert len(part.labels.unique()) > 1
         assert count_correct(own.model, part) == len(part) == 40
-    assert own.classes == 5
+    assert own.description["classes"] == 5
     assert own.description["metric"] == "agreement"
 
 
@@ -143,7 +143,7 @@ def spec(path: Path, metric: str = "agreement", **changes: object) -> TaskSpec:
 
 def test_a_study_files_model_keeps_the_outputs_of_its_weights(tmp_path):
     own = prepare(spec(tmp_path))
-    assert own.classes == 7
+    assert own.description["classes"] == 7
     assert count_correct(own.model, own.test) == len(own.test) == 12
     assert set(own.hashes) == {"weights", "data", "split"}
     with pytest.raises(IntegrityError, match="has 7 classes, and the data has 3"):
@@ -154,7 +154,7 @@ def test_entries_paired_by_order_give_the_number_of_classes_too(tmp_path):
     own = spec(tmp_path)
     path = Path(own.model.checkpoint)
     torch.save({f"entry{place}": value for place, value in enumerate(torch.load(path).values())}, path)
-    assert prepare(spec_of(own, rename="order")).classes == 7
+    assert prepare(spec_of(own, rename="order")).description["classes"] == 7
     with pytest.raises(IntegrityError, match="has no head of 'test_byobnet'"):
         prepare(own)
 
@@ -222,7 +222,7 @@ def test_classifying_can_be_stopped_and_caches_nothing_then(tmp_path):
 def test_a_folder_of_one_class_and_a_class_without_training_images_are_allowed(tmp_path):
     write_images(tmp_path / "data", 20, side=32, classes={"all": (90, 90, 90)})
     own = prepare(spec(tmp_path))
-    assert (own.classes, len(own.train)) == (7, 16)
+    assert (own.description["classes"], len(own.train)) == (7, 16)
     ticks = {what: ok for what, ok, _ in check_task(spec(tmp_path))}
     assert all(ticks.values())
     assert "classes have images" not in ticks

@@ -31,7 +31,7 @@ def test_a_study_files_task_is_opened_split_trained_and_described(tmp_path):
     task = prepare(spec(tmp_path, baseline={"epochs": 20, "lr": 1e-2, "batch_size": 8}))
     assert count_correct(task.model, task.test) == len(task.test)
     assert not task.model.training
-    assert task.classes == 3
+    assert task.description["classes"] == 3
     assert task.description["parts"] == {"train": 23, "val": 6, "test": 7}
     assert task.description["preprocessing"]["input"] == [3, 8, 8]
     assert task.description["data"] == {"source": "image-folder"}

@@ -18,7 +18,7 @@ def make(train=(0, 1, 2, 0), val=(0, 1), test=(2,), outputs=3, **kwargs):
 
 def test_a_users_own_module_and_tensors_make_a_task():
     task = make()
-    assert task.classes == 3
+    assert task.description["classes"] == 3
     assert task.trained
     assert (len(task.train), len(task.val), len(task.test)) == (4, 2, 1)
     assert set(task.hashes) == {"weights", "data", "split"}

@@ -14,32 +14,20 @@ from torch import Tensor, nn
 from pipeline.errors import IntegrityError
 from pipeline.task.models.contract import ModelSource, Positive
 
-Rename = Literal["none", "order"]
 
-
-def load_checkpoint(
-    model: nn.Module, path: Path, classes: int, *, rename: Rename = "none", new_head: bool = False
-) -> None:
-    """Load the state dict of a file into ``model``.
+def load_state(model: nn.Module, state: dict[str, Tensor], where: str, classes: int, *, new_head: bool) -> None:
+    """Load a state dict into ``model``.
 
     Args:
         model: With ``classes`` outputs.
-        path: ``.safetensors``, or a file that ``torch.load(weights_only=True)`` reads.
+        state: The weights.
+        where: Their origin, in messages.
         classes: Number of classes of the data.
-        rename: ``"order"`` pairs the entries of file and model by their order instead of their names.
         new_head: Skip entries with another number of classes, so that the model keeps its random ones.
 
     Raises:
-        IntegrityError: The file is not there, damaged, a pickle that would run code, or of another architecture.
+        IntegrityError: The weights are of another architecture, or have a head of other classes.
     """
-    state = read_state(path)
-    if rename == "order":
-        state = _renamed(state, model.state_dict(), classes, path)
-    load_state(model, state, str(path), classes, new_head=new_head)
-
-
-def load_state(model: nn.Module, state: dict[str, Tensor], where: str, classes: int, *, new_head: bool) -> None:
-    """Load a state dict into ``model``; ``where`` names its origin in messages. See ``load_checkpoint``."""
     wanted = model.state_dict()
     missing, unexpected = [key for key in wanted if key not in state], [key for key in state if key not in wanted]
     if missing or unexpected:
@@ -135,7 +123,7 @@ class CheckpointSource(ModelSource):
     """Name of the architecture."""
     checkpoint: str | None = None
     """File of the weights: ``.safetensors``, or one that ``torch.load(weights_only=True)`` reads."""
-    rename: Rename = "none"
+    rename: Literal["none", "order"] = "none"
     """``"order"`` pairs the checkpoint's entries with the model's by their order."""
     new_head: bool = False
     """Replace a head with another number of classes than the data; the baseline trains the new head."""
@@ -147,15 +135,18 @@ class CheckpointSource(ModelSource):
     """Standard deviation of RGB in 0..1; else that of the weights."""
 
     def load_checkpoint(self, model: nn.Module, classes: int) -> None:
-        """Load the file named by ``checkpoint``."""
-        load_checkpoint(model, self._path, classes, rename=self.rename, new_head=self.new_head)
-
-    def checkpoint_classes(self) -> int:
-        """The number of classes of the checkpoint, read off an entry whose shape depends on it.
+        """Load the file named by ``checkpoint`` into ``model``, which has ``classes`` outputs.
 
         Raises:
-            IntegrityError: The file cannot be read, or has no head of this architecture.
+            IntegrityError: The file is not there, damaged, a pickle that would run code, or of another architecture.
         """
+        state = read_state(self._path)
+        if self.rename == "order":
+            state = _renamed(state, model.state_dict(), classes, self._path)
+        load_state(model, state, str(self._path), classes, new_head=self.new_head)
+
+    def checkpoint_classes(self) -> int:
+        """The number of classes of the checkpoint, read off an entry whose shape depends on it."""
         state = read_state(self._path)
         two, three = (self.build(classes).state_dict() for classes in (2, 3))
         if self.rename == "order":
