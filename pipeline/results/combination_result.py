@@ -67,9 +67,7 @@ class CellResult:
     """One cell of a combination.
 
     Args:
-        cell: Its rank and init.
         budget: Trials that it may complete or prune.
-        tally: What its trials came to.
         epoch: Epochs that its furthest running trial has behind it.
         best: Its winner: the complete trial with the highest validation accuracy, the first of equals.
         tested: The winner's scores by seed; empty until it is tested.
@@ -117,11 +115,9 @@ class CombinationResult:
     Args:
         name: Its name, as in files and folders.
         label: Its name for people: with the study's name before it if several studies are shown together.
-        study: The stored Optuna study.
         baseline: Scores of the uncompressed model by part, ``val`` and ``test``.
         compressed: Scores of the compressed-only model (no adapter) by part.
-        facts: User attributes of the stored study: ``dense_bytes``, ``compressed_bytes``, ``dense_macs``, ``budget``
-            and others.
+        facts: User attributes of the stored study, such as ``dense_bytes``, ``compressed_bytes`` and ``dense_macs``.
         cells: Its cells, in the study file's order.
     """
 
@@ -181,18 +177,8 @@ def by_study(results: Iterable[CombinationResult]) -> dict[str, list[Combination
     return studies
 
 
-def compressed_bytes(layer: LayerBytes) -> int:
-    """Bytes of a compressed layer without an adapter."""
-    return layer["payload"] + layer["index"] + layer["scale"] + layer["bias"]
-
-
 def bytes_with_adapter(layer: LayerBytes, cell: Cell | None) -> dict[str, int]:
-    """Bytes of each part of a layer: ``payload``, ``index``, ``scale``, ``bias`` and the ``adapter`` of a cell.
-
-    Args:
-        layer: The stored sizes of the layer.
-        cell: The cell; None for the compressed layer without an adapter.
-    """
+    """Bytes of each part of a layer: ``payload``, ``index``, ``scale``, ``bias`` and a cell's ``adapter``, if any."""
     if cell is not None and str(cell) in layer.get("cells", {}):
         return layer["cells"][str(cell)]
     parts = {kind: layer[kind] for kind in ("payload", "index", "scale", "bias")}

@@ -14,14 +14,9 @@ def compared_part(results: Sequence[CombinationResult]) -> str:
 
 
 def winner_accuracy(cell: CellResult, part: str) -> float | None:
-    """The accuracy by which a cell's winner is compared.
+    """The accuracy by which a cell's winner is compared: on ``test`` the mean over seeds, on ``val`` the search's.
 
-    Args:
-        cell: The cell.
-        part: ``test`` for the mean over the winner's seeds, ``val`` for what the search found.
-
-    Returns:
-        From 0 to 1; None if the cell has no winner, or it is not tested yet.
+    It is from 0 to 1, and None if the cell has no winner, or it is not tested yet.
     """
     if part == "test":
         return mean_accuracy(tested.test for tested in cell.tested) if cell.tested else None
@@ -78,8 +73,7 @@ def lost(original: Score, compressed: Score) -> bool:
 def recovery(original: Score, compressed: Score, recovered: float) -> float | None:
     """``(recovered - compressed) / (original - compressed)``: 0 if nothing was restored, 1 if everything was.
 
-    Returns:
-        None if compression lost no more than chance explains, so that there is nothing to restore.
+    It is None if compression lost no more than chance explains, so that there is nothing to restore.
     """
     if not lost(original, compressed):
         return None

@@ -156,7 +156,6 @@ class Standing:
 
     Args:
         done: Trials of the budgets that are complete or pruned, or that exhausted cells will not train.
-        budget: Trials of all budgets.
         running: Trials that began and have not ended; a run that was killed leaves some.
         tested: Whether every winner is tested.
         seconds: Time during which at least one trial was trained, without pauses between runs.

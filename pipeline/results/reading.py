@@ -55,12 +55,8 @@ def read_all(storage: Database) -> list[CombinationResult]:
 def read_tallied(storage: Database, study: str, winners: Winners) -> list[CombinationResult]:
     """All combinations of a study like ``read_results``, but from their stored tallies and winners alone.
 
-    Trials that the tallies do not cover are left out. A study without tallies is read in full.
-
-    Args:
-        storage: The database.
-        study: The study's name.
-        winners: Winners that were read before; those that are read now are added.
+    Trials that the tallies do not cover are left out. A study without tallies is read in full. Winners that are read
+    are added to ``winners``.
     """
     return [
         _read_tallied(storage, optuna.load_study(study_name=name, storage=storage), facts, winners)

@@ -19,10 +19,7 @@ from pipeline.store.stored_study import note_file, trial_key
 class Kept:
     """The adapter files of a combination.
 
-    Args:
-        study: The study's name.
-        combination: The combination's name.
-        identity: The ``id`` of the stored study. Another database may hold trials of the same names and numbers.
+    ``identity`` is the ``id`` of the stored study. Another database may hold trials of the same names and numbers.
     """
 
     study: str

@@ -44,8 +44,7 @@ class _Row:
     """The row of a trial in the database.
 
     Args:
-        trial_id: Its id in the database.
-        number: Its number in the stored study.
+        trial_id: Its id in the database, which is not its number in the study.
         epochs: How many of its epochs are written.
         updated: When it was last updated, by ``time.monotonic()``.
     """

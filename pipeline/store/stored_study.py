@@ -125,12 +125,7 @@ def _differences(stored: Any, now: Any, path: str = "") -> Iterator[str]:
 def note_file(study: optuna.Study, number: int, kind: str, path: Path, sha256: str) -> None:
     """Write into a finished trial which file holds what it trained; the file's former trial loses that note.
 
-    Args:
-        study: The stored study.
-        number: The trial's number.
-        kind: The attribute's name, ``adapter`` or ``checkpoint``; the sha256 is in ``<kind>_sha256``.
-        path: The file. One trial of the study at most has it.
-        sha256: The file's sha256.
+    ``kind`` is the attribute's name, ``adapter`` or ``checkpoint``; the sha256 is in ``<kind>_sha256``.
     """
     study_id = study_id_of(study)
     with database_of(study).transaction(study_id) as session:

@@ -64,14 +64,7 @@ class Tally:
         return self.done < budget <= self.states["fail"]
 
     def add(self, state: "TrialState", number: int, value: float | None, attributes: Mapping[str, Any]) -> None:
-        """Count a trial.
-
-        Args:
-            state: Its state.
-            number: Its number in the stored study.
-            value: Its value, where it is complete.
-            attributes: Its user attributes, of which ``ask``, ``interrupted`` and ``reason`` matter.
-        """
+        """Count a trial. Of its user attributes ``ask``, ``interrupted`` and ``reason`` matter."""
         if not state.is_finished() or belongs_to_history(attributes):
             self.states[state.name.lower()] += 1
         if "reason" in attributes:

@@ -10,12 +10,7 @@ from pipeline.report.blocks import Block, Column, Folded, Table, table
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
 from pipeline.report.figures.labels import cell_label, short, told_apart
 from pipeline.report.figures.style import INKS, OVER, finish
-from pipeline.results.combination_result import (
-    CombinationResult,
-    LayerBytes,
-    bytes_with_adapter,
-    compressed_bytes,
-)
+from pipeline.results.combination_result import CombinationResult, LayerBytes, bytes_with_adapter
 from pipeline.wording import rank_value, readable_bytes, size
 
 PARTS = {"payload": "", "index": "/", "scale": "x", "bias": ".", "adapter": "-"}
@@ -129,7 +124,7 @@ def _table(result: CombinationResult, sizes: Sequence[LayerBytes]) -> Table:
         {
             "layer": Column(lambda layer: layer["name"], "text"),
             "original": Column(lambda layer: size(layer["dense"])),
-            "compressed": Column(lambda layer: size(compressed_bytes(layer))),
+            "compressed": Column(lambda layer: size(sum(bytes_with_adapter(layer, None).values()))),
             "of it weights": Column(lambda layer: size(layer["payload"])),
             "indices": Column(lambda layer: size(layer["index"] or None)),
             "scales": Column(lambda layer: size(layer["scale"] or None)),
