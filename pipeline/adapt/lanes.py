@@ -76,10 +76,7 @@ class LaneLayer(nn.Module):
     def forward(self, x: Tensor, y: Tensor | None, stacks: Sequence[Stack]) -> Tensor:
         """The output of all lanes, ``[T * n, ...]``.
 
-        Args:
-            x: The input: ``[n, ...]`` if all lanes share it, otherwise ``[T * n, ...]``.
-            y: ``frozen(x)`` of a shared input, ``[n, ...]``; ``None`` if the lanes have separate inputs.
-            stacks: The lanes.
+        ``x`` is ``[T * n, ...]`` and ``y`` is ``None``; or all lanes share ``x [n, ...]``, and ``y`` is ``frozen(x)``.
         """
 
 
@@ -145,10 +142,7 @@ def _is_container(module: nn.Module) -> bool:
 
 
 def attach(model: nn.Module, adapter: "Adapter", lanes: Lanes) -> None:
-    """Let a copy of the compressed model compute with ``lanes``, in place: its batch then is ``[T * n, ...]``.
-
-    There must be only one lane if it trains parameters of containers (``container_parameters``).
-    """
+    """Let a model compute with ``lanes``, in place, on ``[T * n, ...]``; one lane if there are container parameters."""
     for name, stacks in lanes.layers.items():
         module = model.get_submodule(name)
         if _is_container(module):

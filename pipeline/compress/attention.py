@@ -92,10 +92,7 @@ def with_plain_attention(model: nn.Module, qkv: Literal["fused", "split"] = "fus
     """A frozen copy that shares the model's memory, with its attention as plain layers; the model if it has no such.
 
     The names of tensors change, so its checkpoint must be loaded into a model that was rewritten in the same way.
-
-    Args:
-        model: A trained model or a bare architecture.
-        qkv: Whether layers ``qkv`` and ``in_proj`` stay fused or become ``qkv.q``, ``qkv.k`` and ``qkv.v``.
+    Layers ``qkv`` and ``in_proj`` that are split become ``qkv.q``, ``qkv.k`` and ``qkv.v``.
 
     Raises:
         SpecError: A layer ``qkv`` to split is not a Linear of three equal parts.

@@ -60,12 +60,8 @@ def prune_channels(
     transformer, one whose channels are added to those of a layer that is no target, and one for which the dependencies
     that torch-pruning traced prove wrong.
 
-    Args:
-        model: In any mode; it is not changed.
-        targets: Names of Linear and Conv2d layers.
-        images: A batch of one, on the device of the model; noise reveals more differences than a picture.
-        scores: Scores of each target's rows, ``[out]``.
-        kept: From the name of a layer and its number of units (channels or attention heads), how many remain.
+    ``images`` is a batch of one; noise reveals more than a picture. ``scores`` are ``[out]``. ``kept`` says how many
+    remain, from the name of a layer and its number of units (channels or attention heads).
     """
     trial, images = _perturbed_copy(model), images.double()
     groups = _channel_groups(trial, targets, images)

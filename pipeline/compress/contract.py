@@ -92,26 +92,26 @@ class Compression(Method):
             train: The training part, for methods that train or need gradients.
         """
 
-    @abstractmethod
     def compress_layer(self, layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> CompressedWeight:
-        """Compress another matrix for one layer, for inits that move the base.
+        """Compress another matrix for one layer, for inits that move the base; by default it stays dense.
 
         Args:
             layer: The layer of ``CompressedModel.reference``.
             matrix: ``[out, in]``.
             stats: Statistics of the layer's inputs, one per group; read only if ``needs_statistics``.
         """
+        return DenseWeight(matrix.clone())
 
     def reshape(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         """Give a bare architecture the shapes of an exported model's tensors, in place; by default it has them."""
 
-    @abstractmethod
     def load_weight(self, tensors: Mapping[str, Tensor], shape: tuple[int, int], groups: int) -> CompressedWeight:
-        """Read back what ``CompressedWeight.to_tensors`` gave for a layer of ``shape`` ``(out, in)``.
+        """Read back what ``to_tensors`` gave for a layer of ``shape`` ``(out, in)``; by default a dense weight.
 
         Raises:
             KeyError, ValueError, IndexError, RuntimeError: The tensors are not those of such a layer.
         """
+        return DenseWeight(tensors["dense"].reshape(shape))
 
 
 class LayerCompression(Compression):
@@ -143,11 +143,11 @@ class LayerCompression(Compression):
         groups = in_groups(layer, matrix)
         group_stats = stats if self.needs_statistics else [None] * len(groups)
         weight = join_groups([self.compress(*pair) for pair in zip(groups, group_stats, strict=True)])
-        return weight if weight.bits.total() < 32 * matrix.numel() else DenseWeight(matrix.clone())
+        return weight if weight.bits.total() < 32 * matrix.numel() else super().compress_layer(layer, matrix, stats)
 
     def load_weight(self, tensors: Mapping[str, Tensor], shape: tuple[int, int], groups: int) -> CompressedWeight:
         if tensors.keys() == {"dense"}:
-            return DenseWeight(tensors["dense"].reshape(shape))
+            return super().load_weight(tensors, shape, groups)
         if groups == 1:
             return self.from_tensors(tensors, shape)
         group_shape = (shape[0] // groups, shape[1])

@@ -155,9 +155,8 @@ def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     Each batch is normalised with its own statistics, as in training; the running statistics become the mean over all
     batches. The buffers are replaced by new ones, because another model may share them.
     """
-    norms = running_norms(model)
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
+    momenta = {norm: norm.momentum for norm in running_norms(model)}
+    for norm in momenta:
         for name, buffer in list(norm.named_buffers(recurse=False)):
             norm.register_buffer(name, buffer.clone())
         norm.reset_running_stats()
@@ -165,6 +164,6 @@ def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
         norm.train()
     for images in batches:
         model(images)
-    for norm, momentum in zip(norms, momenta, strict=True):
+    for norm, momentum in momenta.items():
         norm.momentum = momentum
         norm.eval()

@@ -11,9 +11,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.compress.channels import fit_shapes
-from pipeline.compress.contract import CompressedModel, Compression, LayerStats, ModelStats
+from pipeline.compress.contract import CompressedModel, Compression, ModelStats
 from pipeline.compress.layers import copy_sharing_tensors, sound_matrix, weight_matrix
-from pipeline.compress.weight import CompressedWeight, DenseWeight
+from pipeline.compress.weight import DenseWeight
 from pipeline.errors import SpecError
 from pipeline.task.contract import Part
 
@@ -52,9 +52,6 @@ class StructuredPruning(Compression):
         noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0), dtype=images.dtype)
         return _as_compressed(self.pruned(model, targets, train, noise.to(next(model.parameters()).device)), targets)
 
-    def compress_layer(self, layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> CompressedWeight:
-        return DenseWeight(matrix.clone())
-
     def reshape(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         fit_shapes(model, tensors)
 
@@ -63,9 +60,6 @@ class StructuredPruning(Compression):
         fit_shapes(pruned, tensors)
         pruned.load_state_dict(tensors)
         return _as_compressed(pruned.eval().requires_grad_(False), targets)
-
-    def load_weight(self, tensors: Mapping[str, Tensor], shape: tuple[int, int], groups: int) -> CompressedWeight:
-        return DenseWeight(tensors["dense"].reshape(shape))
 
 
 def _as_compressed(model: nn.Module, targets: Sequence[str]) -> CompressedModel:

@@ -67,9 +67,12 @@ class LowRankLayer(LaneLayer):
 
     @torch.no_grad()
     def _norms(self, stack: Stack) -> Tensor:
-        A, B = stack.parameters["lora_A"], stack.parameters["lora_B"]
-        s = self._adapter.s(stack.alpha, A.shape[1])
+        A, B, s = self._factors(stack)
         return row_norms(weight_matrix(self.frozen).to(A), A, B, s, stack.parameters.get("gain", 1.0))
+
+    def _factors(self, stack: Stack) -> Factors:
+        A, B = stack.parameters["lora_A"], stack.parameters["lora_B"]
+        return A, B, self._adapter.s(stack.alpha, A.shape[1])[:, None, None]
 
 
 class LoraLinear(LowRankLayer):
@@ -79,17 +82,13 @@ class LoraLinear(LowRankLayer):
         weight, bias = self.frozen.get_parameter("weight"), self.frozen._parameters["bias"]
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        factors = [self._factors(stack, dtype) for stack in stacks]
+        factors = [(A.to(dtype), B.to(dtype), s.to(dtype)) for A, B, s in map(self._factors, stacks)]
         vectors = x.flatten(0, -2).to(dtype)
         if y is None:
             out = adapted_linear(vectors, weight.to(dtype), None if bias is None else bias.to(dtype), factors)
         else:
             out = add_to_shared(vectors, y.flatten(0, -2).to(dtype), factors)
         return out.view(len(x) * (1 if y is None else sum(map(len, stacks))), *x.shape[1:-1], -1)
-
-    def _factors(self, stack: Stack, dtype: torch.dtype) -> Factors:
-        A, B = stack.parameters["lora_A"].to(dtype), stack.parameters["lora_B"].to(dtype)
-        return A, B, self._adapter.s(stack.alpha, A.shape[1]).to(dtype)[:, None, None]
 
 
 class LoraConv2d(LowRankLayer):
@@ -108,10 +107,9 @@ class LoraConv2d(LowRankLayer):
         return joined([self._add_stack(*part, shared=False) for part in parts])
 
     def _add_stack(self, x: Tensor, y: Tensor, stack: Stack, *, shared: bool) -> Tensor:
-        A, B = stack.parameters["lora_A"], stack.parameters["lora_B"]
+        A, B, s = self._factors(stack)
         T, r, _ = A.shape
-        base = self.frozen
-        groups = group_count(base)
+        base, groups = self.frozen, group_count(self.frozen)
         kernel = A.reshape(T, r, *base.get_parameter("weight").shape[1:])
         if shared:  # each group convolves its channels with the kernels of all lanes
             down = convolve(base, x, kernel.flatten(0, 1).repeat(groups, 1, 1, 1), groups)
@@ -120,14 +118,14 @@ class LoraConv2d(LowRankLayer):
             images = torch.unflatten(x, 0, (T, -1)).transpose(0, 1).flatten(1, 2)
             kernels = kernel[:, None].expand(T, groups, *kernel.shape[1:])
             down = convolve(base, images, kernels.flatten(0, 2), T * groups)
-        up = (B * self._adapter.s(stack.alpha, r)[:, None, None]).reshape(-1, r, 1, 1)
+        up = (B * s).reshape(-1, r, 1, 1)
         low = F.conv2d(down, up, groups=T * groups)
         by_lane = torch.unflatten(low, 1, (T, -1)).transpose(0, 1)
         return torch.add(by_lane, y if shared else torch.unflatten(y, 0, (T, -1))).flatten(0, 1)
 
 
 def convolve(base: nn.Module, x: Tensor, kernel: Tensor, groups: int) -> Tensor:
-    """Convolve with another ``kernel [out, channels / groups, kh, kw]`` as ``base`` does, and without a bias."""
+    """Convolve with another ``kernel [out, channels / groups, kh, kw]`` as ``base`` does, without a bias."""
     layer = with_parameters(base, {"weight": kernel, "bias": None})
     layer.__dict__["groups"] = groups
     y: Tensor = layer(x)
@@ -139,7 +137,7 @@ def row_norms(W: Tensor, A: Tensor, B: Tensor, s: Tensor, gain: Tensor | float =
 
     ``||g w + s b A||^2 = g^2 ||w||^2 + 2 g s b (A w) + s^2 b (A A^T) b``, with ``W [out, in]`` and ``g [T, out]``.
     """
-    s = s[:, None]
+    s = s.view(-1, 1)
     cross = ((W @ A.mT) * B).sum(2)
     square = ((B @ (A @ A.mT)) * B).sum(2)
     return (gain**2 * W.square().sum(1) + 2 * gain * s * cross + s.square() * square).clamp_min(1e-24).sqrt()

@@ -1,7 +1,4 @@
-"""TOU: trains the second factor of each factorised layer, and everything outside these layers.
-
-Legend: ``k`` rank of the factors, ``first [out, k] = U_k S_k``, ``second [k, in] = V_k^T``.
-"""
+"""TOU: trains the second factor of each layer ``first [out, k] second [k, in]``, and all outside these layers."""
 
 from collections.abc import Collection, Mapping
 from typing import Literal
