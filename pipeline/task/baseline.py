@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import nn
@@ -34,7 +33,7 @@ def train_epochs(
     Args:
         model: The model, on the CPU; it is in eval mode, on the CPU, at the end.
         part: The images and labels to train on.
-        spec: Epochs, batch size, optimizer and learning rate.
+        spec: How it is trained.
         seed: The seed of batch order and dropout.
         device: The device to train on.
 
@@ -49,36 +48,24 @@ def train_epochs(
         torch.manual_seed(seed)
         yield model
         for epoch in range(1, spec.epochs + 1):
-            loss = _train_epoch(model, part, spec.batch_size, order, optimizer, device)
-            if not loss < float("inf"):
+            total, count = torch.zeros((), device=device), 0
+            for images, labels in part.batches(spec.batch_size, torch.randperm(len(part), generator=order)):
+                check_stop()
+                if len(images) == 1 and count:
+                    # Batch norm has no variance over a last batch of one image.
+                    continue
+                loss = F.cross_entropy(model(images.to(device)), labels.to(device))
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                total += loss.detach() * len(images)
+                count += len(images)
+            mean = float(total) / count
+            if not mean < float("inf"):
                 raise SpecError(
-                    f"the baseline's loss is {loss} in epoch {epoch}; lower task.baseline.lr = {spec.lr}, or choose "
+                    f"the baseline's loss is {mean} in epoch {epoch}; lower task.baseline.lr = {spec.lr}, or choose "
                     f"another optimizer"
                 )
-            logger.info(f"baseline: epoch {epoch}/{spec.epochs}, loss {loss:.4f}")
+            logger.info(f"baseline: epoch {epoch}/{spec.epochs}, loss {mean:.4f}")
             yield model
     model.to("cpu").eval()
-
-
-def _train_epoch(
-    model: nn.Module,
-    part: Part,
-    batch_size: int,
-    order: torch.Generator,
-    optimizer: Any,
-    device: torch.device,
-) -> float:
-    """Train one epoch in a new random order; returns the mean loss."""
-    total, count = torch.zeros((), device=device), 0
-    for images, labels in part.batches(batch_size, torch.randperm(len(part), generator=order)):
-        check_stop()
-        if len(images) == 1 and count:
-            # Batch norm has no variance over a last batch of one image.
-            continue
-        loss = F.cross_entropy(model(images.to(device)), labels.to(device))
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        total += loss.detach() * len(images)
-        count += len(images)
-    return float(total) / count

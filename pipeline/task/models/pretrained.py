@@ -5,7 +5,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -156,6 +156,17 @@ class CheckpointSource(ModelSource):
                 return len(state[key])
         raise IntegrityError(
             f"{self._path} has no head of '{self.architecture}'; name the architecture that the weights are of"
+        )
+
+    def given(self) -> dict[str, Any]:
+        """``mean`` and ``std``, as far as they are given."""
+        return {name: value for name, value in {"mean": self.mean, "std": self.std}.items() if value is not None}
+
+    def not_fetched(self, error: Exception) -> IntegrityError:
+        """The error of weights that are neither in a cache nor on the hub."""
+        return IntegrityError(
+            f"weights of '{self.architecture}' are not there: looked for them in the hub's cache and on the hub "
+            f"({type(error).__name__}: {error}); run once with a network, or give task.model.checkpoint"
         )
 
     @property

@@ -7,7 +7,7 @@ from torch import nn
 
 from pipeline.config.registry import MODELS
 from pipeline.config.table import nearest
-from pipeline.errors import IntegrityError, SpecError
+from pipeline.errors import SpecError
 from pipeline.task.models.contract import Preprocessing
 from pipeline.task.models.pretrained import CheckpointSource
 
@@ -51,8 +51,14 @@ class Timm(CheckpointSource):
     def pretrained(self) -> bool:
         return self.hub or self.checkpoint is not None
 
-    def build(self, classes: int) -> nn.Module:
-        return self._create(classes)
+    def build(self, classes: int, pretrained: bool = False) -> nn.Module:
+        timm = _timm()
+        known = timm.models.get_pretrained_cfg(self.architecture)
+        # Models with a fixed input size, such as ViTs, are built for it; the others refuse the argument.
+        sized = self.image_size is not None and known is not None and known.fixed_input_size
+        size = {"img_size": self.image_size} if sized else {}
+        model: nn.Module = timm.create_model(self.architecture, pretrained=pretrained, num_classes=classes, **size)
+        return model
 
     def load(self, classes: int) -> nn.Module:
         if self.hub:
@@ -63,14 +69,11 @@ class Timm(CheckpointSource):
                     f"give task.model.new_head = true, and a [task.baseline] that trains the new head"
                 )
             try:
-                return self._create(classes, pretrained=True)
+                return self.build(classes, pretrained=True)
             except Exception as error:
                 # Without a network, the hub's client raises whatever its transport raises.
-                raise IntegrityError(
-                    f"weights of '{self.architecture}' are not there: looked for them in the hub's cache and on the "
-                    f"hub ({type(error).__name__}: {error}); run once with a network, or give task.model.checkpoint"
-                ) from error
-        model = self._create(classes)
+                raise self.not_fetched(error) from error
+        model = self.build(classes)
         if self.checkpoint is not None:
             self.load_checkpoint(model, classes)
         return model
@@ -80,26 +83,12 @@ class Timm(CheckpointSource):
             return self.checkpoint_classes()
         return int(_timm().models.get_pretrained_cfg(self.architecture).num_classes)
 
-    def _create(self, classes: int, pretrained: bool = False) -> nn.Module:
-        timm = _timm()
-        known = timm.models.get_pretrained_cfg(self.architecture)
-        # Models with a fixed input size, such as ViTs, are built for it; the others refuse the argument.
-        sized = self.image_size is not None and known is not None and known.fixed_input_size
-        size = {"img_size": self.image_size} if sized else {}
-        model: nn.Module = timm.create_model(self.architecture, pretrained=pretrained, num_classes=classes, **size)
-        return model
-
     def preprocessing(self, model: nn.Module) -> Preprocessing:
-        given: dict[str, Any] = {"mean": self.mean, "std": self.std}
+        data, given = _timm().data, self.given()
         if self.image_size is not None:
             given["input_size"] = (3, self.image_size, self.image_size)
-        config = _timm().data.resolve_data_config(
-            {key: value for key, value in given.items() if value is not None}, model=model
-        )
-        transform = _timm().data.create_transform(**config, is_training=False)
+        config = data.resolve_data_config(given, model=model)
+        transform = data.create_transform(**config, is_training=False)
         steps = ", ".join(str(step) for step in transform.transforms[:-1])
-        facts = {
-            "input": list(config["input_size"]), "mean": list(config["mean"]), "std": list(config["std"]),
-            "steps": steps,
-        }  # fmt: skip
-        return Preprocessing(transform, facts)
+        facts = {name: list(config[key]) for name, key in (("input", "input_size"), ("mean", "mean"), ("std", "std"))}
+        return Preprocessing(transform, {**facts, "steps": steps})

@@ -7,7 +7,6 @@ from torch import nn
 
 from pipeline.config.registry import MODELS
 from pipeline.config.table import nearest
-from pipeline.errors import IntegrityError
 from pipeline.task.models.contract import Preprocessing
 from pipeline.task.models.pretrained import CheckpointSource, load_state
 
@@ -68,11 +67,7 @@ class Torchvision(CheckpointSource):
                 state = self._weights().get_state_dict(progress=False, check_hash=True)
             except Exception as error:
                 # Without a network, the download raises whatever its transport raises.
-                raise IntegrityError(
-                    f"weights '{self.weights}' of '{self.architecture}' are not there: looked for them in torch's "
-                    f"hub cache and on the hub ({type(error).__name__}: {error}); run once with a network, or give "
-                    f"task.model.checkpoint"
-                ) from error
+                raise self.not_fetched(error) from error
             load_state(model, dict(state), f"torchvision's {self.architecture}", classes, new_head=self.new_head)
         return model
 
@@ -86,14 +81,13 @@ class Torchvision(CheckpointSource):
     def preprocessing(self, model: nn.Module) -> Preprocessing:
         transforms = self._weights().transforms
         preset = transforms()
-        given: dict[str, Any] = {"mean": self.mean, "std": self.std}
+        given = self.given()
         if self.image_size is not None:
             resize = round(self.image_size * preset.resize_size[0] / preset.crop_size[0])
             given |= {"crop_size": self.image_size, "resize_size": resize}
-        transform = transforms(**{key: value for key, value in given.items() if value is not None})
+        transform = transforms(**given)
         side = transform.crop_size[0]
-        steps = (
-            f"resize to {transform.resize_size[0]} ({transform.interpolation.value}), crop the centre {side}, to 0..1"
-        )
+        scaled = f"resize to {transform.resize_size[0]} ({transform.interpolation.value})"
+        steps = f"{scaled}, crop the centre {side}, to 0..1"
         facts = {"input": [3, side, side], "mean": list(transform.mean), "std": list(transform.std), "steps": steps}
         return Preprocessing(transform, facts)
