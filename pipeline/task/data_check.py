@@ -42,14 +42,13 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """What decoding one image showed."""
+    """What decoding one image showed; ``fault`` says why it cannot be decoded."""
 
     mode: str = ""
     """Pillow's mode of the stored image."""
     digest: str = ""
     """sha256 of its size and RGB pixels."""
     fault: str = ""
-    """Why it cannot be decoded; empty if it can."""
 
 
 def check_task(spec: TaskSpec) -> Iterator[Finding]:
@@ -59,10 +58,8 @@ def check_task(spec: TaskSpec) -> Iterator[Finding]:
     except RestoraError as error:
         yield Finding("data found", False, str(error))
         return
-    sizes = f"{len(images.train)} training images, " + (
-        f"{len(images.test)} of test, " if images.test is not None else ""
-    )
-    yield Finding("data found", True, f"{sizes}{len(images.classes)} classes")
+    test = f"{len(images.test)} of test, " if images.test is not None else ""
+    yield Finding("data found", True, f"{len(images.train)} training images, {test}{len(images.classes)} classes")
     yield _model_loads(spec, len(images.classes))
     yield from check_images(spec, images)
 
@@ -100,8 +97,8 @@ def check_images(spec: TaskSpec, images: Images) -> Iterator[Finding]:
         yield _labels_in_range(images)
         yield _classes_have_images(images)
     train = _decode_all(images.train)
-    test = _decode_all(images.test) if images.test is not None else []
-    yield from _images_decode([*train, *test])
+    test = _decode_all(images.test) if images.test is not None else train
+    yield from _images_decode(train if test is train else [*train, *test])
     yield _no_duplicates(spec, images, train, test)
 
 
@@ -120,14 +117,14 @@ def _model_loads(spec: TaskSpec, classes: int) -> Finding:
 
 def _labels_in_range(images: Images) -> Finding:
     classes = len(images.classes)
-    parts = [images.train] if images.test is None else [images.train, images.test]
     wrong = [
         f"{items.where(int(index))}: {int(items.labels[index])}"
-        for items in parts
+        for items in (images.train, images.test)
+        if items is not None
         for index in ((items.labels < 0) | (items.labels >= classes)).nonzero().flatten()
     ]
-    said = _listed(wrong, "correct these labels, or leave the images out")
-    return Finding("labels are in range", not wrong, said or f"0 to {classes - 1}")
+    to_do = "correct these labels, or leave the images out"
+    return _finding("labels are in range", wrong, to_do, f"0 to {classes - 1}")
 
 
 def _classes_have_images(images: Images) -> Finding:
@@ -139,7 +136,7 @@ def _classes_have_images(images: Images) -> Finding:
         if items is not None:
             present = set(items.labels.tolist())
             empty += [f"{name}: class '{images.classes[label]}'" for label in range(classes) if label not in present]
-    return Finding(what, not empty, _listed(empty, "add images, or remove the class") or f"all {classes}")
+    return _finding(what, empty, "add images, or remove the class", f"all {classes}")
 
 
 def _decode_all(items: Items) -> list[DecodedImage]:
@@ -158,8 +155,7 @@ def _decode_all(items: Items) -> list[DecodedImage]:
 
 def _images_decode(decoded: list[DecodedImage]) -> Iterator[Finding]:
     faults = [image.fault for image in decoded if image.fault]
-    said = _listed(faults, "replace or remove these files")
-    yield Finding("every image decodes", not faults, said or f"{len(decoded)} images")
+    yield _finding("every image decodes", faults, "replace or remove these files", f"{len(decoded)} images")
     modes = Counter(image.mode for image in decoded if image.mode not in ("", "RGB"))
     counts = ", ".join(f"{count} of mode {mode}" for mode, count in sorted(modes.items()))
     yield Finding("images become RGB", True, f"converted: {counts}" if counts else "all are")
@@ -168,28 +164,24 @@ def _images_decode(decoded: list[DecodedImage]) -> Iterator[Finding]:
 def _no_duplicates(spec: TaskSpec, images: Images, train: list[DecodedImage], test: list[DecodedImage]) -> Finding:
     """Whether no test image has the pixels of a training or validation image."""
     what = "no image in train and test"
-    held_out, tested = images.test, list(enumerate(test))
-    learned = list(enumerate(train))
-    if held_out is None:
-        divided = split(images.train.labels, spec.split, test=True)
-        chosen = set(divided.test.tolist()) if divided.test is not None else set()
-        held_out, tested = images.train, [(index, image) for index, image in learned if index in chosen]
-        learned = [(index, image) for index, image in learned if index not in chosen]
-    index_of = {image.digest: index for index, image in learned if image.digest}
+    *learned, (tested, chosen) = split(images.train.labels, spec.split, test=images.test is None).items(images).values()
+    index_of = {train[index].digest: index for _, indices in learned for index in indices.tolist()}
+    index_of.pop("", None)
     duplicates = [
-        f"{held_out.where(index)} is {images.train.where(index_of[image.digest])}"
-        for index, image in tested
-        if image.digest in index_of
+        f"{tested.where(index)} is {images.train.where(index_of[test[index].digest])}"
+        for index in chosen.tolist()
+        if test[index].digest in index_of
     ]
     if duplicates and images.published:
-        return Finding(what, True, f"{len(duplicates)} of {len(tested)} test images are in both, as published")
-    said = _listed(duplicates, "remove one of each pair, or test accuracy is flattered")
-    return Finding(what, not duplicates, said or f"{len(tested)} test images compared")
+        return Finding(what, True, f"{len(duplicates)} of {len(chosen)} test images are in both, as published")
+    to_do = "remove one of each pair, or test accuracy is flattered"
+    return _finding(what, duplicates, to_do, f"{len(chosen)} test images compared")
 
 
-def _listed(faults: list[str], to_do: str) -> str:
-    """The faults, one per line, and what to do about them."""
+def _finding(what: str, faults: list[str], to_do: str, sound: str) -> Finding:
+    """The faults, one per line, and what to do about them; ``sound`` if there are none."""
     if not faults:
-        return ""
+        return Finding(what, True, sound)
     more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-    return "\n  ".join([f"{len(faults)} found:", *faults[:SHOWN], *more]) + f"\nto do: {to_do}"
+    listed = "\n  ".join([f"{len(faults)} found:", *faults[:SHOWN], *more])
+    return Finding(what, False, f"{listed}\nto do: {to_do}")

@@ -17,10 +17,10 @@ from pipeline.hashes import fingerprint, hash_weights
 from pipeline.paths import ANSWERS, BASELINES
 from pipeline.task.baseline import train_epochs
 from pipeline.task.contract import Task, check_parts
-from pipeline.task.data.contract import Images, Items
+from pipeline.task.data.contract import Items
 from pipeline.task.models.contract import Preprocessing
 from pipeline.task.parts import DatasetPart, Part
-from pipeline.task.split import Split, split
+from pipeline.task.split import split
 from pipeline.task.tensor_cache import read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,10 @@ def _open(spec: TaskSpec) -> _Opened:
         classes = len(images.classes) if spec.metric.uses_labels else spec.model.pretrained_classes()
         model = spec.model.load(classes)
     preprocessing = spec.model.preprocessing(model)
-    parts = _parts(images, divided, preprocessing)
+    parts: dict[str, Part] = {
+        name: DatasetPart(_Selected(items, indices, preprocessing), items.labels[indices], threads=os.cpu_count() or 1)
+        for name, (items, indices) in divided.items(images).items()
+    }
     check_parts(parts, classes if spec.metric.uses_labels else None)
     hashes = {"data": images.fingerprint(), "split": divided.hash()}
     description: dict[str, Any] = {
@@ -169,17 +172,3 @@ class _Selected:
     def __getitem__(self, index: int, /) -> tuple[Tensor, int]:
         image, label = self.items[int(self.indices[index])]
         return self.preprocessing(image), label
-
-
-def _parts(images: Images, divided: Split, preprocessing: Preprocessing) -> dict[str, Part]:
-    """The parts of a data set; images are decoded and preprocessed when they are asked for."""
-    test_items = images.test if images.test is not None else images.train
-    sources = {
-        "train": (images.train, divided.train),
-        "val": (images.train, divided.val),
-        "test": (test_items, torch.arange(len(test_items)) if divided.test is None else divided.test),
-    }
-    return {
-        name: DatasetPart(_Selected(items, indices, preprocessing), items.labels[indices], threads=os.cpu_count() or 1)
-        for name, (items, indices) in sources.items()
-    }

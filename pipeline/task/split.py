@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pipeline.config.task_spec import SplitSpec
 from pipeline.hashes import hash_tensors
+from pipeline.task.data.contract import Images, Items
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,17 @@ class Split:
         parts = {"train": self.train, "val": self.val, "test": self.test}
         return hash_tensors((name, indices) for name, indices in parts.items() if indices is not None)
 
+    def items(self, images: Images) -> dict[str, tuple[Items, Tensor]]:
+        """The items of each part, and the indices of its images among them."""
+        tested = images.test if images.test is not None else images.train
+        chosen = torch.arange(len(tested)) if self.test is None else self.test
+        return {"train": (images.train, self.train), "val": (images.train, self.val), "test": (tested, chosen)}
+
 
 def split(labels: Tensor, spec: SplitSpec, *, test: bool) -> Split:
     """Split off the test part if ``test``, then the validation part from the remaining images.
 
     A part has ``round(fraction * n)`` images, and its share of each class to within one image.
-
-    Args:
-        labels: ``[N]``.
-        spec: The fractions and the seed.
-        test: Whether to split off a test part.
     """
     generator = torch.Generator().manual_seed(spec.seed)
     rest = torch.arange(len(labels))

@@ -32,15 +32,11 @@ def decode(path: Path) -> Image.Image:
             image.load()
             return image.copy()
     except UnidentifiedImageError:
-        raise IntegrityError(f"{path}: {_unidentified(path)}; replace or remove the file") from None
+        head = path.read_bytes()[:24]
+        reason = f"is not an image, it begins with {head!r}" if head else "is empty"
+        raise IntegrityError(f"{path}: {reason}; replace or remove the file") from None
     except UNDECODABLE as error:
         raise IntegrityError(f"{path}: cannot be decoded: {error}; replace or remove the file") from None
-
-
-def _unidentified(path: Path) -> str:
-    with open(path, "rb") as file:
-        head = file.read(24)
-    return f"is not an image, it begins with {head!r}" if head else "is empty"
 
 
 def as_rgb(image: Image.Image, where: str) -> Image.Image:
