@@ -87,3 +87,7 @@ def start(*words: str, **options: Any) -> subprocess.Popen[str]:
 def files() -> set[str]:
     """Every file below the working folder."""
     return {str(path) for path in Path().rglob("*") if path.is_file()}
+
+
+def last_line(text: str) -> str:
+    return text.strip().splitlines()[-1]
