@@ -11,8 +11,7 @@ COMMAND = "import sys; sys.argv = ['restora']; from pipeline.cli import main; ma
 
 
 @pytest.fixture(autouse=True)
-def _in_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def _two_studies():
     write_study()
     write_study("other")
 

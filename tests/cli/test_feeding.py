@@ -21,11 +21,6 @@ from pipeline.store.stored_study import METRIC, joined
 NAMES = ["tiny/int1-lora", "tiny/sparse-lora"]
 
 
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.fixture
 def moments(monkeypatch):
     """What a run publishes."""

@@ -5,11 +5,6 @@ import pytest
 from command import invoke, write_study
 
 
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 def watch(layers, **changes):
     path = write_study(**changes)
     path.write_text(f"{path.read_text()}\n[spectra]\nlayers = {json.dumps(layers)}\n")

@@ -7,13 +7,12 @@ import optuna
 import pytest
 import sqlalchemy
 from optuna.artifacts import get_all_artifact_meta
-from optuna_dashboard import get_note, save_note
+from optuna_dashboard import get_note
 from stored import STUDY, SUMMARY, Dashboard, begin, finish, load
 
 from pipeline.dashboard import feed as feed_module
 from pipeline.dashboard.feed import FEED_WAIT, Feed
 from pipeline.dashboard.note import LINE
-from pipeline.dashboard.study_board import write_board
 from pipeline.dashboard.summary_study import open_summary, update_summary
 from pipeline.errors import StorageError
 from pipeline.results.progress import Progress
@@ -26,12 +25,6 @@ PICTURES = {"accuracy_by_rank", "accuracy_by_size"}
 @pytest.fixture
 def feed(storage):
     return Feed(storage, SUMMARY)
-
-
-def pictures(storage, name):
-    return {
-        each["id"]: json.loads(each["graph_object"]) for each in Dashboard(storage).detail(name)["plotly_graph_objects"]
-    }
 
 
 def test_the_dashboard_shows_note_objectives_pictures_and_artifacts_of_a_run(storage, feed, said):
@@ -72,7 +65,7 @@ def test_pictures_fill_the_dashboards_place_and_are_small(storage, feed):
     finish(storage, "sparse-lora", base_bytes=120_000)
     feed.reached("ended")
     for name in (STUDY, SUMMARY):
-        for figure in pictures(storage, name).values():
+        for figure in Dashboard(storage).pictures(name).values():
             assert "height" not in figure["layout"]
             assert len(json.dumps(figure)) < 20_000
 
@@ -96,13 +89,13 @@ def test_at_the_start_there_are_notes_and_no_pictures(storage, feed):
     feed.reached("begun")
     assert "0 of 16 trials" in get_note(load(storage, STUDY))
     assert "0 of 16 trials" in get_note(load(storage, SUMMARY))
-    assert pictures(storage, STUDY) == {}
+    assert Dashboard(storage).pictures(STUDY) == {}
 
 
 def test_a_study_without_a_complete_trial_has_no_pictures_and_nothing_fails(storage, feed, said):
     begin(storage)
     feed.reached("searched")
-    assert pictures(storage, STUDY) == {}
+    assert Dashboard(storage).pictures(STUDY) == {}
     assert said == []
 
 
@@ -116,70 +109,12 @@ def test_a_better_trial_changes_note_pictures_and_summary(storage, feed):
     stored = begin(storage)
     stored.trial(2, "svd", 0.7)
     feed.reached("ended")
-    before = pictures(storage, STUDY)
+    before = Dashboard(storage).pictures(STUDY)
     stored.trial(2, "svd", 0.8)
     feed.reached("ended")
-    assert pictures(storage, STUDY) != before
+    assert Dashboard(storage).pictures(STUDY) != before
     assert "80.00" in get_note(load(storage, STUDY))
     assert [trial.state.name for trial in load(storage, SUMMARY).trials] == ["PRUNED", "COMPLETE"]
-
-
-def test_a_shorter_picture_leaves_nothing_of_the_longer_one(storage):
-    study = begin(storage).study
-    for size in (9000, 100):
-        write_board(storage, study._study_id, "note", {"mine": json.dumps(["x" * size])})
-    assert pictures(storage, STUDY) == {"mine": ["x" * 100]}
-
-
-def test_nothing_is_written_and_no_version_is_counted_where_nothing_is_new(storage, feed):
-    finish(storage)
-    feed.reached("ended")
-    version = Dashboard(storage).detail(STUDY)["note"]["version"]
-    written = []
-    listen = (storage.engine, "before_cursor_execute", lambda *event: written.append(event[2]))
-    sqlalchemy.event.listen(*listen)
-    feed.reached("ended")
-    sqlalchemy.event.remove(*listen)
-    assert not [text for text in written if text.startswith(("INSERT", "UPDATE", "DELETE"))]
-    assert Dashboard(storage).detail(STUDY)["note"]["version"] == version
-
-
-def test_what_someone_writes_into_a_note_by_the_dashboard_survives_updates(storage, feed):
-    stored = begin(storage)
-    feed.reached("begun")
-    dashboard = Dashboard(storage)
-    words = "\n\n# Mine\n" + "long words " * 400
-    assert dashboard.write_note(STUDY, dashboard.detail(STUDY)["note"]["body"] + words).startswith("204")
-    stored.trial(2, "svd", 0.8)
-    feed.reached("searched")
-    note = get_note(load(storage, STUDY))
-    assert "80.00" in note
-    assert note.endswith(LINE + words)
-    assert Dashboard(storage).write_note(STUDY, note + "!").startswith("204"), "its page may go on writing"
-
-
-def test_a_note_that_someone_had_written_before_is_kept_below(storage, feed):
-    save_note(begin(storage).study, "my note")
-    feed.reached("begun")
-    assert get_note(load(storage, STUDY)).endswith(f"{LINE}\n\nmy note")
-
-
-def test_someone_who_writes_at_the_same_moment_is_not_overwritten(storage):
-    study = begin(storage).study
-    write_board(storage, study._study_id, "first", {})
-
-    meanwhile = [f"{LINE} theirs"]
-
-    def write_once(*event):
-        if meanwhile and event[2].startswith("SELECT study_system_attributes."):
-            save_note(study, meanwhile.pop())
-
-    listen = (storage.engine, "after_cursor_execute", write_once)
-    sqlalchemy.event.listen(*listen)
-    write_board(storage, study._study_id, "second", {})
-    sqlalchemy.event.remove(*listen)
-    assert meanwhile == []
-    assert get_note(load(storage, STUDY)) == f"second\n\n---\n{LINE} theirs"
 
 
 def test_once_another_run_has_taken_over_the_study_nothing_is_written(storage, said):
@@ -300,14 +235,6 @@ def test_the_database_is_never_locked_while_readers_and_writers_share_it(open_da
         thread.join()
     assert errors == []
     assert said == []
-
-
-def test_a_note_that_lacks_a_piece_is_written_anew(storage, feed, said):
-    stored = finish(storage)
-    storage.set_study_system_attr(stored.study._study_id, "dashboard:note_str:5", "a piece of a longer note")
-    feed.reached("ended")
-    assert said == []
-    assert get_note(load(storage, STUDY)).startswith("**int1-lora** of study **digits**")
 
 
 def test_an_update_is_left_out_rather_than_wait_for_a_locked_database(storage, said, tmp_path):

@@ -69,6 +69,12 @@ class Dashboard:
         detail: dict[str, Any] = self.read(f"/api/studies/{self._storage.get_study_id_from_name(name)}")
         return detail
 
+    def pictures(self, name: str) -> dict[str, Any]:
+        """The plotly figures of a study by their ids."""
+        return {
+            figure["id"]: json.loads(figure["graph_object"]) for figure in self.detail(name)["plotly_graph_objects"]
+        }
+
     def write_note(self, name: str, body: str) -> str:
         """Write a study's note as its page does; the status."""
         version = self.detail(name)["note"]["version"] + 1

@@ -4,16 +4,10 @@ import re
 import signal
 from pathlib import Path
 
-import pytest
 from command import write_study
 from pseudo import run_in_terminal
 
 SHOW, HIDE = "\x1b[?25h", "\x1b[?25l"
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 def plain(text):
