@@ -121,10 +121,7 @@ class Adapter(Method):
     def begin(self, compressed: CompressedModel, starts: Mapping[str, Start], draw: Draw) -> dict[str, Tensor]:
         """All tensors of one lane by name, with their start values; training changes no other tensor.
 
-        Args:
-            compressed: The compressed model.
-            starts: The start of each adapted layer; empty unless the adapter is ``low_rank``.
-            draw: The values of the lane.
+        ``starts`` holds the start of each adapted layer; it is empty unless the adapter is ``low_rank``.
 
         Raises:
             SpecError: The adapter cannot be used with this model.
@@ -135,10 +132,7 @@ class Adapter(Method):
         return False
 
     def layer(self, base: nn.Module, trains: Collection[str]) -> LaneLayer:
-        """A layer of the compressed model as it computes with lanes; by default ``base`` with each lane's parameters.
-
-        ``trains`` are the names, within the layer, of the tensors of ``begin``.
-        """
+        """A layer ``base`` as it computes with lanes; ``trains`` names, within the layer, the tensors of ``begin``."""
         return SeparateLayer(base)
 
     def to_tensors(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -29,10 +29,9 @@ class Stack:
 
 
 class Lanes:
-    """All lanes of a cohort, in stacks of equal shapes that follow one another.
+    """All lanes of a cohort, in stacks of equal shapes; ``layers`` holds those of each layer, always in the same order.
 
-    ``layers`` holds the stacks of each layer with trained tensors, in the same order for every layer. They are made
-    from each stack's parameters by full name, stacked over its lanes on the first axis, and its lanes' alphas.
+    They are made from each stack's parameters by full name, stacked on the first axis, and its lanes' alphas.
     """
 
     def __init__(self, stacks: Sequence[tuple[Mapping[str, Tensor], Sequence[float]]]) -> None:

@@ -55,15 +55,11 @@ ModelStats = Mapping[str, Sequence[LayerStats]]
 
 @dataclass(frozen=True)
 class CompressedModel:
-    """A model whose target layers compute with the dense forms of compressed weights; frozen, in eval mode.
-
-    ``reference`` is the model that ``weights`` approximate: the uncompressed one or, if the method changed the
-    architecture, the uncompressed model of the new architecture. Residuals and layer statistics refer to it.
-    """
+    """A model whose target layers compute with the dense forms of compressed weights; frozen, in eval mode."""
 
     model: nn.Module
     weights: Mapping[str, CompressedWeight]
-    reference: nn.Module
+    reference: nn.Module  # the uncompressed model of the same architecture, to which residuals and statistics refer
 
 
 class Compression(Method):
@@ -93,12 +89,9 @@ class Compression(Method):
         """
 
     def compress_layer(self, layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> CompressedWeight:
-        """Compress another matrix for one layer, for inits that move the base; by default it stays dense.
+        """Compress another ``matrix [out, in]`` for one layer, for inits that move the base; by default it stays dense.
 
-        Args:
-            layer: The layer of ``CompressedModel.reference``.
-            matrix: ``[out, in]``.
-            stats: Statistics of the layer's inputs, one per group; read only if ``needs_statistics``.
+        ``layer`` is that of ``CompressedModel.reference``; ``stats``, one per group, are read if ``needs_statistics``.
         """
         return DenseWeight(matrix.clone())
 

@@ -91,13 +91,8 @@ def best_product(matrix: Tensor, rank: int, fallback: Tensor) -> tuple[Tensor, T
     """Factors of the best approximation ``B A = [M]_r`` (Eckart and Young, 1936), with ``sqrt(S)`` in each of them.
 
     A row of ``A`` is never zero, because then neither factor would ever get a gradient. Where a singular value is
-    zero, the row of ``A`` is its singular vector with length 1, and the column of ``B`` is zero.
-
-    Args:
-        matrix: ``M [out, in]``.
-        rank: ``r <= min(out, in)``.
-        fallback: ``[out, in]``, whose singular vectors are used for ``A`` if ``M`` is zero; those of the weight lie in
-            the inputs that the layer uses.
+    zero, the row of ``A`` is its singular vector with length 1, and the column of ``B`` is zero. If the whole matrix is
+    zero, the singular vectors of ``fallback`` are used: those of the weight lie in the inputs that the layer uses.
 
     Returns:
         ``A [r, in]`` and ``B [out, r]``, float64.

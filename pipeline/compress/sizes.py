@@ -17,8 +17,7 @@ from pipeline.compress.weight import BitCount
 class StoredModel:
     """What an exported file holds of a model: both the file and its predicted size are made from this.
 
-    ``adapter`` holds the packed tensors that the adapter trained, by name in the file. A tensor with the name of one of
-    the model's parameters is stored in its place.
+    A tensor of ``adapter``, packed as in the file, with the name of one of the model's parameters takes its place.
     """
 
     compressed: CompressedModel

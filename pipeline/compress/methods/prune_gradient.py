@@ -58,7 +58,7 @@ class PruneGradient(StructuredPruning, TrainingCompression):
             return self._train(copy.deepcopy(model), train, noise, scores)
 
     def _train(self, model: nn.Module, part: Part, noise: Tensor, scores: dict[str, Tensor]) -> nn.Module:
-        """The trained and pruned ``model``; ``scores``, zero at first, are updated and lose the rows that it loses."""
+        """The trained and pruned ``model``; ``scores`` are updated, and lose the rows that it loses."""
         generator = torch.Generator().manual_seed(self.seed)
         # Batch norm cannot compute the variance of a last batch of one image.
         count = len(part) - (len(part) % self.batch_size == 1 and len(part) > 1)
@@ -115,9 +115,6 @@ class PruneGradient(StructuredPruning, TrainingCompression):
                 score += importance.flatten(1).sum(1)
 
     def _kept_after(self, share: float, initial_units: dict[str, int], name: str, units: int) -> int:
-        """How many units of layer ``name`` remain after a share of its removals.
-
-        ``initial_units`` remembers the ``units`` of each layer before its first pruning.
-        """
+        """How many units of a layer remain after a share of its removals; ``initial_units`` remembers the first."""
         initial = initial_units.setdefault(name, units)
         return initial - round(share * (initial - self.kept(initial)))
