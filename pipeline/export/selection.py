@@ -83,7 +83,7 @@ def export_study(
     if trial is not None and len(names) > 1:
         raise UsageError(f"--trial needs --combination, one of: {', '.join(names)}")
     if not any(results[name].best_of_ranks() for name in names if name in results):
-        raise NothingUsableError(f"no trial of '{spec.name}' is complete yet; next: restora run, with this database")
+        raise NothingUsableError(f"no trial of '{spec.name}' is complete yet; next: restora run {spec.name}")
     task = prepare(spec.task, device=device)
     objectives = make_objectives(spec, task, device)
     for name in names:

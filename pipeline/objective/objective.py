@@ -65,9 +65,8 @@ class Objective:
         device: str = "cpu",
     ) -> None:
         compute = compute or ComputeSpec()
-        self._compose(
-            Combination(task, combination, search, seed=seed, device=device), compute, make_features(compute, device)
-        )
+        prepared = Combination(task, combination, search, seed=seed, device=device)
+        self._compose(prepared, compute, make_features(compute, device))
 
     @classmethod
     def of(cls, combination: Combination, compute: ComputeSpec, features: FeatureCache) -> "Objective":
