@@ -27,8 +27,6 @@ class Section:
 
 @dataclass(frozen=True)
 class Heading(Block):
-    """A heading within a section."""
-
     text: str
 
 
@@ -42,15 +40,11 @@ class Paragraph(Block):
 
 @dataclass(frozen=True)
 class Bullets(Block):
-    """A bulleted list."""
-
     lines: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Definitions(Block):
-    """Terms with their meanings."""
-
     meanings: Mapping[str, str]
 
 
@@ -71,14 +65,7 @@ class Verbatim(Block):
 
 @dataclass(frozen=True)
 class Unfinished(Block):
-    """The box about a study that still runs or was stopped.
-
-    Args:
-        text: How far it is.
-        done: Trials that have ended.
-        budget: All trials of the study.
-        waiting: Which cells have not begun, as a sentence; empty if all have.
-    """
+    """The box about a study that still runs or was stopped; ``waiting`` says which cells have not begun."""
 
     text: str
     done: int
@@ -88,14 +75,7 @@ class Unfinished(Block):
 
 @dataclass(frozen=True)
 class Drawing(Block):
-    """A plotly figure, finished by ``style.finish``, below its heading; the script of the page draws it.
-
-    Args:
-        name: Its anchor.
-        title: Its heading.
-        says: How to read it.
-        figure: The figure.
-    """
+    """A plotly figure, from ``style.finish``, below its heading; ``name`` is its anchor, ``says`` how to read it."""
 
     name: str
     title: str
@@ -127,13 +107,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Table(Block):
-    """A table that scrolls sideways if it is wider than the page.
+    """A table that scrolls sideways if it is wider than the page, which shows each row as a card if ``cards``.
 
-    Args:
-        caption: What it shows.
-        columns: The kind of each column by its heading; the first column names the row.
-        rows: Its rows.
-        cards: Whether a narrow page shows each row as a card.
+    ``columns`` has the kind of each column by its heading; the first column names the row.
     """
 
     caption: str

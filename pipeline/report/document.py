@@ -20,6 +20,7 @@ def document(title: str, *, drawn: bool, template: str = "document.html", **cont
         template: The template to fill. ``document.html`` shows the blocks that it gets as ``content``.
         context: What else the template uses.
     """
+    plotly = files("plotly").joinpath("package_data", "plotly.min.js")
     return (
         _templates()
         .get_template(template)
@@ -28,7 +29,7 @@ def document(title: str, *, drawn: bool, template: str = "document.html", **cont
             light=properties(LIGHT_SCHEME),
             dark=properties(DARK_SCHEME),
             schemes=json.dumps({"light": LIGHT, "dark": DARK}),
-            plotly=_plotly() if drawn else None,
+            plotly=Markup(plotly.read_text(encoding="utf-8")) if drawn else None,
             **context,
         )
     )
@@ -50,8 +51,3 @@ def _templates() -> jinja2.Environment:
 def _script_data(text: str) -> Markup:
     """JSON that cannot end the ``<script>`` element that holds it."""
     return Markup(text.replace("<", r"\u003c"))
-
-
-def _plotly() -> Markup:
-    """The source code of plotly's library."""
-    return Markup(files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8"))

@@ -41,13 +41,7 @@ TABLES: dict[str, tuple[type, Rows, str]] = {
 
 @dataclass(frozen=True)
 class Report:
-    """The files of a report, and its main pictures.
-
-    Args:
-        page: The HTML file.
-        tables: The CSV files.
-        figures: The main pictures by name, as plotly figures.
-    """
+    """The HTML file and the CSV files of a report, and its main pictures by name, as plotly figures."""
 
     page: Path
     tables: list[Path]
@@ -66,11 +60,7 @@ def write_report(results: Sequence[CombinationResult], folder: Path, made: datet
         write_csv(folder / name, kind, rows(results))
     drawn = draw(results)
     text = render(results, drawn, made)
-
-    def write(path: Path) -> None:
-        path.write_text(text, encoding="utf-8")
-
-    write_whole(folder / "index.html", write)
+    write_whole(folder / "index.html", lambda path: path.write_text(text, encoding="utf-8"))
     figures = {one.name: shown for one, shown in drawn.items() if one.main and not isinstance(shown, NothingToDraw)}
     return Report(folder / "index.html", [folder / name for name in TABLES], figures)
 

@@ -21,15 +21,7 @@ TIMEOUT = 60
 
 
 def write_pngs(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    """Write pictures as ``<name>.png`` in light colours; those of an earlier report are replaced.
-
-    Args:
-        figures: Plotly figures by name.
-        folder: The folder to write to.
-
-    Returns:
-        The files that were written.
-    """
+    """Write plotly figures as ``<name>.png`` in light colours; those of an earlier report are replaced."""
     if not figures:
         return []
     if find_spec("kaleido") is None:

@@ -31,12 +31,17 @@ class Epochs(Picture):
         look, ranks = look_of(results), list(rank_axis(results)["categoryarray"])
         if not ranks:
             raise NothingToDraw("no trial has completed yet")
+        heads = {
+            rank_tick(result, cell.cell.rank): rank_name(cell.cell.rank, result.budget_unit)
+            for result in results
+            for cell in result.cells
+        }
         figure = make_subplots(
             rows=3,
             cols=len(ranks),
             shared_xaxes=True,
             shared_yaxes=True,
-            column_titles=_heads(results, ranks),
+            column_titles=[heads[rank] for rank in ranks],
             horizontal_spacing=0.1 / max(len(ranks), 4),
             vertical_spacing=0.04,
             row_heights=[1, 1, 1.3],
@@ -56,16 +61,6 @@ class Epochs(Picture):
             figure.update_yaxes(title=name, row=row, col=1)
         figure.update_yaxes(matches="y", row=2)  # the two losses on one scale
         return finish(figure, "The best trials, epoch by epoch", height=700, min_width=90 + 96 * len(ranks))
-
-
-def _heads(results: Sequence[CombinationResult], ranks: Sequence[str]) -> list[str]:
-    """The titles of the columns."""
-    named = {
-        rank_tick(result, cell.cell.rank): rank_name(cell.cell.rank, result.budget_unit)
-        for result in results
-        for cell in result.cells
-    }
-    return [named[rank] for rank in ranks]
 
 
 def _traces(look: Look, result: CombinationResult, init: str, rows: Sequence[EpochRow]) -> Iterator[dict[str, Any]]:

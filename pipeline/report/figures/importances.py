@@ -2,14 +2,14 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from optuna.trial import TrialState
 from plotly.subplots import make_subplots
 
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
 from pipeline.report.figures.labels import short
-from pipeline.report.figures.style import OVER, Look, finish, look_of
+from pipeline.report.figures.style import OVER, finish, look_of
 from pipeline.report.theme import NEUTRAL
 from pipeline.results.combination_result import CombinationResult
 
@@ -30,32 +30,27 @@ class Importances(Picture):
         look, figure, reasons = look_of(results), make_subplots(), []
         for result in results:
             try:
-                figure.add_bar(**_bars(look, result))
+                shares = _shares(result)
+                pattern = {**OVER, "shape": look.pattern(result.label)}
+                figure.add_bar(
+                    x=list(shares.values())[::-1],
+                    y=list(shares)[::-1],
+                    orientation="h",
+                    name=short(result.label),
+                    hovertemplate="%{y}: %{x:.3f}<extra></extra>",
+                    marker={"color": NEUTRAL, "line": {"width": 0}, "pattern": pattern},
+                )
             except NothingToDraw as reason:
                 reasons.append(f"{result.label}: {reason}")
         if not figure.data:
             raise NothingToDraw("; ".join(reasons))
         figure.update_xaxes(title="Importance (share of 1)", rangemode="tozero")
         figure.update_yaxes(title="Parameter")
-        figure.update_layout(bargap=0.3)
+        figure.update_layout(bargap=0.3, showlegend=len(figure.data) > 1)
         rows = len({name for bars in figure.data for name in bars.y})
         height = 170 + rows * (20 + 14 * len(figure.data))
         said = f"No importances for {'; '.join(reasons)}" if reasons else ""
-        return finish(figure, "What mattered", height=height, subtitle=said).update_layout(
-            showlegend=len(figure.data) > 1
-        )
-
-
-def _bars(look: Look, result: CombinationResult) -> dict[str, Any]:
-    shares = _shares(result)
-    return {
-        "x": list(shares.values())[::-1],
-        "y": list(shares)[::-1],
-        "orientation": "h",
-        "name": short(result.label),
-        "hovertemplate": "%{y}: %{x:.3f}<extra></extra>",
-        "marker": {"color": NEUTRAL, "line": {"width": 0}, "pattern": {**OVER, "shape": look.pattern(result.label)}},
-    }
+        return finish(figure, "What mattered", height=height, subtitle=said)
 
 
 def _shares(result: CombinationResult) -> dict[str, float]:

@@ -18,7 +18,7 @@ from pipeline.report.figures.style import finish
 from pipeline.results.combination_result import CombinationResult
 from pipeline.wording import init_name
 
-SCALE = ("#0072B2", "#5F72A4", "#8E6F8B", "#B4685F", "#D55E00")
+SCALE = ((0, "#0072B2"), (0.25, "#5F72A4"), (0.5, "#8E6F8B"), (0.75, "#B4685F"), (1, "#D55E00"))
 """From worse to better, by hue: a scale by lightness would end in yellow on white or in blue on black."""
 WIDTH = 96
 """Pixels between two axes."""
@@ -58,25 +58,15 @@ class ParallelCoordinates(Picture):
             "tickvals": [-math.log10(tick) for tick in ticks],
             "ticktext": [accuracy_text(tick) for tick in ticks],
         }
-        line = {
-            "color": height.astype(np.float32),
-            "colorscale": _scale(),
-            "cmin": low,
-            "cmax": high,
-            "showscale": False,
-        }
+        color = {"color": last["values"], "colorscale": SCALE, "cmin": low, "cmax": high, "showscale": False}
         hidden = {"size": 1, "color": "rgba(0,0,0,0)"}
         figure = make_subplots()
         # Plotly gives the ticks of these axes no room on the left.
         left, width = 20 + 6 * max(map(len, dimensions[0]["ticktext"])), 140 + WIDTH * len(dimensions)
         domain = {"x": [left / width, 1 - 40 / width]}
-        figure.add_parcoords(dimensions=[*dimensions, last], line=line, rangefont=hidden, domain=domain)
+        figure.add_parcoords(dimensions=[*dimensions, last], line=color, rangefont=hidden, domain=domain)
         finish(figure, "All trials", height=480, min_width=width, margins=(100, 20))
         return figure.update_layout(margin={"l": 10, "r": 10})
-
-
-def _scale() -> list[tuple[float, str]]:
-    return [(index / (len(SCALE) - 1), ink) for index, ink in enumerate(SCALE)]
 
 
 def _dimensions(results: Sequence[CombinationResult], rows: Sequence[Row]) -> list[dict[str, Any] | None]:

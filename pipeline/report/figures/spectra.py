@@ -34,7 +34,7 @@ class Spectra(Picture):
         baselines = {_weights(result): _baseline(result, said) for result in asked}
         cells = [(result, cell) for result in asked for cell in result.cells if cell.best]
         # The best winner is what the menu shows first.
-        cells.sort(key=lambda pair: -(pair[1].best.value or 0.0) if pair[1].best else 0.0)
+        cells.sort(key=lambda pair: -(pair[1].winner.value or 0.0))
         recorded = {_name(result, cell): _winner(result, cell, said) for result, cell in cells}
         shared = next(iter(baselines.values())) if len(baselines) == 1 else ()
         own = {_name(result, cell): () if shared else baselines[_weights(result)] for result, cell in cells}
@@ -65,10 +65,8 @@ def _baseline(result: CombinationResult, said: list[str]) -> tuple[Course, ...]:
 
 
 def _winner(result: CombinationResult, cell: CellResult, said: list[str]) -> tuple[Course, ...]:
-    if cell.best is None:
-        return ()
     path = winner_spectra(result.facts["study"], result.name, cell.cell.rank, cell.cell.init)
-    return _read(path, trial_key(result.facts["id"], cell.best.number), said)
+    return _read(path, trial_key(result.facts["id"], cell.winner.number), said)
 
 
 def _read(path: Path, of: str, said: list[str]) -> tuple[Course, ...]:

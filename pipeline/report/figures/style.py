@@ -38,12 +38,7 @@ PHONE = 340
 
 @dataclass(frozen=True)
 class Look:
-    """The look of each init and combination, by its index in the study, so that all pictures agree.
-
-    Args:
-        inits: The names of all inits.
-        combinations: The labels of all combinations.
-    """
+    """The look of each init and each combination (by its label), by its index in the study, so that pictures agree."""
 
     inits: tuple[str, ...]
     combinations: tuple[str, ...]
