@@ -35,6 +35,7 @@ class Lanes:
     """
 
     def __init__(self, stacks: Sequence[tuple[Mapping[str, Tensor], Sequence[float]]]) -> None:
+        self._stacks = stacks
         self.count = sum(len(alphas) for _, alphas in stacks)
         self.layers: dict[str, list[Stack]] = {}
         for parameters, alphas in stacks:
@@ -48,15 +49,9 @@ class Lanes:
 
     def one_by_one(self) -> Iterator["Lanes"]:
         """A ``Lanes`` for each single lane, whose tensors are views of these."""
-        for number, stack in enumerate(next(iter(self.layers.values()))):
-            for lane in range(len(stack)):
-                single = slice(lane, lane + 1)
-                parameters = {
-                    f"{layer}.{name}" if layer else name: tensor[single]
-                    for layer, stacks in self.layers.items()
-                    for name, tensor in stacks[number].parameters.items()
-                }
-                yield Lanes([(parameters, stack.alpha[single].tolist())])
+        for parameters, alphas in self._stacks:
+            for lane, alpha in enumerate(alphas):
+                yield Lanes([({name: tensor[lane : lane + 1] for name, tensor in parameters.items()}, [alpha])])
 
 
 def repeat_for_lanes(x: Tensor, count: int) -> Tensor:
