@@ -14,8 +14,7 @@ from pipeline.report.figures.labels import measured
 from pipeline.report.sections.glossary_section import glossary_section
 from pipeline.report.sections.reproduction_section import reproduction_section
 from pipeline.report.sections.results_section import results_section
-from pipeline.report.sections.state_section import state
-from pipeline.report.sections.summary_section import summary
+from pipeline.report.sections.summary_section import state, summary
 from pipeline.report.sections.task_section import task_section
 from pipeline.report.sections.trials_section import trials_section
 from pipeline.results.combination_result import CombinationResult

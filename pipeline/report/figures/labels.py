@@ -48,14 +48,9 @@ def cell_label(result: CombinationResult, cell: Cell) -> str:
 
 def cell_columns(heading: str, cell_of: Callable[[T], tuple[CombinationResult, int, str]]) -> dict[str, Column[T]]:
     """The columns of a table that name the cell of a row, by its combination, rank and init."""
-
-    def rank(row: T) -> str:
-        result, rank, _ = cell_of(row)
-        return rank_value(rank, result.budget_unit)
-
     return {
         "combination": Column(lambda row: cell_of(row)[0].label, "text"),
-        heading: Column(rank),
+        heading: Column(lambda row: rank_value(cell_of(row)[1], cell_of(row)[0].budget_unit)),
         "init": Column(lambda row: init_name(cell_of(row)[2], NOTHING), "text"),
     }
 
@@ -94,11 +89,11 @@ def _fitted(name: str, longest: int) -> str:
 def hover(result: CombinationResult, cell: CellResult, *lines: str) -> str:
     """The text that appears when the reader points at a cell's winner."""
     winner = cell.winner
-    params = ", ".join(f"{key} {_rounded(v)}" for key, v in winner.params.items() if key not in ("rank", "init"))
+    params = ", ".join(
+        f"{key} {f'{value:.3g}' if isinstance(value, float) else value}"
+        for key, value in winner.params.items()
+        if key not in ("rank", "init")
+    )
     size = f"{readable_bytes(winner.user_attrs['bytes'])}, {winner.user_attrs['ratio']:.2f} times smaller"
     head = f"{result.label}, {cell_label(result, cell.cell)}, trial {winner.number}"
     return "<br>".join(map(escape, filter(None, (head, *lines, params, size))))
-
-
-def _rounded(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,9 +1,9 @@
-"""A summary of each study in one paragraph and a list of its best checkpoints."""
+"""The head of the page: the progress of unfinished studies, and a summary of each study."""
 
 from collections.abc import Sequence
 from itertools import chain
 
-from pipeline.report.blocks import Block, Bullets, Paragraph
+from pipeline.report.blocks import Block, Bullets, Paragraph, Unfinished
 from pipeline.report.figures.labels import cell_label
 from pipeline.results.combination_result import CellResult, CombinationResult, by_study
 from pipeline.results.comparison import cell_recovery, compared_part, unbeaten, winner_accuracy, winner_bytes
@@ -52,8 +52,8 @@ def _original(result: CombinationResult, part: str) -> str:
     return f"The original model has {_share(result.baseline[part].accuracy)} {PARTS[part]} accuracy in {takes}."
 
 
-def _share(accuracy: float) -> str:
-    return f"{percent(accuracy)}{NO_BREAK}%"
+def _share(share: float, digits: int = 2) -> str:
+    return f"{percent(share, digits)}{NO_BREAK}%"
 
 
 def _compressed(results: Sequence[CombinationResult], part: str) -> list[str]:
@@ -74,7 +74,7 @@ def _some(front: list[tuple[CombinationResult, CellResult]]) -> list[tuple[Combi
 
 def _checkpoint(result: CombinationResult, cell: CellResult, part: str) -> str:
     takes, share = winner_bytes(cell), cell_recovery(result, cell, part)
-    recovered = f", {percent(share, 0)}{NO_BREAK}% of the loss recovered" if share is not None else ""
+    recovered = f", {_share(share, 0)} of the loss recovered" if share is not None else ""
     smaller = f"{result.facts['dense_bytes'] / takes:.1f} times smaller"
     who = f"{result.name}, {cell_label(result, cell.cell)}" if cell.cell.rank else result.name
     several = part == "test" and len(cell.tested) > 1
@@ -87,3 +87,40 @@ def _search(results: Sequence[CombinationResult]) -> str:
     cells = sum(len(result.cells) for result in results)
     took = f"; training them took {unbroken(duration(state.seconds))}" if state.seconds else ""
     return f"{state.done:,} of {counted(state.budget, 'trial')} in {counted(cells, 'cell')} have ended{took}."
+
+
+def state(results: Sequence[CombinationResult]) -> list[Block]:
+    """A box per unfinished study: how far it is, and which cells have not begun.
+
+    The page does not reload itself, because its file changes only when the report is written again.
+    """
+    studies = by_study(results)
+    again = f"This page does not update itself; to write it again: restora report {' '.join(studies)}"
+    return [box for study, members in studies.items() if (box := _box(study, members, again))]
+
+
+def _box(study: str, results: Sequence[CombinationResult], again: str) -> Unfinished | None:
+    now = standing(results)
+    if now.finished:
+        return None
+    running = f", {now.running:,} of the others begun" if now.running else ""
+    latest = f"; the last one ended on {now.latest:%Y-%m-%d at %H:%M}" if now.latest else ""
+    said = (
+        f"{study} is not finished: {now.done:,} of {counted(now.budget, 'trial')} "
+        f"({_share(now.done / now.budget, 0)}) have ended{running}{latest}."
+        if now.done < now.budget
+        else f"The search of {study} has ended, and not every winner is tested yet."
+    )
+    waiting = _waiting(results)
+    return Unfinished(f"{said} {again}", now.done, now.budget, f"Not begun: {waiting}." if waiting else "")
+
+
+def _waiting(results: Sequence[CombinationResult]) -> str:
+    said = []
+    for result in results:
+        cells = [cell_label(result, cell.cell) for cell in result.cells if not cell.begun]
+        if len(cells) == len(result.cells):
+            said.append(result.label)
+        elif cells:
+            said.append(f"{' and '.join(cells)} of {result.label}")
+    return "; ".join(said)
