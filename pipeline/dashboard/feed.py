@@ -60,18 +60,15 @@ class Feed(Events):
 
     def progressed(self, combination: str, progress: Progress) -> None:
         """Update everything, if updates have taken less than their share of the run's time."""
-        pictures = self._pictures.allows(self._elapsed)
-        if pictures or self._notes.allows(self._elapsed):
+        elapsed = time.monotonic() - self._began
+        pictures = self._pictures.allows(elapsed)
+        if pictures or self._notes.allows(elapsed):
             self._update_safely(pictures=pictures)
 
     def reached(self, moment: Moment) -> None:
         """Update everything; pictures only at the end, or after a search if their share of the time allows it."""
-        is_due = moment == "searched" and self._pictures.allows(self._elapsed)
+        is_due = moment == "searched" and self._pictures.allows(time.monotonic() - self._began)
         self._update_safely(pictures=is_due or moment == "ended")
-
-    @property
-    def _elapsed(self) -> float:
-        return time.monotonic() - self._began
 
     def _update_safely(self, *, pictures: bool) -> None:
         start = time.perf_counter()

@@ -33,9 +33,10 @@ def compact(figure: Figure) -> str:
     layout = table["layout"]
     layout.pop("height", None)  # the dashboard sets it
     if "template" in layout:
-        own, kinds = layout["template"].get("layout", {}), {trace["type"] for trace in table["data"]}
-        traces = {kind: value for kind, value in layout["template"].get("data", {}).items() if kind in kinds}
-        layout["template"] = {"data": traces, "layout": {k: v for k, v in own.items() if k not in OTHER_AXES}}
+        template, kinds = layout["template"], {trace["type"] for trace in table["data"]}
+        traces = {kind: value for kind, value in template.get("data", {}).items() if kind in kinds}
+        axes = {name: value for name, value in template.get("layout", {}).items() if name not in OTHER_AXES}
+        layout["template"] = {"data": traces, "layout": axes}
     return json.dumps(_rounded(table), separators=(",", ":"))
 
 
