@@ -96,13 +96,13 @@ def test_every_picture_draws_without_an_error_and_nothing_is_wider_than_the_page
 @pytest.mark.parametrize(("scheme", "colours"), [("light", LIGHT_SCHEME), ("dark", DARK_SCHEME)])
 def test_page_and_pictures_are_in_the_readers_colours(scheme, colours, opened):
     page = opened(color_scheme=scheme)
-    assert background(page, "body") == rgb(colours.ground)
+    assert background(page, "body") == rgb(colours["ground"])
     grounds = page.eval_on_selector_all(
         ".main-svg, .js-plotly-plot, .picture, figure", "all => all.map(one => getComputedStyle(one).backgroundColor)"
     )
     assert all(ground.endswith(", 0)") for ground in grounds), "no picture stands in a white box"
     fills = page.eval_on_selector_all(".xtick text", "all => all.map(one => getComputedStyle(one).fill)")
-    assert set(fills) == {rgb(colours.ink)}
+    assert set(fills) == {rgb(colours["ink"])}
 
 
 def test_pictures_follow_when_the_scheme_changes_while_the_page_is_open(opened):
