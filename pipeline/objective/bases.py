@@ -15,11 +15,10 @@ from pipeline.compress.layers import on_device
 from pipeline.hashes import fingerprint
 from pipeline.objective.combination import Combination
 from pipeline.space import cells
-from pipeline.train.cache.feature_cache import FeatureCache
+from pipeline.train.cache.feature_cache import FeatureCache, teacher_logits
 from pipeline.train.cut.program import Probe, Program, make_program
-from pipeline.train.recipe import Recipe
-from pipeline.train.rows import HELD, ComputedRows, Rows, image_rows, with_tensor
-from pipeline.train.teacher import Teacher, teacher_logits
+from pipeline.train.loop import Recipe
+from pipeline.train.rows import HELD, ComputedRows, Rows, Stem, image_rows, with_tensor
 
 PROBE_IMAGES = 3
 BaseKey = tuple[Cell | None, frozenset[str]]
@@ -147,10 +146,12 @@ class Bases:
             return self._bases[key]
 
     @cached_property
-    def teacher(self) -> Teacher | None:
+    def teacher(self) -> Stem | None:
         """The uncompressed model, if the loss learns from it."""
         model = self.combination.task.model
-        return Teacher(on_device(model, self.recipe.device)) if self.recipe.loss.needs_teacher else None
+        if not self.recipe.loss.needs_teacher:
+            return None
+        return Stem(on_device(model, self.recipe.device), f"logits of {type(model).__qualname__}")
 
     def rows(self, base: Base, name: str) -> Rows:
         """What lanes on a base are fed with for a part; the teacher's logits are the last tensor, if there is one."""

@@ -23,8 +23,7 @@ from pipeline.task.contract import Task
 from pipeline.task.prepare import prepare
 from pipeline.train.cache.feature_cache import LIMIT, FeatureCache
 from pipeline.train.lane import Lane
-from pipeline.train.loop import train_epoch
-from pipeline.train.recipe import Recipe
+from pipeline.train.loop import Recipe, train_epoch
 
 
 def make_features(compute: ComputeSpec, device: str, limit: int = LIMIT) -> FeatureCache:

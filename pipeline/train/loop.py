@@ -6,22 +6,46 @@ Legend: ``T`` lanes, ``n`` images of a batch. Lanes with equal shapes form a sta
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from pipeline.adapt.lanes import Lanes
+from pipeline.config.spec import ComputeSpec
 from pipeline.guard import check_stop
 from pipeline.seeds import derive
+from pipeline.train.contract import Schedule
 from pipeline.train.cut.program import Logits, Program
 from pipeline.train.lane import Epoch, Lane, Stack
-from pipeline.train.recipe import Recipe
+from pipeline.train.losses.contract import Loss
+from pipeline.train.losses.cross_entropy import CrossEntropy
 from pipeline.train.rows import Inputs, Rows
+from pipeline.train.schedules.constant import Constant
 
 EVALUATION_IMAGES = 4096
 """The most images of all lanes together in one forward pass of an evaluation."""
 EVALUATION_VALUES = 2**23
 """The most input values of all lanes together in one forward pass of an evaluation."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How every lane of a study is trained; ``warmup`` is in epochs, in which the rate rises linearly to its peak."""
+
+    epochs: int
+    schedule: Schedule = field(default_factory=Constant)
+    warmup: float = 0.0
+    device: str = "cpu"
+    compute: ComputeSpec = field(default_factory=ComputeSpec)
+    loss: Loss = field(default_factory=CrossEntropy)
+
+    def rate(self, lr: float, step: int, steps_per_epoch: int) -> float:
+        """The learning rate of a step, counted from 0, of a trial with peak rate ``lr``."""
+        rising = round(self.warmup * steps_per_epoch)
+        if step < rising:
+            return lr * (step + 1) / (rising + 1)
+        return lr * self.schedule.share(step - rising, self.epochs * steps_per_epoch - rising)
 
 
 def train_epoch(lanes: Sequence[Lane], program: Program, train: Rows, val: Rows, recipe: Recipe) -> None:

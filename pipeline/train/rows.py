@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.task.contract import Part
 from pipeline.task.metrics.agreement import PredictedPart
@@ -18,6 +18,17 @@ HELD = 2**30
 computed for every batch, once for all lanes."""
 BATCH = 256
 """Images per batch when all rows of a part are computed."""
+
+
+class Stem(nn.Module):
+    """A model as the stem of a feature cache: its output is a tuple, and ``code`` describes its calls."""
+
+    def __init__(self, model: nn.Module, code: str) -> None:
+        super().__init__()
+        self.model, self.code = model, code
+
+    def forward(self, images: Tensor) -> Inputs:
+        return (self.model(images),)
 
 
 class Rows(Protocol):

@@ -28,9 +28,8 @@ from pipeline.errors import SpecError
 from pipeline.export.pack import PackedMethod, pack_model, unpack_model
 from pipeline.train.cut.program import make_program
 from pipeline.train.lane import Lane
-from pipeline.train.loop import train_epoch
+from pipeline.train.loop import Recipe, train_epoch
 from pipeline.train.optimizers.adam import Adam
-from pipeline.train.recipe import Recipe
 from pipeline.train.rows import ComputedRows, image_rows
 
 

@@ -11,7 +11,7 @@ from optuna.trial import TrialState, create_trial
 from pipeline.config.registry import ALLOCATIONS, METRICS, OPTIMIZERS, PRUNERS, SAMPLERS, SCHEDULES
 from pipeline.objective.allocations.contract import Cost, Layer
 from pipeline.task.parts import TensorPart
-from pipeline.train.lane_optimizer import LaneOptimizer
+from pipeline.train.lane import LaneOptimizer
 
 
 def each(registry):

@@ -19,8 +19,7 @@ from pipeline.config.registry import OPTIMIZERS
 from pipeline.task.parts import TensorPart
 from pipeline.train.cut.program import Program, make_program
 from pipeline.train.lane import Lane
-from pipeline.train.loop import train_epoch
-from pipeline.train.recipe import Recipe
+from pipeline.train.loop import Recipe, train_epoch
 from pipeline.train.rows import ComputedRows, Rows, image_rows
 
 

@@ -18,9 +18,8 @@ from pipeline.task.contract import Task
 from pipeline.task.parts import TensorPart
 from pipeline.train.cut.program import make_program
 from pipeline.train.lane import Lane
-from pipeline.train.loop import train_epoch
+from pipeline.train.loop import Recipe, train_epoch
 from pipeline.train.optimizers.adam import Adam
-from pipeline.train.recipe import Recipe
 from pipeline.train.rows import image_rows
 
 EACH = pytest.mark.parametrize(

@@ -17,10 +17,9 @@ from pipeline.config.registry import OPTIMIZERS
 from pipeline.config.spec import ComputeSpec
 from pipeline.seeds import derive
 from pipeline.task.parts import TensorPart
-from pipeline.train.lane import Lane
-from pipeline.train.lane_optimizer import LaneOptimizer
+from pipeline.train.lane import Lane, LaneOptimizer
+from pipeline.train.loop import Recipe
 from pipeline.train.optimizers.sgd import Sgd
-from pipeline.train.recipe import Recipe
 from pipeline.train.schedules.constant import Constant
 from pipeline.train.schedules.cosine import Cosine
 

@@ -7,15 +7,13 @@ from torch.nn import functional as F
 
 from pipeline.config.registry import LOSSES
 from pipeline.task.parts import TensorPart
-from pipeline.train.cache.feature_cache import FeatureCache
+from pipeline.train.cache.feature_cache import FeatureCache, teacher_logits
 from pipeline.train.lane import Lane
-from pipeline.train.loop import train_epoch
+from pipeline.train.loop import Recipe, train_epoch
 from pipeline.train.losses.contract import FEW_CLASSES, Loss
 from pipeline.train.losses.cross_entropy import CrossEntropy
 from pipeline.train.losses.distillation import Distillation
-from pipeline.train.recipe import Recipe
-from pipeline.train.rows import image_rows, with_tensor
-from pipeline.train.teacher import Teacher, teacher_logits
+from pipeline.train.rows import Stem, image_rows, with_tensor
 
 T, N = 3, 12
 CLASSES = pytest.mark.parametrize("classes", [5, FEW_CLASSES, FEW_CLASSES + 1])
@@ -147,7 +145,7 @@ def test_logits_of_a_teacher_are_those_of_its_model_and_are_cached_once(tmp_path
     expected = own.original(own.train.images)
     for _ in range(2):
         for held in (cache, FeatureCache(folder=tmp_path), None):
-            logits = teacher_logits(Teacher(own.original), own.train, "cpu", held, {"part": "train"})
+            logits = teacher_logits(Stem(own.original, "logits"), own.train, "cpu", held, {"part": "train"})
             torch.testing.assert_close(logits, expected)
             assert not logits.requires_grad
     assert len([line for line in said if "run once over 50 images" in line]) == len(said) == 1
@@ -174,7 +172,7 @@ def test_lanes_are_distilled_from_a_teacher_whatever_their_labels_say(cached):
 
 def distil(own: Setting, lanes: list[Lane], loss: Loss, parts: dict[str, TensorPart]) -> None:
     """One epoch of lanes from the setting's uncompressed model."""
-    teacher = Teacher(own.original)
+    teacher = Stem(own.original, "logits")
     rows = {
         name: with_tensor(own.program.rows(own.source(part)), teacher_logits(teacher, part, "cpu", None, {}))
         for name, part in parts.items()

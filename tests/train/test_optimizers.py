@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pipeline.config.registry import OPTIMIZERS
-from pipeline.train.lane_optimizer import LaneOptimizer
+from pipeline.train.lane import LaneOptimizer
 
 REFERENCES = {
     "sgd": (torch.optim.SGD, {"momentum": 0.9}),

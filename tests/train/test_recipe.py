@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from pipeline.train.recipe import Recipe
+from pipeline.train.loop import Recipe
 from pipeline.train.schedules.constant import Constant
 from pipeline.train.schedules.cosine import Cosine
 

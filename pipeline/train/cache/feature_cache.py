@@ -24,7 +24,7 @@ from pipeline.paths import FEATURES, write_whole
 from pipeline.task.contract import Part
 from pipeline.train.cache.cache_build import FORMAT, Build
 from pipeline.train.cache.cache_folder import CARD, lock, make_room, read_card, use
-from pipeline.train.rows import Inputs, TensorRows
+from pipeline.train.rows import BATCH, Inputs, Stem, TensorRows
 from pipeline.wording import readable_bytes
 
 logger = logging.getLogger(__name__)
@@ -134,6 +134,19 @@ class FeatureCache:
         with _storing(build):
             write_whole(build.folder / CARD, lambda path: path.write_text(json.dumps(card)))
         return True
+
+
+@torch.no_grad()
+def teacher_logits(
+    teacher: Stem, part: Part, device: str, cache: FeatureCache | None, facts: Mapping[str, str]
+) -> Tensor:
+    """The logits ``[N, classes]`` of the uncompressed model, mapped from the cache, or held in memory without one."""
+    rows = cache and cache.rows(teacher, part, facts)
+    if rows:
+        (logits,) = rows.tensors
+    else:
+        logits = torch.cat([teacher(images.to(device))[0].cpu() for images, _ in part.batches(BATCH)])
+    return logits if torch.device(device).type == "cpu" else logits.to(device)
 
 
 @contextmanager

@@ -13,19 +13,7 @@ from pipeline.adapt.lanes import LaneLayer, Lanes
 from pipeline.compress.layers import copy_sharing_tensors
 from pipeline.train.cut.graph import Cut
 from pipeline.train.cut.trace import CannotCutError, alike, models_code
-
-
-class _Trunk(nn.Module):
-    """From images to the input of the head, as a tuple."""
-
-    def __init__(self, model: nn.Module, head: str) -> None:
-        super().__init__()
-        self.model = copy_sharing_tensors(model)
-        self.model.set_submodule(head, nn.Identity())
-        self.code = f"{type(model).__qualname__} up to {head}"
-
-    def forward(self, images: Tensor) -> tuple[Tensor]:
-        return (self.model(images),)
+from pipeline.train.rows import Stem
 
 
 def cut_head(model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) -> Cut:
@@ -43,7 +31,8 @@ def cut_head(model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) 
     if len(layers) != 1:
         raise CannotCutError("several layers are trained")
     ((name, layer),) = layers.items()
-    trunk = _Trunk(model, name)
+    trunk = Stem(copy_sharing_tensors(model), f"{type(model).__qualname__} up to {name}")
+    trunk.model.set_submodule(name, nn.Identity())
     # Fake tensors have shapes and no values, so that any decision by a value raises.
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with models_code("values decide what it computes"), fake, torch.no_grad():
