@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 @carried_out
 def new(name: Annotated[str, typer.Argument(help="Name of the study.", metavar="NAME")]) -> None:
     """Write a commented study file to start from."""
-    from pipeline.config.template import write_template
+    from pipeline.config.study_file import write_template
 
     path = write_template(name)
     print(path)

@@ -1,6 +1,7 @@
 """Study files: where they are, how they are read, and which of their values are pinned in a stored study."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.config.combination_spec import CombinationSpec
+from pipeline.config.fields import SAFE_NAME
 from pipeline.config.spec import StudySpec
 from pipeline.config.table import nearest
-from pipeline.errors import SpecError
+from pipeline.errors import SpecError, UsageError
 
 
 def pinned(spec: StudySpec, combination: CombinationSpec) -> dict[str, Any]:
@@ -81,6 +83,23 @@ def load_spec(study: str | Path, seed: int | None = None) -> StudySpec:
     if seed is not None:
         table["seed"] = seed
     return parse_spec({"name": path.stem, **table}, str(path))
+
+
+def write_template(name: str) -> Path:
+    """Write ``studies/<name>.toml``, a commented study file to fill in.
+
+    Raises:
+        UsageError: The name cannot be a file's name, or the file exists.
+    """
+    name = name.removesuffix(".toml")
+    if not re.fullmatch(SAFE_NAME, name):
+        raise UsageError(f"'{name}' is not a valid study name; give up to 64 letters, digits, '.', '_' and '-'")
+    path = Path("studies") / f"{name}.toml"
+    if path.exists():
+        raise UsageError(f"{path} already exists; choose another name, or edit it")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(Path(__file__).with_name("template.toml").read_text().replace("STUDY_NAME", name))
+    return path
 
 
 def parse_spec(table: dict[str, Any], source: str) -> StudySpec:

@@ -61,11 +61,8 @@ def _unknown_key(key: str, value: object, table: type[Config]) -> InitErrorDetai
 
 
 def _error(kind: str, message: str, location: tuple[int | str, ...], value: object) -> InitErrorDetails:
-    return InitErrorDetails(
-        type=PydanticCustomError(kind, "{message}", {"message": message}),
-        loc=location,
-        input=value,
-    )
+    kind_of_error = PydanticCustomError(kind, "{message}", {"message": message})
+    return InitErrorDetails(type=kind_of_error, loc=location, input=value)
 
 
 def _explained(line: ErrorDetails) -> str:
