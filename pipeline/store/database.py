@@ -20,10 +20,11 @@ from sqlalchemy.pool import NullPool
 from pipeline.errors import NothingUsableError, StorageError
 from pipeline.locks import database_lock, exclusive, locked
 from pipeline.store.optuna_tables import (
+    RUN,
     STUDIES,
+    SYSTEM_ATTRIBUTES,
     backend_of,
     check_claim,
-    claim_study,
     read_claim,
     write_study_attribute,
 )
@@ -49,7 +50,7 @@ class Database(RDBStorage):
 
     def claim(self, session: Session, study_id: int) -> None:
         """Take a study over, in the transaction of the caller."""
-        claim_study(session, study_id, self._run)
+        write_study_attribute(session, study_id, RUN, self._run, SYSTEM_ATTRIBUTES)
         self._claims[study_id] = self._run
 
     def follow(self, study_id: int) -> None:

@@ -98,12 +98,8 @@ class Ledger:
     def progress(self, ask: Ask, accuracies: list[float], attributes: Callable[[], Mapping[str, Any]] = dict) -> None:
         """Update the row of a trial that runs, about once a second, if it is long and time allows.
 
-        An update writes all that is pending, of other trials too.
-
-        Args:
-            ask: What was asked.
-            accuracies: Validation accuracy after each of its epochs so far, from 0 to 1.
-            attributes: Makes its user attributes; called only if the trial gets its row.
+        An update writes all that is pending, of other trials too. ``attributes`` makes the trial's
+        user attributes; it is called only if the trial gets its row.
         """
         now, row = time.monotonic(), self._rows.get(ask)
         self._pending[ask] = accuracies, attributes

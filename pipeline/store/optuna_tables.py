@@ -63,14 +63,9 @@ def write_study_attribute(session: Session, study_id: int, key: str, value: Any,
         session.execute(insert(table).values(study_id=study_id, key=key, value_json=text))
 
 
-def claim_study(session: Session, study_id: int, run: str) -> None:
-    """Make ``run`` the only run whose transactions on a study succeed from now on."""
-    write_study_attribute(session, study_id, RUN, run, SYSTEM_ATTRIBUTES)
-
-
 def read_claim(session: Session, study_id: int) -> str | None:
     """The run that has claimed a study; None for a study of an older version."""
-    text = session.scalar(select(SYSTEM_ATTRIBUTES.c.value_json).where(*_claim(study_id)))
+    text = session.scalar(select(SYSTEM_ATTRIBUTES.c.value_json).filter_by(study_id=study_id, key=RUN))
     return None if text is None else str(json.loads(text))
 
 
@@ -82,16 +77,12 @@ def check_claim(session: Session, study_id: int, run: str) -> None:
     Raises:
         StorageError: Another run has claimed the study.
     """
-    same = SYSTEM_ATTRIBUTES.c.value_json == json.dumps(run)
-    locked = update(SYSTEM_ATTRIBUTES).where(*_claim(study_id), same).values(value_json=json.dumps(run))
-    if session.connection().execute(locked).rowcount != 1:
+    text = json.dumps(run)
+    same = update(SYSTEM_ATTRIBUTES).filter_by(study_id=study_id, key=RUN, value_json=text).values(value_json=text)
+    if session.connection().execute(same).rowcount != 1:
         raise StorageError(
             "another run of this study has taken over its database, so this one stops; what it had stored is kept"
         )
-
-
-def _claim(study_id: int) -> tuple[Any, Any]:
-    return SYSTEM_ATTRIBUTES.c.study_id == study_id, SYSTEM_ATTRIBUTES.c.key == RUN
 
 
 # Trials
