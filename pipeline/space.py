@@ -24,11 +24,7 @@ class Values:
 
     Args:
         rank: Rank of the adapter, or a budget if an allocation spreads ranks.
-        init: Name of the init.
-        alpha: Alpha of the adapter, from which its scale is computed.
-        optimizer: Name of the optimizer.
         lr: Peak learning rate.
-        batch_size: Images per batch.
         extra: The adapter's own values, by the names in ``Adapter.space``.
     """
 
@@ -58,14 +54,9 @@ class Values:
 
 @dataclass(frozen=True, eq=False)
 class Ask:
-    """A trial that a cell's history asks for.
+    """A trial that a cell's history asks for; ``number`` counts in that history.
 
-    Args:
-        cell: The cell.
-        number: The trial's number in the cell's history.
-        origin: What chose its values: ``score``, ``start-up``, ``neighbour`` or ``sampler``.
-        values: The values to train with.
-        asked: Time of the ask.
+    ``origin`` is what chose its values: ``score``, ``start-up``, ``neighbour`` or ``sampler``.
     """
 
     cell: Cell

@@ -157,18 +157,5 @@ ALLOCATIONS = Registry["Allocation"]("allocation", "by", "pipeline.objective.all
 SAMPLERS = Registry["Sampler"]("sampler", "method", "pipeline.search.samplers", default="tpe")
 PRUNERS = Registry["Pruner"]("pruner", "method", "pipeline.search.pruners", default="halving")
 
-REGISTRIES: dict[str, "Registry[Any]"] = {
-    "models": MODELS,
-    "datasets": DATASETS,
-    "metrics": METRICS,
-    "compressions": COMPRESSIONS,
-    "adapters": ADAPTERS,
-    "inits": INITS,
-    "losses": LOSSES,
-    "optimizers": OPTIMIZERS,
-    "schedules": SCHEDULES,
-    "allocations": ALLOCATIONS,
-    "samplers": SAMPLERS,
-    "pruners": PRUNERS,
-}
-"""Every registry, by the heading under which ``restora ls`` lists it."""
+REGISTRIES = {name.lower(): value for name, value in list(globals().items()) if isinstance(value, Registry)}
+"""Every registry, by the heading under which ``restora ls`` lists it: its name here."""

@@ -3,26 +3,10 @@
 from typing import Annotated, Self
 
 from pydantic import Field, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from pipeline.config import registry
 from pipeline.config.fields import Choices, Count, Range
-from pipeline.config.registry import (
-    ALLOCATIONS,
-    INITS,
-    LOSSES,
-    OPTIMIZERS,
-    PRUNERS,
-    SAMPLERS,
-    SCHEDULES,
-    Allocation,
-    Init,
-    Loss,
-    Optimizer,
-    Pruner,
-    Sampler,
-    Schedule,
-)
-from pipeline.config.table import Config
+from pipeline.config.table import Config, wrong
 
 
 class SearchSpec(Config):
@@ -30,13 +14,13 @@ class SearchSpec(Config):
 
     ranks: Choices[Count]
     """Rank of every layer; with ``allocation``, the budget of the whole adapter in the allocation's unit."""
-    allocation: Annotated[Allocation, ALLOCATIONS] | None = None
+    allocation: Annotated[registry.Allocation, registry.ALLOCATIONS] | None = None
     """How a budget is spread over the layers; without it every layer has the same rank."""
-    inits: Choices[Annotated[Init, INITS]]
+    inits: Choices[Annotated[registry.Init, registry.INITS]]
     """Starting points of the adapter, with their options."""
     alpha: Range
     """Alpha of the adapter: its output is scaled by ``alpha / r``, or as the adapter's ``scale`` says."""
-    optimizer: Choices[Annotated[Optimizer, OPTIMIZERS]]
+    optimizer: Choices[Annotated[registry.Optimizer, registry.OPTIMIZERS]]
     """Optimizers to choose from."""
     lr: Range
     """Peak learning rate."""
@@ -44,11 +28,11 @@ class SearchSpec(Config):
     """Images per batch, to choose from."""
     epochs: Count
     """Epochs of each trial."""
-    schedule: Annotated[Schedule, SCHEDULES] = Field("constant", validate_default=True)
+    schedule: Annotated[registry.Schedule, registry.SCHEDULES] = Field("constant", validate_default=True)
     """The learning rate over a trial."""
     warmup: float = Field(0.0, ge=0)
     """Epochs over which the learning rate first rises linearly to ``lr``."""
-    loss: Annotated[Loss, LOSSES] = Field("cross-entropy", validate_default=True)
+    loss: Annotated[registry.Loss, registry.LOSSES] = Field("cross-entropy", validate_default=True)
     """The loss that trials minimize; their validation loss is the same one."""
     trials: Count
     """Budget of each cell: trials that completed or were pruned."""
@@ -58,9 +42,9 @@ class SearchSpec(Config):
     """Cells, those that score best before any training, that start from the middle of every range."""
     warm_start: int = Field(3, ge=0)
     """Best values of the next higher rank that each cell tries after its start-up trials."""
-    sampler: Annotated[Sampler, SAMPLERS] = Field("tpe", validate_default=True)
+    sampler: Annotated[registry.Sampler, registry.SAMPLERS] = Field("tpe", validate_default=True)
     """How a cell's next values are chosen."""
-    pruner: Annotated[Pruner, PRUNERS] = Field("halving", validate_default=True)
+    pruner: Annotated[registry.Pruner, registry.PRUNERS] = Field("halving", validate_default=True)
     """Which trials of a cell end early."""
 
     @property
@@ -78,8 +62,7 @@ class SearchSpec(Config):
                 f"leaves none of the {self.trials} trials of a cell to the sampler; lower it, raise search.trials, or "
                 f'choose search.sampler.method = "random"'
             )
-            kind = PydanticCustomError("startup", "{message}", {"message": message})
-            line = InitErrorDetails(type=kind, loc=("sampler", "startup"), input=self.sampler.startup)
+            line = wrong("startup", message, ("sampler", "startup"), self.sampler.startup)
             raise ValidationError.from_exception_data("SearchSpec", [line])
         if self.warmup >= self.epochs:
             raise ValueError(f"warmup = {self.warmup} leaves nothing of epochs = {self.epochs}; lower it")

@@ -26,6 +26,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"; did you mean '{similar}'?" if similar else ""
 
 
+def wrong(kind: str, message: str, location: tuple[int | str, ...], value: object) -> InitErrorDetails:
+    """An error of a table at a place in it."""
+    kind_of_error = PydanticCustomError(kind, "{message}", {"message": message})
+    return InitErrorDetails(type=kind_of_error, loc=location, input=value)
+
+
 class Config(BaseModel):
     """A frozen table of options. Its errors name every unknown key, and the closest match of a misspelt choice."""
 
@@ -39,30 +45,23 @@ class Config(BaseModel):
     def _report_every_error(cls, value: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
         known, given = cls.model_fields.keys() | cls.retired, value if isinstance(value, dict) else {}
         unknown = {key: option for key, option in given.items() if key not in known}
-        found = [_unknown_key(key, option, cls) for key, option in unknown.items()]
+        allowed = ", ".join(cls.model_fields) or "no options"
+        found = [
+            wrong("unknown_key", f"unknown key{nearest(key, cls.model_fields)}; allowed: {allowed}", (key,), option)
+            for key, option in unknown.items()
+        ]
         suggested = {(closest(key, cls.model_fields),) for key in unknown}
         try:
             config = handler(value)
         except ValidationError as error:
             found += [
-                _error(line["type"], _explained(line), line["loc"], line["input"])
+                wrong(line["type"], _explained(line), line["loc"], line["input"])
                 for line in error.errors(include_url=False)
                 if line["type"] != "missing" or line["loc"] not in suggested
             ]
         if found:
             raise ValidationError.from_exception_data(cls.__name__, found)
         return config
-
-
-def _unknown_key(key: str, value: object, table: type[Config]) -> InitErrorDetails:
-    options = list(table.model_fields)
-    allowed = ", ".join(options) or "no options"
-    return _error("unknown_key", f"unknown key{nearest(key, options)}; allowed: {allowed}", (key,), value)
-
-
-def _error(kind: str, message: str, location: tuple[int | str, ...], value: object) -> InitErrorDetails:
-    kind_of_error = PydanticCustomError(kind, "{message}", {"message": message})
-    return InitErrorDetails(type=kind_of_error, loc=location, input=value)
 
 
 def _explained(line: ErrorDetails) -> str:

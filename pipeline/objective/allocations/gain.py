@@ -1,7 +1,6 @@
 """Allocation by marginal gain."""
 
 from itertools import accumulate
-from typing import ClassVar
 
 from pipeline.config.registry import ALLOCATIONS
 from pipeline.objective.allocations.contract import Allocation, Layer
@@ -11,8 +10,8 @@ from pipeline.objective.allocations.contract import Allocation, Layer
 class Gain(Allocation):
     """The next rank goes to the largest ``sensitivity s_j^2 / cost``."""
 
-    uses_gradients: ClassVar[bool] = True
-    one_by_one: ClassVar[bool] = True
+    uses_gradients = True
+    one_by_one = True
 
     def keys(self, layer: Layer) -> list[float]:
         values = enumerate(layer.spectrum[: layer.cost.most].tolist(), 1)

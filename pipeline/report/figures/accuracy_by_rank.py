@@ -1,7 +1,6 @@
 """The accuracy of each rank."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from plotly.subplots import make_subplots
 
@@ -25,17 +24,17 @@ from pipeline.results.comparison import Scores, compared_part
 class AccuracyByRank(Picture):
     """Accuracy against rank, one line per combination and init."""
 
-    order: ClassVar = 10
-    title: ClassVar = "{Accuracy} by {rank}"
-    reading: ClassVar = (
+    order = 10
+    title = "{Accuracy} by {rank}"
+    reading = (
         "The best trial of each {rank} and init. If it was trained and tested under several seeds, the mark is the "
         "mean, and the thick bar reaches from the lowest to the highest seed: the variation of training. The thin "
         "whisker is the 95 % Wilson interval of one test at that {accuracy}: the variation that comes from the "
         "choice of test images. Grey lines are the original model (thick) and the compressed-only models (thin). The "
         "axis is logarithmic in the error, so that small differences near 100 % stay visible."
     )
-    main: ClassVar = True
-    on_dashboard: ClassVar = True
+    main = True
+    on_dashboard = True
 
     def draw(self, results: Sequence[CombinationResult]) -> Figure:
         part, look, figure, shown = compared_part(results), look_of(results), make_subplots(), list[Scores]()

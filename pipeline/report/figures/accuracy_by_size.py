@@ -1,7 +1,7 @@
 """The accuracy of each size."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from plotly.subplots import make_subplots
 
@@ -32,14 +32,14 @@ Point = tuple[int, Scores]
 class AccuracyBySize(Picture):
     """Accuracy against bytes of the packed model, with the Pareto front of all cells."""
 
-    order: ClassVar = 20
-    title: ClassVar = "{Accuracy} by size"
-    reading: ClassVar = (
+    order = 20
+    title = "{Accuracy} by size"
+    reading = (
         "The best trial of each cell against the bytes of the whole packed model; marks, bars and whiskers as above. "
         "The grey steps join the cells that no other cell beats in both size and {accuracy} (the Pareto front)."
     )
-    main: ClassVar = True
-    on_dashboard: ClassVar = True
+    main = True
+    on_dashboard = True
 
     def draw(self, results: Sequence[CombinationResult]) -> Figure:
         part, look, figure, points = compared_part(results), look_of(results), make_subplots(), list[Point]()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from plotly.subplots import make_subplots
@@ -20,9 +20,9 @@ from pipeline.wording import cell_name, rank_name
 class Epochs(Picture):
     """Losses and validation accuracy of each cell's best trial per epoch, one column per rank."""
 
-    order: ClassVar = 30
-    title: ClassVar = "The best trials, epoch by epoch"
-    reading: ClassVar = (
+    order = 30
+    title = "The best trials, epoch by epoch"
+    reading = (
         "The best trial of each cell, with one column per {rank}: training loss, validation loss and validation "
         "{accuracy}. The large mark is the epoch whose weights are kept."
     )

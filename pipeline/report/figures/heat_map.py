@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 from plotly.subplots import make_subplots
 
@@ -31,14 +30,14 @@ HEAD = 64
 class HeatMap(Picture):
     """Init by rank, a panel for each combination, with the accuracy in each cell."""
 
-    order: ClassVar = 25
-    title: ClassVar = "{Accuracy} of every cell"
-    reading: ClassVar = (
+    order = 25
+    title = "{Accuracy} of every cell"
+    reading = (
         "The {accuracy} of each cell's best trial in percent. Brighter is better, on the same logarithmic scale as "
         "above. The checkpoint of each {rank} is bold, and the best of each combination has a star; both are chosen "
         "on the validation part. A cell with a cross has no complete trial yet: point at it to see how far it is."
     )
-    main: ClassVar = True
+    main = True
 
     def draw(self, results: Sequence[CombinationResult]) -> Figure:
         part = compared_part(results)

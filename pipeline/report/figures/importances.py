@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import ClassVar
 
 from optuna.trial import TrialState
 from plotly.subplots import make_subplots
@@ -18,9 +17,9 @@ from pipeline.results.combination_result import CombinationResult
 class Importances(Picture):
     """Optuna's importances of all parameters that vary, one group of bars per combination."""
 
-    order: ClassVar = 50
-    title: ClassVar = "What mattered"
-    reading: ClassVar = (
+    order = 50
+    title = "What mattered"
+    reading = (
         "Optuna's parameter importances (PED-ANOVA) over the complete trials of a combination: how much each "
         "parameter explains of what sets the best tenth of the trials apart from the others. With few trials this is "
         "only a hint."

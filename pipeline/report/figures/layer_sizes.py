@@ -1,7 +1,6 @@
 """The size of each layer."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import numpy as np
 from plotly.subplots import make_subplots
@@ -23,9 +22,9 @@ BAR = 20
 class LayerSizes(Picture):
     """Stacked bars, one row per layer and one column per combination, with the original sizes as text."""
 
-    order: ClassVar = 70
-    title: ClassVar = "Sizes by layer"
-    reading: ClassVar = (
+    order = 70
+    title = "Sizes by layer"
+    reading = (
         "The bytes of each compressed layer in the model's order: payload (signs, codes or kept weights), indices, "
         "scales, bias, and the adapter of the combination's best trial. The text after each bar is the layer's "
         "original size and how many times smaller it is now. Layers that are not compressed are left out."

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -30,9 +30,9 @@ Row = tuple[CombinationResult, FrozenTrial]
 class ParallelCoordinates(Picture):
     """Parallel coordinates of all complete trials, coloured by validation accuracy."""
 
-    order: ClassVar = 45
-    title: ClassVar = "All trials"
-    reading: ClassVar = (
+    order = 45
+    title = "All trials"
+    reading = (
         "One line per complete trial, from the values that it was trained with to its validation {accuracy}; better "
         "trials are orange, worse ones blue. Drag along an axis to show only the lines that pass there; drag the "
         "name of an axis to move it. Values that are the same in all trials are left out; - marks trials without "

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import ClassVar
 
 from plotly.subplots import make_subplots
 
@@ -20,16 +19,16 @@ from pipeline.results.comparison import Scores, cell_recovery, compared_part, lo
 class Recovery(Picture):
     """Recovery in percent against rank, one line per combination and init."""
 
-    order: ClassVar = 15
-    title: ClassVar = "Recovery by {rank}"
-    reading: ClassVar = (
+    order = 15
+    title = "Recovery by {rank}"
+    reading = (
         "The share of the lost {accuracy} that the best trial of each {rank} and init restored: (recovered - "
         "compressed) / (original - compressed). The line at 100 % is the original model; at 0 % nothing is restored. "
         "With several seeds the mark is their mean, and the bar reaches from the lowest to the highest seed. "
         "Combinations whose compressed model lies within the 95 % interval of the original are left out: their loss "
         "may be chance."
     )
-    main: ClassVar = True
+    main = True
 
     def draw(self, results: Sequence[CombinationResult]) -> Figure:
         part, look, figure, ratios = compared_part(results), look_of(results), make_subplots(), list[float]()

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import numpy as np
 from optuna.trial import TrialState
@@ -24,9 +23,9 @@ COLUMNS = 3
 class History(Picture):
     """Validation accuracy by trial, one panel per combination."""
 
-    order: ClassVar = 40
-    title: ClassVar = "The search"
-    reading: ClassVar = (
+    order = 40
+    title = "The search"
+    reading = (
         "Every complete trial of a combination in the order in which it was stored, and the best value so far. Cells "
         "search side by side, so {rank}s and inits alternate. The axis is logarithmic in the error."
     )

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
 
 from pipeline.errors import IntegrityError
 from pipeline.paths import baseline_spectra, winner_spectra
@@ -18,9 +17,9 @@ from pipeline.store.stored_study import trial_key
 class Spectra(Picture):
     """Shares of singular values, one frame per epoch, and the effective rank over epochs."""
 
-    order: ClassVar = 60
-    title: ClassVar = "Spectra"
-    reading: ClassVar = (
+    order = 60
+    title = "Spectra"
+    reading = (
         "Singular values of the layers that the study file names, as shares of their sum, largest first, and the "
         "effective rank exp(-Σ p ln p) of all shares (Roy and Vetterli, 2007). Epoch 0 is the start; a training that "
         "has ended stays at its last epoch. The menu selects the trial that is shown."

@@ -1,7 +1,5 @@
 """Pruning below the median."""
 
-from typing import ClassVar
-
 from optuna.pruners import BasePruner, MedianPruner
 
 from pipeline.config.fields import Count
@@ -13,7 +11,7 @@ from pipeline.search.contract import Pruner
 class Median(Pruner):
     """Trials below the median of the cell's complete trials at the same epoch end, once start-up is over."""
 
-    retired: ClassVar[frozenset[str]] = frozenset({"factor"})
+    retired = frozenset({"factor"})
 
     first: Count = 1
     """Epochs before the first decision."""

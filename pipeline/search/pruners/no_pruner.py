@@ -1,7 +1,5 @@
 """No pruning."""
 
-from typing import ClassVar
-
 from optuna.pruners import BasePruner, NopPruner
 
 from pipeline.config.registry import PRUNERS
@@ -12,7 +10,7 @@ from pipeline.search.contract import Pruner
 class NoPruner(Pruner):
     """Every trial trains all its epochs."""
 
-    retired: ClassVar[frozenset[str]] = frozenset({"first", "factor"})
+    retired = frozenset({"first", "factor"})
 
     def build(self, startup: int) -> BasePruner:
         return NopPruner()

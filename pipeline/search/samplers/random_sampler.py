@@ -1,7 +1,5 @@
 """Random search."""
 
-from typing import ClassVar
-
 from optuna.samplers import BaseSampler, RandomSampler
 
 from pipeline.config.registry import SAMPLERS
@@ -12,7 +10,7 @@ from pipeline.search.contract import Sampler
 class Random(Sampler):
     """Values drawn at random, whatever earlier trials gave."""
 
-    learns: ClassVar[bool] = False
+    learns = False
 
     def build(self, seed: int) -> BaseSampler:
         return RandomSampler(seed=seed)

@@ -1,7 +1,5 @@
 """MNIST (LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition, 1998)."""
 
-from typing import ClassVar
-
 from pipeline.config.registry import DATASETS
 from pipeline.task.data.torchvision_source import TorchvisionSource
 
@@ -10,5 +8,5 @@ from pipeline.task.data.torchvision_source import TorchvisionSource
 class Mnist(TorchvisionSource):
     """Handwritten digits: 60,000 + 10,000 grey images of 28 px, 10 classes."""
 
-    reader: ClassVar[str] = "MNIST"
-    subfolder: ClassVar[str] = "MNIST"
+    reader = "MNIST"
+    subfolder = "MNIST"

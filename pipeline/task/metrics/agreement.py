@@ -5,7 +5,6 @@ import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ FEW = 2048
 class Agreement(Metric):
     """The share of images that the model classifies as the uncompressed model does; no labels are needed."""
 
-    uses_labels: ClassVar[bool] = False
+    uses_labels = False
 
     def relabelled(
         self, part: Part, model: nn.Module, device: str | torch.device | None = None, file: Path | None = None
