@@ -11,11 +11,9 @@ from pipeline.report.blocks import Block, Drawing, Heading, Paragraph, Section
 from pipeline.report.document import document
 from pipeline.report.figures.contract import Figure, NotAskedFor, NothingToDraw, Picture, pictures
 from pipeline.report.figures.labels import measured
-from pipeline.report.sections.glossary_section import glossary_section
-from pipeline.report.sections.reproduction_section import reproduction_section
-from pipeline.report.sections.results_section import results_section
+from pipeline.report.sections.results_section import glossary_section, results_section
+from pipeline.report.sections.study_section import reproduction_section, task_section
 from pipeline.report.sections.summary_section import state, summary
-from pipeline.report.sections.task_section import task_section
 from pipeline.report.sections.trials_section import trials_section
 from pipeline.results.combination_result import CombinationResult
 from pipeline.results.tables import (

@@ -1,1 +1,1 @@
-"""The pictures of a report, one file per picture."""
+"""The pictures of a report."""

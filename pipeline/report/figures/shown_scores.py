@@ -1,12 +1,10 @@
-"""How pictures show the scores of models: values, error bars, and lines of the models to compare with."""
+"""How pictures show the scores of models: values, texts, error bars and axes."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.report.figures.axes import error, error_axis, part_name
-from pipeline.report.figures.labels import short
-from pipeline.report.figures.style import DASHES, Look
-from pipeline.report.theme import NEUTRAL
+from pipeline.report.figures.style import Look
 from pipeline.results.combination_result import CellResult, CombinationResult
 from pipeline.results.comparison import Scores, winner_scores
 from pipeline.wording import seed_count
@@ -78,33 +76,3 @@ def accuracy_axis(results: Sequence[CombinationResult], part: str, shown: Sequen
     """An accuracy axis, logarithmic in the error, that has room for all error bars."""
     errors = [error(end, one.images) for one in shown for end in (*one.interval, *one.ends)]
     return {**error_axis(errors), "title": part_name(results, part)}
-
-
-def originals(results: Sequence[CombinationResult], part: str) -> Iterator[tuple[str, CombinationResult]]:
-    """The original models without repetitions, with their names in legends."""
-    found = dict[tuple[object, ...], CombinationResult]()
-    for result in results:
-        if part in result.baseline:
-            hashes = result.facts.get("hashes", {})
-            key = (*(hashes.get(name) for name in ("weights", "data", "split")), result.baseline[part])
-            found.setdefault(key, result)
-    for result in found.values():
-        yield f"original, {short(result.of)}" if len(found) > 1 else "original", result
-
-
-def draw_references(figure: Any, look: Look, results: Sequence[CombinationResult], part: str) -> list[Scores]:
-    """Draw thick lines for the original models, and thin dashed ones for the compressed-only models."""
-    lines = [
-        (name, {"width": 3, "dash": DASHES[index % len(DASHES)]}, result.baseline[part])
-        for index, (name, result) in enumerate(originals(results, part))
-    ]
-    lines += [
-        (look.compressed_name(result.label), {"width": 1.5, "dash": look.dash(result.label)}, result.compressed[part])
-        for result in results
-        if part in result.compressed
-    ]
-    for name, line, score in lines:
-        label = f"{name}: {score.accuracy:.2%}"
-        y = error(score.accuracy, score.images)
-        figure.add_hline(y=y, line={"color": NEUTRAL, **line}, name=label, showlegend=True)
-    return [Scores((score,)) for *_, score in lines]

@@ -1,8 +1,8 @@
-"""The results: one row per checkpoint, and folded below it every cell."""
+"""The results, one row per checkpoint and folded below it every cell, and the words that they use."""
 
 from collections.abc import Sequence
 
-from pipeline.report.blocks import Block, Column, Folded, Paragraph, Section, table
+from pipeline.report.blocks import Block, Column, Definitions, Folded, Paragraph, Section, table
 from pipeline.report.figures.labels import cell_columns, measured, rank_word
 from pipeline.results.combination_result import CombinationResult
 from pipeline.results.comparison import ComparedModel, compared_models
@@ -31,6 +31,11 @@ SIZE = (
     "adapter not merged."
 )
 OVER_SEEDS = "Winners with several seeds are compared by the mean over their seeds."
+ACCURACY = "The share of images for which the model's answer is right."
+AGREEMENT = (
+    "The share of images on which a model gives the same answer as the original one. It stands where accuracy would "
+    "stand with labels."
+)
 
 _Cell = tuple[CombinationResult, EvaluationRow]
 
@@ -66,9 +71,7 @@ def _models(results: Sequence[CombinationResult], metric: str, heading: str) -> 
         f"{OVER_SEEDS}",
         {
             "model": Column(lambda model: _name(model, several=several), "text"),
-            heading: Column(
-                lambda model: rank_value(model.cell.cell.rank, model.result.budget_unit) if model.cell else ""
-            ),
+            heading: Column(_rank),
             "init": Column(lambda model: init_name(model.cell.cell.init, NOTHING) if model.cell else "", "text"),
             f"validation {metric}": Column(lambda model: percent(model.val)),
             f"test {metric} (95 %)": Column(_test),
@@ -106,10 +109,6 @@ def _over_seeds(model: ComparedModel) -> str:
     return percent_with_spread(mean, deviation, len(model.cell.tested), len(model.cell.failed_seeds))
 
 
-def _spread(row: EvaluationRow) -> str:
-    return percent_with_spread(row["test_mean"], row["test_std"], row["seeds"], row["failed_seeds"])
-
-
 def _cells(heading: str) -> dict[str, Column[_Cell]]:
     return {
         **cell_columns(heading, lambda cell: (cell[0], cell[1]["rank"], cell[1]["init"])),
@@ -118,7 +117,11 @@ def _cells(heading: str) -> dict[str, Column[_Cell]]:
         "test (95 %)": Column(
             lambda cell: percent_with_interval(cell[1]["recovered_test"], cell[1]["test_low"], cell[1]["test_high"]),
         ),
-        "over seeds": Column(lambda cell: _spread(cell[1])),
+        "over seeds": Column(
+            lambda cell: percent_with_spread(
+                cell[1]["test_mean"], cell[1]["test_std"], cell[1]["seeds"], cell[1]["failed_seeds"]
+            )
+        ),
         "recovered": Column(lambda cell: percent(cell[1]["recovery"], 1)),
         "size": Column(lambda cell: size(cell[1]["bytes"])),
         "times smaller": Column(lambda cell: formatted(cell[1]["ratio"], ".2f")),
@@ -139,3 +142,31 @@ def _values(heading: str) -> dict[str, Column[_Cell]]:
         "best epoch": Column(lambda cell: formatted(cell[1]["best_epoch"], "d")),
         "trial": Column(lambda cell: formatted(cell[1]["trial"], "d")),
     }
+
+
+def glossary_section(results: Sequence[CombinationResult]) -> Section:
+    metrics = {result.metric for result in results}
+    budgets = any(result.budget_unit for result in results)
+    meanings = {
+        "baseline": "The original, uncompressed model, measured on the same images as all others.",
+        **({"accuracy": ACCURACY} if "accuracy" in metrics else {}),
+        **({"agreement": AGREEMENT} if "agreement" in metrics else {}),
+        "compression": "A method that stores the weights of layers in fewer bytes, with some loss of quality.",
+        "adapter": "What is trained after compression to restore the lost quality: usually two thin matrices beside "
+        "each layer. It is stored with the model and counted in its size.",
+        "rank": "The width of these matrices: at rank r they add r (m + n) parameters to the m n weights of a layer.",
+        **({"budget": "The size of all adapters of a model together, spread over the layers."} if budgets else {}),
+        "init": "The method that sets the parameters of an adapter before training.",
+        "combination": "One compression with one adapter.",
+        "cell": "One rank with one init of a combination. Every cell has the same budget of trials to find its values "
+        "of alpha (the adapter's scale), optimizer, learning rate and batch size.",
+        "trial": "One training with one set of values; it is pruned if its first epochs are worse than others'.",
+        "validation, test": "Two parts of the data on which nothing is trained. Validation images choose the epoch, "
+        "the values and the checkpoint; test images are read once, for the winner of each cell, after the search.",
+        "checkpoint": "The best trial of a rank, over its inits, by validation. Test images choose nothing.",
+        "recovered": "(recovered - compressed) / (original - compressed), with the mean over seeds. 100 % is all that "
+        "compression lost. It is empty if the loss may be chance, because the compressed model lies within the 95 % "
+        "interval of the original.",
+        "95 %": "The Wilson interval: the range in which the true value probably lies, given the number of images.",
+    }
+    return Section("words", "How to read it", [Definitions(meanings)])

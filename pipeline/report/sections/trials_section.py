@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipeline.report.blocks import Block, Bullets, Column, Folded, Paragraph, Section, Table, table
+from pipeline.report.blocks import Block, Bullets, Column, Folded, Paragraph, Section, table
 from pipeline.report.figures.labels import cell_columns, cell_label, rank_word
 from pipeline.results.combination_result import CellResult, CombinationResult
 from pipeline.results.progress import total
@@ -22,6 +22,11 @@ def trials_section(results: Sequence[CombinationResult]) -> Section:
         for reason, count in reasons.items()
     ]
     seeds = [(_named(pair), seed, reason) for pair in cells for seed, reason in pair[1].failed_seeds.items()]
+    columns = {
+        **cell_columns(rank_word(results), lambda pair: (pair[0], pair[1].cell.rank, pair[1].cell.init)),
+        **{state: Column[_Cell](lambda pair, s=state: str(pair[1].tally.states[s])) for state in STATES},  # type: ignore[misc]
+        "budget": Column(lambda pair: str(pair[1].budget)),
+    }
     return Section(
         "trials",
         "Failures",
@@ -36,7 +41,10 @@ def trials_section(results: Sequence[CombinationResult]) -> Section:
                 [pair for pair in cells if pair[1].exhausted],
             ),
             *_listed("Cells in which no trial has begun:", [pair for pair in cells if not pair[1].begun]),
-            Folded("Trials of each cell by state", [_states(cells, rank_word(results))]),
+            Folded(
+                "Trials of each cell by state",
+                [table("Pruned trials count in the budget, failed ones do not", columns, cells)],
+            ),
         ],
     )
 
@@ -69,19 +77,3 @@ def _listed(title: str, cells: Sequence[_Cell]) -> list[Block]:
 def _named(pair: _Cell) -> str:
     result, cell = pair
     return f"{result.label}, {cell_label(result, cell.cell)}" if cell.cell.rank else result.label
-
-
-def _states(cells: Sequence[_Cell], heading: str) -> Table:
-    counts = {
-        state: Column[_Cell](lambda pair, state=state: str(pair[1].tally.states[state]))  # type: ignore[misc]
-        for state in STATES
-    }
-    return table(
-        "Pruned trials count in the budget, failed ones do not",
-        {
-            **cell_columns(heading, lambda pair: (pair[0], pair[1].cell.rank, pair[1].cell.init)),
-            **counts,
-            "budget": Column(lambda pair: str(pair[1].budget)),
-        },
-        cells,
-    )
