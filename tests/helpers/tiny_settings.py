@@ -123,6 +123,8 @@ def setting(
     return own
 
 
+RULES = [optimizer.name for optimizer in OPTIMIZERS]
+"""The names of all optimizers."""
 TRIALS: Sequence[dict[str, object]] = (
     {"rank": 2, "optimizer": "sgd", "lr": 0.02, "alpha": 2.0},
     {"rank": 1, "optimizer": "adam", "lr": 0.01, "alpha": 4.0},

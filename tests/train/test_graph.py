@@ -1,57 +1,14 @@
-from collections.abc import Sequence
-
 import pytest
 import timm
 import torch
 import torchvision
+from model_cuts import assert_exact, cut_at
 from packaging.version import Version
-from random_lanes import Calls, Trial, alone, in_stacks, made, trials
+from random_lanes import Calls, made
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.attention import with_plain_attention
 from pipeline.compress.targets import find_targets
-from pipeline.train.cut.graph import Cut, cut
-from pipeline.train.cut.program import make_program
-from pipeline.train.cut.trace import CannotCutError
-
-
-def cut_at(model: nn.Module, targets: Sequence[str], images: Tensor) -> Cut:
-    trains = {"lora_A", "lora_B"}
-    return cut(model, {name: Lora().layer(model.get_submodule(name), trains) for name in targets}, images)
-
-
-def staged(stages: Cut, own: Sequence[Trial], images: Tensor) -> Tensor:
-    """The logits of all lanes; no stage may change what it is given."""
-    before = images.clone()
-    given = (images,) if stages.stem is None else stages.stem(images)
-    kept = [tensor.clone() for tensor in given]
-    shared = stages.shared(*given)
-    entering = [tensor.clone() for tensor in shared]
-    logits = stages.tail(in_stacks(own), *shared)
-    assert torch.equal(images, before)
-    assert all(map(torch.equal, given, kept))
-    assert all(map(torch.equal, shared, entering))
-    return logits
-
-
-@torch.no_grad()
-def assert_exact(model: nn.Module, stages: Cut, targets: Sequence[str], images: Tensor) -> None:
-    own = trials(model, targets)
-    expected = torch.cat([alone(model, trial, images) for trial in own])
-    atol = 1e-9 * float(expected.abs().max())
-    torch.testing.assert_close(staged(stages, own, images), expected, rtol=1e-9, atol=atol)
-    # The same calls with a model's own weights, from what the stem gives; it runs no trained layer.
-    called: list[str] = []
-    hooks = [model.get_submodule(name).register_forward_hook(lambda *_: called.append("trained")) for name in targets]
-    given = (images,) if stages.stem is None else stages.stem(images)
-    assert not called
-    logits = stages.without_lanes(model)(*given)
-    assert called
-    for hook in hooks:
-        hook.remove()
-    torch.testing.assert_close(logits, model(images.clone()), rtol=1e-9, atol=atol)
 
 
 def tiny_vit() -> nn.Module:
@@ -210,137 +167,8 @@ def test_there_is_no_stem_if_all_calls_before_the_trained_layers_are_cheap():
     assert_exact(model, stages, ["b", "c"], images)
 
 
-def added(m: Calls, x: Tensor) -> Tensor:
-    h = m.a(x)
-    y = m.b(h)
-    h.add_(m.norm(h))
-    return m.c(y + h)
-
-
-def aliased(m: Calls, x: Tensor) -> Tensor:
-    h = same = m.a(x)
-    h += m.b(m.norm(h))
-    return m.c(h * same)
-
-
-def powered(m: Calls, x: Tensor) -> Tensor:
-    h = m.a(x)
-    y = m.b(m.norm(h))
-    h **= 2
-    return m.c(y + h)
-
-
-def within(m: Calls, x: Tensor) -> Tensor:
-    h = m.a(x)
-    y = m.hidden(h)
-    return m.c(m.b(y).tanh() + h)
-
-
-def written_to(m: Calls, x: Tensor) -> Tensor:
-    h = m.a(x)
-    y = torch.add(h, 1.0, out=h)
-    return m.c(m.b(y) + h)
-
-
-def of_a_view(m: Calls, x: Tensor) -> Tensor:
-    h = m.a(x)
-    y = h.view(-1, 2, 3).relu_()
-    return m.c(m.b(y.flatten(1)) + h)
-
-
-def of_the_images(m: Calls, x: Tensor) -> Tensor:
-    x -= 0.5
-    return m.c(m.b(m.a(x)) + x)
-
-
-def of_a_lane(m: Calls, x: Tensor) -> Tensor:
-    h = m.a(x)
-    y = m.b(m.norm(h))
-    h += y
-    return m.c(F.relu(h, inplace=True))
-
-
-IN_PLACE = {
-    each.__name__: each for each in (added, aliased, powered, within, written_to, of_a_view, of_the_images, of_a_lane)
-}
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("calls", IN_PLACE.values(), ids=IN_PLACE)
-def test_calls_in_place_change_neither_their_inputs_nor_the_outputs(calls):
-    model, images = made(calls)
-    before, own = images.clone(), trials(model, ["b", "c"])
-    program = make_program(model, Lora(), [own[:-1], own[-1:]], images)
-    assert torch.equal(images, before)
-    assert program.stacks
-    rows = torch.randn(5, 6, dtype=torch.float64)
-    expected = torch.cat([alone(model, trial, rows) for trial in own])
-    for _ in range(2):
-        if program.cut is not None:
-            torch.testing.assert_close(staged(program.cut, own, rows), expected, rtol=1e-9, atol=1e-9)
-        logits = program.bind(in_stacks(own))(*program.inputs(rows))
-        torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
-    assert (program.cut is None) == (calls in (added, aliased)), program.why
-
-
-def controlled(m: Calls, x: Tensor) -> Tensor:
-    h = m.a(x)
-    return m.c(m.b(h) if h.sum() > 0 else m.b(-h))
-
-
-def of_its_length(m: Calls, x: Tensor) -> Tensor:
-    return m.c(m.b(m.a(x)) / len(x))
-
-
-def of_its_number(m: Calls, x: Tensor) -> Tensor:
-    h = m.b(m.a(x))
-    return m.c(h.reshape(x.shape[0] * 2, 3).reshape(-1, 6))
-
-
-def two_answers(m: Calls, x: Tensor) -> tuple[Tensor, Tensor]:
-    h = m.b(m.a(x))
-    return m.c(h), h
-
-
-def read_after(m: Calls, x: Tensor) -> Tensor:
-    return m.c(F.linear(m.b(m.a(x)), m.b.weight))
-
-
 def images_again(m: Calls, x: Tensor) -> Tensor:
     return m.c(m.b(m.a(x)) + x)
-
-
-def across_images(m: Calls, x: Tensor) -> Tensor:
-    h = m.a(x)
-    return m.c(m.b(h - h.mean(0, keepdim=True)))
-
-
-def another_axis(m: Calls, x: Tensor) -> Tensor:
-    return m.c(m.b(m.a(x).expand(2, -1, -1)).mean(0))
-
-
-def by_keyword(m: Calls, x: Tensor) -> Tensor:
-    return m.c(m.b(input=m.a(x)))
-
-
-REFUSED = {
-    "its calls depend on what it is given": (controlled, "cannot be traced .*control flow"),
-    "it asks for the number of images": (of_its_length, "cannot be traced .*len"),
-    "it reshapes by the number of images": (of_its_number, "computes .* cannot be separated by lane"),
-    "it gives two tensors": (two_answers, "output is not one tensor"),
-    "a trained layer's weight is read": (read_after, "reads 'b.weight' of a trained layer"),
-    "images are seen beside each other": (across_images, "depends on the other images"),
-    "its batch is the second axis": (another_axis, "one row per image"),
-    "a trained layer is called by keyword": (by_keyword, "not called with one tensor"),
-    "no trained layer is reached": (lambda m, x: m.a(x), "output is not one tensor that a trained layer reaches"),
-}
-
-
-@pytest.mark.parametrize(("calls", "why"), REFUSED.values(), ids=REFUSED)
-def test_a_model_that_cannot_be_cut_is_refused_with_the_reason(calls, why):
-    model, images = made(calls)
-    with pytest.raises(CannotCutError, match=why):
-        cut_at(model, ["b", "c"], images)
 
 
 def test_images_that_are_needed_beside_the_features_are_features_too():
