@@ -88,14 +88,11 @@ def balanced(U: Tensor, S: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def best_product(matrix: Tensor, rank: int, fallback: Tensor) -> tuple[Tensor, Tensor]:
-    """Factors of the best approximation ``B A = [M]_r`` (Eckart and Young, 1936), with ``sqrt(S)`` in each of them.
+    """``A [r, in]`` and ``B [out, r]`` with ``B A = [M]_r`` (Eckart and Young, 1936), and ``sqrt(S)`` in each; float64.
 
     A row of ``A`` is never zero, because then neither factor would ever get a gradient. Where a singular value is
     zero, the row of ``A`` is its singular vector with length 1, and the column of ``B`` is zero. If the whole matrix is
     zero, the singular vectors of ``fallback`` are used: those of the weight lie in the inputs that the layer uses.
-
-    Returns:
-        ``A [r, in]`` and ``B [out, r]``, float64.
     """
     U, S, Vh = torch.linalg.svd(matrix.double(), full_matrices=False)
     if not S.any():

@@ -8,17 +8,12 @@ from torch import Tensor
 
 
 def pack(codes: Tensor, width: int) -> Tensor:
-    """Pack integer codes into bytes, ``width`` bits per code, lowest bit first.
+    """Pack ``n`` integers or bools in ``[0, 2 ** width)`` into uint8 ``[ceil(n * width / 8)]``, lowest bits first.
 
     >>> pack(torch.tensor([1, 0, 1]), 1)
     tensor([5], dtype=torch.uint8)
 
-    Args:
-        codes: ``n`` integers (or bools) in ``[0, 2 ** width)``, of any shape.
-        width: Bits per code, 1 to 32.
-
-    Returns:
-        uint8 ``[ceil(n * width / 8)]``; the last byte is padded with zero bits.
+    The width is at most 32; the last byte is padded with zero bits.
     """
     size = 1 if width <= 8 else 4
     code_bytes = codes.flatten().numpy().astype(f"<u{size}").view(np.uint8).reshape(-1, size)

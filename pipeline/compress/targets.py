@@ -103,7 +103,9 @@ def _mlp(model: nn.Module, names: Sequence[str]) -> list[str]:
     blocks = defaultdict[str, list[str]](list)
     for name in names:
         block = _block(model, name)
-        if _is_named_feed_forward(block) and _is_pointwise(model.get_submodule(name)):
+        layer = model.get_submodule(name)
+        spatial = isinstance(layer, nn.Conv2d) and (layer.kernel_size != (1, 1) or layer.groups != 1)
+        if _is_named_feed_forward(block) and not spatial:
             blocks[block].append(name)
     shapes = {name: matrix_shape(model.get_submodule(name)) for name in names}
     # A block whose output width differs from its input width is a classifier, or a network for position biases.
@@ -140,9 +142,3 @@ def _is_attention(module: nn.Module) -> bool:
         return hasattr(children["in_proj"], "q") or is_fused_qkv(children["in_proj"], module)
     stems = {name.removeprefix("to_").removesuffix("_proj") for name in children}
     return any(projections <= stems for projections in QUERIES)
-
-
-def _is_pointwise(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Linear) or (
-        isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
-    )

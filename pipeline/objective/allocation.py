@@ -26,9 +26,7 @@ def spread(
 ) -> dict[str, int]:
     """The rank of each layer for a budget, which pays for the fixed ranks too; layers that get none are left out.
 
-    Raises:
-        SpecError: The budget is too small for any rank or larger than the cost of all layers at full rank, or
-            compression took nothing from any layer.
+    A ``SpecError`` says that the budget is out of range, or that compression took nothing from any layer.
     """
     ranks = {name: min(rank, layers[name].cost.most) for name, rank in fixed.items()}
     spent = sum(layers[name].cost.of(rank) for name, rank in ranks.items())
@@ -50,12 +48,7 @@ def spread(
 
 
 def refuse_budgets(budgets: Sequence[int], costs: Mapping[str, Cost], fixed: Mapping[str, int]) -> None:
-    """Refuse budgets that are out of range whatever the spectra are.
-
-    Raises:
-        SpecError: A budget is below the cheapest first rank or above the cost of full rank everywhere, or every layer
-            has a fixed rank.
-    """
+    """Refuse budgets that are out of range whatever the spectra are, and any budget if every layer has a fixed rank."""
     free = [cost for name, cost in costs.items() if name not in fixed]
     if not free:
         raise SpecError(
@@ -130,11 +123,7 @@ def is_lossy(compressed: CompressedModel) -> bool:
 
 
 def costs(adapter: Adapter, compressed: CompressedModel, unit: str) -> dict[str, Cost]:
-    """The cost of each layer's ranks, from what the adapter stores or trains at ranks 1, 2 and 3.
-
-    Raises:
-        SpecError: A rank costs nothing, or the cost of a layer depends on other layers.
-    """
+    """The cost of each layer's ranks, from what the adapter stores or trains at ranks 1, 2 and 3."""
     most = {name: min(weight.shape) for name, weight in compressed.weights.items()}
     at = [_at_rank(adapter, compressed, {name: min(rank, most[name]) for name in most}, unit) for rank in (1, 2, 3)]
     by_layer = {name: Cost(at[0].get(name, 0), at[1].get(name, 0) - at[0].get(name, 0), most[name]) for name in most}

@@ -62,10 +62,7 @@ class Base:
         return lane, float(1 + seed)
 
     def source(self, name: str) -> Rows:
-        """The cached outputs of the frozen layers before the first trained one for a part; its images without a cut.
-
-        A part is ``train``, ``val`` or ``test``.
-        """
+        """The cached outputs of the frozen layers before the first trained one for a part; its images without a cut."""
         part = getattr(self.combination.task, name)
         if self.program.cut is None or self.program.cut.stem is None:
             return image_rows(part)

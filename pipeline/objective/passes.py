@@ -12,8 +12,7 @@ import torch
 from pipeline.objective.objective import Objective
 from pipeline.space import Values, cells, middle
 from pipeline.train.lane import Lane
-from pipeline.train.loop import Cohort
-from pipeline.train.parallel import side_by_side, workers
+from pipeline.train.loop import Cohort, side_by_side, workers
 from pipeline.train.rows import TensorRows
 
 MOST = 32
@@ -33,21 +32,13 @@ PROBED = 32
 
 @dataclass(frozen=True)
 class Pass:
-    """How much one pass holds.
+    """How much one pass holds."""
 
-    Args:
-        images: Images of all lanes together at the fastest number of lanes.
-        lanes: Number of lanes that the user asked for; None to go by ``images``.
-        stacks: Whether this model can compute several lanes at once.
-        seconds: Measured training time per image and lane; None if nothing was measured.
-        alone: Upper bound of the same time for a lane that is trained alone.
-    """
-
-    images: int
-    lanes: int | None = None
-    stacks: bool = True
-    seconds: float | None = None
-    alone: float | None = None
+    images: int  # of all lanes together at the fastest number of lanes
+    lanes: int | None = None  # the number that the user asked for; None to go by `images`
+    stacks: bool = True  # whether this model can compute several lanes at once
+    seconds: float | None = None  # measured training time per image and lane; None if nothing was measured
+    alone: float | None = None  # upper bound of the same time for a lane that is trained alone
 
     def most(self, batch_size: int) -> int:
         """The number of lanes of a batch size that share a pass."""

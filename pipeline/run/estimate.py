@@ -64,9 +64,7 @@ def plan_rank(combination: Combination, rank: int) -> dict[str, Any]:
 def plan_cache(objective: Objective, counted: set[str]) -> dict[str, Any]:
     """Disk and time of the caches of frozen layers and of a teacher's logits; the time is extrapolated from few images.
 
-    Args:
-        objective: The objective of a combination.
-        counted: Keys of caches that were counted for another combination; those of this one are added.
+    ``counted`` has the keys of caches that were counted for another combination; those of this one are added.
     """
     task, bases, wanted = objective.combination.task, objective.bases, list[tuple[nn.Module, str]]()
     for base in bases.shared:

@@ -56,10 +56,6 @@ def trained_objectives(
     """The objectives of a study; a missing baseline is trained first, once data, targets and ranks are checked.
 
     A study that has ``begun``, so that it has trials, goes on even if its data fail a check (``refuse_bad_data``).
-
-    Raises:
-        IntegrityError: The data fail a check, and the study has not begun.
-        SpecError: A compression, an adapter and a rank do not go together.
     """
     task = prepare(spec.task, device=device, train_baseline=False)
     watched_layers(spec, task.model)
@@ -74,12 +70,9 @@ def trained_objectives(
 
 
 def refuse_misfits(combinations: Iterable[Combination], *, cheaply: bool = False) -> None:
-    """Refuse compressions, adapters and ranks that do not go together.
+    """Refuse the first compression, adapter and rank that do not go together.
 
     ``cheaply`` skips compressions that train, or that need statistics of the layers.
-
-    Raises:
-        SpecError: The first misfit; its combination is named.
     """
     for combination in combinations:
         compression = combination.compression

@@ -32,11 +32,7 @@ Snapshot = Mapping[tuple[Matrix, str], Tensor]
 
 
 def weight_snapshot(model: nn.Module, layers: Sequence[str]) -> Snapshot:
-    """The spectra of weights ``W``; a convolution's is that of its view ``[out, in / groups * kh * kw]``.
-
-    Raises:
-        IntegrityError: A weight holds NaN or infinite values; its layer is named.
-    """
+    """The spectra of weights ``W``; a convolution's is that of its view ``[out, in / groups * kh * kw]``."""
     values: dict[tuple[Matrix, str], Tensor] = {}
     for name in layers:
         with layer_in_errors(name):
@@ -50,9 +46,6 @@ def adapter_snapshot(
     """The spectra of products ``s B A`` and of adapted weights ``Q + s B A``; layers without an adapter are skipped.
 
     ``model`` is the compressed model, with ``Q`` in its layers.
-
-    Raises:
-        IntegrityError: A weight or factor holds NaN or infinite values; its layer is named.
     """
     values: dict[tuple[Matrix, str], Tensor] = {}
     for name in layers:
@@ -92,11 +85,7 @@ def _rounded(numbers: Tensor) -> tuple[float, ...]:
 
 
 def watched_layers(spec: StudySpec, model: nn.Module) -> list[str]:
-    """The layers whose spectra a study asks for, by the names that its first combination gives them.
-
-    Raises:
-        SpecError: A pattern matches no layer.
-    """
+    """The layers whose spectra a study asks for, by the names that its first combination gives them."""
     model = with_plain_attention(model, spec.combination[0].qkv)
     return find_targets(model, spec.spectra.layers, "spectra.layers") if spec.spectra else []
 

@@ -1,25 +1,28 @@
 """A whole study: each combination searched, its winners tested."""
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import optuna
 
 from pipeline import paths
+from pipeline.compress.sizes import LayerSize
 from pipeline.config.spec import StudySpec
 from pipeline.config.study_file import pinned
 from pipeline.environment import keep_freed_memory
 from pipeline.errors import IntegrityError
 from pipeline.guard import StopTraining
 from pipeline.locks import exclusive
+from pipeline.objective.combination import Combination
 from pipeline.objective.objective import Objective
 from pipeline.objective.passes import Pass, measure_pass
 from pipeline.run.readiness import refuse_misfits, trained_objectives
-from pipeline.run.recorded_spectra import record_winners
-from pipeline.run.study_facts import study_facts
+from pipeline.run.recorded_spectra import record_winners, watched_layers
 from pipeline.run.winners import measure_references, score_winners
 from pipeline.search.coordinator import Coordinator
 from pipeline.search.events import Events
@@ -139,6 +142,52 @@ def _begin(spec: StudySpec, storage: Database, objective: Objective, options: Ru
         run = {"command": options.command or f"restora run {spec.name}", "began": began, "done": done}
         study.set_user_attr("run", run)
     return study
+
+
+def study_facts(spec: StudySpec, combination: Combination) -> dict[str, Any]:
+    """The attributes of the stored study of a combination, beside its settings, hashes and trials; plain Python."""
+    search = combination.search
+    return {
+        "study": spec.name,
+        "combination": combination.name,
+        "budget": search.trials,
+        "epochs": search.epochs,
+        "cells": [[cell.rank, cell.init] for cell in cells(search)],
+        "task": dict(combination.task.description),
+        "targets": len(combination.targets),
+        "dense_bytes": combination.compressed_size.dense_bytes,
+        "compressed_bytes": combination.compressed_size.bytes,
+        "dense_macs": combination.facts(search.ranks[0]).dense_macs,
+        "spectra": watched_layers(spec, combination.task.model),
+        **in_chunks("layers", json.dumps(layer_bytes(combination))),
+    }
+
+
+def layer_bytes(combination: Combination) -> list[dict[str, Any]]:
+    """Bytes of each compressed layer: the dense original with its bias, the compressed layer, and each rank's adapter.
+
+    ``cells`` holds the bytes of those cells whose init moves a base that is sized by its values.
+    """
+    by_rank = {rank: combination.facts(rank).size.layers for rank in combination.search.ranks}
+    by_cell = {
+        str(cell): combination.facts(cell).size.layers
+        for cell in cells(combination.search)
+        if combination.moves_base(cell) and not combination.compression.sized_by_shape
+    }
+    return [
+        {
+            "name": name,
+            "dense": (size.dense + size.bias) // 8,
+            **_parts(size),
+            "adapter": {str(rank): (layers[name].bits() - size.bits()) // 8 for rank, layers in by_rank.items()},
+            **({"cells": {cell: _parts(layers[name]) for cell, layers in by_cell.items()}} if by_cell else {}),
+        }
+        for name, size in combination.compressed_size.layers.items()
+    ]
+
+
+def _parts(size: LayerSize) -> dict[str, int]:
+    return {kind: bits // 8 for kind, bits in {**asdict(size.base), "adapter": size.adapter}.items()}
 
 
 def _search(spec: StudySpec, study: optuna.Study, objective: Objective, cohort: int | None, events: Events) -> Kept:

@@ -73,11 +73,7 @@ def train_alone(objective: Objective, values: Values, *, order_seed: int | None 
 
 
 def recover(objective: Objective, kept: Kept | None, trial: FrozenTrial) -> Recovered:
-    """The adapter of a complete trial; it is trained again if it was not kept.
-
-    Raises:
-        NothingUsableError: It was trained again, and failed.
-    """
+    """The adapter of a complete trial; if it was not kept, it is trained again, which may fail (NothingUsableError)."""
     values = Values.of(trial.params)
     parameters = kept.load(values.cell, trial.number) if kept else None
     if parameters is not None:

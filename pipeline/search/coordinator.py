@@ -19,7 +19,7 @@ from pipeline.space import Ask, Values, cell_space, cells, full_space, middle
 from pipeline.store.kept_adapters import Kept
 from pipeline.store.ledger import Ledger, bury_abandoned, is_told
 from pipeline.train.lane import Lane
-from pipeline.train.parallel import side_by_side, workers
+from pipeline.train.loop import side_by_side, workers
 from pipeline.wording import cell_name
 
 logger = logging.getLogger(__name__)

@@ -20,25 +20,15 @@ from pipeline.config.registry import Method
 
 @dataclass(frozen=True)
 class Rule:
-    """Coefficients of the update rule, named as in its formulas.
+    """Coefficients of the update rule, named as in its formulas."""
 
-    Args:
-        b1: Decay of the first moment, per step.
-        b2: Decay of the second moment, per step.
-        eps: Added to the root of the second moment.
-        weight_decay: Share of the parameter that a step removes, per unit of the learning rate.
-        adaptive: Whether the step is divided by the root of the second moment.
-        nesterov: Whether a plain step looks ahead along the momentum.
-        corrected: Whether the moments of an adaptive step are corrected for their start at zero.
-    """
-
-    b1: float
-    b2: float = 0.0
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    adaptive: bool = False
-    nesterov: bool = False
-    corrected: bool = False
+    b1: float  # decay of the first moment, per step
+    b2: float = 0.0  # decay of the second moment, per step
+    eps: float = 1e-8  # added to the root of the second moment
+    weight_decay: float = 0.0  # share of the parameter that a step removes, per unit of the learning rate
+    adaptive: bool = False  # whether the step is divided by the root of the second moment
+    nesterov: bool = False  # whether a plain step looks ahead along the momentum
+    corrected: bool = False  # whether the moments of an adaptive step are corrected for their start at zero
 
 
 class Optimizer(Method):
@@ -55,9 +45,4 @@ class Schedule(Method):
 
     @abstractmethod
     def share(self, step: int, steps: int) -> float:
-        """The share of the peak rate at a step; 1 at the first.
-
-        Args:
-            step: Number of the step after the warm-up, from 0.
-            steps: How many steps follow the warm-up.
-        """
+        """The share of the peak rate at ``step``, from 0, of the ``steps`` after the warm-up; 1 at the first."""

@@ -25,36 +25,22 @@ class Epoch:
 
 @dataclass
 class Lane:
-    """One trial in training: its values, its parameters, and its course so far.
+    """One trial in training: its values, its parameters, and its course so far."""
 
-    Args:
-        parameters: The tensors of its adapter, by name.
-        lr: The peak learning rate.
-        batch_size: Images per batch.
-        seed: The seed of its batch order.
-        frozen: Names of the parameters that are never trained.
-        base: Identifies its compressed model.
-        moments: The optimizer's moments ``[P]``, as ``(m, v)``; ``None`` before the first epoch.
-        best_parameters: The parameters after the best epoch, as an exported file would hold them.
-        best_epoch: The best epoch, from 1; the first of equals.
-        failure: Why the lane failed; ``None`` as long as it has not.
-        seconds: The time its epochs took, its share of each cohort's.
-    """
-
-    parameters: dict[str, Tensor]
+    parameters: dict[str, Tensor]  # of its adapter, by name
     alpha: float
     optimizer: Optimizer
-    lr: float
+    lr: float  # the peak learning rate
     batch_size: int
-    seed: int
-    frozen: frozenset[str] = frozenset()
-    base: Hashable = None
-    moments: tuple[Tensor, Tensor] | None = None
+    seed: int  # of its batch order
+    frozen: frozenset[str] = frozenset()  # names of the parameters that are never trained
+    base: Hashable = None  # identifies its compressed model
+    moments: tuple[Tensor, Tensor] | None = None  # the optimizer's, (m, v) of [P]; None before the first epoch
     curve: list[Epoch] = field(default_factory=list)
-    best_parameters: dict[str, Tensor] = field(default_factory=dict)
-    best_epoch: int = 0
-    failure: str | None = None
-    seconds: float = 0.0
+    best_parameters: dict[str, Tensor] = field(default_factory=dict)  # as an exported file would hold them
+    best_epoch: int = 0  # from 1; the first of equals
+    failure: str | None = None  # why the lane failed
+    seconds: float = 0.0  # the time its epochs took, its share of each cohort's
 
     @property
     def best(self) -> float:
@@ -120,16 +106,11 @@ class Stack:
 
 
 class LaneOptimizer:
-    """The update rule over the parameters of ``T`` lanes, ``[T, P]``.
+    """The update rule over the parameters of ``T`` lanes and their moments ``m`` and ``v``, ``[T, P]``, in place.
 
     A step over many parameters is bound by memory bandwidth, so adjacent lanes with the same rule are updated together
     with as few passes as their rule allows: Adam moves 64 bytes per parameter, where one masked formula for all rules
-    moved 176. The formulas are in ``pipeline.train.contract``.
-
-    Args:
-        parameters: ``[T, P]``, updated in place, as the moments are.
-        m: First moments ``[T, P]``, zeros before the first step, as ``v`` has the second ones.
-        rules: The rule of each lane.
+    moved 176. The formulas are in ``pipeline.train.contract``; the moments are zero before the first step.
     """
 
     def __init__(self, parameters: Tensor, m: Tensor, v: Tensor, rules: Sequence[Rule]) -> None:

@@ -5,7 +5,8 @@ Legend: ``T`` lanes, ``n`` images of a batch. Lanes with equal shapes form a sta
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from pipeline.adapt.lanes import Lanes
 from pipeline.config.spec import ComputeSpec
-from pipeline.guard import check_stop
+from pipeline.guard import StopTraining, check_stop
 from pipeline.seeds import derive
 from pipeline.train.contract import Schedule
 from pipeline.train.cut.program import Logits, Program
@@ -52,10 +53,8 @@ def train_epoch(lanes: Sequence[Lane], program: Program, train: Rows, val: Rows,
     """Train lanes with equal ``cohort_key`` for one epoch, evaluate them, and update their state.
 
     A lane whose loss is not finite fails at once: in training before the optimizer's step, in evaluation before its
-    accuracy counts. The results of the other lanes do not change.
-
-    Raises:
-        StopTraining: The active guard stops the epoch; the lanes keep their parameters and moments.
+    accuracy counts. The results of the other lanes do not change. If the active guard raises ``StopTraining``, the
+    lanes keep their parameters and moments.
     """
     started = time.perf_counter()
     cohort = Cohort(lanes, program, recipe)
@@ -164,3 +163,39 @@ class Cohort:
             loss += losses.cpu().double() * len(labels)
             correct += (logits.argmax(2) == labels.to(logits.device)).sum(1).cpu()
         return (loss / len(rows)).tolist(), correct.tolist()
+
+
+def workers(device: str) -> int:
+    """The number of cohorts trained at once: one per thread of the CPU, whose products are mostly small; 1 on a GPU."""
+    return torch.get_num_threads() if torch.device(device).type == "cpu" else 1
+
+
+def side_by_side(jobs: Sequence[Callable[[], object]], device: str) -> None:
+    """Run jobs in parallel, each with an equal share of torch's threads.
+
+    A job's number of threads depends on the number of jobs alone, so that sums are always added up in the same order.
+    The exception of a job is raised after all jobs have ended; errors come before ``StopTraining``.
+    """
+    threads = torch.get_num_threads()
+    at_once = min(workers(device), len(jobs))
+    if at_once < 2:
+        for job in jobs:
+            job()
+        return
+
+    def run(job: Callable[[], object]) -> None:
+        torch.set_num_threads(max(1, threads // at_once))  # of this thread alone
+        job()
+
+    try:
+        with ThreadPoolExecutor(at_once) as pool:
+            running = [pool.submit(run, job) for job in jobs]
+            try:
+                wait(running, return_when=FIRST_EXCEPTION)
+            finally:  # on a failure, or a second Ctrl-C, jobs that wait are cancelled
+                pool.shutdown(cancel_futures=True)
+        errors = [job.exception() for job in running if not job.cancelled()]
+        for error in sorted(filter(None, errors), key=lambda error: isinstance(error, StopTraining)):
+            raise error
+    finally:
+        torch.set_num_threads(threads)

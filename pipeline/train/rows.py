@@ -44,12 +44,7 @@ class Rows(Protocol):
 
 
 class TensorRows:
-    """Rows of tensors in memory, or mapped from disk.
-
-    Args:
-        tensors: ``[N, ...]`` each.
-        labels: ``[N]``.
-    """
+    """Rows of tensors ``[N, ...]`` in memory, or mapped from disk, and their labels ``[N]``."""
 
     def __init__(self, tensors: Sequence[Tensor], labels: Tensor) -> None:
         self.tensors, self.labels = tuple(tensors), labels
@@ -116,15 +111,10 @@ class _ExtendedRows:
 
 @dataclass(eq=False)
 class ComputedRows:
-    """Rows that are computed from other rows, batch by batch.
+    """Rows that are computed from other rows, batch by batch."""
 
-    Args:
-        rows: The other rows.
-        compute: The function from their tensors ``[n, ...]`` to the tensors of these rows.
-    """
-
-    rows: Rows
-    compute: Callable[..., Inputs]
+    rows: Rows  # the other rows
+    compute: Callable[..., Inputs]  # from their tensors [n, ...] to the tensors of these rows
 
     def __len__(self) -> int:
         return len(self.rows)

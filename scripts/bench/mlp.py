@@ -27,7 +27,7 @@ from pipeline.store.database import open_storage
 from pipeline.store.ledger import Ledger
 from pipeline.store.stored_study import create_or_resume
 from pipeline.task.contract import Task
-from pipeline.train.parallel import workers
+from pipeline.train.loop import workers
 
 Samples = tuple[Tensor, Tensor]
 TRAINED_SHARE = 0.8

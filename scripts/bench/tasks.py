@@ -17,7 +17,7 @@ from pipeline.objective.passes import Pass, measure_pass, pack
 from pipeline.space import Values
 from pipeline.task.contract import Task
 from pipeline.train.lane import Lane
-from pipeline.train.parallel import side_by_side, workers
+from pipeline.train.loop import side_by_side, workers
 
 EPOCHS = 10
 FEATURES, CLASSES = 512, 1000

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from pipeline.adapt.contract import Draw, Start, stored_model
 from pipeline.adapt.methods.dora import Dora
-from pipeline.adapt.methods.lora import Lora, pack_factors, unpack_factors
+from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.layers import copy_sharing_tensors
 from pipeline.compress.methods.int1 import Int1
 
@@ -65,9 +65,10 @@ def test_what_is_no_factor_and_what_stays_in_float32_is_the_same_tensor():
 def test_a_file_gives_the_rounded_tensors_and_storing_them_again_changes_nothing(kind, seed, size):
     own = lane(seed, size=size)
     once = rounded(own, kind)
-    tensors = pack_factors(own, kind)
-    back = unpack_factors(tensors)
-    again, stored_again = rounded(once, kind), pack_factors(back, kind)
+    adapter = Lora(factors=kind)
+    tensors = adapter.to_tensors(own)
+    back = adapter.from_tensors(tensors)
+    again, stored_again = rounded(once, kind), adapter.to_tensors(back)
     assert own.keys() == once.keys() == back.keys()
     assert tensors.keys() == stored_again.keys()
     assert all(torch.equal(back[name], once[name]) for name in own)
@@ -86,7 +87,8 @@ def test_a_direction_of_zeros_stays_zero():
     own = {"fc.lora_A": torch.randn(3, 4), "fc.lora_B": torch.zeros(5, 3)}
     for kind in ("float16", "int8"):
         assert not rounded(own, kind)["fc.lora_B"].any()
-        assert not unpack_factors(pack_factors(own, kind))["fc.lora_B"].any()
+        adapter = Lora(factors=kind)
+        assert not adapter.from_tensors(adapter.to_tensors(own))["fc.lora_B"].any()
 
 
 @KINDS

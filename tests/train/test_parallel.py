@@ -9,7 +9,7 @@ import torch
 from tiny_settings import SETTINGS, TRIALS, Setting, equal, setting
 
 from pipeline.train.lane import Lane
-from pipeline.train.parallel import side_by_side, workers
+from pipeline.train.loop import side_by_side, workers
 
 
 @pytest.fixture(autouse=True)

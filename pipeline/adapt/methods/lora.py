@@ -143,41 +143,8 @@ def row_norms(W: Tensor, A: Tensor, B: Tensor, s: Tensor, gain: Tensor | float =
     return (gain**2 * W.square().sum(1) + 2 * gain * s * cross + s.square() * square).clamp_min(1e-24).sqrt()
 
 
-FactorType = Literal["float32", "float16", "int8"]
 DIRECTION_AXIS = {"lora_A": -1, "lora_B": -2}
-"""The axis along which a direction of each factor lies; leading axes are lanes."""
-
-
-def pack_factors(parameters: Mapping[str, Tensor], kind: FactorType) -> dict[str, Tensor]:
-    """Parameters with their factors packed, for int8 with a scale per direction: ``q = round(127 a / max |a|)``.
-
-    A direction is a row of ``A`` or a column of ``B``. The scales of ``fc1.lora_A`` are ``fc1.lora_A_scale [r]``.
-    """
-    tensors = {}
-    for name, tensor in parameters.items():
-        axis = DIRECTION_AXIS.get(name.rpartition(".")[2])
-        if axis is None or kind == "float32":
-            tensors[name] = tensor
-        elif kind == "float16":
-            tensors[name] = tensor.half()
-        else:
-            scale = tensor.abs().amax(axis, keepdim=True) / 127
-            tensors[name] = (tensor / scale.where(scale > 0, 1)).round().to(torch.int8)
-            tensors[f"{name}_scale"] = scale.squeeze(axis)
-    return tensors
-
-
-def unpack_factors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of ``pack_factors``; packed factors become float32."""
-    parameters = {}
-    for name, tensor in tensors.items():
-        axis = DIRECTION_AXIS.get(name.rpartition(".")[2])
-        if axis is not None and f"{name}_scale" in tensors:
-            parameters[name] = tensor * tensors[f"{name}_scale"].unsqueeze(axis)
-        elif not name.endswith(("lora_A_scale", "lora_B_scale")):
-            parameters[name] = tensor.float() if tensor.dtype == torch.float16 and axis is not None else tensor
-    return parameters
-
+"""The axis along which a direction of each factor lies, a row of ``A`` or a column of ``B``; leading axes are lanes."""
 
 S = TypeVar("S", float, Tensor)
 
@@ -194,7 +161,7 @@ class Lora(Adapter):
     """Also train the biases of the target layers, at no cost in bytes."""
     scales: bool = False
     """Also train a gain for each row of ``Q``; it is merged into the packed scales, at no cost in bytes."""
-    factors: FactorType = "float32"
+    factors: Literal["float32", "float16", "int8"] = "float32"
     """How ``A`` and ``B`` are stored, and trials judged; int8 has a float32 scale for each of the ``r`` directions."""
 
     def s(self, alpha: S, rank: int) -> S:
@@ -218,10 +185,30 @@ class Lora(Adapter):
         return layer_type(base, trains, self)
 
     def to_tensors(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return pack_factors(parameters, self.factors)
+        """With int8, the factor ``fc1.lora_A`` has a scale for each of its directions, ``fc1.lora_A_scale [r]``."""
+        tensors = {}
+        for name, tensor in parameters.items():
+            axis = DIRECTION_AXIS.get(name.rpartition(".")[2])
+            if axis is None or self.factors == "float32":
+                tensors[name] = tensor
+            elif self.factors == "float16":
+                tensors[name] = tensor.half()
+            else:  # q = round(127 a / max |a|)
+                scale = tensor.abs().amax(axis, keepdim=True) / 127
+                tensors[name] = (tensor / scale.where(scale > 0, 1)).round().to(torch.int8)
+                tensors[f"{name}_scale"] = scale.squeeze(axis)
+        return tensors
 
     def from_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return unpack_factors(tensors)
+        """The inverse of ``to_tensors``; packed factors become float32."""
+        parameters = {}
+        for name, tensor in tensors.items():
+            axis = DIRECTION_AXIS.get(name.rpartition(".")[2])
+            if axis is not None and f"{name}_scale" in tensors:
+                parameters[name] = tensor * tensors[f"{name}_scale"].unsqueeze(axis)
+            elif not name.endswith(("lora_A_scale", "lora_B_scale")):
+                parameters[name] = tensor.float() if tensor.dtype == torch.float16 and axis is not None else tensor
+        return parameters
 
     def absorb(
         self, weights: Mapping[str, CompressedWeight], parameters: Mapping[str, Tensor]

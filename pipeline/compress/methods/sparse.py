@@ -34,9 +34,6 @@ class Blocks:
         Blocks(height=4, width=4, keep=1)
         >>> Blocks.parse("2:4")
         Blocks(height=1, width=4, keep=2)
-
-        Raises:
-            ValueError: The text has neither form, or the block is too large.
         """
         tile, pattern = re.fullmatch(r"(\d+)x(\d+)", text), re.fullmatch(r"(\d+):(\d+)", text)
         if tile:

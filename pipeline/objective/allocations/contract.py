@@ -14,17 +14,11 @@ from pipeline.config.registry import Method
 
 @dataclass(frozen=True)
 class Cost:
-    """What the adapter of one layer costs, in bytes or in trained parameters.
+    """What the adapter of one layer costs, in bytes or in trained parameters."""
 
-    Args:
-        first: Cost of rank 1, with everything that does not depend on the rank.
-        more: Cost of each further rank.
-        most: The highest rank that the layer can take.
-    """
-
-    first: int
-    more: int
-    most: int
+    first: int  # cost of rank 1, with everything that does not depend on the rank
+    more: int  # cost of each further rank
+    most: int  # the highest rank that the layer can take
 
     def of(self, rank: int) -> int:
         """The cost of a rank; nothing at rank 0."""
@@ -37,17 +31,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Layer:
-    """What is known of a layer before ranks are spread.
+    """What is known of a layer before ranks are spread."""
 
-    Args:
-        cost: Cost of its ranks.
-        spectrum: Its singular values ``[min(out, in)]``, in falling order.
-        sensitivity: Growth of the loss per squared error of the layer's outputs.
-    """
-
-    cost: Cost
-    spectrum: Tensor
-    sensitivity: float = 1.0
+    cost: Cost  # of its ranks
+    spectrum: Tensor  # its singular values [min(out, in)], in falling order
+    sensitivity: float = 1.0  # growth of the loss per squared error of the layer's outputs
 
 
 class Allocation(Method):

@@ -29,22 +29,15 @@ JOURNAL_BYTES = 2**26
 
 @dataclass(frozen=True)
 class Build:
-    """The build of one cache.
-
-    Args:
-        stem: The function from images to the cached tensors.
-        shapes: The shape of each cached tensor, ``[N, ...]``.
-        judge: The function from cached tensors to logits, if the accuracy of exact and of rounded values is to be
-            compared; else ``None``.
-    """
+    """The build of one cache."""
 
     folder: Path
-    stem: Callable[[Tensor], Inputs]
+    stem: Callable[[Tensor], Inputs]  # from images to the cached tensors
     part: Part
-    shapes: Sequence[Sequence[int]]
+    shapes: Sequence[Sequence[int]]  # of the cached tensors, [N, ...]
     dtype: torch.dtype
     device: str
-    judge: Callable[[Inputs], Tensor] | None
+    judge: Callable[[Inputs], Tensor] | None  # from cached tensors to logits, to compare exact with rounded values
 
     @property
     def journal(self) -> Path:

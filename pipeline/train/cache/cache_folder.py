@@ -27,9 +27,7 @@ def lock(folder: Path, *, exclusive: bool) -> Iterator[int]:
     """Lock a folder, which need not exist; yields the handle of the lock file beside it.
 
     Readers share a lock. An exclusive one, to build or to remove, takes the place of this process's own shared lock.
-
-    Raises:
-        BlockingIOError: Another process holds a lock that excludes this one.
+    If another process holds a lock that excludes this one, a ``BlockingIOError`` is raised.
     """
     if exclusive and folder in _in_use:
         os.close(_in_use.pop(folder))
@@ -79,11 +77,7 @@ def read_card(folder: Path) -> dict[str, Any] | None:
 def make_room(folder: Path, needed: int, limit: int) -> bool:
     """Remove the least recently used folders beside ``folder`` until ``needed`` bytes for it fit the limit.
 
-    Returns:
-        False if they do not fit even so.
-
-    Raises:
-        StorageError: The disk has too little free space.
+    Returns whether they fit in the end; a ``StorageError`` says that the disk has too little free space.
     """
     if needed > limit:
         return False

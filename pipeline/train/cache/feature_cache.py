@@ -64,17 +64,9 @@ class FeatureCache:
     ) -> TensorRows | None:
         """The outputs of ``stem`` for each image of ``part``, mapped from disk; computed and stored first if needed.
 
-        Args:
-            stem: The frozen layers.
-            part: The images.
-            facts: What distinguishes these images from others: hashes, the part's name, preprocessing.
-            judge: The function from outputs to logits, to log how rounding changes the accuracy.
-
-        Returns:
-            ``None`` if the cache would exceed the limit, or the stem gives other outputs when it runs again.
-
-        Raises:
-            StorageError: The disk has too little free space.
+        ``None`` if the cache would exceed the limit, or the stem gives other outputs when it runs again. ``facts``
+        distinguish these images from others; ``judge`` is given to log how rounding changes the accuracy. A
+        ``StorageError`` says that the disk has too little free space.
         """
         key = self.key(stem, facts)
         if key not in self._opened:

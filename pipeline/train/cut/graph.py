@@ -27,35 +27,19 @@ from pipeline.train.cut.trace import Calls, CannotCutError, alike
 class Cut:
     """The stages of a model. ``stem`` and ``shared`` return tensors with one row per image, the others logits.
 
-    Args:
-        stem: From images to features. ``None`` if no costly layer comes before the first trained one; the features
-            are then the images. ``stem.code`` describes its calls.
-        shared: From features to the inputs of ``tail``.
-        tail: From lanes and the outputs of ``shared`` to logits ``[T * n, classes]``.
-        without_lanes: From a model with the same calls to a function from features to its logits ``[n, classes]``.
-        names: Names of the features, for messages.
-        state: The tensors of the model's state that the stem uses, by their names in the model.
+    Without a costly layer before the first trained one there is no stem, and the features are the images.
     """
 
-    stem: nn.Module | None
-    shared: Callable[..., tuple[Tensor, ...]]
-    tail: Callable[..., Tensor]
-    without_lanes: Callable[[nn.Module], Callable[..., Tensor]]
-    names: tuple[str, ...]
-    state: Mapping[str, Tensor]
+    stem: nn.Module | None  # from images to features; `stem.code` describes its calls
+    shared: Callable[..., tuple[Tensor, ...]]  # from features to the inputs of `tail`
+    tail: Callable[..., Tensor]  # from lanes and the outputs of `shared` to logits [T * n, classes]
+    without_lanes: Callable[[nn.Module], Callable[..., Tensor]]  # from a model with the same calls to its `Logits`
+    names: tuple[str, ...]  # of the features, for messages
+    state: Mapping[str, Tensor]  # the tensors of the model's state that the stem uses, by their names in the model
 
 
 def cut(model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) -> Cut:
-    """Cut a model before its trained layers.
-
-    Args:
-        model: The compressed model, in eval mode.
-        layers: The trained layers, by name.
-        images: ``[n, ...]``, three or more, to see what each call returns.
-
-    Raises:
-        CannotCutError: The calls cannot be traced, or do not allow a cut.
-    """
+    """Cut a model before its trained layers; ``images [n, ...]``, three or more, show what each call returns."""
     return _Cutter(model, layers, images).cut()
 
 

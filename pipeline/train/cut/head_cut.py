@@ -17,16 +17,9 @@ from pipeline.train.rows import Stem
 
 
 def cut_head(model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) -> Cut:
-    """Cut a model before its head.
+    """Cut a model before its head, the only trained layer, whose inputs are tried out on ``images [n, ...]``.
 
-    Args:
-        model: The compressed model, in eval mode.
-        layers: The trained layers, by name.
-        images: ``[n, ...]``, three or more.
-
-    Raises:
-        CannotCutError: More than one layer is trained, the trained layer is not the last one, or the layers before it
-            decide by values what to compute, or mix the images of a batch.
+    The layers before it may neither decide by values what to compute, nor mix the images of a batch.
     """
     if len(layers) != 1:
         raise CannotCutError("several layers are trained")

@@ -23,20 +23,13 @@ Logits = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Program:
-    """How lanes of one compressed model compute.
+    """How lanes of one compressed model compute."""
 
-    Args:
-        model: The compressed model, on its device.
-        cut: The stages of the model; ``None`` if the whole model runs for every image.
-        why: Why it cannot be cut, in words.
-        stacks: Whether several lanes may share one forward pass.
-    """
-
-    model: nn.Module
+    model: nn.Module  # the compressed model, on its device
     adapter: Adapter
-    cut: Cut | None = None
-    why: str = ""
-    stacks: bool = True
+    cut: Cut | None = None  # the stages of the model; None if the whole model runs for every image
+    why: str = ""  # why it cannot be cut, in words
+    stacks: bool = True  # whether several lanes may share one forward pass
 
     def bind(self, lanes: Lanes, compiled: bool = False) -> Logits:
         """The function from the tensors of ``rows`` to the logits of some lanes."""
@@ -101,17 +94,9 @@ Probe = tuple[Mapping[str, Tensor], float]
 def make_program(
     model: nn.Module, adapter: Adapter, probes: Sequence[Sequence[Probe]], images: Tensor, why_not: str = ""
 ) -> Program:
-    """Cut a model if that changes no lane's logits, which is tried out on a few images.
+    """Cut a model, unless ``why_not`` says why not, if that changes no logits of lanes with random parameters.
 
-    Args:
-        model: The compressed model, on its device.
-        adapter: The adapter that is trained.
-        probes: Stacks of lanes of equal shapes with random parameters, to try it with.
-        images: ``[n, ...]``, three or more, on the model's device.
-        why_not: Why the model must not be cut; empty if it may be.
-
-    Raises:
-        SpecError: The model reads the weight of a trained layer directly.
+    ``probes`` are stacks of such lanes of equal shapes; ``images [n, ...]``, three or more, are on the model's device.
     """
     stacks = []
     for stack in probes:

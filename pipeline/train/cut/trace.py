@@ -67,19 +67,14 @@ class Calls:
         in_place: Calls that change one of their inputs.
         of_images: Calls that depend on the images.
         of_lane: Calls that depend on a trained layer.
-
-    Args:
-        model: The compressed model, in eval mode.
-        layers: The trained layers, by name.
-        images: ``[n, ...]``, three or more.
-
-    Raises:
-        CannotCutError: The calls cannot be traced, or the traced calls do not run.
     """
 
     def __init__(self, model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) -> None:
         self.model, self.layers = model, layers
-        self.graph = _trace(model, layers)
+        _, *others = inspect.signature(model.forward).parameters.values()
+        defaults = {other.name: other.default for other in others if other.default is not other.empty}
+        with models_code("its calls cannot be traced"), _TRACING:
+            self.graph = _Tracer(layers).trace(model, concrete_args=defaults)
         self.nodes = list(self.graph.nodes)
         self.images = self.nodes[0]
         self.n = len(images)
@@ -130,13 +125,6 @@ class Calls:
             return any(parameter.ndim > 1 for parameter in module.parameters())
         name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
         return node.op in ("call_function", "call_method") and any(part in name for part in COSTLY)
-
-
-def _trace(model: nn.Module, layers: Mapping[str, LaneLayer]) -> fx.Graph:
-    _, *others = inspect.signature(model.forward).parameters.values()
-    defaults = {other.name: other.default for other in others if other.default is not other.empty}
-    with models_code("its calls cannot be traced"), _TRACING:
-        return _Tracer(layers).trace(model, concrete_args=defaults)
 
 
 def alike(one: Tensor, other: Tensor) -> bool:

@@ -36,12 +36,8 @@ class Loss(Method):
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """The mean over images of ``-sum_c y_c log softmax(z)_c`` for each lane, ``[T]``.
 
-    ``y = (1 - smoothing) onehot + smoothing / C``: label smoothing of Szegedy et al. 2016 (arXiv:1512.00567).
-
-    Args:
-        logits: ``z``, ``[T, n, C]``.
-        labels: ``[n]``, int64.
-        smoothing: The share of a label that is spread evenly over all classes.
+    ``z`` are the logits ``[T, n, C]``; ``y = (1 - smoothing) onehot + smoothing / C`` are the labels, int64 ``[n]``,
+    with the label smoothing of Szegedy et al. 2016 (arXiv:1512.00567).
     """
     lanes, by_lane = len(logits), labels.expand(len(logits), -1)
     if logits.shape[2] <= FEW_CLASSES:
@@ -53,12 +49,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Ten
 def divergence(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """The mean over images of ``sum_c p_c (log p_c - log q_c)`` for each lane, ``[T]``.
 
-    ``p`` and ``q`` are the softmaxes of teacher and student at a temperature.
-
-    Args:
-        logits: Of the student, ``[T, n, C]``.
-        teacher: Logits ``[n, C]``.
-        temperature: What both logits are divided by.
+    ``p`` and ``q`` are the softmaxes of the logits of teacher ``[n, C]`` and student ``[T, n, C]``, both divided by the
+    temperature.
     """
     axis = 1 if logits.shape[2] <= FEW_CLASSES else 2
     student, wanted = (logits.mT, teacher.mT) if axis == 1 else (logits, teacher)
