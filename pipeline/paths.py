@@ -50,12 +50,9 @@ def default_database() -> str:
 
 
 def write_whole(path: Path, write: Callable[[Path], object], size: int | None = None) -> None:
-    """Write a file so that ``path`` holds its old or its new content, never a part: a temporary file is renamed.
+    """Write a file so that ``path`` holds its old or its new content, never a part: ``write`` fills a temporary file.
 
-    Args:
-        path: The file.
-        write: Writes the content to the temporary file.
-        size: Bytes of the content, for the message about a full disk; None if unknown.
+    The ``size`` in bytes, if it is known, is for the message about a full disk.
 
     Raises:
         OSError: The disk is full, or another failure of the system.

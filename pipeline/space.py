@@ -109,16 +109,15 @@ def cell_space(search: SearchSpec, adapter: "Adapter") -> dict[str, BaseDistribu
 
 def middle(cell: Cell, search: SearchSpec, adapter: "Adapter") -> Values:
     """The middle of a cell's space: of each range (of its logarithm if that is searched), and the first of choices."""
-    middles = {name: _middle(distribution) for name, distribution in cell_space(search, adapter).items()}
+    middles: dict[str, Any] = {}
+    for name, distribution in cell_space(search, adapter).items():
+        if isinstance(distribution, FloatDistribution):
+            low, high = distribution.low, distribution.high
+            mean = math.sqrt(low * high) if distribution.log else (low + high) / 2
+            middles[name] = min(max(mean, low), high)  # the root may round to a value outside
+        else:
+            middles[name] = cast(CategoricalDistribution, distribution).choices[0]
     return Values.of({"rank": cell.rank, "init": cell.init, **middles})
-
-
-def _middle(distribution: BaseDistribution) -> CategoricalChoiceType:
-    if not isinstance(distribution, FloatDistribution):
-        return cast(CategoricalDistribution, distribution).choices[0]
-    low, high = distribution.low, distribution.high
-    middle = math.sqrt(low * high) if distribution.log else (low + high) / 2
-    return min(max(middle, low), high)  # the root may round to a value outside
 
 
 def full_space(search: SearchSpec, adapter: "Adapter") -> dict[str, BaseDistribution]:

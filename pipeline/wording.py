@@ -116,11 +116,6 @@ def percent_with_spread(mean: float | None, deviation: float | None, seeds: int,
     return f"{percent(mean)} ± {percent(deviation)} ({count})"
 
 
-def rank_kind(unit: str | None) -> str:
-    """``rank``, or ``budget`` if an allocation spreads a budget over the layers; ``unit`` is what a budget counts."""
-    return "budget" if unit else "rank"
-
-
 def rank_value(rank: int, unit: str | None = None, *, short: bool = False) -> str:
     """A rank, or the budget that stands for it. ``short`` leaves out the unit ``parameters``.
 
@@ -137,12 +132,12 @@ def rank_value(rank: int, unit: str | None = None, *, short: bool = False) -> st
 
 
 def rank_name(rank: int, unit: str | None = None) -> str:
-    """A rank with its noun.
+    """A rank with its noun; ``unit`` is what a budget counts that an allocation spreads over the layers.
 
     >>> rank_name(8), rank_name(20_000, "bytes"), rank_name(0)
     ('rank 8', 'budget 20 kB', 'no ranks')
     """
-    return f"{rank_kind(unit)} {rank_value(rank, unit)}" if rank else "no ranks"
+    return f"{'budget' if unit else 'rank'} {rank_value(rank, unit)}" if rank else "no ranks"
 
 
 def init_name(init: str, absent: str = "no init") -> str:

@@ -103,11 +103,7 @@ def write_template(name: str) -> Path:
 
 
 def parse_spec(table: dict[str, Any], source: str) -> StudySpec:
-    """Validate a study's table.
-
-    Args:
-        table: The table, as ``tomllib`` reads it.
-        source: What it was read from, for messages.
+    """Validate a study's table, as ``tomllib`` reads it; messages name the ``source`` it was read from.
 
     Raises:
         SpecError: It has errors; the message has a line for each, with its key, its value and what is allowed.

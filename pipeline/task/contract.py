@@ -19,9 +19,7 @@ from pipeline.task.parts import Part as Part
 def check_parts(parts: Mapping[str, Part], classes: int | None) -> None:
     """Refuse parts that cannot be trained or measured on; no image is read.
 
-    Args:
-        parts: The parts by name: ``train``, ``val`` and ``test``.
-        classes: The number of classes; None if labels are not used, and only the parts' lengths count.
+    Without a number of classes labels are not used, and only the parts' lengths count.
 
     Raises:
         IntegrityError: A part is empty, a label is not in ``0 .. classes - 1``, a class has no training image, or all

@@ -1,13 +1,13 @@
 """What can be wrong with a study's data and weights, found before its first trial."""
 
 import hashlib
+import itertools
 import json
 import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -40,8 +40,7 @@ class Finding(NamedTuple):
     """What was found: the faults and what to do about them, or what was counted."""
 
 
-@dataclass(frozen=True)
-class DecodedImage:
+class DecodedImage(NamedTuple):
     """What decoding one image showed; ``fault`` says why it cannot be decoded."""
 
     mode: str = ""
@@ -67,11 +66,8 @@ def check_task(spec: TaskSpec) -> Iterator[Finding]:
 def refuse_bad_data(spec: TaskSpec, hashes: Mapping[str, str], *, begun: bool) -> None:
     """Check the data of a study before its first trial; data that passed once is not checked again.
 
-    Args:
-        spec: The study file's ``[task]``.
-        hashes: The sha256 of the task's ``data`` and ``split``.
-        begun: Whether the study has trials. It may then go on with bad data, which are logged: mending them would make
-            it a study of other data.
+    A study that has ``begun`` may go on with bad data, which are logged: mending them would make it a study of other
+    data. ``hashes`` are the sha256 of the task's ``data`` and ``split``.
 
     Raises:
         IntegrityError: A check failed, and the study has not begun.
@@ -93,13 +89,33 @@ def refuse_bad_data(spec: TaskSpec, hashes: Mapping[str, str], *, begun: bool) -
 
 def check_images(spec: TaskSpec, images: Images) -> Iterator[Finding]:
     """Check the labels of a data set, decode every image, and look for images in both train and test."""
+    parts = {"train": images.train} if images.test is None else {"train": images.train, "test": images.test}
+    classes = len(images.classes)
     if spec.metric.uses_labels:
-        yield _labels_in_range(images)
-        yield _classes_have_images(images)
-    train = _decode_all(images.train)
-    test = _decode_all(images.test) if images.test is not None else train
-    yield from _images_decode(train if test is train else [*train, *test])
-    yield _no_duplicates(spec, images, train, test)
+        wrong = [
+            f"{items.where(index)}: {int(items.labels[index])}"
+            for items in parts.values()
+            for index in ((items.labels < 0) | (items.labels >= classes)).nonzero().flatten().tolist()
+        ]
+        to_do = "correct these labels, or leave the images out"
+        yield _finding("labels are in range", wrong, to_do, f"0 to {classes - 1}")
+        present = {(name, label) for name, items in parts.items() for label in items.labels.tolist()}
+        empty = [
+            f"{name}: class '{images.classes[label]}'"
+            for name in parts
+            for label in range(classes)
+            if (name, label) not in present
+        ]
+        few = Finding("classes have images", False, f"{classes} class; give two or more")
+        yield few if classes < 2 else _finding(few.what, empty, "add images, or remove the class", f"all {classes}")
+    decoded = {name: _decode_all(items) for name, items in parts.items()}
+    every = list(itertools.chain(*decoded.values()))
+    faults = [image.fault for image in every if image.fault]
+    yield _finding("every image decodes", faults, "replace or remove these files", f"{len(every)} images")
+    modes = Counter(image.mode for image in every if image.mode not in ("", "RGB"))
+    counts = ", ".join(f"{count} of mode {mode}" for mode, count in sorted(modes.items()))
+    yield Finding("images become RGB", True, f"converted: {counts}" if counts else "all are")
+    yield _no_duplicates(spec, images, decoded["train"], decoded.get("test", decoded["train"]))
 
 
 def _model_loads(spec: TaskSpec, classes: int) -> Finding:
@@ -115,30 +131,6 @@ def _model_loads(spec: TaskSpec, classes: int) -> Finding:
     return Finding(what, True, f"{size} parameters, " + ("with weights" if spec.model.pretrained else "to be trained"))
 
 
-def _labels_in_range(images: Images) -> Finding:
-    classes = len(images.classes)
-    wrong = [
-        f"{items.where(int(index))}: {int(items.labels[index])}"
-        for items in (images.train, images.test)
-        if items is not None
-        for index in ((items.labels < 0) | (items.labels >= classes)).nonzero().flatten()
-    ]
-    to_do = "correct these labels, or leave the images out"
-    return _finding("labels are in range", wrong, to_do, f"0 to {classes - 1}")
-
-
-def _classes_have_images(images: Images) -> Finding:
-    what, classes = "classes have images", len(images.classes)
-    if classes < 2:
-        return Finding(what, False, f"{classes} class; give two or more")
-    empty = []
-    for name, items in (("train", images.train), ("test", images.test)):
-        if items is not None:
-            present = set(items.labels.tolist())
-            empty += [f"{name}: class '{images.classes[label]}'" for label in range(classes) if label not in present]
-    return _finding(what, empty, "add images, or remove the class", f"all {classes}")
-
-
 def _decode_all(items: Items) -> list[DecodedImage]:
     def decode(index: int) -> DecodedImage:
         check_stop()
@@ -151,14 +143,6 @@ def _decode_all(items: Items) -> list[DecodedImage]:
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return list(pool.map(decode, range(len(items))))
-
-
-def _images_decode(decoded: list[DecodedImage]) -> Iterator[Finding]:
-    faults = [image.fault for image in decoded if image.fault]
-    yield _finding("every image decodes", faults, "replace or remove these files", f"{len(decoded)} images")
-    modes = Counter(image.mode for image in decoded if image.mode not in ("", "RGB"))
-    counts = ", ".join(f"{count} of mode {mode}" for mode, count in sorted(modes.items()))
-    yield Finding("images become RGB", True, f"converted: {counts}" if counts else "all are")
 
 
 def _no_duplicates(spec: TaskSpec, images: Images, train: list[DecodedImage], test: list[DecodedImage]) -> Finding:

@@ -1,21 +1,22 @@
-"""Building a ``Task`` from a study file's ``[task]``, and the bare architecture from a task's description."""
+"""A ``Task`` from a study file's ``[task]``, its trained baseline, and the bare architecture from its description."""
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pipeline.config.registry import MODELS
-from pipeline.config.task_spec import TaskSpec
+from pipeline.config.task_spec import TaskSpec, TorchOptimizer
 from pipeline.errors import RestoraError, SpecError
+from pipeline.guard import check_stop
 from pipeline.hashes import fingerprint, hash_weights
 from pipeline.paths import ANSWERS, BASELINES
-from pipeline.task.baseline import train_epochs
 from pipeline.task.contract import Task, check_parts
 from pipeline.task.data.contract import Items
 from pipeline.task.models.contract import Preprocessing
@@ -24,6 +25,12 @@ from pipeline.task.split import split
 from pipeline.task.tensor_cache import read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
+
+TORCH_OPTIMIZERS: dict[TorchOptimizer, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+}
 
 
 @dataclass
@@ -58,12 +65,11 @@ def prepare(spec: TaskSpec, *, device: str | torch.device = "cpu", train_baselin
     opened = _open(spec)
     model, description, hashes = opened.model, opened.description, opened.hashes
     if spec.baseline is not None:
-        file = opened.baseline_file()
-        state = read_tensors(file)
+        state = read_tensors(opened.baseline_file())
         if state is not None:
             model.load_state_dict(state)
         elif train_baseline:
-            for _ in _train(opened, file, device):
+            for _ in _train(opened, torch.device(device)):
                 pass
         description["trained"] = state is not None or train_baseline
     if not spec.metric.uses_labels:
@@ -81,17 +87,49 @@ def baseline_epochs(spec: TaskSpec, device: str | torch.device = "cpu") -> Itera
 
     ``prepare`` finds the baseline after the last epoch. The caller may read the yielded model, and must not change it.
     """
-    opened = _open(spec)
-    yield from _train(opened, opened.baseline_file(), device)
+    yield from _train(_open(spec), torch.device(device))
 
 
-def _train(opened: _Opened, file: Path, device: str | torch.device) -> Iterator[nn.Module]:
-    spec, part = opened.spec, opened.parts["train"]
-    if spec.baseline is None:
+def _train(opened: _Opened, device: torch.device) -> Iterator[nn.Module]:
+    """Train and cache a baseline in train mode: dropout is on and batch norm learns its statistics.
+
+    It uses its own random generators, so it neither depends on the global ones nor changes them.
+    """
+    model, part, spec, seed = opened.model, opened.parts["train"], opened.spec.baseline, opened.spec.split.seed
+    if spec is None:
         raise ValueError("the task has no [task.baseline] to train")
-    logger.info(f"baseline: training {spec.baseline.epochs} epochs on {len(part)} images")
-    yield from train_epochs(opened.model, part, spec.baseline, spec.split.seed, torch.device(device))
-    write_tensors(file, opened.model.state_dict())
+    file = opened.baseline_file()
+    logger.info(f"baseline: training {spec.epochs} epochs on {len(part)} images")
+    order = torch.Generator().manual_seed(seed)
+    model.to(device).train().requires_grad_(True)
+    optimizer = TORCH_OPTIMIZERS[spec.optimizer](model.parameters(), lr=spec.lr)
+    # All GPUs, because torch.manual_seed seeds all of them.
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield model
+        for epoch in range(1, spec.epochs + 1):
+            total, count = torch.zeros((), device=device), 0
+            for images, labels in part.batches(spec.batch_size, torch.randperm(len(part), generator=order)):
+                check_stop()
+                if len(images) == 1 and count:
+                    # Batch norm has no variance over a last batch of one image.
+                    continue
+                loss = F.cross_entropy(model(images.to(device)), labels.to(device))
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                total += loss.detach() * len(images)
+                count += len(images)
+            mean = float(total) / count
+            if not mean < float("inf"):
+                raise SpecError(
+                    f"the baseline's loss is {mean} in epoch {epoch}; lower task.baseline.lr = {spec.lr}, or choose "
+                    f"another optimizer"
+                )
+            logger.info(f"baseline: epoch {epoch}/{spec.epochs}, loss {mean:.4f}")
+            yield model
+    model.to("cpu").eval()
+    write_tensors(file, model.state_dict())
 
 
 def _open(spec: TaskSpec) -> _Opened:

@@ -18,8 +18,8 @@ from pipeline.compress.structured_pruning import StructuredPruning
 from pipeline.config.registry import COMPRESSIONS
 from pipeline.config.task_spec import TorchOptimizer
 from pipeline.errors import IntegrityError
-from pipeline.task.baseline import TORCH_OPTIMIZERS
 from pipeline.task.contract import Part
+from pipeline.task.prepare import TORCH_OPTIMIZERS
 
 
 @COMPRESSIONS.register("prune_gradient")

@@ -7,7 +7,7 @@ from pipeline.objective.allocations.contract import Allocation, Layer
 
 @ALLOCATIONS.register("effective_rank")
 class EffectiveRank(Allocation):
-    """Ranks in proportion to ``exp(-sum p ln p)``, ``p_j = s_j / sum s``."""
+    """Ranks in proportion to ``exp(-sum p ln p)``, ``p_j = s_j / sum s``: more where errors have many directions."""
 
     def keys(self, layer: Layer) -> list[float]:
         if not layer.spectrum.any():

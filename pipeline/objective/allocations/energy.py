@@ -6,7 +6,7 @@ from pipeline.objective.allocations.contract import Allocation, Layer
 
 @ALLOCATIONS.register("energy")
 class Energy(Allocation):
-    """Every layer gets the lowest rank that holds one share of its ``sum s^2``, the same share for all layers."""
+    """The lowest ranks that hold one share of each layer's ``sum s^2``: to approximate all layers equally well."""
 
     def keys(self, layer: Layer) -> list[float]:
         energy = layer.spectrum.square().cumsum(0)

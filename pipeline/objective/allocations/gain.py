@@ -8,7 +8,7 @@ from pipeline.objective.allocations.contract import Allocation, Layer
 
 @ALLOCATIONS.register("gain")
 class Gain(Allocation):
-    """The next rank goes to the largest ``sensitivity s_j^2 / cost``."""
+    """The next rank goes to the largest ``sensitivity s_j^2 / cost``: where gradients show which layers matter."""
 
     uses_gradients = True
     one_by_one = True

@@ -9,7 +9,7 @@ from pipeline.search.contract import Pruner
 
 @PRUNERS.register("median")
 class Median(Pruner):
-    """Trials below the median of the cell's complete trials at the same epoch end, once start-up is over."""
+    """After start-up, trials below the median of complete ones at the same epoch end; gentler than halving."""
 
     retired = frozenset({"factor"})
 

@@ -8,7 +8,7 @@ from pipeline.search.contract import Pruner
 
 @PRUNERS.register("none")
 class NoPruner(Pruner):
-    """Every trial trains all its epochs."""
+    """Every trial trains all its epochs: where late epochs decide, or every curve is wanted."""
 
     retired = frozenset({"first", "factor"})
 

@@ -8,7 +8,7 @@ from pipeline.search.contract import Sampler
 
 @SAMPLERS.register("random")
 class Random(Sampler):
-    """Values drawn at random, whatever earlier trials gave."""
+    """Values drawn at random, whatever earlier trials gave: for few trials, or to compare others with."""
 
     learns = False
 

@@ -8,7 +8,7 @@ from pipeline.search.contract import Sampler
 
 @SAMPLERS.register("tpe")
 class Tpe(Sampler):
-    """Tree-structured Parzen estimator: values where good trials are dense and bad ones are not."""
+    """Tree-structured Parzen estimator: values where good trials are dense, bad ones not; for ten trials or more."""
 
     def build(self, seed: int) -> BaseSampler:
         return TPESampler(n_startup_trials=self.startup, seed=seed)

@@ -52,8 +52,7 @@ class Images:
     """An opened data set.
 
     Args:
-        train: The training images.
-        test: The test images; ``None`` if the data set has none, and a test part is split off ``train``.
+        test: ``None`` if the data set has no test images, and a test part is split off ``train``.
         classes: Names of the classes, by label.
         published: Whether the data set is a fixed benchmark, whose images nobody should change.
     """
@@ -70,13 +69,7 @@ class Images:
 
 
 class ArrayItems(Items):
-    """Images in one array.
-
-    Args:
-        name: Name of the part in messages.
-        images: ``[N, height, width]`` or ``[N, height, width, 3]``, uint8.
-        labels: ``[N]``.
-    """
+    """Images in one array, ``[N, height, width]`` or ``[N, height, width, 3]``, uint8; ``name`` is for messages."""
 
     def __init__(self, name: str, images: Tensor, labels: Tensor) -> None:
         self.labels = labels.long()

@@ -42,10 +42,6 @@ def decode(path: Path) -> Image.Image:
 def as_rgb(image: Image.Image, where: str) -> Image.Image:
     """Convert an image to 8-bit RGB: 16-bit greys are divided by 257, transparent pixels are drawn over white.
 
-    Args:
-        image: In any of Pillow's modes.
-        where: The image's name in messages.
-
     Raises:
         IntegrityError: The mode, or the range of values, has no unique meaning as a colour.
     """

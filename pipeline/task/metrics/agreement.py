@@ -35,13 +35,7 @@ class Agreement(Metric):
 class PredictedPart:
     """The images of a part, labelled with the class that a model predicts; the part's labels are not used.
 
-    All images are classified once, when their labels are first needed.
-
-    Args:
-        part: The images.
-        model: In eval mode; maps images to logits ``[n, classes]``.
-        device: The device to classify on; the model's device if ``None``.
-        file: The file to cache the predictions in; ``None`` for no cache.
+    All images are classified once, when their labels are first needed. The arguments are those of ``relabelled``.
     """
 
     def __init__(

@@ -16,14 +16,9 @@ from pipeline.task.models.contract import ModelSource, Positive
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor], where: str, classes: int, *, new_head: bool) -> None:
-    """Load a state dict into ``model``.
+    """Load a state dict into ``model``, which has ``classes`` outputs; ``where`` names its origin in messages.
 
-    Args:
-        model: With ``classes`` outputs.
-        state: The weights.
-        where: Their origin, in messages.
-        classes: Number of classes of the data.
-        new_head: Skip entries with another number of classes, so that the model keeps its random ones.
+    With ``new_head``, entries with another number of classes are skipped, so that the model keeps its random ones.
 
     Raises:
         IntegrityError: The weights are of another architecture, or have a head of other classes.

@@ -6,7 +6,7 @@ from pipeline.train.contract import Optimizer, Rule
 
 @OPTIMIZERS.register("adam")
 class Adam(Optimizer):
-    """Adam: b1 = 0.9, b2 = 0.999, no weight decay."""
+    """Adam, with b1 = 0.9, b2 = 0.999, no weight decay: the one to try first, as it forgives a coarse rate."""
 
     @property
     def rule(self) -> Rule:

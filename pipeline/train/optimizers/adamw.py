@@ -6,7 +6,7 @@ from pipeline.train.contract import Optimizer, Rule
 
 @OPTIMIZERS.register("adamw")
 class AdamW(Optimizer):
-    """Adam with a decoupled weight decay of 0.01."""
+    """Adam with a decoupled weight decay of 0.01: where few images are overfitted."""
 
     @property
     def rule(self) -> Rule:

@@ -6,7 +6,7 @@ from pipeline.train.contract import Optimizer, Rule
 
 @OPTIMIZERS.register("nesterov")
 class Nesterov(Optimizer):
-    """Stochastic gradient descent with Nesterov momentum 0.9."""
+    """Stochastic gradient descent with Nesterov momentum 0.9: as ``sgd``, for rates at which that overshoots."""
 
     @property
     def rule(self) -> Rule:

@@ -6,7 +6,7 @@ from pipeline.train.contract import Optimizer, Rule
 
 @OPTIMIZERS.register("rmsprop")
 class RMSprop(Optimizer):
-    """RMSprop: the gradient divided by its running root mean square, b2 = 0.99."""
+    """RMSprop: the gradient divided by its running root mean square, b2 = 0.99; an Adam without momentum."""
 
     @property
     def rule(self) -> Rule:

@@ -6,7 +6,7 @@ from pipeline.train.contract import Optimizer, Rule
 
 @OPTIMIZERS.register("sgd")
 class Sgd(Optimizer):
-    """Stochastic gradient descent with momentum 0.9."""
+    """Stochastic gradient descent with momentum 0.9: one step size for all, so search its rate widely."""
 
     @property
     def rule(self) -> Rule:

@@ -6,7 +6,7 @@ from pipeline.train.contract import Schedule
 
 @SCHEDULES.register("constant")
 class Constant(Schedule):
-    """The peak rate at every step."""
+    """The peak rate at every step: for short trials, and where the rate itself is what is compared."""
 
     def share(self, step: int, steps: int) -> float:
         return 1.0
