@@ -121,7 +121,6 @@ def is_fused_qkv(layer: nn.Module, parent: nn.Module) -> bool:
 
 
 def _fused_layers(model: nn.Module) -> list[str]:
-    """Names of the fused query, key and value layers."""
     names = []
     for name, layer, parent in _modules_and_parents(model):
         fused_names = ("in_proj",) if isinstance(parent, PlainAttention) else ("qkv", "to_qkv")
@@ -170,7 +169,6 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 
 def _thirds(fused: nn.Module) -> list[tuple[Tensor, Tensor | None]]:
-    """Weight and bias of query, key and value."""
     weights = fused.get_parameter("weight").chunk(3)
     biases = [None] * 3 if fused.bias is None else fused.get_parameter("bias").chunk(3)
     return list(zip(weights, biases, strict=True))

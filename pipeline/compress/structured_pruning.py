@@ -30,7 +30,6 @@ class StructuredPruning(Compression):
     """How ``c * out`` is rounded to a number of channels: up, or down."""
 
     def kept(self, channels: int) -> int:
-        """How many of ``channels`` remain."""
         exact = round(self.keep * channels, 9)  # 0.29 * 100 must be 29
         return max(1, math.ceil(exact) if self.rounding == "ceil" else int(exact))
 

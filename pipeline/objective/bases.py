@@ -102,10 +102,7 @@ class Base:
 
 
 class Bases:
-    """Makes each base when it is first asked for, and shares it among all cells that adapt the same layers.
-
-    A cell whose init moves the base has a base of its own.
-    """
+    """Makes each base when it is first asked for, and shares it among all cells with the same key."""
 
     def __init__(self, combination: Combination, recipe: Recipe, features: FeatureCache) -> None:
         self.combination, self.recipe, self.features = combination, recipe, features
@@ -133,7 +130,6 @@ class Bases:
         return [self.at((None, layers)) for layers in layer_sets]
 
     def at(self, key: BaseKey) -> Base:
-        """The base of a key."""
         (cell, layers), combination = key, self.combination
         with self._lock:
             if key not in self._bases:

@@ -148,7 +148,6 @@ class Combination:
         return layers_of(self.adapter, self.compressed, self._reference_statistics, self.search.allocation)
 
     def adapted(self, rank: int) -> frozenset[str]:
-        """The layers that are adapted at a rank."""
         return frozenset(self.layer_ranks(rank))
 
     def moves_base(self, cell: Cell) -> bool:

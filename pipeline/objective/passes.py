@@ -32,18 +32,13 @@ PROBED = 32
 
 @dataclass(frozen=True)
 class Pass:
-    """How much one pass holds."""
-
     images: int  # of all lanes together at the fastest number of lanes
-    lanes: int | None = None  # the number that the user asked for; None to go by `images`
-    stacks: bool = True  # whether this model can compute several lanes at once
+    lanes: int | None = None  # as many as the user asked for, 1 if the model computes no more; None to go by `images`
     seconds: float | None = None  # measured training time per image and lane; None if nothing was measured
     alone: float | None = None  # upper bound of the same time for a lane that is trained alone
 
     def most(self, batch_size: int) -> int:
         """The number of lanes of a batch size that share a pass."""
-        if not self.stacks:
-            return 1
         return self.lanes or min(MOST, max(1, self.images // batch_size))
 
 
@@ -99,7 +94,7 @@ def measure_pass(objective: Objective) -> Pass:
         lanes *= 2
     enough = next(count for count, rate in rates.items() if rate > ENOUGH * max(rates.values()))
     alone = workers(device) / rates[1]  # an upper bound: alone it may use all threads
-    return Pass(enough * batch, stacks=program.stacks, seconds=1 / rates[enough], alone=alone)
+    return Pass(enough * batch, None if program.stacks else 1, seconds=1 / rates[enough], alone=alone)
 
 
 def _seconds(cohorts: Sequence[Cohort], rows: TensorRows, device: str) -> float:

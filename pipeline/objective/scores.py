@@ -50,7 +50,15 @@ def score_cells(objective: Objective, images: int = SCORE_IMAGES) -> list[CellSc
     starts = {cell: _start(objective, cell) for cell in cells(objective.combination.search)}
     errors = _output_errors(objective, starts)
     chosen = _sample(objective, objective.combination.task.val, images)
-    correct = _correct(objective, starts, chosen)
+    bases = {cell: objective.bases.of(cell) for cell in starts}
+    logits = {cell: bases[cell].program.bind(lanes) for cell, lanes in starts.items()}
+    correct = dict.fromkeys(starts, 0)
+    for batch, labels in objective.combination.task.val.batches(PASS, chosen):
+        for base in dict.fromkeys(bases.values()):
+            check_stop()
+            inputs = base.program.inputs(batch.to(objective.recipe.device))
+            for cell in (cell for cell in starts if bases[cell] is base):
+                correct[cell] += int((logits[cell](*inputs).argmax(1).cpu() == labels).sum())
     return [CellScore(cell, round(errors[cell], 6), correct[cell] / len(chosen), len(chosen)) for cell in starts]
 
 
@@ -69,20 +77,6 @@ def _start(objective: Objective, cell: Cell) -> Lanes:
 def _sample(objective: Objective, part: Part, images: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(derive(objective.combination.seed, "score"))
     return torch.randperm(len(part), generator=generator)[:images]
-
-
-def _correct(objective: Objective, starts: dict[Cell, Lanes], chosen: torch.Tensor) -> dict[Cell, int]:
-    """Right answers of each cell on the chosen images of the validation part."""
-    bases = {cell: objective.bases.of(cell) for cell in starts}
-    logits = {cell: bases[cell].program.bind(lanes) for cell, lanes in starts.items()}
-    correct = dict.fromkeys(starts, 0)
-    for images, labels in objective.combination.task.val.batches(PASS, chosen):
-        for base in dict.fromkeys(bases.values()):
-            check_stop()
-            inputs = base.program.inputs(images.to(objective.recipe.device))
-            for cell in (cell for cell in starts if bases[cell] is base):
-                correct[cell] += int((logits[cell](*inputs).argmax(1).cpu() == labels).sum())
-    return correct
 
 
 def _output_errors(objective: Objective, starts: dict[Cell, Lanes]) -> dict[Cell, float]:

@@ -212,12 +212,12 @@ def _pass(objective: Objective, study: optuna.Study, cohort: int | None) -> Pass
     """
     stacks, device = objective.bases.common.program.stacks, objective.recipe.device
     if cohort is not None:
-        return Pass(0, lanes=cohort, stacks=stacks)
+        return Pass(0, lanes=cohort if stacks else 1)
     known: dict[str, int] = study.user_attrs.get("images_a_pass", {})
     if device not in known:
         known = {**known, device: measure_pass(objective).images}
         study.set_user_attr("images_a_pass", known)
-    size = Pass(known[device], stacks=stacks)
+    size = Pass(known[device], lanes=None if stacks else 1)
     lanes = ", ".join(f"{size.most(batch)} of batch {batch}" for batch in objective.combination.search.batch_size)
     logger.info(f"{objective.combination.name}: trials in one pass: {lanes}")
     return size

@@ -82,7 +82,6 @@ class _StreamedRows:
 
 
 def image_rows(part: Part) -> Rows:
-    """The images of a part as rows."""
     whole = part.in_memory() if isinstance(part, DatasetPart | PredictedPart) else part
     return TensorRows([whole.images], whole.labels) if type(whole) is TensorPart else _StreamedRows(part)
 

@@ -32,7 +32,7 @@ def mixed(count: int = 37) -> list[Lane]:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 7, 100])
-@pytest.mark.parametrize("size", [Pass(64), Pass(256), Pass(0, lanes=5), Pass(10_000, stacks=False)], ids=str)
+@pytest.mark.parametrize("size", [Pass(64), Pass(256), Pass(0, lanes=5), Pass(10_000, lanes=1)], ids=str)
 def test_every_lane_is_in_one_cohort_of_its_own_pace_that_a_pass_holds(size, workers):
     lanes = mixed()
     packed = pack(lanes, size, workers)
@@ -88,7 +88,7 @@ def test_a_pass_holds_its_images_or_the_lanes_that_a_user_gives_or_one():
     assert Pass(256).most(1000) == 1
     assert Pass(10**9).most(1) == MOST
     assert Pass(256, lanes=100).most(64) == 100
-    assert Pass(256, lanes=100, stacks=False).most(64) == 1
+    assert Pass(256, lanes=1).most(64) == 1
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_a_measured_pass_is_usable_and_measuring_it_changes_nothing(two_threads,
     start = copy.deepcopy(objective.lane(values))
     size = measure_pass(objective)
     assert size.images in [32 * lanes for lanes in (1, 2, 4, 8)], "of the middle batch size"
-    assert size.stacks
+    assert size.lanes is None
     assert 0 < size.seconds < 1
     assert size.most(32) == size.images // 32
     assert torch.equal(torch.get_rng_state(), state)
@@ -154,7 +154,7 @@ def test_a_model_that_takes_one_lane_a_pass_is_measured_with_one(monkeypatch):
     objective.bases.common.program = replace(objective.bases.common.program, stacks=False)
     size = measure_pass(objective)
     assert size.images == 32
-    assert not size.stacks
+    assert size.lanes == 1
     assert size.most(1) == 1
 
 

@@ -165,7 +165,6 @@ class Lora(Adapter):
     """How ``A`` and ``B`` are stored, and trials judged; int8 has a float32 scale for each of the ``r`` directions."""
 
     def s(self, alpha: S, rank: int) -> S:
-        """The scale."""
         return alpha / (rank if self.scale == "alpha/r" else math.sqrt(rank))
 
     def begin(self, compressed: CompressedModel, starts: Mapping[str, Start], draw: Draw) -> dict[str, Tensor]:

@@ -29,8 +29,6 @@ JOURNAL_BYTES = 2**26
 
 @dataclass(frozen=True)
 class Build:
-    """The build of one cache."""
-
     folder: Path
     stem: Callable[[Tensor], Inputs]  # from images to the cached tensors
     part: Part

@@ -75,16 +75,14 @@ class Program:
         theirs, ours = (
             {name: tensor.shape for name, tensor in tensors.items()} for tensors in (state, self.model.state_dict())
         )
-        return theirs == ours and all(name in state and _same(tensor, state[name]) for name, tensor in stem.items())
+        if theirs != ours or not stem.keys() <= state.keys():
+            return False
+        pairs = [(tensor, state[name]) for name, tensor in stem.items()]  # those of one memory need no comparison
+        return all(one.data_ptr() == other.data_ptr() or torch.equal(one, other) for one, other in pairs)
 
     def without_lanes(self, model: nn.Module) -> Logits:
         """The function from the stem's features to the logits of a model with the same calls and no lanes."""
         return model if self.cut is None else self.cut.without_lanes(model)
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have equal entries; tensors of one memory do without a comparison."""
-    return one.shape == other.shape and (one.data_ptr() == other.data_ptr() or torch.equal(one, other))
 
 
 Probe = tuple[Mapping[str, Tensor], float]
