@@ -3,9 +3,10 @@
 What a study searches is written in its file and pinned in the stored study. No default grows when a method is added.
 """
 
+from importlib.metadata import version
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.config.combination_spec import CombinationSpec
 from pipeline.config.fields import Choices, Count, NotEmpty, Slug, refuse_repeated
@@ -26,6 +27,17 @@ class ComputeSpec(Config):
     """Whether images are laid out as [N, H, W, C], which is faster for bfloat16 convolutions on a GPU."""
     compile: bool = False
     """Whether the layers after the cut are compiled; takes minutes once, and pays for deep models on a GPU."""
+
+    @field_validator("compile")
+    @classmethod
+    def _refuse_wrong_gradients(cls, wanted: bool) -> bool:
+        found = version("torch")
+        if wanted and tuple(map(int, found.split(".")[:2])) < (2, 8):
+            raise ValueError(
+                f"torch {found} compiles wrong gradients where trials of different ranks train side by side; install "
+                f"torch 2.8 or newer, or leave compile out"
+            )
+        return wanted
 
 
 class SpectraSpec(Config):

@@ -169,6 +169,22 @@ def test_a_number_is_a_range_of_one_value():
     assert (alpha.low, alpha.high, alpha.log) == (8, 8, False)
 
 
+@pytest.mark.parametrize(
+    ("torch", "accepted"), [("2.6.0", False), ("2.7.1+cpu", False), ("2.8.0", True), ("2.15.0", True)]
+)
+def test_compilation_is_refused_where_the_compiler_gives_wrong_gradients(torch, accepted, monkeypatch):
+    monkeypatch.setattr("pipeline.config.spec.version", lambda _: torch)
+    compiled = table(compute={"compile": True})
+    if accepted:
+        assert parse_spec(compiled, "").compute.compile
+    else:
+        assert errors(compiled) == [
+            f"compute.compile = true: torch {torch} compiles wrong gradients where trials of different ranks train "
+            f"side by side; install torch 2.8 or newer, or leave compile out"
+        ]
+    assert not parse_spec(TABLE, "").compute.compile
+
+
 def test_a_combination_is_found_by_name_and_the_others_are_named_where_it_is_not():
     spec = parse_spec(TABLE, "")
     assert spec.find("two").compression.name == "sparse"
