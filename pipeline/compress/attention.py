@@ -93,9 +93,6 @@ def with_plain_attention(model: nn.Module, qkv: Literal["fused", "split"] = "fus
 
     The names of tensors change, so its checkpoint must be loaded into a model that was rewritten in the same way.
     Layers ``qkv`` and ``in_proj`` that are split become ``qkv.q``, ``qkv.k`` and ``qkv.v``.
-
-    Raises:
-        SpecError: A layer ``qkv`` to split is not a Linear of three equal parts.
     """
     names = [name for name, module, parent in _modules_and_parents(model) if _is_convertible(module, parent)]
     model = _replace_modules(model, names, PlainAttention)

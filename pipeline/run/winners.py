@@ -96,10 +96,8 @@ def measure_references(objective: Objective, study: optuna.Study, part: str) -> 
 def score_winners(objective: Objective, study: optuna.Study, kept: Kept, seeds: int) -> None:
     """Test each cell's winner once, and the same values trained again under ``seeds - 1`` other seeds.
 
-    The stored study keeps the scores. Winners that are tested already are tested again only for more seeds.
-
-    Raises:
-        IntegrityError: Some winners could not be tested; all others are.
+    The stored study keeps the scores. Winners that are tested already are tested again only for more seeds. If some
+    cannot be tested, all others are, before an ``IntegrityError``.
     """
     combination = objective.combination
     measure_references(objective, study, "test")

@@ -67,7 +67,7 @@ class Tou(Adapter):
             generator = torch.Generator().manual_seed(derive(draw.seed, "noise", index))
             noise = [sigma * torch.randn(f.shape, generator=generator, dtype=f.dtype) for f in weight.factors]
             first, second = weight.factors
-            parameters[f"{name}.first"] = first if _is_first_quantised(weight) else first + noise[0]
+            parameters[f"{name}.first"] = first + noise[0] if isinstance(weight.first, DenseWeight) else first
             parameters[f"{name}.second"] = second + noise[1]
         return parameters
 
@@ -84,11 +84,7 @@ class Tou(Adapter):
         trained = {}
         for name, weight in weights.items():
             if isinstance(weight, FactorWeight) and f"{name}.second" in left:
-                first = None if _is_first_quantised(weight) else left[f"{name}.first"]
+                first = left[f"{name}.first"] if isinstance(weight.first, DenseWeight) else None
                 trained[name] = weight.with_factors(first, left[f"{name}.second"])
         absorbed = {f"{name}.{factor}" for name in trained for factor in ("first", "second")}
         return {**weights, **trained}, {key: tensor for key, tensor in left.items() if key not in absorbed}
-
-
-def _is_first_quantised(weight: FactorWeight) -> bool:
-    return not isinstance(weight.first, DenseWeight)

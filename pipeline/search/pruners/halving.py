@@ -14,7 +14,7 @@ from pipeline.search.contract import Pruner
 
 @PRUNERS.register("halving")
 class Halving(Pruner):
-    """Successive halving, which saves most: at each rung the best 1 / ``factor`` go on, and rungs are a factor apart."""
+    """Successive halving, which saves most: at each rung the best 1 / ``factor`` go on; rungs are a factor apart."""
 
     first: Count = 1
     """Epochs before the first decision."""

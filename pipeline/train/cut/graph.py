@@ -17,10 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pipeline.adapt.lanes import LaneLayer, repeat_for_lanes
+from pipeline.adapt.lanes import LaneLayer, Lanes, repeat_for_lanes
 from pipeline.compress.layers import copy_sharing_tensors
-from pipeline.train.cut.trace import Calls, CannotCutError, alike
+from pipeline.train.cut.trace import Calls, CannotCutError, alike, models_code
+from pipeline.train.rows import Stem
 
 
 @dataclass(frozen=True)
@@ -201,3 +203,42 @@ def _with_calls(model: nn.Module, traced: nn.Module, graph: fx.Graph) -> Callabl
             setattr(root, str(node.target), getattr(traced, str(node.target)))
     module = fx.GraphModule(root, graph)
     return lambda *features: module(*features)[0]
+
+
+def cut_head(model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) -> Cut:
+    """Cut a model whose calls cannot be traced before its head, if that is the only trained layer and the last one.
+
+    The layers before it may neither decide by values what to compute, nor mix the images of a batch. The stem is the
+    model with an identity in place of the head.
+    """
+    if len(layers) != 1:
+        raise CannotCutError("several layers are trained")
+    ((name, layer),) = layers.items()
+    trunk = Stem(copy_sharing_tensors(model), f"{type(model).__qualname__} up to {name}")
+    trunk.model.set_submodule(name, nn.Identity())
+    # Fake tensors have shapes and no values, so that any decision by a value raises.
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with models_code("values decide what it computes"), fake, torch.no_grad():
+        trunk(fake.from_tensor(images))
+    with torch.no_grad():
+        (features,), (fewer,) = trunk(images), trunk(images[:-1])
+        if not alike(features[:-1], fewer):
+            raise CannotCutError("the output of its frozen layers for an image depends on the other images")
+        if not alike(model.get_submodule(name)(features), model(images)):
+            raise CannotCutError(f"something comes after its layer '{name}'")
+
+    def shared(x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, layer.frozen(x)
+
+    def tail(lanes: Lanes, x: Tensor, y: Tensor) -> Tensor:
+        logits: Tensor = layer(x, y, lanes.layers[name])
+        return logits
+
+    return Cut(
+        stem=trunk,
+        shared=shared,
+        tail=tail,
+        without_lanes=lambda other: other.get_submodule(name),
+        names=(f"input of {name}",),
+        state=trunk.model.state_dict(),
+    )

@@ -59,15 +59,7 @@ class _Tracer(fx.Tracer):
 
 
 class Calls:
-    """The traced calls of a model and their values.
-
-    Attributes:
-        values, fewer: The value of each call for ``n`` and for ``n - 1`` images. Sizes that differ between the two
-            come from the number of images.
-        in_place: Calls that change one of their inputs.
-        of_images: Calls that depend on the images.
-        of_lane: Calls that depend on a trained layer.
-    """
+    """The traced calls of a model and their values for ``images [n, ...]``."""
 
     def __init__(self, model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) -> None:
         self.model, self.layers = model, layers
@@ -78,9 +70,10 @@ class Calls:
         self.nodes = list(self.graph.nodes)
         self.images = self.nodes[0]
         self.n = len(images)
-        self.in_place = set[fx.Node]()
+        self.in_place = set[fx.Node]()  # calls that change one of their inputs
+        # For n and for n - 1 images: sizes that differ between the two come from the number of images.
         self.values, self.fewer = (self._values(batch.clone()) for batch in (images, images[:-1]))
-        self.of_images, self.of_lane = set[fx.Node](), set[fx.Node]()
+        self.of_images, self.of_lane = set[fx.Node](), set[fx.Node]()  # calls that depend on these
         for node in self.nodes:
             if node is self.images or any(source in self.of_images for source in node.all_input_nodes):
                 self.of_images.add(node)
