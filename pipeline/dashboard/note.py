@@ -97,12 +97,9 @@ def _progress(results: Sequence[CombinationResult]) -> list[str]:
 
 def _commands(results: Sequence[CombinationResult]) -> list[str]:
     """The command of the latest run, and the next commands."""
-    run, study = latest_run(results), results[0].of
-    made = (
-        [f"Latest run, begun {run['began'][:16].replace('T', ' ')} UTC:", _code(run["command"], block=True)]
-        if run
-        else []
-    )
+    study, made = results[0].of, []
+    if run := latest_run(results):
+        made = [f"Latest run, begun {run['began'][:16].replace('T', ' ')} UTC:", _code(run["command"], block=True)]
     report, export = _code(f"restora report {study}"), _code(f"restora export {study}")
     return [*made, f"Next: {report} writes a page with all results, {export} the checkpoint of each rank."]
 

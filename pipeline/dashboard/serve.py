@@ -28,12 +28,8 @@ LINGER = 2
 def serve(url: str, host: str, port: int, *, expose: bool = False, allow_edit: bool = False) -> None:
     """Serve the studies of a database until SIGINT or SIGTERM.
 
-    Args:
-        url: SQLAlchemy URL of the database.
-        host: Name or address to listen on.
-        port: Port to listen on.
-        expose: Whether ``host`` may be an address that other machines reach.
-        allow_edit: Whether its pages may change the stored studies.
+    Only with ``expose`` may ``host`` be an address that other machines reach; ``allow_edit`` lets the pages change the
+    stored studies.
 
     Raises:
         UsageError: The host is not this machine, or other machines reach it and ``expose`` is not set, or the port

@@ -23,11 +23,7 @@ TRIES = 3
 def write_board(database: Database, study_id: int, note: str, pictures: Mapping[str, str]) -> None:
     """Write a study's note and pictures in one transaction if they have changed.
 
-    Args:
-        database: The database.
-        study_id: The study's id in it.
-        note: The note in Markdown; what a user wrote below it stays.
-        pictures: Plotly figures as JSON, by id; other pictures stay.
+    What a user wrote below the note stays, and so do pictures other than ``pictures``: plotly figures as JSON, by id.
 
     Raises:
         StorageError: Another run has taken over the study.

@@ -67,7 +67,6 @@ class CellResult:
     """One cell of a combination.
 
     Args:
-        budget: Trials that it may complete or prune.
         epoch: Epochs that its furthest running trial has behind it.
         best: Its winner: the complete trial with the highest validation accuracy, the first of equals.
         tested: The winner's scores by seed; empty until it is tested.
@@ -113,12 +112,10 @@ class CombinationResult:
     """One combination of a study.
 
     Args:
-        name: Its name, as in files and folders.
         label: Its name for people: with the study's name before it if several studies are shown together.
         baseline: Scores of the uncompressed model by part, ``val`` and ``test``.
         compressed: Scores of the compressed-only model (no adapter) by part.
         facts: User attributes of the stored study, such as ``dense_bytes``, ``compressed_bytes`` and ``dense_macs``.
-        cells: Its cells, in the study file's order.
     """
 
     name: str

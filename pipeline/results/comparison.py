@@ -25,12 +25,7 @@ def winner_accuracy(cell: CellResult, part: str) -> float | None:
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of one model on one part of the data.
-
-    Args:
-        by_seed: One score per seed, the study's own seed first.
-        failed: The number of seeds under which training failed.
-    """
+    """The scores of one model on one part of the data, by seed, and under how many further seeds training failed."""
 
     by_seed: tuple[Score, ...]
     failed: int = 0
@@ -114,9 +109,7 @@ class ComparedModel:
 
     Args:
         kind: ``original``, ``compressed only`` or ``checkpoint``.
-        val: Its validation accuracy, from 0 to 1.
         test: Its score on the test part under the study's own seed.
-        cell: The cell of a checkpoint.
         recovery: The recovery of a checkpoint on the part by which winners are compared.
         unbeaten: Whether it is a checkpoint that no other model of its study beats in both size and accuracy.
     """

@@ -17,11 +17,7 @@ if TYPE_CHECKING:  # the table of ``status`` is read without Optuna
 class CellProgress:
     """How far a cell is. Trials of all runs are counted, interrupted ones not.
 
-    Args:
-        rank: Its rank, or its budget if an allocation spreads ranks; 0 if the adapter has no rank.
-        budget: Trials that it may complete or prune.
-        epoch: Epochs that the furthest running trial has completed.
-        best: The highest value of a complete trial, from 0 to 1.
+    ``epoch`` is the epochs that the furthest running trial has completed, ``best`` the highest value of a complete one.
     """
 
     rank: int
@@ -62,13 +58,7 @@ class CellProgress:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a combination is.
-
-    Args:
-        epochs: Epochs of a complete trial.
-        metric: The metric of ``best``: ``accuracy`` or ``agreement``.
-        unit: What ranks are budgets of, ``bytes`` or ``parameters``; None if they are ranks.
-    """
+    """How far a combination is; ``epochs`` are those of a complete trial, ``unit`` is what ranks are budgets of."""
 
     cells: tuple[CellProgress, ...]
     epochs: int
@@ -102,7 +92,6 @@ class Progress:
 
     @property
     def epoch(self) -> int:
-        """Epochs that the furthest running trial has completed."""
         return max((cell.epoch for cell in self.cells), default=0)
 
     @property
@@ -152,22 +141,19 @@ def total(tallies: Iterable[Tally]) -> Tally:
 
 @dataclass(frozen=True)
 class Standing:
-    """How far some combinations are together.
-
-    Args:
-        done: Trials of the budgets that are complete or pruned, or that exhausted cells will not train.
-        running: Trials that began and have not ended; a run that was killed leaves some.
-        tested: Whether every winner is tested.
-        seconds: Time during which at least one trial was trained, without pauses between runs.
-        latest: When the last trial ended.
-    """
+    """How far some combinations are together."""
 
     done: int
+    """Trials of the budgets that are complete or pruned, or that exhausted cells will not train."""
     budget: int
     running: int
+    """Trials that began and have not ended; a run that was killed leaves some."""
     tested: bool
+    """Whether every winner is tested."""
     seconds: float
+    """Time during which at least one trial was trained, without pauses between runs."""
     latest: datetime | None
+    """When the last trial ended."""
 
     @property
     def finished(self) -> bool:

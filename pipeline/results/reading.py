@@ -169,19 +169,15 @@ def _result(
     epochs: Mapping[Cell, int],
 ) -> CombinationResult:
     name = study.study_name.partition("/")[2]
-    cells = [
-        _cell(cell, facts, tallies.get(cell, Tally()), winners.get(cell), epochs.get(cell, 0))
-        for cell in stored_cells(facts)
-    ]
+    cells = []
+    for cell in stored_cells(facts):
+        known, best = facts.get(cell.winner_key, {}), winners.get(cell)
+        seeds = known.get("seeds", []) if best and known.get("trial") == best.number else []
+        tested = tuple(Tested(s["seed"], Score(*s["val"]), Score(*s["test"])) for s in seeds if "test" in s)
+        failed = {s["seed"]: s["reason"] for s in seeds if "reason" in s}
+        tally, epoch = tallies.get(cell, Tally()), epochs.get(cell, 0)
+        cells.append(CellResult(cell, facts["budget"], tally, epoch, best, tested, failed))
     baseline, compressed = (
         {part: Score(*scores) for part, scores in facts.get(key, {}).items()} for key in ("baseline", "compressed")
     )
     return CombinationResult(name, name, study, baseline, compressed, facts, tuple(cells))
-
-
-def _cell(cell: Cell, facts: Mapping[str, Any], tally: Tally, best: FrozenTrial | None, epoch: int) -> CellResult:
-    known = facts.get(cell.winner_key, {})
-    seeds = known.get("seeds", []) if best and known.get("trial") == best.number else []
-    tested = tuple(Tested(s["seed"], Score(*s["val"]), Score(*s["test"])) for s in seeds if "test" in s)
-    failed = {s["seed"]: s["reason"] for s in seeds if "reason" in s}
-    return CellResult(cell, facts["budget"], tally, epoch, best, tested, failed)

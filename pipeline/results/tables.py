@@ -178,21 +178,21 @@ def _accuracy(scores: Mapping[str, Score], part: str) -> float | None:
 
 def trial_rows(results: Sequence[CombinationResult]) -> list[TrialRow]:
     """One row per trial of a cell, in the order in which trials were stored."""
-    return [_trial_row(result, trial) for result in results for trial in result.trials()]
-
-
-def _trial_row(result: CombinationResult, trial: FrozenTrial) -> TrialRow:
-    row = {
-        **_stored(TrialRow, trial),
-        "study": result.of,
-        "combination": result.name,
-        "trial": trial.number,
-        "state": trial.state.name.lower(),
-        "value": trial.value,
-        "epochs": len(trial.intermediate_values),
-        "interrupted": "interrupted" in trial.user_attrs,
-    }
-    return cast(TrialRow, row)
+    rows = [
+        {
+            **_stored(TrialRow, trial),
+            "study": result.of,
+            "combination": result.name,
+            "trial": trial.number,
+            "state": trial.state.name.lower(),
+            "value": trial.value,
+            "epochs": len(trial.intermediate_values),
+            "interrupted": "interrupted" in trial.user_attrs,
+        }
+        for result in results
+        for trial in result.trials()
+    ]
+    return cast(list[TrialRow], rows)
 
 
 def epoch_rows(results: Sequence[CombinationResult]) -> list[EpochRow]:

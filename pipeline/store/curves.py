@@ -32,12 +32,7 @@ ENDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState
 
 @dataclass(frozen=True)
 class _Panel:
-    """One panel: curves over the epochs, with an axis of values.
-
-    Args:
-        bottom: The y of its lower edge.
-        ticks: Ascending values that the axis labels; the first is at the lower edge, the last at the upper.
-    """
+    """Curves over the epochs; the first of the ascending ``ticks`` is at the lower edge, the last at the upper."""
 
     bottom: float
     height: float
@@ -70,13 +65,8 @@ def draw_curves(
 ) -> str:
     """Draw the accuracy of a trial over the epochs, and below it the losses if there are any; returns SVG.
 
-    Args:
-        title: The name of the trial.
-        metric: The name of the metric.
-        accuracies: Validation accuracy after each epoch, from 0 to 1.
-        attributes: Its user attributes: ``train_loss`` and ``val_loss`` of each epoch, ``best_epoch`` from 1 and
-            ``interrupted`` are drawn where they are known.
-        state: The state in which it ended.
+    Of its user attributes, ``train_loss`` and ``val_loss`` of each epoch, ``best_epoch`` from 1 and ``interrupted`` are
+    drawn where they are known.
     """
     train_loss, val_loss = attributes.get("train_loss", ()), attributes.get("val_loss", ())
     best_epoch, outcome = attributes.get("best_epoch", 0), "interrupted" if "interrupted" in attributes else ENDS[state]

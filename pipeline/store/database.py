@@ -1,5 +1,6 @@
 """Opening the database of the stored studies: SQLite, PostgreSQL, or whatever else SQLAlchemy reaches."""
 
+import json
 import logging
 import sqlite3
 import uuid
@@ -12,23 +13,17 @@ import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from pipeline.errors import NothingUsableError, StorageError
 from pipeline.locks import database_lock, exclusive, locked
-from pipeline.store.optuna_tables import (
-    RUN,
-    STUDIES,
-    SYSTEM_ATTRIBUTES,
-    backend_of,
-    check_claim,
-    read_claim,
-    write_study_attribute,
-)
+from pipeline.store.optuna_tables import STUDIES, SYSTEM_ATTRIBUTES, backend_of, write_study_attribute
 
+RUN = "restora:run"
+"""The system attribute of a study that identifies the run which writes to it; older versions wrote none."""
 LOCK_WAIT = 30
 """Seconds to wait while another program writes to an SQLite file."""
 SECRET = ("password", "passwd", "sslpassword", "passfile")
@@ -57,9 +52,9 @@ class Database(RDBStorage):
         """Join the run that has claimed a study, so that transactions here fail as its own do once it is taken over."""
         if study_id not in self._claims:
             with Session(self.engine) as session:
-                run = read_claim(session, study_id)
+                run = session.scalar(select(SYSTEM_ATTRIBUTES.c.value_json).filter_by(study_id=study_id, key=RUN))
             if run is not None:
-                self._claims[study_id] = run
+                self._claims[study_id] = json.loads(run)
 
     @contextmanager
     def transaction(self, study_id: int | None) -> Iterator[Session]:
@@ -70,7 +65,14 @@ class Database(RDBStorage):
         """
         with Session(self.engine) as session, session.begin():
             if study_id in self._claims:
-                check_claim(session, study_id, self._claims[study_id])
+                # An UPDATE, because that locks the row (PostgreSQL) or the database (SQLite) until the commit.
+                run = json.dumps(self._claims[study_id])
+                same = update(SYSTEM_ATTRIBUTES).filter_by(study_id=study_id, key=RUN, value_json=run)
+                if session.connection().execute(same.values(value_json=run)).rowcount != 1:
+                    raise StorageError(
+                        "another run of this study has taken over its database, so this one stops; what it had stored "
+                        "is kept"
+                    )
             yield session
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
@@ -116,12 +118,8 @@ def _failed(url: str, error: Exception) -> StorageError:
 def open_storage(url: str, *, create: bool = True, wait: float = LOCK_WAIT) -> Database:
     """Open the database of an SQLAlchemy URL; create its tables where it has none.
 
-    SQLite gets a write-ahead log, so that readers never wait for a writer.
-
-    Args:
-        url: The URL.
-        create: Whether to create an SQLite file that does not exist.
-        wait: Seconds to wait for another program that writes to an SQLite file.
+    SQLite gets a write-ahead log, so that readers never wait for a writer. ``create`` says whether a file that does not
+    exist is created; ``wait`` is how many seconds to wait for another program that writes to it.
 
     Raises:
         StorageError: The URL is invalid, or names no database, one of another version, or one out of reach.
@@ -142,8 +140,10 @@ def open_storage(url: str, *, create: bool = True, wait: float = LOCK_WAIT) -> D
         with storage_errors(url):
             if parsed.get_backend_name() == "sqlite":
                 return _open_sqlite(url, file, wait)
-            if parsed.get_backend_name() == "postgresql":
-                return _open_postgresql(url)
+            if parsed.get_backend_name() == "postgresql":  # two processes that create the same tables would collide
+                with sqlalchemy.create_engine(url, poolclass=NullPool).connect() as connection:
+                    connection.execute(select(sqlalchemy.func.pg_advisory_lock(_key("tables"))))
+                    return Database(url)
             return Database(url)
     except (RuntimeError, OSError, ImportError) as error:  # another version's tables, no access, no driver
         raise _failed(url, error) from error
@@ -193,14 +193,6 @@ def _identity(file: Path) -> tuple[int, int]:
 def _write_ahead(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
-
-
-def _open_postgresql(url: str) -> Database:
-    """Open a PostgreSQL database, one process at a time, because two that create the same tables at once collide."""
-    engine = sqlalchemy.create_engine(url, poolclass=NullPool)
-    with engine.connect() as connection:
-        connection.execute(select(sqlalchemy.func.pg_advisory_lock(_key("tables"))))
-        return Database(url)
 
 
 def _key(name: str) -> sqlalchemy.ColumnElement[int]:

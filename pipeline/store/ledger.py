@@ -41,13 +41,7 @@ AT_FIRST = 0.2
 
 @dataclass(frozen=True)
 class _Row:
-    """The row of a trial in the database.
-
-    Args:
-        trial_id: Its id in the database, which is not its number in the study.
-        epochs: How many of its epochs are written.
-        updated: When it was last updated, by ``time.monotonic()``.
-    """
+    """The row of a trial: its id in the database, its number, the epochs that are written, and when (monotonic)."""
 
     trial_id: int
     number: int
@@ -137,17 +131,9 @@ class Ledger:
     def finish(
         self, ask: Ask, state: TrialState, accuracies: list[float], attributes: Mapping[str, Any], value: float | None
     ) -> int:
-        """Write a trial that ended, whole, in one transaction.
+        """Write a trial that ended, whole, in one transaction; returns its number in the stored study.
 
-        Args:
-            ask: What was asked.
-            state: How it ended.
-            accuracies: Validation accuracy after each of its epochs, from 0 to 1.
-            attributes: Its user attributes.
-            value: Its value; None if it failed.
-
-        Returns:
-            Its number in the stored study.
+        ``accuracies`` has the validation accuracy after each of its epochs; ``value`` is None if it failed.
         """
         attributes, tally = {**_identity(ask), **attributes}, self.tallies[ask.cell]
         row = self._rows.pop(ask, None)

@@ -26,8 +26,6 @@ STUDIES, DIRECTIONS = models.StudyModel.__table__, models.StudyDirectionModel.__
 USER_ATTRIBUTES = models.StudyUserAttributeModel.__table__
 SYSTEM_ATTRIBUTES = models.StudySystemAttributeModel.__table__
 TRIALS, TRIAL_ATTRIBUTES = models.TrialModel.__table__, models.TrialUserAttributeModel.__table__
-RUN = "restora:run"
-"""The system attribute of a study that identifies the run which writes to it."""
 
 
 def backend_of(study: optuna.Study) -> RDBStorage:
@@ -61,28 +59,6 @@ def write_study_attribute(session: Session, study_id: int, key: str, value: Any,
     text, row = json.dumps(value), (table.c.study_id == study_id, table.c.key == key)
     if session.connection().execute(update(table).where(*row).values(value_json=text)).rowcount == 0:
         session.execute(insert(table).values(study_id=study_id, key=key, value_json=text))
-
-
-def read_claim(session: Session, study_id: int) -> str | None:
-    """The run that has claimed a study; None for a study of an older version."""
-    text = session.scalar(select(SYSTEM_ATTRIBUTES.c.value_json).filter_by(study_id=study_id, key=RUN))
-    return None if text is None else str(json.loads(text))
-
-
-def check_claim(session: Session, study_id: int, run: str) -> None:
-    """Fail unless ``run`` still is the one that claimed the study; no other run can claim it before the commit.
-
-    The check is an UPDATE, because that locks the row (PostgreSQL) or the database (SQLite) until the commit.
-
-    Raises:
-        StorageError: Another run has claimed the study.
-    """
-    text = json.dumps(run)
-    same = update(SYSTEM_ATTRIBUTES).filter_by(study_id=study_id, key=RUN, value_json=text).values(value_json=text)
-    if session.connection().execute(same).rowcount != 1:
-        raise StorageError(
-            "another run of this study has taken over its database, so this one stops; what it had stored is kept"
-        )
 
 
 # Trials

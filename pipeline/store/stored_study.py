@@ -13,12 +13,7 @@ from optuna.study import StudyDirection
 from pipeline.config.study_file import upgraded
 from pipeline.errors import SpecError
 from pipeline.store.database import Database, database_of
-from pipeline.store.optuna_tables import (
-    insert_study,
-    move_attributes,
-    study_id_of,
-    write_study_attribute,
-)
+from pipeline.store.optuna_tables import insert_study, move_attributes, study_id_of, write_study_attribute
 
 METRIC = "validation accuracy"
 """The name of a trial's value where the task's metric is accuracy."""
@@ -47,12 +42,8 @@ def create_or_resume(
 ) -> optuna.Study:
     """Create or resume the stored study of a combination in one transaction, and claim it for this run.
 
-    Args:
-        storage: The database.
-        name: ``<study>/<combination>``.
-        pinned: Settings that may not change while the study grows.
-        hashes: sha256 of weights, data and split, which may not change either.
-        facts: Everything else that describes the study; replaces what is stored.
+    ``pinned`` settings and the ``hashes`` of weights, data and split may not change while the study grows. ``facts``,
+    everything else that describes it, replace what is stored.
 
     Raises:
         SpecError: The stored study was searched with other settings, and the message lists the differences; or another
@@ -97,11 +88,7 @@ def _stored_attributes(storage: Database, study_id: int, name: str) -> dict[str,
 def refuse_differences(
     name: str, attributes: Mapping[str, Any], pinned: dict[str, Any], hashes: dict[str, str]
 ) -> None:
-    """Refuse to resume a stored study whose settings differ.
-
-    Raises:
-        SpecError: Its space, seed, weights or data differ; the message lists each difference.
-    """
+    """Refuse to resume a stored study whose settings differ, with a ``SpecError`` that lists each difference."""
     differences = [
         *_differences(upgraded(attributes.get("pinned", pinned)), pinned),
         *_differences(attributes.get("hashes", hashes), hashes),

@@ -7,7 +7,7 @@ from plotly.colors import hex_to_rgb, sample_colorscale
 
 from pipeline.report.figures.contract import pictures
 from pipeline.report.figures.heat_map import MIDDLE, legible_ink
-from pipeline.report.figures.parallel_coordinates import SCALE
+from pipeline.report.figures.parameter_figures import SCALE
 from pipeline.report.figures.style import INKS, Look
 from pipeline.report.theme import DARK, DARK_SCHEME, LIGHT, LIGHT_SCHEME, NEUTRAL, properties
 

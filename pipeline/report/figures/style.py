@@ -107,13 +107,8 @@ def finish(
 ) -> Figure:
     """Give a figure its title, size and margins, and a legend below, where long names leave the axes their width.
 
-    Args:
-        figure: The picture.
-        title: Its title.
-        height: Pixels, without the legend.
-        min_width: Pixels; a narrower page scrolls the figure. Stored in ``layout.meta``.
-        subtitle: Plain text below the title.
-        margins: Pixels above the axes, and pixels between the axes and the legend.
+    Sizes are in pixels: ``height`` is without the legend, a page narrower than ``min_width`` scrolls the figure, and
+    ``margins`` are those above the axes, and between the axes and the legend.
     """
     top, below = margins
     names = [trace.name for trace in figure.data if trace.name and trace.showlegend is not False]

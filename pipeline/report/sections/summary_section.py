@@ -30,13 +30,15 @@ def _summary(results: Sequence[CombinationResult], beginning: str) -> list[Block
         completed = any(cell.best for result in results for cell in result.cells)
         nothing = "No checkpoint beats compression alone." if completed else "No trial has completed yet."
         return [Paragraph(" ".join([*said, nothing]), "lead")]
+    steps = [round(index * (len(best) - 1) / (MOST - 1)) for index in range(MOST)]
+    shown = best if len(best) <= MOST else [best[step] for step in steps]
     front = (
         "With trained adapters, the checkpoints that no other model beats in both size and "
         f"{results[0].metric}, smallest first:"
     )
     return [
         Paragraph(" ".join([*said, front]), "lead"),
-        Bullets([_checkpoint(result, cell, part) for result, cell in _some(best)]),
+        Bullets([_checkpoint(result, cell, part) for result, cell in shown]),
     ]
 
 
@@ -66,12 +68,6 @@ def _compressed(results: Sequence[CombinationResult], part: str) -> list[str]:
     return [f"Compression alone leaves {listed(said)}."] if said else []
 
 
-def _some(front: list[tuple[CombinationResult, CellResult]]) -> list[tuple[CombinationResult, CellResult]]:
-    if len(front) <= MOST:
-        return front
-    return [front[round(index * (len(front) - 1) / (MOST - 1))] for index in range(MOST)]
-
-
 def _checkpoint(result: CombinationResult, cell: CellResult, part: str) -> str:
     takes, share = winner_bytes(cell), cell_recovery(result, cell, part)
     recovered = f", {_share(share, 0)} of the loss recovered" if share is not None else ""
@@ -96,23 +92,20 @@ def state(results: Sequence[CombinationResult]) -> list[Block]:
     """
     studies = by_study(results)
     again = f"This page does not update itself; to write it again: restora report {' '.join(studies)}"
-    return [box for study, members in studies.items() if (box := _box(study, members, again))]
-
-
-def _box(study: str, results: Sequence[CombinationResult], again: str) -> Unfinished | None:
-    now = standing(results)
-    if now.finished:
-        return None
-    running = f", {now.running:,} of the others begun" if now.running else ""
-    latest = f"; the last one ended on {now.latest:%Y-%m-%d at %H:%M}" if now.latest else ""
-    said = (
-        f"{study} is not finished: {now.done:,} of {counted(now.budget, 'trial')} "
-        f"({_share(now.done / now.budget, 0)}) have ended{running}{latest}."
-        if now.done < now.budget
-        else f"The search of {study} has ended, and not every winner is tested yet."
-    )
-    waiting = _waiting(results)
-    return Unfinished(f"{said} {again}", now.done, now.budget, f"Not begun: {waiting}." if waiting else "")
+    boxes: list[Block] = []
+    for study, members in studies.items():
+        now, waiting = standing(members), _waiting(members)
+        if now.finished:
+            continue
+        said = f"The search of {study} has ended, and not every winner is tested yet."
+        if now.done < now.budget:
+            running = f", {now.running:,} of the others begun" if now.running else ""
+            latest = f"; the last one ended on {now.latest:%Y-%m-%d at %H:%M}" if now.latest else ""
+            share = f"{now.done:,} of {counted(now.budget, 'trial')} ({_share(now.done / now.budget, 0)})"
+            said = f"{study} is not finished: {share} have ended{running}{latest}."
+        waits = f"Not begun: {waiting}." if waiting else ""
+        boxes.append(Unfinished(f"{said} {again}", now.done, now.budget, waits))
+    return boxes
 
 
 def _waiting(results: Sequence[CombinationResult]) -> str:
