@@ -55,12 +55,9 @@ def keep_freed_memory() -> None:
     """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
-        for option, value in _MALLOPT.items() if hasattr(libc, "mallopt") else ():
+        # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD of malloc.h, in bytes.
+        for option, value in ((-3, 2**30), (-1, 2**31 - 1), (-2, 2**26)) if hasattr(libc, "mallopt") else ():
             libc.mallopt(option, value)
-
-
-_MALLOPT = {-3: 2**30, -1: 2**31 - 1, -2: 2**26}
-"""M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD of malloc.h, in bytes."""
 
 
 def peak_memory(device: str) -> int:

@@ -3,6 +3,7 @@
 import pickle
 import re
 import warnings
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.errors import IntegrityError
+from pipeline.errors import IntegrityError, RestoraError
 from pipeline.task.models.contract import ModelSource, Positive
 
 
@@ -129,20 +130,41 @@ class CheckpointSource(ModelSource):
     std: Annotated[tuple[Positive, Positive, Positive] | None, Field(strict=False)] = None
     """Standard deviation of RGB in 0..1; else that of the weights."""
 
-    def load_checkpoint(self, model: nn.Module, classes: int) -> None:
-        """Load the file named by ``checkpoint`` into ``model``, which has ``classes`` outputs.
+    @abstractmethod
+    def fetch(self, classes: int) -> nn.Module:
+        """The model with the weights that its library knows, from a cache or over the network."""
 
-        Raises:
-            IntegrityError: The file is not there, damaged, a pickle that would run code, or of another architecture.
-        """
-        state = read_state(self._path)
-        if self.rename == "order":
-            state = _renamed(state, model.state_dict(), classes, self._path)
-        load_state(model, state, str(self._path), classes, new_head=self.new_head)
+    @abstractmethod
+    def known_classes(self) -> int:
+        """The number of classes of those weights."""
 
-    def checkpoint_classes(self) -> int:
-        """The number of classes of the checkpoint, read off an entry whose shape depends on it."""
-        state = read_state(self._path)
+    def load(self, classes: int) -> nn.Module:
+        if self.pretrained and self.checkpoint is None:
+            try:
+                return self.fetch(classes)
+            except RestoraError:
+                raise
+            except Exception as error:
+                # Without a network, a download raises whatever its transport raises.
+                raise IntegrityError(
+                    f"weights of '{self.architecture}' are not there: looked for them in the hub's cache and on the "
+                    f"hub ({type(error).__name__}: {error}); run once with a network, or give task.model.checkpoint"
+                ) from error
+        model = self.build(classes)
+        if self.checkpoint is not None:
+            path = Path(self.checkpoint).expanduser()
+            state = read_state(path)
+            if self.rename == "order":
+                state = _renamed(state, model.state_dict(), classes, path)
+            load_state(model, state, str(path), classes, new_head=self.new_head)
+        return model
+
+    def pretrained_classes(self) -> int:
+        if self.checkpoint is None:
+            return self.known_classes()
+        path = Path(self.checkpoint).expanduser()
+        state = read_state(path)
+        # The head is an entry whose shape depends on the number of classes.
         two, three = (self.build(classes).state_dict() for classes in (2, 3))
         if self.rename == "order":
             state = dict(zip(two, state.values(), strict=False))
@@ -150,20 +172,9 @@ class CheckpointSource(ModelSource):
             if value.shape != three[key].shape and key in state and state[key].ndim:
                 return len(state[key])
         raise IntegrityError(
-            f"{self._path} has no head of '{self.architecture}'; name the architecture that the weights are of"
+            f"{path} has no head of '{self.architecture}'; name the architecture that the weights are of"
         )
 
     def given(self) -> dict[str, Any]:
         """``mean`` and ``std``, as far as they are given."""
         return {name: value for name, value in {"mean": self.mean, "std": self.std}.items() if value is not None}
-
-    def not_fetched(self, error: Exception) -> IntegrityError:
-        """The error of weights that are neither in a cache nor on the hub."""
-        return IntegrityError(
-            f"weights of '{self.architecture}' are not there: looked for them in the hub's cache and on the hub "
-            f"({type(error).__name__}: {error}); run once with a network, or give task.model.checkpoint"
-        )
-
-    @property
-    def _path(self) -> Path:
-        return Path(self.checkpoint or "").expanduser()

@@ -60,27 +60,16 @@ class Timm(CheckpointSource):
         model: nn.Module = timm.create_model(self.architecture, pretrained=pretrained, num_classes=classes, **size)
         return model
 
-    def load(self, classes: int) -> nn.Module:
-        if self.hub:
-            known = _timm().models.get_pretrained_cfg(self.architecture)
-            if known is not None and known.num_classes != classes and not self.new_head:
-                raise SpecError(
-                    f"the weights of '{self.architecture}' have {known.num_classes} classes, the data has {classes}; "
-                    f"give task.model.new_head = true, and a [task.baseline] that trains the new head"
-                )
-            try:
-                return self.build(classes, pretrained=True)
-            except Exception as error:
-                # Without a network, the hub's client raises whatever its transport raises.
-                raise self.not_fetched(error) from error
-        model = self.build(classes)
-        if self.checkpoint is not None:
-            self.load_checkpoint(model, classes)
-        return model
+    def fetch(self, classes: int) -> nn.Module:
+        known = _timm().models.get_pretrained_cfg(self.architecture)
+        if known is not None and known.num_classes != classes and not self.new_head:
+            raise SpecError(
+                f"the weights of '{self.architecture}' have {known.num_classes} classes, the data has {classes}; "
+                f"give task.model.new_head = true, and a [task.baseline] that trains the new head"
+            )
+        return self.build(classes, pretrained=True)
 
-    def pretrained_classes(self) -> int:
-        if self.checkpoint is not None:
-            return self.checkpoint_classes()
+    def known_classes(self) -> int:
         return int(_timm().models.get_pretrained_cfg(self.architecture).num_classes)
 
     def preprocessing(self, model: nn.Module) -> Preprocessing:

@@ -58,21 +58,14 @@ class Torchvision(CheckpointSource):
         model: nn.Module = _torchvision_models().get_model(self.architecture, weights=None, num_classes=classes, **size)
         return model
 
-    def load(self, classes: int) -> nn.Module:
+    def fetch(self, classes: int) -> nn.Module:
         model = self.build(classes)
-        if self.checkpoint is not None:
-            self.load_checkpoint(model, classes)
-        elif self.weights is not None:
-            try:
-                state = self._weights().get_state_dict(progress=False, check_hash=True)
-            except Exception as error:
-                # Without a network, the download raises whatever its transport raises.
-                raise self.not_fetched(error) from error
-            load_state(model, dict(state), f"torchvision's {self.architecture}", classes, new_head=self.new_head)
+        state = dict(self._weights().get_state_dict(progress=False, check_hash=True))
+        load_state(model, state, f"torchvision's {self.architecture}", classes, new_head=self.new_head)
         return model
 
-    def pretrained_classes(self) -> int:
-        return self.checkpoint_classes() if self.checkpoint is not None else len(self._weights().meta["categories"])
+    def known_classes(self) -> int:
+        return len(self._weights().meta["categories"])
 
     def _weights(self) -> Any:
         """The chosen weights, else the default ones, whose preprocessing is the architecture's."""
