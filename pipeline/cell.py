@@ -10,15 +10,12 @@ UNRANKED = "none"
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """One (rank, init) of a combination, with its own budget of trials and its own history for sampler and pruner.
-
-    Args:
-        rank: Rank of the adapter, or a budget if an allocation spreads ranks; 0 if the adapter has no rank.
-        init: Name of the init, or ``UNRANKED``.
-    """
+    """One (rank, init) of a combination, with its own budget of trials and its own history for sampler and pruner."""
 
     rank: int
+    """Rank of the adapter, or a budget if an allocation spreads ranks; 0 if the adapter has no rank."""
     init: str
+    """Name of the init, or ``UNRANKED``."""
 
     def __str__(self) -> str:
         return f"rank {self.rank} {self.init}"

@@ -10,12 +10,7 @@ _active: list["Guard"] = []
 
 
 class StopTraining(Exception):  # noqa: N818 - not an error: someone asked for it
-    """Training stops at once; finished trials are kept.
-
-    Args:
-        reason: Why, in words.
-        exit_code: The exit code of the command.
-    """
+    """Training stops at once, for a ``reason`` in words; finished trials are kept, and the command ends with a code."""
 
     def __init__(self, reason: str, exit_code: int) -> None:
         super().__init__(reason)
@@ -26,10 +21,7 @@ class Guard:
     """As a context it turns SIGINT, SIGTERM and the end of the time into a stop at the next ``check_stop``.
 
     A second signal raises ``KeyboardInterrupt`` immediately, in the middle of a batch. Outside the main thread, where
-    Python takes no signals, only the time counts.
-
-    Args:
-        timeout: Seconds until the stop, counted from now; None for no limit.
+    Python takes no signals, only the time counts: ``timeout`` seconds from now, or no limit.
     """
 
     def __init__(self, timeout: float | None = None) -> None:
@@ -63,10 +55,6 @@ class Guard:
 
 
 def check_stop() -> None:
-    """Raise ``StopTraining`` if an active guard says so; called before every batch. Without a guard it does nothing.
-
-    Raises:
-        StopTraining: A signal came, or the time is over.
-    """
+    """Raise ``StopTraining`` if an active guard says so; called before every batch. Without a guard it does nothing."""
     for guard in tuple(_active):
         guard.check()

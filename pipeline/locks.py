@@ -18,15 +18,9 @@ PATIENCE = 10.0
 
 @contextmanager
 def locked(path: Path, *, shared: bool = False, wait: bool = False) -> Iterator[int]:
-    """Hold a lock file, which is created where there is none.
+    """Hold a lock file, which is created where there is none, and yield its handle.
 
-    Args:
-        path: The lock file.
-        shared: Whether others may hold it too, as long as they share it.
-        wait: Whether to wait until it is free.
-
-    Yields:
-        The handle of the file.
+    With ``shared`` others may hold it too, as long as they share it; with ``wait`` it is waited for.
 
     Raises:
         BlockingIOError: Another process, or another place of this one, holds it.
@@ -82,9 +76,8 @@ def is_held(path: Path) -> bool | None:
 def is_run(url: str, study: str) -> bool | None:
     """Whether a run of a study in the database at a URL is going on, whatever folder it was started in.
 
-    Returns:
-        None where it is unknown: the database is a server's and no run was started in this folder, or the file is a
-        copy without the lock file beside it.
+    None where it is unknown: the database is a server's and no run was started in this folder, or the file is a copy
+    without the lock file beside it.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:

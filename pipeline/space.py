@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalChoiceType, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from pipeline.cell import UNRANKED, Cell
 from pipeline.config.fields import Range
@@ -20,21 +20,17 @@ if TYPE_CHECKING:  # reading a stored study needs no torch
 
 @dataclass(frozen=True)
 class Values:
-    """The values of one trial. A value that the trial's adapter does not search has its default.
-
-    Args:
-        rank: Rank of the adapter, or a budget if an allocation spreads ranks.
-        lr: Peak learning rate.
-        extra: The adapter's own values, by the names in ``Adapter.space``.
-    """
+    """The values of one trial. A value that the trial's adapter does not search has its default."""
 
     rank: int
+    """Rank of the adapter, or a budget if an allocation spreads ranks."""
     init: str
     alpha: float = 1.0
     optimizer: str = "adam"
     lr: float = 1e-3
     batch_size: int = 256
     extra: Mapping[str, float] = field(default_factory=dict)
+    """The adapter's own values, by the names in ``Adapter.space``."""
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> "Values":
@@ -131,11 +127,11 @@ def full_space(search: SearchSpec, adapter: "Adapter") -> dict[str, BaseDistribu
 
 def suggest(trial: optuna.Trial, search: SearchSpec, adapter: "Adapter") -> Values:
     """The values that an Optuna trial suggests in the space of a combination."""
-    space = full_space(search, adapter)
-    return Values.of({name: _suggest(trial, name, distribution) for name, distribution in space.items()})
-
-
-def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> CategoricalChoiceType:
-    if isinstance(distribution, FloatDistribution):
-        return trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
-    return trial.suggest_categorical(name, cast(CategoricalDistribution, distribution).choices)
+    chosen: dict[str, Any] = {}
+    for name, distribution in full_space(search, adapter).items():
+        if isinstance(distribution, FloatDistribution):
+            low, high = distribution.low, distribution.high
+            chosen[name] = trial.suggest_float(name, low, high, log=distribution.log)
+        else:
+            chosen[name] = trial.suggest_categorical(name, cast(CategoricalDistribution, distribution).choices)
+    return Values.of(chosen)

@@ -82,8 +82,7 @@ class StudySpec(Config):
         Raises:
             SpecError: There is none.
         """
-        for combination in self.combination:
-            if combination.name == name:
-                return combination
-        names = ", ".join(combination.name for combination in self.combination)
-        raise SpecError(f"study '{self.name}' has no combination '{name}'; it has: {names}")
+        named = {combination.name: combination for combination in self.combination}
+        if name not in named:
+            raise SpecError(f"study '{self.name}' has no combination '{name}'; it has: {', '.join(named)}")
+        return named[name]

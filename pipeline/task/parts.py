@@ -90,11 +90,7 @@ class PartField:
 
 
 class TensorPart:
-    """A part in memory.
-
-    Args:
-        images: ``[N, ...]``, floating point, preprocessed.
-        labels: ``[N]``, any integer type.
+    """A part in memory: preprocessed images ``[N, ...]``, and labels ``[N]`` of any integer type.
 
     Raises:
         IntegrityError: The images are not floating point, or the labels do not fit the images.
@@ -163,7 +159,12 @@ class DatasetPart:
                     raise IntegrityError(f"images are {kind}; give them as preprocessed tensors in floating point")
                 self._shape = image.shape
                 if len(self) * image.nbytes <= self._limit:
-                    self._held = self._read_whole(image)
+                    images, labels = image.new_empty((len(self), *image.shape)), []
+                    batches = self._stream(READ_BATCH, torch.arange(len(self)))
+                    for place, (read, its_labels) in zip(torch.split(images, READ_BATCH), batches, strict=True):
+                        place[:] = read
+                        labels.append(its_labels)
+                    self._held = TensorPart(images, torch.cat(labels))
             return self._held
 
     def batches(self, batch_size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -171,14 +172,6 @@ class DatasetPart:
             yield from held.batches(batch_size, order)
         else:
             yield from self._stream(batch_size, torch.arange(len(self)) if order is None else order)
-
-    def _read_whole(self, first: Tensor) -> TensorPart:
-        images, labels, start = first.new_empty((len(self), *first.shape)), [], 0
-        for batch_images, batch_labels in self._stream(READ_BATCH, torch.arange(len(self))):
-            images[start : start + len(batch_images)] = batch_images
-            labels.append(batch_labels)
-            start += len(batch_images)
-        return TensorPart(images, torch.cat(labels))
 
     def _stream(self, batch_size: int, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         def read(indices: Tensor) -> list[tuple[Tensor, Any]]:

@@ -49,18 +49,15 @@ class Items(ABC):
 
 @dataclass(frozen=True)
 class Images:
-    """An opened data set.
-
-    Args:
-        test: ``None`` if the data set has no test images, and a test part is split off ``train``.
-        classes: Names of the classes, by label.
-        published: Whether the data set is a fixed benchmark, whose images nobody should change.
-    """
+    """An opened data set."""
 
     train: Items
     test: Items | None
+    """``None`` if the data set has no test images, and a test part is split off ``train``."""
     classes: tuple[str, ...]
+    """Names of the classes, by label."""
     published: bool = False
+    """Whether the data set is a fixed benchmark, whose images nobody should change."""
 
     def fingerprint(self) -> str:
         """sha256 of the classes, images and labels; the same in whatever folder they lie."""

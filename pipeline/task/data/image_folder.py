@@ -18,7 +18,11 @@ class ImageFolder(FolderSource):
     """
 
     def open(self) -> Images:
-        root = self._root()
+        root = next((folder for folder in self.candidates() if folder.is_dir() and _folders(folder)), None)
+        if root is None:
+            raise self.not_found(
+                "folders train/<class> and test/<class>, or <class>", "put the images into one folder per class"
+            )
         train = root / "train" if (root / "train").is_dir() else root
         test = next((root / name for name in ("test", "val") if train != root and (root / name).is_dir()), None)
         classes = _folders(train)
@@ -29,14 +33,6 @@ class ImageFolder(FolderSource):
                 f"{test} has class '{foreign[0]}', which {train} lacks; give both the same class folders"
             )
         return Images(_items(train, classes), _items(test, classes) if test else None, tuple(classes))
-
-    def _root(self) -> Path:
-        for folder in self.candidates():
-            if folder.is_dir() and _folders(folder):
-                return folder
-        raise self.not_found(
-            "folders train/<class> and test/<class>, or <class>", "put the images into one folder per class"
-        )
 
 
 def _folders(folder: Path) -> list[str]:

@@ -1,6 +1,5 @@
 """Data sets that torchvision reads and downloads."""
 
-from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -23,7 +22,12 @@ class TorchvisionSource(FolderSource):
     def open(self) -> Images:
         from torchvision import datasets
 
-        root, reader = self._root(), getattr(datasets, self.reader)
+        folders, reader = self.candidates(), getattr(datasets, self.reader)
+        found = [folder for folder in folders if (folder / self.subfolder).is_dir()]
+        if not found and not (self.download and folders):
+            how = "set task.data.download = true once with a network, or copy it there"
+            raise self.not_found(self.subfolder, how)
+        root = (found or folders)[0]
         try:
             train, test = (reader(root=root, train=train, download=self.download) for train in (True, False))
         except Exception as error:
@@ -41,12 +45,3 @@ class TorchvisionSource(FolderSource):
             for part, data in (("train", train), ("test", test))
         ]
         return Images(train=items[0], test=items[1], classes=tuple(train.classes), published=True)
-
-    def _root(self) -> Path:
-        folders = self.candidates()
-        for folder in folders:
-            if (folder / self.subfolder).is_dir():
-                return folder
-        if self.download and folders:
-            return folders[0]
-        raise self.not_found(self.subfolder, "set task.data.download = true once with a network, or copy it there")
