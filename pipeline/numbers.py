@@ -12,9 +12,6 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     """The 95 % Wilson score interval of an accuracy ``p = correct / n`` (Wilson 1927).
 
     ``(p + z²/2n ± z sqrt(p (1 - p) / n + z²/4n²)) / (1 + z²/n)``, with ``z`` the 97.5 % quantile of the normal.
-
-    Raises:
-        ValueError: ``n`` is not positive, or ``correct`` is not in ``0 .. n``.
     """
     if n < 1 or not 0 <= correct <= n:
         raise ValueError(f"{correct} correct of {n}; give n of 1 or more, and correct from 0 to n")

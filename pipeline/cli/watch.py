@@ -23,13 +23,7 @@ Table = list[dict[str, Any]]
 
 
 class Watch:
-    """The progress of a study over time.
-
-    Args:
-        study: Its name.
-        table: The first table of ``status``.
-        alive: Whether a run of it is active; None if that is not known.
-    """
+    """The progress of a study over time, from tables of ``status``; ``alive`` is None if a run may be active or not."""
 
     def __init__(self, study: str, table: Table, alive: bool | None) -> None:
         self.study = study
@@ -118,11 +112,8 @@ def _parts(table: Table) -> dict[str, Progress]:
 def watch_study(study: str, read: Callable[[], Table], alive: Callable[[], bool | None], *, as_json: bool) -> None:
     """Show a study until it is finished: as a live table on a terminal, otherwise one line per change.
 
-    Args:
-        study: Its name.
-        read: Reads the table of ``status``.
-        alive: Returns whether a run is active; None if that is not known.
-        as_json: Whether to print one JSON object per change, also on a terminal.
+    ``read`` gives the table of ``status``, and ``alive`` whether a run is active, or None if that is not known. Changes
+    are lines of JSON if ``as_json``, also on a terminal.
     """
     alive_now = alive()  # before the table is read, which then is the last one if no run is active
     watched = Watch(study, read(), alive_now)

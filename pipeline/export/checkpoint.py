@@ -29,11 +29,7 @@ REQUIRED = (
 def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], card: dict[str, Any], *, force: bool) -> Path:
     """Write the folder of a checkpoint as a whole, or not at all.
 
-    The file's sizes in bytes and both sha256 are added to the card.
-
-    Raises:
-        UsageError: The folder exists and ``force`` is False.
-        StorageError: The folder cannot be written.
+    The file's sizes in bytes and both sha256 are added to the card. Without ``force`` no folder is replaced.
     """
     refuse_existing(folder, force=force)
     try:
@@ -74,12 +70,7 @@ def _swap_in(new: Path, folder: Path, old: Path) -> None:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """Read and verify the card of a checkpoint's folder.
-
-    Raises:
-        IntegrityError: The card does not exist, is no JSON table, has an unknown format, has changed since it was
-            written, or lacks a key that loading needs.
-    """
+    """Read the card of a checkpoint's folder; an ``IntegrityError`` says how it is missing, damaged or unknown."""
     path = folder / CARD
     try:
         card: dict[str, Any] = json.loads(path.read_text())

@@ -27,27 +27,19 @@ def pack_model(compressed: CompressedModel, adapter: Adapter, parameters: Mappin
 
 @dataclass(frozen=True)
 class PackedMethod:
-    """How the model of a checkpoint was compressed and adapted.
-
-    Args:
-        ranks: The rank of each layer that has an adapter. ``None`` if all have one, of whatever rank (old cards).
-    """
+    """How the model of a checkpoint was compressed and adapted."""
 
     compression: Compression
     layers: Sequence[str]
     adapter: Adapter
     alpha: float
-    ranks: Mapping[str, int] | None = None
+    ranks: Mapping[str, int] | None = None  # of each layer with an adapter; None if all have one (old cards)
 
 
 def unpack_model(model: nn.Module, tensors: Mapping[str, Tensor], method: PackedMethod) -> nn.Module:
-    """Replace the tensors of a bare architecture by packed ones; the inverse of ``pack_model``.
+    """Replace the tensors of a bare architecture by packed ones, the inverse of ``pack_model``; frozen, in eval mode.
 
-    Returns:
-        The model in eval mode, frozen.
-
-    Raises:
-        IntegrityError: The tensors do not fit this architecture; the first that differ are named.
+    An ``IntegrityError`` names the first tensors that do not fit the architecture.
     """
     adapter, ranks = method.adapter, method.ranks
     method.compression.reshape(model, tensors)

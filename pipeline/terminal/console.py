@@ -26,13 +26,8 @@ class Console(logging.Handler, Events):
     """Prints log lines, and shows a search: as a live table on a terminal, otherwise in lines.
 
     As a context it handles the lines of the logger ``pipeline`` in place of any other console. At its end the live
-    table stays on the screen as it is.
-
-    Args:
-        log: The file that lines are appended to; None for no file.
-        study: The name of the study that is searched.
-        parts: The progress of each of its combinations as the run begins.
-        screen: The terminal to draw on; stderr, where that is one.
+    table stays on the screen as it is. Lines are also appended to the file ``log``; ``parts`` is the progress of each
+    combination as the run begins; without a ``screen`` the table is drawn on stderr if that is a terminal.
     """
 
     def __init__(

@@ -38,23 +38,14 @@ ASCII = str.maketrans(SIGNS, "=-+|")
 
 @dataclass(frozen=True)
 class View:
-    """The state of a study that the table shows.
-
-    Args:
-        study: Its name.
-        parts: The progress of each combination, by its name.
-        current: The name of the combination that is searched.
-        passed: Seconds since the run began; None if no run is known.
-        rate: Trials per second; None if it is not known yet.
-        note: A further text for the heading.
-    """
+    """The state of a study that the table shows."""
 
     study: str
-    parts: Mapping[str, Progress]
-    current: str
-    passed: float | None
-    rate: float | None
-    note: str = ""
+    parts: Mapping[str, Progress]  # of each combination, by its name
+    current: str  # the combination that is searched
+    passed: float | None  # seconds since the run began; None if no run is known
+    rate: float | None  # trials per second; None if it is not known yet
+    note: str = ""  # a further text for the heading
 
     @property
     def progress(self) -> Progress:
