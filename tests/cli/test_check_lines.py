@@ -21,7 +21,7 @@ class Terminal(io.TextIOWrapper):
 @pytest.mark.parametrize(
     ("stream", "signs"), [(Terminal("utf-8"), "✓✗"), (Terminal("ascii"), "oF"), (io.StringIO(), "oF")]
 )
-def test_signs_are_words_where_they_cannot_be_shown(stream, signs):
+def test_signs_are_letters_on_a_stream_that_cannot_show_them(stream, signs):
     lines = [line.plain for line in check_lines(FINDINGS, stream)]
     assert "".join(line[0] for line in lines) == signs
     assert lines[1].splitlines()[-1].strip() == "to do: remove it"

@@ -77,13 +77,13 @@ def test_fault_26_a_foreign_host_or_origin_and_whatever_writes_get_403_and_chang
     assert names(served) == STUDIES
 
 
-def test_edits_are_for_its_own_pages_where_they_are_allowed(folder):
-    note = {"version": 1, "body": "seen"}
+def test_with_allow_edit_only_the_dashboards_pages_may_write(folder):
+    note = {"version": 1, "body": "checked"}
     with serving(folder, "--allow-edit") as served:
         assert ask(served, "/api/studies/1/note", "PUT", note, Origin="http://evil.example")[0] == 403
         assert json.loads(ask(served, "/api/studies/1")[1])["note"]["body"] == ""
         assert ask(served, "/api/studies/1/note", "PUT", note, Origin=served.url) == (200, "{}")
-        assert json.loads(ask(served, "/api/studies/1")[1])["note"]["body"] == "seen"
+        assert json.loads(ask(served, "/api/studies/1")[1])["note"]["body"] == "checked"
 
 
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -24,10 +24,10 @@ NAMES = ["tiny/int1-lora", "tiny/sparse-lora"]
 @pytest.fixture
 def moments(monkeypatch):
     """What a run publishes."""
-    seen = []
-    monkeypatch.setattr(Feed, "reached", lambda self, moment: seen.append(moment))
-    monkeypatch.setattr(Feed, "progressed", lambda self, combination, progress: seen.append(combination))
-    return seen
+    published = []
+    monkeypatch.setattr(Feed, "reached", lambda self, moment: published.append(moment))
+    monkeypatch.setattr(Feed, "progressed", lambda self, combination, progress: published.append(combination))
+    return published
 
 
 @pytest.fixture
@@ -121,11 +121,11 @@ def test_a_combination_whose_weights_are_damaged_fails_alone_and_is_not_listed_a
     result = run()
     assert result.exit_code == 6
     assert "these combinations failed, the others are done: 'int1-lora': layer 'fc1' holds NaN" in result.stderr
-    assert [each.name for each in read_results(stored(), "tiny")] == ["sparse-lora"]
+    assert [result.name for result in read_results(stored(), "tiny")] == ["sparse-lora"]
     assert all(cell.tested for cell in read_results(stored(), "tiny")[0].cells)
 
 
-def test_a_run_publishes_its_beginning_its_epochs_each_end_and_the_end_of_all(moments):
+def test_a_run_publishes_its_beginning_its_epochs_the_end_of_every_combination_and_its_end(moments):
     write_study()
     assert run().exit_code == 0
     assert [moment for moment in moments if moment not in ("int1-lora", "sparse-lora")] == [

@@ -152,16 +152,16 @@ def test_report_export_and_clean_print_json(ran):
     assert Path(report["page"]).is_file()
     assert {Path(table).name for table in report["tables"]} == {"evaluation.csv", "trials.csv", "epochs.csv"}
     exported = json.loads(invoke("export", "tiny", "--force", "--json").stdout)
-    assert [each["combination"] for each in exported] == ["int1-lora"] * 2 + ["sparse-lora"] * 2
-    for each in exported:
-        for name, size in each["files"].items():
-            assert (Path(each["folder"]) / name).stat().st_size == size
+    assert [checkpoint["combination"] for checkpoint in exported] == ["int1-lora"] * 2 + ["sparse-lora"] * 2
+    for checkpoint in exported:
+        for name, size in checkpoint["files"].items():
+            assert (Path(checkpoint["folder"]) / name).stat().st_size == size
     stray = Path("storage/artifacts/tiny/int1-lora/rank-64.svd.safetensors")
     stray.write_bytes(b"of a rank that is no more")
     cleaned = json.loads(invoke("clean", "--dry-run", "--json").stdout)
     assert cleaned["dry_run"]
     assert {"path": str(stray), "bytes": 25} in cleaned["removed"]
-    assert cleaned["bytes"] == sum(each["bytes"] for each in cleaned["removed"])
+    assert cleaned["bytes"] == sum(file["bytes"] for file in cleaned["removed"])
     assert stray.exists()
     stray.unlink()
 
@@ -174,6 +174,6 @@ def test_watching_a_finished_study_ends_at_once(ran):
     table = json.loads(line)
     assert (table["finished"], table["running"], table["trials"]) == (True, False, 16)
     assert table["combinations"] == [
-        {**each, "cells": [{**cell, "reasons": {}} for cell in each["cells"]]}
-        for each in json.loads(invoke("status", "tiny", "--json").stdout)
+        {**combination, "cells": [{**cell, "reasons": {}} for cell in combination["cells"]]}
+        for combination in json.loads(invoke("status", "tiny", "--json").stdout)
     ]

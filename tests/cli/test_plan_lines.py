@@ -3,16 +3,16 @@ from pipeline.cli.plan_lines import plan_lines
 
 def plan(**changes):
     """A plan with long numbers in it."""
-    own = {
+    small = {
         "rank": 8, "trainable": 12, "bytes": 44_992, "ratio": 20.9, "layer_ratio": 20.9, "macs_ratio": 0.99,
         "clipped": {}, "spread": None, "larger": [], "dense": [], "tensors": {},
     }  # fmt: skip
-    large = {**own, "rank": 1024, "trainable": 1_234_567_890, "bytes": 98_765_432_100, "clipped": {"head": 10}}
+    large = {**small, "rank": 1024, "trainable": 1_234_567_890, "bytes": 98_765_432_100, "clipped": {"head": 10}}
     combination = {
         "combination": "int1-lora", "layers": ["fc1"], "cells": 4, "trials": 12_345_678, "epochs": 99,
         "seconds": 7500.0,
         "seed_seconds": 3000.0, "cache": {"said": "word " * 40, "bytes": 0}, "lanes": {"64": 32}, "disk_bytes": 10**9,
-        "allocation": None, "sized_by_values": False, "ranks": [own, large], "scores": None, **changes,
+        "allocation": None, "sized_by_values": False, "ranks": [small, large], "scores": None, **changes,
     }  # fmt: skip
     return {
         "study": "digits", "seeds": 3, "trained_baseline": True,

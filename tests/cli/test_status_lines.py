@@ -14,7 +14,7 @@ def said(*args, **facts):
     return [line.plain.strip() for line in status_lines(table(*args, **facts))]
 
 
-def test_interrupted_trials_are_told_apart_from_failed_ones():
+def test_interrupted_trials_are_shown_apart_from_failed_ones():
     lines = said(1, reasons={"not finite": 1}, interrupted={"its run was killed": 2})
     assert "1 failed: not finite" in lines
     assert "2 interrupted, to be tried again: its run was killed" in lines

@@ -157,7 +157,7 @@ def test_plan_scores_every_cell_before_training_the_best_first():
     assert json.loads(invoke("plan", "tiny", "--json").stdout)["combinations"][0]["scores"] is None
 
 
-def test_plan_shows_the_rank_of_each_layer_of_a_budget():
+def test_plan_shows_the_rank_of_every_layer_of_a_budget():
     path = write_study()
     text = path.read_text().replace("ranks = [1, 2]", 'ranks = [60, 1700]\nallocation = { by = "gain" }')
     path.write_text(text.replace('compression = "int1"', 'compression = "none"').replace('targets = ["fc1"]\n', ""))

@@ -56,7 +56,7 @@ def test_a_cell_without_a_winner_has_none_to_be_tested():
     assert Watch("s", [pruned], True).finished
 
 
-def test_without_a_stored_run_they_follow_from_what_was_seen(monkeypatch):
+def test_without_a_stored_run_the_rate_follows_from_trials_that_ended_while_watching(monkeypatch):
     watched = Watch("s", [part()], True)
     assert watched.view().rate is None
     later = watched.now + 30
@@ -66,7 +66,7 @@ def test_without_a_stored_run_they_follow_from_what_was_seen(monkeypatch):
     assert watched.view().passed is None
 
 
-def test_where_no_run_goes_on_nothing_is_left_to_be_waited_for():
+def test_without_an_active_run_no_time_left_is_shown():
     watched = Watch("s", [part(complete=1, run=began(10_000, 0))], False)
     view = watched.view()
     assert (view.rate, view.study_left, view.passed) == (None, None, None)
@@ -87,7 +87,7 @@ def _at_once(monkeypatch):
 
 
 @pytest.mark.usefixtures("_at_once")
-def test_off_a_terminal_there_is_a_line_for_each_change_and_an_end(capsys):
+def test_off_a_terminal_every_change_is_a_line_and_the_finished_study_ends_it(capsys):
     tables = iter([[part()], [part()], [part(complete=1)], [part(complete=4, tested=True)]])
     watch_study("s", lambda: next(tables), lambda: True, as_json=False)
     lines = capsys.readouterr().out.splitlines()
@@ -95,7 +95,7 @@ def test_off_a_terminal_there_is_a_line_for_each_change_and_an_end(capsys):
 
 
 @pytest.mark.usefixtures("_at_once")
-def test_json_is_one_object_a_line_for_each_change(capsys):
+def test_with_json_every_change_is_one_object_on_one_line(capsys):
     tables = iter([[part()], [part()], [part(complete=4, tested=True)]])
     watch_study("s", lambda: next(tables), lambda: None, as_json=True)
     first, last = map(json.loads, capsys.readouterr().out.splitlines())

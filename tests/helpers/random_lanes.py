@@ -16,20 +16,20 @@ Trial = tuple[dict[str, Tensor], float]
 
 def trials(model: nn.Module, targets: Sequence[str], ranks: Sequence[int] = (1, 1, 3)) -> list[Trial]:
     """Lanes of random factors, and their alphas."""
-    own = []
+    lanes = []
     for alpha, rank in enumerate(ranks, start=1):
         starts = {}
         for name in targets:
             out, inner = matrix_shape(model.get_submodule(name))
             r = min(rank, out, inner)
             starts[name] = Start(torch.randn(r, inner).double() / inner**0.5, torch.randn(out, r).double())
-        own.append((Lora().begin(CompressedModel(model, {}, model), starts, Draw(float(alpha))), float(alpha)))
-    return own
+        lanes.append((Lora().begin(CompressedModel(model, {}, model), starts, Draw(float(alpha))), float(alpha)))
+    return lanes
 
 
-def in_stacks(own: Sequence[Trial]) -> Lanes:
+def in_stacks(lanes: Sequence[Trial]) -> Lanes:
     """The first lanes as a stack, and the last one beside it."""
-    stacks = [own[:-1], own[-1:]]
+    stacks = [lanes[:-1], lanes[-1:]]
     return Lanes(
         [({k: torch.stack([p[k] for p, _ in stack]) for k in stack[0][0]}, [a for _, a in stack]) for stack in stacks]
     )

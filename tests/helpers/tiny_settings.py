@@ -104,7 +104,7 @@ SETTINGS: dict[str, tuple[Callable[[], nn.Module], str]] = {
 """What is built, and its targets."""
 
 
-def setting(
+def make_setting(
     build: Callable[[], nn.Module] = mlp, dtype: torch.dtype = torch.float32, *, targets: str = "*", cached: bool = True
 ) -> Setting:
     """A trained model, compressed; ``cached`` where what lanes share is had once, else every image takes all of it."""
@@ -115,12 +115,13 @@ def setting(
     compressed = Int1().compress_model(model, find_targets(model, [targets]), {})
     labels = torch.arange(80) % 3
     images = torch.randn(80, 2, 6, 6, dtype=dtype) + labels[:, None, None, None]
-    own = Setting(compressed, model, TensorPart(images[:50], labels[:50]), TensorPart(images[50:], labels[50:]), None)
-    probes = [[(own.lane(rank).parameters, alpha) for alpha in (1.0, 2.0)] for rank in (1, 2)]
+    train, val = TensorPart(images[:50], labels[:50]), TensorPart(images[50:], labels[50:])
+    setting = Setting(compressed, model, train, val, None)
+    probes = [[(setting.lane(rank).parameters, alpha) for alpha in (1.0, 2.0)] for rank in (1, 2)]
     cut, uncut = make_program(compressed.model, Lora(), probes, images[:3]), Program(compressed.model, Lora())
-    own.program = cut if cached else uncut
-    assert (own.program.cut is not None) == cached
-    return own
+    setting.program = cut if cached else uncut
+    assert (setting.program.cut is not None) == cached
+    return setting
 
 
 RULES = [optimizer.name for optimizer in OPTIMIZERS]

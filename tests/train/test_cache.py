@@ -220,7 +220,7 @@ def make_objective(features: FeatureCache, preprocessing: str = "none", seed: in
     return Objective.of(Combination(task, *spec), ComputeSpec(), features)
 
 
-def test_each_part_of_a_task_each_preprocessing_and_other_images_have_caches_of_their_own(make_cache):
+def test_another_part_of_a_task_another_preprocessing_and_other_images_have_other_caches(make_cache):
     expected = 0
     for settings in ({}, {"preprocessing": "crop"}, {"seed": 1}):
         features = make_cache()

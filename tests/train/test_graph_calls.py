@@ -60,25 +60,23 @@ def of_a_lane(m: Calls, x: Tensor) -> Tensor:
     return m.c(F.relu(h, inplace=True))
 
 
-IN_PLACE = {
-    each.__name__: each for each in (added, aliased, powered, within, written_to, of_a_view, of_the_images, of_a_lane)
-}
+CALLS_IN_PLACE = (added, aliased, powered, within, written_to, of_a_view, of_the_images, of_a_lane)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("calls", IN_PLACE.values(), ids=IN_PLACE)
+@pytest.mark.parametrize("calls", CALLS_IN_PLACE)
 def test_calls_in_place_change_neither_their_inputs_nor_the_outputs(calls):
     model, images = made(calls)
-    before, own = images.clone(), trials(model, ["b", "c"])
-    program = make_program(model, Lora(), [own[:-1], own[-1:]], images)
+    before, lanes = images.clone(), trials(model, ["b", "c"])
+    program = make_program(model, Lora(), [lanes[:-1], lanes[-1:]], images)
     assert torch.equal(images, before)
     assert program.stacks
     rows = torch.randn(5, 6, dtype=torch.float64)
-    expected = torch.cat([alone(model, trial, rows) for trial in own])
+    expected = torch.cat([alone(model, trial, rows) for trial in lanes])
     for _ in range(2):
         if program.cut is not None:
-            torch.testing.assert_close(staged(program.cut, own, rows), expected, rtol=1e-9, atol=1e-9)
-        logits = program.bind(in_stacks(own))(*program.inputs(rows))
+            torch.testing.assert_close(staged(program.cut, lanes, rows), expected, rtol=1e-9, atol=1e-9)
+        logits = program.bind(in_stacks(lanes))(*program.inputs(rows))
         torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
     assert (program.cut is None) == (calls in (added, aliased)), program.why
 

@@ -26,8 +26,8 @@ class Branching(nn.Module):
 
 
 def program_of(model: nn.Module, targets: list[str], images: Tensor) -> Program:
-    own = trials(model, targets)
-    return make_program(model, Lora(), [own[:-1], own[-1:]], images)
+    lanes = trials(model, targets)
+    return make_program(model, Lora(), [lanes[:-1], lanes[-1:]], images)
 
 
 def made(model: nn.Module, *shape: int) -> tuple[nn.Module, Tensor]:
@@ -48,10 +48,10 @@ def test_a_head_is_cut_off_a_model_that_cannot_be_traced(build, head, shape):
     assert program.cut is not None
     assert program.cut.stem is not None
     assert program.cut.names == (f"input of {head}",)
-    own = trials(model, [head])
+    lanes = trials(model, [head])
     with torch.no_grad():
-        logits = program.bind(in_stacks(own))(*program.inputs(images))
-        expected = torch.cat([alone(model, trial, images) for trial in own])
+        logits = program.bind(in_stacks(lanes))(*program.inputs(images))
+        expected = torch.cat([alone(model, trial, images) for trial in lanes])
         torch.testing.assert_close(logits, expected, rtol=0, atol=1e-9)
         plain = program.without_lanes(model)(*program.cut.stem(images))
         torch.testing.assert_close(plain, model(images), rtol=0, atol=1e-9)
@@ -79,7 +79,7 @@ def test_the_cache_of_a_trunk_serves_every_head():
     model, images = made(Branching(), 3, 4)
     other = copy_sharing_tensors(model)
     other.head = nn.Linear(8, 5).double()
-    stems = [program_of(each, ["head"], images).cut.stem for each in (model, other)]
+    stems = [program_of(whole, ["head"], images).cut.stem for whole in (model, other)]
     assert FeatureCache().key(stems[0], {}) == FeatureCache().key(stems[1], {})
     other.trunk = nn.Linear(12, 8).double()
     assert FeatureCache().key(stems[0], {}) != FeatureCache().key(program_of(other, ["head"], images).cut.stem, {})

@@ -4,7 +4,7 @@ from itertools import pairwise
 import pytest
 import torch
 from stopping import CheckedBy
-from tiny_settings import RULES, cnn, equal, mlp, setting
+from tiny_settings import RULES, cnn, equal, make_setting, mlp
 from tiny_studies import count_correct
 from torch import Tensor, nn
 
@@ -21,17 +21,17 @@ from pipeline.train.schedules.cosine import Cosine
 
 @pytest.mark.parametrize("schedule", [Constant(), Cosine()], ids=["constant", "cosine"])
 @pytest.mark.parametrize("build", [mlp, cnn])
-def test_a_cohort_of_mixed_lanes_trains_each_as_it_trains_alone(build, schedule):
-    own, recipe = setting(build, torch.float64), Recipe(epochs=3, schedule=schedule)
+def test_a_mixed_cohort_trains_every_lane_as_it_trains_alone(build, schedule):
+    setting, recipe = make_setting(build, torch.float64), Recipe(epochs=3, schedule=schedule)
     values = [
         {"optimizer": name, "lr": rate, "alpha": alpha}
         for alpha, (name, rate) in enumerate(zip(RULES, (0.02, 0.01, 0.003, 0.01, 0.002), strict=True), start=2)
     ]
-    together, alone = [own.lane(**each) for each in values], [own.lane(**each) for each in values]
+    together, alone = [setting.lane(**trial) for trial in values], [setting.lane(**trial) for trial in values]
     for _ in range(3):
-        own.epoch(together, recipe)
+        setting.epoch(together, recipe)
         for lane in alone:
-            own.epoch([lane], recipe)
+            setting.epoch([lane], recipe)
     for lane, lone in zip(together, alone, strict=True):
         for name, tensor in lane.parameters.items():
             torch.testing.assert_close(tensor, lone.parameters[name], rtol=0, atol=1e-9)
@@ -45,13 +45,13 @@ def test_a_cohort_of_mixed_lanes_trains_each_as_it_trains_alone(build, schedule)
 
 @pytest.mark.parametrize("build", [mlp, cnn])
 def test_in_float32_a_lanes_gradient_is_its_lone_gradient(build):
-    own = setting(build)
+    setting = make_setting(build)
     # After one step of momentum the first moment is the gradient.
-    together = [own.lane(optimizer="sgd", batch_size=50, alpha=alpha) for alpha in (1.0, 4.0, 8.0)]
-    own.epoch(together)
+    together = [setting.lane(optimizer="sgd", batch_size=50, alpha=alpha) for alpha in (1.0, 4.0, 8.0)]
+    setting.epoch(together)
     for lane in together:
-        lone = own.lane(optimizer="sgd", batch_size=50, alpha=lane.alpha)
-        own.epoch([lone])
+        lone = setting.lane(optimizer="sgd", batch_size=50, alpha=lane.alpha)
+        setting.epoch([lone])
         difference = (lane.moments[0] - lone.moments[0]).norm()
         assert difference < 1e-5 * lone.moments[0].norm()
 
@@ -60,45 +60,45 @@ def test_in_float32_a_lanes_gradient_is_its_lone_gradient(build):
 def test_training_twice_gives_the_same_bits_whatever_was_drawn_between(build):
     runs = []
     for _ in range(2):
-        own = setting(build)
-        lanes = [own.lane(optimizer=name) for name in RULES]
+        setting = make_setting(build)
+        lanes = [setting.lane(optimizer=name) for name in RULES]
         for _ in range(2):
             torch.rand(7)
-            own.epoch(lanes)
+            setting.epoch(lanes)
         runs.append(lanes)
     assert all(equal(*pair) for pair in zip(*runs, strict=True))
 
 
 def test_frozen_tensors_keep_every_bit_and_batch_norms_stay_in_eval_mode():
-    own = setting(cnn)
-    before = {name: tensor.clone() for name, tensor in own.compressed.model.state_dict().items()}
-    lane = own.lane()
+    setting = make_setting(cnn)
+    before = {name: tensor.clone() for name, tensor in setting.compressed.model.state_dict().items()}
+    lane = setting.lane()
     start = {name: tensor.clone() for name, tensor in lane.parameters.items()}
     for _ in range(2):
-        own.epoch([lane])
-    after = own.compressed.model.state_dict()
+        setting.epoch([lane])
+    after = setting.compressed.model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-    assert not own.compressed.model.training
+    assert not setting.compressed.model.training
     assert lane.parameters.keys() == start.keys()
     assert not any(torch.equal(lane.parameters[name], tensor) for name, tensor in start.items())
 
 
 def test_accuracy_and_loss_of_a_lane_are_those_of_its_adapted_model():
-    own, lane = setting(cnn), setting(cnn).lane(lr=0.05)
-    own.epoch([lane, own.lane(lr=0.001)])
-    model = copy_sharing_tensors(own.compressed.model)
+    setting, lane = make_setting(cnn), make_setting(cnn).lane(lr=0.05)
+    setting.epoch([lane, setting.lane(lr=0.001)])
+    model = copy_sharing_tensors(setting.compressed.model)
     attach(model, Lora(), Lanes([({name: tensor[None] for name, tensor in lane.parameters.items()}, [lane.alpha])]))
-    assert lane.curve[0].val_accuracy == count_correct(model, own.val) / 30
+    assert lane.curve[0].val_accuracy == count_correct(model, setting.val) / 30
     with torch.no_grad():
-        loss = nn.functional.cross_entropy(model(own.val.images), own.val.labels)
+        loss = nn.functional.cross_entropy(model(setting.val.images), setting.val.labels)
     assert lane.curve[0].val_loss == pytest.approx(float(loss), rel=1e-5)
 
 
 def test_the_training_loss_is_a_mean_over_images_though_the_last_batch_is_short():
-    own = setting()
-    lane = own.lane(lr=1e-30, optimizer="sgd")
-    own.epoch([lane], val=own.train)
+    setting = make_setting()
+    lane = setting.lane(lr=1e-30, optimizer="sgd")
+    setting.epoch([lane], val=setting.train)
     assert lane.curve[0].train_loss == pytest.approx(lane.curve[0].val_loss, rel=1e-6)
 
 
@@ -117,12 +117,12 @@ class Poisoned(TensorPart):
 
 
 def test_fault_12_a_loss_that_is_not_finite_fails_before_the_optimizers_step():
-    own = setting()
-    failed, short = [[own.lane(), own.lane(optimizer="sgd", lr=0.125)] for _ in range(2)]
+    setting = make_setting()
+    failed, short = [[setting.lane(), setting.lane(optimizer="sgd", lr=0.125)] for _ in range(2)]
     for lanes in (failed, short):
-        own.epoch(lanes)
-    own.epoch(failed, train=Poisoned(own.train, 3))
-    own.epoch(short, train=Poisoned(own.train, 3, cut=True))
+        setting.epoch(lanes)
+    setting.epoch(failed, train=Poisoned(setting.train, 3))
+    setting.epoch(short, train=Poisoned(setting.train, 3, cut=True))
     assert failed[1].failure == "loss nan at step 3 of epoch 2, learning rate 0.125"
     for lane, other in zip(failed, short, strict=True):
         assert len(lane.curve) == 1
@@ -132,12 +132,13 @@ def test_fault_12_a_loss_that_is_not_finite_fails_before_the_optimizers_step():
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("build", [mlp, cnn])
 def test_fault_12_lanes_beside_a_failing_lane_keep_every_bit(build, name):
-    own = setting(build)
+    setting = make_setting(build)
     disturbed, healthy = [
-        [own.lane(optimizer="sgd"), own.lane(optimizer=name, lr=lr), own.lane(optimizer="adamw")] for lr in (1e30, 0.01)
+        [setting.lane(optimizer="sgd"), setting.lane(optimizer=name, lr=lr), setting.lane(optimizer="adamw")]
+        for lr in (1e30, 0.01)
     ]
-    own.epoch(disturbed)
-    own.epoch(healthy)
+    setting.epoch(disturbed)
+    setting.epoch(healthy)
     assert "learning rate 1e+30" in disturbed[1].failure
     assert not disturbed[1].curve
     assert healthy[1].curve
@@ -146,9 +147,9 @@ def test_fault_12_lanes_beside_a_failing_lane_keep_every_bit(build, name):
 
 
 def test_fault_12_a_lane_that_diverges_at_the_last_step_of_an_epoch_has_no_accuracy():
-    own = setting()
-    lane, neighbour = own.lane(optimizer="sgd", lr=1e38, batch_size=50), own.lane(batch_size=50)
-    own.epoch([lane, neighbour], Recipe(epochs=1))
+    setting = make_setting()
+    lane, neighbour = setting.lane(optimizer="sgd", lr=1e38, batch_size=50), setting.lane(batch_size=50)
+    setting.epoch([lane, neighbour], Recipe(epochs=1))
     assert lane.failure == "validation loss nan after epoch 1, learning rate 1e+38"
     assert not lane.curve
     assert not lane.best_parameters
@@ -169,12 +170,12 @@ class Scripted(TensorPart):
 
 
 def test_the_best_epoch_is_the_first_of_equals_and_its_parameters_are_kept():
-    own = setting()
-    lane = own.lane(lr=1e-7)
-    val = Scripted(own.val.images, own.compressed.model(own.val.images).argmax(1), [11, 20, 5, 20, 19])
+    setting = make_setting()
+    lane = setting.lane(lr=1e-7)
+    val = Scripted(setting.val.images, setting.compressed.model(setting.val.images).argmax(1), [11, 20, 5, 20, 19])
     states = []
     for _ in range(5):
-        own.epoch([lane], val=val)
+        setting.epoch([lane], val=val)
         states.append({name: tensor.clone() for name, tensor in lane.parameters.items()})
     assert [epoch.val_accuracy * 30 for epoch in lane.curve] == pytest.approx([11, 20, 5, 20, 19])
     assert lane.best_epoch == 2
@@ -192,10 +193,10 @@ class Noting(TensorPart):
 
 
 def orders(epochs: int, T: int = 1, **values: object) -> list[list[int]]:
-    own = setting()
-    part, lanes = Noting(own.train.images, own.train.labels), [own.lane(**values) for _ in range(T)]
+    setting = make_setting()
+    part, lanes = Noting(setting.train.images, setting.train.labels), [setting.lane(**values) for _ in range(T)]
     for _ in range(epochs):
-        own.epoch(lanes, train=part)
+        setting.epoch(lanes, train=part)
     return part.orders
 
 
@@ -214,12 +215,12 @@ def test_the_seed_of_an_order_is_the_same_on_any_machine():
 
 
 def test_a_stop_before_any_batch_leaves_the_lanes_as_they_were_after_the_last_epoch():
-    own = setting()
+    setting = make_setting()
     asked = []
-    disturbed, quiet = own.lane(), own.lane()
+    disturbed, quiet = setting.lane(), setting.lane()
     with CheckedBy(lambda: asked.append(1)):
-        own.epoch([disturbed])
-    own.epoch([quiet])
+        setting.epoch([disturbed])
+    setting.epoch([quiet])
     assert len(asked) == 4 + 1  # 50 images in batches of 16, and one evaluation
 
     def stop() -> None:
@@ -228,27 +229,27 @@ def test_a_stop_before_any_batch_leaves_the_lanes_as_they_were_after_the_last_ep
             raise InterruptedError
 
     with pytest.raises(InterruptedError), CheckedBy(stop):
-        own.epoch([disturbed])
+        setting.epoch([disturbed])
     assert equal(disturbed, quiet)
     for lane in (disturbed, quiet):
-        own.epoch([lane])
+        setting.epoch([lane])
     assert equal(disturbed, quiet)
     assert len(disturbed.curve) == 2
 
 
 @pytest.mark.parametrize("schedule", [Constant(), Cosine()], ids=["constant", "cosine"])
 def test_the_rate_is_constant_or_falls_over_all_steps_to_near_zero(schedule, monkeypatch):
-    seen = []
+    steps = []
     step = LaneOptimizer.step
     monkeypatch.setattr(
-        LaneOptimizer, "step", lambda self, g, rates, t, live: [seen.append((t, rates)), step(self, g, rates, t, live)]
+        LaneOptimizer, "step", lambda self, g, rates, t, live: [steps.append((t, rates)), step(self, g, rates, t, live)]
     )
-    own = setting()
-    lanes = [own.lane(lr=0.5), own.lane(lr=0.25)]
+    setting = make_setting()
+    lanes = [setting.lane(lr=0.5), setting.lane(lr=0.25)]
     for _ in range(10):
-        own.epoch(lanes, Recipe(epochs=10, schedule=schedule))
-    assert [t for t, _ in seen] == list(range(1, 41))
-    rates = [rate for _, (rate, half) in seen if rate == 2 * half]
+        setting.epoch(lanes, Recipe(epochs=10, schedule=schedule))
+    assert [t for t, _ in steps] == list(range(1, 41))
+    rates = [rate for _, (rate, half) in steps if rate == 2 * half]
     assert len(rates) == 40
     assert rates[0] == 0.5
     if schedule == Constant():

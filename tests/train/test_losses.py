@@ -1,7 +1,7 @@
 import pytest
 import torch
 from pydantic import ValidationError
-from tiny_settings import Setting, mlp, setting
+from tiny_settings import Setting, make_setting, mlp
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,7 +23,7 @@ LOSSES_HERE = [
     Distillation(),
     Distillation(temperature=4.0, labels=0.3, smoothing=0.2),
 ]
-EACH = pytest.mark.parametrize("loss", LOSSES_HERE, ids=str)
+EVERY_LOSS = pytest.mark.parametrize("loss", LOSSES_HERE, ids=str)
 
 
 def batch(classes: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -38,26 +38,26 @@ def test_every_registered_loss_is_tested_here():
 
 @CLASSES
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
-def test_cross_entropy_is_torchs_own_for_each_lane(classes, smoothing):
+def test_cross_entropy_of_every_lane_is_that_of_torch(classes, smoothing):
     logits, labels, _ = batch(classes)
-    own = CrossEntropy(smoothing=smoothing).losses(logits, labels, None)
+    losses = CrossEntropy(smoothing=smoothing).losses(logits, labels, None)
     expected = torch.stack([F.cross_entropy(lane, labels, label_smoothing=smoothing) for lane in logits])
-    torch.testing.assert_close(own, expected)
+    torch.testing.assert_close(losses, expected)
 
 
 @CLASSES
 @pytest.mark.parametrize(("temperature", "weight", "smoothing"), [(1.0, 0.0, 0.0), (2.5, 0.0, 0.0), (4.0, 0.3, 0.1)])
-def test_distillation_is_the_weighted_sum_of_torchs_own_for_each_lane(classes, temperature, weight, smoothing):
+def test_distillation_of_every_lane_is_the_weighted_sum_of_torchs_losses(classes, temperature, weight, smoothing):
     logits, labels, teacher = batch(classes)
-    own = Distillation(temperature=temperature, labels=weight, smoothing=smoothing).losses(logits, labels, teacher)
+    losses = Distillation(temperature=temperature, labels=weight, smoothing=smoothing).losses(logits, labels, teacher)
     p = (teacher / temperature).softmax(1)
-    for lane, value in zip(logits, own, strict=True):
+    for lane, value in zip(logits, losses, strict=True):
         kl = F.kl_div((lane / temperature).log_softmax(1), p, reduction="batchmean")
         hard = F.cross_entropy(lane, labels, label_smoothing=smoothing)
         torch.testing.assert_close(value, weight * hard + (1 - weight) * temperature**2 * kl)
 
 
-@EACH
+@EVERY_LOSS
 @CLASSES
 def test_gradients_are_those_of_finite_differences(loss, classes):
     logits, labels, teacher = batch(classes)
@@ -65,7 +65,7 @@ def test_gradients_are_those_of_finite_differences(loss, classes):
     assert torch.autograd.gradcheck(lambda z: loss.losses(z, labels[:3], teacher[:3]), (logits,))
 
 
-@EACH
+@EVERY_LOSS
 @CLASSES
 def test_a_lanes_loss_does_not_depend_on_its_neighbours(loss, classes):
     logits, labels, teacher = batch(classes)
@@ -77,8 +77,8 @@ def test_a_lanes_loss_does_not_depend_on_its_neighbours(loss, classes):
 def test_at_temperature_one_a_teacher_with_one_hot_outputs_gives_cross_entropy(classes):
     logits, labels, _ = batch(classes)
     teacher = 1e4 * F.one_hot(labels, classes).double()
-    own = Distillation(temperature=1.0).losses(logits, labels, teacher)
-    torch.testing.assert_close(own, CrossEntropy().losses(logits, labels, None))
+    losses = Distillation(temperature=1.0).losses(logits, labels, teacher)
+    torch.testing.assert_close(losses, CrossEntropy().losses(logits, labels, None))
 
 
 def test_a_student_with_the_logits_of_its_teacher_has_loss_zero():
@@ -131,21 +131,21 @@ def test_a_tensor_added_to_rows_follows_their_order(kind, order):
     part = kind(torch.randn(23, 4), torch.arange(23))
     rows = with_tensor(image_rows(part), torch.arange(23)[:, None] * torch.tensor([1, 10]))
     assert len(rows) == 23
-    seen = []
+    label_batches = []
     for (images, extra), labels in rows.batches(4, order):
         assert torch.equal(images, part.images[labels])
         assert torch.equal(extra, torch.stack([labels, 10 * labels], 1))
-        seen.append(labels)
-    assert torch.equal(torch.cat(seen), torch.arange(23) if order is None else order)
+        label_batches.append(labels)
+    assert torch.equal(torch.cat(label_batches), torch.arange(23) if order is None else order)
 
 
 def test_logits_of_a_teacher_are_those_of_its_model_and_are_cached_once(tmp_path, said):
-    own = setting()
+    setting = make_setting()
     cache = FeatureCache(folder=tmp_path)
-    expected = own.original(own.train.images)
+    expected = setting.original(setting.train.images)
     for _ in range(2):
         for held in (cache, FeatureCache(folder=tmp_path), None):
-            logits = teacher_logits(Stem(own.original, "logits"), own.train, "cpu", held, {"part": "train"})
+            logits = teacher_logits(Stem(setting.original, "logits"), setting.train, "cpu", held, {"part": "train"})
             torch.testing.assert_close(logits, expected)
             assert not logits.requires_grad
     assert len([line for line in said if "run once over 50 images" in line]) == len(said) == 1
@@ -155,14 +155,14 @@ def test_logits_of_a_teacher_are_those_of_its_model_and_are_cached_once(tmp_path
 def test_lanes_are_distilled_from_a_teacher_whatever_their_labels_say(cached):
     curves = []
     for shift in (0, 1):
-        own = setting(mlp, torch.float64, cached=cached)
+        setting = make_setting(mlp, torch.float64, cached=cached)
         parts = {}
         for name in ("train", "val"):
-            part = getattr(own, name)
+            part = getattr(setting, name)
             parts[name] = TensorPart(part.images, (part.labels + shift) % 3)
-        lanes = [own.lane(lr=lr, batch_size=8) for lr in (0.003, 0.01)]
+        lanes = [setting.lane(lr=lr, batch_size=8) for lr in (0.003, 0.01)]
         for _ in range(6):
-            distil(own, lanes, Distillation(), parts)
+            distil(setting, lanes, Distillation(), parts)
         for lane in lanes:
             assert lane.failure is None
             assert lane.curve[-1].train_loss < 0.5 * lane.curve[0].train_loss
@@ -170,11 +170,11 @@ def test_lanes_are_distilled_from_a_teacher_whatever_their_labels_say(cached):
     assert curves[0] == curves[1]
 
 
-def distil(own: Setting, lanes: list[Lane], loss: Loss, parts: dict[str, TensorPart]) -> None:
+def distil(setting: Setting, lanes: list[Lane], loss: Loss, parts: dict[str, TensorPart]) -> None:
     """One epoch of lanes from the setting's uncompressed model."""
-    teacher = Stem(own.original, "logits")
+    teacher = Stem(setting.original, "logits")
     rows = {
-        name: with_tensor(own.program.rows(own.source(part)), teacher_logits(teacher, part, "cpu", None, {}))
+        name: with_tensor(setting.program.rows(setting.source(part)), teacher_logits(teacher, part, "cpu", None, {}))
         for name, part in parts.items()
     }
-    train_epoch(lanes, own.program, **rows, recipe=Recipe(epochs=6, loss=loss))
+    train_epoch(lanes, setting.program, **rows, recipe=Recipe(epochs=6, loss=loss))

@@ -6,7 +6,7 @@ from itertools import chain
 
 import pytest
 import torch
-from tiny_settings import SETTINGS, TRIALS, Setting, equal, setting
+from tiny_settings import SETTINGS, TRIALS, Setting, equal, make_setting
 
 from pipeline.train.lane import Lane
 from pipeline.train.loop import side_by_side, workers
@@ -26,20 +26,20 @@ def test_there_is_one_worker_per_thread_and_one_for_a_gpu():
 
 
 @pytest.mark.parametrize(("jobs", "threads"), [(2, 2), (3, 1), (4, 1), (9, 1)])
-def test_each_job_runs_once_with_its_share_of_the_threads(jobs, threads):
-    seen: list[tuple[int, int]] = []
-    side_by_side([lambda job=job: seen.append((job, torch.get_num_threads())) for job in range(jobs)], "cpu")
-    assert sorted(seen) == [(job, threads) for job in range(jobs)]
+def test_every_job_runs_once_with_its_share_of_the_threads(jobs, threads):
+    ran: list[tuple[int, int]] = []
+    side_by_side([lambda job=job: ran.append((job, torch.get_num_threads())) for job in range(jobs)], "cpu")
+    assert sorted(ran) == [(job, threads) for job in range(jobs)]
     assert torch.get_num_threads() == 4
 
 
 @pytest.mark.parametrize(("jobs", "device"), [(1, "cpu"), (0, "cpu"), (3, "cuda")])
 def test_a_single_worker_runs_jobs_in_turn_with_all_threads(jobs, device):
-    seen = []
+    ran = []
     here = threading.get_ident()
-    run = [lambda job=job: seen.append((job, torch.get_num_threads(), threading.get_ident())) for job in range(jobs)]
+    run = [lambda job=job: ran.append((job, torch.get_num_threads(), threading.get_ident())) for job in range(jobs)]
     side_by_side(run, device)
-    assert seen == [(job, 4, here) for job in range(jobs)]
+    assert ran == [(job, 4, here) for job in range(jobs)]
 
 
 def test_jobs_run_at_the_same_time():
@@ -64,34 +64,34 @@ def test_an_error_of_a_job_is_raised_after_running_jobs_end_and_cancels_waiting_
     assert torch.get_num_threads() == 4
 
 
-def cohort(own: Setting) -> list[Lane]:
-    return [own.lane(**values) for values in TRIALS]
+def cohort(setting: Setting) -> list[Lane]:
+    return [setting.lane(**values) for values in TRIALS]
 
 
-def trained_beside(own: Setting, others: int) -> list[Lane]:
+def trained_beside(setting: Setting, others: int) -> list[Lane]:
     """A cohort after two epochs, each of them trained beside other cohorts."""
-    cohorts = [cohort(own) for _ in range(others + 1)]
+    cohorts = [cohort(setting) for _ in range(others + 1)]
     for lane in chain(*cohorts[1:]):
         lane.lr /= 2
     for _ in range(2):
-        side_by_side([functools.partial(own.epoch, lanes) for lanes in cohorts], "cpu")
+        side_by_side([functools.partial(setting.epoch, lanes) for lanes in cohorts], "cpu")
     return cohorts[0]
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "vit's last block"])
 def test_a_cohort_gives_the_same_bits_whatever_trains_in_parallel(name):
     build, targets = SETTINGS[name]
-    own = setting(build, targets=targets)
-    first = trained_beside(own, 3)
+    setting = make_setting(build, targets=targets)
+    first = trained_beside(setting, 3)
     for others in (3, 5, 2):
-        assert all(map(equal, first, trained_beside(own, others)))
+        assert all(map(equal, first, trained_beside(setting, others)))
 
 
 def test_parallel_cohorts_equal_sequential_ones_up_to_rounding():
-    own = setting(SETTINGS["cnn"][0], torch.float64)
-    in_turn = cohort(own)
+    setting = make_setting(SETTINGS["cnn"][0], torch.float64)
+    in_turn = cohort(setting)
     for _ in range(2):
-        own.epoch(in_turn)
-    for lane, other in zip(trained_beside(own, 2), in_turn, strict=True):
+        setting.epoch(in_turn)
+    for lane, other in zip(trained_beside(setting, 2), in_turn, strict=True):
         for name, tensor in lane.parameters.items():
             torch.testing.assert_close(tensor, other.parameters[name], rtol=0, atol=1e-9)

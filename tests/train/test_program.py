@@ -19,8 +19,8 @@ from pipeline.train.cut.program import Program, make_program
 from pipeline.train.rows import image_rows
 
 
-def program_of(model: nn.Module, own: list[Trial], images: Tensor) -> Program:
-    return make_program(model, Lora(), [own[:-1], own[-1:]], images)
+def program_of(model: nn.Module, lanes: list[Trial], images: Tensor) -> Program:
+    return make_program(model, Lora(), [lanes[:-1], lanes[-1:]], images)
 
 
 def branching(m: Calls, x: Tensor) -> Tensor:
@@ -55,13 +55,13 @@ FALL_BACKS = {
 @pytest.mark.parametrize(("calls", "why"), FALL_BACKS.values(), ids=FALL_BACKS)
 def test_a_model_that_cannot_be_cut_runs_whole_and_gives_the_same_logits(calls, why):
     model, images = made(calls)
-    own = trials(model, ["b", "c"])
-    program = program_of(model, own, images)
+    lanes = trials(model, ["b", "c"])
+    program = program_of(model, lanes, images)
     assert program.cut is None
     assert program.stacks
     assert why in program.why
-    expected = torch.cat([alone(model, trial, images) for trial in own])
-    logits = program.bind(in_stacks(own))(*program.inputs(images))
+    expected = torch.cat([alone(model, trial, images) for trial in lanes])
+    logits = program.bind(in_stacks(lanes))(*program.inputs(images))
     torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -90,10 +90,10 @@ def test_a_model_that_mixes_a_batch_takes_one_lane_per_pass(calls):
 @torch.no_grad()
 def test_a_model_whose_batch_is_its_second_axis_takes_one_lane_per_pass_and_is_right():
     model, images = made(lambda m, x: m.c(m.b(m.a(x)[:, None].expand(-1, 2, -1).transpose(0, 1)).tanh()).mean(0))
-    own = trials(model, ["b", "c"])
-    program = program_of(model, own, images)
+    lanes = trials(model, ["b", "c"])
+    program = program_of(model, lanes, images)
     assert not program.stacks
-    for parameters, alpha in own:
+    for parameters, alpha in lanes:
         one = Lanes([({name: tensor[None] for name, tensor in parameters.items()}, [alpha])])
         logits = program.bind(one)(*program.inputs(images))
         torch.testing.assert_close(logits, alone(model, (parameters, alpha), images), rtol=1e-12, atol=1e-12)
@@ -102,8 +102,8 @@ def test_a_model_whose_batch_is_its_second_axis_takes_one_lane_per_pass_and_is_r
 @torch.no_grad()
 def test_rows_hold_the_inputs_of_the_lanes_and_leave_the_images_unchanged():
     model, images = made(lambda m, x: m.c(m.b(x).relu()))
-    own = trials(model, ["b", "c"])
-    program = program_of(model, own, images)
+    lanes = trials(model, ["b", "c"])
+    program = program_of(model, lanes, images)
     assert program.cut.stem is None
     part = TensorPart(torch.randn(9, 6, dtype=torch.float64), torch.arange(9) % 3)
     before = part.images.clone()
@@ -113,8 +113,8 @@ def test_rows_hold_the_inputs_of_the_lanes_and_leave_the_images_unchanged():
     assert torch.equal(labels, part.labels)
     assert inputs[0].data_ptr() == part.images.data_ptr(), "images that pass through are held once"
     torch.testing.assert_close(inputs[1], model.b(part.images), rtol=1e-12, atol=1e-12)
-    expected = torch.cat([alone(model, trial, part.images) for trial in own])
-    torch.testing.assert_close(program.bind(in_stacks(own))(*inputs), expected, rtol=1e-9, atol=1e-9)
+    expected = torch.cat([alone(model, trial, part.images) for trial in lanes])
+    torch.testing.assert_close(program.bind(in_stacks(lanes))(*inputs), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_a_whole_program_takes_images_as_they_are():

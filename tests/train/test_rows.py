@@ -18,7 +18,7 @@ def make_rows() -> TensorRows:
 def whole(rows: Rows, batch_size: int = 7, order: Tensor | None = None) -> tuple[list[Tensor], Tensor, list[int]]:
     """All tensors, all labels, and the sizes of the batches they came in."""
     batches = list(rows.batches(batch_size, order))
-    tensors = [torch.cat(each) for each in zip(*(inputs for inputs, _ in batches), strict=True)]
+    tensors = [torch.cat(column) for column in zip(*(inputs for inputs, _ in batches), strict=True)]
     labels = torch.cat([labels for _, labels in batches])
     return tensors, labels, [len(labels) for _, labels in batches]
 
@@ -176,7 +176,7 @@ class OtherBatches(TensorPart):
             yield images + 1, labels
 
 
-def test_a_user_defined_part_gives_its_own_batches(items):
+def test_the_batches_of_a_user_defined_part_are_taken_as_they_are(items):
     part = OtherBatches(items.images, torch.arange(N) % 5)
     tensors, labels, _ = whole(image_rows(part))
     assert torch.equal(tensors[0], items.images + 1)

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_settings import RULES, SETTINGS, TRIALS, Setting, equal, setting
+from tiny_settings import RULES, SETTINGS, TRIALS, Setting, equal, make_setting
 from torch import nn
 
 from pipeline.config.spec import ComputeSpec
@@ -19,19 +19,19 @@ RECIPES = {
 }
 
 
-def own_setting(name: str, dtype: torch.dtype = torch.float32, *, cached: bool = True) -> Setting:
+def make_named_setting(name: str, dtype: torch.dtype = torch.float32, *, cached: bool = True) -> Setting:
     build, targets = SETTINGS[name]
-    return setting(build, dtype, targets=targets, cached=cached)
+    return make_setting(build, dtype, targets=targets, cached=cached)
 
 
-def trained(own: Setting, recipe: Recipe, *, together: bool) -> list[Lane]:
+def trained(setting: Setting, recipe: Recipe, *, together: bool) -> list[Lane]:
     """``TRIALS``, a neighbour that is pruned after its first epoch, and one that fails in it."""
-    lanes = [own.lane(**values) for values in TRIALS]
-    pruned, failing = own.lane(2, optimizer="adam"), own.lane(3, optimizer="sgd", lr=1e200)
+    lanes = [setting.lane(**values) for values in TRIALS]
+    pruned, failing = setting.lane(2, optimizer="adam"), setting.lane(3, optimizer="sgd", lr=1e200)
     for epoch in range(recipe.epochs):
         cohort = [*lanes[:2], pruned, failing, *lanes[2:]] if epoch == 0 else lanes
         for part in [cohort] if together else [[lane] for lane in cohort]:
-            own.epoch(part, recipe)
+            setting.epoch(part, recipe)
     assert failing.failure
     return [*lanes, pruned]
 
@@ -49,9 +49,9 @@ def assert_same(lane: Lane, other: Lane) -> None:
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_whole_float64_training_is_the_same_together_alone_and_uncut_whoever_leaves_the_cohort(name, recipe):
-    own = own_setting(name, torch.float64)
-    together, alone = trained(own, recipe, together=True), trained(own, recipe, together=False)
-    uncut = trained(own_setting(name, torch.float64, cached=False), recipe, together=True)
+    setting = make_named_setting(name, torch.float64)
+    together, alone = trained(setting, recipe, together=True), trained(setting, recipe, together=False)
+    uncut = trained(make_named_setting(name, torch.float64, cached=False), recipe, together=True)
     for lane, lone, through_all in zip(together, alone, uncut, strict=True):
         assert_same(lane, lone)
         assert_same(lane, through_all)
@@ -63,35 +63,35 @@ def test_a_whole_float64_training_is_the_same_together_alone_and_uncut_whoever_l
 @pytest.mark.parametrize("cached", [True, False], ids=["cut", "uncut"])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_in_float32_every_lanes_gradient_is_its_lone_gradient_at_the_start_and_after_some_epochs(name, cached):
-    own = own_setting(name, cached=cached)
-    lanes = [own.lane(**{**values, "batch_size": 50}) for values in TRIALS]
+    setting = make_named_setting(name, cached=cached)
+    lanes = [setting.lane(**{**values, "batch_size": 50}) for values in TRIALS]
     for epochs in (0, 1, 2):
         for _ in range(epochs):
-            own.epoch(lanes)
+            setting.epoch(lanes)
         # After one step of momentum the first moment is the gradient.
         sampled = [replace(lane, optimizer=Sgd(), moments=None) for lane in copy.deepcopy(lanes)]
         alone = copy.deepcopy(sampled)
-        own.epoch(sampled)
+        setting.epoch(sampled)
         for lane, lone in zip(sampled, alone, strict=True):
-            own.epoch([lone])
+            setting.epoch([lone])
             difference = (lane.moments[0] - lone.moments[0]).norm()
             assert difference < 1e-5 * lone.moments[0].norm()
 
 
 def test_whole_float32_trainings_come_as_close_as_other_seeds_do():
     recipe, seeds = Recipe(epochs=4), range(3)
-    own = own_setting("cnn")
+    setting = make_named_setting("cnn")
     best = {}
     for seed in seeds:
-        together, alone = [[own.lane(**values, seed=seed) for values in TRIALS] for _ in range(2)]
+        together, alone = [[setting.lane(**values, seed=seed) for values in TRIALS] for _ in range(2)]
         for _ in range(recipe.epochs):
-            own.epoch(together, recipe)
+            setting.epoch(together, recipe)
             for lane in alone:
-                own.epoch([lane], recipe)
+                setting.epoch([lane], recipe)
         best[seed] = [[lane.best for lane in lanes] for lanes in (together, alone)]
     for place in range(len(TRIALS)):
         alone = [best[seed][1][place] for seed in seeds]
-        spread = max(max(alone) - min(alone), 1 / len(own.val))
+        spread = max(max(alone) - min(alone), 1 / len(setting.val))
         assert all(abs(best[seed][0][place] - best[seed][1][place]) <= spread for seed in seeds)
 
 
@@ -99,22 +99,22 @@ def test_whole_float32_trainings_come_as_close_as_other_seeds_do():
 @pytest.mark.parametrize("cached", [True, False], ids=["cut", "uncut"])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_fault_12_lanes_of_other_ranks_beside_a_failing_lane_keep_every_bit(name, cached, broken):
-    own = own_setting(name, cached=cached)
-    healthy, disturbed = [[own.lane(**values) for values in TRIALS] for _ in range(2)]
+    setting = make_named_setting(name, cached=cached)
+    healthy, disturbed = [[setting.lane(**values) for values in TRIALS] for _ in range(2)]
     bad = disturbed[0]
     if broken == "a rate":
         bad.lr = 1e30
     else:
         next(iter(bad.parameters.values())).flatten()[0] = torch.nan
-    own.epoch(healthy)
-    own.epoch(disturbed)
+    setting.epoch(healthy)
+    setting.epoch(disturbed)
     assert bad.failure
     assert not bad.curve
     rest = [(lane, other) for lane, other in zip(disturbed, healthy, strict=True) if lane is not bad]
     assert all(lane.failure is None and lane.curve and equal(lane, other) for lane, other in rest)
     survivors, others = [list(lanes) for lanes in zip(*rest, strict=True)]
-    own.epoch(survivors)
-    own.epoch(others)
+    setting.epoch(survivors)
+    setting.epoch(others)
     assert all(equal(*pair) for pair in zip(survivors, others, strict=True))
 
 
@@ -129,12 +129,12 @@ COMPUTE = {
 @pytest.mark.parametrize("cached", [True, False], ids=["cut", "uncut"])
 @pytest.mark.parametrize("name", ["mlp", "cnn", "vit", "vit's last block"])
 def test_precision_and_memory_format_change_losses_little(name, cached, compute, near):
-    own = own_setting(name, cached=cached)
+    setting = make_named_setting(name, cached=cached)
     # RMSprop's first steps are ten times the others', and with them what rounding comes to.
     steady = [values for values in TRIALS if values["optimizer"] != "rmsprop"]
-    lanes, plain = [[own.lane(**values) for values in steady] for _ in range(2)]
-    own.epoch(lanes, Recipe(epochs=1, compute=compute))
-    own.epoch(plain, Recipe(epochs=1))
+    lanes, plain = [[setting.lane(**values) for values in steady] for _ in range(2)]
+    setting.epoch(lanes, Recipe(epochs=1, compute=compute))
+    setting.epoch(plain, Recipe(epochs=1))
     for lane, other in zip(lanes, plain, strict=True):
         assert all(tensor.dtype == torch.float32 for tensor in lane.parameters.values())
         epoch, its = lane.curve[0], other.curve[0]
@@ -153,10 +153,10 @@ def test_a_compiled_training_is_the_same(monkeypatch):
         return torchs(module, backend="aot_eager", **options)
 
     monkeypatch.setattr(torch, "compile", compile_)
-    own = own_setting("head on a frozen trunk", torch.float64)
-    lanes, plain = [[own.lane(**values) for values in TRIALS[:3]] for _ in range(2)]
-    own.epoch(lanes, Recipe(epochs=1, compute=ComputeSpec(compile=True)))
-    own.epoch(plain, Recipe(epochs=1))
-    assert compiled == [own.program.cut.tail]
+    setting = make_named_setting("head on a frozen trunk", torch.float64)
+    lanes, plain = [[setting.lane(**values) for values in TRIALS[:3]] for _ in range(2)]
+    setting.epoch(lanes, Recipe(epochs=1, compute=ComputeSpec(compile=True)))
+    setting.epoch(plain, Recipe(epochs=1))
+    assert compiled == [setting.program.cut.tail]
     for lane, other in zip(lanes, plain, strict=True):
         assert_same(lane, other)
