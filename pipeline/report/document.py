@@ -14,11 +14,8 @@ from pipeline.report.theme import DARK, DARK_SCHEME, LIGHT, LIGHT_SCHEME, proper
 def document(title: str, *, drawn: bool, template: str = "document.html", **context: Any) -> str:
     """An HTML document that loads nothing from the network. The templates escape every text.
 
-    Args:
-        title: The title of the document.
-        drawn: Whether the document holds drawings, which need plotly's library (about 4 MB).
-        template: The template to fill. ``document.html`` shows the blocks that it gets as ``content``.
-        context: What else the template uses.
+    Documents with drawings (``drawn``) hold plotly's library (about 4 MB). The template ``document.html`` shows the
+    blocks that it gets as ``content``.
     """
     plotly = files("plotly").joinpath("package_data", "plotly.min.js")
     return (

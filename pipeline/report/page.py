@@ -48,10 +48,7 @@ class Report:
 def write_report(results: Sequence[CombinationResult], folder: Path, made: datetime | None = None) -> Report:
     """Write ``index.html``, ``evaluation.csv``, ``trials.csv`` and ``epochs.csv``; the studies may still be running.
 
-    Args:
-        results: All combinations of one or more studies, at least one.
-        folder: Where to write; the files of an earlier report are replaced.
-        made: The time that the page shows as its date; None for no date.
+    The files of an earlier report in the folder are replaced. The page shows ``made`` as its date, if it is given.
     """
     for name, (kind, rows, _) in TABLES.items():
         write_csv(folder / name, kind, rows(results))

@@ -90,11 +90,8 @@ def unbeaten(results: Sequence[CombinationResult], part: str) -> list[tuple[Comb
     """
     checkpoints = [(result, cell) for result in results for cell in result.best_of_ranks().values()]
     points = [(winner_bytes(cell), winner_accuracy(cell, part) or 0.0) for _, cell in checkpoints]
-    points += [
-        (result.facts["compressed_bytes"], result.compressed[part].accuracy)
-        for result in results
-        if part in result.compressed
-    ]
+    compressed = [result for result in results if part in result.compressed]
+    points += [(result.facts["compressed_bytes"], result.compressed[part].accuracy) for result in compressed]
     return [checkpoints[index] for index in pareto_front(points) if index < len(checkpoints)]
 
 

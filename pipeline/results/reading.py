@@ -58,10 +58,23 @@ def read_tallied(storage: Database, study: str, winners: Winners) -> list[Combin
     Trials that the tallies do not cover are left out. A study without tallies is read in full. Winners that are read
     are added to ``winners``.
     """
-    return [
-        _read_tallied(storage, optuna.load_study(study_name=name, storage=storage), facts, winners)
-        for name, facts in stored_facts(storage, study_name(study, "")).items()
-    ]
+    results = []
+    for name, facts in stored_facts(storage, study_name(study, "")).items():
+        stored = optuna.load_study(study_name=name, storage=storage)
+        if COVERED not in facts:
+            results.append(_read_in_full(stored, facts))
+            continue
+        cells = [cell for cell in stored_cells(facts) if cell.summary_key in facts]
+        tallies = {cell: Tally.from_table(facts[cell.summary_key]) for cell in cells}
+        best = {}
+        for cell, tally in tallies.items():
+            if tally.trial is not None:
+                key = study_id_of(stored), tally.trial
+                if key not in winners:
+                    winners[key] = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(*key))
+                best[cell] = winners[key]
+        results.append(_result(stored, facts, tallies, best, {}))
+    return results
 
 
 def stored_facts(storage: Database, prefix: str = "") -> dict[str, dict[str, Any]]:
@@ -142,23 +155,6 @@ def _read_in_full(study: optuna.Study, facts: Mapping[str, Any]) -> CombinationR
             cell = cell_of(trial.params)
             epochs[cell] = max(epochs[cell], trial.last_step or 0)
     return _result(study, facts, tallies, _winners(trials, tallies), epochs)
-
-
-def _read_tallied(
-    storage: Database, study: optuna.Study, facts: Mapping[str, Any], known: Winners
-) -> CombinationResult:
-    if COVERED not in facts:
-        return _read_in_full(study, facts)
-    cells = [cell for cell in stored_cells(facts) if cell.summary_key in facts]
-    tallies = {cell: Tally.from_table(facts[cell.summary_key]) for cell in cells}
-    winners = {}
-    for cell, tally in tallies.items():
-        if tally.trial is not None:
-            key = study_id_of(study), tally.trial
-            if key not in known:
-                known[key] = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(*key))
-            winners[cell] = known[key]
-    return _result(study, facts, tallies, winners, {})
 
 
 def _result(

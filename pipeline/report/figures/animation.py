@@ -26,10 +26,7 @@ BELOW = {"y": 0, "yanchor": "top"}
 def draw_courses(always: Sequence[Course], choices: Mapping[str, Sequence[Course]], subtitle: str = "") -> Figure:
     """Singular values with one frame per epoch, and below them the effective rank with a marker at that epoch.
 
-    Args:
-        always: Courses that are shown with every choice.
-        choices: Sets of courses by their names in the menu, which shows one set at a time, first the first.
-        subtitle: Plain text below the title.
+    A menu shows one set of ``choices`` at a time, at first the first, and the courses of ``always`` with every one.
     """
     drawn: list[tuple[str | None, Course]] = [(None, course) for course in always]
     drawn += [(choice, course) for choice, members in choices.items() for course in members]
@@ -60,14 +57,8 @@ def draw_courses(always: Sequence[Course], choices: Mapping[str, Sequence[Course
     figure.update_yaxes(title="s<sub>j</sub> / Σ s", showticklabels=True, row=1, col=1)
     figure.update_yaxes(title="Effective rank", row=2, col=1)
     moving = [3 * index + trace for index in range(len(drawn)) for trace in (0, 2)]
-    figure.frames = [
-        {
-            "name": str(epoch),
-            "data": [trace for course in courses for trace in _moved(course, epoch)],
-            "traces": moving,
-        }
-        for epoch in range(epochs)
-    ]
+    moved = [[trace for course in courses for trace in _moved(course, epoch)] for epoch in range(epochs)]
+    figure.frames = [{"name": str(epoch), "data": data, "traces": moving} for epoch, data in enumerate(moved)]
     menus = [_play(epochs)]
     if len(choices) > 1:
         menus.append(_menu([choice for choice, _ in drawn], list(choices), len(lines)))

@@ -73,17 +73,13 @@ def told_apart(names: Sequence[str], longest: int = LONGEST) -> list[str]:
 
     ``encoder.layer.10.attention.output.dense`` -> ``enco….layer.10.atte….outp….dense``
     """
-    fitted = [_fitted(name, longest) for name in names]
+    fitted = []
+    for name in names:
+        # The longest words are shortened first: the numbers in a layer's name say most.
+        parts, mosts = name.split("."), range(longest, 2, -1)
+        texts = (".".join(one if len(one) <= most else f"{one[: most - 1]}…" for one in parts) for most in mosts)
+        fitted.append(next((text for text in texts if len(text) <= longest), cut(name, longest)))
     return [escape(name) for name in (fitted if len(set(fitted)) == len(set(names)) else names)]
-
-
-def _fitted(name: str, longest: int) -> str:
-    """Shorten the longest words first: the numbers in a layer's name say most."""
-    for most in range(longest, 2, -1):
-        text = ".".join(part if len(part) <= most else f"{part[: most - 1]}…" for part in name.split("."))
-        if len(text) <= longest:
-            return text
-    return cut(name, longest)
 
 
 def hover(result: CombinationResult, cell: CellResult, *lines: str) -> str:
