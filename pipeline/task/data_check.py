@@ -106,8 +106,11 @@ def check_images(spec: TaskSpec, images: Images) -> Iterator[Finding]:
             for label in range(classes)
             if (name, label) not in present
         ]
-        few = Finding("classes have images", False, f"{classes} class; give two or more")
-        yield few if classes < 2 else _finding(few.what, empty, "add images, or remove the class", f"all {classes}")
+        what = "classes have images"
+        if classes < 2:
+            yield Finding(what, False, f"{classes} class; give two or more")
+        else:
+            yield _finding(what, empty, "add images, or remove the class", f"all {classes}")
     decoded = {name: _decode_all(items) for name, items in parts.items()}
     every = list(itertools.chain(*decoded.values()))
     faults = [image.fault for image in every if image.fault]
