@@ -47,8 +47,8 @@ def start_of(
     seed: int = 0,
 ) -> Start:
     compression = compression or Int1()
-    own = stats[0] if compression.needs_statistics else None
-    compress = functools.partial(compression.compress, stats=own)
+    statistics = stats[0] if compression.needs_statistics else None
+    compress = functools.partial(compression.compress, stats=statistics)
     return init.start(AdaptedLayer(weight, compress(weight), compress, stats), rank, generator(seed))
 
 

@@ -147,16 +147,16 @@ class Stored:
 
     def baseline_spectra(self) -> None:
         """Write the spectra of a baseline's training, ten epochs long."""
-        own = tuple(course("W", layer, 10) for layer in self.watched)
-        write_spectra(baseline_spectra(WEIGHTS), Spectra(of=WEIGHTS, values=64, courses=own))
+        courses = tuple(course("W", layer, 10) for layer in self.watched)
+        write_spectra(baseline_spectra(WEIGHTS), Spectra(of=WEIGHTS, values=64, courses=courses))
 
     def winner_spectra(self, rank: int, init: str, number: int) -> None:
         """Write the spectra of a winner's training, which begins with B = 0."""
         key = trial_key(self.study.user_attrs["id"], number)
         products = [_zero_start(course("s B A", layer, EPOCHS, values=rank)) for layer in self.watched]
-        own = [*products, *(course("Q + s B A", layer, EPOCHS) for layer in self.watched)]
+        courses = [*products, *(course("Q + s B A", layer, EPOCHS) for layer in self.watched)]
         path = winner_spectra(self.name, self.combination, rank, init)
-        write_spectra(path, Spectra(of=key, values=64, courses=tuple(own)))
+        write_spectra(path, Spectra(of=key, values=64, courses=tuple(courses)))
 
     def layers(self, *names: str, cells: dict[str, dict[str, int]] | None = None) -> None:
         """Write the sizes of compressed layers, the first of 1000 weights, each next of 1000 more.
@@ -193,8 +193,8 @@ class Stored:
 def course(matrix: Matrix, layer: str, epochs: int, values: int = 20) -> Course:
     """A made-up course: a spectrum that falls the steeper the longer it is trained."""
     spectra = [[math.exp(-0.05 * (1 + epoch) * j) for j in range(values)] for epoch in range(epochs + 1)]
-    shares = tuple(tuple(value / sum(own) for value in own) for own in spectra)
-    ranks = tuple(math.exp(-sum(p * math.log(p) for p in own)) for own in shares)
+    shares = tuple(tuple(value / sum(spectrum) for value in spectrum) for spectrum in spectra)
+    ranks = tuple(math.exp(-sum(p * math.log(p) for p in spectrum)) for spectrum in shares)
     return Course(matrix=matrix, layer=layer, shares=shares, effective_rank=ranks)
 
 

@@ -23,7 +23,7 @@ def lane(rank: int = 2, batch_size: int = 16, epochs: int = 0, **values: object)
 
 
 def ranks(cohort: list[Lane]) -> list[int]:
-    return [len(each.parameters["fc1.lora_A"]) for each in cohort]
+    return [len(lane.parameters["fc1.lora_A"]) for lane in cohort]
 
 
 def mixed(count: int = 37) -> list[Lane]:
@@ -33,18 +33,18 @@ def mixed(count: int = 37) -> list[Lane]:
 
 @pytest.mark.parametrize("workers", [1, 2, 7, 100])
 @pytest.mark.parametrize("size", [Pass(64), Pass(256), Pass(0, lanes=5), Pass(10_000, lanes=1)], ids=str)
-def test_every_lane_is_in_one_cohort_of_its_own_pace_that_a_pass_holds(size, workers):
+def test_every_lane_is_in_one_cohort_of_lanes_with_its_key_that_fits_into_a_pass(size, workers):
     lanes = mixed()
     packed = pack(lanes, size, workers)
     assert sorted(map(id, chain(*packed))) == sorted(map(id, lanes))
     for cohort in packed:
-        assert len({each.cohort_key for each in cohort}) == 1
+        assert len({lane.cohort_key for lane in cohort}) == 1
         assert 1 <= len(cohort) <= size.most(cohort[0].batch_size)
     assert len(packed) >= min(workers, len(lanes))
     assert len(packed) % workers == 0 or len(packed) == len(lanes), "no worker is left idle in the last round"
-    for pace in {each.cohort_key for each in lanes}:
-        filled = [len(cohort) for cohort in packed if cohort[0].cohort_key == pace]
-        assert max(filled) - min(filled) <= 1, "each as full as the others of its pace"
+    for key in {lane.cohort_key for lane in lanes}:
+        filled = [len(cohort) for cohort in packed if cohort[0].cohort_key == key]
+        assert max(filled) - min(filled) <= 1, "cohorts of one key differ by one lane at most"
 
 
 def test_there_are_no_more_cohorts_than_passes_and_workers_need():

@@ -50,9 +50,9 @@ def test_the_winner_of_each_cell_is_recorded_from_its_start_to_its_last_epoch(st
         assert (product.effective_rank[0] == 0) == (cell.init == "paper"), "only B = 0 has no product"
         assert len(courses["Q + s B A", "fc1"].shares[0]) == 12
         best = trial.user_attrs["best_epoch"]
-        own = recover(objective, kept_of(spec), trial).parameters
+        recovered = recover(objective, kept_of(spec), trial).parameters
         s = objective.combination.adapter.s(Values.of(trial.params).alpha, cell.rank)
-        values = product_singular_values(own["fc1.lora_B"], own["fc1.lora_A"], s)
+        values = product_singular_values(recovered["fc1.lora_B"], recovered["fc1.lora_A"], s)
         assert product.effective_rank[best] == pytest.approx(effective_rank(values), rel=1e-3)
 
 

@@ -69,9 +69,9 @@ def test_a_grown_budget_reads_it_again_for_changed_winners_alone(storage, counti
 def test_the_winner_is_the_cells_best_by_validation_and_the_first_of_equals(storage):
     study = search(storage)
     for cell, trial in find_winners(study).items():
-        complete = [each for each in by_cell(study.trials)[cell] if each.state == TrialState.COMPLETE]
-        best = max(each.value for each in complete)
-        assert trial.number == min(each.number for each in complete if each.value == best)
+        complete = [other for other in by_cell(study.trials)[cell] if other.state == TrialState.COMPLETE]
+        best = max(other.value for other in complete)
+        assert trial.number == min(other.number for other in complete if other.value == best)
 
 
 def test_winner_and_epoch_do_not_depend_on_the_test_part(open_database):
@@ -116,18 +116,20 @@ def test_a_kept_adapter_is_the_winners_at_its_best_epoch_and_so_is_one_that_is_t
     objective, study = make_objective(spec), search(storage, spec)
     kept = kept_of(spec)
     for cell, trial in find_winners(study).items():
-        own = recover(objective, kept, trial).parameters
+        recovered = recover(objective, kept, trial).parameters
         kept.path(cell).unlink()
         again = recover(objective, kept, trial).parameters
-        assert own.keys() == again.keys()
-        assert all((own[name] - again[name]).abs().max() < 1e-5 for name in own)
+        assert recovered.keys() == again.keys()
+        assert all((recovered[name] - again[name]).abs().max() < 1e-5 for name in recovered)
 
 
 def test_best_of_ranks_takes_the_init_of_higher_validation_accuracy(storage):
     search(storage)
     (result,) = read_results(storage, "tiny")
     for rank, cell in result.best_of_ranks().items():
-        values = {each.cell.init: each.best.value for each in result.cells if each.cell.rank == rank}
+        values = {
+            candidate.cell.init: candidate.best.value for candidate in result.cells if candidate.cell.rank == rank
+        }
         assert values[cell.cell.init] == max(values.values())
 
 
@@ -135,7 +137,7 @@ def has_rank_one(lane):
     return len(lane.parameters["fc1.lora_A"]) == 1
 
 
-def test_a_cell_without_a_complete_trial_has_no_winner_and_stops_nothing(storage):
+def test_a_cell_without_a_other_has_no_winner_and_stops_nothing(storage):
     spec = make_spec(trials=4, inits=["svd"])
     objective = failing(make_objective(spec), has_rank_one)
     study = search(storage, spec, objective=objective)
