@@ -137,7 +137,7 @@ def has_rank_one(lane):
     return len(lane.parameters["fc1.lora_A"]) == 1
 
 
-def test_a_cell_without_a_other_has_no_winner_and_stops_nothing(storage):
+def test_a_cell_without_a_complete_trial_has_no_winner_and_stops_nothing(storage):
     spec = make_spec(trials=4, inits=["svd"])
     objective = failing(make_objective(spec), has_rank_one)
     study = search(storage, spec, objective=objective)
