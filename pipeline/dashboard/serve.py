@@ -49,7 +49,7 @@ def serve(url: str, host: str, port: int, *, expose: bool = False, allow_edit: b
         raise UsageError(f"port {port} of {host} cannot be used: {error}; choose another by --port or --host") from None
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     with server:
-        for line in _announced(without_password(url), host, address, expose=expose, allow_edit=allow_edit):
+        for line in announcement(without_password(url), host, address, expose=expose, allow_edit=allow_edit):
             logger.info(line)
         try:
             server.serve_forever()
@@ -83,7 +83,7 @@ def listening(host: str, port: int, *, expose: bool) -> tuple[int, tuple[str, in
     return family, (str(address[0]), port)
 
 
-def _announced(url: str, host: str, address: tuple[str, int], *, expose: bool, allow_edit: bool) -> Iterator[str]:
+def announcement(url: str, host: str, address: tuple[str, int], *, expose: bool, allow_edit: bool) -> Iterator[str]:
     """The lines at the start: what is served, where, who can reach it, and how to stop it."""
     bound = ip_address(address[0])
     name = socket.gethostname() if bound.is_unspecified else f"[{host}]" if ":" in host else host

@@ -65,7 +65,7 @@ def test_exposing_loopback_is_told_to_be_in_vain():
     ],
 )
 def test_it_says_where_and_who_may_do_what(options, words, unsaid):
-    said = "\n".join(module._announced("sqlite:///studies.db", "127.0.0.1", ("127.0.0.1", 8080), **options))
+    said = "\n".join(module.announcement("sqlite:///studies.db", "127.0.0.1", ("127.0.0.1", 8080), **options))
     assert "sqlite:///studies.db" in said
     assert all(word in said for word in words)
     assert unsaid not in said
@@ -78,5 +78,5 @@ def test_it_says_where_and_who_may_do_what(options, words, unsaid):
      ("::", "::", f"http://{socket.gethostname()}:80/dashboard")],
 )  # fmt: skip
 def test_the_address_that_it_says_can_be_opened(host, address, url):
-    said = "\n".join(module._announced("sqlite://", host, (address, 80), expose=False, allow_edit=False))
+    said = "\n".join(module.announcement("sqlite://", host, (address, 80), expose=False, allow_edit=False))
     assert f": {url}\n" in said
