@@ -235,8 +235,12 @@ def fit_shapes(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             shape = _fitted_shape(f"{name}.{key}".removeprefix("."), tensor, tensors, channels)
             channels = shape[0] if channels is None else channels
-            if shape != tensor.shape:
+            if shape == tensor.shape:
+                continue
+            if isinstance(tensor, nn.Parameter):
                 tensor.data = tensor.new_empty(shape)
+            else:  # models that share tensors share the buffer itself
+                module.register_buffer(key, tensor.new_empty(shape))
         _fit_attributes(module)
     fit_heads(model)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -112,6 +113,10 @@ class FactorWeight(CompressedWeight):
     first: CompressedWeight  # [out, k]
     second: CompressedWeight  # [k, in]
     values: Tensor  # [k], or [0] if the factors contain the singular values
+
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        return self.first.shape[0], self.second.shape[1]
 
     def dense(self) -> Tensor:
         return product(*self.factors)

@@ -120,6 +120,10 @@ class GroupedWeight(CompressedWeight):
 
     groups: Sequence[CompressedWeight]
 
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        return sum(group.shape[0] for group in self.groups), self.groups[0].shape[1]
+
     def dense(self) -> Tensor:
         return torch.cat([group.dense() for group in self.groups])
 

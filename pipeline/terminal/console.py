@@ -40,7 +40,7 @@ class Console(logging.Handler, Events):
         super().__init__()
         self._log, self._study, self._parts = log, study, dict(parts or {})
         self._screen = screen or terminal_of(sys.stderr)
-        self._current = ""
+        self._current, self._ended = "", set[str]()
         self._started, self._written = time.monotonic(), float("-inf")
         self._search_began, self._done_before = self._started, 0
         self._board: LiveBoard | None = None
@@ -78,6 +78,7 @@ class Console(logging.Handler, Events):
         self._parts[combination] = progress
         if combination != self._current:
             self.end_table()  # of a combination that failed
+            self._ended.add(self._current)
             self._current, self._search_began, self._done_before = combination, now, progress.done
             if not progress.left:
                 done = f"{progress.done}/{progress.budget} trials are stored"
@@ -105,7 +106,7 @@ class Console(logging.Handler, Events):
         now, progress = time.monotonic(), self._parts[self._current]
         trials = progress.done - self._done_before + progress.parts
         rate = trials_per_second(trials, now - self._search_began)
-        return View(self._study, self._parts, self._current, now - self._started, rate)
+        return View(self._study, self._parts, self._current, now - self._started, rate, ended=self._ended)
 
     def _write_lines(self) -> None:
         """Write the progress in lines, to the log file and where no table is drawn."""

@@ -1,7 +1,7 @@
 """The live table of a search: a heading, one row per cell, and one line per finished combination."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console as Screen
@@ -46,6 +46,7 @@ class View:
     passed: float | None  # seconds since the run began; None if no run is known
     rate: float | None  # trials per second; None if it is not known yet
     note: str = ""  # a further text for the heading
+    ended: Collection[str] = ()  # the combinations that this run has left, failed ones too
 
     @property
     def progress(self) -> Progress:
@@ -55,7 +56,8 @@ class View:
     @property
     def study_left(self) -> float | None:
         """Seconds until the study's last trial ends, if all combinations are equally fast; None if not known yet."""
-        return seconds_for(sum(progress.remaining for progress in self.parts.values()), self.rate)
+        remaining = (progress.remaining for name, progress in self.parts.items() if name not in self.ended)
+        return seconds_for(sum(remaining), self.rate)
 
 
 def board(view: View, width: int, height: int | None, *, plain: bool = False) -> list[Text]:

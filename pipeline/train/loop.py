@@ -140,12 +140,16 @@ class Cohort:
             if all(lane.failure for lane in self.lanes):
                 break
             if self._trained:
-                gradients, stack_rates = iter(torch.autograd.grad(losses.sum(), self._trained)), iter(rates)
-                for stack in self.stacks:
-                    taken = [next(gradients) for _ in stack.trained]
-                    stack.step(taken, [next(stack_rates) for _ in stack.lanes], steps_done + 1)
+                self._step(torch.autograd.grad(losses.sum(), self._trained), rates, steps_done + 1)
             total += values * len(labels)
         return (total / count).tolist()
+
+    def _step(self, gradients: Sequence[Tensor], rates: Sequence[float], t: int) -> None:
+        """Step number ``t``; a function, so that the gradients are free before the next forward pass."""
+        remaining, remaining_rates = iter(gradients), iter(rates)
+        for stack in self.stacks:
+            taken = [next(remaining) for _ in stack.trained]
+            stack.step(taken, [next(remaining_rates) for _ in stack.lanes], t)
 
     @torch.no_grad()
     def evaluate(self, rows: Rows) -> tuple[list[float], list[int]]:

@@ -120,6 +120,18 @@ def test_a_bare_architecture_takes_the_shapes_of_a_pruned_model_and_computes_the
         torch.testing.assert_close(bare(image), pruned(image))
 
 
+def test_the_model_that_a_bare_one_shares_its_tensors_with_keeps_its_shapes():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
+    image = torch.randn(1, 3, 8, 8)
+    before, out = shapes(model), model(image)
+    small = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5))
+    bare = copy_sharing_tensors(model)
+    fit_shapes(bare, small.state_dict())
+    assert shapes(bare) == shapes(small)
+    assert shapes(model) == before
+    torch.testing.assert_close(model(image), out)
+
+
 def test_shapes_that_are_the_same_or_larger_or_of_another_kind_change_nothing():
     bare = mlp()
     before = {name: id(tensor) for name, tensor in bare.named_parameters()}

@@ -65,6 +65,15 @@ def test_rate_and_time_left_count_this_runs_trials_and_parts_of_running_ones(clo
     assert view.study_left == pytest.approx((20 - 14 - 1 + 20) / view.rate)
 
 
+def test_trials_of_a_combination_that_failed_take_no_time(clock):
+    console = Console(parts={"one": progress(cell(budget=10)), "two": progress(cell(budget=20))})
+    console.progressed("one", progress(cell(budget=10, complete=2)))
+    console.progressed("two", progress(cell(budget=20)))
+    clock[0] += 60
+    console.progressed("two", progress(cell(budget=20, complete=5)))
+    assert console.view().study_left == pytest.approx(15 * 60 / 5)
+
+
 def test_a_table_is_drawn_on_a_terminal_and_lines_are_said_above_it(make_screen, log):
     screen = make_screen()
     with Console(log, "digits", {"one": progress()}, screen) as console:

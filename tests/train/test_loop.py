@@ -1,5 +1,7 @@
+import weakref
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -258,3 +260,20 @@ def test_the_rate_is_constant_or_falls_over_all_steps_to_near_zero(schedule, mon
         assert all(later < earlier for earlier, later in pairwise(rates))
         assert rates[20] == pytest.approx(0.25)
         assert 0 < rates[-1] < 0.001
+
+
+def test_the_gradients_of_a_step_are_free_before_the_next_is_computed(monkeypatch):
+    setting, alive = make_setting(), list[bool]()
+    steps: list[list[weakref.ref[Tensor]]] = []
+
+    def grad(*args: Any, **options: Any) -> tuple[Tensor, ...]:
+        alive.extend(reference() is not None for step in steps for reference in step)
+        gradients = compute(*args, **options)
+        steps.append([weakref.ref(gradient) for gradient in gradients])
+        return gradients
+
+    compute = torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    setting.epoch([setting.lane(2)], Recipe(epochs=1))
+    assert len(steps) > 1
+    assert not any(alive)

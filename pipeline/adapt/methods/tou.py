@@ -65,8 +65,8 @@ class Tou(Adapter):
             if name in frozen:
                 continue
             generator = torch.Generator().manual_seed(derive(draw.seed, "noise", index))
-            noise = [sigma * torch.randn(f.shape, generator=generator, dtype=f.dtype) for f in weight.factors]
-            first, second = weight.factors
+            first, second = factors = weight.factors
+            noise = [sigma * torch.randn(f.shape, generator=generator, dtype=f.dtype) for f in factors]
             parameters[f"{name}.first"] = first + noise[0] if isinstance(weight.first, DenseWeight) else first
             parameters[f"{name}.second"] = second + noise[1]
         return parameters

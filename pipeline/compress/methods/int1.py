@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, Self
 
 import torch
@@ -19,6 +20,10 @@ class SignWeight(CompressedWeight):
 
     positive: Tensor  # bool [out, in], True where the sign is +1
     scale: Tensor  # [out] per row, [1] for the whole weight, or [0] for a scale of 1
+
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        return self.positive.shape[0], self.positive.shape[1]
 
     def dense(self) -> Tensor:
         signs = torch.where(self.positive, 1, -1).to(self.scale.dtype)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, Self
 
 import torch
@@ -29,6 +30,10 @@ class CodeWeight(CompressedWeight):
     zero: Tensor  # [out, groups], the value of code 0; or [0] for a symmetric grid
     width: int  # bits per code
     group: int  # columns that share a scale; the last group may have fewer
+
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        return self.code.shape[0], self.code.shape[1]
 
     def dense(self) -> Tensor:
         if len(self.zero):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Self
 
 import torch
@@ -29,6 +30,10 @@ class SumWeight(CompressedWeight):
     """``Q = sum_j first_j second_j``."""
 
     steps: Sequence[FactorWeight]
+
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        return self.steps[0].shape
 
     def dense(self) -> Tensor:
         return product(*self.factors)
