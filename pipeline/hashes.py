@@ -16,6 +16,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def bytes_sha256(data: bytes) -> str:
+    """sha256 of bytes, as ``sha256sum`` prints it."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def fingerprint(value: Any) -> str:
     """sha256 of a JSON value, whatever the order of the keys of its tables."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.compress.attention import with_plain_attention
 from pipeline.config.registry import ADAPTERS, COMPRESSIONS
 from pipeline.errors import IntegrityError, StorageError, UsageError
 from pipeline.export.pack import PackedMethod, unpack_model
-from pipeline.hashes import file_sha256, fingerprint
+from pipeline.hashes import bytes_sha256, fingerprint
 from pipeline.task.prepare import rebuild
 
 FORMAT = 2
@@ -41,7 +42,7 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], card: dict[str
             (new / WEIGHTS).write_bytes(data)
             header = 8 + int.from_bytes(data[:8], "little")
             card["size"] |= {"file_bytes": len(data), "header_bytes": header, "tensor_bytes": len(data) - header}
-            card = {"format": FORMAT, **card, "sha256": file_sha256(new / WEIGHTS)}
+            card = {"format": FORMAT, **card, "sha256": bytes_sha256(data)}
             card["card_sha256"] = fingerprint(card)
             (new / CARD).write_text(json.dumps(card, indent=2) + "\n")
             _swap_in(new, folder, Path(temporary) / "old")
@@ -118,13 +119,14 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     folder = Path(path)
     card = read_card(folder)
     try:
-        found = file_sha256(folder / WEIGHTS)
+        data = (folder / WEIGHTS).read_bytes()  # read once, so that what is loaded is what was verified
+        found = bytes_sha256(data)
         if found != card["sha256"]:
             raise IntegrityError(
                 f"{folder / WEIGHTS} has sha256 {found}, its card expects {card['sha256']}: it is damaged, or of "
                 f"another checkpoint; export it again"
             )
-        tensors = load_file(folder / WEIGHTS)
+        tensors = load_tensors(data)
     except (OSError, SafetensorError) as error:
         raise IntegrityError(f"cannot read {folder / WEIGHTS}: {error}; export it again") from None
     method = card["method"]

@@ -1,5 +1,6 @@
 """Exporting trials of a study: the best of each rank, or one by its number."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from pipeline.results.reading import read_results
 from pipeline.run.readiness import make_objectives
 from pipeline.run.winners import Recovered, recover, score_adapter
 from pipeline.space import Values
-from pipeline.store.database import open_storage, storage_errors
+from pipeline.store.database import open_storage, storage_errors, without_password
 from pipeline.store.kept_adapters import Kept
 from pipeline.store.stored_study import note_file, refuse_differences, study_name
 from pipeline.task.prepare import prepare
@@ -83,7 +84,9 @@ def export_study(
     if trial is not None and len(names) > 1:
         raise UsageError(f"--trial needs --combination, one of: {', '.join(names)}")
     if not any(results[name].best_of_ranks() for name in names if name in results):
-        raise NothingUsableError(f"no trial of '{spec.name}' is complete yet; next: restora run {spec.name}")
+        run = ["restora", "run", spec.name]
+        run += [] if url == default_database() else ["--storage", without_password(url)]
+        raise NothingUsableError(f"no trial of '{spec.name}' is complete yet; next: {shlex.join(run)}")
     task = prepare(spec.task, device=device)
     objectives = make_objectives(spec, task, device)
     for name in names:

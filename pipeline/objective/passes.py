@@ -109,7 +109,9 @@ def _mixed(objective: Objective, count: int, batch: int) -> Sequence[Values]:
     alike = [cell for cell in cells(search) if cell.init == init and combination.adapted(cell.rank) == widest]
     pairs = islice(zip(cycle(alike), cycle(search.optimizer), strict=False), count)
     middles = ((middle(cell, search, combination.adapter), optimizer.name) for cell, optimizer in pairs)
-    return [replace(values, optimizer=optimizer, batch_size=batch) for values, optimizer in middles]
+    # The lowest rate, at which no lane diverges and ends its epoch early.
+    lowest = search.lr.low
+    return [replace(values, optimizer=optimizer, lr=lowest, batch_size=batch) for values, optimizer in middles]
 
 
 @torch.no_grad()

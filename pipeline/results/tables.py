@@ -133,10 +133,15 @@ def _status(cell: CellResult) -> dict[str, Any]:
 
 def evaluation_rows(results: Sequence[CombinationResult]) -> list[EvaluationRow]:
     """One row per cell: its winner beside the original and the compressed-only model."""
-    return [_evaluation_row(result, cell) for result in results for cell in result.cells]
+    return [
+        _evaluation_row(result, cell, checkpoints.get(cell.cell.rank) is cell)
+        for result in results
+        for checkpoints in [result.best_of_ranks()]
+        for cell in result.cells
+    ]
 
 
-def _evaluation_row(result: CombinationResult, cell: CellResult) -> EvaluationRow:
+def _evaluation_row(result: CombinationResult, cell: CellResult, is_checkpoint: bool) -> EvaluationRow:
     low, high = cell.test.interval if cell.test else (None, None)
     mean, std = cell.test_spread() or (None, None)
     row = {
@@ -146,7 +151,7 @@ def _evaluation_row(result: CombinationResult, cell: CellResult) -> EvaluationRo
         "rank": cell.cell.rank,
         "init": cell.cell.init,
         "trial": cell.best.number if cell.best else None,
-        "checkpoint": result.best_of_ranks().get(cell.cell.rank) is cell,
+        "checkpoint": is_checkpoint,
         "original_val": _accuracy(result.baseline, "val"),
         "original_test": _accuracy(result.baseline, "test"),
         "compressed_val": _accuracy(result.compressed, "val"),

@@ -138,7 +138,8 @@ def _scores(
         else:
             seed = derive(combination.seed, "again", number)
             lane = train_alone(objective, values, order_seed=seed)
-            parameters, accuracy, failure = lane.best_parameters, lane.best, lane.failure
+            parameters, failure = lane.best_parameters, lane.failure
+            accuracy = lane.best if failure is None else 0.0
         if failure is None:
             val = [round(accuracy * images), images]
             scores.append({"seed": seed, "val": val, "test": score_adapter(objective, values, parameters, "test")})

@@ -147,6 +147,22 @@ def test_a_cell_without_a_complete_trial_has_no_winner_and_stops_nothing(storage
     assert {cell.cell: bool(cell.tested) for cell in result.cells} == {Cell(1, "svd"): False, Cell(2, "svd"): True}
 
 
+def test_a_seed_that_diverges_in_its_first_epoch_is_noted_and_the_others_are_tested(storage):
+    spec, objective, study = prepared(storage, make_task(), trials=4, ranks=[2], inits=["svd"])
+    train_epoch = objective.train_epoch
+
+    def diverging_epoch(lanes):
+        train_epoch(lanes)
+        lanes[0].failure, lanes[0].curve = "the loss is not finite", []
+
+    objective.train_epoch = diverging_epoch
+    score_winners(objective, study, kept_of(spec), 3)
+    (result,) = read_results(storage, "tiny")
+    (cell,) = result.cells
+    assert len(cell.tested) == 1
+    assert list(cell.failed_seeds.values()) == ["the loss is not finite"] * 2
+
+
 def test_of_winners_that_are_tested_nothing_is_said(storage, counting_task, said):
     spec, objective, study = prepared(storage, counting_task, trials=4, ranks=[2])
     said.clear()

@@ -32,7 +32,8 @@ def decode(path: Path) -> Image.Image:
             image.load()
             return image.copy()
     except UnidentifiedImageError:
-        head = path.read_bytes()[:24]
+        with path.open("rb") as file:
+            head = file.read(24)
         reason = f"is not an image, it begins with {head!r}" if head else "is empty"
         raise IntegrityError(f"{path}: {reason}; replace or remove the file") from None
     except UNDECODABLE as error:

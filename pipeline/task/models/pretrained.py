@@ -4,7 +4,8 @@ import pickle
 import re
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.errors import IntegrityError, RestoraError
+from pipeline.errors import IntegrityError
 from pipeline.task.models.contract import ModelSource, Positive
 
 
@@ -134,22 +135,24 @@ class CheckpointSource(ModelSource):
     def fetch(self, classes: int) -> nn.Module:
         """The model with the weights that its library knows, from a cache or over the network."""
 
+    @contextmanager
+    def downloading(self, weights: str = "weights") -> Iterator[None]:
+        """Name the weights in the errors of a download; without a network it raises whatever its transport raises."""
+        try:
+            yield
+        except Exception as error:
+            raise IntegrityError(
+                f"{weights} of '{self.architecture}' are not there: looked for them in the hub's cache and on the hub "
+                f"({type(error).__name__}: {error}); run once with a network, or give task.model.checkpoint"
+            ) from error
+
     @abstractmethod
     def known_classes(self) -> int:
         """The number of classes of those weights."""
 
     def load(self, classes: int) -> nn.Module:
         if self.pretrained and self.checkpoint is None:
-            try:
-                return self.fetch(classes)
-            except RestoraError:
-                raise
-            except Exception as error:
-                # Without a network, a download raises whatever its transport raises.
-                raise IntegrityError(
-                    f"weights of '{self.architecture}' are not there: looked for them in the hub's cache and on the "
-                    f"hub ({type(error).__name__}: {error}); run once with a network, or give task.model.checkpoint"
-                ) from error
+            return self.fetch(classes)
         model = self.build(classes)
         if self.checkpoint is not None:
             path = Path(self.checkpoint).expanduser()

@@ -67,7 +67,8 @@ class Timm(CheckpointSource):
                 f"the weights of '{self.architecture}' have {known.num_classes} classes, the data has {classes}; "
                 f"give task.model.new_head = true, and a [task.baseline] that trains the new head"
             )
-        return self.build(classes, pretrained=True)
+        with self.downloading():
+            return self.build(classes, pretrained=True)
 
     def known_classes(self) -> int:
         return int(_timm().models.get_pretrained_cfg(self.architecture).num_classes)

@@ -60,7 +60,8 @@ class Torchvision(CheckpointSource):
 
     def fetch(self, classes: int) -> nn.Module:
         model = self.build(classes)
-        state = dict(self._weights().get_state_dict(progress=False, check_hash=True))
+        with self.downloading(f"weights '{self.weights}'"):
+            state = dict(self._weights().get_state_dict(progress=False, check_hash=True))
         load_state(model, state, f"torchvision's {self.architecture}", classes, new_head=self.new_head)
         return model
 
