@@ -56,5 +56,12 @@ class Calls(nn.Module):
         return self.calls(self, x)
 
 
+def aliased(m: Calls, x: Tensor) -> Tensor:
+    """A second name stays with what is changed in place."""
+    h = same = m.a(x)
+    h += m.b(m.norm(h))
+    return m.c(h * same)
+
+
 def made(calls: Callable[[Calls, Tensor], Tensor]) -> tuple[Calls, Tensor]:
     return Calls(calls).double().eval(), torch.randn(3, 6, dtype=torch.float64)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from model_cuts import cut_at, staged
-from random_lanes import Calls, alone, in_stacks, made, trials
+from random_lanes import Calls, aliased, alone, in_stacks, made, trials
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,12 +15,6 @@ def added(m: Calls, x: Tensor) -> Tensor:
     y = m.b(h)
     h.add_(m.norm(h))
     return m.c(y + h)
-
-
-def aliased(m: Calls, x: Tensor) -> Tensor:
-    h = same = m.a(x)
-    h += m.b(m.norm(h))
-    return m.c(h * same)
 
 
 def powered(m: Calls, x: Tensor) -> Tensor:

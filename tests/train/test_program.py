@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import timm
 import torch
-from random_lanes import Calls, Trial, alone, in_stacks, made, trials
+from random_lanes import Calls, Trial, aliased, alone, in_stacks, made, trials
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,12 +30,6 @@ def branching(m: Calls, x: Tensor) -> Tensor:
 
 def of_its_length(m: Calls, x: Tensor) -> Tensor:
     return m.c(m.b(m.a(x).reshape(len(x), 6)))
-
-
-def aliased(m: Calls, x: Tensor) -> Tensor:
-    h = same = m.a(x)
-    h += m.b(m.norm(h))
-    return m.c(h * same)
 
 
 def across_images(m: Calls, x: Tensor) -> Tensor:
