@@ -143,6 +143,7 @@ def test_precision_and_memory_format_change_losses_little(name, cached, compute,
         assert [lane.curve for lane in lanes] != [lane.curve for lane in plain]
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
 @pytest.mark.skipif(torch.__version__ < (2, 8), reason="compile = true is refused: older compilers are wrong")
 def test_a_compiled_training_is_the_same(monkeypatch):
     # Without the last stage of the compiler, which takes 20 s and changes no number but by rounding.
