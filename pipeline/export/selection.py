@@ -87,6 +87,9 @@ def export_study(
         run = ["restora", "run", spec.name]
         run += [] if url == default_database() else ["--storage", without_password(url)]
         raise NothingUsableError(f"no trial of '{spec.name}' is complete yet; next: {shlex.join(run)}")
+    for name in names:
+        for folder in _chosen_trials(results[name], trial):
+            refuse_existing(folder, force=force)
     task = prepare(spec.task, device=device)
     objectives = make_objectives(spec, task, device)
     for name in names:
@@ -106,20 +109,10 @@ def export_combination(
     A trial is measured on the test part now, unless it is a winner that was measured before. Folders that exist are
     refused before anything is written.
     """
-    if trial is None:
-        trials = [cell.best for cell in result.best_of_ranks().values() if cell.best is not None]
-    else:
-        complete = {one.number: one for one in result.study.trials if one.state == TrialState.COMPLETE}
-        if trial not in complete:
-            numbers = ", ".join(map(str, list(complete)[:20])) or "none"
-            raise NothingUsableError(
-                f"trial {trial} of '{result.name}' does not exist or is not complete; complete trials: {numbers}"
-            )
-        trials = [complete[trial]]
-    folders = [exports_folder(kept.study, kept.combination, chosen.params["rank"]) for chosen in trials]
-    for folder in folders:
+    trials = _chosen_trials(result, trial)
+    for folder in trials:
         refuse_existing(folder, force=force)
-    for chosen, folder in zip(trials, folders, strict=True):
+    for folder, chosen in trials.items():
         cell = next(cell for cell in result.cells if cell.cell == cell_of(chosen.params))
         got = recover(objective, kept, chosen)
         is_winner = cell.best is not None and cell.best.number == chosen.number
@@ -132,6 +125,21 @@ def export_combination(
         write_checkpoint(folder, _tensors(objective, chosen, got), card, force=force)
         note_file(result.study, chosen.number, "checkpoint", folder / WEIGHTS, read_card(folder)["sha256"])
         yield folder
+
+
+def _chosen_trials(result: CombinationResult, number: int | None) -> dict[Path, FrozenTrial]:
+    """The trials to export, by their folders."""
+    if number is None:
+        trials = [cell.best for cell in result.best_of_ranks().values() if cell.best is not None]
+    else:
+        complete = {trial.number: trial for trial in result.study.trials if trial.state == TrialState.COMPLETE}
+        if number not in complete:
+            numbers = ", ".join(map(str, list(complete)[:20])) or "none"
+            raise NothingUsableError(
+                f"trial {number} of '{result.name}' does not exist or is not complete; complete trials: {numbers}"
+            )
+        trials = [complete[number]]
+    return {exports_folder(result.of, result.name, trial.params["rank"]): trial for trial in trials}
 
 
 def _scores(objective: Objective, trial: FrozenTrial, got: Recovered) -> tuple[Score, Score]:

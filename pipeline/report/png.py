@@ -25,7 +25,9 @@ def write_pngs(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
     if not figures:
         return []
     if find_spec("kaleido") is None:
-        logger.warning("no PNG files: kaleido is not installed; next: pip install kaleido")
+        logger.warning(
+            "no PNG files: kaleido is not installed; next: pip install kaleido, and install Chromium or Chrome"
+        )
         return []
     from kaleido import write_fig_from_object_sync
     from kaleido.errors import BrowserClosedError, BrowserFailedError, ChromeNotFoundError

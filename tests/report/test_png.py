@@ -38,7 +38,7 @@ def test_without_kaleido_one_line_says_how_to_get_it(figures, said, tmp_path, mo
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr("pipeline.report.png.find_spec", lambda name: None)
     write_pngs(figures, tmp_path / "png")
-    assert said == ["no PNG files: kaleido is not installed; next: pip install kaleido"]
+    assert said == ["no PNG files: kaleido is not installed; next: pip install kaleido, and install Chromium or Chrome"]
     assert not (tmp_path / "png").exists()
 
 
