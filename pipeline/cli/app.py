@@ -77,14 +77,14 @@ def carried_out(verb: Callable[P, R]) -> Callable[P, R]:
         except Exception as error:
             if os.environ.get("RESTORA_DEBUG"):
                 traceback.print_exc()
-            code, message = _outcome(error)
+            code, message = outcome(error)
         print(message, file=sys.stderr)
         raise typer.Exit(code)
 
     return guarded
 
 
-def _outcome(error: Exception) -> tuple[int, str]:
+def outcome(error: Exception) -> tuple[int, str]:
     """Exit code and message for an exception."""
     if isinstance(error, RestoraError):
         return error.exit_code, f"error: {error}"
@@ -94,7 +94,7 @@ def _outcome(error: Exception) -> tuple[int, str]:
         try:
             require_matching_torchvision()
         except RestoraError as mismatch:
-            return _outcome(mismatch)
+            return outcome(mismatch)
     if isinstance(error, OSError):
         return 4, f"error: {error}; correct this and give the same command again"
     return 1, f"error: {type(error).__name__}: {error}; this is a bug, restora --debug shows where"

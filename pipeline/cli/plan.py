@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.app import app, carried_out, read_spec, show
-from pipeline.cli.options import Device, Json, Seed, Study
+from pipeline.cli.app import app, carried_out, next_command, read_spec, show
+from pipeline.cli.options import Database, Device, Json, Seed, Study
 from pipeline.cli.plan_lines import plan_lines
-from pipeline.environment import choose_device
+from pipeline.paths import default_database
 
 logger = logging.getLogger(__name__)
 
@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 @carried_out
 def plan(
     study: Study,
+    storage: Database = None,
     as_json: Json = False,
     device: Device = "auto",
     seed: Seed = None,
@@ -26,8 +27,10 @@ def plan(
 ) -> None:
     """Show what a run would do and need: cells, trials, trainable parameters, bytes, memory, disk, time."""
     from pipeline.run.estimate import objectives_to_plan, plan_study
+    from pipeline.run.readiness import Readiness
 
     spec = read_spec(study, seed)
-    objectives = objectives_to_plan(spec, choose_device(device), score=score)
+    ready = Readiness(spec, storage or default_database(), device, images="none")
+    objectives = objectives_to_plan(ready, score=score)
     show(plan_study(spec, objectives, score=score), plan_lines, as_json=as_json)
-    logger.info(f"next: restora run {study}")
+    logger.info(f"next: {next_command('run', study, storage)}")

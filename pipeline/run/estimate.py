@@ -16,10 +16,8 @@ from pipeline.objective.combination import Combination
 from pipeline.objective.objective import Objective
 from pipeline.objective.passes import PROBED, measure_pass
 from pipeline.objective.scores import ERROR_IMAGES, SCORE_IMAGES, ranked, score_cells
-from pipeline.run.readiness import make_objectives, refuse_misfits, trained_objectives
-from pipeline.run.study_run import cut_in_words
+from pipeline.run.readiness import Readiness, make_objectives, refuse_misfits, trained_objectives
 from pipeline.space import cells
-from pipeline.task.prepare import prepare
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +68,7 @@ def plan_cache(objective: Objective, counted: set[str]) -> dict[str, Any]:
     for base in bases.shared:
         stem = base.program.cut.stem if base.program.cut else None
         wanted += [(stem, name) for name in ("train", "val", "test")] if stem else []
-    said = cut_in_words(bases.common.program)  # of the highest rank, if cells adapt different layers
+    said = bases.common.program.cut_in_words()  # of the highest rank, if cells adapt different layers
     if bases.teacher and objective.recipe.compute.cache != "off":
         wanted += [(bases.teacher, name) for name in ("train", "val")]
         said += "; the uncompressed model's logits are kept for distillation"
@@ -112,15 +110,16 @@ def plan_scores(objective: Objective) -> dict[str, Any]:
     }
 
 
-def objectives_to_plan(spec: StudySpec, device: str, *, score: bool) -> dict[str, Objective]:
+def objectives_to_plan(ready: Readiness, *, score: bool) -> dict[str, Objective]:
     """The objectives of a study; a missing baseline is trained only to score cells."""
+    ready.require()
     if score:
         with Guard():
-            objectives = trained_objectives(spec, device)
+            objectives = trained_objectives(ready)
         images = f"up to {SCORE_IMAGES} validation and {ERROR_IMAGES} training images"
         logger.info(f"scoring: each cell is evaluated on {images}")
     else:
-        objectives = make_objectives(spec, prepare(spec.task, device=device, train_baseline=False), device)
+        objectives = make_objectives(ready.spec, ready.task, ready.device)
         refuse_misfits(objective.combination for objective in objectives.values())
     return objectives
 

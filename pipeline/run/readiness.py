@@ -1,37 +1,227 @@
-"""Whether a study can run, and what runs it: ``check``, ``plan``, ``run`` and ``export`` go by the same functions."""
+"""Whether a study can run: the steps from its file to its first trial, which `check`, `plan` and `run` share.
 
-from collections.abc import Iterable
+`check` carries out every step whose needs are met and lists what each found; `plan` and `run` stop at the first error.
+Each step changes nothing: a run trains and stores only once all of them are done.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from sqlalchemy.engine import make_url
 
 from pipeline.compress.attention import with_plain_attention
 from pipeline.compress.contract import TrainingCompression
 from pipeline.compress.layer_statistics import Statistics
 from pipeline.config.spec import StudySpec
-from pipeline.errors import IntegrityError, SpecError
+from pipeline.config.study_file import pinned
+from pipeline.environment import choose_device, require_matching_torchvision, versions
+from pipeline.errors import (
+    IntegrityError,
+    NothingUsableError,
+    RestoraError,
+    SpecError,
+    StorageError,
+    UsageError,
+)
+from pipeline.guard import StopTraining
+from pipeline.locks import is_run
 from pipeline.objective.combination import Combination
 from pipeline.objective.objective import Objective, make_features
+from pipeline.paths import STORAGE
 from pipeline.run.recorded_spectra import Snapshot, keep_baseline_spectra, train_watched_baseline, watched_layers
+from pipeline.store.database import Database, open_storage, sqlite_file, without_password
+from pipeline.store.stored_study import refuse_to_resume, study_name
 from pipeline.task.contract import Task
-from pipeline.task.data_check import Finding, check_task, refuse_bad_data
-from pipeline.task.prepare import prepare
+from pipeline.task.data_check import Finding, check_images, refuse_bad_data
+from pipeline.task.opened_task import OpenedTask
+from pipeline.task.prepare import prepare, try_baseline
 from pipeline.train.cache.feature_cache import LIMIT
 
-TARGETS_FIT = "targets and ranks fit"
+
+class Readiness:
+    """A study on its way to its first trial: what its steps opened, each when first used.
+
+    Args:
+        spec: The study.
+        url: SQLAlchemy URL of the database of the stored studies.
+        device: Where to train.
+        storage: The database, where the caller has opened it, to write to it.
+        images: Whether every image is decoded: ``"all"`` and each fault is a finding, ``"once"`` before the first trial
+            on such data, or ``"none"``.
+    """
+
+    def __init__(
+        self,
+        spec: StudySpec,
+        url: str,
+        device: str,
+        *,
+        storage: Database | None = None,
+        images: Literal["all", "once", "none"] = "once",
+    ) -> None:
+        self.spec, self.url, self.device, self.images = spec, url, device, images
+        self.opened = OpenedTask(spec.task)
+        self._given = storage
+
+    @cached_property
+    def storage(self) -> Database | None:
+        """The database of the stored studies; None if it does not exist yet."""
+        try:
+            return self._given or open_storage(self.url, create=False)
+        except NothingUsableError:
+            return None
+
+    @cached_property
+    def stored(self) -> dict[str, int]:
+        """The ids of the stored studies of the combinations, by combination."""
+        known = self.storage.names() if self.storage else {}
+        names = {one.name: study_name(self.spec.name, one.name) for one in self.spec.combination}
+        return {combination: known[name] for combination, name in names.items() if name in known}
+
+    @property
+    def begun(self) -> bool:
+        """Whether the study has trials."""
+        return self.storage is not None and any(map(self.storage.get_n_trials, self.stored.values()))
+
+    @cached_property
+    def task(self) -> Task:
+        """The task; its baseline is untrained if it has to be trained first."""
+        return prepare(self.opened, device=self.device, train_baseline=False)
+
+    @cached_property
+    def combinations(self) -> list[Combination]:
+        return make_combinations(self.spec, self.task, self.device)
+
+    def steps(self) -> Iterator[Finding]:
+        """Carry out each step whose needs are met; a failed one gives a finding with its error, never an exception."""
+        failed = set[str]()
+        for step in STEPS:
+            if failed.isdisjoint(step.needs):
+                for finding in findings(step.what, step.kind, functools.partial(step.take, self)):
+                    failed |= set() if finding.ok else {step.what}
+                    yield finding
+            else:
+                failed.add(step.what)
+
+    def require(self) -> None:
+        """Carry out the steps, and raise the first error."""
+        for finding in self.steps():
+            if finding.error is not None:
+                raise finding.error
 
 
-def check_study(spec: StudySpec) -> list[Finding]:
-    """Check data, weights, targets and ranks of a study; targets and ranks only if the data and weights are sound."""
-    findings = list(check_task(spec.task))
-    if not all(finding.ok for finding in findings):
-        return findings
+def _find_device(ready: Readiness) -> str:
+    require_matching_torchvision()
+    ready.device = choose_device(ready.device)
+    return f"{ready.device}, " + ", ".join(f"{name} {number}" for name, number in versions().items())
+
+
+def _find_database(ready: Readiness) -> str:
+    shown = without_password(ready.url)
+    if ready.storage is None:
+        file = sqlite_file(make_url(ready.url))
+        _refuse_read_only([STORAGE, *([file.parent] if file else [])])
+        return f"{shown}, will be created"
+    if ready._given is None and is_run(ready.url, ready.spec.name):
+        raise StorageError(f"study '{ready.spec.name}' is being run on this database; wait for it, or stop it")
+    return f"{shown}, {'resumes' if ready.begun else 'holds no trial of'} this study"
+
+
+def _refuse_read_only(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise StorageError(f"{folder} cannot be written: {nearest} is read-only for you; work in another folder")
+
+
+def _find_data(ready: Readiness) -> str:
+    images = ready.opened.images
+    test = f"{len(images.test)} of test, " if images.test is not None else ""
+    return f"{len(images.train)} training images, {test}{len(images.classes)} classes"
+
+
+def _load_model(ready: Readiness) -> str:
+    size = sum(parameter.numel() for parameter in ready.opened.model.parameters())
+    return f"{size} parameters, " + ("with weights" if ready.spec.task.model.pretrained else "to be trained")
+
+
+def _fit_images(ready: Readiness) -> str:
+    return " x ".join(map(str, ready.opened.input_shape))
+
+
+def _check_data(ready: Readiness) -> Iterator[Finding]:
+    if ready.images == "once":
+        refuse_bad_data(ready.spec.task, ready.opened.hashes, begun=ready.begun)
+    for finding in check_images(ready.spec.task, ready.opened.images) if ready.images == "all" else ():
+        if finding.ok or ready.begun:
+            said = finding.said if finding.ok else f"the study goes on, a new one would be refused: {finding.said}"
+            yield Finding(finding.what, True, said)
+        else:
+            yield finding._replace(error=IntegrityError(f"{finding.what}: {finding.said}"))
+
+
+def _try_baseline(ready: Readiness) -> str:
+    return try_baseline(ready.opened, ready.device)
+
+
+def _fit_combinations(ready: Readiness) -> str:
+    watched_layers(ready.spec, ready.task.model)
+    refuse_misfits(ready.combinations, cheaply=True)
+    return ", ".join(f"{one.name}: {len(one.targets)} layers" for one in ready.combinations)
+
+
+def _compare_stored(ready: Readiness) -> str:
+    for one in ready.combinations:
+        if ready.storage is not None and one.name in ready.stored:
+            name = study_name(ready.spec.name, one.name)
+            facts = {"targets": len(one.targets)}
+            refuse_to_resume(ready.storage, name, pinned(ready.spec, one.spec), dict(ready.task.hashes), facts)
+    return f"{len(ready.stored)} of {len(ready.combinations)} combinations are stored"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: what it claims, what any unexpected exception of it becomes, and the steps that it needs."""
+
+    what: str
+    kind: type[RestoraError]
+    take: Callable[[Readiness], str | Iterable[Finding]]
+    needs: tuple[str, ...] = ()
+
+
+STEPS = (
+    Step("device is there", UsageError, _find_device),
+    Step("database is usable", StorageError, _find_database),
+    Step("data found", IntegrityError, _find_data),
+    Step("model loads", SpecError, _load_model, ("data found",)),
+    Step("images fit the model", SpecError, _fit_images, ("model loads",)),
+    Step("data is sound", IntegrityError, _check_data, ("data found", "database is usable")),
+    Step("baseline trains", SpecError, _try_baseline, ("device is there", "images fit the model", "data is sound")),
+    Step("targets and ranks fit", SpecError, _fit_combinations, ("images fit the model", "data is sound")),
+    Step("stored study is the same", SpecError, _compare_stored, ("targets and ranks fit",)),
+)
+"""The steps in the order of a run."""
+
+
+def findings(what: str, kind: type[RestoraError], take: Callable[[], str | Iterable[Finding]]) -> Iterator[Finding]:
+    """What a step found. An error of it is its last finding; an unexpected exception becomes an error of ``kind``."""
     try:
-        task = prepare(spec.task, train_baseline=False)
-        watched_layers(spec, task.model)
-        combinations = make_combinations(spec, task, "cpu")
-        refuse_misfits(combinations, cheaply=True)
-    except SpecError as error:
-        return [*findings, Finding(TARGETS_FIT, False, str(error))]
-    counts = (f"{combination.name}: {len(combination.targets)} layers" for combination in combinations)
-    return [*findings, Finding(TARGETS_FIT, True, ", ".join(counts))]
+        found = take()
+        yield from [Finding(what, True, found)] if isinstance(found, str) else found
+    except StopTraining:
+        raise
+    except RestoraError as error:
+        yield Finding(what, False, str(error), error)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        unexpected = kind(f"{what}: {said}; restora --debug shows where")
+        unexpected.__cause__ = error
+        yield Finding(what, False, said, unexpected)
 
 
 def make_combinations(spec: StudySpec, task: Task, device: str) -> list[Combination]:
@@ -50,23 +240,15 @@ def make_objectives(spec: StudySpec, task: Task, device: str, cache_limit: int =
     return {one.name: Objective.of(one, spec.compute, features) for one in combinations}
 
 
-def trained_objectives(
-    spec: StudySpec, device: str, cache_limit: int = LIMIT, *, begun: bool = False
-) -> dict[str, Objective]:
-    """The objectives of a study; a missing baseline is trained first, once data, targets and ranks are checked.
-
-    A study that has ``begun``, so that it has trials, goes on even if its data fail a check (``refuse_bad_data``).
-    """
-    task = prepare(spec.task, device=device, train_baseline=False)
-    watched_layers(spec, task.model)
-    refuse_bad_data(spec.task, task.hashes, begun=begun)
+def trained_objectives(ready: Readiness, cache_limit: int = LIMIT) -> dict[str, Objective]:
+    """The objectives of a study that is ready; a missing baseline is trained first."""
+    spec, task = ready.spec, ready.task
     snapshots: list[Snapshot] = []
     if not task.trained:
-        refuse_misfits(make_combinations(spec, task, device), cheaply=True)
-        snapshots = train_watched_baseline(spec, device)
-        task = prepare(spec.task, device=device)
+        snapshots = train_watched_baseline(spec, ready.opened, ready.device)
+        task = prepare(ready.opened, device=ready.device)
     keep_baseline_spectra(spec, task, snapshots)
-    return make_objectives(spec, task, device, cache_limit)
+    return make_objectives(spec, task, ready.device, cache_limit)
 
 
 def refuse_misfits(combinations: Iterable[Combination], *, cheaply: bool = False) -> None:

@@ -23,6 +23,7 @@ from pipeline.results.spectra_file import Course, Matrix, Spectra, read_spectra,
 from pipeline.space import Values
 from pipeline.store.stored_study import trial_key
 from pipeline.task.contract import Task
+from pipeline.task.opened_task import OpenedTask
 from pipeline.task.prepare import baseline_epochs
 from pipeline.wording import cell_name
 
@@ -90,9 +91,9 @@ def watched_layers(spec: StudySpec, model: nn.Module) -> list[str]:
     return find_targets(model, spec.spectra.layers, "spectra.layers") if spec.spectra else []
 
 
-def train_watched_baseline(spec: StudySpec, device: str) -> list[Snapshot]:
+def train_watched_baseline(spec: StudySpec, opened: OpenedTask, device: str) -> list[Snapshot]:
     """Train and keep the baseline; a snapshot of the watched layers from the start and after each epoch."""
-    qkv, models = spec.combination[0].qkv, baseline_epochs(spec.task, device)
+    qkv, models = spec.combination[0].qkv, baseline_epochs(opened, device)
     return [weight_snapshot(with_plain_attention(model, qkv), watched_layers(spec, model)) for model in models]
 
 

@@ -21,7 +21,7 @@ from pipeline.locks import exclusive
 from pipeline.objective.combination import Combination
 from pipeline.objective.objective import Objective
 from pipeline.objective.passes import Pass, measure_pass
-from pipeline.run.readiness import refuse_misfits, trained_objectives
+from pipeline.run.readiness import Readiness, refuse_misfits, trained_objectives
 from pipeline.run.recorded_spectra import record_winners, watched_layers
 from pipeline.run.winners import measure_references, score_winners
 from pipeline.search.coordinator import Coordinator
@@ -32,7 +32,6 @@ from pipeline.store.kept_adapters import Kept
 from pipeline.store.stored_study import create_or_resume, in_chunks, study_name
 from pipeline.store.tally import tally_trials
 from pipeline.train.cache.feature_cache import LIMIT
-from pipeline.train.cut.program import Program
 
 logger = logging.getLogger(__name__)
 
@@ -81,13 +80,14 @@ def run_study(
     with storage_errors(url):
         storage = open_storage(url)
         with exclusive(paths.LOCKS / f"{spec.name}.lock", f"study '{spec.name}'"), only_run(storage, spec.name):
-            _run(spec, storage, options, events)
+            ready = Readiness(spec, url, options.device, storage=storage)
+            ready.require()
+            _run(spec, storage, trained_objectives(ready, options.cache_limit), options, events)
 
 
-def _run(spec: StudySpec, storage: Database, options: RunOptions, events: Events) -> None:
-    names = {study_name(spec.name, combination.name) for combination in spec.combination}
-    begun = any(storage.get_n_trials(study_id) for name, study_id in storage.names().items() if name in names)
-    objectives = trained_objectives(spec, options.device, options.cache_limit, begun=begun)
+def _run(
+    spec: StudySpec, storage: Database, objectives: dict[str, Objective], options: RunOptions, events: Events
+) -> None:
     refuse_misfits(objective.combination for objective in objectives.values())
     failed: dict[str, IntegrityError] = {}
     began = datetime.now(UTC).isoformat(timespec="seconds")
@@ -196,7 +196,7 @@ def _search(spec: StudySpec, study: optuna.Study, objective: Objective, cohort: 
     kept = Kept(spec.name, name, study.user_attrs["id"])
     measure_references(objective, study, "val")
     layers, bases = len(objective.combination.targets), objective.bases
-    logger.info(f"{name}: {layers} layers compressed; {cut_in_words(bases.common.program)}")
+    logger.info(f"{name}: {layers} layers compressed; {bases.common.program.cut_in_words()}")
     for base in bases.shared:  # caches are built here, before the search, so that they have all threads
         for part in ("train", "val"):
             bases.rows(base, part)
@@ -221,15 +221,3 @@ def _pass(objective: Objective, study: optuna.Study, cohort: int | None) -> Pass
     lanes = ", ".join(f"{size.most(batch)} of batch {batch}" for batch in objective.combination.search.batch_size)
     logger.info(f"{objective.combination.name}: trials in one pass: {lanes}")
     return size
-
-
-def cut_in_words(program: Program) -> str:
-    """Where a model is cut into frozen and trained layers, or why it is not, in words."""
-    if not program.adapter.trains:
-        return "nothing is trained, so the compressed model is judged once"
-    if program.cut is None:
-        alone = "" if program.stacks else ", and trials are trained one at a time, because lanes of a cohort would mix"
-        return f"every image takes the whole model in every epoch: {program.why}{alone}"
-    if program.cut.stem is None:
-        return "no frozen layer comes before the first trained one, so nothing is cached on disk"
-    return f"frozen layers run once, their outputs ({', '.join(program.cut.names)}) are cached on disk"

@@ -50,15 +50,7 @@ def create_or_resume(
             program created it.
     """
     study_id = storage.names().get(name)
-    stored = {} if study_id is None else _stored_attributes(storage, study_id, name)
-    if set(REQUIRED) <= stored.keys():  # otherwise it is new, or a killed run of version 0.1 left it
-        refuse_differences(name, stored, pinned, hashes)
-        before, now = stored.get("targets"), facts.get("targets")
-        if before is not None and before != now:
-            raise SpecError(
-                f"study '{name}' began with {before} target layers and now has {now}, because this version also finds "
-                f"the projections of attention; give the study another name"
-            )
+    stored = refuse_to_resume(storage, name, pinned, hashes, facts)
     with storage.transaction(study_id) as session:
         if study_id is None:
             study_id = insert_study(session, name, f"validation {facts.get('task', {}).get('metric', 'accuracy')}")
@@ -68,6 +60,26 @@ def create_or_resume(
                 write_study_attribute(session, study_id, key, value)
         storage.claim(session, study_id)
     return optuna.load_study(storage=storage, study_name=name, sampler=RandomSampler())
+
+
+def refuse_to_resume(
+    storage: Database, name: str, pinned: dict[str, Any], hashes: dict[str, str], facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Refuse to resume a stored study that differs; returns its attributes, none if it is not stored.
+
+    Hashes that are not known yet, such as those of weights that are still to be trained, are not compared.
+    """
+    study_id = storage.names().get(name)
+    stored = {} if study_id is None else _stored_attributes(storage, study_id, name)
+    if set(REQUIRED) <= stored.keys():  # otherwise it is new, or a killed run of version 0.1 left it
+        refuse_differences(name, stored, pinned, {**stored["hashes"], **hashes})
+        before, now = stored.get("targets"), facts.get("targets")
+        if before is not None and before != now:
+            raise SpecError(
+                f"study '{name}' began with {before} target layers and now has {now}, because this version also finds "
+                f"the projections of attention; give the study another name"
+            )
+    return stored
 
 
 def _stored_attributes(storage: Database, study_id: int, name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What can be wrong with a study's data and weights, found before its first trial."""
+"""What can be wrong with a study's data, found before its first trial."""
 
 import hashlib
 import itertools
@@ -9,8 +9,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
-
-import torch
 
 from pipeline.config.task_spec import TaskSpec
 from pipeline.environment import versions
@@ -38,6 +36,8 @@ class Finding(NamedTuple):
     ok: bool
     said: str
     """What was found: the faults and what to do about them, or what was counted."""
+    error: RestoraError | None = None
+    """The error that a run ends with, if the check failed."""
 
 
 class DecodedImage(NamedTuple):
@@ -48,19 +48,6 @@ class DecodedImage(NamedTuple):
     digest: str = ""
     """sha256 of its size and RGB pixels."""
     fault: str = ""
-
-
-def check_task(spec: TaskSpec) -> Iterator[Finding]:
-    """Check a study file's ``[task]``: data, model, labels, and every image, which is decoded. Nothing is trained."""
-    try:
-        images: Images = spec.data.open()
-    except RestoraError as error:
-        yield Finding("data found", False, str(error))
-        return
-    test = f"{len(images.test)} of test, " if images.test is not None else ""
-    yield Finding("data found", True, f"{len(images.train)} training images, {test}{len(images.classes)} classes")
-    yield _model_loads(spec, len(images.classes))
-    yield from check_images(spec, images)
 
 
 def refuse_bad_data(spec: TaskSpec, hashes: Mapping[str, str], *, begun: bool) -> None:
@@ -119,19 +106,6 @@ def check_images(spec: TaskSpec, images: Images) -> Iterator[Finding]:
     counts = ", ".join(f"{count} of mode {mode}" for mode, count in sorted(modes.items()))
     yield Finding("images become RGB", True, f"converted: {counts}" if counts else "all are")
     yield _no_duplicates(spec, images, decoded["train"], decoded.get("test", decoded["train"]))
-
-
-def _model_loads(spec: TaskSpec, classes: int) -> Finding:
-    what = "model loads"
-    try:
-        with torch.random.fork_rng(devices=[]):
-            model = spec.model.load(classes if spec.metric.uses_labels else spec.model.pretrained_classes())
-    except RestoraError as error:
-        return Finding(what, False, str(error))
-    size = sum(parameter.numel() for parameter in model.parameters())
-    if not spec.model.pretrained and spec.baseline is None:
-        return Finding(what, False, "it has no weights, and there is no [task.baseline] to train them; add one")
-    return Finding(what, True, f"{size} parameters, " + ("with weights" if spec.model.pretrained else "to be trained"))
 
 
 def _decode_all(items: Items) -> list[DecodedImage]:

@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from pipeline.cli.check import check_lines
+from pipeline.cli.check import check_line
 
 FINDINGS = [
     {"what": "data found", "ok": True, "said": "5 images"},
@@ -22,6 +22,6 @@ class Terminal(io.TextIOWrapper):
     ("stream", "signs"), [(Terminal("utf-8"), "✓✗"), (Terminal("ascii"), "oF"), (io.StringIO(), "oF")]
 )
 def test_signs_are_letters_on_a_stream_that_cannot_show_them(stream, signs):
-    lines = [line.plain for line in check_lines(FINDINGS, stream)]
+    lines = [check_line(finding, stream).plain for finding in FINDINGS]
     assert "".join(line[0] for line in lines) == signs
     assert lines[1].splitlines()[-1].strip() == "to do: remove it"

@@ -98,13 +98,19 @@ def make_task(module: type[nn.Module] = Mlp) -> Task:
     return Task(model, train=blobs(96, 1), val=blobs(80, 2), test=blobs(80, 3))
 
 
-def make_spec(name: str = "tiny", seed: int = 0, combination: dict[str, Any] | None = None, **search: Any) -> StudySpec:
+def make_spec(
+    name: str = "tiny",
+    seed: int = 0,
+    combination: dict[str, Any] | None = None,
+    task: dict[str, Any] | None = None,
+    **search: Any,
+) -> StudySpec:
     """A study of one combination; ``search`` takes the place of what ``SEARCH`` says."""
     table = {
         "name": name,
         "seed": seed,
         # What the task says of itself is pinned; the tasks of these tests come from tensors.
-        "task": {"model": {"source": "mlp", "widths": [16, 12, 4]}, "data": "mnist-subset"},
+        "task": task or {"model": {"source": "mlp", "widths": [16, 12, 4]}, "data": "mnist-subset"},
         "combination": [{"name": "int1-lora", "compression": "int1", "adapter": "lora", **(combination or {})}],
         "search": {**SEARCH, **search},
     }

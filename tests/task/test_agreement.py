@@ -15,7 +15,7 @@ from pipeline.config.task_spec import TaskSpec
 from pipeline.errors import IntegrityError
 from pipeline.paths import ANSWERS
 from pipeline.task.contract import Task
-from pipeline.task.data_check import check_task
+from pipeline.task.data_check import check_images
 from pipeline.task.metrics.agreement import FEW, PredictedPart
 from pipeline.task.parts import DatasetPart, Part, TensorPart
 from pipeline.task.prepare import prepare
@@ -223,10 +223,11 @@ def test_a_folder_of_one_class_and_a_class_without_training_images_are_allowed(t
     write_images(tmp_path / "data", 20, side=32, classes={"all": (90, 90, 90)})
     own = prepare(spec(tmp_path))
     assert (own.description["classes"], len(own.train)) == (7, 16)
-    ticks = {what: ok for what, ok, _ in check_task(spec(tmp_path))}
+    ticks = {finding.what: finding.ok for finding in check_images(spec(tmp_path), spec(tmp_path).data.open())}
     assert all(ticks.values())
     assert "classes have images" not in ticks
-    assert not all(ok for _, ok, _ in check_task(spec(tmp_path, "accuracy")))
+    judged = spec(tmp_path, "accuracy")
+    assert not all(finding.ok for finding in check_images(judged, judged.data.open()))
 
 
 def test_agreement_and_a_baseline_to_train_are_refused_together(tmp_path):

@@ -7,13 +7,15 @@ import torch
 from PIL import Image
 from stopping import StopAfter
 from tiny_data import write_images
+from tiny_studies import make_spec
 
 from pipeline.config.task_spec import TaskSpec
 from pipeline.errors import IntegrityError
 from pipeline.guard import StopTraining
 from pipeline.paths import CHECKED
+from pipeline.run.readiness import Readiness
 from pipeline.task.data.contract import ArrayItems, FileItems, Images
-from pipeline.task.data_check import check_images, check_task, refuse_bad_data
+from pipeline.task.data_check import check_images, refuse_bad_data
 
 
 def ticks(tmp_path, **tables):
@@ -23,7 +25,9 @@ def ticks(tmp_path, **tables):
         "baseline": {"epochs": 1},
         **tables,
     }
-    return {what: (ok, said) for what, ok, said in check_task(TaskSpec.model_validate(table))}
+    spec = make_spec(task=table)
+    found = Readiness(spec, f"sqlite:///{tmp_path}/storage/studies.db", "cpu", images="all").steps()
+    return {finding.what: (finding.ok, finding.said) for finding in found}
 
 
 def both(tmp_path):
@@ -36,15 +40,16 @@ def test_sound_data_passes_every_check(tmp_path):
     found = ticks(both(tmp_path))
     assert all(ok for ok, _ in found.values())
     assert list(found) == [
-        "data found", "model loads", "labels are in range", "classes have images", "every image decodes",
-        "images become RGB", "no image in train and test",
+        "device is there", "database is usable", "data found", "model loads", "images fit the model",
+        "labels are in range", "classes have images", "every image decodes", "images become RGB",
+        "no image in train and test", "baseline trains", "targets and ranks fit", "stored study is the same",
     ]  # fmt: skip
     assert not (tmp_path / "storage").exists()
 
 
-def test_fault_11_missing_data_is_the_only_finding(tmp_path):
+def test_fault_11_of_missing_data_nothing_else_is_said(tmp_path):
     found = ticks(tmp_path / "nowhere")
-    assert list(found) == ["data found"]
+    assert list(found) == ["device is there", "database is usable", "data found"]
     assert not found["data found"][0]
 
 

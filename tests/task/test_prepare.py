@@ -10,6 +10,7 @@ from pipeline.config.task_spec import TaskSpec
 from pipeline.errors import IntegrityError, RestoraError, SpecError
 from pipeline.paths import BASELINES
 from pipeline.task.contract import Task
+from pipeline.task.opened_task import OpenedTask
 from pipeline.task.prepare import baseline_epochs, prepare, rebuild
 
 MLP = {"source": "mlp", "widths": [192, 16, 3], "dropout": 0.2}
@@ -77,7 +78,7 @@ def test_a_baseline_is_trained_once_and_cached(tmp_path, said):
 def test_a_baseline_is_watched_from_its_start_through_every_epoch_and_is_the_same(tmp_path):
     first = prepare(spec(tmp_path))
     kept()[0].unlink()
-    seen = [model.fc1.weight.detach().clone() for model in baseline_epochs(spec(tmp_path))]
+    seen = [model.fc1.weight.detach().clone() for model in baseline_epochs(OpenedTask(spec(tmp_path)))]
     watched = prepare(spec(tmp_path))
     assert watched.hashes == first.hashes
     assert len(seen) == 3

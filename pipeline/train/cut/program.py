@@ -30,6 +30,17 @@ class Program:
     why: str = ""  # why it cannot be cut, in words
     stacks: bool = True  # whether several lanes may share one forward pass
 
+    def cut_in_words(self) -> str:
+        """Where the model is cut into frozen and trained layers, or why it is not, in words."""
+        if not self.adapter.trains:
+            return "nothing is trained, so the compressed model is judged once"
+        if self.cut is None:
+            alone = "" if self.stacks else ", and trials are trained one at a time, because lanes of a cohort would mix"
+            return f"every image takes the whole model in every epoch: {self.why}{alone}"
+        if self.cut.stem is None:
+            return "no frozen layer comes before the first trained one, so nothing is cached on disk"
+        return f"frozen layers run once, their outputs ({', '.join(self.cut.names)}) are cached on disk"
+
     def bind(self, lanes: Lanes, compiled: bool = False) -> Logits:
         """The function from the tensors of ``rows`` to the logits of some lanes."""
         if self.cut is not None:
