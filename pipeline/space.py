@@ -1,5 +1,6 @@
 """The values of a trial, and the space in which they are searched."""
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -11,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from pipeline.cell import UNRANKED, Cell
 from pipeline.config.fields import Range
-from pipeline.config.registry import LOSSES
+from pipeline.config.registry import LOSSES, PRUNERS
 from pipeline.config.search_spec import SearchSpec
 
 if TYPE_CHECKING:  # reading a stored study needs no torch
@@ -66,14 +67,17 @@ def fitted(search: SearchSpec, adapter: "Adapter") -> SearchSpec:
     """The study's search as it applies to an adapter.
 
     An adapter without ranks has one cell, so its search has no allocation and no scores. An adapter that trains nothing
-    has one trial of one epoch.
+    trains one epoch, which no pruner ends. A cell has no more trials than different values.
     """
     if not adapter.low_rank:
         search = search.model_copy(update={"ranks": (0,), "inits": (), "allocation": None, "queued": 0})
     if not adapter.trains:
         startup = search.sampler.model_copy(update={"startup": 1})
-        plain = {"epochs": 1, "warmup": 0.0, "loss": LOSSES.parse("cross-entropy")}
-        search = search.model_copy(update={"trials": 1, "sampler": startup, **plain})
+        plain = {"epochs": 1, "warmup": 0.0, "loss": LOSSES.parse("cross-entropy"), "pruner": PRUNERS.parse("none")}
+        search = search.model_copy(update={"sampler": startup, **plain})
+    different = points(cell_space(search, adapter))
+    if different is not None and len(different) < search.trials:
+        search = search.model_copy(update={"trials": len(different)})
     return search
 
 
@@ -101,6 +105,19 @@ def cell_space(search: SearchSpec, adapter: "Adapter") -> dict[str, BaseDistribu
         "batch_size": CategoricalDistribution(search.batch_size),
         **{name: _float(range_) for name, range_ in adapter.space.items()},
     }
+
+
+def points(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]] | None:
+    """All different values of a space, the last parameter varying fastest; None if a range has too many to list."""
+    choices = []
+    for distribution in space.values():
+        if isinstance(distribution, CategoricalDistribution):
+            choices.append(distribution.choices)
+        elif distribution.single():
+            choices.append((cast(FloatDistribution, distribution).low,))
+        else:
+            return None
+    return [dict(zip(space, values, strict=True)) for values in itertools.product(*choices)]
 
 
 def middle(cell: Cell, search: SearchSpec, adapter: "Adapter") -> Values:

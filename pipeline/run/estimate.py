@@ -127,8 +127,8 @@ def objectives_to_plan(ready: Readiness, *, score: bool) -> dict[str, Objective]
 def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool = False) -> dict[str, Any]:
     """Cells, trials, sizes, memory, disk and time of a study, JSON-able.
 
-    The time assumes full cohorts and the epochs that halving leaves. ``seed_seconds`` is the time to train each cell's
-    winner again, alone, under the study's other seeds. Cells are scored if ``score`` says so (``plan_scores``).
+    The time assumes full cohorts, and the epochs that the pruner leaves. ``seed_seconds`` is the time to train each
+    cell's winner again, alone, under the study's other seeds. Cells are scored if ``score`` says so (``plan_scores``).
     """
     keep_freed_memory()
     first, counted = next(iter(objectives.values())), set[str]()
@@ -139,11 +139,11 @@ def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool
         count = len(cells(search))
         ranks = [plan_rank(combination, rank) for rank in search.ranks]
         trials = search.trials * count
-        epochs = search.pruner.expected_epochs(search.epochs, search.ask_ahead)
+        epochs = count * search.pruner.expected_epochs(search)
         size, cache = measure_pass(objective), plan_cache(objective, counted)
         images = len(task.train) + EVALUATED * len(task.val)
         again = (size.alone or 0.0) * images * search.epochs * count * (spec.seeds - 1)
-        searching = (size.seconds or 0.0) * images * trials * epochs
+        searching = (size.seconds or 0.0) * images * epochs
         adapters = sum(4 * plan["trainable"] * count // len(ranks) for plan in ranks)
         allocation = search.allocation.model_dump() if search.allocation else None
         if allocation is not None:  # ranks are spread by the spectra of what compression lost, or else of the weights
@@ -155,7 +155,8 @@ def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool
                 "layers": combination.targets,
                 "cells": count,
                 "trials": trials,
-                "epochs": round(trials * epochs),
+                "epochs": round(epochs),
+                "most_epochs": trials * search.epochs,
                 "seconds": round(searching + again + cache["seconds"], 1),
                 "seed_seconds": round(again, 1),
                 "cache": cache,

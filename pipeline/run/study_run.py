@@ -24,6 +24,7 @@ from pipeline.objective.passes import Pass, measure_pass
 from pipeline.run.readiness import Readiness, refuse_misfits, trained_objectives
 from pipeline.run.recorded_spectra import record_winners, watched_layers
 from pipeline.run.winners import measure_references, score_winners
+from pipeline.search.budget import search_notes
 from pipeline.search.coordinator import Coordinator
 from pipeline.search.events import Events
 from pipeline.space import cells
@@ -197,6 +198,8 @@ def _search(spec: StudySpec, study: optuna.Study, objective: Objective, cohort: 
     measure_references(objective, study, "val")
     layers, bases = len(objective.combination.targets), objective.bases
     logger.info(f"{name}: {layers} layers compressed; {bases.common.program.cut_in_words()}")
+    for note in search_notes(spec.search, objective.combination.adapter):
+        logger.info(f"{name}: {note}")
     for base in bases.shared:  # caches are built here, before the search, so that they have all threads
         for part in ("train", "val"):
             bases.rows(base, part)

@@ -8,6 +8,7 @@ from optuna.samplers import BaseSampler
 
 from pipeline.config.fields import Count
 from pipeline.config.registry import Method
+from pipeline.config.search_spec import SearchSpec
 
 
 class Sampler(Method):
@@ -31,9 +32,18 @@ class Pruner(Method):
     def build(self, startup: int) -> BasePruner:
         """The Optuna pruner of a cell with this many start-up trials; its steps are epochs, from 1."""
 
-    def expected_epochs(self, epochs: int, wave: int) -> float:
-        """Epochs that a trial trains on average, for estimates: all of its ``epochs`` if nothing is known.
+    def expected_epochs(self, search: SearchSpec) -> float:
+        """Epochs that the trials of a cell train together, for estimates: all of them if nothing is known."""
+        return search.epochs * search.trials
 
-        A ``wave`` is the number of trials of a cell that run at the same time.
-        """
-        return epochs
+    def idle(self, search: SearchSpec) -> str | None:
+        """Why it can end no trial of such a search early, with the key to change; None if it may end some."""
+        return None
+
+
+def too_late(first: int, search: SearchSpec) -> str | None:
+    """Why no decision is made, if the first one comes after ``first`` epochs; the last epoch decides nothing."""
+    if first < search.epochs:
+        return None
+    change = f"lower search.pruner.first = {first} or raise" if first > 1 else "raise"
+    return f"it first decides after epoch {first}, not before the last; {change} search.epochs = {search.epochs}"

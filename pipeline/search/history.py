@@ -1,5 +1,6 @@
 """The history of a cell: its own trials, from which its sampler and its pruner learn, as an in-memory Optuna study."""
 
+import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +11,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from pipeline.cell import Cell
 from pipeline.config.search_spec import SearchSpec
+from pipeline.search.budget import next_wave
 from pipeline.seeds import derive
-from pipeline.space import Ask, Values
+from pipeline.space import Ask, Values, points
 from pipeline.store.tally import Tally
 
 
@@ -19,7 +21,8 @@ class History:
     """The trials of one cell, and what it asks next.
 
     The seed of each ask is a hash of (study seed, cell, number), so what is asked depends on what was told alone. The
-    sampler chooses the values of the first trial if ``first`` gives none.
+    sampler chooses the values of the first trial if ``first`` gives none. Values that were tried are not asked for
+    again while the space has others.
     """
 
     def __init__(
@@ -28,6 +31,7 @@ class History:
         self.cell, self.search, self.seed, self.first, self._space = cell, search, seed, first, space
         self.told = Tally()
         """What the trials that were told came to. When a run resumes, the stored ones are told wave by wave again."""
+        self._points = points(space)
         self._storage, pruner = InMemoryStorage(), search.pruner.build(search.sampler.startup)
         self.study = optuna.create_study(storage=self._storage, direction="maximize", pruner=pruner)
         self._study_id = self._storage.get_study_id_from_name(self.study.study_name)
@@ -42,11 +46,8 @@ class History:
         Some of the best values of the ``neighbour``, the next higher rank of the same init, are tried here once the
         start-up is over. Values of ``stored`` trials, by their number in this history, are asked for again.
         """
-        to_start = self.search.sampler.startup - self.told.done
-        started = to_start <= 0
-        # A wave of the start-up ends with it: a longer one would leave the sampler less of the budget to learn from.
-        left = self.told.left(self.search.trials)
-        size = min(self.search.ask_ahead, left, self.search.trials if started else to_start)
+        started = self.told.done >= self.search.sampler.startup
+        size = next_wave(self.search, self.told.done, self.told.left(self.search.trials))
         queued = self._neighbour_values(neighbour) if started and neighbour is not None else []
         return [self._ask_one(started, queued, stored) for _ in range(size)]
 
@@ -66,13 +67,34 @@ class History:
             self.study.sampler = self.search.sampler.build(derive(self.seed, self.cell, "ask", number))
             trial = self.study.ask(self._space)
             trial.set_user_attr("origin", origin)
-            params = trial.params
+            params = self._untried(number, trial.params)
         else:
             params = {name: known[name] for name in self._space}
             running = create_trial(state=TrialState.RUNNING, params=params, distributions=self._space)
             running.set_user_attr("origin", origin)
             self.study.add_trial(running)
         return Ask(self.cell, number, origin, Values.of({"rank": self.cell.rank, "init": self.cell.init, **params}))
+
+    def _untried(self, number: int, params: dict[str, Any]) -> dict[str, Any]:
+        """What trial ``number``, whose values the sampler chose, tries: others if these are known, and some are left.
+
+        Equal values of a cell train equally, so known values are not trained again unless they failed.
+        """
+        others = [trial for trial in self._trials if trial.number != number]
+        tried = [trial.params for trial in others]
+        if params not in tried or self._points is None:
+            return params
+        done = [trial.params for trial in others if trial.state != TrialState.FAIL]
+        left = next(filter(None, ([p for p in self._points if p not in known] for known in (tried, done))), [params])
+        params = random.Random(derive(self.seed, self.cell, "untried", number)).choice(left)
+        trial_id = self._trial_id(number)
+        for name, distribution in self._space.items():
+            internal = distribution.to_internal_repr(params[name])
+            self._storage.set_trial_param(trial_id, name, internal, distribution)
+        return params
+
+    def _trial_id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
     def _neighbour_values(self, neighbour: "History") -> list[dict[str, Any]]:
         """The neighbour's best values that were not tried here, as many as ``warm_start`` still allows."""
@@ -84,8 +106,7 @@ class History:
 
     def report(self, number: int, epoch: int, accuracy: float) -> None:
         """Report a trial's validation accuracy after an epoch, counted from 1, to the pruner."""
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
-        self._storage.set_trial_intermediate_value(trial_id, epoch, accuracy)
+        self._storage.set_trial_intermediate_value(self._trial_id(number), epoch, accuracy)
 
     def should_prune(self, number: int) -> bool:
         """Whether the cell's pruner ends a trial after its last reported epoch."""

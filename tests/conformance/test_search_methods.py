@@ -7,6 +7,7 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState, create_trial
+from tiny_studies import make_search
 
 from pipeline.config.registry import ALLOCATIONS, METRICS, OPTIMIZERS, PRUNERS, SAMPLERS, SCHEDULES
 from pipeline.objective.allocations.contract import Cost, Layer
@@ -85,9 +86,16 @@ def test_a_pruner_never_ends_the_best_trial_nor_one_that_has_not_reported(method
 
 
 @each(PRUNERS)
-@pytest.mark.parametrize(("epochs", "wave"), [(1, 1), (9, 1), (9, 4), (20, 9)])
-def test_a_pruner_expects_no_more_epochs_than_a_trial_has(method, epochs, wave):
-    assert 0 < method.expected_epochs(epochs, wave) <= epochs
+@pytest.mark.parametrize(("epochs", "trials", "ask_ahead"), [(1, 1, 1), (9, 7, 1), (9, 7, 4), (20, 30, 9)])
+def test_a_pruner_expects_no_more_epochs_than_a_cell_has_and_all_of_them_where_it_is_idle(
+    method, epochs, trials, ask_ahead
+):
+    sampler = {"method": "random", "startup": 4}
+    search = make_search(epochs=epochs, trials=trials, ask_ahead=ask_ahead, sampler=sampler, pruner=method)
+    expected = method.expected_epochs(search)
+    assert trials <= expected <= epochs * trials
+    if method.idle(search):
+        assert expected == epochs * trials
 
 
 @each(ALLOCATIONS)

@@ -4,6 +4,7 @@ import optuna
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import create_trial
+from tiny_studies import make_search
 
 from pipeline.config.registry import PRUNERS
 from pipeline.search.pruners.halving import Halving, HalvingPruner
@@ -55,7 +56,13 @@ def test_each_name_of_a_study_file_is_the_pruner_it_says():
     }
 
 
-def test_halving_trains_fewer_epochs_than_asked_for_and_other_pruners_are_expected_to_train_all():
-    # 9 trials for 1 epoch, 3 of them for 2 more, 1 of those for 6 more
-    assert Halving().expected_epochs(epochs=9, wave=9) == (9 * 1 + 3 * 2 + 1 * 6) / 9
-    assert PRUNERS.parse("median").expected_epochs(epochs=9, wave=9) == 9
+def test_halving_is_expected_to_train_each_wave_of_a_cell_down_to_its_best():
+    startup = {"method": "tpe", "startup": 9}
+    # The start-up has 9 trials for 1 epoch, 3 of them for 2 more, 1 of those for 6 more; the last wave has 2 trials.
+    search = make_search(epochs=9, trials=11, ask_ahead=9, sampler=startup)
+    assert Halving().expected_epochs(search) == (9 * 1 + 3 * 2 + 1 * 6) + (2 * 1 + 1 * 8)
+
+
+def test_the_median_is_expected_to_end_every_other_trial_after_the_start_up():
+    search = make_search(epochs=9, trials=13, sampler={"method": "tpe", "startup": 3}, pruner="median")
+    assert search.pruner.expected_epochs(search) == 3 * 9 + 5 * 9 + 5 * 1

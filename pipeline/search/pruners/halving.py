@@ -9,7 +9,9 @@ from pydantic import Field
 
 from pipeline.config.fields import Count
 from pipeline.config.registry import PRUNERS
-from pipeline.search.contract import Pruner
+from pipeline.config.search_spec import SearchSpec
+from pipeline.search.budget import waves
+from pipeline.search.contract import Pruner, too_late
 
 
 @PRUNERS.register("halving")
@@ -24,12 +26,25 @@ class Halving(Pruner):
     def build(self, startup: int) -> BasePruner:
         return HalvingPruner(self.first, self.factor)
 
-    def expected_epochs(self, epochs: int, wave: int) -> float:
+    def expected_epochs(self, search: SearchSpec) -> float:
+        return sum(self._epochs_of(wave, search.epochs) for wave in waves(search))
+
+    def _epochs_of(self, wave: int, epochs: int) -> int:
+        """Epochs that the trials of a wave train together, if no two are equally good."""
         going_on, total, before, rung = wave, 0, 0, self.first
         while rung < epochs:
             total += going_on * (rung - before)
             going_on, before, rung = math.ceil(going_on / self.factor), rung, rung * self.factor
-        return (total + going_on * (epochs - before)) / wave
+        return total + going_on * (epochs - before)
+
+    def idle(self, search: SearchSpec) -> str | None:
+        if max(waves(search)) > 1:
+            return too_late(self.first, search)
+        key = "ask_ahead" if search.ask_ahead == 1 else "trials"
+        return (
+            f"it compares trials of a cell that run at the same time, and each runs alone; raise search.{key} = "
+            f"{getattr(search, key)}"
+        )
 
 
 class HalvingPruner(BasePruner):
