@@ -26,7 +26,7 @@ pipeline.lod("checkpoint")
 
 
 def test_mypy_strict_accepts_the_programs_and_finds_mistakes_of_a_user(tmp_path):
-    assert len(PROGRAMS) == 4
+    assert len(PROGRAMS) == 5
     names = [f"program_{i}.py" for i in range(len(PROGRAMS))]
     for name, program in zip([*names, "mistaken.py"], [*PROGRAMS, MISTAKES], strict=True):
         (tmp_path / name).write_text(program)

@@ -13,12 +13,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.adapt.lanes import LaneLayer, SeparateLayer
+from pipeline.adapt.lanes import Adapted, LaneLayer, SeparateLayer, Stack
 from pipeline.compress.contract import CompressedModel, LayerStats
 from pipeline.compress.sizes import StoredModel
 from pipeline.compress.weight import CompressedWeight, DenseWeight
 from pipeline.config.fields import Range
 from pipeline.config.registry import Method
+from pipeline.errors import SpecError
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,26 @@ class Adapter(Method):
     def layer(self, base: nn.Module, trains: Collection[str]) -> LaneLayer:
         """A layer ``base`` as it computes with lanes; ``trains`` names, within the layer, the tensors of ``begin``."""
         return SeparateLayer(base)
+
+    def loaded_layer(self, base: nn.Module, parameters: Mapping[str, Tensor], alpha: float) -> nn.Module:
+        """A layer ``base`` as a loaded model computes with what ``absorb`` left for it, by name within the layer.
+
+        It should be a plain module, whose ``parameters`` are its own; it may be ``base``, changed. By default it is the
+        layer of training with one lane, which takes batches of images alone.
+        """
+        lane = {name: tensor[None] for name, tensor in parameters.items()}
+        return Adapted(self.layer(base, parameters.keys()), [Stack(lane, torch.tensor([alpha]))])
+
+    def merged(self, weight: Tensor, parameters: Mapping[str, Tensor], alpha: float) -> Tensor:
+        """The weight ``[out, in]`` with which a bare layer gives the outputs of ``loaded_layer``.
+
+        Raises:
+            SpecError: There is no such weight, as by default.
+        """
+        raise SpecError(
+            f"adapter '{self.name}' adds {', '.join(parameters)} to a layer and does not say how they are merged into "
+            f"its weight; load the checkpoint without merge"
+        )
 
     def to_tensors(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The packed tensors of what ``absorb`` leaves, by name in the file; leading axes of lanes are allowed."""

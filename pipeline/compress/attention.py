@@ -99,6 +99,25 @@ def with_plain_attention(model: nn.Module, qkv: Literal["fused", "split"] = "fus
     return _replace_modules(model, _fused_layers(model), SplitQkv) if qkv == "split" else model
 
 
+def bare_state(model: nn.Module) -> dict[str, Tensor]:
+    """The ``state_dict`` of a model from ``with_plain_attention``, with the names and shapes from before."""
+    state = model.state_dict()
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, SplitQkv):
+            for key in [key for key in state if key.startswith(f"{name}.")]:
+                del state[key]
+            fused = {
+                "weight": module.weight.detach(),
+                "bias": module.bias if module.bias is None else module.bias.detach(),
+            }
+            state |= {f"{name}.{key}": tensor for key, tensor in fused.items() if tensor is not None}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, PlainAttention):
+            for key in [key for key in state if key.startswith(f"{name}.in_proj.")]:
+                state[f"{name}.in_proj_{key.rpartition('.')[2]}"] = state.pop(key)
+    return state
+
+
 def _is_convertible(module: nn.Module, parent: nn.Module) -> bool:
     """Whether it is ``nn.MultiheadAttention`` as ``PlainAttention`` covers it; an encoder layer reads its weights."""
     return (

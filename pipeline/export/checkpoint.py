@@ -11,7 +11,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from pipeline.compress.attention import with_plain_attention
+from pipeline.compress.attention import bare_state, with_plain_attention
 from pipeline.config.registry import ADAPTERS, COMPRESSIONS
 from pipeline.errors import IntegrityError, StorageError, UsageError
 from pipeline.export.pack import PackedMethod, unpack_model
@@ -106,15 +106,24 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
-def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
-    """Load the recovered model of an exported checkpoint, in eval mode, on the CPU.
+def load(path: str | Path, model: nn.Module | None = None, *, merge: bool = False) -> nn.Module:
+    """Load the recovered model of an exported checkpoint, frozen, in eval mode.
+
+    It is made of plain modules, and behaves as the bare architecture does. Each layer with a low-rank adapter is a
+    Linear or Conv2d with the dense form of its compressed weight and the further parameters ``lora_A [r, in]``,
+    ``lora_B [out, r]`` and, for DoRA, ``magnitude [out]``.
 
     Args:
         path: The exported folder, ``storage/exports/<study>/<combination>/rank-<r>``.
-        model: The bare architecture, needed where the checkpoint is of a module of your own. Its tensors are replaced.
+        model: The bare architecture, needed where the checkpoint is of a module of your own. Its tensors are replaced;
+            their dtype and their device stay.
+        merge: Whether to add the adapters to the weights. The result is the bare architecture itself, with its own
+            modules and tensor names; after structured pruning it is the bare architecture with fewer channels.
 
     Raises:
         IntegrityError: A file is damaged or changed, or the tensors do not fit the architecture.
+        UsageError: ``model`` was loaded from a checkpoint before, or is on the meta device.
+        SpecError: ``merge`` is True, and the adapter is a plug-in's that cannot be merged.
     """
     folder = Path(path)
     card = read_card(folder)
@@ -145,4 +154,11 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         ) from None
     bare = model if model is not None else rebuild(card["task"])
     # Cards without "qkv" were written before attention could be split: it stays as it is.
-    return unpack_model(with_plain_attention(bare, method["qkv"]) if "qkv" in method else bare, tensors, packed)
+    plain = with_plain_attention(bare, method["qkv"]) if "qkv" in method else bare
+    loaded = unpack_model(plain, tensors, packed, merge=merge)
+    if not merge or loaded is bare:
+        return loaded
+    state = bare_state(loaded)
+    packed.compression.reshape(bare, state)
+    bare.load_state_dict(state)
+    return bare.eval().requires_grad_(False)

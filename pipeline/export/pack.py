@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.adapt.contract import Adapter, blank, stored_model
-from pipeline.adapt.lanes import Lanes, attach
+from pipeline.adapt.loaded_layers import LowRankSum
 from pipeline.compress.contract import CompressedModel, Compression
-from pipeline.compress.layers import group_count, matrix_shape, replace_weight
+from pipeline.compress.layers import group_count, matrix_shape, replace_weight, weight_matrix
 from pipeline.compress.weight import CompressedWeight
-from pipeline.errors import IntegrityError
-from pipeline.task.tensor_cache import restore_state
+from pipeline.errors import IntegrityError, UsageError
 
 
 def pack_model(compressed: CompressedModel, adapter: Adapter, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -37,11 +36,21 @@ class PackedMethod:
     ranks: Mapping[str, int] | None = None  # of each layer with an adapter; None if all have one (old cards)
 
 
-def unpack_model(model: nn.Module, tensors: Mapping[str, Tensor], method: PackedMethod) -> nn.Module:
+def unpack_model(
+    model: nn.Module, tensors: Mapping[str, Tensor], method: PackedMethod, *, merge: bool = False
+) -> nn.Module:
     """Replace the tensors of a bare architecture by packed ones, the inverse of ``pack_model``; frozen, in eval mode.
 
-    An ``IntegrityError`` names the first tensors that do not fit the architecture.
+    Compressed weights become dense. Each layer with an adapter becomes ``Adapter.loaded_layer``, or with ``merge``
+    stays the bare layer with ``Adapter.merged`` for its weight. All tensors have the dtype and the device of the ones
+    replaced.
+
+    Raises:
+        IntegrityError: The first tensors that do not fit the architecture.
+        UsageError: ``model`` has an adapter already, or is on the meta device.
+        SpecError: The adapter cannot be merged.
     """
+    _refuse_unusable(model)
     adapter, ranks = method.adapter, method.ranks
     method.compression.reshape(model, tensors)
     dense = {f"{name}.weight" for name in method.layers}
@@ -54,7 +63,7 @@ def unpack_model(model: nn.Module, tensors: Mapping[str, Tensor], method: Packed
     unexpected = sorted(key for key in tensors if key not in state and not key.startswith(prefixes))
     if missing or unexpected:
         raise _misfit(missing, unexpected)
-    restore_state(model, {key: tensors[key] for key in state})
+    model.load_state_dict({key: tensors[key] for key in state}, strict=False)
     parts: dict[str, dict[str, Tensor]] = {name: {} for name in method.layers}
     for key in packed:
         weight, _, kind = key.rpartition(".")
@@ -68,10 +77,35 @@ def unpack_model(model: nn.Module, tensors: Mapping[str, Tensor], method: Packed
     misshapen = {key for key in trained.keys() & wanted.keys() if ranks and _form(trained[key]) != _form(wanted[key])}
     if absent or misshapen or not trained.keys() <= wanted.keys():
         raise _misfit(sorted(absent | misshapen), sorted(trained.keys() - wanted.keys()))
-    if trained:
-        lane = {key: tensor[None] for key, tensor in adapter.from_tensors(trained).items()}
-        attach(model, adapter, Lanes([(lane, [method.alpha])]))
+    added: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in adapter.from_tensors({key: trained[key] for key in wanted if key in trained}).items():
+        name, _, parameter = key.rpartition(".")
+        added.setdefault(name, {})[parameter] = tensor
+    for name, parameters in added.items():
+        layer = model.get_submodule(name)
+        if merge:
+            replace_weight(model, name, adapter.merged(weight_matrix(layer), parameters, method.alpha))
+        else:
+            loaded = adapter.loaded_layer(layer, parameters, method.alpha)
+            if loaded is not layer:
+                model.set_submodule(name, loaded)
     return model.eval().requires_grad_(False)
+
+
+def _refuse_unusable(model: nn.Module) -> None:
+    """Raise ``UsageError`` if the tensors of a model cannot be replaced."""
+    adapted = [name for name, module in model.named_modules() if isinstance(module, LowRankSum)]
+    if adapted:
+        raise UsageError(
+            f"the model given as model= was loaded from a checkpoint before: its layer '{adapted[0]}' has an adapter; "
+            f"give a new instance of the bare architecture"
+        )
+    empty = [key for key, tensor in model.state_dict().items() if tensor.is_meta]
+    if empty:
+        raise UsageError(
+            f"'{empty[0]}' of the model given as model= is on the meta device, where tensors hold no values; build the "
+            f"architecture on the CPU or a GPU"
+        )
 
 
 def _load_weight(
@@ -90,7 +124,7 @@ def _load_weight(
         fits = False
     if not fits:
         raise _misfit([f"{name}.weight"], [])
-    replace_weight(model, name, dense)
+    replace_weight(model, name, dense.to(layer.get_parameter("weight")))
     return weight
 
 

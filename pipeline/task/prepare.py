@@ -18,8 +18,7 @@ from pipeline.hashes import fingerprint, hash_weights
 from pipeline.paths import ANSWERS
 from pipeline.task.contract import Task
 from pipeline.task.opened_task import OpenedTask
-from pipeline.task.tensor_cache import read_tensors, restore_state, write_tensors
-from pipeline.task.training_batches import refuse_single_images, training_batches
+from pipeline.task.tensor_cache import read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ def prepare(spec: TaskSpec | OpenedTask, *, device: str | torch.device = "cpu", 
     if spec.baseline is not None:
         state = read_tensors(opened.baseline_file)
         if state is not None:
-            restore_state(model, state)
+            model.load_state_dict(state)
         elif train_baseline:
             for _ in baseline_epochs(opened, device):
                 pass
@@ -80,9 +79,11 @@ def baseline_epochs(opened: OpenedTask, device: str | torch.device = "cpu") -> I
         yield model
         for epoch in range(1, spec.epochs + 1):
             total, count = torch.zeros((), device=device), 0
-            shuffled = torch.randperm(len(part), generator=order)
-            for images, labels in training_batches(part, spec.batch_size, shuffled):
+            for images, labels in part.batches(spec.batch_size, torch.randperm(len(part), generator=order)):
                 check_stop()
+                if len(images) == 1 and count:
+                    # Batch norm has no variance over a last batch of one image.
+                    continue
                 loss = _step(model, optimizer, images.to(device), labels.to(device))
                 total += loss * len(images)
                 count += len(images)
@@ -126,11 +127,9 @@ def try_baseline(opened: OpenedTask, device: str | torch.device = "cpu") -> str:
 
 
 def _baseline(opened: OpenedTask) -> BaselineSpec:
-    spec = opened.spec.baseline
-    if spec is None:
+    if opened.spec.baseline is None:
         raise ValueError("the task has no [task.baseline] to train")
-    refuse_single_images(opened.model, len(opened.parts["train"]), spec.batch_size, "task.baseline.batch_size")
-    return spec
+    return opened.spec.baseline
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from pipeline.adapt.contract import Adapter, Draw, Start
 from pipeline.adapt.lanes import LaneLayer, Stack, joined, split_by_stack, with_parameters
+from pipeline.adapt.loaded_layers import add_low_rank, merged_weight
 from pipeline.adapt.low_rank import Factors, adapted_linear, add_to_shared
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layers import group_count, weight_matrix
@@ -182,6 +183,12 @@ class Lora(Adapter):
     def layer(self, base: nn.Module, trains: Collection[str]) -> LaneLayer:
         layer_type = LoraConv2d if isinstance(base, nn.Conv2d) else LoraLinear
         return layer_type(base, trains, self)
+
+    def loaded_layer(self, base: nn.Module, parameters: Mapping[str, Tensor], alpha: float) -> nn.Module:
+        return add_low_rank(base, parameters, self.s(alpha, len(parameters["lora_A"])))
+
+    def merged(self, weight: Tensor, parameters: Mapping[str, Tensor], alpha: float) -> Tensor:
+        return merged_weight(weight, parameters, self.s(alpha, len(parameters["lora_A"])))
 
     def to_tensors(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """With int8, the factor ``fc1.lora_A`` has a scale for each of its directions, ``fc1.lora_A_scale [r]``."""
