@@ -22,6 +22,14 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     return max(0.0, (centre - half_width) / scale), min(1.0, (centre + half_width) / scale)
 
 
+def far_from_uniform(share: float, classes: int) -> bool:
+    """Whether the largest class has more than 1.5 times its equal share of the images: 15 % of 10 classes, 75 % of 2.
+
+    An accuracy has to be read beside this share, which a model reaches that always answers the largest class.
+    """
+    return share * classes > 1.5
+
+
 def pareto_front(points: Sequence[tuple[int, float]]) -> list[int]:
     """Indices of the points ``(bytes, accuracy)`` that no other point beats, by ascending bytes.
 

@@ -20,6 +20,15 @@ def unbroken(text: str) -> str:
     return text.replace(" ", NO_BREAK)
 
 
+def printable(name: object) -> str:
+    r"""A name with an escape for each character that cannot be printed, such as bytes that are no UTF-8.
+
+    >>> print(printable("caf\udce9"))
+    caf\udce9
+    """
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(name))
+
+
 def listed(names: Iterable[str]) -> str:
     """Names as a phrase; at least one.
 

@@ -172,6 +172,7 @@ def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool
         "study": spec.name,
         "seeds": spec.seeds,
         "trained_baseline": task.trained,
+        "data": list(task.description.get("data_notes", [])),
         "parts": {"train": len(task.train), "val": len(task.val), "test": len(task.test)},
         "dense_bytes": first.combination.compressed_size.dense_bytes,
         "trials": sum(combination["trials"] for combination in combinations),

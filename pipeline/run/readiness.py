@@ -5,6 +5,7 @@ Each step changes nothing: a run trains and stores only once all of them are don
 """
 
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ from pipeline.task.data_check import Finding, check_images, refuse_bad_data
 from pipeline.task.opened_task import OpenedTask
 from pipeline.task.prepare import prepare, try_baseline
 from pipeline.train.cache.feature_cache import LIMIT
+
+logger = logging.getLogger(__name__)
 
 
 class Readiness:
@@ -140,9 +143,9 @@ def _refuse_read_only(folders: Iterable[Path]) -> None:
 
 
 def _find_data(ready: Readiness) -> str:
-    images = ready.opened.images
-    test = f"{len(images.test)} of test, " if images.test is not None else ""
-    return f"{len(images.train)} training images, {test}{len(images.classes)} classes"
+    images, counted = ready.opened.images, {"train": "training images", "val": "of validation", "test": "of test"}
+    said = [f"{len(items)} {counted[part]}" for part, items in images.parts().items()]
+    return "\n".join([", ".join([*said, f"{len(images.classes)} classes"]), *ready.opened.notes])
 
 
 def _load_model(ready: Readiness) -> str:
@@ -156,7 +159,7 @@ def _fit_images(ready: Readiness) -> str:
 
 def _check_data(ready: Readiness) -> Iterator[Finding]:
     if ready.images == "once":
-        refuse_bad_data(ready.spec.task, ready.opened.hashes, begun=ready.begun)
+        refuse_bad_data(ready.spec.task, ready.opened.images, ready.opened.hashes, begun=ready.begun)
     for finding in check_images(ready.spec.task, ready.opened.images) if ready.images == "all" else ():
         if finding.ok or ready.begun:
             said = finding.said if finding.ok else f"the study goes on, a new one would be refused: {finding.said}"
@@ -243,6 +246,8 @@ def make_objectives(spec: StudySpec, task: Task, device: str, cache_limit: int =
 def trained_objectives(ready: Readiness, cache_limit: int = LIMIT) -> dict[str, Objective]:
     """The objectives of a study that is ready; a missing baseline is trained first."""
     spec, task = ready.spec, ready.task
+    for note in ready.opened.notes:
+        logger.info(f"data: {note}")
     snapshots: list[Snapshot] = []
     if not task.trained:
         snapshots = train_watched_baseline(spec, ready.opened, ready.device)

@@ -37,6 +37,10 @@ from pipeline.train.cache.feature_cache import LIMIT
 logger = logging.getLogger(__name__)
 
 
+LONG = ("class_names", "data_notes")
+"""Facts of a task that may be too long for an attribute of a stored study."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """How a study is run; none of it changes what is searched.
@@ -154,7 +158,7 @@ def study_facts(spec: StudySpec, combination: Combination) -> dict[str, Any]:
         "budget": search.trials,
         "epochs": search.epochs,
         "cells": [[cell.rank, cell.init] for cell in cells(search)],
-        "task": dict(combination.task.description),
+        "task": {key: value for key, value in combination.task.description.items() if key not in LONG},
         "targets": len(combination.targets),
         "dense_bytes": combination.compressed_size.dense_bytes,
         "compressed_bytes": combination.compressed_size.bytes,

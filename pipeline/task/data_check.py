@@ -16,9 +16,10 @@ from pipeline.errors import IntegrityError, RestoraError
 from pipeline.guard import check_stop
 from pipeline.hashes import fingerprint
 from pipeline.paths import CHECKED, write_whole
+from pipeline.task.class_counts import ADD_IMAGES, Divided, classes_without_training_images
 from pipeline.task.data.contract import Images, Items
 from pipeline.task.data.decode import as_rgb
-from pipeline.task.split import split
+from pipeline.task.split import divide
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class DecodedImage(NamedTuple):
     fault: str = ""
 
 
-def refuse_bad_data(spec: TaskSpec, hashes: Mapping[str, str], *, begun: bool) -> None:
+def refuse_bad_data(spec: TaskSpec, images: Images, hashes: Mapping[str, str], *, begun: bool) -> None:
     """Check the data of a study before its first trial; data that passed once is not checked again.
 
     A study that has ``begun`` may go on with bad data, which are logged: mending them would make it a study of other
@@ -63,7 +64,7 @@ def refuse_bad_data(spec: TaskSpec, hashes: Mapping[str, str], *, begun: bool) -
     if path.exists():
         return
     logger.info("data: every image is decoded once, before the first trial")
-    failed = [finding for finding in check_images(spec, spec.data.open()) if not finding.ok]
+    failed = [finding for finding in check_images(spec, images) if not finding.ok]
     said = "\n".join(f"{finding.what}: {finding.said}" for finding in failed)
     if failed and not begun:
         raise IntegrityError(f"the data is not ready:\n{said}")
@@ -76,8 +77,8 @@ def refuse_bad_data(spec: TaskSpec, hashes: Mapping[str, str], *, begun: bool) -
 
 def check_images(spec: TaskSpec, images: Images) -> Iterator[Finding]:
     """Check the labels of a data set, decode every image, and look for images in both train and test."""
-    parts = {"train": images.train} if images.test is None else {"train": images.train, "test": images.test}
-    classes = len(images.classes)
+    classes, parts = len(images.classes), images.parts()
+    divided = divide(images, spec.split).items(images)
     if spec.metric.uses_labels:
         wrong = [
             f"{items.where(index)}: {int(items.labels[index])}"
@@ -86,26 +87,19 @@ def check_images(spec: TaskSpec, images: Images) -> Iterator[Finding]:
         ]
         to_do = "correct these labels, or leave the images out"
         yield _finding("labels are in range", wrong, to_do, f"0 to {classes - 1}")
-        present = {(name, label) for name, items in parts.items() for label in items.labels.tolist()}
-        empty = [
-            f"{name}: class '{images.classes[label]}'"
-            for name in parts
-            for label in range(classes)
-            if (name, label) not in present
-        ]
         what = "classes have images"
         if classes < 2:
             yield Finding(what, False, f"{classes} class; give two or more")
         else:
-            yield _finding(what, empty, "add images, or remove the class", f"all {classes}")
-    decoded = {name: _decode_all(items) for name, items in parts.items()}
+            yield _finding(what, classes_without_training_images(images, divided), ADD_IMAGES, f"all {classes}")
+    decoded = {items: _decode_all(items) for items in parts.values()}
     every = list(itertools.chain(*decoded.values()))
     faults = [image.fault for image in every if image.fault]
     yield _finding("every image decodes", faults, "replace or remove these files", f"{len(every)} images")
     modes = Counter(image.mode for image in every if image.mode not in ("", "RGB"))
     counts = ", ".join(f"{count} of mode {mode}" for mode, count in sorted(modes.items()))
     yield Finding("images become RGB", True, f"converted: {counts}" if counts else "all are")
-    yield _no_duplicates(spec, images, decoded["train"], decoded.get("test", decoded["train"]))
+    yield _no_duplicates(images, divided, decoded)
 
 
 def _decode_all(items: Items) -> list[DecodedImage]:
@@ -122,16 +116,17 @@ def _decode_all(items: Items) -> list[DecodedImage]:
         return list(pool.map(decode, range(len(items))))
 
 
-def _no_duplicates(spec: TaskSpec, images: Images, train: list[DecodedImage], test: list[DecodedImage]) -> Finding:
+def _no_duplicates(images: Images, divided: Divided, decoded: Mapping[Items, list[DecodedImage]]) -> Finding:
     """Whether no test image has the pixels of a training or validation image."""
     what = "no image in train and test"
-    *learned, (tested, chosen) = split(images.train.labels, spec.split, test=images.test is None).items(images).values()
-    index_of = {train[index].digest: index for _, indices in learned for index in indices.tolist()}
-    index_of.pop("", None)
+    *learned, (tested, chosen) = divided.values()
+    where = {decoded[items][index].digest: (items, index) for items, indices in learned for index in indices.tolist()}
+    where.pop("", None)
     duplicates = [
-        f"{tested.where(index)} is {images.train.where(index_of[test[index].digest])}"
+        f"{tested.where(index)} is {items.where(other)}"
         for index in chosen.tolist()
-        if test[index].digest in index_of
+        if (digest := decoded[tested][index].digest) in where
+        for items, other in [where[digest]]
     ]
     if duplicates and images.published:
         return Finding(what, True, f"{len(duplicates)} of {len(chosen)} test images are in both, as published")

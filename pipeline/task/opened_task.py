@@ -10,15 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config.task_spec import TaskSpec
-from pipeline.errors import RestoraError, SpecError
+from pipeline.errors import IntegrityError, RestoraError, SpecError
 from pipeline.hashes import fingerprint, hash_weights
 from pipeline.paths import BASELINES
+from pipeline.task.class_counts import ADD_IMAGES, classes_without_training_images, uneven_classes
 from pipeline.task.contract import check_parts
 from pipeline.task.data.contract import Images, Items
 from pipeline.task.image_size import input_of, misfit
 from pipeline.task.models.contract import Preprocessing
 from pipeline.task.parts import DatasetPart, Part
-from pipeline.task.split import Split, split
+from pipeline.task.split import Split, divide
+from pipeline.wording import listed
 
 
 class OpenedTask:
@@ -72,13 +74,28 @@ class OpenedTask:
     @cached_property
     def divided(self) -> Split:
         """Which images are of which part."""
-        return split(self.images.train.labels, self.spec.split, test=self.images.test is None)
+        return divide(self.images, self.spec.split)
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What was read of the data, what was left out, and how uneven the classes are: one phrase each."""
+        uneven = uneven_classes(self.images, self.divided.items(self.images)) if self.spec.metric.uses_labels else ()
+        return [*self.images.notes, *uneven]
+
+    @property
+    def read(self) -> dict[str, list[str]]:
+        """Facts of the task that name no file and no study: they may be long, or worded anew by another version."""
+        names = {"class_names": list(self.images.classes)} if self.spec.metric.uses_labels else {}
+        return {**names, "data_notes": self.notes}
 
     @cached_property
     def parts(self) -> dict[str, Part]:
         """The parts ``train``, ``val`` and ``test``; an image is decoded when it is first used."""
         parts: dict[str, Part] = {}
-        for name, (items, indices) in self.divided.items(self.images).items():
+        divided = self.divided.items(self.images)
+        if self.spec.metric.uses_labels and (missing := classes_without_training_images(self.images, divided)):
+            raise IntegrityError(f"classes without training images: {listed(missing)}; {ADD_IMAGES}")
+        for name, (items, indices) in divided.items():
             selected = _Selected(items, indices, self.preprocessing)
             parts[name] = DatasetPart(selected, items.labels[indices], threads=os.cpu_count() or 1)
         check_parts(parts, self.classes if self.spec.metric.uses_labels else None)
@@ -95,7 +112,7 @@ class OpenedTask:
         spec = self.spec
         return {
             "model": spec.model.model_dump(mode="json"),
-            "data": spec.data.model_dump(mode="json", exclude={"root", "download"}),
+            "data": spec.data.model_dump(mode="json", exclude={"root", "download"}, exclude_none=True),
             "split": spec.split.model_dump(mode="json"),
             "baseline": spec.baseline and spec.baseline.model_dump(mode="json"),
             "classes": self.classes,

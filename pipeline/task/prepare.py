@@ -61,7 +61,7 @@ def prepare(spec: TaskSpec | OpenedTask, *, device: str | torch.device = "cpu", 
         name: spec.metric.relabelled(part, model, device, ANSWERS / f"{fingerprint([key, name])}.safetensors")
         for name, part in opened.parts.items()
     }
-    return Task(model, **parts, metric=spec.metric.name, description=description, hashes=hashes)
+    return Task(model, **parts, metric=spec.metric.name, description=description | opened.read, hashes=hashes)
 
 
 def baseline_epochs(opened: OpenedTask, device: str | torch.device = "cpu") -> Iterator[nn.Module]:

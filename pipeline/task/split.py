@@ -12,10 +12,10 @@ from pipeline.task.data.contract import Images, Items
 
 @dataclass(frozen=True)
 class Split:
-    """Indices ``[n]``, int64, ascending. ``test`` is ``None`` if the data set has a test part already."""
+    """Indices of training images, ``[n]``, int64, ascending; ``None`` for a part that the data set has itself."""
 
     train: Tensor
-    val: Tensor
+    val: Tensor | None
     test: Tensor | None
 
     def hash(self) -> str:
@@ -25,23 +25,32 @@ class Split:
 
     def items(self, images: Images) -> dict[str, tuple[Items, Tensor]]:
         """The items of each part, and the indices of its images among them."""
-        tested = images.test if images.test is not None else images.train
-        chosen = torch.arange(len(tested)) if self.test is None else self.test
-        return {"train": (images.train, self.train), "val": (images.train, self.val), "test": (tested, chosen)}
+        taken = {"train": self.train, "val": self.val, "test": self.test}
+        given = images.parts()
+        return {
+            name: (given[name], torch.arange(len(given[name]))) if indices is None else (images.train, indices)
+            for name, indices in taken.items()
+        }
 
 
-def split(labels: Tensor, spec: SplitSpec, *, test: bool) -> Split:
-    """Split off the test part if ``test``, then the validation part from the remaining images.
+def divide(images: Images, spec: SplitSpec) -> Split:
+    """Split off the parts that a data set does not have itself."""
+    return split(images.train.labels, spec, val=images.val is None, test=images.test is None)
+
+
+def split(labels: Tensor, spec: SplitSpec, *, val: bool = True, test: bool) -> Split:
+    """Split off the test part if ``test``, then the validation part, if ``val``, from the remaining images.
 
     A part has ``round(fraction * n)`` images, and its share of each class to within one image.
     """
     generator = torch.Generator().manual_seed(spec.seed)
     rest = torch.arange(len(labels))
-    tested = None
+    tested = chosen = None
     if test:
         tested, rest = _take(rest, labels, spec.test, generator)
-    val, train = _take(rest, labels, spec.val, generator)
-    return Split(train=train, val=val, test=tested)
+    if val:
+        chosen, rest = _take(rest, labels, spec.val, generator)
+    return Split(train=rest, val=chosen, test=tested)
 
 
 def _take(indices: Tensor, labels: Tensor, fraction: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

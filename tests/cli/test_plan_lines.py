@@ -17,6 +17,7 @@ def plan(**changes):
     return {
         "study": "digits", "seeds": 3, "trained_baseline": True,
         "parts": {"train": 54_000, "val": 6000, "test": 10_000},
+        "data": ["training images from train, test images from val"],
         "dense_bytes": 940_584, "trials": 12_345_678, "seconds": 7500.0, "disk_bytes": 10**9, "memory_bytes": 10**9,
         "combinations": [combination],
     }  # fmt: skip

@@ -15,6 +15,7 @@ from pipeline.config.registry import Method
 from pipeline.errors import IntegrityError
 from pipeline.hashes import file_sha256, hash_tensors
 from pipeline.task.data.decode import as_rgb, decode
+from pipeline.wording import printable
 
 
 class Items(ABC):
@@ -58,11 +59,21 @@ class Images:
     """Names of the classes, by label."""
     published: bool = False
     """Whether the data set is a fixed benchmark, whose images nobody should change."""
+    val: Items | None = None
+    """``None`` if the data set has no validation images, and a validation part is split off ``train``."""
+    notes: tuple[str, ...] = ()
+    """What was read and what was left out, one phrase each."""
+
+    def parts(self) -> dict[str, Items]:
+        """The parts that the data set has, by name: ``train``, ``val`` and ``test``."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: items for name, items in parts.items() if items is not None}
 
     def fingerprint(self) -> str:
         """sha256 of the classes, images and labels; the same in whatever folder they lie."""
         parts = [self.train.fingerprint(), self.test.fingerprint() if self.test is not None else "no test part"]
-        return hashlib.sha256("\n".join([*self.classes, *parts]).encode()).hexdigest()
+        parts += [self.val.fingerprint()] if self.val is not None else []
+        return hashlib.sha256("\n".join([*self.classes, *parts]).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class ArrayItems(Items):
@@ -93,16 +104,19 @@ class FileItems(Items):
         return decode(self._paths[index])
 
     def where(self, index: int) -> str:
-        return str(self._paths[index])
+        return printable(self._paths[index])
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
         for path, label in zip(self._paths, self.labels.tolist(), strict=True):
-            digest.update(f"{path.relative_to(self._folder).as_posix()} {label} ".encode())
+            below = path.relative_to(self._folder).as_posix()
+            digest.update(f"{below} {label} ".encode("utf-8", "surrogatepass"))
             try:
                 digest.update(bytes.fromhex(file_sha256(path)))
             except OSError as error:
-                raise IntegrityError(f"{path} cannot be read: {error.strerror}; was the data set changed?") from None
+                raise IntegrityError(
+                    f"{printable(path)} cannot be read: {error.strerror}; was the data set changed?"
+                ) from None
         return digest.hexdigest()
 
 
@@ -133,9 +147,15 @@ class FolderSource(DataSource):
 
     def not_found(self, wanted: str, how: str) -> IntegrityError:
         """The error of a data set that is not there; ``how`` to get ``wanted`` is a clause."""
-        searched = [f"{folder}{'' if folder.is_dir() else ' (no such folder)'}" for folder in self.candidates()]
+        searched = [f"{printable(folder)}{_missing(folder)}" for folder in self.candidates()]
         where = f" in {' and '.join(searched)}" if searched else ", but neither root nor RESTORA_DATA is given"
         return IntegrityError(
             f"data set '{self.name}' is not there: looked for {wanted}{where}; {how}, and give its folder as "
             f"task.data.root or in the environment as RESTORA_DATA"
         )
+
+
+def _missing(folder: Path) -> str:
+    if folder.is_dir():
+        return ""
+    return " (a file; unpack it)" if folder.exists() else " (no such folder)"

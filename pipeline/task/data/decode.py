@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import IntegrityError
+from pipeline.wording import printable
 
 UNDECODABLE = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, OverflowError,
@@ -35,9 +36,9 @@ def decode(path: Path) -> Image.Image:
         with path.open("rb") as file:
             head = file.read(24)
         reason = f"is not an image, it begins with {head!r}" if head else "is empty"
-        raise IntegrityError(f"{path}: {reason}; replace or remove the file") from None
+        raise IntegrityError(f"{printable(path)}: {reason}; replace or remove the file") from None
     except UNDECODABLE as error:
-        raise IntegrityError(f"{path}: cannot be decoded: {error}; replace or remove the file") from None
+        raise IntegrityError(f"{printable(path)}: cannot be decoded: {error}; replace or remove the file") from None
 
 
 def as_rgb(image: Image.Image, where: str) -> Image.Image:

@@ -5,44 +5,85 @@ from pathlib import Path
 from pipeline.config.registry import DATASETS
 from pipeline.errors import IntegrityError
 from pipeline.task.data.contract import FileItems, FolderSource, Images
-
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+from pipeline.task.data.folder_notes import folder_notes
+from pipeline.task.data.folder_parts import class_key, find_parts, ordered_classes, shown
+from pipeline.task.data.folder_tree import Folder, read_folder
+from pipeline.wording import counted, listed, printable
 
 
 @DATASETS.register("image-folder")
 class ImageFolder(FolderSource):
     """Your own images: ``train/<class>/*`` and ``test/<class>/*``, or ``<class>/*`` alone.
 
-    If there is ``val`` and no ``test``, as in ImageNet, ``val`` is the test part; the validation part is split off
-    ``train``.
+    The parts are found by their folders' names in any case (``Training``, ``valid``, ``testing``). If there is a
+    validation part and no test part, as in ImageNet, it is the test part, and the validation part is split off.
     """
 
+    train: str | None = None
+    """Folder of the training part below the root, `"."` for the root; else the parts are found by their names."""
+    val: str | None = None
+    """Folder of the validation part; split off the training part if only `train` is given."""
+    test: str | None = None
+    """Folder of the test part; split off the training part if only `train` is given."""
+
     def open(self) -> Images:
-        root = next((folder for folder in self.candidates() if folder.is_dir() and _folders(folder)), None)
+        root = next((folder for folder in map(_read, self.candidates()) if folder and folder.folders), None)
         if root is None:
             raise self.not_found(
                 "folders train/<class> and test/<class>, or <class>", "put the images into one folder per class"
             )
-        train = root / "train" if (root / "train").is_dir() else root
-        test = next((root / name for name in ("test", "val") if train != root and (root / name).is_dir()), None)
-        classes = _folders(train)
+        parts = self._parts(root)
+        train = parts["train"]
+        classes = ordered_classes(train.folders)
         if not classes:
-            raise IntegrityError(f"{train} has no class folders; give one folder per class")
-        if test and (foreign := sorted(set(_folders(test)) - set(classes))):
             raise IntegrityError(
-                f"{test} has class '{foreign[0]}', which {train} lacks; give both the same class folders"
+                f"{printable(train.path)} has {counted(len(train.images), 'image')} and no class folders; give one "
+                f"folder per class"
             )
-        return Images(_items(train, classes), _items(test, classes) if test else None, tuple(classes))
+        held = {part: _by_class(folder, train, classes) for part, folder in parts.items()}
+        items = {part: _items(folder, held[part]) for part, folder in parts.items()}
+        notes = tuple(folder_notes(root, parts, held))
+        return Images(items["train"], items.get("test"), tuple(classes), val=items.get("val"), notes=notes)
+
+    def _parts(self, root: Folder) -> dict[str, Folder]:
+        given = {"train": self.train, "val": self.val, "test": self.test}
+        named = {part: root.folder(name) for part, name in given.items() if name is not None}
+        if named and "train" not in named:
+            raise IntegrityError(
+                f"task.data names the folder of {listed(named)} and not that of train; give task.data.train too"
+            )
+        return named or find_parts(root)
 
 
-def _folders(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+def _read(path: Path) -> Folder | None:
+    return read_folder(path) if path.is_dir() else None
 
 
-def _items(folder: Path, classes: list[str]) -> FileItems:
-    paths, labels = [], []
-    for label, name in enumerate(classes):
-        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES)
-        paths += found
-        labels += [label] * len(found)
-    return FileItems(folder, paths, labels)
+def _by_class(part: Folder, train: Folder, classes: list[str]) -> dict[str, list[Folder]]:
+    """The folders of each class in a part.
+
+    A name that differs from one class alone in case, in spaces or in the encoding of accents is that class.
+
+    Raises:
+        IntegrityError: The part has images of a class that the training part has not.
+    """
+    found: dict[str, list[Folder]] = {name: [] for name in classes}
+    foreign = []
+    for name, folder in part.folders.items():
+        alike = [name] if name in found else [known for known in classes if class_key(known) == class_key(name)]
+        if len(alike) == 1:
+            found[alike[0]].append(folder)
+        elif folder.all_images:
+            foreign.append(name)
+    if foreign:
+        raise IntegrityError(
+            f"{printable(part.path)} has images of class {shown(foreign)}, which {printable(train.path)} lacks; give "
+            f"both the same class folders"
+        )
+    return found
+
+
+def _items(part: Folder, held: dict[str, list[Folder]]) -> FileItems:
+    paths = [[path for folder in folders for path in folder.all_images] for folders in held.values()]
+    labels = [label for label, found in enumerate(paths) for _ in found]
+    return FileItems(part.path, [path for found in paths for path in found], labels)

@@ -1,0 +1,53 @@
+"""How many images each class has in each part, and what that means for training and for accuracy."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from pipeline.numbers import far_from_uniform
+from pipeline.task.data.contract import Images, Items
+from pipeline.wording import counted, listed, percent, printable
+
+ADD_IMAGES = "add images, remove the folders of the class, or split off smaller parts"
+PARTS = {"train": "training", "val": "validation", "test": "test"}
+
+Divided = Mapping[str, tuple[Items, Tensor]]
+"""The items of each part, and the indices of its images among them."""
+
+
+def count_largest_class(labels: Tensor) -> int:
+    """The images of the most frequent of the labels ``[N]``: what a model has right that always answers this class."""
+    return int(labels.bincount().max()) if len(labels) else 0
+
+
+def classes_without_training_images(images: Images, divided: Divided) -> list[str]:
+    """A phrase for each class that has no training image: the name, and in which parts its images are."""
+    counts = {name: _counts(images, items.labels[indices]) for name, (items, indices) in divided.items()}
+    said = []
+    for label in (counts["train"] == 0).nonzero().flatten().tolist():
+        elsewhere = [
+            f"{counted(int(count[label]), 'image')} in {PARTS[name]}" for name, count in counts.items() if count[label]
+        ]
+        said.append(f"'{printable(images.classes[label])}' ({listed(elsewhere) if elsewhere else 'no images'})")
+    return said
+
+
+def uneven_classes(images: Images, divided: Divided) -> Iterator[str]:
+    """A phrase for the validation and test part, if its largest class has far more images than the others."""
+    for name in ("val", "test"):
+        items, indices = divided[name]
+        counts = _counts(images, items.labels[indices])
+        share = float(counts.max()) / max(len(indices), 1)
+        if far_from_uniform(share, len(images.classes)):
+            largest = printable(images.classes[int(counts.argmax())])
+            yield (
+                f"{percent(share)} % of the {PARTS[name]} images are of class '{largest}': a model that always answers "
+                f"this class has that accuracy"
+            )
+
+
+def _counts(images: Images, labels: Tensor) -> Tensor:
+    """The images of each class, ``[classes]``; labels out of range are not counted."""
+    classes = len(images.classes)
+    return torch.bincount(labels[(labels >= 0) & (labels < classes)], minlength=classes)
