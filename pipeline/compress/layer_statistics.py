@@ -10,12 +10,12 @@ from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.padding import pad_same
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.compress.contract import LayerStats
 from pipeline.compress.layers import group_count, matrix_shape
 from pipeline.errors import SpecError
 from pipeline.task.contract import Part
+from pipeline.task.training_batches import batch_norms, refuse_single_images, training_batches
 
 Inputs = tuple[Tensor, ...]
 
@@ -107,10 +107,17 @@ CALIBRATION_IMAGES = 2048
 """Training images that statistics are gathered from; the moments of most layers converge with fewer."""
 
 
+CALIBRATION_BATCH = 32
+"""Images per batch of statistics."""
+
+
 def calibration(train: Part) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of images and labels: always the same ``CALIBRATION_IMAGES`` images of the training part."""
-    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:CALIBRATION_IMAGES]
-    return train.batches(32, chosen)
+    return train.batches(CALIBRATION_BATCH, _calibration_images(train))
+
+
+def _calibration_images(train: Part) -> Tensor:
+    return torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:CALIBRATION_IMAGES]
 
 
 class Statistics:
@@ -140,30 +147,30 @@ class Statistics:
             return {name: self._sensitivity[name] for name in targets}
 
 
-def running_norms(model: nn.Module) -> list[_BatchNorm]:
-    """The batch norms with running statistics; without any, a ``SpecError``."""
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    if not norms:
+def refuse_reestimation(model: nn.Module, train: Part) -> None:
+    """Refuse ``batch_norm = "reestimated"`` for a model without batch norm, or for one training image."""
+    if not batch_norms(model):
         raise SpecError('batch_norm = "reestimated", but the model has no batch norm; leave it "kept"')
-    return norms
+    refuse_single_images(model, len(train), CALIBRATION_BATCH, 'the batch size of batch_norm = "reestimated"')
 
 
 @torch.no_grad()
-def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Set the running mean and variance of every batch norm to those of its inputs over some images, in place.
+def reestimate(model: nn.Module, train: Part, device: str | torch.device = "cpu") -> None:
+    """Set the running mean and variance of every batch norm to those of its inputs over training images, in place.
 
     Each batch is normalised with its own statistics, as in training; the running statistics become the mean over all
-    batches. The buffers are replaced by new ones, because another model may share them.
+    batches. The buffers are replaced by new ones, because another model may share them. The images are those of
+    ``calibration``; ``device`` is the model's.
     """
-    momenta = {norm: norm.momentum for norm in running_norms(model)}
+    momenta = {norm: norm.momentum for norm in batch_norms(model)}
     for norm in momenta:
         for name, buffer in list(norm.named_buffers(recurse=False)):
             norm.register_buffer(name, buffer.clone())
         norm.reset_running_stats()
         norm.momentum = None  # the mean over all batches, each with equal weight
         norm.train()
-    for images in batches:
-        model(images)
+    for images, _ in training_batches(train, CALIBRATION_BATCH, _calibration_images(train)):
+        model(images.to(device))
     for norm, momentum in momenta.items():
         norm.momentum = momentum
         norm.eval()

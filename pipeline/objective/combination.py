@@ -12,7 +12,7 @@ from pipeline.adapt.contract import AdaptedLayer, Adapter, Init, Start, blank, s
 from pipeline.cell import Cell
 from pipeline.compress.attention import SplitQkv, with_plain_attention
 from pipeline.compress.contract import CompressedModel, Compression, compress_cached
-from pipeline.compress.layer_statistics import Statistics, calibration, output_positions, reestimate, running_norms
+from pipeline.compress.layer_statistics import Statistics, output_positions, reestimate, refuse_reestimation
 from pipeline.compress.layers import (
     copy_sharing_tensors,
     layer_in_errors,
@@ -76,7 +76,7 @@ class Combination:
                 f'projection; leave it "fused"'
             )
         if spec.batch_norm == "reestimated":
-            running_norms(self.model)
+            refuse_reestimation(self.model, task.train)
         ranks = resolve(self.model, spec.targets)
         self.targets = list(ranks)
         self._fixed_ranks = {name: rank for name, rank in ranks.items() if rank is not None}
@@ -118,7 +118,7 @@ class Combination:
         compressed = compress_cached(self.compression, self.task, self.model, self.targets, stats)
         model = on_device(compressed.model, self.device)
         if self.spec.batch_norm == "reestimated":
-            reestimate(model, (images.to(self.device) for images, _ in calibration(self.task.train)))
+            reestimate(model, self.task.train, self.device)
         return replace(compressed, model=model)
 
     @cached_property

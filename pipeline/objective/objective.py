@@ -1,5 +1,6 @@
 """One combination as a plain Optuna objective: values in, validation accuracy out."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -79,6 +80,12 @@ class Objective:
         self.combination = combination
         self.recipe = Recipe(search.epochs, search.schedule, search.warmup, device, compute, search.loss)
         self.bases = Bases(combination, self.recipe, features)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles and copies hold the arguments; what follows from them is computed again when it is needed."""
+        one = self.combination
+        made = functools.partial(type(self), seed=one.seed, device=one.device)
+        return made, (one.task, one.spec, one.search, self.recipe.compute)
 
     @classmethod
     def from_file(cls, path: str | Path, combination: str | None = None, device: str = "cpu") -> "Objective":

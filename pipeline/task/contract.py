@@ -12,8 +12,8 @@ from torch import nn
 from pipeline.config.registry import METRICS, Method
 from pipeline.errors import IntegrityError
 from pipeline.hashes import fingerprint, hash_tensors, hash_weights
-from pipeline.task.parts import READ_BATCH, PartField
 from pipeline.task.parts import Part as Part
+from pipeline.task.sources import PartField, described, sound_images
 
 
 def check_parts(parts: Mapping[str, Part], classes: int | None) -> None:
@@ -22,8 +22,8 @@ def check_parts(parts: Mapping[str, Part], classes: int | None) -> None:
     Without a number of classes labels are not used, and only the parts' lengths count.
 
     Raises:
-        IntegrityError: A part is empty, a label is not in ``0 .. classes - 1``, a class has no training image, or all
-            training images are of one class.
+        IntegrityError: A part is empty, its labels are not int64 ``[N]``, a label is not in ``0 .. classes - 1``, a
+            class has no training image, or all training images are of one class.
     """
     for name, part in parts.items():
         if not len(part):
@@ -32,6 +32,10 @@ def check_parts(parts: Mapping[str, Part], classes: int | None) -> None:
         return
     for name, part in parts.items():
         labels = part.labels
+        if not isinstance(labels, torch.Tensor) or labels.dtype != torch.int64 or labels.shape != (len(part),):
+            raise IntegrityError(
+                f"the labels of the {name} part are {described(labels)}; they must be a tensor, int64 [{len(part)}]"
+            )
         wrong = ((labels < 0) | (labels >= classes)).nonzero()
         if len(wrong):
             index = int(wrong[0])
@@ -57,8 +61,15 @@ def check_parts(parts: Mapping[str, Part], classes: int | None) -> None:
 def _count_outputs(model: nn.Module, part: Part) -> int:
     images, _ = next(part.batches(1, torch.tensor([0])))
     device = next(model.parameters(), images).device
-    with torch.no_grad():
-        logits = model(images.to(device))
+    try:
+        with torch.no_grad():
+            logits = model(images.to(device))
+    except Exception as error:
+        raise IntegrityError(
+            f"the model cannot take image 0 of the train part, {images.dtype} {list(images.shape[1:])}: "
+            f"{str(error).strip().partition(chr(10))[0]}; give images as it takes them (its convolutions take "
+            f"[channels, height, width])"
+        ) from error
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise IntegrityError(f"the model returns {found} for one image; it must return logits [n, classes]")
@@ -95,8 +106,8 @@ class Task:
     Args:
         model: The trained, uncompressed module. It maps a batch of images to logits ``[n, classes]``. The task copies
             it, in eval mode and frozen, so the given module may be trained further.
-        train, val, test: What ``as_part`` takes: a pair of tensors, a map-style data set of ``(image tensor, label)``,
-            or a ``Part``.
+        train, val, test: What ``as_part`` takes: a pair of tensors, arrays or lists ``(images, labels)``, a map-style
+            data set of ``(image, label)``, or a ``Part``. All images have one shape; they are computed in float32.
         metric: The metric to restore: ``accuracy``, or ``agreement`` with the classes that the uncompressed model
             predicts, which then replace all labels.
         description: JSON-able facts for the card and the stored study, from which ``rebuild`` makes the architecture.
@@ -105,8 +116,8 @@ class Task:
             image once.
 
     Raises:
-        IntegrityError: A part is empty, a label is out of range, a class has no training image, or all training images
-            are of one class.
+        IntegrityError: A part is empty, an image or a label cannot be taken, images differ in shape or are not finite,
+            a class has no training image, or all training images are of one class.
     """
 
     model: nn.Module
@@ -118,7 +129,7 @@ class Task:
     hashes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        model = copy.deepcopy(self.model).eval().requires_grad_(False)
+        model = copy.deepcopy(self.model).cpu().eval().requires_grad_(False)
         for name, parameter in model.named_parameters():
             if parameter.is_floating_point() and parameter.dtype != torch.float32:
                 raise IntegrityError(
@@ -130,9 +141,9 @@ class Task:
         check_parts(parts, classes=None)
         if "classes" not in description:
             description["classes"] = _count_outputs(model, parts["train"])
-        hashes = {**self._missing_hashes(model, parts, metric), **self.hashes}
         if metric.uses_labels:
             check_parts(parts, description["classes"])
+        hashes = {**self._missing_hashes(model, parts, metric), **self.hashes}
         parts = {name: metric.relabelled(part, model) for name, part in parts.items()}
         for name, value in {"model": model, **parts, "description": description, "hashes": hashes}.items():
             object.__setattr__(self, name, value)
@@ -147,8 +158,9 @@ class Task:
         if "weights" not in self.hashes and self.trained:
             hashes["weights"] = hash_weights(model)
         if "data" not in self.hashes:
-            batches = {name: part.batches(READ_BATCH) for name, part in parts.items()}
-            images = {name: hash_tensors(("images", batch) for batch, _ in read) for name, read in batches.items()}
+            first, _ = next(parts["train"].batches(1, torch.tensor([0])))
+            batches = {name: sound_images(part, name, first.shape[1:]) for name, part in parts.items()}
+            images = {name: hash_tensors(("images", batch) for batch in read) for name, read in batches.items()}
             hashes["data"] = fingerprint(images)
         if "split" not in self.hashes:
             if metric.uses_labels:

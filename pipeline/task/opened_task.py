@@ -97,7 +97,7 @@ class OpenedTask:
             raise IntegrityError(f"classes without training images: {listed(missing)}; {ADD_IMAGES}")
         for name, (items, indices) in divided.items():
             selected = _Selected(items, indices, self.preprocessing)
-            parts[name] = DatasetPart(selected, items.labels[indices], threads=os.cpu_count() or 1)
+            parts[name] = DatasetPart(selected, items.labels[indices], name=name, threads=os.cpu_count() or 1)
         check_parts(parts, self.classes if self.spec.metric.uses_labels else None)
         return parts
 

@@ -1,11 +1,12 @@
 """The parts of a split: preprocessed images and labels, in memory if they fit, else streamed."""
 
+import functools
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -42,69 +43,19 @@ class Part(Protocol):
         """
 
 
-@runtime_checkable
-class MapDataset(Protocol):
-    """A map-style data set as torch defines it; its items are ``(image tensor, label)``."""
+class Samples(Protocol):
+    """A map-style data set of preprocessed images, all of one floating-point type and shape, and their labels."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> tuple[Tensor, Any]: ...
-
-
-PartSource = Part | MapDataset | tuple[Tensor, Tensor]
-"""What can be made a part: a part, a map-style data set of ``(image, label)``, or ``(images [N, ...], labels [N])``."""
-
-
-def as_part(source: PartSource) -> Part:
-    """Make a part of a pair ``(images [N, ...], labels [N])`` or a map-style data set; a part is returned as it is.
-
-    Raises:
-        IntegrityError: ``source`` is none of these, or images and labels do not fit each other.
-    """
-    if hasattr(source, "batches"):
-        return cast(Part, source)  # not isinstance, which would compute the labels
-    if isinstance(source, tuple | list) and len(source) == 2 and all(isinstance(item, Tensor) for item in source):
-        return TensorPart(*source)
-    if isinstance(source, MapDataset):
-        return DatasetPart(source)
-    raise IntegrityError(
-        f"a part of a task cannot be of type {type(source).__name__}; give a pair of tensors (images, labels), or a "
-        f"map-style data set whose items are (image tensor, label)"
-    )
-
-
-class PartField:
-    """A dataclass field that is set with what ``as_part`` takes, and read as a ``Part``."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = f"_{name}"
-
-    def __get__(self, instance: object, owner: type) -> Part:
-        if instance is None:
-            raise AttributeError("a part has no default")
-        part: Part = getattr(instance, self._name)
-        return part
-
-    def __set__(self, instance: object, source: PartSource) -> None:
-        object.__setattr__(instance, self._name, as_part(source))
+    def __getitem__(self, index: int, /) -> tuple[Tensor, int]: ...
 
 
 class TensorPart:
-    """A part in memory: preprocessed images ``[N, ...]``, and labels ``[N]`` of any integer type.
-
-    Raises:
-        IntegrityError: The images are not floating point, or the labels do not fit the images.
-    """
+    """A part in memory: preprocessed images ``[N, ...]``, and labels ``[N]`` of any integer type."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
-        if not images.is_floating_point():
-            raise IntegrityError(f"images are {images.dtype}; give them as preprocessed tensors in floating point")
-        if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.is_complex():
-            raise IntegrityError(
-                f"labels are {labels.dtype} {list(labels.shape)} for {len(images)} images; give one integer per image"
-            )
-        self.images = images
-        self.labels = labels.long()
+        self.images, self.labels = images, labels.long()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -121,26 +72,40 @@ class TensorPart:
 class DatasetPart:
     """A part over a map-style data set: read into memory if it fits ``limit``, else streamed.
 
-    Nothing is read before labels or batches are asked for. A stream reads one batch ahead of the one in use.
+    Nothing is read before labels or batches are asked for. Pickles and copies of a part in memory hold no data set.
 
     Args:
-        dataset: Its items are ``(image tensor, label)``; all images have one shape.
+        dataset: Its items are ``(image tensor, label)``.
         labels: ``[N]``, if they are known without reading an item.
-        threads: The number of threads that may read items of ``dataset`` at once.
+        name: The part's name in messages.
+        threads: The number of threads of its own that may read items of ``dataset`` at once, one batch ahead of the
+            one in use; 0 to read in the thread that asks for a batch.
         limit: The most bytes of images that are held in memory.
     """
 
     def __init__(
-        self, dataset: MapDataset, labels: Tensor | None = None, *, threads: int = 1, limit: int = MEMORY_LIMIT
+        self,
+        dataset: Samples,
+        labels: Tensor | None = None,
+        *,
+        name: str = "given",
+        threads: int = 1,
+        limit: int = MEMORY_LIMIT,
     ) -> None:
-        self._dataset, self._labels, self._threads, self._limit = dataset, labels, threads, limit
-        self._reading = threading.Semaphore(threads)  # shared by all streams, as cohorts may stream in parallel
+        self._dataset, self._labels, self._name, self._threads, self._limit = dataset, labels, name, threads, limit
+        self._reading = threading.Semaphore(max(1, threads))  # of all streams, as cohorts may stream in parallel
         self._held: TensorPart | None = None
         self._shape: torch.Size | None = None
         self._lock = threading.RLock()
 
     def __len__(self) -> int:
         return len(self._dataset)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._held is not None:
+            return TensorPart, (self._held.images, self._held.labels)
+        made = functools.partial(DatasetPart, name=self._name, threads=self._threads, limit=self._limit)
+        return made, (self._dataset, self._labels)
 
     @property
     def labels(self) -> Tensor:
@@ -154,9 +119,6 @@ class DatasetPart:
         with self._lock:
             if self._shape is None and len(self):
                 image, _ = self._dataset[0]
-                if not isinstance(image, Tensor) or not image.is_floating_point():
-                    kind = image.dtype if isinstance(image, Tensor) else type(image).__name__
-                    raise IntegrityError(f"images are {kind}; give them as preprocessed tensors in floating point")
                 self._shape = image.shape
                 if len(self) * image.nbytes <= self._limit:
                     images, labels = image.new_empty((len(self), *image.shape)), []
@@ -174,35 +136,39 @@ class DatasetPart:
             yield from self._stream(batch_size, torch.arange(len(self)) if order is None else order)
 
     def _stream(self, batch_size: int, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        def read(indices: Tensor) -> list[tuple[Tensor, Any]]:
-            with self._reading:
-                items = [self._dataset[index] for index in indices.tolist()]
-            for index, (image, _) in zip(indices.tolist(), items, strict=True):
-                if image.shape != self._shape:
-                    raise IntegrityError(
-                        f"image {index} is {list(image.shape)}, and image 0 is {list(self._shape or ())}; resize all "
-                        f"images to one shape"
-                    )
-            return items
-
-        def stacked(reading: list[Future[list[tuple[Tensor, Any]]]]) -> tuple[Tensor, Tensor]:
-            items = [item for future in reading for item in future.result()]
-            images = torch.stack([image for image, _ in items])
-            labels = torch.tensor([int(label) for _, label in items])
-            # Copies from pinned memory to a GPU run in parallel with its computations.
-            on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-            return (images.pin_memory(), labels.pin_memory()) if on_gpu else (images, labels)
-
+        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        if not self._threads:
+            for indices in batches:
+                yield _stacked(self._read(indices))
+            return
         with ThreadPoolExecutor(self._threads) as pool:
-            reading = None
-            for start in range(0, len(order), batch_size):
-                shares = order[start : start + batch_size].chunk(self._threads)
-                ahead = [pool.submit(read, indices) for indices in shares]
+            reading: list[Future[list[tuple[Tensor, int]]]] = []
+            for indices in batches:
+                ahead = [pool.submit(self._read, share) for share in indices.chunk(self._threads)]
                 if reading:
-                    yield stacked(reading)
+                    yield _stacked(item for future in reading for item in future.result())
                 reading = ahead
             if reading:
-                yield stacked(reading)
+                yield _stacked(item for future in reading for item in future.result())
+
+    def _read(self, indices: Tensor) -> list[tuple[Tensor, int]]:
+        with self._reading:
+            items = [self._dataset[index] for index in indices.tolist()]
+        for index, (image, _) in zip(indices.tolist(), items, strict=True):
+            if image.shape != self._shape:
+                raise IntegrityError(
+                    f"image {index} of the {self._name} part is {list(image.shape)}, and image 0 is "
+                    f"{list(self._shape or ())}; resize all images to one shape"
+                )
+        return items
+
+
+def _stacked(items: Iterable[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    """A batch of items, in pinned memory beside a GPU: copies from there run in parallel with its computations."""
+    read, its_labels = zip(*items, strict=True)
+    images, labels = torch.stack(read), torch.tensor([int(label) for label in its_labels])
+    on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return (images.pin_memory(), labels.pin_memory()) if on_gpu else (images, labels)
 
 
 def logged_batches(part: Part, batch_size: int, what: str, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:

@@ -19,6 +19,7 @@ from pipeline.paths import ANSWERS
 from pipeline.task.contract import Task
 from pipeline.task.opened_task import OpenedTask
 from pipeline.task.tensor_cache import read_tensors, write_tensors
+from pipeline.task.training_batches import refuse_single_images, training_batches
 
 logger = logging.getLogger(__name__)
 
@@ -79,11 +80,9 @@ def baseline_epochs(opened: OpenedTask, device: str | torch.device = "cpu") -> I
         yield model
         for epoch in range(1, spec.epochs + 1):
             total, count = torch.zeros((), device=device), 0
-            for images, labels in part.batches(spec.batch_size, torch.randperm(len(part), generator=order)):
+            shuffled = torch.randperm(len(part), generator=order)
+            for images, labels in training_batches(part, spec.batch_size, shuffled):
                 check_stop()
-                if len(images) == 1 and count:
-                    # Batch norm has no variance over a last batch of one image.
-                    continue
                 loss = _step(model, optimizer, images.to(device), labels.to(device))
                 total += loss * len(images)
                 count += len(images)
@@ -127,9 +126,11 @@ def try_baseline(opened: OpenedTask, device: str | torch.device = "cpu") -> str:
 
 
 def _baseline(opened: OpenedTask) -> BaselineSpec:
-    if opened.spec.baseline is None:
+    spec = opened.spec.baseline
+    if spec is None:
         raise ValueError("the task has no [task.baseline] to train")
-    return opened.spec.baseline
+    refuse_single_images(opened.model, len(opened.parts["train"]), spec.batch_size, "task.baseline.batch_size")
+    return spec
 
 
 @contextmanager

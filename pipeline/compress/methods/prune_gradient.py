@@ -20,6 +20,7 @@ from pipeline.config.task_spec import TorchOptimizer
 from pipeline.errors import IntegrityError
 from pipeline.task.contract import Part
 from pipeline.task.prepare import TORCH_OPTIMIZERS
+from pipeline.task.training_batches import count_batches, refuse_single_images, training_batches
 
 
 @COMPRESSIONS.register("prune_gradient")
@@ -60,15 +61,14 @@ class PruneGradient(StructuredPruning, TrainingCompression):
     def _train(self, model: nn.Module, part: Part, noise: Tensor, scores: dict[str, Tensor]) -> nn.Module:
         """The trained and pruned ``model``; ``scores`` are updated, and lose the rows that it loses."""
         generator = torch.Generator().manual_seed(self.seed)
-        # Batch norm cannot compute the variance of a last batch of one image.
-        count = len(part) - (len(part) % self.batch_size == 1 and len(part) > 1)
-        batches = math.ceil(count / self.batch_size)
+        refuse_single_images(model, len(part), self.batch_size, f"batch_size of {self.name}")
+        batches = count_batches(len(part), self.batch_size)
         schedule, initial_units = self._schedule(self.epochs * batches), dict[str, int]()
         optimizer = self._start_training(model)
         for epoch in range(self.epochs):
-            order = torch.randperm(len(part), generator=generator)[:count]
+            order = torch.randperm(len(part), generator=generator)
             losses = []
-            for images, labels in part.batches(self.batch_size, order):
+            for images, labels in training_batches(part, self.batch_size, order):
                 loss = F.cross_entropy(model(images.to(noise)), labels.to(noise.device))
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]

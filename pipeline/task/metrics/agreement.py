@@ -1,10 +1,12 @@
 """Agreement: the labels are the classes that the uncompressed model predicts, so accuracy is agreement with it."""
 
 import copy
+import functools
 import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,16 +37,26 @@ class Agreement(Metric):
 class PredictedPart:
     """The images of a part, labelled with the class that a model predicts; the part's labels are not used.
 
-    All images are classified once, when their labels are first needed. The arguments are those of ``relabelled``.
+    All images are classified once, when their labels are first needed. The arguments are those of ``relabelled``,
+    and the ``labels [N]`` if they are known.
     """
 
     def __init__(
-        self, part: Part, model: nn.Module, *, device: str | torch.device | None = None, file: Path | None = None
+        self,
+        part: Part,
+        model: nn.Module,
+        *,
+        device: str | torch.device | None = None,
+        file: Path | None = None,
+        labels: Tensor | None = None,
     ) -> None:
         self.part = part
-        self._model, self._device, self._file = model, device, file
-        self._labels: Tensor | None = None
+        self._model, self._device, self._file, self._labels = model, device, file, labels
         self._lock = threading.RLock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        made = functools.partial(PredictedPart, device=self._device, file=self._file, labels=self._labels)
+        return made, (self.part, self._model)
 
     def __len__(self) -> int:
         return len(self.part)

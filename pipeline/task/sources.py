@@ -1,0 +1,268 @@
+"""The gate for data from Python: what a user gives becomes a part of float32 images and int64 labels, or is refused."""
+
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
+from typing import Protocol, cast, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from pipeline.errors import IntegrityError, RestoraError
+from pipeline.task.parts import READ_BATCH, DatasetPart, Part, TensorPart
+
+READ_TWICE = 16
+"""Items of a data set that are read twice and compared; a random flip leaves all of them equal once in 65,536 times."""
+
+
+@runtime_checkable
+class MapDataset(Protocol):
+    """A map-style data set as torch defines it; its items are ``(image, label)``."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> object: ...
+
+
+PartSource = Part | MapDataset | tuple[ArrayLike, ArrayLike]
+"""What can be made a part: a part, a map-style data set of ``(image, label)``, or ``(images [N, ...], labels [N])``."""
+
+
+def as_part(source: PartSource, name: str) -> Part:
+    """Make a part of a pair ``(images [N, ...], labels [N])`` or a map-style data set; a part is returned as it is.
+
+    Images are tensors, arrays or lists of any floating-point type, on any device; they become float32 on the CPU.
+    Labels are whole numbers of any type. Items are read in the thread that asks for them.
+
+    Args:
+        source: The pair, data set or part.
+        name: The part's name in messages.
+
+    Raises:
+        IntegrityError: ``source`` is none of these, an image or a label cannot be taken, their numbers differ, or a
+            data set gives other items when it is read again.
+    """
+    if hasattr(source, "batches"):
+        return cast(Part, source)  # not isinstance, which would compute the labels
+    labels = None
+    if _is_pair(source):
+        images, labels = source[0], as_labels(source[1], name)
+        images = images.to_numpy() if hasattr(images, "to_numpy") else images  # a data frame's index is of columns
+        source = _Pair(_map_style(images, name), labels)
+        if len(source.images) != len(labels):
+            raise IntegrityError(
+                f"the {name} part has {len(source.images)} images and {len(labels)} labels; give one label per image"
+            )
+        if isinstance(images, Tensor):
+            return TensorPart(as_image(images, f"the images of the {name} part are"), labels)
+    items = GivenItems(_map_style(source, name), name)
+    items.refuse_random()
+    return DatasetPart(items, labels, threads=0, name=name)
+
+
+class PartField:
+    """A dataclass field that is set with what ``as_part`` takes, and read as a ``Part``."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type) -> Part:
+        if instance is None:
+            raise AttributeError("a part has no default")
+        part: Part = getattr(instance, f"_{self._name}")
+        return part
+
+    def __set__(self, instance: object, source: PartSource) -> None:
+        object.__setattr__(instance, f"_{self._name}", as_part(source, self._name))
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Images and their labels as a data set."""
+
+    images: MapDataset
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int, /) -> tuple[object, Tensor]:
+        return self.images[index], self.labels[index]
+
+
+@dataclass(frozen=True)
+class GivenItems:
+    """A user's data set, whose items are checked and converted: float32 images on the CPU, and whole numbers."""
+
+    dataset: MapDataset
+    name: str  # of the part, for messages
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int, /) -> tuple[Tensor, int]:
+        try:
+            item = self.dataset[index]
+        except (RestoraError, MemoryError):
+            raise
+        except Exception as error:
+            raise IntegrityError(
+                f"item {index} of the {self.name} part ({len(self)} items) cannot be read: {type(error).__name__}: "
+                f"{error}; mend the data set, or leave the item out"
+            ) from error
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise IntegrityError(
+                f"item {index} of the {self.name} part is {described(item)}; give a data set whose items are "
+                f"(image, label)"
+            )
+        image, label = item
+        # A copy, because some data sets fill one buffer again for every item.
+        return as_image(image, f"image {index} of the {self.name} part is").clone(), as_label(label, index, self.name)
+
+    def refuse_random(self) -> None:
+        """Refuse a data set whose first items differ when they are read again, such as one that augments at random."""
+        for index in range(min(READ_TWICE, len(self))):
+            (image, label), (again, label_again) = self[index], self[index]
+            if image.shape != again.shape or not torch.allclose(image, again, 0, 0, equal_nan=True):
+                raise IntegrityError(
+                    f"image {index} of the {self.name} part is another one when it is read again; give a data set "
+                    f"without random augmentation, so that all trials meet the same images"
+                )
+            if label != label_again:
+                raise IntegrityError(
+                    f"label {label} of image {index} of the {self.name} part is {label_again} when it is read again; "
+                    f"give a data set that does not change"
+                )
+
+
+def as_image(value: object, what: str) -> Tensor:
+    """An image or all images of a part as a float32 tensor on the CPU.
+
+    Args:
+        value: A tensor, an array, or a list of numbers.
+        what: What it is, for messages, with its verb: "image 3 of the train part is".
+
+    Raises:
+        IntegrityError: It is none of these, or not of floating point.
+    """
+    if isinstance(value, Tensor):
+        plain = value.layout is torch.strided and not (value.is_quantized or value.is_nested or value.is_meta)
+        if plain and value.is_floating_point() and value.ndim:
+            return value.detach().as_subclass(Tensor).to("cpu", torch.float32)
+    elif hasattr(value, "__array__") or isinstance(value, list | tuple):
+        try:
+            array = np.asarray(value)
+        except (TypeError, ValueError, RuntimeError):  # ragged lists, tensors on other devices
+            array = np.empty(0, dtype=object)
+        floating = array.dtype.kind == "f" or array.dtype.name == "bfloat16"  # an extension of numpy, of no kind
+        if floating and array.ndim and not np.ma.is_masked(value):
+            with np.errstate(over="ignore"):  # to infinity, which sound_images refuses
+                return torch.from_numpy(array.astype(np.float32, order="C"))
+    raise IntegrityError(
+        f"{what} {described(value)}; give images in floating point as the model takes them: a picture of uint8 as "
+        f"[channels, height, width], divided by 255 and normalised"
+    )
+
+
+def as_labels(values: object, name: str) -> Tensor:
+    """Labels of any integer type as int64 ``[N]``; ``name`` is the part's, for messages.
+
+    Raises:
+        IntegrityError: They are no sequence, or a label is not one whole number.
+    """
+    entries = _plain(values)
+    if isinstance(entries, Iterable) and not isinstance(entries, Mapping | Set):
+        return torch.tensor([as_label(entry, index, name) for index, entry in enumerate(entries)], dtype=torch.int64)
+    raise IntegrityError(f"the labels of the {name} part are {described(values)}; give one whole number per image")
+
+
+def as_label(value: object, index: int, name: str) -> int:
+    """A label as an ``int``: a whole number of any type, also as a tensor or list of one entry.
+
+    Raises:
+        IntegrityError: It is something else; with its ``index`` in the part ``name``.
+    """
+    entry = _plain(value)
+    while isinstance(entry, list | tuple) and len(entry) == 1:
+        (entry,) = entry
+    if isinstance(entry, int | float) and -(2**63) <= entry < 2**63 and entry == int(entry):
+        return int(entry)
+    raise IntegrityError(
+        f"label {reprlib.repr(entry)} of image {index} of the {name} part is not one whole number; give the index of "
+        f"its class, from 0 on (of a one-hot label its argmax)"
+    )
+
+
+def sound_images(part: Part, name: str, shape: torch.Size) -> Iterator[Tensor]:
+    """All images of a part in batches ``[n, ...]``.
+
+    Raises:
+        IntegrityError: An image has another shape than the training images, or holds NaN or infinite values.
+    """
+    start = 0
+    for images, _ in part.batches(READ_BATCH):
+        if images.shape[1:] != shape:
+            raise IntegrityError(
+                f"the images of the {name} part are {list(images.shape[1:])}, and those of the train part "
+                f"{list(shape)}; resize all images to one shape"
+            )
+        wrong = (~images.isfinite().reshape(len(images), -1).all(1)).nonzero()
+        if len(wrong):
+            raise IntegrityError(
+                f"image {start + int(wrong[0])} of the {name} part holds NaN or infinite values; correct it, or leave "
+                f"it out"
+            )
+        start += len(images)
+        yield images
+
+
+def _plain(value: object) -> object:
+    """Arrays and tensors as numbers and nested lists of Python; other values themselves."""
+    if hasattr(value, "__array__"):
+        return value.tolist() if hasattr(value, "tolist") else np.asarray(value).tolist()
+    return value
+
+
+def _is_pair(source: object) -> bool:
+    """Whether it is ``(images, labels)``, and not a list of two items ``(image, label)``."""
+    return isinstance(source, tuple | list) and len(source) == 2 and not all(map(_is_item, source))
+
+
+def _is_item(value: object) -> bool:
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        return False
+    label = value[1]
+    return isinstance(label, str) or not hasattr(label, "__len__") or getattr(label, "ndim", None) == 0
+
+
+def _map_style(source: object, name: str) -> MapDataset:
+    """``source`` itself, if it has a length and items by number."""
+    wrong = isinstance(source, str | bytes | Mapping | Set | DataLoader | IterableDataset)
+    if not wrong and isinstance(source, MapDataset):
+        try:
+            len(source)
+        except Exception as error:
+            raise IntegrityError(
+                f"the {name} part is {described(source)}, whose length cannot be read: {error}; mend its __len__"
+            ) from error
+        return source
+    hint = "; of a DataLoader give its data set, loader.dataset" if isinstance(source, DataLoader) else ""
+    raise IntegrityError(
+        f"the {name} part cannot be {described(source)}; give a pair of tensors or arrays (images, labels), or a "
+        f"map-style data set (with __len__ and __getitem__) whose items are (image, label){hint}"
+    )
+
+
+def described(value: object) -> str:
+    """The type of a value for messages, with its keys, length, or dtype and shape."""
+    kind = f"of type {type(value).__name__}"
+    if isinstance(value, Mapping):
+        return f"{kind} with the keys {reprlib.repr(list(value))[1:-1]}"
+    if isinstance(value, tuple | list):
+        return f"{kind} with {len(value)} entries"
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{kind}, {str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    return kind
