@@ -43,9 +43,10 @@ def _whole(table: dict[str, Any]) -> list[Text]:
 
 def _combination(combination: dict[str, Any], table: dict[str, Any]) -> list[Text]:
     ready, lanes = table["trained_baseline"], combination["lanes"]
+    epochs, most = combination["epochs"], counted(combination["most_epochs"], "epoch")
+    epochs_left = most if epochs == combination["most_epochs"] else f"about {epochs:,} of {most} after pruning"
     facts = {
-        "trials": f"{combination['trials']:,} in {counted(combination['cells'], 'cell')}, about "
-        f"{counted(combination['epochs'], 'epoch')} in all",
+        "trials": f"{combination['trials']:,} in {counted(combination['cells'], 'cell')}, {epochs_left}",
         "layers": f"{len(combination['layers']):,}",
         "time": f"about {duration(combination['seconds'])}",
         "cache": combination["cache"]["said"] + _cache_text(combination["cache"]),
@@ -91,8 +92,8 @@ def _sizes(combination: dict[str, Any]) -> list[Text]:
 
 
 def _notes(combination: dict[str, Any]) -> list[Text]:
-    """Layers whose rank is clipped or whose adapter is larger than the weight, and how a budget is spread, per rank."""
-    unit, notes = (combination["allocation"] or {}).get("unit"), list[str]()
+    """What the search or the compression cannot do, then per rank the clipped and oversized layers and the spread."""
+    unit, notes = (combination["allocation"] or {}).get("unit"), list[str](combination["notes"])
     for plan in combination["ranks"]:
         rank, spread = rank_name(plan["rank"], unit), plan["spread"]
         if plan["clipped"]:

@@ -17,6 +17,7 @@ from pipeline.objective.objective import Objective
 from pipeline.objective.passes import PROBED, measure_pass
 from pipeline.objective.scores import ERROR_IMAGES, SCORE_IMAGES, ranked, score_cells
 from pipeline.run.readiness import Readiness, make_objectives, refuse_misfits, trained_objectives
+from pipeline.search.budget import search_notes
 from pipeline.space import cells
 
 logger = logging.getLogger(__name__)
@@ -165,6 +166,7 @@ def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool
                 "allocation": allocation,
                 "sized_by_values": not combination.compression.sized_by_shape,
                 "ranks": ranks,
+                "notes": search_notes(spec.search, combination.adapter),
                 "scores": plan_scores(objective) if score else None,
             }
         )

@@ -7,6 +7,7 @@ Each step changes nothing: a run trains and stores only once all of them are don
 import functools
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,6 +36,7 @@ from pipeline.objective.combination import Combination
 from pipeline.objective.objective import Objective, make_features
 from pipeline.paths import STORAGE
 from pipeline.run.recorded_spectra import Snapshot, keep_baseline_spectra, train_watched_baseline, watched_layers
+from pipeline.search.budget import search_notes
 from pipeline.store.database import Database, open_storage, sqlite_file, without_password
 from pipeline.store.stored_study import refuse_to_resume, study_name
 from pipeline.task.contract import Task
@@ -178,6 +180,15 @@ def _fit_combinations(ready: Readiness) -> str:
     return ", ".join(f"{one.name}: {len(one.targets)} layers" for one in ready.combinations)
 
 
+def _note_search(ready: Readiness) -> str:
+    search, notes = ready.spec.search, defaultdict[str, list[str]](list)
+    for one in ready.spec.combination:
+        for note in search_notes(search, one.adapter):
+            notes[note].append(one.name)
+    said = [f"{', '.join(names)}: {note}" for note, names in notes.items()]
+    return "\n".join(said) or f"{search.trials} trials of {search.epochs} epochs in each cell"
+
+
 def _compare_stored(ready: Readiness) -> str:
     for one in ready.combinations:
         if ready.storage is not None and one.name in ready.stored:
@@ -206,6 +217,7 @@ STEPS = (
     Step("data is sound", IntegrityError, _check_data, ("data found", "database is usable")),
     Step("baseline trains", SpecError, _try_baseline, ("device is there", "images fit the model", "data is sound")),
     Step("targets and ranks fit", SpecError, _fit_combinations, ("images fit the model", "data is sound")),
+    Step("search can begin", SpecError, _note_search),
     Step("stored study is the same", SpecError, _compare_stored, ("targets and ranks fit",)),
 )
 """The steps in the order of a run."""

@@ -10,7 +10,7 @@ def plan(**changes):
     large = {**small, "rank": 1024, "trainable": 1_234_567_890, "bytes": 98_765_432_100, "clipped": {"head": 10}}
     combination = {
         "combination": "int1-lora", "layers": ["fc1"], "cells": 4, "trials": 12_345_678, "epochs": 99,
-        "seconds": 7500.0,
+        "most_epochs": 200, "notes": [], "seconds": 7500.0,
         "seed_seconds": 3000.0, "cache": {"said": "word " * 40, "bytes": 0}, "lanes": {"64": 32}, "disk_bytes": 10**9,
         "allocation": None, "sized_by_values": False, "ranks": [small, large], "scores": None, **changes,
     }  # fmt: skip
@@ -25,6 +25,12 @@ def plan(**changes):
 
 def lines(**changes):
     return [line.plain for line in plan_lines(plan(**changes))]
+
+
+def test_epochs_that_pruning_saves_and_notes_are_said():
+    assert any(line.endswith("in 4 cells, about 99 of 200 epochs after pruning") for line in lines())
+    assert any(line.endswith("in 4 cells, 200 epochs") for line in lines(epochs=200))
+    assert "  each cell has 2 different trials" in lines(notes=["each cell has 2 different trials"])
 
 
 def test_columns_hold_their_width_for_long_numbers():

@@ -5,6 +5,7 @@ import random
 
 import optuna
 import pytest
+from command import invoke, write_study
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
@@ -161,3 +162,16 @@ def test_a_neighbours_values_are_no_repeats(storage):
     spec = make_spec(**FIXED | {"batch_size": [8, 16, 32]}, trials=6, sampler={"method": "tpe", "startup": 1})
     for trials in by_cell(search(storage, spec).trials).values():
         assert sorted(trial.params["batch_size"] for trial in trials) == [8, 16, 32]
+
+
+def test_check_plan_and_run_say_what_a_search_cannot_do():
+    path = write_study(trials=6, epochs=2)
+    text = path.read_text().replace('optimizer = ["adam"]', 'optimizer = ["adam", "sgd"]')
+    text = text.replace("lr = { low = 1e-3, high = 1e-2, log = true }", "lr = 1e-2")
+    path.write_text(text.replace("ask_ahead = 2", "ask_ahead = 1").replace('"none"', '"halving"'))
+    said = {verb: invoke(verb, "tiny") for verb in ("check", "plan", "run")}
+    for done in said.values():
+        assert done.exit_code == 0
+        words = " ".join((done.stdout + done.stderr).split())
+        assert "2 different trials for a budget of" in words
+        assert "can end no trial early" in words
