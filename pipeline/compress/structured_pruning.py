@@ -16,6 +16,7 @@ from pipeline.compress.layers import copy_sharing_tensors, sound_matrix, weight_
 from pipeline.compress.weight import DenseWeight
 from pipeline.errors import SpecError
 from pipeline.task.contract import Part
+from pipeline.task.tensor_cache import restore_state
 
 
 class StructuredPruning(Compression):
@@ -57,7 +58,7 @@ class StructuredPruning(Compression):
     def restored(self, model: nn.Module, targets: Sequence[str], tensors: Mapping[str, Tensor]) -> CompressedModel:
         pruned = copy.deepcopy(model)
         fit_shapes(pruned, tensors)
-        pruned.load_state_dict(tensors)
+        restore_state(pruned, tensors)
         return _as_compressed(pruned.eval().requires_grad_(False), targets)
 
 

@@ -21,6 +21,8 @@ class Method(Config):
     key: ClassVar[str]
     name: ClassVar[str]
     written_as_name: ClassVar[bool]
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Options of later versions; their defaults are not written, so that the hashes of earlier versions stay."""
 
     @classmethod
     def summary(cls) -> str:
@@ -29,7 +31,12 @@ class Method(Config):
 
     @model_serializer(mode="wrap")
     def _with_its_name(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any] | str:
-        options = handler(self)
+        defaults = {name: type(self).model_fields[name].default for name in self.later}
+        options = {
+            name: value
+            for name, value in handler(self).items()
+            if name not in defaults or getattr(self, name) != defaults[name]
+        }
         return {self.key: self.name, **options} if options or not self.written_as_name else self.name
 
 

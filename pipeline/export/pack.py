@@ -17,6 +17,7 @@ from pipeline.compress.contract import CompressedModel, Compression
 from pipeline.compress.layers import group_count, matrix_shape, replace_weight, weight_matrix
 from pipeline.compress.weight import CompressedWeight
 from pipeline.errors import IntegrityError, UsageError
+from pipeline.task.tensor_cache import restore_state
 
 
 def pack_model(compressed: CompressedModel, adapter: Adapter, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -63,7 +64,7 @@ def unpack_model(
     unexpected = sorted(key for key in tensors if key not in state and not key.startswith(prefixes))
     if missing or unexpected:
         raise _misfit(missing, unexpected)
-    model.load_state_dict({key: tensors[key] for key in state}, strict=False)
+    restore_state(model, {key: tensors[key] for key in state})
     parts: dict[str, dict[str, Tensor]] = {name: {} for name in method.layers}
     for key in packed:
         weight, _, kind = key.rpartition(".")

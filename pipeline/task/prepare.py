@@ -18,7 +18,7 @@ from pipeline.hashes import fingerprint, hash_weights
 from pipeline.paths import ANSWERS
 from pipeline.task.contract import Task
 from pipeline.task.opened_task import OpenedTask
-from pipeline.task.tensor_cache import read_tensors, write_tensors
+from pipeline.task.tensor_cache import read_tensors, restore_state, write_tensors
 from pipeline.task.training_batches import refuse_single_images, training_batches
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def prepare(spec: TaskSpec | OpenedTask, *, device: str | torch.device = "cpu", 
     if spec.baseline is not None:
         state = read_tensors(opened.baseline_file)
         if state is not None:
-            model.load_state_dict(state)
+            restore_state(model, state)
         elif train_baseline:
             for _ in baseline_epochs(opened, device):
                 pass

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.hashes import fingerprint, hash_tensors
 from pipeline.paths import write_whole
@@ -32,6 +32,17 @@ def read_tensors(path: Path) -> dict[str, Tensor] | None:
         return tensors
     logger.warning(f"{path} is damaged (its sha256 is {found}, expected {expected}); it is made again")
     return None
+
+
+def restore_state(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load stored entries of a model's state dict; the others stay as they are.
+
+    Files of tensors lose the ``_metadata`` of a state dict, without which some architectures refuse their own entries;
+    it is that of the model as it is built here.
+    """
+    state = model.state_dict()
+    state.update(tensors)
+    model.load_state_dict(state)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

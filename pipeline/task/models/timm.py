@@ -1,9 +1,11 @@
 """Models of timm, with the preprocessing of their weights (Wightman: PyTorch Image Models)."""
 
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import field_validator, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.config.registry import MODELS
 from pipeline.config.table import nearest
@@ -51,7 +53,10 @@ class Timm(CheckpointSource):
     def pretrained(self) -> bool:
         return self.hub or self.checkpoint is not None
 
-    def build(self, classes: int, pretrained: bool = False) -> nn.Module:
+    def build(self, classes: int) -> nn.Module:
+        return self._create(classes, pretrained=False)
+
+    def _create(self, classes: int, *, pretrained: bool) -> nn.Module:
         timm = _timm()
         known = timm.models.get_pretrained_cfg(self.architecture)
         # Models with a fixed input size, such as ViTs, are built for it; the others refuse the argument.
@@ -60,18 +65,23 @@ class Timm(CheckpointSource):
         model: nn.Module = timm.create_model(self.architecture, pretrained=pretrained, num_classes=classes, **size)
         return model
 
-    def fetch(self, classes: int) -> nn.Module:
-        known = _timm().models.get_pretrained_cfg(self.architecture)
-        if known is not None and known.num_classes != classes and not self.new_head:
-            raise SpecError(
-                f"the weights of '{self.architecture}' have {known.num_classes} classes, the data has {classes}; "
-                f"give task.model.new_head = true, and a [task.baseline] that trains the new head"
-            )
+    def fetch(self) -> Mapping[str, Tensor]:
         with self.downloading():
-            return self.build(classes, pretrained=True)
+            return self._create(self.known_classes(), pretrained=True).state_dict()
+
+    def translated(self, entries: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+        """By timm's function for the files that the architecture's authors published; it also resizes positions."""
+        convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+        try:
+            return dict(convert(entries, model)) if convert else entries
+        except Exception:  # timm's own, for files that are not of this architecture
+            return entries
 
     def known_classes(self) -> int:
-        return int(_timm().models.get_pretrained_cfg(self.architecture).num_classes)
+        known = _timm().models.get_pretrained_cfg(self.architecture)
+        if known is None:
+            raise SpecError(f"timm has no weights of '{self.architecture}'; remove hub, or give task.model.checkpoint")
+        return int(known.num_classes)
 
     def preprocessing(self, model: nn.Module) -> Preprocessing:
         data, given = _timm().data, self.given()

@@ -1,14 +1,19 @@
 """Models of torchvision, with the preprocessing of their weights."""
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import field_validator, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.config.registry import MODELS
 from pipeline.config.table import nearest
 from pipeline.task.models.contract import Preprocessing
-from pipeline.task.models.pretrained import CheckpointSource, load_state
+from pipeline.task.models.pretrained import CheckpointSource
+
+DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)\.")
+"""Names in torchvision's published DenseNets: ``norm.1`` for today's ``norm1``."""
 
 
 def _torchvision_models() -> Any:
@@ -58,12 +63,13 @@ class Torchvision(CheckpointSource):
         model: nn.Module = _torchvision_models().get_model(self.architecture, weights=None, num_classes=classes, **size)
         return model
 
-    def fetch(self, classes: int) -> nn.Module:
-        model = self.build(classes)
+    def fetch(self) -> Mapping[str, Tensor]:
         with self.downloading(f"weights '{self.weights}'"):
-            state = dict(self._weights().get_state_dict(progress=False, check_hash=True))
-        load_state(model, state, f"torchvision's {self.architecture}", classes, new_head=self.new_head)
-        return model
+            state: Mapping[str, Tensor] = self._weights().get_state_dict(progress=False, check_hash=True)
+        return state
+
+    def translated(self, entries: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+        return {DENSENET.sub(r"\1\2.", name): value for name, value in entries.items()}
 
     def known_classes(self) -> int:
         return len(self._weights().meta["categories"])

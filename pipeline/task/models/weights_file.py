@@ -1,0 +1,197 @@
+"""Reading a file of weights, whatever program wrote it. No code of the file runs; what is no checkpoint is named."""
+
+import io
+import json
+import pickle
+import re
+import sys
+import tarfile
+import warnings
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch.serialization import safe_globals
+
+from pipeline.errors import IntegrityError
+
+LEGACY_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+"""How files of torch begin that are no zip archives; other pickles were written without torch."""
+NO_CHECKPOINTS = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself; run `git lfs pull`",
+    b"<": "a web page, such as a download's error page; download the file itself",
+    b"\x89HDF": "an HDF5 file, as Keras writes; convert it to a state dict of torch",
+    b"\x1f\x8b": "a gzip archive; unpack it",
+    b"7z\xbc\xaf": "a 7z archive; unpack it",
+    b"Rar!": "a RAR archive; unpack it",
+}
+"""What files are that begin with these bytes."""
+INERT_MODULES = {"argparse", "collections", "datetime", "decimal", "enum", "pathlib", "types", "uuid"}
+"""Modules of the standard library whose objects are taken for settings, and left out; others may run code."""
+
+
+class Placeholder:
+    """Stands for an object that is no weight, such as settings. It takes any arguments and state, and drops them."""
+
+    def __new__(cls, *_: object, **__: object) -> "Placeholder":
+        return super().__new__(cls)
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+def read_weights(path: Path) -> object:
+    """The content of a file of weights: mappings of names to tensors, arrays, and placeholders of other objects.
+
+    It may be a file of torch, safetensors, a pickle of arrays, or the index of several such files.
+
+    Raises:
+        IntegrityError: The file is not there, damaged, no checkpoint, or would run code.
+    """
+    if path.is_dir():
+        raise IntegrityError(f"task.model.checkpoint = {path} is a folder; name the file of the weights in it")
+    if not path.is_file():
+        raise IntegrityError(
+            f"weights are not there: looked for task.model.checkpoint = {path} ({path.absolute()}); copy them there, "
+            f"or correct the path"
+        )
+    try:
+        return _reader(path)(path)
+    except IntegrityError:
+        raise
+    except Exception as error:
+        # Damaged files make the readers raise nearly anything: SafetensorError, RuntimeError, EOFError, KeyError, ...
+        raise _no_checkpoint(path, f"{error or type(error).__name__}; get it again") from None
+
+
+def _no_checkpoint(path: Path, why: str) -> IntegrityError:
+    return IntegrityError(f"{path} is damaged or no checkpoint: {why}")
+
+
+def _reader(path: Path) -> Callable[[Path], object]:
+    """The function that reads a file, by how the file begins; its suffix may be anything."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        raise _no_checkpoint(path, "it is empty; get it again")
+    for magic, kind in NO_CHECKPOINTS.items():
+        if start.lstrip().startswith(magic):
+            raise _no_checkpoint(path, f"it is {kind}")
+    if start.startswith(b"PK"):
+        return _read_zip
+    if start.startswith(LEGACY_TORCH):
+        return _read_torch
+    if start.startswith(b"\x80"):
+        return _read_pickle
+    if path.suffix == ".safetensors" or start[8:9] == b"{":
+        return load_file
+    if start.lstrip().startswith(b"{"):
+        return _read_index
+    if tarfile.is_tarfile(path):
+        raise _no_checkpoint(path, "it is a tar archive; unpack it, or save the state dict again by torch.save")
+    return _read_torch
+
+
+def _read_zip(path: Path) -> object:
+    """Read a file of ``torch.save``; other zip archives are refused by their names."""
+    with zipfile.ZipFile(path) as archive:
+        names = {name.partition("/")[2] or name for name in archive.namelist()}
+    kinds = {
+        "constants.pkl": "a TorchScript archive; save the state_dict() of torch.jit.load(...) by torch.save",
+        "archive_format": "an exported program; save the state_dict of torch.export.load(...) by torch.save",
+    }
+    for name, kind in kinds.items():
+        if name in names:
+            raise _no_checkpoint(path, f"it is {kind}")
+    if "data.pkl" in names:
+        return _read_torch(path)
+    if all(name.endswith(".npy") for name in archive.namelist()):
+        raise _no_checkpoint(
+            path, "it is an archive of numpy arrays; load it with its library and save the model's state_dict()"
+        )
+    raise _no_checkpoint(path, "it is a zip archive; unpack it")
+
+
+def _read_torch(path: Path) -> object:
+    """Read by ``torch.load(weights_only=True)``, with placeholders for the classes of settings."""
+    allowed, found = _numpy_objects(), list[str]()
+    while True:
+        try:
+            # torch warns about pickles that it then refuses.
+            with warnings.catch_warnings(), safe_globals([(value, name) for name, value in allowed.items()]):
+                warnings.simplefilter("ignore")
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            named = re.search(r"GLOBAL (\S+)", str(error))
+            found += [named[1]] if named else []
+            if named is None and not found:
+                raise
+            if named is None or named[1] in allowed or not _is_inert(named[1]):
+                raise _refused(path, found[0]) from None
+            allowed[named[1]] = _placeholder(named[1])
+
+
+def _read_pickle(path: Path) -> object:
+    """Read a pickle that was written without torch, such as one of numpy arrays."""
+    allowed: dict[str, Any] = {
+        **_numpy_objects(),
+        "collections.OrderedDict": OrderedDict,
+        "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
+        "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
+        "torch.storage._load_from_bytes": lambda data: torch.load(io.BytesIO(data), "cpu", weights_only=True),
+    }
+
+    class Restricted(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            full = f"{module}.{name}"
+            if full not in allowed and not _is_inert(full):
+                raise _refused(path, full)
+            return allowed.get(full) or _placeholder(full)
+
+    with path.open("rb") as file:
+        return Restricted(file).load()
+
+
+def _read_index(path: Path) -> object:
+    """Read all files that the index of a sharded checkpoint names."""
+    shards: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+    content: dict[str, object] = {}
+    for shard in sorted(set(shards.values())):
+        part = read_weights(path.parent / shard)
+        content |= part if isinstance(part, dict) else {}
+    return content
+
+
+def _is_inert(name: str) -> bool:
+    """Whether a global of a pickle is a class of settings, or of a library, which a placeholder may stand for."""
+    module = name.partition(".")[0] if "." in name else "builtins"
+    return module in INERT_MODULES or module not in sys.stdlib_module_names or module == "__main__"
+
+
+def _placeholder(name: str) -> type[Placeholder]:
+    return type(name, (Placeholder,), {})
+
+
+def _refused(path: Path, name: str) -> IntegrityError:
+    return IntegrityError(
+        f"{path} is refused: beside tensors it holds '{name}', which would run code when loaded; save the model's "
+        f"state_dict() alone, best as .safetensors"
+    )
+
+
+def _numpy_objects() -> dict[str, Any]:
+    """What pickles of numpy's arrays and scalars name, under the names of numpy 1 and 2."""
+    functions = {
+        "multiarray._reconstruct": np.ones(1).__reduce__()[0],
+        "multiarray.scalar": np.float32(1).__reduce__()[0],
+        "numeric._frombuffer": np.ones(1).__reduce_ex__(5)[0],
+    }
+    named = {f"numpy.{core}.{name}": function for name, function in functions.items() for core in ("core", "_core")}
+    kinds = {f"numpy.dtypes.{(kind := type(np.dtype(code))).__name__}": kind for code in "?bBhHiIlLqQefdSU"}
+    return {**named, "numpy.ndarray": np.ndarray, "numpy.dtype": np.dtype, **kinds}
