@@ -29,7 +29,8 @@ if TYPE_CHECKING:  # the one list of public names: `__getattr__` reads it too
 if not TYPE_CHECKING:  # else a type checker would accept every name
 
     def __getattr__(name):
-        imports = [node for node in ast.walk(ast.parse(Path(__file__).read_text())) if isinstance(node, ast.ImportFrom)]
+        tree = ast.parse(Path(__file__).read_bytes())
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
         modules = {alias.asname: node.module for node in imports for alias in node.names if alias.asname}
         if name == "__all__":
             return sorted(modules)

@@ -2,11 +2,15 @@
 
 import ctypes
 import functools
-import resource
 import sys
 from importlib.metadata import version
 
 from pipeline.errors import NothingUsableError, UsageError
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 PACKAGES = ("restora", "torch", "torchvision", "timm", "optuna")
 
@@ -61,9 +65,12 @@ def keep_freed_memory() -> None:
 
 
 def peak_memory(device: str) -> int:
-    """Bytes: the most that this process held, on a GPU the most that its tensors held there."""
+    """Bytes: the most that this process held, on a GPU the most that its tensors held there; 0 where it is unknown."""
     import torch
 
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if resource is None:
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

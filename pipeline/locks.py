@@ -1,7 +1,8 @@
 """Locks on files, between processes of one machine; the system releases them when the process ends, however it ends."""
 
-import fcntl
+import errno
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -10,10 +11,19 @@ from pathlib import Path
 from sqlalchemy.engine import make_url
 
 from pipeline.errors import StorageError
-from pipeline.paths import LOCKS
+from pipeline.paths import LOCKS, read_text
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 PATIENCE = 10.0
 """Seconds to wait for processes that only check a lock; each of them holds it for a moment."""
+
+
+class NoLocksError(StorageError):
+    """A folder whose files cannot be locked."""
 
 
 @contextmanager
@@ -24,19 +34,54 @@ def locked(path: Path, *, shared: bool = False, wait: bool = False) -> Iterator[
 
     Raises:
         BlockingIOError: Another process, or another place of this one, holds it.
+        NoLocksError: The file system or the system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
+    # NFS locks a file alone only for whoever may write to it; that of another user can often be read alone.
+    reads = shared or (path.exists() and not os.access(path, os.W_OK))
+    handle = os.open(path, (os.O_RDONLY if reads else os.O_RDWR) | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        _lock(handle, path.parent, shared=shared, wait=wait)
         yield handle
     finally:
         os.close(handle)
 
 
+def _lock(handle: int, folder: Path, *, shared: bool, wait: bool) -> None:
+    try:
+        if fcntl is None:
+            raise OSError(errno.ENOTSUP, "this system has no flock")
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise NoLocksError(
+            f"the folder {folder.resolve()} cannot be locked ({error.strerror}), as on some cloud and network drives, "
+            f"and on Windows outside WSL; work in a folder on a local disk, or name a database there by --storage or "
+            f"RESTORA_STORAGE"
+        ) from error
+
+
 def share(handle: int) -> None:
     """Let others share a lock that is held."""
     fcntl.flock(handle, fcntl.LOCK_SH)
+
+
+def refuse_unlockable(folder: Path) -> None:
+    """Try whether files can be created and locked in a folder, or in the one in which it would be created.
+
+    Raises:
+        StorageError: They cannot.
+    """
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing) as file:
+            _lock(file.fileno(), existing, shared=False, wait=False)
+    except OSError as error:
+        raise StorageError(
+            f"no file can be written in {existing} ({error.strerror}); work in another folder, or name a database "
+            f"elsewhere by --storage or RESTORA_STORAGE"
+        ) from None
 
 
 @contextmanager
@@ -45,6 +90,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
 
     Raises:
         StorageError: Another process holds it. The message says that ``what`` is being run, and names the process.
+        NoLocksError: The file system or the system has no locks.
     """
     with ExitStack() as held:
         until, entered = time.monotonic() + PATIENCE, False
@@ -54,14 +100,14 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
                 entered = True
             # Whoever only checks it shares it, so a lock that cannot be shared is one that somebody keeps.
             if not entered and (is_held(path) or time.monotonic() > until):
-                pid = path.read_text().strip()
+                pid = read_text(path).strip()
                 raise StorageError(f"{what} is being run by process {pid}; wait for it, or stop it")
-        path.write_text(str(os.getpid()))
+        path.write_text(str(os.getpid()), encoding="utf-8")
         yield
 
 
 def is_held(path: Path) -> bool | None:
-    """Whether a process holds a lock file alone; None where there is no such file, so that nothing is known."""
+    """Whether a process holds a lock file alone; None where there is no such file or no lock, so nothing is known."""
     try:
         if not path.exists():
             return None
@@ -69,7 +115,7 @@ def is_held(path: Path) -> bool | None:
             return False
     except BlockingIOError:
         return True
-    except OSError:  # a file of another user
+    except (OSError, NoLocksError):  # a file of another user
         return None
 
 

@@ -1,9 +1,14 @@
-"""Where a run keeps its files: everything below ``storage/`` of the working folder."""
+"""Where a run keeps its files, everything below ``storage/`` of the working folder, and how files are read and written.
 
+Text is UTF-8 in any locale. The rights of every file that is written follow the user's umask.
+"""
+
+import codecs
 import errno
+import io
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +24,14 @@ SPECTRA = STORAGE / "spectra"
 PICTURES = STORAGE / "pictures"
 LOGS = STORAGE / "logs"
 LOCKS = STORAGE / "locks"
+
+WIDE = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+"""Encodings by their byte order marks; that of UTF-32 begins with that of UTF-16."""
 
 
 def adapters_folder(study: str, combination: str) -> Path:
@@ -49,6 +62,38 @@ def default_database() -> str:
     return os.environ.get("RESTORA_STORAGE", f"sqlite:///{STORAGE / 'studies.db'}")
 
 
+def read_text(path: Path) -> str:
+    r"""The text of a UTF-8 file, with or without a byte order mark; its lines end in ``\n``.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not UTF-8 text; the message names what it seems to be.
+    """
+    data = path.read_bytes()
+    wide = next((name for mark, name in WIDE.items() if data.startswith(mark)), None)
+    if wide is None and 2 * max(data[::2].count(0), data[1::2].count(0)) > len(data) // 2 > 0:
+        wide = "UTF-16"  # without a mark: most characters are ASCII, so every second byte is 0
+    if wide is not None:
+        raise ValueError(f"it is {wide} text; save it as UTF-8")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"line {line} has the byte 0x{data[error.start]:02x}, which is not UTF-8: it may be Latin-1 (Windows-1252);"
+            f" save it as UTF-8"
+        ) from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(f"line {line} has a zero byte, so it is not text; write it again as UTF-8")
+    return io.StringIO(text, newline=None).read()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8 by ``write_whole``; bytes of a file's name that are no UTF-8 are written as escapes."""
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="backslashreplace"))
+
+
 def write_whole(path: Path, write: Callable[[Path], object], size: int | None = None) -> None:
     """Write a file so that ``path`` holds its old or its new content, never a part: ``write`` fills a temporary file.
 
@@ -58,14 +103,15 @@ def write_whole(path: Path, write: Callable[[Path], object], size: int | None = 
         OSError: The disk is full, or another failure of the system.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        write(Path(name))
-        with open(name, "rb") as file:
+        temporary.touch(exist_ok=False)
+        rights = temporary.stat().st_mode
+        write(temporary)
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # a temporary file is its owner's alone; reports and checkpoints are for others too
-        os.replace(name, path)
+        temporary.chmod(rights)  # safetensors replaces the file by one that is its owner's alone
+        temporary.replace(path)
     except Exception as error:
         if not _says_disk_is_full(error):
             raise
@@ -73,7 +119,7 @@ def write_whole(path: Path, write: Callable[[Path], object], size: int | None = 
         free = readable_bytes(shutil.disk_usage(path.parent).free)
         raise OSError(errno.ENOSPC, f"the disk is full ({needed}{free} are free)", str(path)) from error
     finally:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _says_disk_is_full(error: Exception) -> bool:

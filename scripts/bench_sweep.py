@@ -253,7 +253,7 @@ def run_parts(setup: Setup, parts: Sequence[Callable[[Setup], Measured]], file: 
             found["counted"] |= measured.counted
             rows += measured.rows
             if file:
-                file.write_text(json.dumps(found, indent=2) + "\n")
+                file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     finally:
         print("\n".join(f"| {what} | {value} |" for what, value in rows))
     return failed

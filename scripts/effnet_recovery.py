@@ -54,7 +54,10 @@ def recover(places: Sequence[effnet.Place], weights: Path, images: Path, suffix:
         for place in places:
             found += recovered(place, weights, images, f"effnet-{place.name}-{suffix}")
             if file:
-                file.write_text(json.dumps({"cores": os.cpu_count(), "study": suffix, "rows": found}, indent=2) + "\n")
+                file.write_text(
+                    json.dumps({"cores": os.cpu_count(), "study": suffix, "rows": found}, indent=2) + "\n",
+                    encoding="utf-8",
+                )
     finally:
         print(table(found))
 

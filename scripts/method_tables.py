@@ -95,7 +95,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def main() -> None:
-    PAGE.write_text(page_with_tables(PAGE.read_text()))
+    PAGE.write_text(page_with_tables(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

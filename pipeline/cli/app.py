@@ -50,7 +50,7 @@ def _print_version(requested: bool) -> None:
 
 @app.callback()
 def _main(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", hidden=True)] = False,
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -68,7 +68,9 @@ def carried_out(verb: Callable[P, R]) -> Callable[P, R]:
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             with Console():
-                return verb(*args, **kwargs)
+                result = verb(*args, **kwargs)
+            sys.stdout.flush()
+            return result
         except (typer.Exit, KeyboardInterrupt):
             raise
         except BrokenPipeError:  # the reader of stdout, such as `head`, has closed it; nobody is left to tell

@@ -1,6 +1,5 @@
 """`restora ls`: list what a study file can name."""
 
-import tomllib
 from pathlib import Path
 
 from rich.text import Text
@@ -29,12 +28,15 @@ def listing() -> dict[str, list[dict[str, str]]]:
 
 
 def _study(path: Path) -> dict[str, str]:
-    """The name in a study file, and as summary its first line."""
-    text = path.read_text()
+    """The name in a study file, and as summary its first line; of a file that cannot be read, what is wrong with it."""
+    from pipeline.config.study_file import parse_toml, study_text
+    from pipeline.errors import SpecError
+
     try:
-        name = str(tomllib.loads(text).get("name", path.stem))
-    except tomllib.TOMLDecodeError as error:
-        return {"name": path.stem, "summary": f"not valid TOML: {error}"}
+        text = study_text(path)
+        name = str(parse_toml(text, path).get("name", path.stem))
+    except SpecError as error:
+        return {"name": path.stem, "summary": str(error)}
     return {"name": name, "summary": text.partition("\n")[0].removeprefix("#").strip()}
 
 

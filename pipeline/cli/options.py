@@ -5,18 +5,23 @@ Completion has to answer at once, so it reads study files as plain TOML and impo
 
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from pipeline.paths import read_text
 
 
 def complete_studies(incomplete: str) -> Iterator[tuple[str, str]]:
     """Names of the study files in ``studies/``, each with the first line of its file as help."""
     for path in sorted(Path("studies").glob("*.toml")):
         if path.stem.startswith(incomplete):
-            with path.open() as file:
-                yield path.stem, file.readline().strip("# \n")
+            first = ""
+            with suppress(OSError, ValueError):
+                first = read_text(path).partition("\n")[0].strip("# ")
+            yield path.stem, first
 
 
 def complete_combinations(context: typer.Context, incomplete: str) -> list[str]:
@@ -27,9 +32,9 @@ def complete_combinations(context: typer.Context, incomplete: str) -> list[str]:
     unparsed = next(iter(context.args), "")
     path = study_file(context.params.get("study") or unparsed)
     try:
-        tables = tomllib.loads(path.read_text()).get("combination", [])
+        tables = tomllib.loads(read_text(path)).get("combination", [])
         names = [str(table["name"]) for table in tables]
-    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return []  # the verb itself reports what is wrong with the file
     return [name for name in names if name.startswith(incomplete)]
 

@@ -38,7 +38,7 @@ def run(
     ] = 50,
 ) -> None:
     """Create or resume a study. Running it again is always safe, and adds nothing once the budgets are met."""
-    from pipeline.config.study_file import study_file
+    from pipeline.config.study_file import study_file, study_text
     from pipeline.dashboard.feed import FEED_WAIT, Feed
     from pipeline.run.study_run import RunOptions, run_study
     from pipeline.store.database import open_storage
@@ -47,7 +47,7 @@ def run(
     url = storage or default_database()
     options = RunOptions(
         command=command_given(),
-        file=study_file(study).read_text(),
+        file=study_text(study_file(study)),
         device=choose_device(device),
         cohort=cohort,
         cache_limit=round(cache_limit * 1e9),

@@ -13,6 +13,7 @@ from pipeline.config.fields import SAFE_NAME
 from pipeline.config.spec import StudySpec
 from pipeline.config.table import nearest
 from pipeline.errors import SpecError, UsageError
+from pipeline.paths import read_text, write_text
 
 
 def pinned(spec: StudySpec, combination: CombinationSpec) -> dict[str, Any]:
@@ -52,11 +53,31 @@ def study_file(study: str | Path) -> Path:
 def stored_name(study: str) -> str:
     """The name under which a study is stored; its file may be missing or invalid."""
     path = study_file(study)
-    if not path.is_file():
-        return path.stem
+    return str(parse_toml(study_text(path), path).get("name", path.stem)) if path.exists() else path.stem
+
+
+def study_text(path: Path) -> str:
+    """The text of a study file.
+
+    Raises:
+        SpecError: The file does not exist, cannot be read, or is not UTF-8.
+    """
     try:
-        return str(tomllib.loads(path.read_text()).get("name", path.stem))
-    except tomllib.TOMLDecodeError as error:
+        return read_text(path)
+    except FileNotFoundError:
+        near = nearest(path.stem, [other.stem for other in path.parent.glob("*.toml")])
+        raise SpecError(f"study file {path} not found{near}; `restora new NAME` writes one") from None
+    except OSError as error:
+        raise SpecError(f"cannot read study file {path}: {error.strerror}; `restora new NAME` writes one") from None
+    except ValueError as error:
+        raise SpecError(f"cannot read study file {path}: {error}") from None
+
+
+def parse_toml(text: str, path: Path) -> dict[str, Any]:
+    """The table of a study file's text; a ``SpecError`` names its ``path``."""
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, and 1,000 brackets
         raise SpecError(f"{path} is not valid TOML: {error}") from None
 
 
@@ -68,18 +89,10 @@ def load_spec(study: str | Path, seed: int | None = None) -> StudySpec:
         seed: Replaces the file's ``seed``.
 
     Raises:
-        SpecError: The file does not exist, is not TOML, or has errors; the message has a line for each of them.
+        SpecError: The file does not exist, is not UTF-8 or TOML, or has errors; the message has a line for each.
     """
     path = study_file(study)
-    try:
-        table = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        near = nearest(path.stem, [other.stem for other in path.parent.glob("*.toml")])
-        raise SpecError(f"study file {path} not found{near}; `restora new NAME` writes one") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read study file {path}: {error}; `restora new NAME` writes one") from None
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{path} is not valid TOML: {error}") from None
+    table = parse_toml(study_text(path), path)
     if seed is not None:
         table["seed"] = seed
     return parse_spec({"name": path.stem, **table}, str(path))
@@ -97,8 +110,7 @@ def write_template(name: str) -> Path:
     path = Path("studies") / f"{name}.toml"
     if path.exists():
         raise UsageError(f"{path} already exists; choose another name, or edit it")
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(Path(__file__).with_name("template.toml").read_text().replace("STUDY_NAME", name))
+    write_text(path, read_text(Path(__file__).with_name("template.toml")).replace("STUDY_NAME", name))
     return path
 
 

@@ -16,6 +16,7 @@ from pipeline.config.registry import ADAPTERS, COMPRESSIONS
 from pipeline.errors import IntegrityError, StorageError, UsageError
 from pipeline.export.pack import PackedMethod, unpack_model
 from pipeline.hashes import bytes_sha256, fingerprint
+from pipeline.paths import read_text
 from pipeline.task.prepare import rebuild
 
 FORMAT = 2
@@ -44,7 +45,7 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], card: dict[str
             card["size"] |= {"file_bytes": len(data), "header_bytes": header, "tensor_bytes": len(data) - header}
             card = {"format": FORMAT, **card, "sha256": bytes_sha256(data)}
             card["card_sha256"] = fingerprint(card)
-            (new / CARD).write_text(json.dumps(card, indent=2) + "\n")
+            (new / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
             _swap_in(new, folder, Path(temporary) / "old")
     except OSError as error:
         raise StorageError(f"cannot write {folder}: {error}; free space or name another folder") from error
@@ -74,7 +75,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     """Read the card of a checkpoint's folder; an ``IntegrityError`` says how it is missing, damaged or unknown."""
     path = folder / CARD
     try:
-        card: dict[str, Any] = json.loads(path.read_text())
+        card: dict[str, Any] = json.loads(read_text(path))
         if not isinstance(card, dict):
             raise ValueError(f"{CARD} holds no table")
     except OSError as error:

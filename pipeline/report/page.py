@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.paths import write_whole
+from pipeline.paths import write_text
 from pipeline.report.blocks import Block, Drawing, Heading, Paragraph, Section
 from pipeline.report.document import document
 from pipeline.report.figures.contract import Figure, NotAskedFor, NothingToDraw, Picture, pictures
@@ -54,7 +54,7 @@ def write_report(results: Sequence[CombinationResult], folder: Path, made: datet
         write_csv(folder / name, kind, rows(results))
     drawn = draw(results)
     text = render(results, drawn, made)
-    write_whole(folder / "index.html", lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(folder / "index.html", text)
     figures = {one.name: shown for one, shown in drawn.items() if one.main and not isinstance(shown, NothingToDraw)}
     return Report(folder / "index.html", [folder / name for name in TABLES], figures)
 

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from pipeline.errors import IntegrityError
-from pipeline.paths import write_whole
+from pipeline.paths import write_text
 
 Matrix = Literal["W", "s B A", "Q + s B A"]
 """Which matrix: a trained weight, an adapter's product, or the adapted weight."""
@@ -48,7 +48,7 @@ class Spectra(BaseModel):
 
 
 def write_spectra(path: Path, spectra: Spectra) -> None:
-    write_whole(path, lambda temporary: temporary.write_text(spectra.model_dump_json(), encoding="utf-8"))
+    write_text(path, spectra.model_dump_json())
 
 
 def read_spectra(path: Path, of: str) -> Spectra | None:

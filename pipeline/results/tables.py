@@ -226,7 +226,7 @@ def write_csv(path: Path, kind: type, rows: Iterable[Mapping[str, Any]]) -> None
     """Write rows of one class, such as ``TrialRow``; the header alone if there are none."""
 
     def write(target: Path) -> None:
-        with target.open("w", newline="", encoding="utf-8") as file:
+        with target.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             table = csv.DictWriter(file, kind.__annotations__)
             table.writeheader()
             table.writerows(rows)

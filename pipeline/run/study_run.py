@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +17,7 @@ from pipeline.config.study_file import pinned
 from pipeline.environment import keep_freed_memory
 from pipeline.errors import IntegrityError
 from pipeline.guard import StopTraining
-from pipeline.locks import exclusive
+from pipeline.locks import NoLocksError, exclusive
 from pipeline.objective.combination import Combination
 from pipeline.objective.objective import Objective
 from pipeline.objective.passes import Pass, measure_pass
@@ -84,10 +84,21 @@ def run_study(
     keep_freed_memory()
     with storage_errors(url):
         storage = open_storage(url)
-        with exclusive(paths.LOCKS / f"{spec.name}.lock", f"study '{spec.name}'"), only_run(storage, spec.name):
+        with only_run(storage, spec.name), _only_run_here(spec.name):
             ready = Readiness(spec, url, options.device, storage=storage)
             ready.require()
             _run(spec, storage, trained_objectives(ready, options.cache_limit), options, events)
+
+
+@contextmanager
+def _only_run_here(study: str) -> Iterator[None]:
+    """Refuse a second run of a study in this folder, on whatever database, if files can be locked here."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(exclusive(paths.LOCKS / f"{study}.lock", f"study '{study}'"))
+        except NoLocksError as error:
+            logger.warning(f"{error}; this run goes on, because its database is locked: start no second one here")
+        yield
 
 
 def _run(

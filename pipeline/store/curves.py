@@ -125,7 +125,7 @@ def attach_picture(session: Session, trial_id: int, picture: str) -> None:
     meta = ArtifactMeta(str(uuid.uuid4()), filename="curves.svg", mimetype="image/svg+xml", encoding=None)
     try:
         PICTURES.mkdir(parents=True, exist_ok=True)
-        (PICTURES / meta.artifact_id).write_text(picture, encoding="utf-8")
+        (PICTURES / meta.artifact_id).write_text(picture, encoding="utf-8", errors="backslashreplace")
     except OSError as error:  # the trial counts without its picture too
         write_attributes(session, trial_id, {"picture": f"not written: {error}"})
     else:

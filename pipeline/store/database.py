@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from pipeline.errors import NothingUsableError, StorageError
-from pipeline.locks import database_lock, exclusive, locked
+from pipeline.locks import NoLocksError, database_lock, exclusive, locked
 from pipeline.store.optuna_tables import STUDIES, SYSTEM_ATTRIBUTES, backend_of, write_study_attribute
 
 RUN = "restora:run"
@@ -168,8 +168,10 @@ def _open_sqlite(url: str, file: Path | None, wait: float) -> Database:
     with ExitStack() as alone:
         # Two processes that create the tables of a new file at once would collide. Where no lock file can be written,
         # no table can be created either.
-        with suppress(OSError):
+        with suppress(OSError, NoLocksError):
             alone.enter_context(locked(Path(f"{file.resolve()}.lock"), wait=True))
+            if not file.exists():
+                file.touch()  # with the rights that the umask leaves; SQLite would give fewer
         storage = Database(url, **options)
         sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
         storage.engine.dispose()

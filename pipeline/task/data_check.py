@@ -15,8 +15,8 @@ from pipeline.environment import versions
 from pipeline.errors import IntegrityError, RestoraError
 from pipeline.guard import check_stop
 from pipeline.hashes import fingerprint
-from pipeline.paths import CHECKED, write_whole
 from pipeline.task.class_counts import ADD_IMAGES, Divided, classes_without_training_images
+from pipeline.paths import CHECKED, write_text
 from pipeline.task.data.contract import Images, Items
 from pipeline.task.data.decode import as_rgb
 from pipeline.task.split import divide
@@ -72,7 +72,7 @@ def refuse_bad_data(spec: TaskSpec, images: Images, hashes: Mapping[str, str], *
         logger.warning(f"data: this study goes on with data that a new one would refuse:\n{said}")
         return
     note = json.dumps({"data": hashes["data"], "split": hashes["split"], "versions": versions()})
-    write_whole(path, lambda temporary: temporary.write_text(note))
+    write_text(path, note)
 
 
 def check_images(spec: TaskSpec, images: Images) -> Iterator[Finding]:

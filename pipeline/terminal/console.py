@@ -121,5 +121,5 @@ class Console(logging.Handler, Events):
     def _append_to_log(self, line: str) -> None:
         if self._log is not None:  # it is not held open, because lines are few
             self._log.parent.mkdir(parents=True, exist_ok=True)
-            with self._log.open("a") as file:
+            with self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")

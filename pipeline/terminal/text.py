@@ -1,6 +1,8 @@
 """Printing lines with aligned columns and colours."""
 
+import io
 import os
+import sys
 from collections.abc import Collection, Iterable
 from typing import TextIO
 
@@ -9,6 +11,8 @@ from rich.text import Text
 
 GAP = "  "
 """Between two columns."""
+NARROWEST = 20
+"""Columns of the narrowest terminal that the variable ``COLUMNS`` can mean."""
 
 
 def aligned(names: Iterable[str], rows: Iterable[Iterable[str | Text]], left: Collection[int] = ()) -> list[Text]:
@@ -25,10 +29,17 @@ def aligned(names: Iterable[str], rows: Iterable[Iterable[str | Text]], left: Co
     return lines
 
 
+class _Screen(Screen):
+    """A console that leaves a pipe without a reader to its caller, where rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def screen_of(stream: TextIO) -> Screen:
     """A rich console for a stream: in colour on a terminal, unless ``NO_COLOR`` is set."""
     colours = {"color_system": None} if os.environ.get("NO_COLOR") else {}
-    return Screen(file=stream, highlight=False, soft_wrap=True, **colours)  # type: ignore[arg-type]
+    return _Screen(file=stream, highlight=False, soft_wrap=True, **colours)  # type: ignore[arg-type]
 
 
 def terminal_of(stream: TextIO) -> Screen | None:
@@ -43,6 +54,20 @@ def print_lines(lines: Iterable[Text], stream: TextIO) -> None:
     screen = screen_of(stream)
     for line in lines:
         screen.print(line, soft_wrap=True)
+
+
+def make_printable() -> None:
+    """Let stdout and stderr take any text, as escapes what their encoding lacks, at a width that shows something.
+
+    Streams that are closed take everything and show nothing.
+    """
+    if (columns := os.environ.get("COLUMNS", "")).isdecimal() and int(columns) < NARROWEST:
+        del os.environ["COLUMNS"]
+    for name in ("stdout", "stderr"):
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+        elif stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open until the process ends
 
 
 def can_show(text: str, encoding: str | None) -> bool:

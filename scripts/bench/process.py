@@ -24,7 +24,11 @@ def command_seconds(*words: str, cwd: Path, tries: int = 5) -> float:
 
 def anonymous_bytes() -> int:
     """Resident bytes of this process that no file backs."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    (line,) = (
+        line
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        if line.startswith("RssAnon")
+    )
     return int(line.split()[1]) * 1024
 
 

@@ -100,7 +100,7 @@ class _Progress:
         for file, row in zip(files, row_bytes, strict=True):
             file.truncate(self.rows * row)
             file.seek(self.rows * row)
-        journal.write_text("".join(f"{line}\n" for line in verified))
+        journal.write_text("".join(f"{line}\n" for line in verified), encoding="utf-8")
 
     @property
     def sha256(self) -> list[str]:
@@ -141,6 +141,6 @@ class _Progress:
         for file in self.files:
             file.flush()
             os.fsync(file.fileno())
-        with self.journal.open("a") as journal:
+        with self.journal.open("a", encoding="utf-8") as journal:
             journal.write(json.dumps({"rows": self.rows, "correct": self.correct, "sha256": self.sha256}) + "\n")
         self._unrecorded = 0

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.errors import StorageError
 from pipeline.locks import locked, share
+from pipeline.paths import read_text
 from pipeline.wording import readable_bytes
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ def remove_unused(folder: Path) -> bool:
 def read_card(folder: Path) -> dict[str, Any] | None:
     """The card of a folder; ``None`` if the folder is incomplete or the card damaged."""
     try:
-        card: dict[str, Any] = json.loads((folder / CARD).read_text())
+        card: dict[str, Any] = json.loads(read_text(folder / CARD))
         return card if isinstance(card["sha256"], list) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from pipeline.errors import StorageError
 from pipeline.guard import check_stop
 from pipeline.hashes import file_sha256, fingerprint, hash_weights
-from pipeline.paths import FEATURES, write_whole
+from pipeline.locks import NoLocksError
+from pipeline.paths import FEATURES, write_text
 from pipeline.task.contract import Part
 from pipeline.train.cache.cache_build import FORMAT, Build
 from pipeline.train.cache.cache_folder import CARD, lock, make_room, read_card, use
@@ -64,9 +65,9 @@ class FeatureCache:
     ) -> TensorRows | None:
         """The outputs of ``stem`` for each image of ``part``, mapped from disk; computed and stored first if needed.
 
-        ``None`` if the cache would exceed the limit, or the stem gives other outputs when it runs again. ``facts``
-        distinguish these images from others; ``judge`` is given to log how rounding changes the accuracy. A
-        ``StorageError`` says that the disk has too little free space.
+        ``None`` if the cache would exceed the limit, its folder cannot be locked, or the stem gives other outputs when
+        it runs again. ``facts`` distinguish these images from others; ``judge`` is given to log how rounding changes
+        the accuracy. A ``StorageError`` says that the disk has too little free space.
         """
         key = self.key(stem, facts)
         if key not in self._opened:
@@ -100,6 +101,9 @@ class FeatureCache:
                             use(build.folder, handle)
                             return TensorRows(_map(build), build.part.labels)
                 return None
+            except NoLocksError as error:
+                logger.warning(f"cache: {error}; until then frozen layers run in every epoch")
+                return None
             except BlockingIOError:
                 if not waits:
                     logger.info("cache: another process builds it, waiting")
@@ -124,7 +128,7 @@ class FeatureCache:
             logger.info(NOT_REPEATABLE)
             return False
         with _storing(build):
-            write_whole(build.folder / CARD, lambda path: path.write_text(json.dumps(card)))
+            write_text(build.folder / CARD, json.dumps(card))
         return True
 
 
