@@ -15,8 +15,8 @@ from pipeline.environment import versions
 from pipeline.errors import IntegrityError, RestoraError
 from pipeline.guard import check_stop
 from pipeline.hashes import fingerprint
-from pipeline.task.class_counts import ADD_IMAGES, Divided, classes_without_training_images
 from pipeline.paths import CHECKED, write_text
+from pipeline.task.class_counts import ADD_IMAGES, Divided, classes_without_training_images
 from pipeline.task.data.contract import Images, Items
 from pipeline.task.data.decode import as_rgb
 from pipeline.task.split import divide
