@@ -2,6 +2,8 @@
 
 import ctypes
 import functools
+import math
+import os
 import sys
 from importlib.metadata import version
 
@@ -62,6 +64,12 @@ def keep_freed_memory() -> None:
         # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD of malloc.h, in bytes.
         for option, value in ((-3, 2**30), (-1, 2**31 - 1), (-2, 2**26)) if hasattr(libc, "mallopt") else ():
             libc.mallopt(option, value)
+
+
+def physical_memory() -> int:
+    """Bytes of this machine's memory; without a way to know them, as on Windows, more than any machine has."""
+    names = ("SC_PHYS_PAGES", "SC_PAGE_SIZE")
+    return math.prod(map(os.sysconf, names)) if set(names) <= os.sysconf_names.keys() else sys.maxsize
 
 
 def peak_memory(device: str) -> int:

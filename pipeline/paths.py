@@ -94,6 +94,11 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
+def existing(path: Path) -> Path:
+    """The path itself, or its nearest folder that exists."""
+    return next(one for one in (path, *path.absolute().parents) if one.exists())
+
+
 def write_whole(path: Path, write: Callable[[Path], object], size: int | None = None) -> None:
     """Write a file so that ``path`` holds its old or its new content, never a part: ``write`` fills a temporary file.
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.adapt.lanes import Adapted, LaneLayer, SeparateLayer, Stack
 from pipeline.compress.contract import CompressedModel, LayerStats
+from pipeline.compress.second_moment import mean_stats
 from pipeline.compress.sizes import StoredModel
 from pipeline.compress.weight import CompressedWeight, DenseWeight
 from pipeline.config.fields import Range
@@ -58,9 +59,7 @@ class AdaptedLayer:
     @property
     def shared_stats(self) -> LayerStats:
         """The mean statistics of all groups: they share ``A``, and it has to fit the inputs of every group."""
-        if len(self.stats) == 1:
-            return self.stats[0]
-        return LayerStats(torch.stack([group.second_moment for group in self.stats]).mean(0))
+        return mean_stats(self.stats)
 
     def start(self, A: Tensor, B: Tensor, *, residual: bool = True, base: CompressedWeight | None = None) -> Start:
         """A start with the factors rounded to the dtype of the weight."""

@@ -26,11 +26,20 @@ def plan(
     ] = False,
 ) -> None:
     """Show what a run would do and need: cells, trials, trainable parameters, bytes, memory, disk, time."""
-    from pipeline.run.estimate import objectives_to_plan, plan_study
+    from pipeline.guard import Guard
+    from pipeline.objective.scores import ERROR_IMAGES, SCORE_IMAGES
+    from pipeline.run.estimate import plan_study
+    from pipeline.run.objectives import trained_objectives
     from pipeline.run.readiness import Readiness
 
     spec = read_spec(study, seed)
     ready = Readiness(spec, storage or default_database(), device, images="none")
-    objectives = objectives_to_plan(ready, score=score)
-    show(plan_study(spec, objectives, score=score), plan_lines, as_json=as_json)
+    ready.require()
+    objectives = ready.outlined
+    if score:
+        with Guard():
+            objectives = trained_objectives(spec, ready.opened, ready.device)
+        images = f"up to {SCORE_IMAGES} validation and {ERROR_IMAGES} training images"
+        logger.info(f"scoring: each cell is evaluated on {images}")
+    show(plan_study(spec, ready.outlines, objectives, score=score), plan_lines, as_json=as_json)
     logger.info(f"next: {next_command('run', study, storage)}")

@@ -35,7 +35,7 @@ def _whole(table: dict[str, Any]) -> list[Text]:
         **({"data": "; ".join(table["data"])} if table["data"] else {}),
         "baseline": f"{baseline}; {readable_bytes(table['dense_bytes'])}",
         "time": time,
-        "memory": f"about {readable_bytes(table['memory_bytes'])}",
+        "memory": f"about {readable_bytes(table['memory_bytes'])}{_statistics_text(table)}",
         "disk": f"about {readable_bytes(table['disk_bytes'])}",
     }
     return [Text(f"study {table['study']}", style="bold"), *_facts(facts)]
@@ -53,12 +53,16 @@ def _combination(combination: dict[str, Any], table: dict[str, Any]) -> list[Tex
         "one pass": ", ".join(f"{counted(count, 'trial')} of batch {batch}" for batch, count in lanes.items()),
         "disk": f"about {readable_bytes(combination['disk_bytes'])}",
     }
+    if sampled := combination.get("statistics", {}).get("sampled"):
+        facts["sampled"] = "second moments of a sample of input vectors, as whole ones would take more than 1 GiB: " + (
+            ", ".join(f"{layer} ({inputs:,} inputs)" for layer, inputs in sampled.items())
+        )
     if dense := combination["ranks"][0]["dense"]:
         facts["dense"] = f"would not shrink, or are trained whole: {', '.join(dense)}"
     if combination["sized_by_values"] and not ready:
         facts["sizes"] = "follow from the weights' values: those of the trained baseline will be others"
     if combination["allocation"]:
-        facts["budgets"] = _allocation_text(combination["allocation"], ready=ready)
+        facts["budgets"] = _allocation_text(combination, ready=ready)
     return [
         Text(combination["combination"], style="bold"),
         *_facts(facts),
@@ -112,11 +116,26 @@ def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 
 
-def _allocation_text(allocation: dict[str, Any], *, ready: bool) -> str:
+def _statistics_text(table: dict[str, Any]) -> str:
+    size = table.get("statistics_bytes", 0)
+    if not size:
+        return ""
+    if table["device"] == "cpu":
+        return f", of which statistics of the layers {readable_bytes(size)}"
+    return f" of {table['device']}, and statistics of the layers {readable_bytes(size)} of this machine"
+
+
+def _allocation_text(combination: dict[str, Any], *, ready: bool) -> str:
+    allocation = combination["allocation"]
     weights = "; compression loses nothing, so by the weights' own spectra" if allocation["spectra"] == "weight" else ""
-    untrained = "" if ready else "; of the untrained model: ranks will differ once the baseline is trained"
+    if combination["scores"] is not None:
+        evenly = ""
+    elif ready:
+        evenly = "; shown spread evenly, since only --score computes spectra"
+    else:
+        evenly = "; shown spread evenly, since the untrained model has no such spectra yet"
     by = allocation["by"].replace("_", " ")
-    return f"{allocation['unit']} of the whole adapter, spread over layers by {by}{weights}{untrained}"
+    return f"{allocation['unit']} of the whole adapter, spread over layers by {by}{weights}{evenly}"
 
 
 def _scores(scores: dict[str, Any], allocation: dict[str, Any] | None) -> list[Text]:

@@ -7,47 +7,28 @@ group of a grouped convolution is compressed by itself.
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.layers import copy_sharing_tensors, in_groups, layer_in_errors, replace_weight, sound_matrix
+from pipeline.compress.layers import (
+    copy_sharing_tensors,
+    group_count,
+    in_groups,
+    layer_in_errors,
+    matrix_shape,
+    replace_weight,
+    sound_matrix,
+    weight_matrix,
+)
+from pipeline.compress.second_moment import LayerStats as LayerStats
+from pipeline.compress.second_moment import SampledStats
 from pipeline.compress.weight import CompressedWeight, DenseWeight, GroupedWeight, join_groups
 from pipeline.config.registry import Method
 from pipeline.hashes import fingerprint
 from pipeline.paths import COMPRESSED
 from pipeline.task.contract import Part, Task
 from pipeline.task.tensor_cache import read_tensors, write_tensors
-
-
-@dataclass(frozen=True)
-class LayerStats:
-    """Statistics of a layer's inputs over training images."""
-
-    second_moment: Tensor  # C = E[x x^T], uncentred, float64 [in, in]
-
-    @property
-    def ridge(self) -> Tensor:
-        """``1e-6 mean(diag C)``, which is added to all eigenvalues of ``C``."""
-        return 1e-6 * self.second_moment.diagonal().mean().clamp_min(1e-12)
-
-    def damped(self) -> Tensor:
-        """``C + ridge I``, ``[in, in]``; it is invertible even if some inputs are always zero (dead pixels)."""
-        return self.second_moment + self.ridge * torch.eye(len(self.second_moment), dtype=self.second_moment.dtype)
-
-    @cached_property
-    def eigen(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues ``[in]`` of ``damped()``, positive and in ascending order, and eigenvectors ``[in, in]``."""
-        values, vectors = torch.linalg.eigh(self.damped().double())
-        return values.clamp_min(self.ridge), vectors
-
-    @property
-    def roots(self) -> tuple[Tensor, Tensor]:
-        """``K`` and ``K^-1``, ``[in, in]``, with ``K K^T`` the damped moment; ``||M K||^2`` is ``E ||M x||^2``."""
-        values, vectors = self.eigen
-        return vectors * values.sqrt(), values.rsqrt()[:, None] * vectors.T
-
 
 ModelStats = Mapping[str, Sequence[LayerStats]]
 """Statistics of layers by name, one per group of a convolution."""
@@ -87,6 +68,16 @@ class Compression(Method):
             stats: Statistics of the targets' inputs; read only if ``needs_statistics``.
             train: The training part, for methods that train or need gradients.
         """
+
+    def outline(self, model: nn.Module, targets: Sequence[str], train: Part | None = None) -> CompressedModel:
+        """A model with weights of the sizes and shapes that ``compress_model`` gives, whatever their values; for plans.
+
+        It needs no statistics, and where possible neither decomposes nor trains. By default it is ``compress_model``
+        with the statistics of no image.
+        """
+        layers = {name: model.get_submodule(name) for name in targets}
+        unknown = {name: [no_stats(layer)] * group_count(layer) for name, layer in layers.items()}
+        return self.compress_model(model, targets, unknown if self.needs_statistics else {}, train)
 
     def compress_layer(self, layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> CompressedWeight:
         """Compress another ``matrix [out, in]`` for one layer, for inits that move the base; by default it stays dense.
@@ -132,6 +123,26 @@ class LayerCompression(Compression):
             replace_weight(copy, name, weights[name].dense())
         return CompressedModel(copy, weights, model)
 
+    def outline(self, model: nn.Module, targets: Sequence[str], train: Part | None = None) -> CompressedModel:
+        weights = {}
+        for name in targets:
+            with layer_in_errors(name):
+                weights[name] = self._outline_layer(model.get_submodule(name))
+        return CompressedModel(copy_sharing_tensors(model), weights, model)
+
+    def _outline_layer(self, layer: nn.Module) -> CompressedWeight:
+        """The weight of zeros that has the packed tensors of the layer's compressed one.
+
+        It follows from the shape alone, on torch's device ``meta``; or from the values, if the method reads them.
+        """
+        matrix, stats = weight_matrix(layer), [no_stats(layer)] * group_count(layer)
+        try:
+            tensors = self.compress_layer(layer, matrix.to("meta"), stats).to_tensors()
+        except (NotImplementedError, RuntimeError, TypeError):  # what torch raises for values that are asked for
+            return self.compress_layer(layer, matrix, stats)
+        zeros = {kind: torch.zeros_like(t, device="cpu") if t.is_meta else t for kind, t in tensors.items()}
+        return self.load_weight(zeros, matrix_shape(layer), group_count(layer))
+
     def compress_layer(self, layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> CompressedWeight:
         groups = in_groups(layer, matrix)
         group_stats = stats if self.needs_statistics else [None] * len(groups)
@@ -153,6 +164,11 @@ class TrainingCompression(Compression):
     @abstractmethod
     def restored(self, model: nn.Module, targets: Sequence[str], tensors: Mapping[str, Tensor]) -> CompressedModel:
         """The result of an earlier ``compress_model``, from the ``state_dict`` of its model."""
+
+
+def no_stats(layer: nn.Module) -> LayerStats:
+    """The statistics of no image, for outlines: they take no memory, and weigh all inputs equally."""
+    return SampledStats(torch.empty(0, matrix_shape(layer)[1]))
 
 
 def compress_cached(

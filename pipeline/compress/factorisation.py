@@ -59,9 +59,8 @@ class Truncation(LayerCompression):
         if stats is None or not self.needs_statistics:
             U, S, V = torch.linalg.svd(weight.double(), full_matrices=False)
             return U, S, V
-        root, inverse_root = stats.roots
-        U, S, V = torch.linalg.svd(weight.double() @ root, full_matrices=False)
-        return U, S, V @ inverse_root
+        U, S, V = torch.linalg.svd(stats.times_root(weight.double()), full_matrices=False)
+        return U, S, stats.times_inverse_root(V)
 
     def truncate(self, weight: Tensor, stats: LayerStats | None) -> tuple[Tensor, Tensor, Tensor]:
         """The leading part of ``decompose``: ``U [out, r]``, ``S [r]`` and ``V [r, in]``."""

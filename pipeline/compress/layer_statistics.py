@@ -13,11 +13,16 @@ from torch.nn import functional as F
 
 from pipeline.compress.contract import LayerStats
 from pipeline.compress.layers import group_count, matrix_shape
+from pipeline.compress.second_moment import SampledStats
 from pipeline.errors import SpecError
 from pipeline.task.contract import Part
 from pipeline.task.training_batches import batch_norms, refuse_single_images, training_batches
 
 Inputs = tuple[Tensor, ...]
+MOMENT_LIMIT = 2**30
+"""Bytes up to which a layer's second moment is held as a matrix, 11,585 inputs in float64; above, as a sample."""
+VECTORS = 4096
+"""Input vectors in the sample of a wide layer; all of them, where each image gives one."""
 
 
 @contextmanager
@@ -35,19 +40,69 @@ def _forward_hooks(
 def gather_statistics(
     model: nn.Module, targets: Sequence[str], batches: Iterable[Tensor]
 ) -> dict[str, Sequence[LayerStats]]:
-    """``C = E[x x^T]`` of the inputs of each target layer over batches of images, one per group of a convolution."""
-    sums: dict[str, Tensor] = {}
-    counts = dict.fromkeys(targets, 0)
+    """``C = E[x x^T]`` of the inputs of each target layer over batches of images, one per group of a convolution.
 
-    def add_moment(name: str, layer: nn.Module, inputs: Inputs, _: Tensor) -> None:
-        x = input_vectors(layer, inputs[0]).double()
-        sums[name] = sums.get(name, 0) + x.mT @ x
-        counts[name] += x.shape[1]
+    A layer whose ``C`` would take more than ``MOMENT_LIMIT`` bytes gets that of ``VECTORS`` of its input vectors, drawn
+    at random, each with the same chance; of all of them, if there are no more.
+    """
+    gathered = {name: _Sample() if is_wide(model.get_submodule(name)) else _Moment() for name in targets}
 
-    with _forward_hooks(model, targets, add_moment):
+    def add(name: str, layer: nn.Module, inputs: Inputs, _: Tensor) -> None:
+        gathered[name].add(input_vectors(layer, inputs[0]))
+
+    with _forward_hooks(model, targets, add):
         for images in batches:
             model(images)
-    return {name: [LayerStats(group.cpu() / counts[name]) for group in sums[name]] for name in targets}
+    return {name: one.stats() for name, one in gathered.items()}
+
+
+class _Moment:
+    """The sum of ``x x^T`` over input vectors, per group."""
+
+    def __init__(self) -> None:
+        self._sum, self._count = torch.zeros(()), 0
+
+    def add(self, x: Tensor) -> None:
+        x = x.double()
+        self._sum = self._sum.to(x.device) + x.mT @ x
+        self._count += x.shape[1]
+
+    def stats(self) -> Sequence[LayerStats]:
+        return [LayerStats(group.cpu() / self._count) for group in self._sum]
+
+
+class _Sample:
+    """A uniform sample of input vectors: those with the lowest of random keys, one key per vector."""
+
+    def __init__(self) -> None:
+        self._generator = torch.Generator().manual_seed(0)
+        self._keys, self._vectors = torch.empty(0), list[Tensor]()
+
+    def add(self, x: Tensor) -> None:
+        keys = torch.cat([self._keys, torch.rand(x.shape[1], generator=self._generator)])
+        self._keys, kept = keys.topk(min(VECTORS, len(keys)), largest=False, sorted=False)
+        kept = kept.sort().values
+        self._keys = keys[kept]
+        self._vectors = [torch.cat([*self._vectors, x.float().cpu()], 1)[:, kept]]
+
+    def stats(self) -> Sequence[LayerStats]:
+        return [SampledStats(group) for group in self._vectors[0]]
+
+
+def is_wide(layer: nn.Module) -> bool:
+    """Whether the second moment of a layer's inputs would take more than ``MOMENT_LIMIT`` bytes."""
+    return 8 * matrix_shape(layer)[1] ** 2 > MOMENT_LIMIT
+
+
+def statistics_bytes(layer: nn.Module, vectors: int) -> int:
+    """Bytes that the statistics of a layer take while they are used; ``vectors`` is how many are gathered over.
+
+    Moment and eigenvectors are ``2 in^2`` float64 values per group; decomposing them takes as many again. A sample
+    takes its vectors, the two factors of its decomposition and their product, ``4 n in`` values.
+    """
+    inner = matrix_shape(layer)[1]
+    values = 4 * min(vectors, VECTORS) * inner if is_wide(layer) else 4 * inner**2
+    return 8 * group_count(layer) * values
 
 
 def gather_sensitivity(

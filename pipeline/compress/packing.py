@@ -15,6 +15,8 @@ def pack(codes: Tensor, width: int) -> Tensor:
 
     The width is at most 32; the last byte is padded with zero bits.
     """
+    if codes.is_meta:  # only the shape is known
+        return codes.new_empty(-(-codes.numel() * width // 8), dtype=torch.uint8)
     size = 1 if width <= 8 else 4
     code_bytes = codes.flatten().numpy().astype(f"<u{size}").view(np.uint8).reshape(-1, size)
     bits = np.unpackbits(code_bytes, axis=1, count=width, bitorder="little")

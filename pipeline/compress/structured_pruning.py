@@ -10,9 +10,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.compress.channels import fit_shapes
+from pipeline.compress.channels import fit_shapes, prune_channels
 from pipeline.compress.contract import CompressedModel, Compression, ModelStats
-from pipeline.compress.layers import copy_sharing_tensors, sound_matrix, weight_matrix
+from pipeline.compress.layers import copy_sharing_tensors, matrix_shape, sound_matrix, weight_matrix
 from pipeline.compress.weight import DenseWeight
 from pipeline.errors import SpecError
 from pipeline.task.contract import Part
@@ -44,13 +44,25 @@ class StructuredPruning(Compression):
     def compress_model(
         self, model: nn.Module, targets: Sequence[str], stats: ModelStats, train: Part | None = None
     ) -> CompressedModel:
+        train, noise = self._noise(model, targets, train)
+        return _as_compressed(self.pruned(model, targets, train, noise), targets)
+
+    def outline(self, model: nn.Module, targets: Sequence[str], train: Part | None = None) -> CompressedModel:
+        """The model without as many channels, whatever their scores."""
+        _, noise = self._noise(model, targets, train)
+        scores = {name: torch.ones(matrix_shape(model.get_submodule(name))[0]) for name in targets}
+        pruned = prune_channels(model, targets, noise, scores, lambda _, units: self.kept(units))
+        return _as_compressed(pruned.model, targets)
+
+    def _noise(self, model: nn.Module, targets: Sequence[str], train: Part | None) -> tuple[Part, Tensor]:
+        """The training part, and an image of noise like those in it; the weights of the targets are sound."""
         if train is None:
             raise SpecError(f"{self.name} runs training images through the model; give compress_model the part train=")
         for name in targets:
             sound_matrix(model, name)
         images, _ = next(iter(train.batches(1, torch.tensor([0]))))
         noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0), dtype=images.dtype)
-        return _as_compressed(self.pruned(model, targets, train, noise.to(next(model.parameters()).device)), targets)
+        return train, noise.to(next(model.parameters()).device)
 
     def reshape(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         fit_shapes(model, tensors)

@@ -18,7 +18,7 @@ from pipeline.objective.objective import Objective
 from pipeline.paths import default_database, exports_folder
 from pipeline.results.combination_result import CombinationResult, Score
 from pipeline.results.reading import read_results
-from pipeline.run.readiness import make_objectives
+from pipeline.run.objectives import make_objectives
 from pipeline.run.winners import Recovered, recover, score_adapter
 from pipeline.space import Values
 from pipeline.store.database import open_storage, storage_errors, without_password

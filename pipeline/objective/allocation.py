@@ -91,7 +91,7 @@ def spectrum(matrix: Tensor, stats: Sequence[LayerStats]) -> Tensor:
     The matrix is ``[out, in]``; ``C`` is that of the layer's inputs, with one entry of ``stats`` per group of rows.
     """
     groups = matrix.double().reshape(len(stats), -1, matrix.shape[1])
-    return singular_values(torch.cat([rows @ inputs.roots[0] for rows, inputs in zip(groups, stats, strict=True)]))
+    return singular_values(torch.cat([inputs.times_root(rows) for rows, inputs in zip(groups, stats, strict=True)]))
 
 
 def layers_of(

@@ -1,26 +1,25 @@
 """What a run would do, and what it would take; nothing is changed by asking."""
 
-import logging
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import nn
 
+from pipeline.compress.layer_statistics import is_wide
+from pipeline.compress.layers import matrix_shape
+from pipeline.compress.weight import DenseWeight
 from pipeline.config.spec import StudySpec
 from pipeline.environment import keep_freed_memory, peak_memory
-from pipeline.guard import Guard
-from pipeline.objective.allocation import is_lossy
 from pipeline.objective.combination import Combination
 from pipeline.objective.objective import Objective
+from pipeline.objective.outline import Outline
 from pipeline.objective.passes import PROBED, measure_pass
-from pipeline.objective.scores import ERROR_IMAGES, SCORE_IMAGES, ranked, score_cells
-from pipeline.run.readiness import Readiness, make_objectives, refuse_misfits, trained_objectives
+from pipeline.objective.scores import ERROR_IMAGES, ranked, score_cells
 from pipeline.search.budget import search_notes
 from pipeline.space import cells
-
-logger = logging.getLogger(__name__)
 
 TRIAL_BYTES = 10_000
 """What a trial takes in the database, measured on SQLite with ten epochs, and the picture of its curves."""
@@ -111,25 +110,36 @@ def plan_scores(objective: Objective) -> dict[str, Any]:
     }
 
 
-def objectives_to_plan(ready: Readiness, *, score: bool) -> dict[str, Objective]:
-    """The objectives of a study; a missing baseline is trained only to score cells."""
-    ready.require()
-    if score:
-        with Guard():
-            objectives = trained_objectives(ready)
-        images = f"up to {SCORE_IMAGES} validation and {ERROR_IMAGES} training images"
-        logger.info(f"scoring: each cell is evaluated on {images}")
-    else:
-        objectives = make_objectives(ready.spec, ready.task, ready.device)
-        refuse_misfits(objective.combination for objective in objectives.values())
-    return objectives
+def preparation_bytes(outlines: Iterable[Outline]) -> int:
+    """Bytes of memory that statistics and decompositions of all combinations take before their trials."""
+    every = list(outlines)
+    return statistics_bytes(every) + max(outline.decomposition_bytes for outline in every)
 
 
-def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool = False) -> dict[str, Any]:
+def statistics_bytes(outlines: Iterable[Outline]) -> int:
+    """Bytes of the layers' statistics; combinations share those of a layer."""
+    layers: dict[tuple[str, str], int] = {}
+    for outline in outlines:
+        layers |= {(outline.spec.qkv, name): size for name, size in outline.statistics_bytes.items()}
+    return sum(layers.values())
+
+
+def plan_statistics(outline: Outline) -> dict[str, Any]:
+    """Bytes of the statistics of a combination, and the inputs of the layers whose moment is that of a sample."""
+    layers = {name: outline.model.get_submodule(name) for name in outline.statistics_bytes}
+    sampled = {name: matrix_shape(layer)[1] for name, layer in layers.items() if is_wide(layer)}
+    return {"bytes": sum(outline.statistics_bytes.values()), "sampled": sampled}
+
+
+def plan_study(
+    spec: StudySpec, outlines: Mapping[str, Outline], objectives: Mapping[str, Objective], *, score: bool = False
+) -> dict[str, Any]:
     """Cells, trials, sizes, memory, disk and time of a study, JSON-able.
 
-    The time assumes full cohorts, and the epochs that the pruner leaves. ``seed_seconds`` is the time to train each
-    cell's winner again, alone, under the study's other seeds. Cells are scored if ``score`` says so (``plan_scores``).
+    The ``objectives`` are those of the ``outlines``, or those of a trained baseline, whose cells are then scored if
+    ``score`` says so (``plan_scores``). The time assumes full cohorts and the epochs that the pruner leaves, and is
+    measured over a few steps. ``seed_seconds`` is the time to train each cell's winner again, alone, under the study's
+    other seeds.
     """
     keep_freed_memory()
     first, counted = next(iter(objectives.values())), set[str]()
@@ -148,7 +158,8 @@ def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool
         adapters = sum(4 * plan["trainable"] * count // len(ranks) for plan in ranks)
         allocation = search.allocation.model_dump() if search.allocation else None
         if allocation is not None:  # ranks are spread by the spectra of what compression lost, or else of the weights
-            allocation["spectra"] = "residual" if is_lossy(combination.compressed) else "weight"
+            dense = all(isinstance(weight, DenseWeight) for weight in combination.compressed.weights.values())
+            allocation["spectra"] = "weight" if dense else "residual"
         exports = sum(plan["bytes"] + HEADER_BYTES for plan in ranks)
         combinations.append(
             {
@@ -161,6 +172,7 @@ def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool
                 "seconds": round(searching + again + cache["seconds"], 1),
                 "seed_seconds": round(again, 1),
                 "cache": cache,
+                "statistics": plan_statistics(outlines[name]),
                 "lanes": {str(batch): size.most(batch) for batch in search.batch_size},
                 "disk_bytes": cache["missing_bytes"] + adapters + exports + trials * TRIAL_BYTES,
                 "allocation": allocation,
@@ -170,6 +182,9 @@ def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool
                 "scores": plan_scores(objective) if score else None,
             }
         )
+    # Decompositions are over when trials begin, and so is the training of the baseline, with gradients and two moments.
+    training = 0 if task.trained else 12 * sum(parameter.numel() for parameter in task.model.parameters())
+    preparing = max(preparation_bytes(outlines.values()), training)
     return {
         "study": spec.name,
         "seeds": spec.seeds,
@@ -180,6 +195,8 @@ def plan_study(spec: StudySpec, objectives: dict[str, Objective], *, score: bool
         "trials": sum(combination["trials"] for combination in combinations),
         "seconds": round(sum(combination["seconds"] for combination in combinations), 1),
         "disk_bytes": sum(combination["disk_bytes"] for combination in combinations),
-        "memory_bytes": peak_memory(first.recipe.device),
+        "memory_bytes": peak_memory(first.recipe.device) + (preparing if first.recipe.device == "cpu" else 0),
+        "statistics_bytes": statistics_bytes(outlines.values()),
+        "device": first.recipe.device,
         "combinations": combinations,
     }

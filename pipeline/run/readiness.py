@@ -5,8 +5,8 @@ Each step changes nothing: a run trains and stores only once all of them are don
 """
 
 import functools
-import logging
 import os
+import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,12 +16,9 @@ from typing import Literal
 
 from sqlalchemy.engine import make_url
 
-from pipeline.compress.attention import with_plain_attention
-from pipeline.compress.contract import TrainingCompression
-from pipeline.compress.layer_statistics import Statistics
 from pipeline.config.spec import StudySpec
 from pipeline.config.study_file import pinned
-from pipeline.environment import choose_device, require_matching_torchvision, versions
+from pipeline.environment import choose_device, physical_memory, require_matching_torchvision, versions
 from pipeline.errors import (
     IntegrityError,
     NothingUsableError,
@@ -32,10 +29,12 @@ from pipeline.errors import (
 )
 from pipeline.guard import StopTraining
 from pipeline.locks import is_run
-from pipeline.objective.combination import Combination
-from pipeline.objective.objective import Objective, make_features
-from pipeline.paths import STORAGE
-from pipeline.run.recorded_spectra import Snapshot, keep_baseline_spectra, train_watched_baseline, watched_layers
+from pipeline.objective.objective import Objective
+from pipeline.objective.outline import Outline
+from pipeline.paths import STORAGE, existing
+from pipeline.run.estimate import plan_cache, preparation_bytes
+from pipeline.run.objectives import as_objectives, make_combinations, refuse_misfits
+from pipeline.run.recorded_spectra import watched_layers
 from pipeline.search.budget import search_notes
 from pipeline.store.database import Database, open_storage, sqlite_file, without_password
 from pipeline.store.stored_study import refuse_to_resume, study_name
@@ -44,8 +43,7 @@ from pipeline.task.data_check import Finding, check_images, refuse_bad_data
 from pipeline.task.opened_task import OpenedTask
 from pipeline.task.prepare import prepare, try_baseline
 from pipeline.train.cache.feature_cache import LIMIT
-
-logger = logging.getLogger(__name__)
+from pipeline.wording import readable_bytes
 
 
 class Readiness:
@@ -58,6 +56,7 @@ class Readiness:
         storage: The database, where the caller has opened it, to write to it.
         images: Whether every image is decoded: ``"all"`` and each fault is a finding, ``"once"`` before the first trial
             on such data, or ``"none"``.
+        cache_limit: Bytes that the caches of frozen layers may take on disk.
     """
 
     def __init__(
@@ -68,9 +67,11 @@ class Readiness:
         *,
         storage: Database | None = None,
         images: Literal["all", "once", "none"] = "once",
+        cache_limit: int = LIMIT,
     ) -> None:
         self.spec, self.url, self.device, self.images = spec, url, device, images
         self.opened = OpenedTask(spec.task)
+        self.cache_limit = cache_limit
         self._given = storage
 
     @cached_property
@@ -99,8 +100,14 @@ class Readiness:
         return prepare(self.opened, device=self.device, train_baseline=False)
 
     @cached_property
-    def combinations(self) -> list[Combination]:
-        return make_combinations(self.spec, self.task, self.device)
+    def outlines(self) -> dict[str, Outline]:
+        """The combinations by name, as far as shapes decide."""
+        return make_combinations(Outline, self.spec, self.task, self.device)
+
+    @cached_property
+    def outlined(self) -> dict[str, Objective]:
+        """The objectives of the outlines."""
+        return as_objectives(self.spec, self.outlines, self.device)
 
     def steps(self) -> Iterator[Finding]:
         """Carry out each step whose needs are met; a failed one gives a finding with its error, never an exception."""
@@ -139,7 +146,7 @@ def _find_database(ready: Readiness) -> str:
 
 def _refuse_read_only(folders: Iterable[Path]) -> None:
     for folder in folders:
-        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        nearest = existing(folder)
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise StorageError(f"{folder} cannot be written: {nearest} is read-only for you; work in another folder")
 
@@ -176,8 +183,8 @@ def _try_baseline(ready: Readiness) -> str:
 
 def _fit_combinations(ready: Readiness) -> str:
     watched_layers(ready.spec, ready.task.model)
-    refuse_misfits(ready.combinations, cheaply=True)
-    return ", ".join(f"{one.name}: {len(one.targets)} layers" for one in ready.combinations)
+    refuse_misfits(ready.outlines.values())
+    return ", ".join(f"{name}: {len(outline.targets)} layers" for name, outline in ready.outlines.items())
 
 
 def _note_search(ready: Readiness) -> str:
@@ -190,12 +197,32 @@ def _note_search(ready: Readiness) -> str:
 
 
 def _compare_stored(ready: Readiness) -> str:
-    for one in ready.combinations:
-        if ready.storage is not None and one.name in ready.stored:
-            name = study_name(ready.spec.name, one.name)
-            facts = {"targets": len(one.targets)}
-            refuse_to_resume(ready.storage, name, pinned(ready.spec, one.spec), dict(ready.task.hashes), facts)
-    return f"{len(ready.stored)} of {len(ready.combinations)} combinations are stored"
+    for name, outline in ready.outlines.items():
+        if ready.storage is not None and name in ready.stored:
+            settings, facts = pinned(ready.spec, outline.spec), {"targets": len(outline.targets)}
+            stored = study_name(ready.spec.name, name)
+            refuse_to_resume(ready.storage, stored, settings, dict(ready.task.hashes), facts)
+    return f"{len(ready.stored)} of {len(ready.outlines)} combinations are stored"
+
+
+def _fit_machine(ready: Readiness) -> str:
+    """Memory is refused if this machine has less in all, disk if less is free; both can be told only roughly."""
+    memory, there = preparation_bytes(ready.outlines.values()), physical_memory()
+    if memory > there:
+        raise SpecError(
+            f"statistics and decompositions of the layers take about {readable_bytes(memory)} of memory, and this "
+            f"machine has {readable_bytes(there)}; choose fewer or smaller targets, or inits and compressions that "
+            f"need no statistics"
+        )
+    counted = set[str]()
+    disk = sum(plan_cache(objective, counted)["missing_bytes"] for objective in ready.outlined.values())
+    free = shutil.disk_usage(existing(STORAGE)).free
+    if free < disk <= ready.cache_limit:
+        raise StorageError(
+            f"the caches of the frozen layers take {readable_bytes(disk)} in {STORAGE}, and {readable_bytes(free)} are "
+            f'free; make room, lower --cache-limit, or set compute.cache = "off"'
+        )
+    return f"{readable_bytes(memory)} of memory for statistics and decompositions, {readable_bytes(disk)} of disk"
 
 
 @dataclass(frozen=True)
@@ -219,6 +246,7 @@ STEPS = (
     Step("targets and ranks fit", SpecError, _fit_combinations, ("images fit the model", "data is sound")),
     Step("search can begin", SpecError, _note_search),
     Step("stored study is the same", SpecError, _compare_stored, ("targets and ranks fit",)),
+    Step("memory and disk suffice", StorageError, _fit_machine, ("device is there", "targets and ranks fit")),
 )
 """The steps in the order of a run."""
 
@@ -237,51 +265,3 @@ def findings(what: str, kind: type[RestoraError], take: Callable[[], str | Itera
         unexpected = kind(f"{what}: {said}; restora --debug shows where")
         unexpected.__cause__ = error
         yield Finding(what, False, said, unexpected)
-
-
-def make_combinations(spec: StudySpec, task: Task, device: str) -> list[Combination]:
-    """The combinations of a study; they share the task's layer statistics."""
-    arrangements = {combination.qkv for combination in spec.combination}
-    statistics = {qkv: Statistics(with_plain_attention(task.model, qkv), task.train) for qkv in arrangements}
-    return [
-        Combination(task, table, spec.search, seed=spec.seed, device=device, statistics=statistics[table.qkv])
-        for table in spec.combination
-    ]
-
-
-def make_objectives(spec: StudySpec, task: Task, device: str, cache_limit: int = LIMIT) -> dict[str, Objective]:
-    """The objective of each combination by name; they share the task's layer statistics and caches."""
-    features, combinations = make_features(spec.compute, device, cache_limit), make_combinations(spec, task, device)
-    return {one.name: Objective.of(one, spec.compute, features) for one in combinations}
-
-
-def trained_objectives(ready: Readiness, cache_limit: int = LIMIT) -> dict[str, Objective]:
-    """The objectives of a study that is ready; a missing baseline is trained first."""
-    spec, task = ready.spec, ready.task
-    for note in ready.opened.notes:
-        logger.info(f"data: {note}")
-    snapshots: list[Snapshot] = []
-    if not task.trained:
-        snapshots = train_watched_baseline(spec, ready.opened, ready.device)
-        task = prepare(ready.opened, device=ready.device)
-    keep_baseline_spectra(spec, task, snapshots)
-    return make_objectives(spec, task, ready.device, cache_limit)
-
-
-def refuse_misfits(combinations: Iterable[Combination], *, cheaply: bool = False) -> None:
-    """Refuse the first compression, adapter and rank that do not go together.
-
-    ``cheaply`` skips compressions that train, or that need statistics of the layers.
-    """
-    for combination in combinations:
-        compression = combination.compression
-        costly = compression.needs_statistics or isinstance(compression, TrainingCompression)
-        if cheaply and (costly or combination.search.allocation):
-            continue
-        try:
-            for rank in combination.search.ranks:
-                combination.facts(rank)
-        except IntegrityError:
-            continue  # damaged weights fail their combination alone, when its turn comes
-        except SpecError as error:
-            raise SpecError(f"combination '{combination.name}': {error}") from None

@@ -21,7 +21,8 @@ from pipeline.locks import NoLocksError, exclusive
 from pipeline.objective.combination import Combination
 from pipeline.objective.objective import Objective
 from pipeline.objective.passes import Pass, measure_pass
-from pipeline.run.readiness import Readiness, refuse_misfits, trained_objectives
+from pipeline.run.objectives import refuse_misfits, trained_objectives
+from pipeline.run.readiness import Readiness
 from pipeline.run.recorded_spectra import record_winners, watched_layers
 from pipeline.run.winners import measure_references, score_winners
 from pipeline.search.budget import search_notes
@@ -85,9 +86,10 @@ def run_study(
     with storage_errors(url):
         storage = open_storage(url)
         with only_run(storage, spec.name), _only_run_here(spec.name):
-            ready = Readiness(spec, url, options.device, storage=storage)
+            ready = Readiness(spec, url, options.device, storage=storage, cache_limit=options.cache_limit)
             ready.require()
-            _run(spec, storage, trained_objectives(ready, options.cache_limit), options, events)
+            objectives = trained_objectives(spec, ready.opened, ready.device, options.cache_limit)
+            _run(spec, storage, objectives, options, events)
 
 
 @contextmanager

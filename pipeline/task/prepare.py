@@ -83,7 +83,9 @@ def baseline_epochs(opened: OpenedTask, device: str | torch.device = "cpu") -> I
             shuffled = torch.randperm(len(part), generator=order)
             for images, labels in training_batches(part, spec.batch_size, shuffled):
                 check_stop()
-                loss = _step(model, optimizer, images.to(device), labels.to(device))
+                optimizer.zero_grad()
+                loss = _loss(model, images.to(device), labels.to(device))
+                optimizer.step()
                 total += loss * len(images)
                 count += len(images)
             mean = float(total) / count
@@ -99,7 +101,7 @@ def baseline_epochs(opened: OpenedTask, device: str | torch.device = "cpu") -> I
 
 
 def try_baseline(opened: OpenedTask, device: str | torch.device = "cpu") -> str:
-    """Try one step of training the baseline on a batch of noise, and forget it; says in words what a run will do.
+    """Try the gradients of one batch of noise in train mode; says in words what a run will do.
 
     Raises:
         SpecError: The step fails; the message names the batch size, the image size and the reason.
@@ -111,10 +113,12 @@ def try_baseline(opened: OpenedTask, device: str | torch.device = "cpu") -> str:
     spec, labels, device = _baseline(opened), opened.parts["train"].labels, torch.device(device)
     count = min(spec.batch_size, len(labels))
     images = torch.randn(count, *opened.input_shape, generator=torch.Generator().manual_seed(0))
-    model = copy.deepcopy(opened.model)
+    # Shared parameters take no memory twice; buffers are copied, because batch norms update them.
+    shared = {id(parameter): nn.Parameter(parameter.detach()) for parameter in opened.model.parameters()}
+    model = copy.deepcopy(opened.model, shared)
     try:
-        with _training(opened, model, device) as optimizer:
-            _step(model, optimizer, images.to(device), labels[:count].to(device))
+        with _training(opened, model, device):
+            _loss(model, images.to(device), labels[:count].to(device))
     except Exception as error:  # each architecture raises errors of its own
         size = " x ".join(map(str, opened.input_shape[1:]))
         raise SpecError(
@@ -122,7 +126,7 @@ def try_baseline(opened: OpenedTask, device: str | torch.device = "cpu") -> str:
             f"{str(error).partition(chr(10))[0]}); change task.baseline.batch_size = {spec.batch_size}, "
             f"task.model.image_size or the architecture"
         ) from error
-    return f"trained first: {spec.epochs} epochs on {len(labels):,} images; one step tried"
+    return f"trained first: {spec.epochs} epochs on {len(labels):,} images; one batch tried"
 
 
 def _baseline(opened: OpenedTask) -> BaselineSpec:
@@ -144,12 +148,10 @@ def _training(opened: OpenedTask, model: nn.Module, device: torch.device) -> Ite
         yield TORCH_OPTIMIZERS[spec.optimizer](model.parameters(), lr=spec.lr)
 
 
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> Tensor:
-    """One step on a batch; returns its mean loss."""
+def _loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """The mean loss of a batch; its gradients are added to those of the parameters."""
     loss = F.cross_entropy(model(images), labels)
-    optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
     return loss.detach()
 
 

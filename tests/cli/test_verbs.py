@@ -193,7 +193,7 @@ def test_a_run_that_is_out_of_time_stops_and_says_how_to_resume(monkeypatch):
 
 def test_a_bug_is_reported_in_one_line_and_with_a_traceback_only_with_debug(monkeypatch):
     write_study()
-    monkeypatch.setattr("pipeline.run.estimate.make_objectives", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("pipeline.run.estimate.plan_rank", lambda *_, **__: 1 / 0)
     result = invoke("plan", "tiny")
     assert result.exit_code == 1
     assert "ZeroDivisionError" in last_line(result.stderr)

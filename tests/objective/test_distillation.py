@@ -14,7 +14,7 @@ from pipeline.objective.objective import Objective
 from pipeline.objective.passes import measure_pass, probe_rows
 from pipeline.results.reading import find_winners
 from pipeline.run.estimate import plan_cache
-from pipeline.run.readiness import make_objectives
+from pipeline.run.objectives import make_objectives
 from pipeline.run.winners import score_winners
 from pipeline.space import Values
 from pipeline.store.stored_study import refuse_differences

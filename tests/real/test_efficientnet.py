@@ -19,7 +19,7 @@ from pipeline.config.spec import StudySpec
 from pipeline.export.checkpoint import load
 from pipeline.export.selection import export_combination
 from pipeline.results.reading import read_results
-from pipeline.run.readiness import make_objectives
+from pipeline.run.objectives import make_objectives
 from pipeline.run.study_run import RunOptions, run_study
 from pipeline.store.database import open_storage
 from pipeline.store.kept_adapters import Kept

@@ -42,7 +42,8 @@ def test_sound_data_passes_every_check(tmp_path):
     assert list(found) == [
         "device is there", "database is usable", "data found", "model loads", "images fit the model",
         "labels are in range", "classes have images", "every image decodes", "images become RGB",
-        "no image in train and test", "baseline trains", "targets and ranks fit", "stored study is the same",
+        "no image in train and test", "baseline trains", "targets and ranks fit", "search can begin",
+        "stored study is the same", "memory and disk suffice",
     ]  # fmt: skip
     assert not (tmp_path / "storage").exists()
 

@@ -19,5 +19,4 @@ class Eva(Init):
     needs_statistics = True
 
     def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
-        _, vectors = layer.shared_stats.eigen
-        return layer.start(vectors.T.flip(0)[:rank], torch.zeros(len(layer.weight), rank), residual=False)
+        return layer.start(layer.shared_stats.directions(rank), torch.zeros(len(layer.weight), rank), residual=False)

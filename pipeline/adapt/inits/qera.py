@@ -25,7 +25,8 @@ class Qera(Init):
     needs_statistics = True
 
     def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
-        root, inverse_root = layer.shared_stats.roots
+        stats = layer.shared_stats
+        fallback = stats.times_root(layer.weight.double())
         # Every rank must be a prefix of the same factors, and a product of fewer rows may differ in its last bit.
-        A, B = best_product(layer.residual @ root, min(layer.weight.shape), fallback=layer.weight.double() @ root)
-        return layer.start((A @ inverse_root)[:rank], B[:, :rank])
+        A, B = best_product(stats.times_root(layer.residual), min(layer.weight.shape), fallback=fallback)
+        return layer.start(stats.times_inverse_root(A)[:rank], B[:, :rank])

@@ -19,6 +19,7 @@ class QeraDiagonal(Init):
     needs_statistics = True
 
     def start(self, layer: AdaptedLayer, rank: int, generator: torch.Generator) -> Start:
-        D = layer.shared_stats.damped().diagonal().double().sqrt()
+        stats = layer.shared_stats
+        D = (stats.diagonal + stats.ridge).double().sqrt()
         A, B = best_product(layer.residual * D, rank, fallback=layer.weight.double() * D)
         return layer.start(A / D, B)

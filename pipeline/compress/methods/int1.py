@@ -61,7 +61,7 @@ class Int1(LayerCompression):
     def compress(self, weight: Tensor, stats: LayerStats | None) -> SignWeight:
         positive = weight >= 0
         signs = torch.where(positive, 1, -1).double()
-        projected = signs @ stats.damped() if stats is not None and self.needs_statistics else signs
+        projected = stats.times_moment(signs) if stats is not None and self.needs_statistics else signs
         numerator, denominator = (weight * projected).sum(1), (signs * projected).sum(1)
         if self.scale == "none":
             scale = numerator.new_empty(0)

@@ -98,6 +98,10 @@ class SparseWeight(MatrixWeight):
         return int(self.kept.sum())
 
     def to_tensors(self) -> dict[str, Tensor]:
+        if self.weight.is_meta:  # only the shape is known, which decides how many weights a block keeps
+            count = self.blocks.divide(torch.ones(self.shape, dtype=torch.bool), 0).sum(1).clamp_max(self.blocks.keep)
+            codes = pack(self.kept.new_empty(len(count)), self.blocks.code_width)
+            return {"index": codes, "value": self.weight.new_empty(int(count.sum())).float()}
         chosen = self.blocks.divide(self.kept, 0)
         # A block at an edge may hold fewer than `keep` weights; its code then counts the first padding as kept.
         padding = ~self.blocks.divide(torch.ones_like(self.kept), 0)
@@ -112,12 +116,11 @@ def refit_kept(weight: Tensor, kept: Tensor, stats: LayerStats) -> Tensor:
 
     Per row with kept positions S: ``w_S = C_SS^-1 C_S: w``.
     """
-    moment = stats.damped()
-    projected = weight.double() @ moment
+    projected = stats.times_moment(weight.double())
     fitted = torch.zeros_like(weight)
     for row, mask in enumerate(kept):
         support = mask.nonzero().flatten()
-        factor = torch.linalg.cholesky(moment[support[:, None], support])
+        factor = torch.linalg.cholesky(stats.submoment(support))
         fitted[row, support] = torch.cholesky_solve(projected[row, support, None], factor)[:, 0].to(weight)
     return fitted
 
@@ -142,7 +145,7 @@ class Sparse(LayerCompression):
         shape, blocks = (weight.shape[0], weight.shape[1]), Blocks.parse(self.block)
         scores = weight if self.score == "max" else weight.abs()
         if self.score == "activation" and stats is not None:
-            scores = scores * stats.second_moment.diagonal().sqrt()
+            scores = scores * stats.diagonal.sqrt()
         scores = blocks.divide(scores, -math.inf)
         best = scores.topk(blocks.keep, dim=1).indices
         kept = blocks.assemble(torch.zeros_like(scores, dtype=torch.bool).scatter_(1, best, value=True), shape)

@@ -1,0 +1,72 @@
+"""A combination by its shapes, for plans and checks: exact sizes, at the cost of none of the values."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+
+from pipeline.adapt.contract import Start
+from pipeline.cell import Cell
+from pipeline.compress.contract import CompressedModel
+from pipeline.compress.layer_statistics import CALIBRATION_IMAGES, statistics_bytes
+from pipeline.compress.layers import matrix_shape, on_device
+from pipeline.objective.allocation import costs
+from pipeline.objective.combination import Combination
+from pipeline.space import Values
+
+DECOMPOSED = 6
+"""Float64 copies of a weight that exist while it is decomposed: weighted, its factors, and the workspace of LAPACK."""
+
+
+class Outline(Combination):
+    """A combination whose compressed weights, starts and moved bases have the right shapes, and not their values.
+
+    No statistics are gathered and nothing is trained; a weight is decomposed only where its values decide its size. An
+    allocation spreads its budget evenly, as its spectra are not known.
+    """
+
+    @cached_property
+    def compressed(self) -> CompressedModel:
+        outline = self.compression.outline(self.model, self.targets, self.task.train)
+        return replace(outline, model=on_device(outline.model, self.device))
+
+    def layer_ranks(self, rank: int) -> dict[str, int]:
+        if self.search.allocation is None:
+            return super().layer_ranks(rank)
+        by_layer = costs(self.adapter, self.compressed, self.search.allocation.unit)
+        ranks = {name: min(fixed, by_layer[name].most) for name, fixed in self._fixed_ranks.items()}
+        left = rank - sum(by_layer[name].of(taken) for name, taken in ranks.items())
+        free = {name: cost for name, cost in by_layer.items() if name not in ranks}
+        for _, name, step in sorted((r / c.most, name, r) for name, c in free.items() for r in range(1, c.most + 1)):
+            if step == ranks.get(name, 0) + 1 and free[name].step(step) <= left:
+                ranks[name], left = step, left - free[name].step(step)
+        return {name: ranks[name] for name in by_layer if name in ranks}
+
+    def moves_base(self, cell: Cell) -> bool:
+        return False
+
+    def starts(self, values: Values, seed: int) -> dict[str, Start]:
+        """Starts at zero, of which training steps take as long as from any other."""
+        shapes = {name: self.compressed.weights[name].shape for name in self.layer_ranks(values.rank)}
+        ranks = self.layer_ranks(values.rank)
+        return {
+            name: Start(torch.full((ranks[name], inner), inner**-0.5), torch.zeros(out, ranks[name]))
+            for name, (out, inner) in shapes.items()
+        }
+
+    @cached_property
+    def statistics_bytes(self) -> Mapping[str, int]:
+        """Bytes of the statistics of each layer that needs them while the combination is prepared."""
+        inits = [init for init in self.inits.values() if self.adapter.low_rank and init.needs_statistics]
+        if not (inits or self.compression.needs_statistics or self.search.allocation):
+            return {}
+        images = min(CALIBRATION_IMAGES, len(self.task.train))
+        layers = {name: self.model.get_submodule(name) for name in self.targets}
+        return {name: statistics_bytes(layer, images * self._positions[name]) for name, layer in layers.items()}
+
+    @property
+    def decomposition_bytes(self) -> int:
+        """Bytes that decomposing the largest target takes, as many inits and compressions do."""
+        shapes = (matrix_shape(self.model.get_submodule(name)) for name in self.targets)
+        return max(8 * DECOMPOSED * out * inner for out, inner in shapes)

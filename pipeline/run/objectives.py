@@ -1,0 +1,70 @@
+"""The combinations and objectives of a study: as far as shapes decide, and of its trained baseline."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from pipeline.compress.attention import with_plain_attention
+from pipeline.compress.layer_statistics import Statistics
+from pipeline.config.spec import StudySpec
+from pipeline.errors import IntegrityError, SpecError
+from pipeline.objective.combination import Combination
+from pipeline.objective.objective import Objective, make_features
+from pipeline.run.recorded_spectra import Snapshot, keep_baseline_spectra, train_watched_baseline
+from pipeline.task.contract import Task
+from pipeline.task.opened_task import OpenedTask
+from pipeline.task.prepare import prepare
+from pipeline.train.cache.feature_cache import LIMIT
+
+logger = logging.getLogger(__name__)
+C = TypeVar("C", bound=Combination)
+
+
+def make_combinations(kind: type[C], spec: StudySpec, task: Task, device: str) -> dict[str, C]:
+    """The combinations of a study by name; they share the task's layer statistics."""
+    arrangements = {combination.qkv for combination in spec.combination}
+    statistics = {qkv: Statistics(with_plain_attention(task.model, qkv), task.train) for qkv in arrangements}
+    return {
+        table.name: kind(task, table, spec.search, seed=spec.seed, device=device, statistics=statistics[table.qkv])
+        for table in spec.combination
+    }
+
+
+def as_objectives(
+    spec: StudySpec, combinations: Mapping[str, Combination], device: str, cache_limit: int = LIMIT
+) -> dict[str, Objective]:
+    """The objectives of combinations, which share the caches."""
+    features = make_features(spec.compute, device, cache_limit)
+    return {name: Objective.of(one, spec.compute, features) for name, one in combinations.items()}
+
+
+def make_objectives(spec: StudySpec, task: Task, device: str, cache_limit: int = LIMIT) -> dict[str, Objective]:
+    """The objective of each combination by name; they share the task's layer statistics and caches."""
+    return as_objectives(spec, make_combinations(Combination, spec, task, device), device, cache_limit)
+
+
+def trained_objectives(
+    spec: StudySpec, opened: OpenedTask, device: str, cache_limit: int = LIMIT
+) -> dict[str, Objective]:
+    """The objectives of a study that is ready to run; a missing baseline is trained first."""
+    task = prepare(opened, device=device, train_baseline=False)
+    for note in opened.notes:
+        logger.info(f"data: {note}")
+    snapshots: list[Snapshot] = []
+    if not task.trained:
+        snapshots = train_watched_baseline(spec, opened, device)
+        task = prepare(opened, device=device)
+    keep_baseline_spectra(spec, task, snapshots)
+    return make_objectives(spec, task, device, cache_limit)
+
+
+def refuse_misfits(combinations: Iterable[Combination]) -> None:
+    """Refuse the first compression, adapter and rank that do not go together."""
+    for combination in combinations:
+        try:
+            for rank in combination.search.ranks:
+                combination.facts(rank)
+        except IntegrityError:
+            continue  # damaged weights fail their combination alone, when its turn comes
+        except SpecError as error:
+            raise SpecError(f"combination '{combination.name}': {error}") from None
