@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from pipeline.task.inspection import replace_module
+
 if TYPE_CHECKING:
     from pipeline.adapt.contract import Adapter
 
@@ -144,7 +146,7 @@ def attach(model: nn.Module, adapter: "Adapter", lanes: Lanes) -> None:
                 del module._parameters[key]
                 setattr(module, key, tensor[0])
         else:
-            model.set_submodule(name, Adapted(adapter.layer(module, stacks[0].parameters.keys()), stacks))
+            replace_module(model, name, Adapted(adapter.layer(module, stacks[0].parameters.keys()), stacks))
 
 
 def container_parameters(model: nn.Module, lanes: Lanes) -> list[str]:

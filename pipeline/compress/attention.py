@@ -3,15 +3,16 @@
 Shapes: N images, L query tokens, S key and value tokens, E features per token, H heads of D = E / H features.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.compress.layers import copy_sharing_tensors, is_plain
+from pipeline.compress.layers import copy_sharing_tensors
 from pipeline.errors import SpecError
+from pipeline.task.inspection import is_plain, replace_module
 
 
 class SplitQkv(nn.Module):
@@ -51,6 +52,8 @@ class PlainAttention(nn.Module):
         self.out_proj = _linear(attention.out_proj.weight, attention.out_proj.bias)
         self.num_heads, self.dropout, self.batch_first = attention.num_heads, attention.dropout, attention.batch_first
         self.scale = attention.head_dim**-0.5
+        # What makes ``nn.TransformerEncoderLayer`` call its layers: its fast path reads their weights instead.
+        self.in_proj_bias, self._qkv_same_embed_dim = None, True
 
     def forward(
         self,
@@ -88,14 +91,29 @@ class PlainAttention(nn.Module):
         return tuple(F.linear(x, weight, bias) for x, (weight, bias) in pairs)
 
 
-def with_plain_attention(model: nn.Module, qkv: Literal["fused", "split"] = "fused") -> nn.Module:
+def with_plain_attention(
+    model: nn.Module, qkv: Literal["fused", "split"] = "fused", stored: Collection[str] = ()
+) -> nn.Module:
     """A frozen copy that shares the model's memory, with its attention as plain layers; the model if it has no such.
 
     The names of tensors change, so its checkpoint must be loaded into a model that was rewritten in the same way.
     Layers ``qkv`` and ``in_proj`` that are split become ``qkv.q``, ``qkv.k`` and ``qkv.v``.
+
+    Args:
+        model: The model; it is not changed.
+        qkv: Whether fused projections are split.
+        stored: Names of a checkpoint's tensors. Attention whose ``in_proj_weight`` is among them stays as it is:
+            earlier versions did not rewrite that of ``nn.TransformerEncoderLayer``.
     """
-    names = [name for name, module, parent in _modules_and_parents(model) if _is_convertible(module, parent)]
+    names = [
+        name
+        for name, module, _ in _modules_and_parents(model)
+        if _is_convertible(module) and f"{name}.in_proj_weight" not in stored
+    ]
     model = _replace_modules(model, names, PlainAttention)
+    for module in model.modules() if names else ():
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False  # it would read the weights of its layers
     return _replace_modules(model, _fused_layers(model), SplitQkv) if qkv == "split" else model
 
 
@@ -118,14 +136,13 @@ def bare_state(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def _is_convertible(module: nn.Module, parent: nn.Module) -> bool:
-    """Whether it is ``nn.MultiheadAttention`` as ``PlainAttention`` covers it; an encoder layer reads its weights."""
+def _is_convertible(module: nn.Module) -> bool:
+    """Whether it is ``nn.MultiheadAttention`` as ``PlainAttention`` covers it."""
     return (
         type(module) is nn.MultiheadAttention
         and module.in_proj_weight is not None
         and module.bias_k is None
         and not module.add_zero_attn
-        and not isinstance(parent, nn.TransformerEncoderLayer)
     )
 
 
@@ -167,10 +184,10 @@ def _replace_modules(model: nn.Module, names: Sequence[str], replace: Callable[[
     if not names:
         return model
     copy = copy_sharing_tensors(model)
-    old_modules = {name: copy.get_submodule(name) for name in names}
-    replacements = {old: replace(old) for old in set(old_modules.values())}
-    for name, old in old_modules.items():
-        copy.set_submodule(name, replacements[old])
+    for name in names:
+        old = copy.get_submodule(name)
+        if isinstance(old, nn.MultiheadAttention | nn.Linear):  # else it was replaced under another name
+            replace_module(copy, name, replace(old))
     return copy.eval()
 
 

@@ -41,6 +41,7 @@ class CompressedModel:
     model: nn.Module
     weights: Mapping[str, CompressedWeight]
     reference: nn.Module  # the uncompressed model of the same architecture, to which residuals and statistics refer
+    head: Sequence[str] = ()  # the layers that give the logits, as far as they are known
 
 
 class Compression(Method):
@@ -115,8 +116,14 @@ class LayerCompression(Compression):
     def compress_model(
         self, model: nn.Module, targets: Sequence[str], stats: ModelStats, train: Part | None = None
     ) -> CompressedModel:
-        copy, weights = copy_sharing_tensors(model), {}
+        copy, weights, owners = copy_sharing_tensors(model), dict[str, CompressedWeight](), dict[nn.Parameter, str]()
         for name in targets:
+            parameter = model.get_submodule(name).get_parameter("weight")
+            owner = owners.setdefault(parameter, name)
+            if owner != name:  # tied weights stay tied
+                weights[name] = weights[owner]
+                copy.get_submodule(name).register_parameter("weight", copy.get_parameter(f"{owner}.weight"))
+                continue
             matrix = sound_matrix(model, name)
             with layer_in_errors(name):
                 weights[name] = self.compress_layer(model.get_submodule(name), matrix, stats.get(name, ()))

@@ -146,18 +146,6 @@ def input_vectors(layer: nn.Module, x: Tensor) -> Tensor:
     return grouped.permute(1, 0, 3, 2).flatten(1, 2)
 
 
-def output_positions(model: nn.Module, names: Sequence[str], images: Tensor) -> Mapping[str, int]:
-    """How many vectors each layer's weight matrix multiplies per image; ``images`` is a batch of one."""
-    counts = dict.fromkeys(names, 0)
-
-    def count(name: str, layer: nn.Module, _: Inputs, output: Tensor) -> None:
-        counts[name] += output.numel() // len(layer.get_parameter("weight"))
-
-    with _forward_hooks(model, names, count), torch.no_grad():
-        model(images)
-    return counts
-
-
 CALIBRATION_IMAGES = 2048
 """Training images that statistics are gathered from; the moments of most layers converge with fewer."""
 

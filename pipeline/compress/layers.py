@@ -6,30 +6,9 @@ from contextlib import contextmanager
 from itertools import chain
 
 import torch
-from timm.layers.conv2d_same import Conv2dSame
-from timm.layers.linear import Linear
 from torch import Tensor, nn
 
 from pipeline.errors import IntegrityError
-
-# A subclass with its own forward may transform its weight first, as weight standardisation does. A low-rank sum on the
-# stored weight is then no low-rank sum on the weight that is multiplied.
-PLAIN_FORWARDS = (nn.Linear.forward, Linear.forward, nn.Conv2d.forward, Conv2dSame.forward)
-
-
-def is_plain(module: nn.Module) -> bool:
-    """Whether it is a Linear or Conv2d layer that multiplies with its weight as it is stored."""
-    return isinstance(module, nn.Linear | nn.Conv2d) and type(module).forward in PLAIN_FORWARDS
-
-
-def layer_names(model: nn.Module) -> list[str]:
-    """Names of all layers that can be compressed and adapted, in the model's order.
-
-    ``nn.MultiheadAttention`` reads its layers' weights and never calls them, so they are left out unless
-    ``attention.with_plain_attention`` has replaced it.
-    """
-    attention = tuple(f"{n}." for n, module in model.named_modules() if isinstance(module, nn.MultiheadAttention))
-    return [name for name, module in model.named_modules() if is_plain(module) and not name.startswith(attention)]
 
 
 def matrix_shape(layer: nn.Module) -> tuple[int, int]:

@@ -9,8 +9,9 @@ from functools import cached_property
 from torch import Tensor, nn
 
 from pipeline.compress.contract import CompressedModel
-from pipeline.compress.layers import layer_names, matrix_shape
+from pipeline.compress.layers import matrix_shape
 from pipeline.compress.weight import BitCount
+from pipeline.task.inspection import first_keys, layer_names
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,21 @@ class StoredModel:
     def unpacked(self) -> dict[str, Tensor]:
         """The tensors of the model's ``state_dict`` that are stored as they are."""
         packed = {f"{name}.weight" for name in self.compressed.weights}
-        state = self.compressed.model.state_dict()
-        return {key: self.adapter.get(key, tensor) for key, tensor in state.items() if key not in packed}
+        model = self.compressed.model
+        state, firsts = model.state_dict(), first_keys(model)
+        return {
+            key: self.adapter.get(key, state[key])
+            for key, first in firsts.items()
+            if (first == key or key in self.adapter) and key not in packed
+        }
+
+    @cached_property
+    def tied(self) -> frozenset[str]:
+        """The compressed layers whose weight an earlier layer stores for them, because the model ties the two."""
+        owners: dict[int, str] = {}
+        return frozenset(
+            name for name, weight in self.compressed.weights.items() if owners.setdefault(id(weight), name) != name
+        )
 
     @property
     def adapter_bits(self) -> dict[str, int]:
@@ -44,6 +58,7 @@ class StoredModel:
         packed = {
             f"{name}.weight.{kind}": tensor
             for name, weight in self.compressed.weights.items()
+            if name not in self.tied
             for kind, tensor in weight.to_tensors().items()
         }
         return {**packed, **self.unpacked, **self.adapter}
@@ -65,7 +80,7 @@ class LayerSize:
     @property
     def is_dense(self) -> bool:
         """Whether the stored weight is no smaller than the uncompressed one."""
-        return self.base.payload >= self.dense
+        return 0 < self.dense <= self.base.payload
 
 
 @dataclass(frozen=True)
@@ -115,12 +130,13 @@ def model_size(original: nn.Module, stored: StoredModel) -> ModelSize:
     buffers = _buffer_bits(stored.compressed.model, stored.unpacked)
     unpacked = {name: 8 * tensor.nbytes for name, tensor in stored.unpacked.items()}
     for name, weight in stored.compressed.weights.items():
-        layer = original.get_submodule(name)
+        layer, tied = original.get_submodule(name), name in stored.tied
         out, inner = matrix_shape(layer)
+        bits = BitCount(payload=0) if tied else weight.bits
         layers[name] = LayerSize(
-            dense=32 * out * inner,
+            dense=0 if tied else 32 * out * inner,
             bias=0 if layer.bias is None else 32 * out,
-            base=replace(weight.bits, bias=unpacked.pop(f"{name}.bias", 0)),
+            base=replace(bits, bias=unpacked.pop(f"{name}.bias", 0)),
             adapter=adapter.pop(name, 0),
         )
     return ModelSize(
@@ -128,7 +144,7 @@ def model_size(original: nn.Module, stored: StoredModel) -> ModelSize:
         untouched=sum(unpacked.values()) - buffers + sum(adapter.values()),
         buffers=buffers,
         dense=32 * sum(parameter.numel() for parameter in original.parameters()),
-        dense_buffers=_buffer_bits(original, original.state_dict()),
+        dense_buffers=_buffer_bits(original, StoredModel(CompressedModel(original, {}, original)).unpacked),
     )
 
 
@@ -143,7 +159,7 @@ def model_macs(
 ) -> tuple[int, int]:
     """Multiply-accumulates of all Linear and Conv2d layers for one image: ``(compressed with adapter, uncompressed)``.
 
-    ``positions`` is how many input vectors each layer multiplies per image (``output_positions``), and ``adapter_macs``
+    ``positions`` is how many input vectors each layer multiplies per image (``Inspection.positions``), and ``adapter_macs``
     what the adapter adds per input vector.
     """
     small = dense = 0

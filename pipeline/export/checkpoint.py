@@ -6,17 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.compress.attention import bare_state, with_plain_attention
+from pipeline.compress.targets import head_by_name
 from pipeline.config.registry import ADAPTERS, COMPRESSIONS
 from pipeline.errors import IntegrityError, StorageError, UsageError
 from pipeline.export.pack import PackedMethod, unpack_model
 from pipeline.hashes import bytes_sha256, fingerprint
 from pipeline.paths import read_text
+from pipeline.task.inspection import WEIGHTED, bare, first_keys
 from pipeline.task.prepare import rebuild
 
 FORMAT = 2
@@ -140,12 +143,16 @@ def load(path: str | Path, model: nn.Module | None = None, *, merge: bool = Fals
     except (OSError, SafetensorError) as error:
         raise IntegrityError(f"cannot read {folder / WEIGHTS}: {error}; export it again") from None
     method = card["method"]
+    architecture = bare(model) if model is not None else rebuild(card["task"])
+    # Cards without "qkv" were written before attention could be split: it stays as it is.
+    rewritten = with_plain_attention(architecture, method["qkv"], tensors) if "qkv" in method else architecture
     try:
         packed = PackedMethod(
             compression=COMPRESSIONS.parse(method["compression"]),
             layers=method["layers"],
             adapter=ADAPTERS.parse(method["adapter"]),
             alpha=method["values"].get("alpha", 1.0),  # only low-rank adapters have an alpha
+            head=card["task"].get("head") or head_by_name(rewritten),
             ranks=method.get("ranks"),
         )
     except ValueError as error:
@@ -153,13 +160,23 @@ def load(path: str | Path, model: nn.Module | None = None, *, merge: bool = Fals
             f"{folder / CARD} names a compression or an adapter that cannot be built here: {error}; install the "
             f"package that registers it, or export it again"
         ) from None
-    bare = model if model is not None else rebuild(card["task"])
-    # Cards without "qkv" were written before attention could be split: it stays as it is.
-    plain = with_plain_attention(bare, method["qkv"]) if "qkv" in method else bare
-    loaded = unpack_model(plain, tensors, packed, merge=merge)
-    if not merge or loaded is bare:
+    loaded = unpack_model(rewritten, tensors, packed, merge=merge)
+    if not merge:
         return loaded
-    state = bare_state(loaded)
-    packed.compression.reshape(bare, state)
-    bare.load_state_dict(state)
-    return bare.eval().requires_grad_(False)
+    merged = _merged(architecture, loaded, packed)
+    return model if isinstance(model, WEIGHTED) else merged  # a single layer was put into a Sequential
+
+
+def _merged(architecture: nn.Module, loaded: nn.Module, packed: PackedMethod) -> nn.Module:
+    """The bare architecture with the tensors of a loaded model whose adapters are merged."""
+    if loaded is not architecture:
+        state = bare_state(loaded)
+        packed.compression.reshape(architecture, state)
+        for key, first in first_keys(architecture).items():
+            if not torch.equal(state[key], state[first]):
+                raise UsageError(
+                    f"merge=True needs '{key}' and '{first}' to be one tensor, as in the architecture, but they were "
+                    f"trained apart; load it without merge"
+                )
+        architecture.load_state_dict(state)
+    return architecture.eval().requires_grad_(False)

@@ -17,6 +17,7 @@ from pipeline.compress.contract import CompressedModel, Compression
 from pipeline.compress.layers import group_count, matrix_shape, replace_weight, weight_matrix
 from pipeline.compress.weight import CompressedWeight
 from pipeline.errors import IntegrityError, UsageError
+from pipeline.task.inspection import first_keys, replace_module
 from pipeline.task.tensor_cache import restore_state
 
 
@@ -34,6 +35,7 @@ class PackedMethod:
     layers: Sequence[str]
     adapter: Adapter
     alpha: float
+    head: Sequence[str] = ()
     ranks: Mapping[str, int] | None = None  # of each layer with an adapter; None if all have one (old cards)
 
 
@@ -57,8 +59,18 @@ def unpack_model(
     dense = {f"{name}.weight" for name in method.layers}
     modules = dict(model.named_modules())
     prefixes = tuple(f"{name}." for name in method.layers if name in modules)
+    names, firsts = first_keys(model, tied=False), first_keys(model)
+    tensors = {key: tensor for key, tensor in tensors.items() if names.get(key, key) == key}  # old files hold all names
     packed = {key for key in tensors if key.rpartition(".")[0] in dense}
-    state = {key: tensor for key, tensor in model.state_dict().items() if key not in dense}
+    for key in tensors:
+        if firsts.get(key, key) != key:  # the file unties it, because it was trained apart
+            owner, _, name = key.rpartition(".")
+            model.get_submodule(owner).register_parameter(name, nn.Parameter(torch.empty_like(tensors[key])))
+    state = {
+        key: tensor
+        for key, tensor in model.state_dict().items()
+        if key not in dense and names[key] == key and (firsts[key] == key or key in tensors)
+    }
     trained = {key: tensor for key, tensor in tensors.items() if key not in packed and key not in state}
     missing = [key for key in state if key not in tensors or tensors[key].shape != state[key].shape]
     unexpected = sorted(key for key in tensors if key not in state and not key.startswith(prefixes))
@@ -69,9 +81,16 @@ def unpack_model(
     for key in packed:
         weight, _, kind = key.rpartition(".")
         parts[weight.removesuffix(".weight")][kind] = tensors[key]
-    weights = {name: _load_weight(model, name, method.compression, part) for name, part in parts.items()}
+    weights = dict[str, CompressedWeight]()
+    for name, part in parts.items():
+        owner = firsts.get(f"{name}.weight", "").removesuffix(".weight")
+        if owner in weights and not part:  # the model ties the two layers
+            weights[name] = weights[owner]
+            replace_weight(model, name, weights[name].dense())
+        else:
+            weights[name] = _load_weight(model, name, method.compression, part)
     # What the adapter trained whole, or absorbed into a weight, is in the model already.
-    compressed = CompressedModel(model, weights, model)
+    compressed = CompressedModel(model, weights, model, method.head)
     blanks = blank(adapter, compressed, dict.fromkeys(method.layers, 1) if ranks is None else ranks)
     wanted = adapter.to_tensors(adapter.absorb(weights, blanks)[1])
     absent = {key for key in wanted if key not in state and key not in trained and (trained or ranks)}
@@ -89,7 +108,7 @@ def unpack_model(
         else:
             loaded = adapter.loaded_layer(layer, parameters, method.alpha)
             if loaded is not layer:
-                model.set_submodule(name, loaded)
+                replace_module(model, name, loaded)
     return model.eval().requires_grad_(False)
 
 

@@ -12,11 +12,10 @@ from pipeline.adapt.contract import AdaptedLayer, Adapter, Init, Start, blank, s
 from pipeline.cell import Cell
 from pipeline.compress.attention import SplitQkv, with_plain_attention
 from pipeline.compress.contract import CompressedModel, Compression, compress_cached
-from pipeline.compress.layer_statistics import Statistics, output_positions, reestimate, refuse_reestimation
+from pipeline.compress.layer_statistics import Statistics, reestimate, refuse_reestimation
 from pipeline.compress.layers import (
     copy_sharing_tensors,
     layer_in_errors,
-    layer_names,
     matrix_shape,
     on_device,
     replace_weight,
@@ -32,7 +31,8 @@ from pipeline.objective.allocation import costs, layers_of, refuse_budgets, spre
 from pipeline.objective.allocations.contract import Layer
 from pipeline.seeds import derive
 from pipeline.space import Values, fitted
-from pipeline.task.contract import Task
+from pipeline.task.contract import Task, first_images
+from pipeline.task.inspection import inspect
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,9 @@ class Combination:
             )
         if spec.batch_norm == "reestimated":
             refuse_reestimation(self.model, task.train)
-        ranks = resolve(self.model, spec.targets)
+        same = self.model is task.model
+        self.inspection = task.inspection if same else inspect(self.model, first_images(task.train))
+        ranks = resolve(self.inspection, spec.targets)
         self.targets = list(ranks)
         self._fixed_ranks = {name: rank for name, rank in ranks.items() if rank is not None}
         self.statistics = statistics or Statistics(self.model, task.train)
@@ -86,14 +88,6 @@ class Combination:
         self._starts: dict[str | Cell, dict[str, Start]] = {}
         self._lock = threading.RLock()
         self._refuse_ranks()
-        images, _ = next(iter(task.train.batches(1, torch.tensor([0]))))
-        self._positions = output_positions(self.model, layer_names(self.model), images)
-        unused = [name for name in self.targets if not self._positions[name]]
-        if unused:
-            raise SpecError(
-                f"targets of combination '{spec.name}' that the model never calls, so that no adapter would act "
-                f"there: {', '.join(unused[:5])}; leave them out (some attention layers read a weight themselves)"
-            )
 
     def _refuse_ranks(self) -> None:
         if self.search.allocation is not None:
@@ -119,7 +113,7 @@ class Combination:
         model = on_device(compressed.model, self.device)
         if self.spec.batch_norm == "reestimated":
             reestimate(model, self.task.train, self.device)
-        return replace(compressed, model=model)
+        return replace(compressed, model=model, head=self.inspection.head)
 
     @cached_property
     def compressed_size(self) -> ModelSize:
@@ -167,7 +161,7 @@ class Combination:
                 stored = stored_model(self.adapter, base, begun)
                 weights = stored.compressed.weights
                 added = {name: self.adapter.macs(weights[name].shape, r) for name, r in ranks.items()}
-                macs, dense = model_macs(self.model, stored.compressed, self._positions, added)
+                macs, dense = model_macs(self.model, stored.compressed, self.inspection.positions, added)
                 size = model_size(self.model, stored)
                 self._facts[key] = Facts(size, macs, dense, sum(trainable_counts(self.adapter, begun).values()), ranks)
             return self._facts[key]

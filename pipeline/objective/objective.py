@@ -9,6 +9,7 @@ import optuna
 import torch
 
 from pipeline.adapt.contract import Draw
+from pipeline.compress.sizes import ModelSize
 from pipeline.config.combination_spec import CombinationSpec
 from pipeline.config.registry import OPTIMIZERS
 from pipeline.config.search_spec import SearchSpec
@@ -80,6 +81,21 @@ class Objective:
         self.combination = combination
         self.recipe = Recipe(search.epochs, search.schedule, search.warmup, device, compute, search.loss)
         self.bases = Bases(combination, self.recipe, features)
+
+    @property
+    def task(self) -> Task:
+        """The model, its data and its baseline."""
+        return self.combination.task
+
+    @property
+    def targets(self) -> list[str]:
+        """Names of the layers that are compressed and adapted."""
+        return self.combination.targets
+
+    @property
+    def compressed_size(self) -> ModelSize:
+        """The size of the compressed model, before any adapter."""
+        return self.combination.compressed_size
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles and copies hold the arguments; what follows from them is computed again when it is needed."""

@@ -29,7 +29,7 @@ class Outline(Combination):
     @cached_property
     def compressed(self) -> CompressedModel:
         outline = self.compression.outline(self.model, self.targets, self.task.train)
-        return replace(outline, model=on_device(outline.model, self.device))
+        return replace(outline, model=on_device(outline.model, self.device), head=self.inspection.head)
 
     def layer_ranks(self, rank: int) -> dict[str, int]:
         if self.search.allocation is None:
@@ -63,7 +63,9 @@ class Outline(Combination):
             return {}
         images = min(CALIBRATION_IMAGES, len(self.task.train))
         layers = {name: self.model.get_submodule(name) for name in self.targets}
-        return {name: statistics_bytes(layer, images * self._positions[name]) for name, layer in layers.items()}
+        return {
+            name: statistics_bytes(layer, images * self.inspection.positions[name]) for name, layer in layers.items()
+        }
 
     @property
     def decomposition_bytes(self) -> int:

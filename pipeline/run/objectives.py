@@ -10,7 +10,7 @@ from pipeline.config.spec import StudySpec
 from pipeline.errors import IntegrityError, SpecError
 from pipeline.objective.combination import Combination
 from pipeline.objective.objective import Objective, make_features
-from pipeline.run.recorded_spectra import Snapshot, keep_baseline_spectra, train_watched_baseline
+from pipeline.run.recorded_spectra import Snapshot, keep_baseline_spectra, train_watched_baseline, watched_layers
 from pipeline.task.contract import Task
 from pipeline.task.opened_task import OpenedTask
 from pipeline.task.prepare import prepare
@@ -52,7 +52,7 @@ def trained_objectives(
         logger.info(f"data: {note}")
     snapshots: list[Snapshot] = []
     if not task.trained:
-        snapshots = train_watched_baseline(spec, opened, device)
+        snapshots = train_watched_baseline(spec, watched_layers(spec, task), opened, device)
         task = prepare(opened, device=device)
     keep_baseline_spectra(spec, task, snapshots)
     return make_objectives(spec, task, device, cache_limit)

@@ -13,7 +13,7 @@ from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.attention import with_plain_attention
 from pipeline.compress.layers import layer_in_errors, weight_matrix
 from pipeline.compress.spectrum import effective_rank, product_singular_values, shares, singular_values
-from pipeline.compress.targets import find_targets
+from pipeline.compress.targets import resolve
 from pipeline.config.spec import StudySpec
 from pipeline.errors import IntegrityError
 from pipeline.objective.objective import Objective
@@ -22,7 +22,8 @@ from pipeline.results.reading import find_winners
 from pipeline.results.spectra_file import Course, Matrix, Spectra, read_spectra, write_spectra
 from pipeline.space import Values
 from pipeline.store.stored_study import trial_key
-from pipeline.task.contract import Task
+from pipeline.task.contract import Task, first_images
+from pipeline.task.inspection import inspect
 from pipeline.task.opened_task import OpenedTask
 from pipeline.task.prepare import baseline_epochs
 from pipeline.wording import cell_name
@@ -85,16 +86,18 @@ def _rounded(numbers: Tensor) -> tuple[float, ...]:
     return tuple(float(f"{number:.6g}") for number in numbers.tolist())
 
 
-def watched_layers(spec: StudySpec, model: nn.Module) -> list[str]:
+def watched_layers(spec: StudySpec, task: Task) -> list[str]:
     """The layers whose spectra a study asks for, by the names that its first combination gives them."""
-    model = with_plain_attention(model, spec.combination[0].qkv)
-    return find_targets(model, spec.spectra.layers, "spectra.layers") if spec.spectra else []
+    if spec.spectra is None:
+        return []
+    model = with_plain_attention(task.model, spec.combination[0].qkv)
+    return list(resolve(inspect(model, first_images(task.train)), spec.spectra.layers, "spectra.layers"))
 
 
-def train_watched_baseline(spec: StudySpec, opened: OpenedTask, device: str) -> list[Snapshot]:
-    """Train and keep the baseline; a snapshot of the watched layers from the start and after each epoch."""
+def train_watched_baseline(spec: StudySpec, layers: Sequence[str], opened: OpenedTask, device: str) -> list[Snapshot]:
+    """Train and keep the baseline; a snapshot of some layers from the start and after each epoch."""
     qkv, models = spec.combination[0].qkv, baseline_epochs(opened, device)
-    return [weight_snapshot(with_plain_attention(model, qkv), watched_layers(spec, model)) for model in models]
+    return [weight_snapshot(with_plain_attention(model, qkv), layers) for model in models]
 
 
 def keep_baseline_spectra(spec: StudySpec, task: Task, snapshots: Sequence[Snapshot]) -> None:
@@ -104,7 +107,7 @@ def keep_baseline_spectra(spec: StudySpec, task: Task, snapshots: Sequence[Snaps
     """
     if spec.spectra is None or spec.task.baseline is None:
         return
-    layers, weights, kept = watched_layers(spec, task.model), task.hashes["weights"], spec.spectra.values
+    layers, weights, kept = watched_layers(spec, task), task.hashes["weights"], spec.spectra.values
     path = baseline_spectra(weights)
     if snapshots:
         write_spectra(path, Spectra(of=weights, values=kept, courses=courses(snapshots, kept)))
@@ -126,7 +129,7 @@ def _is_recorded(path: Path, of: str, layers: list[str], values: int) -> bool:
 
 def record_winners(spec: StudySpec, objective: Objective, study: optuna.Study) -> None:
     """Train each cell's winner once more, alone, and record its spectra; existing records stay."""
-    name, watched = objective.combination.name, watched_layers(spec, objective.combination.task.model)
+    name, watched = objective.combination.name, watched_layers(spec, objective.combination.task)
     layers = [layer for layer in watched if layer in objective.combination.targets]
     if spec.spectra is None or not layers:
         return

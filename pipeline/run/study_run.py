@@ -176,7 +176,7 @@ def study_facts(spec: StudySpec, combination: Combination) -> dict[str, Any]:
         "dense_bytes": combination.compressed_size.dense_bytes,
         "compressed_bytes": combination.compressed_size.bytes,
         "dense_macs": combination.facts(search.ranks[0]).dense_macs,
-        "spectra": watched_layers(spec, combination.task.model),
+        "spectra": watched_layers(spec, combination.task),
         **in_chunks("layers", json.dumps(layer_bytes(combination))),
     }
 

@@ -1,6 +1,5 @@
 """The task: a trained model, the parts of its data, and the metric to restore."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import nn
 from pipeline.config.registry import METRICS, Method
 from pipeline.errors import IntegrityError
 from pipeline.hashes import fingerprint, hash_tensors, hash_weights
+from pipeline.task.inspection import Inspection, bare_copy, inspect
 from pipeline.task.parts import Part as Part
 from pipeline.task.sources import PartField, described, sound_images
 
@@ -58,22 +58,10 @@ def check_parts(parts: Mapping[str, Part], classes: int | None) -> None:
         )
 
 
-def _count_outputs(model: nn.Module, part: Part) -> int:
-    images, _ = next(part.batches(1, torch.tensor([0])))
-    device = next(model.parameters(), images).device
-    try:
-        with torch.no_grad():
-            logits = model(images.to(device))
-    except Exception as error:
-        raise IntegrityError(
-            f"the model cannot take image 0 of the train part, {images.dtype} {list(images.shape[1:])}: "
-            f"{str(error).strip().partition(chr(10))[0]}; give images as it takes them (its convolutions take "
-            f"[channels, height, width])"
-        ) from error
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-        found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise IntegrityError(f"the model returns {found} for one image; it must return logits [n, classes]")
-    return logits.shape[1]
+def first_images(part: Part) -> torch.Tensor:
+    """The first images of a part, ``[n, ...]``: two, or one if there is but one."""
+    images, _ = next(part.batches(2, torch.arange(min(2, len(part)))))
+    return images
 
 
 class Metric(Method):
@@ -111,7 +99,7 @@ class Task:
         metric: The metric to restore: ``accuracy``, or ``agreement`` with the classes that the uncompressed model
             predicts, which then replace all labels.
         description: JSON-able facts for the card and the stored study, from which ``rebuild`` makes the architecture.
-            A missing ``classes`` is counted from the model's output.
+            Missing ``classes`` and ``head`` are found by running the model.
         hashes: sha256 of ``weights``, ``data`` and ``split``. Missing ones are computed; for ``data`` that reads every
             image once.
 
@@ -127,9 +115,10 @@ class Task:
     metric: str = "accuracy"
     description: Mapping[str, Any] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
+    inspection: Inspection = field(init=False)
 
     def __post_init__(self) -> None:
-        model = copy.deepcopy(self.model).cpu().eval().requires_grad_(False)
+        model = bare_copy(self.model).cpu()
         for name, parameter in model.named_parameters():
             if parameter.is_floating_point() and parameter.dtype != torch.float32:
                 raise IntegrityError(
@@ -139,13 +128,14 @@ class Task:
         parts = {"train": self.train, "val": self.val, "test": self.test}
         metric, description = METRICS.parse(self.metric), {**self.description, "metric": self.metric}
         check_parts(parts, classes=None)
-        if "classes" not in description:
-            description["classes"] = _count_outputs(model, parts["train"])
+        inspection = inspect(model, first_images(parts["train"]))
+        description = {"classes": inspection.outputs, "head": list(inspection.head), **description}
         if metric.uses_labels:
             check_parts(parts, description["classes"])
         hashes = {**self._missing_hashes(model, parts, metric), **self.hashes}
         parts = {name: metric.relabelled(part, model) for name, part in parts.items()}
-        for name, value in {"model": model, **parts, "description": description, "hashes": hashes}.items():
+        values = {"model": model, **parts, "description": description, "hashes": hashes, "inspection": inspection}
+        for name, value in values.items():
             object.__setattr__(self, name, value)
 
     @property

@@ -7,10 +7,9 @@ import torchvision
 from torch import Tensor, fx, nn
 
 from pipeline.compress.attention import PlainAttention, SplitQkv, with_plain_attention
-from pipeline.compress.layer_statistics import output_positions
-from pipeline.compress.layers import layer_names
 from pipeline.compress.targets import find_targets
 from pipeline.errors import SpecError
+from pipeline.task.inspection import inspect, layer_names
 
 
 def vit() -> nn.Module:
@@ -105,9 +104,9 @@ def test_a_split_layers_parts_are_query_key_and_value():
 def test_every_projection_is_called_and_so_can_be_adapted_but_where_a_model_reads_its_weight(qkv):
     for build in (vit, torchvision_vit, swin):
         plain = with_plain_attention(build(), qkv)
-        assert all(output_positions(plain, layer_names(plain), torch.randn(1, 3, 32, 32)).values())
+        assert all(inspect(plain, torch.randn(1, 3, 32, 32)).positions.values())
     plain = with_plain_attention(beit(), qkv)
-    positions = output_positions(plain, layer_names(plain), torch.randn(1, 3, 32, 32))
+    positions = inspect(plain, torch.randn(1, 3, 32, 32)).positions
     assert [name for name, count in positions.items() if not count] == [name for name in positions if "qkv" in name]
 
 
@@ -205,7 +204,6 @@ LEFT = {
     "keys of another width": lambda: Asked(kdim=7, vdim=5),
     "biases for keys": lambda: Asked(add_bias_kv=True),
     "a zero token": lambda: Asked(add_zero_attn=True),
-    "torch's encoder layer": lambda: nn.Sequential(nn.TransformerEncoderLayer(12, 3, 8)),
 }
 
 
@@ -214,9 +212,7 @@ def test_attention_that_plain_layers_cannot_replace_is_left_and_its_layers_are_r
     model = build()
     assert with_plain_attention(model, "split") is model
     assert not [name for name in layer_names(model) if "att" in name]
-    with pytest.raises(
-        SpecError, match=r"att\w*\.out_proj', a NonDynamicallyQuantizableLinear, which cannot be adapted"
-    ):
+    with pytest.raises(SpecError, match=r"att\w*\.out_proj', read by the attention layer that contains it"):
         find_targets(model, ["*.out_proj"])
 
 

@@ -9,14 +9,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.compress.layer_statistics import output_positions
-from pipeline.compress.layers import in_groups, layer_names, weight_matrix
+from pipeline.compress.layers import in_groups, weight_matrix
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.no_compression import NoCompression
 from pipeline.compress.methods.sparse import Sparse
 from pipeline.compress.sizes import model_macs
 from pipeline.compress.targets import find_targets
 from pipeline.errors import IntegrityError, SpecError
+from pipeline.task.inspection import inspect, layer_names
 
 
 def small_net() -> nn.Sequential:
@@ -102,7 +102,7 @@ def test_fault_20_a_layer_that_cannot_be_adapted_is_refused_by_name():
 def test_the_projection_of_multihead_attention_is_not_offered():
     model = nn.TransformerEncoderLayer(8, 2, 16)
     assert layer_names(model) == ["linear1", "linear2"]
-    with pytest.raises(SpecError, match=r"'self_attn\.out_proj', a NonDynamicallyQuantizableLinear, which cannot"):
+    with pytest.raises(SpecError, match=r"'self_attn\.out_proj', read by the attention layer"):
         find_targets(model, ["self_attn.*"])
 
 
@@ -113,7 +113,7 @@ def test_a_convolution_that_transforms_its_weight_first_is_not_offered():
 
 def test_multiply_accumulates_are_those_that_torch_counts():
     model, image = small_net().eval(), torch.randn(1, 3, 17, 15)
-    positions = output_positions(model, layer_names(model), image)
+    positions = inspect(model, image).positions
     assert positions == {"stem": 9 * 8, "depthwise": 9 * 8, "grouped": 9 * 6, "head": 1}
     compressed = NoCompression().compress_model(model, ["stem", "grouped"], {})
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -124,7 +124,7 @@ def test_multiply_accumulates_are_those_that_torch_counts():
 
 def test_multiply_accumulates_of_tokens_and_adapters_count_each_position():
     model = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 2))
-    positions = output_positions(model, ["0", "1"], torch.randn(1, 7, 8))
+    positions = {"0": 7, "1": 7}
     compressed = Sparse(block="1:4").compress_model(model, ["0"], {})
     assert model_macs(model, compressed, positions, {"0": 2 * 12}) == (7 * (8 + 24 + 8), 7 * (32 + 8))
 
@@ -135,8 +135,8 @@ class CalledByKeyword(nn.Module):
         self.fc = nn.Linear(3, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(input=x)
+        return self.fc(input=x).mean(1)
 
 
 def test_vectors_of_a_layer_that_is_called_by_keyword_are_counted():
-    assert output_positions(CalledByKeyword(), ["fc"], torch.randn(1, 5, 3)) == {"fc": 5}
+    assert inspect(CalledByKeyword(), torch.randn(1, 5, 3)).positions == {"fc": 5}

@@ -6,14 +6,14 @@ from torch.nn import functional as F
 
 from pipeline.adapt.methods.no_adapter import NoAdapter
 from pipeline.compress.channels import prune_channels
-from pipeline.compress.layer_statistics import output_positions
-from pipeline.compress.layers import layer_names, weight_matrix
+from pipeline.compress.layers import weight_matrix
 from pipeline.compress.methods.prune_gradient import PruneGradient
 from pipeline.compress.methods.prune_magnitude import PruneMagnitude
 from pipeline.compress.sizes import StoredModel, model_macs, model_size
 from pipeline.compress.targets import find_targets
 from pipeline.errors import IntegrityError, SpecError
 from pipeline.export.pack import PackedMethod, pack_model, unpack_model
+from pipeline.task.inspection import inspect
 from pipeline.task.parts import TensorPart
 
 HALF = [PruneMagnitude(), PruneGradient()]
@@ -53,7 +53,7 @@ def test_rows_of_an_mlp_leave_with_the_inputs_that_they_were_and_the_published_s
     assert (size.dense_bytes / 4, size.bytes / 4) == (235_146, 87_630)
     assert round(100 * size.bytes / size.dense_bytes, 2) == 37.27
     assert [name for name, layer in size.layers.items() if layer.is_dense] == []
-    positions = output_positions(model, layer_names(model), part.images[:1])
+    positions = inspect(model, part.images[:1]).positions
     assert model_macs(model, compressed, positions, {}) == (87_630 - 104 - 52 - 10, 235_146 - 256 - 128 - 10)
 
 

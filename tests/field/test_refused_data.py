@@ -238,7 +238,7 @@ def test_images_that_the_model_cannot_take_are_refused_with_their_shape():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(CLASSES))
     model(torch.zeros(1, 3, 8, 8))
     last = torch.zeros(COUNT, 8, 8, 3)
-    with pytest.raises(IntegrityError, match=r"cannot take image 0 of the train part, .*\[8, 8, 3\].*channels"):
+    with pytest.raises(IntegrityError, match=r"cannot take images of the train part, .*\[8, 8, 3\].*channels"):
         Task(model, *[(last, LABELS)] * 3)
 
 

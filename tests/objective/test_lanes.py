@@ -53,9 +53,14 @@ def test_a_model_whose_batch_is_not_first_is_found_out():
 
 
 def test_a_target_that_the_model_never_calls_is_refused_by_name():
-    spec = make_spec()
-    with pytest.raises(SpecError, match=r"never calls.*read"):
+    spec = make_spec(combination={"targets": ["*", "read"]})
+    with pytest.raises(SpecError, match=r"'read', which the model never calls"):
         Objective(own_task(ReadsAWeight()), spec.combination[0], spec.search)
+
+
+def test_a_pattern_with_a_wildcard_leaves_out_layers_that_the_model_never_calls():
+    spec = make_spec(combination={"targets": ["*"]})
+    assert "read" not in Objective(own_task(ReadsAWeight()), spec.combination[0], spec.search).targets
 
 
 def test_a_study_that_minimises_is_refused_by_the_objective():

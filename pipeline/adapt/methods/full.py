@@ -10,8 +10,12 @@ from pipeline.config.registry import ADAPTERS
 
 
 def model_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters of a model by name, on the CPU; a shared parameter appears once."""
-    return {name: tensor.detach().cpu() for name, tensor in model.named_parameters()}
+    """All parameters of a model by name, on the CPU; layers that share one are trained apart, each with its own."""
+    return {
+        f"{name}.{key}" if name else key: tensor.detach().cpu()
+        for name, module in model.named_modules()
+        for key, tensor in module.named_parameters(recurse=False, remove_duplicate=False)
+    }
 
 
 @ADAPTERS.register("full")

@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.adapt.lanes import LaneLayer, Lanes, repeat_for_lanes
 from pipeline.compress.layers import copy_sharing_tensors
+from pipeline.task.inspection import replace_module
 from pipeline.train.cut.trace import Calls, CannotCutError, alike, models_code
 from pipeline.train.rows import Stem
 
@@ -62,7 +63,7 @@ class _Cutter(Calls):
         bases = [node for node in trained if self.is_shared(node.all_input_nodes[0])]
         root = copy_sharing_tensors(self.model)
         for name, layer in self.layers.items():
-            root.set_submodule(name, layer)
+            replace_module(root, name, layer)
         stem = None
         if frontier != [self.images]:
             stem = fx.GraphModule(self.model, self._stage([self.images], frontier))
@@ -215,13 +216,14 @@ def cut_head(model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) 
         raise CannotCutError("several layers are trained")
     ((name, layer),) = layers.items()
     trunk = Stem(copy_sharing_tensors(model), f"{type(model).__qualname__} up to {name}")
-    trunk.model.set_submodule(name, nn.Identity())
+    replace_module(trunk.model, name, nn.Identity())
+    with models_code(f"it does not run without its layer '{name}'"), torch.no_grad():
+        (features,), (fewer,) = trunk(images), trunk(images[:-1])
     # Fake tensors have shapes and no values, so that any decision by a value raises.
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with models_code("values decide what it computes"), fake, torch.no_grad():
         trunk(fake.from_tensor(images))
     with torch.no_grad():
-        (features,), (fewer,) = trunk(images), trunk(images[:-1])
         if not alike(features[:-1], fewer):
             raise CannotCutError("the output of its frozen layers for an image depends on the other images")
         if not alike(model.get_submodule(name)(features), model(images)):

@@ -38,7 +38,7 @@ _TRACING = threading.Lock()
 class _Tracer(fx.Tracer):
     """Traces into a module only if it has a trained layer inside; other threads compute undisturbed meanwhile."""
 
-    def __init__(self, trained: Iterable[str]) -> None:
+    def __init__(self, trained: Iterable[nn.Module]) -> None:
         super().__init__()
         self._trained = frozenset(trained)
         self._thread = threading.get_ident()
@@ -54,8 +54,7 @@ class _Tracer(fx.Tracer):
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        inside = f"{module_qualified_name}."
-        return not any(name.startswith(inside) for name in self._trained)
+        return m in self._trained or self._trained.isdisjoint(m.modules())
 
 
 class Calls:
@@ -66,7 +65,7 @@ class Calls:
         _, *others = inspect.signature(model.forward).parameters.values()
         defaults = {other.name: other.default for other in others if other.default is not other.empty}
         with models_code("its calls cannot be traced"), _TRACING:
-            self.graph = _Tracer(layers).trace(model, concrete_args=defaults)
+            self.graph = _Tracer(map(model.get_submodule, layers)).trace(model, concrete_args=defaults)
         self.nodes = list(self.graph.nodes)
         self.images = self.nodes[0]
         self.n = len(images)
