@@ -5,7 +5,7 @@ group of a grouped convolution is compressed by itself.
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -116,25 +116,18 @@ class LayerCompression(Compression):
     def compress_model(
         self, model: nn.Module, targets: Sequence[str], stats: ModelStats, train: Part | None = None
     ) -> CompressedModel:
-        copy, weights, owners = copy_sharing_tensors(model), dict[str, CompressedWeight](), dict[nn.Parameter, str]()
-        for name in targets:
-            parameter = model.get_submodule(name).get_parameter("weight")
-            owner = owners.setdefault(parameter, name)
-            if owner != name:  # tied weights stay tied
-                weights[name] = weights[owner]
-                copy.get_submodule(name).register_parameter("weight", copy.get_parameter(f"{owner}.weight"))
-                continue
-            matrix = sound_matrix(model, name)
-            with layer_in_errors(name):
-                weights[name] = self.compress_layer(model.get_submodule(name), matrix, stats.get(name, ()))
-            replace_weight(copy, name, weights[name].dense())
+        copy = copy_sharing_tensors(model)
+        weights = _each_weight_once(
+            model,
+            targets,
+            lambda name, layer: self.compress_layer(layer, sound_matrix(model, name), stats.get(name, ())),
+        )
+        for name, weight in weights.items():
+            replace_weight(copy, name, weight.dense())
         return CompressedModel(copy, weights, model)
 
     def outline(self, model: nn.Module, targets: Sequence[str], train: Part | None = None) -> CompressedModel:
-        weights = {}
-        for name in targets:
-            with layer_in_errors(name):
-                weights[name] = self._outline_layer(model.get_submodule(name))
+        weights = _each_weight_once(model, targets, lambda _, layer: self._outline_layer(layer))
         return CompressedModel(copy_sharing_tensors(model), weights, model)
 
     def _outline_layer(self, layer: nn.Module) -> CompressedWeight:
@@ -163,6 +156,19 @@ class LayerCompression(Compression):
             return self.from_tensors(tensors, shape)
         group_shape = (shape[0] // groups, shape[1])
         return GroupedWeight([self.from_tensors(part, group_shape) for part in GroupedWeight.split(tensors, groups)])
+
+
+def _each_weight_once(
+    model: nn.Module, targets: Sequence[str], compress: Callable[[str, nn.Module], CompressedWeight]
+) -> dict[str, CompressedWeight]:
+    """The compressed weight of each target layer; layers that share a parameter share its compressed weight."""
+    weights, owners = dict[str, CompressedWeight](), dict[nn.Parameter, str]()
+    for name in targets:
+        layer = model.get_submodule(name)
+        owner = owners.setdefault(layer.get_parameter("weight"), name)
+        with layer_in_errors(name):
+            weights[name] = weights[owner] if owner != name else compress(name, layer)
+    return weights
 
 
 class TrainingCompression(Compression):

@@ -159,8 +159,8 @@ def model_macs(
 ) -> tuple[int, int]:
     """Multiply-accumulates of all Linear and Conv2d layers for one image: ``(compressed with adapter, uncompressed)``.
 
-    ``positions`` is how many input vectors each layer multiplies per image (``Inspection.positions``), and ``adapter_macs``
-    what the adapter adds per input vector.
+    ``positions`` is how many input vectors each layer multiplies per image (``Inspection.positions``), and
+    ``adapter_macs`` what the adapter adds per input vector.
     """
     small = dense = 0
     for name in layer_names(original):

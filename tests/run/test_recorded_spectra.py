@@ -101,7 +101,7 @@ def test_convolutions_are_recorded_too(storage, record):
 
 def test_a_pattern_that_matches_nothing_names_its_option():
     with pytest.raises(SpecError, match=r"^spectra.layers: 'fc9' matches no layer; did you mean 'fc\d'\?"):
-        watched_layers(watched_spec("fc9"), make_task().model)
+        watched_layers(watched_spec("fc9"), make_task())
 
 
 def test_a_baseline_that_was_trained_earlier_is_said_to_have_no_record(said):
