@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.text import Text
 
+from pipeline.numbers import far_from_uniform
 from pipeline.results.progress import Progress, progress_of, total
 from pipeline.store.tally import Tally
 from pipeline.terminal.progress_lines import cell_row, cell_table, counts_text, summary_text
@@ -20,9 +21,18 @@ def status_lines(table: list[dict[str, Any]]) -> list[Text]:
     for combination, progress in zip(table, parts, strict=True):
         cells = combination["cells"]
         lines.append(Text().append(combination["combination"], style="bold").append(f": {summary_text(progress)}"))
+        lines += [Text(INDENT + line) for line in _largest_class(combination)]
         lines += [Text(INDENT).append(line) for line in [*_table(cells, progress), *_failures(cells)]]
         lines.append(Text())
     return [*lines, _totals(table, parts)]
+
+
+def _largest_class(combination: dict[str, Any]) -> list[str]:
+    """What always answering the largest class would reach, if the classes are uneven."""
+    share, classes = combination["largest_class"].get("val"), combination["classes"]
+    if share is None or not far_from_uniform(share, classes or 0):
+        return []
+    return [f"always answering the largest class: {combination['metric']} {share:.4f}"]
 
 
 def _table(cells: list[dict[str, Any]], progress: Progress) -> list[Text]:

@@ -74,7 +74,7 @@ def _model_name(model: ComparedModel, *, several: bool) -> str:
     if model.cell:
         unit, cell = model.result.budget_unit, model.cell.cell
         name = _plain(cell_name(cell.rank, cell.init, unit)) if cell.rank else "best"
-    return f"{_plain(model.result.name)}: {name}" if several and model.kind != "original" else name
+    return f"{_plain(model.result.name)}: {name}" if several and not model.of_study else name
 
 
 def _progress(results: Sequence[CombinationResult]) -> list[str]:

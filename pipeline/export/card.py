@@ -56,7 +56,7 @@ def make_card(combination: Combination, trial: FrozenTrial, got: Recovered, val:
 def add_study(card: dict[str, Any], study: str, result: CombinationResult, cell: CellResult, chosen_by: str) -> None:
     """Add to a card what only its study knows: the references, and the scores of a winner under other seeds."""
     card |= {"study": study, "chosen_by": chosen_by}
-    references = {"baseline": result.baseline, "compressed": result.compressed}
+    references = {"baseline": result.baseline, "compressed": result.compressed, "largest_class": result.largest_class}
     card["accuracy"] |= {
         name: {part: _stated(score) for part, score in scores.items()} for name, scores in references.items()
     }

@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.cell import Cell
-from pipeline.numbers import wilson
+from pipeline.numbers import far_from_uniform, wilson
 from pipeline.store.stored_study import joined
 from pipeline.store.tally import Tally, has_cell
 
@@ -135,6 +135,17 @@ class CombinationResult:
     def metric(self) -> str:
         """``accuracy``, or ``agreement`` with the answers of the original model."""
         return str(self.facts.get("task", {}).get("metric", "accuracy"))
+
+    @property
+    def largest_class(self) -> Mapping[str, Score]:
+        """Scores by part of a model that always answers the largest class; empty for studies before version 0.3."""
+        return {part: Score(*scores) for part, scores in self.facts.get("largest_class", {}).items()}
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether the largest class has so many images that accuracies have to be read beside its share."""
+        classes = self.facts.get("task", {}).get("classes", 0)
+        return any(far_from_uniform(score.accuracy, classes) for score in self.largest_class.values())
 
     @property
     def budget_unit(self) -> str | None:

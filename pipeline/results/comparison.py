@@ -105,7 +105,7 @@ class ComparedModel:
     """A row of the tables that compare models.
 
     Args:
-        kind: ``original``, ``compressed only`` or ``checkpoint``.
+        kind: ``original``, ``largest class`` (a model that always answers it), ``compressed only`` or ``checkpoint``.
         test: Its score on the test part under the study's own seed.
         recovery: The recovery of a checkpoint on the part by which winners are compared.
         unbeaten: Whether it is a checkpoint that no other model of its study beats in both size and accuracy.
@@ -121,18 +121,28 @@ class ComparedModel:
     unbeaten: bool = False
 
     @property
+    def of_study(self) -> bool:
+        """Whether all combinations of its study share it."""
+        return self.kind in ("original", "largest class")
+
+    @property
     def ratio(self) -> float | None:
         """How many times smaller than the original it is."""
         return self.result.facts["dense_bytes"] / self.bytes if self.bytes else None
 
 
 def compared_models(results: Sequence[CombinationResult]) -> Iterator[ComparedModel]:
-    """Per study the original model, then per combination the compressed-only model and the checkpoint of each rank."""
+    """Per study the original model, then per combination the compressed-only model and the checkpoint of each rank.
+
+    The second of a study whose classes are uneven is a model that always answers the largest class.
+    """
     for members in by_study(results).values():
         part = compared_part(members)
         front = [cell for _, cell in unbeaten(members, part)]
         measured = next((one for one in members if one.baseline.keys() >= {"val", "test"}), members[0])
         yield _reference(measured, "original")
+        if measured.is_uneven:
+            yield _reference(measured, "largest class")
         for result in members:
             yield _reference(result, "compressed only")
             checkpoints = result.best_of_ranks()
@@ -151,6 +161,10 @@ def compared_models(results: Sequence[CombinationResult]) -> Iterator[ComparedMo
 
 
 def _reference(result: CombinationResult, kind: str) -> ComparedModel:
-    scores, key = (result.baseline, "dense_bytes") if kind == "original" else (result.compressed, "compressed_bytes")
+    scores, size = {
+        "original": (result.baseline, result.facts.get("dense_bytes")),
+        "largest class": (result.largest_class, None),
+        "compressed only": (result.compressed, result.facts.get("compressed_bytes")),
+    }[kind]
     val = scores["val"].accuracy if "val" in scores else None
-    return ComparedModel(result, kind, val, scores.get("test"), result.facts.get(key))
+    return ComparedModel(result, kind, val, scores.get("test"), size)

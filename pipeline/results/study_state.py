@@ -51,13 +51,16 @@ def status_part(name: str, facts: Mapping[str, Any], cells: list[dict[str, Any]]
     """A combination in the table of ``status``.
 
     ``unit`` is what ranks are budgets of (``bytes`` or ``parameters``) where an allocation spreads them, otherwise
-    None. ``run`` is the latest run: its ``command``, when it ``began`` (UTC, ISO 8601), and ``done``, the trials that
-    were complete or pruned at that time.
+    None. ``largest_class`` is the share of the largest of ``classes`` by part (``val``, ``test``), which a model
+    reaches that always answers it. ``run`` is the latest run: its ``command``, when it ``began`` (UTC, ISO 8601), and
+    ``done``, the trials that were complete or pruned at that time.
     """
     search = facts["pinned"]["search"]
     return {
         "combination": name,
         "metric": facts.get("task", {}).get("metric", "accuracy"),
+        "classes": facts.get("task", {}).get("classes"),
+        "largest_class": {part: count / images for part, (count, images) in facts.get("largest_class", {}).items()},
         "unit": (search.get("allocation") or {}).get("unit"),
         "epochs": facts.get("epochs") or search.get("epochs", 1),
         "run": facts.get("run"),

@@ -49,6 +49,9 @@ class EvaluationRow(TypedDict):
     compressed_val: float | None
     """The compressed-only model (no adapter)."""
     compressed_test: float | None
+    largest_class_val: float | None
+    """The share of the largest class, which a model reaches that always answers it."""
+    largest_class_test: float | None
     recovered_val: float | None
     recovered_test: float | None
     """The winner under the study's own seed, which is exported."""
@@ -156,6 +159,8 @@ def _evaluation_row(result: CombinationResult, cell: CellResult, is_checkpoint: 
         "original_test": _accuracy(result.baseline, "test"),
         "compressed_val": _accuracy(result.compressed, "val"),
         "compressed_test": _accuracy(result.compressed, "test"),
+        "largest_class_val": _accuracy(result.largest_class, "val"),
+        "largest_class_test": _accuracy(result.largest_class, "test"),
         "recovered_val": cell.best.value if cell.best else None,
         "recovered_test": cell.test.accuracy if cell.test else None,
         "test_low": low,

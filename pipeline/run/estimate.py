@@ -20,6 +20,8 @@ from pipeline.objective.passes import PROBED, measure_pass
 from pipeline.objective.scores import ERROR_IMAGES, ranked, score_cells
 from pipeline.search.budget import search_notes
 from pipeline.space import cells
+from pipeline.task.class_counts import score_largest_class
+from pipeline.task.parts import Part
 
 TRIAL_BYTES = 10_000
 """What a trial takes in the database, measured on SQLite with ten epochs, and the picture of its curves."""
@@ -110,6 +112,11 @@ def plan_scores(objective: Objective) -> dict[str, Any]:
     }
 
 
+def _largest_share(part: Part) -> float:
+    correct, images = score_largest_class(part.labels)
+    return correct / images
+
+
 def preparation_bytes(outlines: Iterable[Outline]) -> int:
     """Bytes of memory that statistics and decompositions of all combinations take before their trials."""
     every = list(outlines)
@@ -190,6 +197,7 @@ def plan_study(
         "seeds": spec.seeds,
         "trained_baseline": task.trained,
         "data": list(task.description.get("data_notes", [])),
+        "largest_class": {part: _largest_share(getattr(task, part)) for part in ("val", "test")},
         "parts": {"train": len(task.train), "val": len(task.val), "test": len(task.test)},
         "dense_bytes": first.combination.compressed_size.dense_bytes,
         "trials": sum(combination["trials"] for combination in combinations),

@@ -1,7 +1,7 @@
 """After the search: the winner of each cell is tested once, and trained again and tested under other seeds."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from pipeline.results.reading import find_winners
 from pipeline.seeds import derive
 from pipeline.space import Values, cells
 from pipeline.store.kept_adapters import Kept
+from pipeline.task.class_counts import score_largest_class
 from pipeline.train.cut.program import Logits
 from pipeline.train.lane import Lane
 from pipeline.train.rows import Rows
@@ -85,12 +86,20 @@ def recover(objective: Objective, kept: Kept | None, trial: FrozenTrial) -> Reco
 
 
 def measure_references(objective: Objective, study: optuna.Study, part: str) -> None:
-    """Measure the uncompressed and the compressed-only model on a part, unless the stored study has their scores."""
+    """Measure the references on a part, unless the stored study has their scores.
+
+    They are the uncompressed model, the compressed-only model, and a model that always answers the largest class.
+    """
     combination = objective.combination
-    for key, model in (("baseline", combination.model), ("compressed", combination.compressed.model)):
+    references: dict[str, Callable[[], list[int]]] = {
+        "baseline": lambda: score_model(objective, combination.model, part),
+        "compressed": lambda: score_model(objective, combination.compressed.model, part),
+        "largest_class": lambda: score_largest_class(getattr(combination.task, part).labels),
+    }
+    for key, score in references.items():
         known: dict[str, Any] = study.user_attrs.get(key, {})
         if part not in known:
-            study.set_user_attr(key, {**known, part: score_model(objective, model, part)})
+            study.set_user_attr(key, {**known, part: score()})
 
 
 def score_winners(objective: Objective, study: optuna.Study, kept: Kept, seeds: int) -> None:

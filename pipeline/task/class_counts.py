@@ -16,9 +16,9 @@ Divided = Mapping[str, tuple[Items, Tensor]]
 """The items of each part, and the indices of its images among them."""
 
 
-def count_largest_class(labels: Tensor) -> int:
-    """The images of the most frequent of the labels ``[N]``: what a model has right that always answers this class."""
-    return int(labels.bincount().max()) if len(labels) else 0
+def score_largest_class(labels: Tensor) -> list[int]:
+    """``[correct, images]`` of a model that always answers the most frequent of the labels ``[N]``."""
+    return [int(labels.bincount().max()), len(labels)]
 
 
 def classes_without_training_images(images: Images, divided: Divided) -> list[str]:

@@ -7,6 +7,8 @@ import pytest
 from pipeline.cli import watch as module
 from pipeline.cli.watch import Watch, watch_study
 
+EVEN = {"classes": 3, "largest_class": {}}
+
 
 def part(name="one", complete=0, budget=4, running=0, epoch=0, run=None, best=0.5, tested=False):
     states = {"complete": complete, "pruned": 0, "fail": 0, "running": running}
@@ -14,7 +16,7 @@ def part(name="one", complete=0, budget=4, running=0, epoch=0, run=None, best=0.
         "rank": 2, "init": "svd", "budget": budget, "states": states, "epoch": epoch, "trial": None, "tested": tested,
         "best": best if complete else None, "exhausted": False, "reasons": {}, "interrupted": {},
     }  # fmt: skip
-    return {"combination": name, "metric": "accuracy", "unit": None, "epochs": 8, "run": run, "cells": [cell]}
+    return {"combination": name, "metric": "accuracy", "unit": None, **EVEN, "epochs": 8, "run": run, "cells": [cell]}
 
 
 def began(seconds, done):

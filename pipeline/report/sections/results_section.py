@@ -37,6 +37,11 @@ AGREEMENT = (
     "stand with labels."
 )
 
+LARGEST = (
+    "A model that answers the class with the most images, whatever the image. Classes are so uneven here that an "
+    "accuracy says little without its share."
+)
+
 _Cell = tuple[CombinationResult, EvaluationRow]
 
 
@@ -87,8 +92,9 @@ def _models(results: Sequence[CombinationResult], metric: str, heading: str) -> 
 
 
 def _name(model: ComparedModel, *, several: bool) -> str:
-    if model.kind == "original":
-        return f"{model.result.of}, original" if several else "original"
+    if model.of_study:
+        kind = "always the largest class" if model.kind == "largest class" else model.kind
+        return f"{model.result.of}, {kind}" if several else kind
     if model.cell is None:
         return f"{model.result.label}, compressed only"
     return f"◆ {model.result.label}" if model.unbeaten else model.result.label
@@ -151,6 +157,7 @@ def glossary_section(results: Sequence[CombinationResult]) -> Section:
         "baseline": "The original, uncompressed model, measured on the same images as all others.",
         **({"accuracy": ACCURACY} if "accuracy" in metrics else {}),
         **({"agreement": AGREEMENT} if "agreement" in metrics else {}),
+        **({"always the largest class": LARGEST} if any(result.is_uneven for result in results) else {}),
         "compression": "A method that stores the weights of layers in fewer bytes, with some loss of quality.",
         "adapter": "What is trained after compression to restore the lost quality: usually two thin matrices beside "
         "each layer. It is stored with the model and counted in its size.",

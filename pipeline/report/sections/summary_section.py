@@ -51,7 +51,10 @@ def _original(result: CombinationResult, part: str) -> str:
         )
     if part not in result.baseline:
         return f"The original model takes {takes}; it is not measured yet."
-    return f"The original model has {_share(result.baseline[part].accuracy)} {PARTS[part]} accuracy in {takes}."
+    said = f"The original model has {_share(result.baseline[part].accuracy)} {PARTS[part]} accuracy in {takes}."
+    if result.is_uneven and part in result.largest_class:
+        said += f" Always answering the largest class would have {_share(result.largest_class[part].accuracy)}."
+    return said
 
 
 def _share(share: float, digits: int = 2) -> str:

@@ -53,7 +53,8 @@ def find_parts(root: Folder) -> dict[str, Folder]:
         raise _unclear(top, f"{printable(parts['train'].path.name)} holds class folders, {shown(others)} beside it not")
     if "test" not in parts and "val" in parts:
         parts["test"] = parts.pop("val")
-    return {part: unwrapped(folder, parts["train"].folders) for part, folder in parts.items()}
+    train = unwrapped(parts.pop("train"))
+    return {"train": train, **{part: unwrapped(folder, train.folders) for part, folder in parts.items()}}
 
 
 def unwrapped(folder: Folder, classes: Iterable[str] = ()) -> Folder:
