@@ -1,6 +1,5 @@
 """Loading a complete set of weights into a model. What does not fit is named: classes, channels, or image size."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -41,10 +40,10 @@ def load_weights(architecture: Architecture, weights: Weights, target: Target) -
             f"task.model.new_head = true and train the new head by [task.baseline]"
         )
     for name, value in state.items():
-        if value.is_quantized or (name in own and own[name].is_floating_point() > value.is_floating_point()):
+        if name in own and own[name].is_floating_point() > value.is_floating_point():
             raise IntegrityError(
-                f"{where}: '{name}' holds {value.dtype} values, as quantised weights do; give the weights from before "
-                f"quantisation"
+                f"{where}: '{name}' holds {value.dtype} values, and the model's are {own[name].dtype}; give weights of "
+                f"the same kind, from before a quantisation"
             )
     if target.outputs is not None:
         state.update({name: _selected(state[name], target) for name in architecture.head() & state.keys()})
@@ -52,16 +51,9 @@ def load_weights(architecture: Architecture, weights: Weights, target: Target) -
     if differing:
         state.update(_resolved(differing, architecture, target))
     try:
-        with warnings.catch_warnings():  # what torch warns of is refused below
-            warnings.simplefilter("ignore")
-            model.load_state_dict(state)
+        model.load_state_dict(state)
     except Exception as error:
-        raise IntegrityError(f"{where}: torch cannot load these weights: {error}") from None
-    if changed := of_other_shape(own, model.state_dict()):
-        raise IntegrityError(
-            f"{where} holds weights of an older version of this architecture, in which '{sorted(changed)[0]}' has "
-            f"another shape; give weights of today's version"
-        )
+        raise IntegrityError(f"{where}: torch cannot load these weights: {' '.join(str(error).split())}") from None
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise IntegrityError(f"{where}: '{name}' holds NaN or infinite values; give weights that are finite")

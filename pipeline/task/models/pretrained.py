@@ -4,7 +4,7 @@ import functools
 import logging
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -134,9 +134,10 @@ class CheckpointSource(ModelSource):
 
     def _sized(self, model: nn.Module, classes: int) -> set[str]:
         """The names of the entries whose shape depends on the image size."""
-        side = self.preprocessing(model).facts["input"][-1]
-        try:
-            other = self.model_copy(update={"image_size": 2 * side}).build(classes)
-        except Exception:  # the library's own, of an architecture that exists in one size only
-            return set()
-        return of_other_shape(model.state_dict(), other.state_dict())
+        side, sized = self.preprocessing(model).facts["input"][-1], set[str]()
+        for other in (side // 4, side // 2, 2 * side):
+            # Raises what the library raises if the architecture has no such size.
+            with suppress(Exception):
+                resized = self.model_copy(update={"image_size": other}).build(classes)
+                sized |= of_other_shape(model.state_dict(), resized.state_dict())
+        return sized

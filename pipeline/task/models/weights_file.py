@@ -1,5 +1,6 @@
 """Reading a file of weights, whatever program wrote it. No code of the file runs; what is no checkpoint is named."""
 
+import codecs
 import io
 import json
 import pickle
@@ -8,8 +9,9 @@ import sys
 import tarfile
 import warnings
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable
+from _compat_pickle import IMPORT_MAPPING
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +31,17 @@ NO_CHECKPOINTS = {
     b"\x1f\x8b": "a gzip archive; unpack it",
     b"7z\xbc\xaf": "a 7z archive; unpack it",
     b"Rar!": "a RAR archive; unpack it",
+    b"\x93NUMPY": "a single numpy array; save what model.state_dict() gives",
 }
 """What files are that begin with these bytes."""
-INERT_MODULES = {"argparse", "collections", "datetime", "decimal", "enum", "pathlib", "types", "uuid"}
-"""Modules of the standard library whose objects are taken for settings, and left out; others may run code."""
-
-
-class Placeholder:
-    """Stands for an object that is no weight, such as settings. It takes any arguments and state, and drops them."""
-
-    def __new__(cls, *_: object, **__: object) -> "Placeholder":
-        return super().__new__(cls)
-
-    def __init__(self, *_: object, **__: object) -> None: ...
-
-    def __setstate__(self, state: object) -> None: ...
+SETTINGS = re.compile(
+    r"(argparse|collections|datetime|decimal|enum|pathlib|types|uuid)\..*|builtins\."
+    r"(bool|bytes|complex|dict|float|frozenset|int|list|object|range|set|slice|str|tuple)"
+)
+"""Objects of the standard library that are settings. They are left out as those of other libraries are; all others
+of the standard library are refused, because they may run code."""
+CLASS = "pickled_class"
+"""The attribute of a placeholder that names its class."""
 
 
 def read_weights(path: Path) -> object:
@@ -67,7 +65,8 @@ def read_weights(path: Path) -> object:
         raise
     except Exception as error:
         # Damaged files make the readers raise nearly anything: SafetensorError, RuntimeError, EOFError, KeyError, ...
-        raise _no_checkpoint(path, f"{error or type(error).__name__}; get it again") from None
+        said = str(error).partition("\n")[0] or type(error).__name__
+        raise _no_checkpoint(path, f"{said}; get it again") from None
 
 
 def _no_checkpoint(path: Path, why: str) -> IntegrityError:
@@ -89,13 +88,13 @@ def _reader(path: Path) -> Callable[[Path], object]:
         return _read_torch
     if start.startswith(b"\x80"):
         return _read_pickle
-    if path.suffix == ".safetensors" or start[8:9] == b"{":
-        return load_file
-    if start.lstrip().startswith(b"{"):
+    if start.lstrip().startswith(b"{") and b"\0" not in start[:8]:
         return _read_index
+    if start[8:9] == b"{":
+        return load_file
     if tarfile.is_tarfile(path):
         raise _no_checkpoint(path, "it is a tar archive; unpack it, or save the state dict again by torch.save")
-    return _read_torch
+    raise _no_checkpoint(path, f"it begins with {start[:16]!r}, as no file of torch or safetensors does; get it again")
 
 
 def _read_zip(path: Path) -> object:
@@ -113,34 +112,43 @@ def _read_zip(path: Path) -> object:
         return _read_torch(path)
     if all(name.endswith(".npy") for name in archive.namelist()):
         raise _no_checkpoint(
-            path, "it is an archive of numpy arrays; load it with its library and save the model's state_dict()"
+            path,
+            "it is an archive of numpy arrays, as Flax writes; load it with timm.models.load_checkpoint, and save what "
+            "model.state_dict() gives",
         )
     raise _no_checkpoint(path, "it is a zip archive; unpack it")
 
 
 def _read_torch(path: Path) -> object:
-    """Read by ``torch.load(weights_only=True)``, with placeholders for the classes of settings."""
+    """Read by ``torch.load(weights_only=True)``, with placeholders for objects that are no tensors."""
     allowed, found = _numpy_objects(), list[str]()
     while True:
         try:
-            # torch warns about pickles that it then refuses.
-            with warnings.catch_warnings(), safe_globals([(value, name) for name, value in allowed.items()]):
+            # torch warns about pickles that it then refuses. Given a path, it decides by the suffix.
+            with warnings.catch_warnings(), path.open("rb") as file, safe_globals(_named(allowed)):
                 warnings.simplefilter("ignore")
-                return torch.load(path, map_location="cpu", weights_only=True)
+                return torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             named = re.search(r"GLOBAL (\S+)", str(error))
-            found += [named[1]] if named else []
-            if named is None and not found:
-                raise
-            if named is None or named[1] in allowed or not _is_inert(named[1]):
-                raise _refused(path, found[0]) from None
-            allowed[named[1]] = _placeholder(named[1])
+            name = "" if named is None else named[1] if "." in named[1] else f"builtins.{named[1]}"
+            found += [name] if name else []
+            if not found:
+                raise _no_checkpoint(path, "its pickle is damaged; get it again") from None
+            if name in allowed or not _is_inert(name):
+                raise _refused(path, *dict.fromkeys([found[0], name or found[0]])) from None
+            allowed[name] = _placeholder(name)
+
+
+def _named(allowed: dict[str, Any]) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+    """Objects with their names, as ``safe_globals`` takes them."""
+    return [(value, name) for name, value in allowed.items()]
 
 
 def _read_pickle(path: Path) -> object:
     """Read a pickle that was written without torch, such as one of numpy arrays."""
     allowed: dict[str, Any] = {
         **_numpy_objects(),
+        "_codecs.encode": codecs.encode,
         "collections.OrderedDict": OrderedDict,
         "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
         "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
@@ -160,7 +168,10 @@ def _read_pickle(path: Path) -> object:
 
 def _read_index(path: Path) -> object:
     """Read all files that the index of a sharded checkpoint names."""
-    shards: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+    index = json.loads(path.read_text(encoding="utf-8"))
+    if "weight_map" not in index:
+        raise _no_checkpoint(path, "it is a JSON file; name the file of the weights")
+    shards: dict[str, str] = index["weight_map"]
     content: dict[str, object] = {}
     for shard in sorted(set(shards.values())):
         part = read_weights(path.parent / shard)
@@ -169,18 +180,36 @@ def _read_index(path: Path) -> object:
 
 
 def _is_inert(name: str) -> bool:
-    """Whether a global of a pickle is a class of settings, or of a library, which a placeholder may stand for."""
-    module = name.partition(".")[0] if "." in name else "builtins"
-    return module in INERT_MODULES or module not in sys.stdlib_module_names or module == "__main__"
+    """Whether a global of a pickle is taken for settings, or for a class of a library, which is never imported."""
+    module = name.partition(".")[0]  # that of Python 2 in older pickles
+    is_library = IMPORT_MAPPING.get(module, module).partition(".")[0] not in sys.stdlib_module_names
+    return name != "" and (is_library or bool(SETTINGS.fullmatch(name)))
 
 
-def _placeholder(name: str) -> type[Placeholder]:
-    return type(name, (Placeholder,), {})
+def _placeholder(name: str) -> type:
+    """A class whose instances take the items and the state of the objects that they stand for.
+
+    They are of ``Counter``, the one kind of dict for which torch's unpickler takes slots.
+    """
+
+    def new(cls: type, *_: object, **__: object) -> "Counter[str]":
+        made = Counter[str]()
+        vars(made)[CLASS] = name
+        return made
+
+    return type(name, (), {"__new__": new})
 
 
-def _refused(path: Path, name: str) -> IntegrityError:
+def pickled_classes(content: object) -> list[str]:
+    """The classes of the objects that a file holds, or that its first mapping holds."""
+    values = [content, *(content.values() if isinstance(content, Mapping) else [])]
+    return [value.__dict__[CLASS] for value in values if CLASS in getattr(value, "__dict__", {})]
+
+
+def _refused(path: Path, *names: str) -> IntegrityError:
+    held = " and ".join(f"'{name}'" for name in names)
     return IntegrityError(
-        f"{path} is refused: beside tensors it holds '{name}', which would run code when loaded; save the model's "
+        f"{path} is refused: beside tensors it holds {held}, which would run code when loaded; save the model's "
         f"state_dict() alone, best as .safetensors"
     )
 
@@ -193,5 +222,5 @@ def _numpy_objects() -> dict[str, Any]:
         "numeric._frombuffer": np.ones(1).__reduce_ex__(5)[0],
     }
     named = {f"numpy.{core}.{name}": function for name, function in functions.items() for core in ("core", "_core")}
-    kinds = {f"numpy.dtypes.{(kind := type(np.dtype(code))).__name__}": kind for code in "?bBhHiIlLqQefdSU"}
+    kinds = {f"numpy.dtypes.{(kind := type(np.dtype(code))).__name__}": kind for code in "?bBhHiIlLqQefdgFDGSUVOMm"}
     return {**named, "numpy.ndarray": np.ndarray, "numpy.dtype": np.dtype, **kinds}
