@@ -30,9 +30,9 @@ class Entries(NamedTuple):
 
 
 def groups(content: object, path: str = "", inside: tuple[int, ...] = ()) -> Iterator[Entries]:
-    """The mappings and lists of a file, at any depth, with the tensors and arrays that each holds itself."""
+    """The mappings of a file, at any depth and in lists too, with the tensors and arrays that each holds itself."""
     if isinstance(content, list | tuple):
-        content = dict(enumerate(content))
+        content = {index: value for index, value in enumerate(content) if not isinstance(value, Tensor)}
     if not isinstance(content, Mapping) or id(content) in inside:
         return
     values = {str(key): _as_tensor(value) for key, value in content.items()}

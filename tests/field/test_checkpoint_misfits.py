@@ -1,0 +1,130 @@
+"""Weights that do not fit: another kind, architecture, number of channels or classes, or image size."""
+
+import pytest
+import torch
+from checkpoints import CLASSES, loaded, same, source, weights
+from torch import nn
+
+from pipeline.errors import IntegrityError, SpecError
+
+FIRST = weights(0)
+BACKBONE = {name: value for name, value in FIRST.items() if not name.startswith("fc.")}
+
+
+def by_kind(change):
+    return {name: change(value) if value.is_floating_point() else value for name, value in FIRST.items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_any_precision_load_as_float32(dtype):
+    found = loaded(by_kind(lambda value: value.to(dtype)))
+    assert same(found, by_kind(lambda value: value.to(dtype).float()))
+
+
+def test_parameters_load_as_tensors_do():
+    assert same(loaded(by_kind(nn.Parameter)), FIRST)
+
+
+def changed(name, value):
+    return {**FIRST, name: value}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (changed("fc.weight", FIRST["fc.weight"].to(torch.int8)), "'fc.weight' holds torch.int8 values"),
+        (changed("fc.bias", torch.tensor([1.0, float("nan"), 0])), "'fc.bias' holds NaN or infinite values"),
+        (changed("fc.bias", FIRST["fc.bias"].to("meta")), "torch cannot load these weights"),
+        (dict(list(FIRST.items())[:30]), "a part of the weights: missing '.* and 51 more"),
+        ({name: value for name, value in FIRST.items() if "running" not in name}, "a part of the weights"),
+        (BACKBONE, r"holds no head: 'fc.bias' is missing; .*new_head = true"),
+        (weights(0, "test_vit"), "another architecture: missing"),
+        ({**FIRST, "gate": torch.ones(1)}, "another architecture: missing none, unexpected 'gate'"),
+        (
+            {**FIRST, "layer1.9.weight": torch.ones(1)},
+            "another architecture: missing none, unexpected 'layer1.9.weight'",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_weights_is_named(content, said):
+    with pytest.raises(IntegrityError, match=said):
+        loaded(content)
+
+
+@pytest.mark.parametrize(("larger", "smaller"), [("resnet34", "resnet18"), ("wide_resnet50_2", "resnet50")])
+def test_a_larger_model_of_the_same_names_is_another_architecture(larger, smaller):
+    with torch.device("meta"):
+        state = weights(0, larger, "torchvision")
+    torch.save({name: torch.zeros(value.shape) for name, value in state.items()}, "w.pth")
+    with pytest.raises(IntegrityError, match="name the architecture"):
+        source(smaller, "torchvision", checkpoint="w.pth").load(CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"), [(("test_resnet", "timm"), "conv1.0.weight"), (("resnet18", "torchvision"), "conv1.weight"),
+                        (("test_vit", "timm"), "patch_embed.proj.weight")],
+)  # fmt: skip
+@pytest.mark.parametrize("channels", [1, 4])
+def test_weights_for_other_channels_are_named_as_such(model, name, channels):
+    state = weights(0, *model)
+    state[name] = state[name][:, :1].repeat(1, channels, 1, 1)
+    with pytest.raises(IntegrityError, match=rf"images with {channels} channel\(s\), .* 3 \(RGB\): '{name}'"):
+        loaded(state, model=model)
+
+
+@pytest.mark.parametrize(
+    ("model", "side", "other"),
+    [
+        (("test_vit", "timm"), 64, None),
+        (("test_vit", "timm"), None, 64),
+        (("test_coatnet", "timm"), 64, None),
+        (("swin_tiny_patch4_window7_224", "timm"), 96, None),
+    ],
+)
+def test_weights_of_another_image_size_are_named_as_such(model, side, other):
+    state = weights(0, *model, **({"image_size": side} if side else {}))
+    options = {"image_size": other} if other else {}
+    with pytest.raises(IntegrityError, match=r"another image size: .* set task.model.image_size"):
+        loaded(state, model=model, **options)
+    assert same(loaded(state, model=model, **({"image_size": side} if side else {})), state)
+
+
+HEADS = [("test_resnet", "timm"), ("test_vit", "timm"), ("squeezenet1_1", "torchvision"), ("resnet18", "torchvision")]
+
+
+@pytest.mark.parametrize("model", HEADS, ids=str)
+def test_weights_of_other_classes_offer_a_new_head_chosen_outputs_and_agreement(model):
+    state, head = weights(0, *model, classes=5), {"fc.", "head.", "classifier.1."}
+    body = {name: value for name, value in state.items() if not name.startswith(tuple(head))}
+    ways = r"'.*' has 5 classes, and the data has 3; .*new_head = true.*task.model.outputs = .*\"agreement\""
+    with pytest.raises(IntegrityError, match=ways):
+        loaded(state, model=model)
+    assert same(loaded(state, model=model, new_head=True), body)
+    assert same(loaded(body, model=model, new_head=True), body)
+    chosen = {name: value[[4, 0, 2]] for name, value in state.items() if name not in body}
+    assert same(loaded(state, model=model, outputs=[4, 0, 2]), {**body, **chosen})
+    assert source(*model, checkpoint="w.pth").pretrained_classes() == 5
+    assert source(*model, checkpoint="w.pth", outputs=[1, 3]).pretrained_classes() == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"outputs": [0, 1]}, SpecError, "outputs has 2 outputs, and the data has 3 classes"),
+        ({"outputs": [0, 1, 5]}, IntegrityError, r"output 5, and w.pth has 3 outputs; give numbers from 0 to 2"),
+        ({"outputs": [0, 1, 1]}, ValueError, "names an output twice"),
+        ({"outputs": [0, 1, 2], "new_head": True}, ValueError, "remove outputs"),
+    ],
+)
+def test_impossible_outputs_are_refused(options, error, said):
+    with pytest.raises(error, match=said):
+        loaded(FIRST, **options)
+
+
+def test_weights_of_a_library_take_outputs_too(monkeypatch):
+    from torchvision.models._api import WeightsEnum
+
+    state = weights(0, "squeezenet1_1", "torchvision", 1000)
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: state)
+    model = source("squeezenet1_1", "torchvision", weights="DEFAULT", outputs=[7, 1, 999]).load(3)
+    assert torch.equal(model.state_dict()["classifier.1.weight"], state["classifier.1.weight"][[7, 1, 999]])
