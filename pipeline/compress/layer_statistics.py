@@ -194,7 +194,7 @@ def refuse_reestimation(model: nn.Module, train: Part) -> None:
     """Refuse ``batch_norm = "reestimated"`` for a model without batch norm, or for one training image."""
     if not batch_norms(model):
         raise SpecError('batch_norm = "reestimated", but the model has no batch norm; leave it "kept"')
-    refuse_single_images(model, len(train), CALIBRATION_BATCH, 'the batch size of batch_norm = "reestimated"')
+    refuse_single_images(model, len(train), CALIBRATION_BATCH, 'the batch size for batch_norm = "reestimated"')
 
 
 @torch.no_grad()

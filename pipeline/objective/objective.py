@@ -55,6 +55,7 @@ class Objective:
             what an allocation can spread.
     """
 
+    @torch.inference_mode(False)  # also where the caller's code runs in it, whose tensors cannot be trained with
     def __init__(
         self,
         task: Task,
@@ -176,6 +177,7 @@ class Objective:
             **({"reason": lane.failure} if lane.failure else {}),
         }
 
+    @torch.inference_mode(False)
     def __call__(self, trial: optuna.Trial) -> float:
         """Train the values that the trial suggests; returns the best validation accuracy of all epochs."""
         if isinstance(trial, optuna.Trial) and trial.study.directions != [optuna.study.StudyDirection.MAXIMIZE]:

@@ -117,6 +117,7 @@ class Task:
     hashes: Mapping[str, str] = field(default_factory=dict)
     inspection: Inspection = field(init=False)
 
+    @torch.inference_mode(False)  # also where the caller's code runs in it, whose tensors cannot be trained with
     def __post_init__(self) -> None:
         model = bare_copy(self.model).cpu()
         for name, parameter in model.named_parameters():

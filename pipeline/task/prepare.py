@@ -143,7 +143,7 @@ def _training(opened: OpenedTask, model: nn.Module, device: torch.device) -> Ite
     spec = _baseline(opened)
     model.to(device).train().requires_grad_(True)
     # All GPUs, because torch.manual_seed seeds all of them.
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with torch.enable_grad(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(opened.spec.split.seed)
         yield TORCH_OPTIMIZERS[spec.optimizer](model.parameters(), lr=spec.lr)
 

@@ -151,7 +151,8 @@ def as_image(value: object, what: str) -> Tensor:
     if isinstance(value, Tensor):
         plain = value.layout is torch.strided and not (value.is_quantized or value.is_nested or value.is_meta)
         if plain and value.is_floating_point() and value.ndim:
-            return value.detach().as_subclass(Tensor).to("cpu", torch.float32)
+            tensor = value.detach().as_subclass(Tensor).to("cpu", torch.float32)
+            return tensor.clone() if tensor.is_inference() else tensor  # those cannot be trained with
     elif hasattr(value, "__array__") or isinstance(value, list | tuple):
         try:
             array = np.asarray(value)

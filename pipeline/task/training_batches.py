@@ -7,6 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.errors import SpecError
 from pipeline.task.parts import Part
+from pipeline.wording import counted
 
 
 def training_batches(part: Part, batch_size: int, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -43,6 +44,6 @@ def refuse_single_images(model: nn.Module, count: int, batch_size: int, option: 
     """
     if min(count, batch_size) == 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
         raise SpecError(
-            f"{option} = {batch_size} with {count} training images gives batches of one image, over which the model's "
-            f"batch norm has no variance; give 2 or more of both"
+            f"{option} = {batch_size} over {counted(count, 'training image')} gives batches of one image, over which "
+            f"the model's batch norm has no variance; give 2 or more of both"
         )

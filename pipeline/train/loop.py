@@ -117,6 +117,7 @@ class Cohort:
         by_lane = torch.unflatten(logits.to(self._dtype), 0, (len(self.lanes), -1))
         return recipe.loss.losses(by_lane, labels.to(device, non_blocking=True), teacher), by_lane
 
+    @torch.enable_grad()
     def train(self, rows: Rows) -> list[float]:
         """Train one epoch; returns the mean loss of each lane over the images."""
         lead, count = self.lanes[0], len(rows)

@@ -22,6 +22,7 @@ def holds(part, images=IMAGES, labels=LABELS):
     read, its_labels = (torch.cat(column) for column in zip(*batches, strict=True))
     assert (read.dtype, its_labels.dtype, part.labels.dtype) == (torch.float32, torch.int64, torch.int64)
     assert not read.requires_grad
+    assert not read.is_inference()
     assert type(read) is torch.Tensor
     assert all(map(torch.equal, (read, its_labels, part.labels), (images, labels, labels)))
 
@@ -43,6 +44,7 @@ IMAGE_FORMS = {
     "half": lambda: IMAGES.half(),
     "a parameter": lambda: nn.Parameter(IMAGES.clone()),
     "with a gradient": lambda: IMAGES.clone().requires_grad_() * 1,
+    "made in inference mode": lambda: torch.inference_mode()(IMAGES.clone)(),
     "not contiguous": lambda: IMAGES.t().contiguous().t(),
     "a slice": lambda: torch.cat([IMAGES, IMAGES], 1)[:, :FEATURES],
     "an array": lambda: ARRAY.copy(),

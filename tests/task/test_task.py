@@ -91,7 +91,7 @@ def test_fault_17_labels_that_cannot_be_learned_are_named(parts, said):
 
 
 def test_a_model_that_returns_no_logits_is_refused():
-    with pytest.raises(IntegrityError, match=r"returns \[1, 2, 3\] for one image"):
+    with pytest.raises(IntegrityError, match=r"returns .*\[1, 2, 3\] for one image"):
         Task(nn.Sequential(nn.Linear(4, 6), nn.Unflatten(1, (2, 3))), pair([0, 1]), pair([0]), pair([1]))
 
 
