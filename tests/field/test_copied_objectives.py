@@ -49,7 +49,7 @@ def accuracies(objective: Objective, trials: int = 4, jobs: int = 1) -> dict[tup
     init = objective.combination.search.inits[0].name
     for index in range(trials):
         values = {"rank": 1 + index % 2, "init": init, "alpha": 4.0, "batch_size": 16 << index % 2}
-        study.enqueue_trial({**values, "optimizer": "adam", "lr": 10.0 ** -(1 + index)})
+        study.enqueue_trial({**values, "optimizer": "adam", "lr": 10.0 ** -(1 + index / 2)})
     study.optimize(objective, n_trials=trials, n_jobs=jobs)
     return {tuple(trial.params.values()): trial.value for trial in study.trials}
 

@@ -50,7 +50,7 @@ def test_sound_data_passes_every_check(tmp_path):
 
 def test_fault_11_of_missing_data_nothing_else_is_said(tmp_path):
     found = ticks(tmp_path / "nowhere")
-    assert list(found) == ["device is there", "database is usable", "data found"]
+    assert list(found) == ["device is there", "database is usable", "data found", "search can begin"]
     assert not found["data found"][0]
 
 
