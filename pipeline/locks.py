@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy.engine import make_url
 
 from pipeline.errors import StorageError
-from pipeline.paths import LOCKS, read_text
+from pipeline.paths import LOCKS, existing, read_text
 
 try:
     import fcntl
@@ -67,20 +67,21 @@ def share(handle: int) -> None:
     fcntl.flock(handle, fcntl.LOCK_SH)
 
 
-def refuse_unlockable(folder: Path) -> None:
-    """Try whether files can be created and locked in a folder, or in the one in which it would be created.
+def refuse_unusable(folder: Path, *, locks: bool) -> None:
+    """Try whether files can be written, and with ``locks`` locked too, in a folder or where it would be created.
 
     Raises:
         StorageError: They cannot.
     """
-    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    nearest = existing(folder)
     try:
-        with tempfile.TemporaryFile(dir=existing) as file:
-            _lock(file.fileno(), existing, shared=False, wait=False)
+        with tempfile.TemporaryFile(dir=nearest) as file:
+            if locks:
+                _lock(file.fileno(), nearest, shared=False, wait=False)
     except OSError as error:
         raise StorageError(
-            f"no file can be written in {existing} ({error.strerror}); work in another folder, or name a database "
-            f"elsewhere by --storage or RESTORA_STORAGE"
+            f"{folder} cannot be written: no file can be created in {nearest} ({error.strerror}); work in another "
+            f"folder, or name a database elsewhere by --storage or RESTORA_STORAGE"
         ) from None
 
 

@@ -117,7 +117,7 @@ def results_of(study: str, storage: str | None, *others: str) -> "list[Combinati
 
     url = storage or default_database()
     with storage_errors(url):
-        return read_results(open_storage(url, create=False), *map(stored_name, (study, *others)))
+        return read_results(open_storage(url, "read"), *map(stored_name, (study, *others)))
 
 
 def show(table: T, lines: Callable[[T], list[Text]], *, as_json: bool) -> None:

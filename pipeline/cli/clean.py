@@ -22,7 +22,7 @@ def clean(
 
     url = storage or default_database()
     with storage_errors(url):
-        paths = unneeded(open_storage(url, create=False))
+        paths = unneeded(open_storage(url, "read"))
     removed: list[dict[str, Any]] = []
     for path in paths:
         removed.append({"path": str(path), "bytes": sum(file_sizes(path).values())})

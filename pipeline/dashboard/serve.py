@@ -40,7 +40,7 @@ def serve(url: str, host: str, port: int, *, expose: bool = False, allow_edit: b
     """
     family, address = listening(host, port, expose=expose)
     with storage_errors(url):
-        storage = open_storage(url, create=False)
+        storage = open_storage(url, "write" if allow_edit else "read")
         application = pages(storage)
     names = {host.lower(), *((socket.gethostname().lower(), socket.getfqdn().lower()) if expose else ())}
     try:

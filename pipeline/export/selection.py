@@ -78,7 +78,7 @@ def export_study(
     """
     url = url or default_database()
     with storage_errors(url):
-        results = {result.name: result for result in read_results(open_storage(url, create=False), spec.name)}
+        results = {result.name: result for result in read_results(open_storage(url, "write"), spec.name)}
     spec = spec.model_copy(update={"seed": next(iter(results.values())).facts["pinned"]["seed"]})
     names = [spec.find(combination).name] if combination else list(results)
     if trial is not None and len(names) > 1:

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 from sqlalchemy.engine import make_url
@@ -28,7 +27,7 @@ from pipeline.errors import (
     UsageError,
 )
 from pipeline.guard import StopTraining
-from pipeline.locks import is_run
+from pipeline.locks import is_run, refuse_unusable
 from pipeline.objective.objective import Objective
 from pipeline.objective.outline import Outline
 from pipeline.paths import STORAGE, existing
@@ -36,7 +35,8 @@ from pipeline.run.estimate import plan_cache, preparation_bytes
 from pipeline.run.objectives import as_objectives, make_combinations, refuse_misfits
 from pipeline.run.recorded_spectra import watched_layers
 from pipeline.search.budget import search_notes
-from pipeline.store.database import Database, open_storage, sqlite_file, without_password
+from pipeline.store.database import Database, open_storage, without_password
+from pipeline.store.sqlite_database import sqlite_file
 from pipeline.store.stored_study import refuse_to_resume, study_name
 from pipeline.task.contract import Task
 from pipeline.task.data_check import Finding, check_images, refuse_bad_data
@@ -78,7 +78,7 @@ class Readiness:
     def storage(self) -> Database | None:
         """The database of the stored studies; None if it does not exist yet."""
         try:
-            return self._given or open_storage(self.url, create=False)
+            return self._given or open_storage(self.url, "read")
         except NothingUsableError:
             return None
 
@@ -134,21 +134,17 @@ def _find_device(ready: Readiness) -> str:
 
 
 def _find_database(ready: Readiness) -> str:
-    shown = without_password(ready.url)
+    shown, file = without_password(ready.url), sqlite_file(make_url(ready.url))
+    refuse_unusable(STORAGE, locks=False)
+    if file:
+        refuse_unusable(file.parent, locks=True)
+        if file.exists() and not os.access(file, os.W_OK):
+            raise StorageError(f"{file} is read-only for you; change its rights, or name another database by --storage")
     if ready.storage is None:
-        file = sqlite_file(make_url(ready.url))
-        _refuse_read_only([STORAGE, *([file.parent] if file else [])])
         return f"{shown}, will be created"
     if ready._given is None and is_run(ready.url, ready.spec.name):
         raise StorageError(f"study '{ready.spec.name}' is being run on this database; wait for it, or stop it")
     return f"{shown}, {'resumes' if ready.begun else 'holds no trial of'} this study"
-
-
-def _refuse_read_only(folders: Iterable[Path]) -> None:
-    for folder in folders:
-        nearest = existing(folder)
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            raise StorageError(f"{folder} cannot be written: {nearest} is read-only for you; work in another folder")
 
 
 def _find_data(ready: Readiness) -> str:

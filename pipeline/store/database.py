@@ -5,9 +5,9 @@ import logging
 import sqlite3
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 import sqlalchemy
@@ -16,11 +16,12 @@ from optuna.storages import RDBStorage
 from sqlalchemy import select, update
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import NullPool
 
 from pipeline.errors import NothingUsableError, StorageError
-from pipeline.locks import NoLocksError, database_lock, exclusive, locked
+from pipeline.locks import database_lock, exclusive
 from pipeline.store.optuna_tables import STUDIES, SYSTEM_ATTRIBUTES, backend_of, write_study_attribute
+from pipeline.store.server import advisory_lock, only_run_on_server, wait_for_restarts
+from pipeline.store.sqlite_database import created, reader, sqlite_file, write_ahead
 
 RUN = "restora:run"
 """The system attribute of a study that identifies the run which writes to it; older versions wrote none."""
@@ -112,18 +113,23 @@ def storage_errors(url: str) -> Iterator[None]:
 
 def _failed(url: str, error: Exception) -> StorageError:
     message = str(error.__cause__ or error).partition("\n")[0]
-    return StorageError(f"the database {without_password(url)} failed: {message}; nothing in it was removed")
+    return StorageError(
+        f"the database {without_password(url)} failed: {message}; nothing in it was removed; correct this and give the "
+        f"same command again"
+    )
 
 
-def open_storage(url: str, *, create: bool = True, wait: float = LOCK_WAIT) -> Database:
-    """Open the database of an SQLAlchemy URL; create its tables where it has none.
+def open_storage(
+    url: str, access: Literal["create", "write", "read"] = "create", *, wait: float = LOCK_WAIT
+) -> Database:
+    """Open the database of an SQLAlchemy URL; with access ``create``, create its tables where it has none.
 
-    SQLite gets a write-ahead log, so that readers never wait for a writer. ``create`` says whether a file that does not
-    exist is created; ``wait`` is how many seconds to wait for another program that writes to it.
+    SQLite gets a write-ahead log, so that readers never wait for a writer. With access ``read`` its file and its folder
+    may be read-only. ``wait`` is how many seconds to wait for another program that writes to it.
 
     Raises:
         StorageError: The URL is invalid, or names no database, one of another version, or one out of reach.
-        NothingUsableError: The SQLite file does not exist, and ``create`` is false.
+        NothingUsableError: The SQLite file does not exist or holds no studies, and is not to be created.
     """
     optuna.logging.set_verbosity(logging.WARNING)
     try:
@@ -134,97 +140,54 @@ def open_storage(url: str, *, create: bool = True, wait: float = LOCK_WAIT) -> D
             "postgresql+psycopg://user@host/name"
         ) from None
     file = sqlite_file(parsed)
-    if file and not create and not file.exists():
+    if file and access != "create" and not file.exists():
         raise NothingUsableError(f"{file} does not exist, so nothing is stored; `restora run STUDY` creates it")
     try:
         with storage_errors(url):
+            if file and access == "read":
+                return Database(url, engine_kwargs={"creator": reader(file, wait)}, skip_table_creation=True)
             if parsed.get_backend_name() == "sqlite":
                 return _open_sqlite(url, file, wait)
-            if parsed.get_backend_name() == "postgresql":  # two processes that create the same tables would collide
-                with sqlalchemy.create_engine(url, poolclass=NullPool).connect() as connection:
-                    connection.execute(select(sqlalchemy.func.pg_advisory_lock(_key("tables"))))
-                    return Database(url)
-            return Database(url)
-    except (RuntimeError, OSError, ImportError) as error:  # another version's tables, no access, no driver
+            return _open_server(url, parsed)
+    except (RuntimeError, OSError, ImportError, sqlite3.Error) as error:  # another version, no access, no driver
         raise _failed(url, error) from error
-
-
-def sqlite_file(url: URL) -> Path | None:
-    """The file of an SQLite database; None for a database in memory or on a server."""
-    is_file = url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:"
-    return Path(str(url.database)) if is_file else None
 
 
 def _open_sqlite(url: str, file: Path | None, wait: float) -> Database:
     options = {"engine_kwargs": {"connect_args": {"timeout": wait}}}
     if file is None:
         return Database(url, **options)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if file.exists() and _identity(file) not in _opened:
-        with file.open("rb") as opened:
-            magic = opened.read(16)
-        if magic not in (b"", b"SQLite format 3\x00"):
-            raise StorageError(f"{file} is not an SQLite database; it was left alone; name another by --storage")
-    with ExitStack() as alone:
-        # Two processes that create the tables of a new file at once would collide. Where no lock file can be written,
-        # no table can be created either.
-        with suppress(OSError, NoLocksError):
-            alone.enter_context(locked(Path(f"{file.resolve()}.lock"), wait=True))
-            if not file.exists():
-                file.touch()  # with the rights that the umask leaves; SQLite would give fewer
+    with created(file):
         storage = Database(url, **options)
-        sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
+        sqlalchemy.event.listen(storage.engine, "connect", write_ahead)
         storage.engine.dispose()
-    _opened.add(_identity(file))
     return storage
 
 
-_opened: set[tuple[int, int]] = set()
-"""Device and inode of the SQLite files that this process has opened.
-
-When a process closes a descriptor of a file, POSIX drops all locks that the process has on it, those of SQLite's own
-connections too. A file that is in use here is therefore not opened again by other means.
-"""
-
-
-def _identity(file: Path) -> tuple[int, int]:
-    known = file.stat()
-    return known.st_dev, known.st_ino
-
-
-def _write_ahead(connection: sqlite3.Connection, _record: object) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
-
-
-def _key(name: str) -> sqlalchemy.ColumnElement[int]:
-    """The number of an advisory lock of PostgreSQL."""
-    return sqlalchemy.func.hashtext(f"restora/{name}")
+def _open_server(url: str, parsed: URL) -> Database:
+    """Open the database of a server, whose connections are tried before use, and made again after a restart."""
+    with ExitStack() as alone:
+        if parsed.get_backend_name() == "postgresql":  # two processes that create the same tables would collide
+            alone.enter_context(advisory_lock(url, "tables"))
+        storage = Database(url, engine_kwargs={"pool_pre_ping": True})
+    wait_for_restarts(storage.engine)
+    return storage
 
 
 @contextmanager
 def only_run(storage: Database, study: str) -> Iterator[None]:
     """Refuse a second run of a study on the same database, from whatever folder or machine, until this one ends.
 
-    On PostgreSQL the lock belongs to a connection of its own, and is lost with that connection. A second run that is
-    then admitted claims the study, and this one fails at its next transaction.
+    On PostgreSQL the lock belongs to a connection of its own. A second run that is admitted in the moment in which that
+    connection is replaced claims the study, and this one fails at its next transaction.
 
     Raises:
         StorageError: Another run of the study is going on.
     """
-    file, is_postgresql = sqlite_file(storage.engine.url), storage.engine.url.get_backend_name() == "postgresql"
-    if file:
-        with exclusive(database_lock(file, study), f"study '{study}'"):
-            yield
-    elif is_postgresql:
-        connection = sqlalchemy.create_engine(storage.engine.url, poolclass=NullPool).connect()
-        try:
-            if not connection.scalar(select(sqlalchemy.func.pg_try_advisory_lock(_key(study)))):
-                raise StorageError(f"study '{study}' is being run on this database; wait for it, or stop it")
-            connection.commit()  # the lock belongs to the connection, and outlives the transaction
-            yield
-        finally:
-            connection.invalidate()  # closes it without a word to a server that may have closed it before
-            connection.close()
-    else:
+    url = storage.engine.url
+    with ExitStack() as held:
+        if file := sqlite_file(url):
+            held.enter_context(exclusive(database_lock(file, study), f"study '{study}'"))
+        elif url.get_backend_name() == "postgresql":
+            held.enter_context(only_run_on_server(url, study))
         yield
