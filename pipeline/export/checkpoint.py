@@ -21,6 +21,7 @@ from pipeline.hashes import bytes_sha256, fingerprint
 from pipeline.paths import read_text
 from pipeline.task.inspection import WEIGHTED, bare, first_keys
 from pipeline.task.prepare import rebuild
+from pipeline.task.tensor_cache import restore_state
 
 FORMAT = 2
 """Version of the folder's layout. Format 1, of version 0.1.0, has no ``card_sha256``."""
@@ -178,5 +179,5 @@ def _merged(architecture: nn.Module, loaded: nn.Module, packed: PackedMethod) ->
                     f"merge=True needs '{key}' and '{first}' to be one tensor, as in the architecture, but they were "
                     f"trained apart; load it without merge"
                 )
-        architecture.load_state_dict(state)
+        restore_state(architecture, state)
     return architecture.eval().requires_grad_(False)

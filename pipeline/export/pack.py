@@ -5,7 +5,7 @@ adapter trained, under the adapter's names (``fc1.lora_A``). All other tensors o
 unchanged.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,7 +54,6 @@ def unpack_model(
         SpecError: The adapter cannot be merged.
     """
     _refuse_unusable(model)
-    adapter, ranks = method.adapter, method.ranks
     method.compression.reshape(model, tensors)
     dense = {f"{name}.weight" for name in method.layers}
     modules = dict(model.named_modules())
@@ -89,27 +88,37 @@ def unpack_model(
             replace_weight(model, name, weights[name].dense())
         else:
             weights[name] = _load_weight(model, name, method.compression, part)
-    # What the adapter trained whole, or absorbed into a weight, is in the model already.
     compressed = CompressedModel(model, weights, model, method.head)
+    for name, parameters in _added_parameters(compressed, method, trained, state).items():
+        layer = model.get_submodule(name)
+        if merge:
+            replace_weight(model, name, method.adapter.merged(weight_matrix(layer), parameters, method.alpha))
+        else:
+            loaded = method.adapter.loaded_layer(layer, parameters, method.alpha)
+            if loaded is not layer:
+                replace_module(model, name, loaded)
+    return model.eval().requires_grad_(False)
+
+
+def _added_parameters(
+    compressed: CompressedModel, method: PackedMethod, trained: Mapping[str, Tensor], state: Collection[str]
+) -> dict[str, dict[str, Tensor]]:
+    """What the adapter added to each layer, by the names of the layer and of the parameter, in the adapter's order.
+
+    ``trained`` are its stored tensors; what it trained whole has its name in ``state``, or is in a weight.
+    """
+    adapter, ranks = method.adapter, method.ranks
     blanks = blank(adapter, compressed, dict.fromkeys(method.layers, 1) if ranks is None else ranks)
-    wanted = adapter.to_tensors(adapter.absorb(weights, blanks)[1])
+    wanted = adapter.to_tensors(adapter.absorb(compressed.weights, blanks)[1])
     absent = {key for key in wanted if key not in state and key not in trained and (trained or ranks)}
     misshapen = {key for key in trained.keys() & wanted.keys() if ranks and _form(trained[key]) != _form(wanted[key])}
     if absent or misshapen or not trained.keys() <= wanted.keys():
         raise _misfit(sorted(absent | misshapen), sorted(trained.keys() - wanted.keys()))
     added: dict[str, dict[str, Tensor]] = {}
     for key, tensor in adapter.from_tensors({key: trained[key] for key in wanted if key in trained}).items():
-        name, _, parameter = key.rpartition(".")
-        added.setdefault(name, {})[parameter] = tensor
-    for name, parameters in added.items():
-        layer = model.get_submodule(name)
-        if merge:
-            replace_weight(model, name, adapter.merged(weight_matrix(layer), parameters, method.alpha))
-        else:
-            loaded = adapter.loaded_layer(layer, parameters, method.alpha)
-            if loaded is not layer:
-                replace_module(model, name, loaded)
-    return model.eval().requires_grad_(False)
+        layer, _, name = key.rpartition(".")
+        added.setdefault(layer, {})[name] = tensor
+    return added
 
 
 def _refuse_unusable(model: nn.Module) -> None:
