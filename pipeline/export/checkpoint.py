@@ -127,7 +127,8 @@ def load(path: str | Path, model: nn.Module | None = None, *, merge: bool = Fals
 
     Raises:
         IntegrityError: A file is damaged or changed, or the tensors do not fit the architecture.
-        UsageError: ``model`` was loaded from a checkpoint before, or is on the meta device.
+        UsageError: ``model`` was loaded from a checkpoint before, or is on the meta device; or ``merge`` is True, and
+            layers that share a weight in the architecture have adapters that differ.
         SpecError: ``merge`` is True, and the adapter is a plug-in's that cannot be merged.
     """
     folder = Path(path)
@@ -161,23 +162,24 @@ def load(path: str | Path, model: nn.Module | None = None, *, merge: bool = Fals
             f"{folder / CARD} names a compression or an adapter that cannot be built here: {error}; install the "
             f"package that registers it, or export it again"
         ) from None
+    ties = first_keys(architecture)
     loaded = unpack_model(rewritten, tensors, packed, merge=merge)
     if not merge:
         return loaded
-    merged = _merged(architecture, loaded, packed)
+    state = bare_state(loaded)
+    _refuse_untied(state, ties)
+    if loaded is not architecture:
+        packed.compression.reshape(architecture, state)
+        restore_state(architecture, state)
+    merged = architecture.eval().requires_grad_(False)
     return model if isinstance(model, WEIGHTED) else merged  # a single layer was put into a Sequential
 
 
-def _merged(architecture: nn.Module, loaded: nn.Module, packed: PackedMethod) -> nn.Module:
-    """The bare architecture with the tensors of a loaded model whose adapters are merged."""
-    if loaded is not architecture:
-        state = bare_state(loaded)
-        packed.compression.reshape(architecture, state)
-        for key, first in first_keys(architecture).items():
-            if not torch.equal(state[key], state[first]):
-                raise UsageError(
-                    f"merge=True needs '{key}' and '{first}' to be one tensor, as in the architecture, but they were "
-                    f"trained apart; load it without merge"
-                )
-        restore_state(architecture, state)
-    return architecture.eval().requires_grad_(False)
+def _refuse_untied(state: Mapping[str, Tensor], ties: Mapping[str, str]) -> None:
+    """Raise ``UsageError`` if a merged ``state`` differs where the architecture has one tensor under two keys."""
+    for key, first in ties.items():
+        if not torch.equal(state[key], state[first]):
+            raise UsageError(
+                f"merge=True needs '{key}' and '{first}' to be one tensor, as in the architecture, but they were "
+                f"trained apart; load it without merge"
+            )

@@ -150,18 +150,48 @@ class Shared(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Linear(12, 12)
-        self.second, self.plain_list = self.first, [self.first]
+        self.second, self.unregistered = self.first, [self.first]
         self.head = nn.Linear(12, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.plain_list[0](self.second(self.first(x)).relu()))
+        return self.head(self.second(self.first(x)).relu())
+
+
+class Tied(nn.Module):
+    """Two layers with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(12, 12), nn.Linear(12, 12), nn.Linear(12, 3)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(self.first(x)).relu())
 
 
 def test_a_layer_with_two_names_stays_one_layer(tmp_path):
-    write(tmp_path / "c", Shared(), (Int1(), Lora()), 12, targets=("head",))
-    model = load(tmp_path / "c", model=Shared())
-    assert model.first is model.second is model.plain_list[0]
-    assert load(tmp_path / "c", model=Shared(), merge=True).first is not None
+    assert_comes_back(tmp_path / "c", Shared, (Int1(), Lora()), torch.randn(5, 12))
+    for merge in (False, True):
+        model = load(tmp_path / "c", model=Shared(), merge=merge)
+        assert model.first is model.second is model.unregistered[0]
+
+
+def test_tied_weights_are_merged_unless_their_adapters_differ(tmp_path):
+    assert_comes_back(tmp_path / "c", Tied, (Int1(), Lora()), torch.randn(5, 12), targets=("head",))
+    assert_comes_back(tmp_path / "c", Tied, (Int1(), NoAdapter()), torch.randn(5, 12))
+    write(tmp_path / "c", Tied(), (Int1(), Lora()), 12)
+    with pytest.raises(UsageError, match=r"'second.weight' and 'first.weight' .* trained apart; load it without merge"):
+        load(tmp_path / "c", model=Tied(), merge=True)
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_a_transformer_encoder_calls_its_adapted_layers(norm_first, tmp_path):
+    def build() -> nn.Module:
+        layer = nn.TransformerEncoderLayer(12, 2, 16, batch_first=True, norm_first=norm_first)
+        encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=not norm_first)
+        return nn.Sequential(encoder, nn.Flatten(), nn.Linear(48, 3))
+
+    assert_comes_back(tmp_path / "c", build, (Int1(), Lora()), torch.randn(5, 4, 12))
 
 
 def test_a_model_that_cannot_take_the_tensors_is_refused_in_a_sentence(tmp_path):
