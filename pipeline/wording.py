@@ -23,10 +23,15 @@ def unbroken(text: str) -> str:
 def printable(name: object) -> str:
     r"""A name with an escape for each character that cannot be printed, such as bytes that are no UTF-8.
 
-    >>> print(printable("caf\udce9"))
-    caf\udce9
+    >>> print(printable("caf\udce9\n"))
+    caf\xe9\n
     """
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(name))
+    return "".join(letter if letter.isprintable() else _escape(letter) for letter in str(name))
+
+
+def _escape(letter: str) -> str:
+    byte = ord(letter) - 0xDC00  # how Python holds a byte of a file name that is no UTF-8
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else letter.encode("unicode_escape").decode()
 
 
 def listed(names: Iterable[str]) -> str:

@@ -33,18 +33,28 @@ def classes_without_training_images(images: Images, divided: Divided) -> list[st
     return said
 
 
+def largest_shares(images: Images, divided: Divided) -> str:
+    """The shares of the largest class in the validation and the test part, as a phrase."""
+    said = (f"{percent(share)} % of the {PARTS[name]} images" for name, _, share in _largest(images, divided))
+    return f"the largest has {listed(said)}"
+
+
 def uneven_classes(images: Images, divided: Divided) -> Iterator[str]:
     """A phrase for the validation and test part, if its largest class has far more images than the others."""
+    for name, largest, share in _largest(images, divided):
+        if far_from_uniform(share, len(images.classes)):
+            yield (
+                f"{percent(share)} % of the {PARTS[name]} images are of class '{printable(largest)}': a model that "
+                f"always answers this class has that accuracy"
+            )
+
+
+def _largest(images: Images, divided: Divided) -> Iterator[tuple[str, str, float]]:
+    """The validation and the test part, each with the name of its largest class and the class's share of the images."""
     for name in ("val", "test"):
         items, indices = divided[name]
         counts = _counts(images, items.labels[indices])
-        share = float(counts.max()) / max(len(indices), 1)
-        if far_from_uniform(share, len(images.classes)):
-            largest = printable(images.classes[int(counts.argmax())])
-            yield (
-                f"{percent(share)} % of the {PARTS[name]} images are of class '{largest}': a model that always answers "
-                f"this class has that accuracy"
-            )
+        yield name, images.classes[int(counts.argmax())], float(counts.max()) / max(len(indices), 1)
 
 
 def _counts(images: Images, labels: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from pipeline.errors import IntegrityError, RestoraError
 from pipeline.guard import check_stop
 from pipeline.hashes import fingerprint
 from pipeline.paths import CHECKED, write_text
-from pipeline.task.class_counts import ADD_IMAGES, Divided, classes_without_training_images
+from pipeline.task.class_counts import ADD_IMAGES, Divided, classes_without_training_images, largest_shares
 from pipeline.task.data.contract import Images, Items
 from pipeline.task.data.decode import as_rgb
 from pipeline.task.split import divide
@@ -91,7 +91,12 @@ def check_images(spec: TaskSpec, images: Images) -> Iterator[Finding]:
         if classes < 2:
             yield Finding(what, False, f"{classes} class; give two or more")
         else:
-            yield _finding(what, classes_without_training_images(images, divided), ADD_IMAGES, f"all {classes}")
+            yield _finding(
+                what,
+                classes_without_training_images(images, divided),
+                ADD_IMAGES,
+                f"all {classes}; {largest_shares(images, divided)}",
+            )
     decoded = {items: _decode_all(items) for items in parts.values()}
     every = list(itertools.chain(*decoded.values()))
     faults = [image.fault for image in every if image.fault]

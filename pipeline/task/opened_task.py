@@ -20,7 +20,7 @@ from pipeline.task.image_size import input_of, misfit
 from pipeline.task.models.contract import Preprocessing
 from pipeline.task.parts import DatasetPart, Part
 from pipeline.task.split import Split, divide
-from pipeline.wording import listed
+from pipeline.wording import listed, printable
 
 
 class OpenedTask:
@@ -85,7 +85,7 @@ class OpenedTask:
     @property
     def read(self) -> dict[str, list[str]]:
         """Facts of the task that name no file and no study: they may be long, or worded anew by another version."""
-        names = {"class_names": list(self.images.classes)} if self.spec.metric.uses_labels else {}
+        names = {"class_names": list(map(printable, self.images.classes))} if self.spec.metric.uses_labels else {}
         return {**names, "data_notes": self.notes}
 
     @cached_property

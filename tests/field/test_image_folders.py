@@ -90,6 +90,24 @@ def test_a_validation_folder_is_the_validation_part_and_without_a_test_folder_th
     assert f"validation images from {val}" in said(images)
 
 
+def test_parts_without_images_are_left_out_and_said(tmp_path):
+    put(tmp_path, *part("train"), *part("test"), "val/x/", "val/y/", "valid/")
+    images = read(tmp_path)
+    assert counts(images) == {"train": 4, "test": 4}
+    assert "left out: folder val (0 images), folder valid (0 images)" in said(images)
+
+
+@pytest.mark.parametrize("parts", [("train", "test"), (".",)])
+def test_folders_without_any_image_that_can_be_read_are_refused_with_what_they_have(tmp_path, parts):
+    for name in parts:
+        put(tmp_path, f"{name}/x/", f"{name}/y/")
+        (tmp_path / name / "x" / "1.heic").write_bytes(b"x")
+    with pytest.raises(
+        IntegrityError, match=r"has no image that can be read; left out: .heic files \(1\); convert .*.png"
+    ):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize("above", ["dataset", "a/b/c", "images"])
 @pytest.mark.parametrize("inner", ["", "/train", "/images"])
 def test_folders_that_only_wrap_others_are_opened(tmp_path, above, inner):
@@ -132,6 +150,7 @@ UNCLEAR = {
     "only parts without classes": ["val/1.png", "test/1.png"],
     "a training part without classes": ["train/1.png"],
     "an empty training part": ["train/"],
+    "parts in classes": [*part("a", "train", "test"), *part("b", "train", "test"), *part("c", "train"), *part("d")],
     "two training parts": [*part("train_a"), *part("train_b"), *part("test")],
     "two validation parts": [*part("train"), *part("val"), *part("eval")],
 }
@@ -208,6 +227,11 @@ class TestClasses:
         images = read(put(tmp_path, *part("train", train, "dog"), *part("test", test, "dog")))
         assert images.test.labels.bincount().tolist() == [2, 2]
         assert "test images of" in said(images)
+
+    def test_classes_that_differ_only_in_spelling_are_two_and_said(self, tmp_path):
+        images = read(put(tmp_path, *part(".", "Cat", "cat", "dog")))
+        assert len(images.classes) == 3
+        assert said(images) == "classes 'Cat' and 'cat' differ only in case, spaces or the encoding of accents"
 
     def test_a_spelling_that_two_classes_share_is_no_guess(self, tmp_path):
         with pytest.raises(IntegrityError, match="has images of class 'CAT'"):

@@ -1,9 +1,10 @@
 """What was read below a folder and what was left out, in phrases for people."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pipeline.task.data.folder_parts import shown
+from pipeline.task.data.folder_parts import class_key, shown
 from pipeline.task.data.folder_tree import Folder
 from pipeline.wording import counted, listed, printable
 
@@ -22,18 +23,29 @@ def folder_notes(root: Folder, parts: Mapping[str, Folder], held: Held) -> Itera
     classes = list(held["train"])
     if classes != sorted(classes):
         yield f"classes are in the order of their numbers: {shown(classes)}"
+    alike = defaultdict[str, list[str]](list)
+    for name in classes:
+        alike[class_key(name)].append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            yield f"classes {shown(names)} differ only in case, spaces or the encoding of accents"
     for part, by_class in held.items():
-        lacking = [name for name, folders in by_class.items() if not any(folder.all_images for folder in folders)]
+        lacking = [name for name, folders in by_class.items() if not any(folder.has_images for folder in folders)]
         if lacking:
             yield f"no {NAMES[part]} images of class {shown(lacking)}"
         for name, folders in by_class.items():
             if others := [folder.path.name for folder in folders if folder.path.name != name]:
                 yield f"{NAMES[part]} images of {shown(others)} are of class {shown([name])}"
-    unread = [f"{kind} ({count:,})" for kind, count in sorted(root.all_left_out.items())]
+    unread = [said] if (said := left_out(root)) else []
     read_whole = {folder for by_class in held.values() for folders in by_class.values() for folder in folders}
     unread += _unread(root, root, [folder.path for folder in parts.values()], read_whole)
     if unread:
         yield f"left out: {', '.join(unread)}"
+
+
+def left_out(folder: Folder) -> str:
+    """What lies in a folder and below and is neither an image nor a folder, with counts; empty if there is nothing."""
+    return ", ".join(f"{kind} ({count:,})" for kind, count in sorted(folder.all_left_out.items()))
 
 
 def _unread(root: Folder, folder: Folder, parts: list[Path], read: set[Folder]) -> Iterator[str]:

@@ -42,13 +42,13 @@ def find_parts(root: Folder) -> dict[str, Folder]:
     top = unwrapped(root)
     named = defaultdict[str, list[Folder]](list)
     for name, folder in top.folders.items():
-        if (part := part_of(name)) and _holds_classes(folder):
+        if (part := part_of(name)) and _holds_classes(folder) and (folder.has_images or part == "train"):
             named[part].append(folder)
     if "train" not in named:
         _refuse_unnamed_parts(top)
         return {"train": top}
     parts = {part: _only(top, part, folders) for part, folders in named.items()}
-    others = [name for name, folder in top.folders.items() if folder not in parts.values() and folder.all_images]
+    others = [name for name, folder in top.folders.items() if folder not in parts.values() and folder.has_images]
     if len(parts) == 1 and others:
         raise _unclear(top, f"{printable(parts['train'].path.name)} holds class folders, {shown(others)} beside it not")
     if "test" not in parts and "val" in parts:
@@ -106,7 +106,7 @@ def _only(top: Folder, part: str, folders: list[Folder]) -> Folder:
 
 def _refuse_unnamed_parts(top: Folder) -> None:
     """Refuse folders without a training part that look like parts and not like classes."""
-    folders = {name: set(folder.folders) for name, folder in top.folders.items() if folder.all_images}
+    folders = {name: set(folder.folders) for name, folder in top.folders.items() if folder.has_images}
     said = {name: part for name in folders or top.folders if (part := part_of(name))}
     all_said = len(said) == len(folders or top.folders)
     if (all_said and len(said) > 1) or ("train" in said.values() and (all_said or len(set(said.values())) > 1)):
@@ -116,6 +116,11 @@ def _refuse_unnamed_parts(top: Folder) -> None:
         if alike or folders[name] & folders.keys():
             beside = f"in {shown(alike)}" if alike else "beside it"
             raise _unclear(top, f"'{printable(name)}' holds folders that are also {beside}")
+    for name, inner in folders.items():
+        if len(split := [part for part in sorted(inner) if part_of(part)]) > 1:
+            raise _unclear(
+                top, f"'{printable(name)}' holds {shown(split)}; parts hold class folders, and not the reverse"
+            )
     first, *others = folders.values() or [set()]
     if 1 < len(folders) <= len(set(PART_WORDS.values())) and len(first) > 1 and all(held == first for held in others):
         raise _unclear(top, f"{shown(list(folders))} hold the same folders {shown(sorted(first))}")

@@ -40,6 +40,11 @@ class Folder:
         return sorted([*self.images, *(image for folder in self.folders.values() for image in folder.all_images)])
 
     @property
+    def has_images(self) -> bool:
+        """Whether there is an image in it or in the folders below."""
+        return bool(self.images) or any(folder.has_images for folder in self.folders.values())
+
+    @property
     def all_left_out(self) -> Counter[str]:
         """``left_out`` of it and of the folders below together."""
         return sum((folder.all_left_out for folder in self.folders.values()), self.left_out)

@@ -5,9 +5,9 @@ from pathlib import Path
 from pipeline.config.registry import DATASETS
 from pipeline.errors import IntegrityError
 from pipeline.task.data.contract import FileItems, FolderSource, Images
-from pipeline.task.data.folder_notes import folder_notes
+from pipeline.task.data.folder_notes import folder_notes, left_out
 from pipeline.task.data.folder_parts import class_key, find_parts, ordered_classes, shown
-from pipeline.task.data.folder_tree import Folder, read_folder
+from pipeline.task.data.folder_tree import SUFFIXES, Folder, read_folder
 from pipeline.wording import counted, listed, printable
 
 
@@ -39,6 +39,11 @@ class ImageFolder(FolderSource):
             raise IntegrityError(
                 f"{printable(train.path)} has {counted(len(train.images), 'image')} and no class folders; give one "
                 f"folder per class"
+            )
+        if not train.has_images:
+            raise IntegrityError(
+                f"{printable(train.path)} has no image that can be read; left out: {left_out(train) or 'nothing'}; "
+                f"convert them to one of {', '.join(sorted(SUFFIXES))}"
             )
         held = {part: _by_class(folder, train, classes) for part, folder in parts.items()}
         items = {part: _items(folder, held[part]) for part, folder in parts.items()}
@@ -73,7 +78,7 @@ def _by_class(part: Folder, train: Folder, classes: list[str]) -> dict[str, list
         alike = [name] if name in found else [known for known in classes if class_key(known) == class_key(name)]
         if len(alike) == 1:
             found[alike[0]].append(folder)
-        elif folder.all_images:
+        elif folder.has_images:
             foreign.append(name)
     if foreign:
         raise IntegrityError(
