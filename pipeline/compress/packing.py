@@ -6,6 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+AT_ONCE = 2**20
+"""Codes that are unpacked at once, a multiple of 8 so that each part begins with a whole byte."""
+
 
 def pack(codes: Tensor, width: int) -> Tensor:
     """Pack ``n`` integers or bools in ``[0, 2 ** width)`` into uint8 ``[ceil(n * width / 8)]``, lowest bits first.
@@ -23,16 +26,21 @@ def pack(codes: Tensor, width: int) -> Tensor:
     return torch.from_numpy(np.packbits(bits.ravel(), bitorder="little"))
 
 
-def unpack(packed: Tensor, count: int, width: int) -> Tensor:
-    """Read back the first ``count`` codes that ``pack`` wrote: int64 ``[count]``.
+def unpack(packed: Tensor, count: int, width: int, dtype: torch.dtype = torch.int64) -> Tensor:
+    """Read back the first ``count`` codes that ``pack`` wrote: ``[count]`` of a type that holds them.
 
     >>> unpack(torch.tensor([5], dtype=torch.uint8), count=3, width=1)
     tensor([1, 0, 1])
     """
-    bits = np.unpackbits(packed.numpy(), count=count * width, bitorder="little").reshape(count, width)
-    eight_bytes = np.zeros((count, 8), np.uint8)
-    eight_bytes[:, : -(-width // 8)] = np.packbits(bits, axis=1, bitorder="little")
-    return torch.from_numpy(eight_bytes.view("<i8").reshape(count))
+    codes = torch.empty(count, dtype=dtype)
+    for start in range(0, count, AT_ONCE):
+        some = codes[start : start + AT_ONCE]
+        part = packed[start * width // 8 :].numpy()
+        bits = np.unpackbits(part, count=len(some) * width, bitorder="little").reshape(len(some), width)
+        eight_bytes = np.zeros((len(some), 8), np.uint8)
+        eight_bytes[:, : -(-width // 8)] = np.packbits(bits, axis=1, bitorder="little")
+        some[:] = torch.from_numpy(eight_bytes.view("<i8").reshape(len(some)))
+    return codes
 
 
 def join_parts(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:

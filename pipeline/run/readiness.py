@@ -56,7 +56,6 @@ class Readiness:
         storage: The database, where the caller has opened it, to write to it.
         images: Whether every image is decoded: ``"all"`` and each fault is a finding, ``"once"`` before the first trial
             on such data, or ``"none"``.
-        cache_limit: Bytes that the caches of frozen layers may take on disk.
     """
 
     def __init__(
@@ -67,11 +66,10 @@ class Readiness:
         *,
         storage: Database | None = None,
         images: Literal["all", "once", "none"] = "once",
-        cache_limit: int = LIMIT,
     ) -> None:
         self.spec, self.url, self.device, self.images = spec, url, device, images
         self.opened = OpenedTask(spec.task)
-        self.cache_limit = cache_limit
+        self.cache_limit = LIMIT  # bytes that the caches of frozen layers may take on disk
         self._given = storage
 
     @cached_property

@@ -86,10 +86,15 @@ def run_study(
     with storage_errors(url):
         storage = open_storage(url)
         with only_run(storage, spec.name), _only_run_here(spec.name):
-            ready = Readiness(spec, url, options.device, storage=storage, cache_limit=options.cache_limit)
-            ready.require()
-            objectives = trained_objectives(spec, ready.opened, ready.device, options.cache_limit)
+            objectives = _ready_objectives(Readiness(spec, url, options.device, storage=storage), options)
             _run(spec, storage, objectives, options, events)
+
+
+def _ready_objectives(ready: Readiness, options: RunOptions) -> dict[str, Objective]:
+    """The objectives, once every step before them is done; what only the steps need is freed."""
+    ready.cache_limit = options.cache_limit
+    ready.require()
+    return trained_objectives(ready.spec, ready.opened, ready.device, options.cache_limit)
 
 
 @contextmanager

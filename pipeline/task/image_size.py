@@ -38,7 +38,7 @@ def misfit(source: ModelSource, classes: int, error: Exception) -> SpecError:
     reason = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
     size = getattr(source, "image_size", None)
     if size is None:
-        return SpecError(f"task.model '{name}' cannot be used with its images: {reason}")
+        return SpecError(f"task.model '{name}' cannot be built, or cannot take its images: {reason}")
     near = " and ".join(map(str, sizes_near(source, classes, size)))
     to_do = f"sizes near it that work: {near}" if near else "leave image_size out to use that of the weights"
     return SpecError(
@@ -58,11 +58,11 @@ def sizes_near(source: ModelSource, classes: int, size: int) -> list[int]:
 
 
 def _works(source: ModelSource, classes: int, size: int) -> bool:
+    """Whether the architecture, built for this size, takes such an image: by its shape, on torch's device ``meta``."""
     sized = source.model_copy(update={"image_size": size})
     try:
-        with torch.random.fork_rng(devices=[]):
-            model = sized.build(classes)
-        _take(model, torch.zeros(1, 3, size, size))
+        with torch.device("meta"):
+            _take(sized.build(classes), torch.zeros(1, 3, size, size))
     except Exception:
         return False
     return True

@@ -72,5 +72,5 @@ class Int1(LayerCompression):
         return SignWeight(positive, scale.to(weight.dtype))
 
     def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> SignWeight:
-        positive = unpack(tensors["sign"], shape[0] * shape[1], 1).bool().reshape(shape)
+        positive = unpack(tensors["sign"], shape[0] * shape[1], 1, torch.bool).reshape(shape)
         return SignWeight(positive, torch.empty(0) if self.scale == "none" else tensors["scale"])

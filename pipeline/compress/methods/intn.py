@@ -113,6 +113,6 @@ class IntN(LayerCompression):
         return (rows - zero).div_(divisor).round_().clamp_(0, 2**self.bits - 1)
 
     def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> CodeWeight:
-        code = unpack(tensors["code"], shape[0] * shape[1], self.bits).to(torch.uint8).reshape(shape)
+        code = unpack(tensors["code"], shape[0] * shape[1], self.bits, torch.uint8).reshape(shape)
         zero = torch.empty(0) if self.symmetric else tensors["zero"]
         return CodeWeight(code, tensors["scale"], zero, self.bits, min(self.group or shape[1], shape[1]))
