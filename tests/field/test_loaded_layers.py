@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from checkpoints import write
+from exported_models import write
 from methods import label, mlp, variants
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.linear import Linear

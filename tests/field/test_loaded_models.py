@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from checkpoints import write
+from exported_models import write
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, prune, vector_to_parameters
 
