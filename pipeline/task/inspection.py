@@ -14,6 +14,7 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.linear import Linear
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
@@ -74,6 +75,11 @@ def _refuse_unusable(model: nn.Module) -> None:
             raise IntegrityError(
                 f"{where} is TorchScript ({type(module).__name__}), whose layers cannot be replaced; give the "
                 f"nn.Module that it was made from"
+            )
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            raise IntegrityError(
+                f"{where} is a {type(module).__name__} without running statistics, so that the logits of an image "
+                f"depend on the other images of its batch; make it with track_running_stats=True, and train it"
             )
         if any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters(recurse=False)):
             raise IntegrityError(

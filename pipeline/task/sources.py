@@ -58,7 +58,8 @@ def as_part(source: PartSource, name: str) -> Part:
             )
         if isinstance(images, Tensor):
             return TensorPart(as_image(images, f"the images of the {name} part are"), labels)
-    items = GivenItems(_map_style(source, name), name)
+    source = _map_style(source, name)
+    items = GivenItems(source, name, len(source))
     items.refuse_random()
     return DatasetPart(items, labels, threads=0, name=name)
 
@@ -99,9 +100,10 @@ class GivenItems:
 
     dataset: MapDataset
     name: str  # of the part, for messages
+    count: int
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return self.count
 
     def __getitem__(self, index: int, /) -> tuple[Tensor, int]:
         try:
@@ -149,8 +151,7 @@ def as_image(value: object, what: str) -> Tensor:
         IntegrityError: It is none of these, or not of floating point.
     """
     if isinstance(value, Tensor):
-        plain = value.layout is torch.strided and not (value.is_quantized or value.is_nested or value.is_meta)
-        if plain and value.is_floating_point() and value.ndim:
+        if _is_dense(value) and value.is_floating_point() and value.ndim:
             tensor = value.detach().as_subclass(Tensor).to("cpu", torch.float32)
             return tensor.clone() if tensor.is_inference() else tensor  # those cannot be trained with
     elif hasattr(value, "__array__") or isinstance(value, list | tuple):
@@ -221,10 +222,17 @@ def sound_images(part: Part, name: str, shape: torch.Size) -> Iterator[Tensor]:
 
 
 def _plain(value: object) -> object:
-    """Arrays and tensors as numbers and nested lists of Python; other values themselves."""
+    """Arrays and tensors as numbers and nested lists of Python, ``None`` without values; other things themselves."""
+    if isinstance(value, Tensor) and not _is_dense(value):
+        return None
     if hasattr(value, "__array__"):
         return value.tolist() if hasattr(value, "tolist") else np.asarray(value).tolist()
     return value
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether a tensor has one plain value per entry."""
+    return not (tensor.is_nested or tensor.is_quantized or tensor.is_meta) and tensor.layout is torch.strided
 
 
 def _is_pair(source: object) -> bool:
@@ -264,6 +272,8 @@ def described(value: object) -> str:
         return f"{kind} with the keys {reprlib.repr(list(value))[1:-1]}"
     if isinstance(value, tuple | list):
         return f"{kind} with {len(value)} entries"
+    if isinstance(value, Tensor) and value.is_nested:
+        return f"{kind}, nested"
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return f"{kind}, {str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
     return kind

@@ -120,6 +120,9 @@ def test_a_label_out_of_range_is_named_with_part_and_index(value, said):
         (None, "the labels of the train part are of type NoneType"),
         ({0: 1}, "the labels of the train part are of type dict"),
         (set(LABELS.tolist()), "the labels of the train part are of type set"),
+        (LABELS.to("meta"), r"the labels of the train part are of type Tensor, int64 \[12\]"),
+        (LABELS.to_sparse(), r"the labels of the train part are of type Tensor, int64 \[12\]"),
+        ([*LABELS[:5], LABELS[0].to("meta"), *LABELS[6:]], "label None of image 5 of the train part"),
     ],
 )
 def test_labels_that_do_not_fit_the_images_are_refused(labels, said):

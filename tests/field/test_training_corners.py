@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.compress.layer_statistics import reestimate
 from pipeline.config.task_spec import TaskSpec
-from pipeline.errors import SpecError
+from pipeline.errors import IntegrityError, SpecError
 from pipeline.objective.objective import Objective
 from pipeline.task.contract import Task
 from pipeline.task.parts import TensorPart
@@ -85,6 +85,14 @@ def test_batch_norm_over_one_image_is_refused(combination, said):
     task = Task(WithNorm(), *[blobs(count, 1)] * 3, metric="agreement")
     with pytest.raises(SpecError, match=f"{said}.* batches of one image.* give 2 or more of both"):
         make_objective(make_spec(combination=combination), task).combination.compressed  # noqa: B018
+
+
+@pytest.mark.parametrize("count", [32, 33])
+def test_batch_norm_without_running_statistics_is_refused(count):
+    model = WithNorm()
+    model.norm = nn.BatchNorm1d(12, track_running_stats=False)
+    with pytest.raises(IntegrityError, match="'norm' of the model is a BatchNorm1d without running statistics"):
+        Task(model, blobs(count, 1), blobs(5, 2), blobs(5, 3))
 
 
 def spec(tmp_path, count: int = 12, **baseline) -> TaskSpec:
