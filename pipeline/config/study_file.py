@@ -19,12 +19,12 @@ from pipeline.paths import read_text, write_text
 def pinned(spec: StudySpec, combination: CombinationSpec) -> dict[str, Any]:
     """The values of a combination that may not change while its stored study grows, as a JSON-able table.
 
-    The budget of trials, the number of the winners' seeds, the spectra and the data's folder may change.
+    The budget of trials, the number of the winners' seeds, the spectra and the data's folders may change.
     """
     table = spec.model_dump(mode="json", exclude={"combination", "seeds", "name", "spectra"})
     table["combination"] = combination.model_dump(mode="json")
     del table["search"]["trials"]
-    for option in ("root", "download"):
+    for option in spec.task.data.location:
         table["task"]["data"].pop(option, None)
     return table
 

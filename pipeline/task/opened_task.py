@@ -112,7 +112,7 @@ class OpenedTask:
         spec = self.spec
         return {
             "model": spec.model.model_dump(mode="json"),
-            "data": spec.data.model_dump(mode="json", exclude={"root", "download"}, exclude_none=True),
+            "data": spec.data.model_dump(mode="json", exclude=set(spec.data.location)),
             "split": spec.split.model_dump(mode="json"),
             "baseline": spec.baseline and spec.baseline.model_dump(mode="json"),
             "classes": self.classes,

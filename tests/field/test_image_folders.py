@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from spec_tables import table
 
 from pipeline.config.registry import DATASETS
+from pipeline.config.spec import StudySpec
+from pipeline.config.study_file import pinned, upgraded
 from pipeline.errors import IntegrityError
 from pipeline.task.data.contract import Images
 from pipeline.task.data.folder_parts import PART_WORDS, class_key, ordered_classes, part_of
@@ -55,9 +58,7 @@ def test_a_folder_says_its_part_in_any_case_and_with_words_around_it(data):
     assert part_of(spell(data.draw(st.sampled_from(WORDS[part])))) == part
 
 
-@pytest.mark.parametrize(
-    "name", ["cat", "trains", "contest", "constrained", "latest", "trainval", "train_test", "", "é"]
-)
+@pytest.mark.parametrize("name", ["cat", "trains", "contest", "constrained", "latest", "train_test", "", "é"])
 def test_a_word_that_only_contains_a_part_says_none(name):
     assert part_of(name) is None
 
@@ -103,7 +104,7 @@ def test_folders_without_any_image_that_can_be_read_are_refused_with_what_they_h
         put(tmp_path, f"{name}/x/", f"{name}/y/")
         (tmp_path / name / "x" / "1.heic").write_bytes(b"x")
     with pytest.raises(
-        IntegrityError, match=r"has no image that can be read; left out: .heic files \(1\); convert .*.png"
+        IntegrityError, match=r"has no image that can be read; left out: .heic files \(1\); the suffixes.*.png"
     ):
         read(tmp_path)
 
@@ -180,6 +181,14 @@ def test_the_options_can_name_what_was_read_before_parts_were_found_by_name(tmp_
     before = shutil.copytree(tmp_path, tmp_path / "before")
     shutil.rmtree(before / "val")
     assert read(tmp_path, train="train", test="test").fingerprint() == read(before).fingerprint()
+
+
+def test_a_stored_study_goes_on_when_the_options_name_the_folders_that_it_read():
+    def stored(**options: str) -> dict[str, object]:
+        spec = StudySpec.model_validate(table(task__data={"source": "image-folder", **options}))
+        return pinned(spec, spec.combination[0])
+
+    assert stored(root="here", train="train", test="test") == upgraded(stored(root="there"))
 
 
 @pytest.mark.parametrize("wrapped", ["images", "cam1", "2021/05"])

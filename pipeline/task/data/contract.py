@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from PIL import Image
@@ -122,6 +123,9 @@ class FileItems(Items):
 
 class DataSource(Method):
     """A registered kind of data set; its fields are the options of ``[task.data]``."""
+
+    location: ClassVar[frozenset[str]] = frozenset({"root", "download"})
+    """Options that say where the data lie, and not what they are: a study may go on with others of the same data."""
 
     @abstractmethod
     def open(self) -> Images:

@@ -10,7 +10,7 @@ from pipeline.task.data.folder_tree import Folder
 from pipeline.wording import listed, printable
 
 PART_WORDS = {
-    "train": "train", "training": "train", "trn": "train",
+    "train": "train", "training": "train", "trainval": "train", "trn": "train",
     "val": "val", "valid": "val", "validation": "val", "eval": "val", "evaluation": "val", "dev": "val",
     "test": "test", "testing": "test", "tst": "test",
 }  # fmt: skip

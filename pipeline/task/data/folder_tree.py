@@ -15,8 +15,10 @@ SUFFIXES = {
     *([".avif"] if features.check("avif") else []),
 }  # fmt: skip
 """Suffixes of the files that are read as images, in lower case."""
-SYSTEM_FOLDERS = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
-"""Folders that macOS, Synology, Windows and Linux make by themselves, in lower case."""
+SYSTEM_FOLDERS = {
+    "__macosx", "__pycache__", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found",
+}  # fmt: skip
+"""Folders that systems and programs make by themselves, in lower case."""
 
 Identity = tuple[int, int]
 """Device and inode of a folder; the same by whatever link it is reached."""

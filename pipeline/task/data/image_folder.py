@@ -19,6 +19,8 @@ class ImageFolder(FolderSource):
     validation part and no test part, as in ImageNet, it is the test part, and the validation part is split off.
     """
 
+    location = FolderSource.location | {"train", "val", "test"}
+
     train: str | None = None
     """Folder of the training part below the root, `"."` for the root; else the parts are found by their names."""
     val: str | None = None
@@ -43,7 +45,7 @@ class ImageFolder(FolderSource):
         if not train.has_images:
             raise IntegrityError(
                 f"{printable(train.path)} has no image that can be read; left out: {left_out(train) or 'nothing'}; "
-                f"convert them to one of {', '.join(sorted(SUFFIXES))}"
+                f"the suffixes of images are {', '.join(sorted(SUFFIXES))}"
             )
         held = {part: _by_class(folder, train, classes) for part, folder in parts.items()}
         items = {part: _items(folder, held[part]) for part, folder in parts.items()}
