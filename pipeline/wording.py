@@ -3,7 +3,7 @@
 Every other module takes its words from here, so that the page, the terminal, the log and the notes agree.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pipeline.cell import UNRANKED
 
@@ -42,6 +42,15 @@ def listed(names: Iterable[str]) -> str:
     """
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def few(names: Sequence[str], most: int = 5) -> str:
+    """Names as a phrase, of which those beyond ``most`` are only counted; at least one.
+
+    >>> few(["a", "b", "c", "d"], 2)
+    'a, b and 2 more'
+    """
+    return listed(names if len(names) <= most else [*names[:most], f"{len(names) - most} more"])
 
 
 def counted(count: int, noun: str) -> str:

@@ -42,6 +42,7 @@ class CompressedModel:
     weights: Mapping[str, CompressedWeight]
     reference: nn.Module  # the uncompressed model of the same architecture, to which residuals and statistics refer
     head: Sequence[str] = ()  # the layers that give the logits, as far as they are known
+    notes: Sequence[str] = ()  # what a user should know of the result, in sentences
 
 
 class Compression(Method):

@@ -1,6 +1,7 @@
 """What the structured prunings share: how many channels remain, and how pruned models are stored and loaded."""
 
 import copy
+import logging
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -10,13 +11,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.compress.channels import fit_shapes, prune_channels
+from pipeline.compress.channel_shapes import fit_shapes
+from pipeline.compress.channels import PrunedModel, prune_channels
 from pipeline.compress.contract import CompressedModel, Compression, ModelStats
 from pipeline.compress.layers import copy_sharing_tensors, matrix_shape, sound_matrix, weight_matrix
 from pipeline.compress.weight import DenseWeight
 from pipeline.errors import SpecError
 from pipeline.task.contract import Part
 from pipeline.task.tensor_cache import restore_state
+from pipeline.wording import counted, few
+
+logger = logging.getLogger(__name__)
 
 
 class StructuredPruning(Compression):
@@ -41,18 +46,34 @@ class StructuredPruning(Compression):
         ``noise`` is a batch of one image of noise, like the training images, on the model's device.
         """
 
+    def prune(self, model: nn.Module, noise: Tensor, scores: Mapping[str, Tensor]) -> PrunedModel:
+        """Remove the channels of lowest scores, ``[out]`` by layer, in a copy of ``model``.
+
+        Raises:
+            SpecError: Not one channel can be removed; the message says why, by layer.
+        """
+        pruned = prune_channels(model, list(scores), noise, scores, lambda _, units: self.kept(units))
+        if self.keep < 1 and not pruned.rows:
+            raise SpecError(
+                f"{self.name} with keep = {self.keep} can remove no output channel of the targets: {_reasons(pruned.whole)}; choose "
+                f"other targets, another keep, or another compression"
+            )
+        return pruned
+
     def compress_model(
         self, model: nn.Module, targets: Sequence[str], stats: ModelStats, train: Part | None = None
     ) -> CompressedModel:
         train, noise = self._noise(model, targets, train)
-        return _as_compressed(self.pruned(model, targets, train, noise), targets)
+        return self._as_compressed(self.pruned(model, targets, train, noise), model, targets)
 
     def outline(self, model: nn.Module, targets: Sequence[str], train: Part | None = None) -> CompressedModel:
-        """The model without as many channels, whatever their scores."""
+        """The model without as many channels, whatever their scores; the log says why layers keep all of theirs."""
         _, noise = self._noise(model, targets, train)
         scores = {name: torch.ones(matrix_shape(model.get_submodule(name))[0]) for name in targets}
-        pruned = prune_channels(model, targets, noise, scores, lambda _, units: self.kept(units))
-        return _as_compressed(pruned.model, targets)
+        pruned = self.prune(model, noise, scores)
+        if pruned.whole:
+            logger.info(f"{self.name} keeps all output channels of {_reasons(pruned.whole)}")
+        return self._as_compressed(pruned.model, model, targets)
 
     def _noise(self, model: nn.Module, targets: Sequence[str], train: Part | None) -> tuple[Part, Tensor]:
         """The training part, and an image of noise like those in it; the weights of the targets are sound."""
@@ -71,10 +92,25 @@ class StructuredPruning(Compression):
         pruned = copy.deepcopy(model)
         fit_shapes(pruned, tensors)
         restore_state(pruned, tensors)
-        return _as_compressed(pruned.eval().requires_grad_(False), targets)
+        return self._as_compressed(pruned.eval().requires_grad_(False), model, targets)
+
+    def _as_compressed(self, pruned: nn.Module, original: nn.Module, targets: Sequence[str]) -> CompressedModel:
+        """A pruned model as a ``CompressedModel``; the remaining weights are exact, so it is its own reference."""
+        weights = {name: DenseWeight(weight_matrix(pruned.get_submodule(name))) for name in targets}
+        before = {name: len(weight_matrix(original.get_submodule(name))) for name in targets}
+        left = {name: weight.shape[0] for name, weight in weights.items()}
+        smaller = [name for name in targets if left[name] < before[name]]
+        kept, channels = (sum(counts[name] for name in smaller) for counts in (left, before))
+        note = f"{self.name} with keep = {self.keep} keeps {kept:,} of {counted(channels, 'output channel')}"
+        note += f" ({100 * kept / max(channels, 1):.0f} %) of {counted(len(smaller), 'layer')}"
+        if whole := [name for name in targets if name not in smaller]:
+            note += f", and all of {few(whole)}"
+        return CompressedModel(pruned, weights, copy_sharing_tensors(pruned), (note,))
 
 
-def _as_compressed(model: nn.Module, targets: Sequence[str]) -> CompressedModel:
-    """A pruned model as a ``CompressedModel``; the remaining weights are exact, so it is its own reference."""
-    weights = {name: DenseWeight(weight_matrix(model.get_submodule(name))) for name in targets}
-    return CompressedModel(model, weights, copy_sharing_tensors(model))
+def _reasons(whole: Mapping[str, str]) -> str:
+    """Why layers stay whole, each reason with the layers that it holds for."""
+    names: dict[str, list[str]] = {}
+    for name, why in whole.items():
+        names.setdefault(why, []).append(f"'{name}'")
+    return "; ".join(f"{few(layers)}: {why}" for why, layers in names.items())

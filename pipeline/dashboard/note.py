@@ -36,6 +36,7 @@ def combination_note(result: CombinationResult) -> str:
         f"- Task: {_task(task)}",
         f"- Compression: {_method(method.get('compression'))} of {layers} ({_targets(method.get('targets'))})",
         f"- Adapter: {_method(method.get('adapter'))}; inits: {inits}",
+        *(f"- Note: {_plain(note)}" for note in result.facts.get("notes", ())),
     ]
     return "\n\n".join([what, "\n".join(methods), _table([result]), *_progress([result]), *_commands([result])])
 

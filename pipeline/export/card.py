@@ -41,6 +41,7 @@ def make_card(combination: Combination, trial: FrozenTrial, got: Recovered, val:
             "retrained": got.retrained,
             "seed": trial.user_attrs["seed"],
         },
+        "notes": list(combination.compressed.notes),
         "accuracy": {"recovered": {"val": _stated(val), "test": _stated(test)}},
         "size": {
             "dense_bytes": size.dense_bytes,

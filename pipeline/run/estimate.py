@@ -185,7 +185,7 @@ def plan_study(
                 "allocation": allocation,
                 "sized_by_values": not combination.compression.sized_by_shape,
                 "ranks": ranks,
-                "notes": search_notes(spec.search, combination.adapter),
+                "notes": [*search_notes(spec.search, combination.adapter), *combination.compressed.notes],
                 "scores": plan_scores(objective) if score else None,
             }
         )

@@ -182,6 +182,7 @@ def study_facts(spec: StudySpec, combination: Combination) -> dict[str, Any]:
         "compressed_bytes": combination.compressed_size.bytes,
         "dense_macs": combination.facts(search.ranks[0]).dense_macs,
         "spectra": watched_layers(spec, combination.task),
+        "notes": [*search_notes(spec.search, combination.adapter), *combination.compressed.notes],
         **in_chunks("layers", json.dumps(layer_bytes(combination))),
     }
 
@@ -220,7 +221,7 @@ def _search(spec: StudySpec, study: optuna.Study, objective: Objective, cohort: 
     measure_references(objective, study, "val")
     layers, bases = len(objective.combination.targets), objective.bases
     logger.info(f"{name}: {layers} layers compressed; {bases.common.program.cut_in_words()}")
-    for note in search_notes(spec.search, objective.combination.adapter):
+    for note in study.user_attrs["notes"]:
         logger.info(f"{name}: {note}")
     for base in bases.shared:  # caches are built here, before the search, so that they have all threads
         for part in ("train", "val"):

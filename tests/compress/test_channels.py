@@ -5,7 +5,8 @@ import torchvision
 from torch import nn
 
 from pipeline.compress import channels
-from pipeline.compress.channels import fit_shapes, prune_channels
+from pipeline.compress.channel_shapes import fit_shapes
+from pipeline.compress.channels import prune_channels
 from pipeline.compress.layers import copy_sharing_tensors, weight_matrix
 from pipeline.compress.targets import find_targets
 from pipeline.errors import SpecError

@@ -52,6 +52,9 @@ class PruneGradient(StructuredPruning, TrainingCompression):
 
     def pruned(self, model: nn.Module, targets: Sequence[str], train: Part, noise: Tensor) -> nn.Module:
         weights = {name: weight_matrix(model.get_submodule(name)) for name in targets}
+        self.prune(
+            model, noise, {name: weight.norm(dim=1) for name, weight in weights.items()}
+        )  # or not worth training
         scores = {name: weight.new_zeros(len(weight), dtype=torch.float64) for name, weight in weights.items()}
         # All GPUs are listed, because torch.manual_seed seeds all of them.
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.enable_grad():

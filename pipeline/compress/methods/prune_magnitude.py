@@ -5,7 +5,6 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from pipeline.compress.channels import prune_channels
 from pipeline.compress.layers import weight_matrix
 from pipeline.compress.structured_pruning import StructuredPruning
 from pipeline.config.registry import COMPRESSIONS
@@ -27,4 +26,4 @@ class PruneMagnitude(StructuredPruning):
     def pruned(self, model: nn.Module, targets: Sequence[str], train: Part, noise: Tensor) -> nn.Module:
         order = {"l1": 1, "l2": 2}[self.norm]
         norms = {name: weight_matrix(model.get_submodule(name)).double().norm(order, dim=1) for name in targets}
-        return prune_channels(model, targets, noise, norms, lambda _, units: self.kept(units)).model
+        return self.prune(model, noise, norms).model

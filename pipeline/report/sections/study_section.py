@@ -32,6 +32,7 @@ def task_section(results: Sequence[CombinationResult]) -> Section:
         [
             facts("Model, data and baseline", {"value": first} if same else told),
             table("The combinations; each is searched with every rank and init", columns, results),
+            *(Paragraph(f"{result.label}: {note}.") for result in results for note in result.facts.get("notes", ())),
         ],
     )
 

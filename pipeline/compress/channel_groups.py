@@ -1,0 +1,166 @@
+"""Which output channels of a model can be removed, and which only together.
+
+The package torch-pruning traces the dependencies (DepGraph: Fang et al., 2023, arXiv:2301.12900): inputs of the next
+layers, batch norms, depthwise convolutions, additions.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.layers.attention import Attention
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pipeline.compress.channel_shapes import is_depthwise
+from pipeline.compress.layers import copy_sharing_tensors, matrix_shape
+from pipeline.errors import SpecError
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Output channels of one or more target layers that can only be removed together."""
+
+    root: str  # the name of one of the layers
+    units: Tensor  # [out], the unit of each row of `root`; the rows of a unit, such as an attention head, go together
+    layers: Mapping[str, Tensor]  # per layer [2, m]: its rows, and the rows of `root` with which they are removed
+
+    @property
+    def count(self) -> int:
+        """The number of units."""
+        return int(self.units.max()) + 1
+
+    def lowest(self, scores: Mapping[str, Tensor], kept: int) -> list[int]:
+        """The rows of ``root`` that are removed if the ``kept`` units with the highest scores remain.
+
+        A unit's score is the sum of ``scores [out]`` over its rows in all layers. Of equal units the first remains.
+        """
+        total = torch.zeros(self.count, dtype=torch.float64)
+        for name, (rows, root_rows) in self.layers.items():
+            total.index_add_(0, self.units[root_rows], scores[name].double().cpu()[rows])
+        ranking = total.argsort(descending=True, stable=True)
+        return torch.isin(self.units, ranking[kept:]).nonzero().flatten().tolist()
+
+
+def channel_groups(
+    model: nn.Module, targets: Sequence[str], images: Tensor
+) -> tuple[list[ChannelGroup], dict[str, str]]:
+    """The groups of the target layers whose channels may be removed, and why those of the others may not."""
+    copy = copy_sharing_tensors(model)
+    graph, names = trace(copy, images), {module: name for name, module in copy.named_modules()}
+    groups, whole, seen = list[ChannelGroup](), dict[str, str](), set[str]()
+    for name in targets:
+        layer = copy.get_submodule(name)
+        if name in seen:
+            continue
+        if layer not in graph.module2node:
+            whole[name] = "the model does not call it"
+            continue
+        out = matrix_shape(layer)[0]
+        items = list(dependencies(graph, layer, range(out)))
+        losing = {names[item.dep.target.module]: item for item in items if loses_outputs(graph, item)}
+        rows = {key: torch.tensor([item.idxs, item.root_idxs]) for key, item in losing.items() if key in targets}
+        seen |= rows.keys()
+        if why := _obstacle(graph, items, names) or _foreign(copy, losing, rows):
+            whole |= dict.fromkeys([name, *rows], why)
+        else:
+            ties = _ties(graph, layer, out) if any(len(set(item.root_idxs)) < out for item in items) else []
+            groups.append(ChannelGroup(name, _units(copy, name, out, ties), rows))
+    return groups, whole
+
+
+def trace(model: nn.Module, images: Tensor) -> Any:
+    """The dependency graph of ``model``; tracing makes the model's parameters trainable."""
+    try:
+        from torch_pruning import DependencyGraph
+    except ImportError as error:
+        raise SpecError(
+            f"structured pruning needs the package torch-pruning, which is not installed ({error}); install it with: "
+            f"pip install 'restora[pruning]'"
+        ) from None
+    model.requires_grad_(True)
+    with torch.enable_grad():
+        # The graph marks the model's output only if an operation comes after the last layer; hence the negation.
+        try:
+            graph = DependencyGraph()  # type: ignore[no-untyped-call]
+            return graph.build_dependency(model, [images], output_transform=torch.neg, verbose=False)
+        except Exception as error:  # nothing narrower: the package assumes much, and breaks anywhere in its own code
+            raise SpecError(
+                f"torch-pruning cannot follow the channels of this model ({type(error).__name__}: {error}), perhaps "
+                f"because its code shuffles or reshapes them; choose another compression"
+            ) from error
+
+
+def dependencies(graph: Any, layer: nn.Module, rows: Sequence[int]) -> Any:
+    """All that is removed with some rows of a layer: modules, the indices that each loses, and the rows they follow."""
+    return graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, list(rows))
+
+
+def loses_outputs(graph: Any, item: Any) -> bool:
+    """Whether a dependency removes output channels of a layer."""
+    layer = item.dep.target.module
+    return isinstance(layer, nn.Linear | nn.Conv2d) and bool(graph.is_out_channel_pruning_fn(item.dep.handler))
+
+
+def loses_inputs(graph: Any, item: Any) -> bool:
+    """Whether a dependency removes input channels of a layer and no output channels."""
+    return isinstance(item.dep.target.module, nn.Linear | nn.Conv2d) and not loses_outputs(graph, item)
+
+
+def _obstacle(graph: Any, items: Iterable[Any], names: Mapping[nn.Module, str]) -> str | None:
+    """Why channels cannot be removed with some dependencies: a module or an operation that needs all of them."""
+    for item in items:
+        module = item.dep.target.module
+        if isinstance(module, graph.ops._OutputOp):
+            return "it gives the model's outputs"
+        if isinstance(module, nn.Parameter):
+            return "a parameter of the model outside any layer has one value for each of its channels"
+        if module not in names:
+            continue  # an operation that takes any number of channels
+        if isinstance(module, nn.Conv2d) and module.groups > 1 and not is_depthwise(module):
+            return f"'{names[module]}' is a convolution in groups"
+        if not isinstance(module, nn.Linear | nn.Conv2d | _BatchNorm | nn.PReLU):
+            return f"its channels enter '{names[module]}' ({type(module).__name__}), which needs all of them"
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            held = module.weight.shape[1] if loses_inputs(graph, item) else len(module.weight)
+            if max(item.idxs) >= held:
+                return f"its channels enter '{names[module]}' in an order that cannot be followed"
+    return None
+
+
+def _foreign(model: nn.Module, losing: Iterable[str], targets: Iterable[str]) -> str | None:
+    """Why the layers that lose channels together cannot, although nothing else needs the channels.
+
+    A depthwise convolution loses the channels of the layer before it, whether it is a target or not.
+    """
+    independent = [name for name in losing if not is_depthwise(model.get_submodule(name))]
+    others = [name for name in independent if name not in targets]
+    if others:
+        return f"its channels are those of '{others[0]}', which is not among the targets"
+    return None if independent else "it has one filter for each channel of the images"
+
+
+def _ties(graph: Any, layer: nn.Module, out: int) -> list[tuple[int, int]]:
+    """Pairs of rows of a layer that can only be removed together, because the model splits its channels and joins them.
+
+    A pair differs in a bit of its numbers, so removing the rows with that bit brings the other row of the pair along.
+    """
+    pairs = set[tuple[int, int]]()
+    for bit in range((out - 1).bit_length()):
+        for item in dependencies(graph, layer, [row for row in range(out) if row >> bit & 1]):
+            if item.dep.target.module is layer and loses_outputs(graph, item):
+                pairs |= set(zip(item.idxs, item.root_idxs, strict=True))
+    return sorted(pairs)
+
+
+def _units(model: nn.Module, root: str, out: int, ties: Iterable[tuple[int, int]]) -> Tensor:
+    """``[out]``, the unit of each row of a layer: rows that are tied share one, as do a head's for timm's ``qkv``."""
+    units = torch.arange(out)
+    for name, module in model.named_modules():
+        if isinstance(module, Attention) and root == f"{name}.qkv":
+            units = torch.arange(module.num_heads).repeat_interleave(module.head_dim).repeat(3)
+    for row, other in ties:
+        units[units == units[row]] = units[other].clone()
+    numbered: Tensor = torch.unique(units, return_inverse=True)[1]
+    return numbered
