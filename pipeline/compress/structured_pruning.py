@@ -15,7 +15,7 @@ from pipeline.compress.channel_shapes import fit_shapes
 from pipeline.compress.channels import PrunedModel, prune_channels
 from pipeline.compress.contract import CompressedModel, Compression, ModelStats
 from pipeline.compress.layers import copy_sharing_tensors, matrix_shape, sound_matrix, weight_matrix
-from pipeline.compress.weight import DenseWeight
+from pipeline.compress.weight import CompressedWeight, DenseWeight
 from pipeline.errors import SpecError
 from pipeline.task.contract import Part
 from pipeline.task.tensor_cache import restore_state
@@ -97,15 +97,18 @@ class StructuredPruning(Compression):
     def _as_compressed(self, pruned: nn.Module, original: nn.Module, targets: Sequence[str]) -> CompressedModel:
         """A pruned model as a ``CompressedModel``; the remaining weights are exact, so it is its own reference."""
         weights = {name: DenseWeight(weight_matrix(pruned.get_submodule(name))) for name in targets}
-        before = {name: len(weight_matrix(original.get_submodule(name))) for name in targets}
+        notes = (self._note(weights, original),) if self.keep < 1 else ()
+        return CompressedModel(pruned, weights, copy_sharing_tensors(pruned), notes)
+
+    def _note(self, weights: Mapping[str, CompressedWeight], original: nn.Module) -> str:
+        """The share of channels that remains, and which layers stay whole."""
+        before = {name: len(weight_matrix(original.get_submodule(name))) for name in weights}
         left = {name: weight.shape[0] for name, weight in weights.items()}
-        smaller = [name for name in targets if left[name] < before[name]]
-        kept, channels = (sum(counts[name] for name in smaller) for counts in (left, before))
-        note = f"{self.name} with keep = {self.keep} keeps {kept:,} of {counted(channels, 'output channel')}"
-        note += f" ({100 * kept / max(channels, 1):.0f} %) of {counted(len(smaller), 'layer')}"
-        if whole := [name for name in targets if name not in smaller]:
-            note += f", and all of {few(whole)}"
-        return CompressedModel(pruned, weights, copy_sharing_tensors(pruned), (note,))
+        whole = [name for name in weights if left[name] == before[name]]
+        kept, channels = (sum(counts[name] for name in weights if name not in whole) for counts in (left, before))
+        share = f"{kept:,} of {counted(channels, 'output channel')} ({100 * kept / max(channels, 1):.0f} %)"
+        note = f"{self.name} with keep = {self.keep} keeps {share} of {counted(len(weights) - len(whole), 'layer')}"
+        return f"{note}, and all of {few(whole)}" if whole else note
 
 
 def _reasons(whole: Mapping[str, str]) -> str:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from tiny_studies import BatchNormNet, Mlp, kept_of, make_objective, make_spec, make_task, measure, search
+from tiny_studies import BatchNormNet, Mlp, ResidualNet, kept_of, make_objective, make_spec, make_task, measure, search
 
 from pipeline import load
 from pipeline.export.selection import export_combination
@@ -35,7 +35,7 @@ WAYS = {
         {**TOU, "frozen": {"method": "intN", "bits": 8}},
         ["svd"],
     ),
-    "everything, on pruned convolutions": (BatchNormNet, "full", "prune_magnitude", ["svd"]),
+    "everything, on pruned convolutions": (ResidualNet, "full", "prune_magnitude", ["svd"]),
     "the head alone": (BatchNormNet, "head", "int1", ["svd"]),
     "nothing": (Mlp, "none", {"method": "svd", "factors": {"method": "intN", "bits": 8}}, ["svd"]),
 }

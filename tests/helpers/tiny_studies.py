@@ -80,6 +80,20 @@ class BatchNormNet(nn.Module):
         return self.head(torch.relu(self.bn2(self.conv2(x))).mean((2, 3)))
 
 
+class ResidualNet(nn.Module):
+    """Convolutions and batch norms around an addition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.bn1 = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.conv, self.bn2 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.bn1(self.stem(x.reshape(-1, 1, 4, 4))))
+        return self.head(torch.relu(x + self.bn2(self.conv(x))).mean((2, 3)))
+
+
 def trained(model: nn.Module, steps: int = 60) -> nn.Module:
     images, labels = blobs(96, 1)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)

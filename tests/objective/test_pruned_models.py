@@ -3,8 +3,7 @@
 import pytest
 import timm
 import torch
-from tiny_studies import Mlp, adapted, make_objective, make_spec, make_task, measure
-from torch import nn
+from tiny_studies import Mlp, ResidualNet, adapted, make_objective, make_spec, make_task, measure
 
 from pipeline.adapt.contract import Draw, Start
 from pipeline.adapt.lanes import Lanes
@@ -25,20 +24,6 @@ from pipeline.train.rows import image_rows
 EACH = pytest.mark.parametrize(
     "compression", ["prune_magnitude", {"method": "prune_gradient", "when": "steps", "batch_size": 16}], ids=str
 )
-
-
-class ResidualNet(nn.Module):
-    """Convolutions and batch norms around an addition."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.bn1 = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
-        self.conv, self.bn2 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
-        self.head = nn.Linear(8, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.relu(self.bn1(self.stem(x.reshape(-1, 1, 4, 4))))
-        return self.head(torch.relu(x + self.bn2(self.conv(x))).mean((2, 3)))
 
 
 def test_lora_trains_on_a_pruned_resnet_and_comes_back_from_a_file():
