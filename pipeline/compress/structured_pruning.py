@@ -55,8 +55,8 @@ class StructuredPruning(Compression):
         pruned = prune_channels(model, list(scores), noise, scores, lambda _, units: self.kept(units))
         if self.keep < 1 and not pruned.rows:
             raise SpecError(
-                f"{self.name} with keep = {self.keep} can remove no output channel of the targets: {_reasons(pruned.whole)}; choose "
-                f"other targets, another keep, or another compression"
+                f"{self.name} with keep = {self.keep} can remove no output channel of the targets: "
+                f"{_reasons(pruned.whole)}; choose other targets, another keep, or another compression"
             )
         return pruned
 
@@ -98,7 +98,7 @@ class StructuredPruning(Compression):
         """A pruned model as a ``CompressedModel``; the remaining weights are exact, so it is its own reference."""
         weights = {name: DenseWeight(weight_matrix(pruned.get_submodule(name))) for name in targets}
         notes = (self._note(weights, original),) if self.keep < 1 else ()
-        return CompressedModel(pruned, weights, copy_sharing_tensors(pruned), notes)
+        return CompressedModel(pruned, weights, copy_sharing_tensors(pruned), notes=notes)
 
     def _note(self, weights: Mapping[str, CompressedWeight], original: nn.Module) -> str:
         """The share of channels that remains, and which layers stay whole."""

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from pipeline import Task
 from pipeline.errors import SpecError
-from pipeline.run.readiness import refuse_misfits
+from pipeline.objective.outline import Outline
+from pipeline.run.objectives import refuse_misfits
 from pipeline.space import Values
 
 IMAGES, LABELS = torch.randn(24, 3, 12, 12, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 4
@@ -20,13 +21,21 @@ class Width(nn.Module):
     def __init__(self, kind: str, width: int = 16, joined: int | None = None) -> None:
         super().__init__()
         torch.manual_seed(0)
-        joined = joined or width
+        half = width // 2
+        joined = joined or {"split": half, "slices": half, "glu": half, "pad": width + 4}.get(kind, width)
         self.kind, self.width = kind, width
         self.c1, self.c2, self.fc = nn.Conv2d(3, width, 3), nn.Conv2d(joined, 8, 3), nn.Linear(8, 4)
-        self.register_buffer("shift", torch.linspace(-1, 1, width).view(-1, 1, 1))
-        self.gain = nn.Parameter(torch.rand(width, 1, 1))
-        self.norm = nn.GroupNorm(4, width) if kind == "group norm" else nn.LayerNorm([width, 10, 10])
-        self.grouped = nn.Conv2d(width, width, 1, groups=4 if kind == "groups" else 1)
+        match kind:
+            case "buffer":
+                self.register_buffer("shift", torch.linspace(-1, 1, width).view(-1, 1, 1))
+            case "parameter":
+                self.gain = nn.Parameter(torch.rand(width, 1, 1))
+            case "group norm":
+                self.norm = nn.GroupNorm(4, width)
+            case "layer norm":
+                self.norm = nn.LayerNorm([width, 10, 10])
+            case "groups":
+                self.grouped = nn.Conv2d(width, width, 1, groups=4)
 
     def between(self, x: Tensor) -> Tensor:
         first, n = x[:, : self.width // 2], len(x)
@@ -80,14 +89,13 @@ class Width(nn.Module):
 
 
 LOSES = {
-    "nothing": {}, "chunk": {"joined": 8}, "split": {"joined": 8}, "slices": {"joined": 8}, "thirds":
-    {"width": 12, "joined": 4}, "concatenation": {"joined": 32},
+    "nothing": {}, "chunk": {"joined": 8}, "thirds": {"width": 12, "joined": 4}, "concatenation": {"joined": 32},
 }  # fmt: skip
 """What lets the first convolution lose channels."""
 KEEPS = {
     "view": "code", "view of all": "code", "buffer": "buffer", "parameter": "parameter", "group norm": "'norm'",
     "layer norm": "'norm'", "groups": "'grouped'", "shuffle": "code", "softmax": "code", "flip": "code",
-    "roll": "code", "own mean": "code",
+    "roll": "code", "own mean": "code", "split": "code", "slices": "code", "glu": "code", "pad": "code",
 }  # fmt: skip
 """What keeps the first convolution whole, and a word of the reason."""
 METHODS = pytest.mark.parametrize(
@@ -127,7 +135,9 @@ def test_channels_that_are_split_and_joined_leave_together(kind, shape, method, 
 def test_a_layer_whose_width_something_holds_stays_whole_and_is_named_with_the_reason(kind, word, method, caplog):
     objective = objective_of(Width(kind), method, 0.5)
     with caplog.at_level("INFO", "pipeline"):
-        weights = objective.combination.compressed.weights
+        combination = objective.combination
+        combination.compression.outline(combination.model, combination.targets, combination.task.train)
+    weights = combination.compressed.weights
     assert (weights["c1"].shape[0], weights["c2"].shape[0]) == (16, 4)
     said = next(line for line in caplog.messages if "keeps all output channels of" in line)
     assert word in next(part for part in said.split("; ") if "'c1'" in part)
@@ -138,9 +148,10 @@ def test_a_layer_whose_width_something_holds_stays_whole_and_is_named_with_the_r
 @pytest.mark.parametrize("kind", KEEPS)
 def test_a_model_that_can_lose_nothing_is_refused_by_layer_before_any_training(kind, method):
     objective = objective_of(Width(kind), method, 0.5, ["c1", "fc"])
-    for cheaply in (True, False):
+    outline = Outline(objective.combination.task, objective.combination.spec, objective.combination.search)
+    for combination in (outline, objective.combination):
         with pytest.raises(SpecError, match=r"combination .* can remove no output channel .*'c1'.*'fc'") as refused:
-            refuse_misfits([objective.combination], cheaply=cheaply)
+            refuse_misfits([combination])
         assert "choose other targets, another keep, or another compression" in str(refused.value)
 
 
