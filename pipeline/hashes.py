@@ -40,6 +40,11 @@ def hash_tensors(tensors: "Iterable[tuple[str, Tensor]]") -> str:
 
 
 def hash_weights(model: "nn.Module") -> str:
-    """sha256 of a model's state, whatever the order of its entries."""
+    """sha256 of a model's state, whatever the order of its entries; what is no tensor has to be a JSON value."""
+    import torch
+
     state = model.state_dict()
-    return hash_tensors((name, state[name]) for name in sorted(state))
+    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    digest = hash_tensors((name, tensors[name]) for name in sorted(tensors))
+    extra = {name: value for name, value in state.items() if name not in tensors}
+    return fingerprint([digest, extra]) if extra else digest

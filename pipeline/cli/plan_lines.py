@@ -33,6 +33,7 @@ def _whole(table: dict[str, Any]) -> list[Text]:
         "trials": f"{table['trials']:,} in {cells} of {counted(len(combinations), 'combination')}",
         "images": ", ".join(f"{count:,} {part}" for part, count in table["parts"].items()),
         **({"data": "; ".join(table["data"])} if table["data"] else {}),
+        **({"model": "; ".join(table["model"])} if table["model"] else {}),
         "baseline": f"{baseline}; {readable_bytes(table['dense_bytes'])}",
         "time": time,
         "memory": f"about {readable_bytes(table['memory_bytes'])}{_statistics_text(table)}",

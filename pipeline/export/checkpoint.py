@@ -126,9 +126,10 @@ def load(path: str | Path, model: nn.Module | None = None, *, merge: bool = Fals
             modules and tensor names; after structured pruning it is the bare architecture with fewer channels.
 
     Raises:
-        IntegrityError: A file is damaged or changed, or the tensors do not fit the architecture.
-        UsageError: ``model`` was loaded from a checkpoint before, or is on the meta device; or ``merge`` is True, and
-            layers that share a weight in the architecture have adapters that differ.
+        IntegrityError: A file is damaged or changed, the tensors do not fit the architecture, or ``model`` is
+            TorchScript or has layers without values.
+        UsageError: ``model`` was loaded from a checkpoint before; or ``merge`` is True, and layers that share a weight
+            in the architecture have adapters that differ.
         SpecError: ``merge`` is True, and the adapter is a plug-in's that cannot be merged.
     """
     folder = Path(path)
@@ -148,6 +149,7 @@ def load(path: str | Path, model: nn.Module | None = None, *, merge: bool = Fals
     architecture = bare(model) if model is not None else rebuild(card["task"])
     # Cards without "qkv" were written before attention could be split: it stays as it is.
     rewritten = with_plain_attention(architecture, method["qkv"], tensors) if "qkv" in method else architecture
+    restore_state(rewritten, card["task"].get("extra_state", {}))
     try:
         packed = PackedMethod(
             compression=COMPRESSIONS.parse(method["compression"]),

@@ -50,10 +50,10 @@ def unpack_model(
 
     Raises:
         IntegrityError: The first tensors that do not fit the architecture.
-        UsageError: ``model`` has an adapter already, or is on the meta device.
+        UsageError: ``model`` has an adapter already.
         SpecError: The adapter cannot be merged.
     """
-    _refuse_unusable(model)
+    _refuse_adapted(model)
     method.compression.reshape(model, tensors)
     dense = {f"{name}.weight" for name in method.layers}
     modules = dict(model.named_modules())
@@ -68,7 +68,7 @@ def unpack_model(
     state = {
         key: tensor
         for key, tensor in model.state_dict().items()
-        if key not in dense and names[key] == key and (firsts[key] == key or key in tensors)
+        if key not in dense and names.get(key) == key and (firsts[key] == key or key in tensors)
     }
     trained = {key: tensor for key, tensor in tensors.items() if key not in packed and key not in state}
     missing = [key for key in state if key not in tensors or tensors[key].shape != state[key].shape]
@@ -121,19 +121,13 @@ def _added_parameters(
     return added
 
 
-def _refuse_unusable(model: nn.Module) -> None:
-    """Raise ``UsageError`` if the tensors of a model cannot be replaced."""
+def _refuse_adapted(model: nn.Module) -> None:
+    """Raise ``UsageError`` if a model has an adapter."""
     adapted = [name for name, module in model.named_modules() if isinstance(module, LowRankSum)]
     if adapted:
         raise UsageError(
             f"the model given as model= was loaded from a checkpoint before: its layer '{adapted[0]}' has an adapter; "
             f"give a new instance of the bare architecture"
-        )
-    empty = [key for key, tensor in model.state_dict().items() if tensor.is_meta]
-    if empty:
-        raise UsageError(
-            f"'{empty[0]}' of the model given as model= is on the meta device, where tensors hold no values; build the "
-            f"architecture on the CPU or a GPU"
         )
 
 

@@ -197,6 +197,7 @@ def plan_study(
         "seeds": spec.seeds,
         "trained_baseline": task.trained,
         "data": list(task.description.get("data_notes", [])),
+        "model": task.inspection.notes,
         "largest_class": {part: _largest_share(getattr(task, part)) for part in ("val", "test")},
         "parts": {"train": len(task.train), "val": len(task.val), "test": len(task.test)},
         "dense_bytes": first.combination.compressed_size.dense_bytes,

@@ -50,6 +50,8 @@ def trained_objectives(
     task = prepare(opened, device=device, train_baseline=False)
     for note in opened.notes:
         logger.info(f"data: {note}")
+    for note in task.inspection.notes:
+        logger.info(f"model: {note}")
     snapshots: list[Snapshot] = []
     if not task.trained:
         snapshots = train_watched_baseline(spec, watched_layers(spec, task), opened, device)

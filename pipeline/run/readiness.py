@@ -178,7 +178,8 @@ def _try_baseline(ready: Readiness) -> str:
 def _fit_combinations(ready: Readiness) -> str:
     watched_layers(ready.spec, ready.task)
     refuse_misfits(ready.outlines.values())
-    return ", ".join(f"{name}: {len(outline.targets)} layers" for name, outline in ready.outlines.items())
+    targets = ", ".join(f"{name}: {len(outline.targets)} layers" for name, outline in ready.outlines.items())
+    return "\n".join([targets, *ready.task.inspection.notes])
 
 
 def _note_search(ready: Readiness) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 from pipeline.config.registry import METRICS, Method
 from pipeline.errors import IntegrityError
 from pipeline.hashes import fingerprint, hash_tensors, hash_weights
-from pipeline.task.inspection import Inspection, bare_copy, inspect
+from pipeline.task.inspection import Inspection, bare_copy, extra_state, inspect
 from pipeline.task.parts import Part as Part
 from pipeline.task.sources import PartField, described, sound_images
 
@@ -99,7 +99,7 @@ class Task:
         metric: The metric to restore: ``accuracy``, or ``agreement`` with the classes that the uncompressed model
             predicts, which then replace all labels.
         description: JSON-able facts for the card and the stored study, from which ``rebuild`` makes the architecture.
-            Missing ``classes`` and ``head`` are found by running the model.
+            What is found by running the model, such as ``classes`` and ``head``, is added.
         hashes: sha256 of ``weights``, ``data`` and ``split``. Missing ones are computed; for ``data`` that reads every
             image once.
 
@@ -130,7 +130,9 @@ class Task:
         metric, description = METRICS.parse(self.metric), {**self.description, "metric": self.metric}
         check_parts(parts, classes=None)
         inspection = inspect(model, first_images(parts["train"]))
-        description = {"classes": inspection.outputs, "head": list(inspection.head), **description}
+        found = {"classes": inspection.outputs, "head": list(inspection.head), "model_notes": inspection.notes}
+        extra = {"extra_state": state} if (state := extra_state(model)) else {}
+        description = {**found, **extra, **description}
         if metric.uses_labels:
             check_parts(parts, description["classes"])
         hashes = {**self._missing_hashes(model, parts, metric), **self.hashes}

@@ -5,6 +5,7 @@
 
 import copy
 import functools
+import json
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -80,6 +81,10 @@ def _refuse_unusable(model: nn.Module) -> None:
             raise IntegrityError(
                 f"{where} is a {type(module).__name__} without running statistics, so that the logits of an image "
                 f"depend on the other images of its batch; make it with track_running_stats=True, and train it"
+            )
+        if any(tensor.is_meta for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
+            raise IntegrityError(
+                f"{where} is on the meta device, where tensors hold no values; build it on the CPU or a GPU"
             )
         if any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters(recurse=False)):
             raise IntegrityError(
@@ -164,6 +169,29 @@ def first_keys(model: nn.Module, *, tied: bool = True) -> dict[str, str]:
             module, _, name = key.rpartition(".")
             keys[key] = firsts.setdefault(value if tied else (model.get_submodule(module), name), key)
     return keys
+
+
+def tensor_state(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a model's ``state_dict``."""
+    return {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+
+
+def extra_state(model: nn.Module) -> dict[str, object]:
+    """What modules keep by ``get_extra_state`` that is no tensor, by key of the ``state_dict``; JSON values.
+
+    Raises:
+        IntegrityError: Something of the model's state is neither a tensor nor a JSON value.
+    """
+    extra = {key: value for key, value in model.state_dict().items() if not isinstance(value, Tensor)}
+    for key, value in extra.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError):
+            raise IntegrityError(
+                f"'{key}' of the model's state is a {type(value).__name__}, which a checkpoint cannot hold: it holds "
+                f"tensors and JSON values; give the float32 model, or let get_extra_state return such values"
+            ) from None
+    return extra
 
 
 @dataclass(frozen=True, eq=False)

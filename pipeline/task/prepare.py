@@ -17,6 +17,7 @@ from pipeline.guard import check_stop
 from pipeline.hashes import fingerprint, hash_weights
 from pipeline.paths import ANSWERS
 from pipeline.task.contract import Task
+from pipeline.task.inspection import main_logits
 from pipeline.task.opened_task import OpenedTask
 from pipeline.task.tensor_cache import read_tensors, restore_state, write_tensors
 from pipeline.task.training_batches import refuse_single_images, training_batches
@@ -150,7 +151,7 @@ def _training(opened: OpenedTask, model: nn.Module, device: torch.device) -> Ite
 
 def _loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """The mean loss of a batch; its gradients are added to those of the parameters."""
-    loss = F.cross_entropy(model(images), labels)
+    loss = F.cross_entropy(main_logits(model(images)), labels)
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 

@@ -34,7 +34,7 @@ def read_tensors(path: Path) -> dict[str, Tensor] | None:
     return None
 
 
-def restore_state(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def restore_state(model: nn.Module, tensors: Mapping[str, object]) -> None:
     """Load stored entries of a model's state dict; the others stay as they are.
 
     Files of tensors lose the ``_metadata`` of a state dict, without which some architectures refuse their own entries;
@@ -45,8 +45,9 @@ def restore_state(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     model.load_state_dict(state)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors to ``<key>.safetensors`` with a hash of the key and the tensors."""
+def write_tensors(path: Path, state: Mapping[str, object]) -> None:
+    """Write the tensors of a state to ``<key>.safetensors`` with a hash of the key and the tensors."""
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     # Cloned, because safetensors refuses entries that share memory.
     copies = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     metadata = {"sha256": _hash(path.stem, copies)}

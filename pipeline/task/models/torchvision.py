@@ -23,6 +23,10 @@ def _torchvision_models() -> Any:
     return torchvision.models
 
 
+WITH_AUXILIARY_LOGITS = ("googlenet", "inception_v3")
+"""Architectures with further heads, which only training uses; their published weights take images normalised anew."""
+
+
 @MODELS.register("torchvision")
 class Torchvision(CheckpointSource):
     """Image classifiers of torchvision: with its weights, from a local checkpoint, or untrained."""
@@ -57,10 +61,14 @@ class Torchvision(CheckpointSource):
         return self.weights is not None or self.checkpoint is not None
 
     def build(self, classes: int) -> nn.Module:
-        # Only ViTs have a fixed input size, and take it as an argument.
-        sized = self.image_size is not None and self.architecture.startswith("vit_")
-        size = {"image_size": self.image_size} if sized else {}
-        model: nn.Module = _torchvision_models().get_model(self.architecture, weights=None, num_classes=classes, **size)
+        options: dict[str, object] = {}
+        if self.image_size is not None and self.architecture.startswith("vit_"):  # only they have a fixed input size
+            options["image_size"] = self.image_size
+        if self.architecture in WITH_AUXILIARY_LOGITS:
+            options = {"aux_logits": False, "init_weights": True, "transform_input": self.weights is not None}
+        model: nn.Module = _torchvision_models().get_model(
+            self.architecture, weights=None, num_classes=classes, **options
+        )
         return model
 
     def fetch(self) -> Mapping[str, Tensor]:

@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.adapt.lanes import LaneLayer, Lanes, repeat_for_lanes
 from pipeline.compress.layers import copy_sharing_tensors
-from pipeline.task.inspection import replace_module
+from pipeline.task.inspection import replace_module, tensor_state
 from pipeline.train.cut.trace import Calls, CannotCutError, alike, models_code
 from pipeline.train.rows import Stem
 
@@ -67,7 +67,7 @@ class _Cutter(Calls):
         stem = None
         if frontier != [self.images]:
             stem = fx.GraphModule(self.model, self._stage([self.images], frontier))
-        state = stem.state_dict() if stem is not None else {}
+        state = tensor_state(stem) if stem is not None else {}
         calls = self._stage(frontier, [output.args[0]])
         return Cut(
             stem=stem,
@@ -242,5 +242,5 @@ def cut_head(model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) 
         tail=tail,
         without_lanes=lambda other: other.get_submodule(name),
         names=(f"input of {name}",),
-        state=trunk.model.state_dict(),
+        state=tensor_state(trunk.model),
     )

@@ -12,6 +12,7 @@ from pipeline.adapt.contract import Adapter
 from pipeline.adapt.lanes import Lanes, attach, container_parameters, joined, repeat_for_lanes
 from pipeline.compress.layers import copy_sharing_tensors
 from pipeline.errors import SpecError
+from pipeline.task.inspection import tensor_state
 from pipeline.train.cut.graph import Cut, cut, cut_head
 from pipeline.train.cut.trace import CannotCutError
 from pipeline.train.rows import HELD, ComputedRows, Inputs, Rows, TensorRows
@@ -81,10 +82,9 @@ class Program:
 
         All shapes must agree too: the traced calls of a model that lost channels contain its sizes.
         """
-        stem, state = self.cut.state if self.cut is not None else {}, model.state_dict()
-        theirs, ours = (
-            {name: tensor.shape for name, tensor in tensors.items()} for tensors in (state, self.model.state_dict())
-        )
+        stem = self.cut.state if self.cut is not None else {}
+        state, mine = tensor_state(model), tensor_state(self.model)
+        theirs, ours = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (state, mine))
         if theirs != ours or not stem.keys() <= state.keys():
             return False
         pairs = [(tensor, state[name]) for name, tensor in stem.items()]  # those of one memory need no comparison
