@@ -5,9 +5,13 @@ import functools
 import math
 import os
 import sys
-from importlib.metadata import version
+import tomllib
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from pipeline.errors import NothingUsableError, UsageError
+from pipeline.paths import read_text
 
 try:
     import resource
@@ -17,10 +21,20 @@ except ImportError:  # Windows
 PACKAGES = ("restora", "torch", "torchvision", "timm", "optuna")
 
 
+def version_of(package: str) -> str:
+    """The version of an installed package; that of this one in a clone is read from the clone, or ``unknown``."""
+    with suppress(PackageNotFoundError):
+        return version(package)
+    project = Path(__file__).resolve().parents[1] / "pyproject.toml"
+    if package == "restora" and project.is_file():
+        return str(tomllib.loads(read_text(project))["project"]["version"])
+    return "unknown"
+
+
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide what a trial comes to; read once, not to be changed."""
-    return {"python": sys.version.split()[0], **{package: version(package) for package in PACKAGES}}
+    return {"python": sys.version.split()[0], **{package: version_of(package) for package in PACKAGES}}
 
 
 def require_matching_torchvision() -> None:
@@ -33,8 +47,8 @@ def require_matching_torchvision() -> None:
         import torchvision  # noqa: F401
     except (RuntimeError, ImportError, OSError) as error:
         raise NothingUsableError(
-            f"torchvision {version('torchvision')} does not match torch {version('torch')} ({error}); install the two "
-            f"as one pair from the same index: pip install --upgrade --force-reinstall torch torchvision"
+            f"torchvision {version_of('torchvision')} does not match torch {version_of('torch')} ({error}); install "
+            f"the two as one pair from the same index: pip install --upgrade --force-reinstall torch torchvision"
         ) from error
 
 

@@ -1,5 +1,6 @@
 """The command `restora`, and what its verbs share: errors, reading a study and its results, printing, commands."""
 
+import errno
 import functools
 import json
 import math
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 import typer
 from rich.text import Text
 
-from pipeline.environment import require_matching_torchvision
+from pipeline.environment import require_matching_torchvision, version_of
 from pipeline.errors import RestoraError
 from pipeline.guard import StopTraining
 from pipeline.paths import default_database
@@ -29,6 +30,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
+FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+
 app = typer.Typer(
     name="restora",
     help="Compress a trained vision model, restore its accuracy, and export the best checkpoint of each size.",
@@ -42,9 +45,7 @@ app = typer.Typer(
 
 def _print_version(requested: bool) -> None:
     if requested:
-        from importlib.metadata import version
-
-        print(f"restora {version('restora')}")
+        print(f"restora {version_of('restora')}")
         raise typer.Exit
 
 
@@ -98,7 +99,8 @@ def outcome(error: Exception) -> tuple[int, str]:
         except RestoraError as mismatch:
             return outcome(mismatch)
     if isinstance(error, OSError):
-        return 4, f"error: {error}; correct this and give the same command again"
+        away = "work in a folder where you may write, or " if error.errno in FORBIDDEN else ""
+        return 4, f"error: {error}; {away}correct this and give the same command again"
     return 1, f"error: {type(error).__name__}: {error}; this is a bug, restora --debug shows where"
 
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from sqlalchemy.engine import URL
 
 from pipeline.errors import NothingUsableError, StorageError
-from pipeline.locks import NoLocksError, locked
+from pipeline.locks import NoLocksError, locked, refuse_unusable
 
 _opened: set[tuple[int, int]] = set()
 """Device and inode of the SQLite files that this process has opened.
@@ -33,8 +33,9 @@ def created(file: Path) -> Iterator[None]:
     """Create the file, and let no other process create tables in it meanwhile.
 
     Raises:
-        StorageError: The file is not an SQLite database.
+        StorageError: The file is not an SQLite database, or its folder cannot be written.
     """
+    refuse_unusable(file.parent, locks=False)
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.exists():
         _refuse_other(file)
