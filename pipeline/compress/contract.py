@@ -108,7 +108,11 @@ class LayerCompression(Compression):
 
     @abstractmethod
     def compress(self, weight: Tensor, stats: LayerStats | None) -> CompressedWeight:
-        """Compress ``weight [out, in]``; ``stats`` is ``None`` unless ``needs_statistics``."""
+        """Compress ``weight [out, in]``; ``stats`` is ``None`` unless ``needs_statistics``.
+
+        For plans the weight is first one on torch's device ``meta``, without values, and ``stats`` is ``None``. A method
+        that cannot do without them raises whatever torch or Python do, and is given the values.
+        """
 
     @abstractmethod
     def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> CompressedWeight:
@@ -136,19 +140,21 @@ class LayerCompression(Compression):
 
         It follows from the shape alone, on torch's device ``meta``; or from the values, if the method reads them.
         """
-        matrix, stats = weight_matrix(layer), [no_stats(layer)] * group_count(layer)
+        matrix = weight_matrix(layer)
         try:
-            tensors = self.compress_layer(layer, matrix.to("meta"), stats).to_tensors()
-        except (NotImplementedError, RuntimeError, TypeError):  # what torch raises for values that are asked for
-            return self.compress_layer(layer, matrix, stats)
+            shapes = [self.compress(group, None) for group in in_groups(layer, matrix.to("meta"))]
+            tensors = _unless_larger(join_groups(shapes), matrix).to_tensors()
+        except (NotImplementedError, RuntimeError, TypeError, AttributeError):  # where values or statistics are read
+            return self.compress_layer(layer, matrix, [no_stats(layer)] * len(in_groups(layer, matrix)))
         zeros = {kind: torch.zeros_like(t, device="cpu") if t.is_meta else t for kind, t in tensors.items()}
         return self.load_weight(zeros, matrix_shape(layer), group_count(layer))
 
     def compress_layer(self, layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> CompressedWeight:
         groups = in_groups(layer, matrix)
         group_stats = stats if self.needs_statistics else [None] * len(groups)
-        weight = join_groups([self.compress(*pair) for pair in zip(groups, group_stats, strict=True)])
-        return weight if weight.bits.total() < 32 * matrix.numel() else super().compress_layer(layer, matrix, stats)
+        return _unless_larger(
+            join_groups([self.compress(*pair) for pair in zip(groups, group_stats, strict=True)]), matrix
+        )
 
     def load_weight(self, tensors: Mapping[str, Tensor], shape: tuple[int, int], groups: int) -> CompressedWeight:
         if tensors.keys() == {"dense"}:
@@ -170,6 +176,11 @@ def _each_weight_once(
         with layer_in_errors(name):
             weights[name] = weights[owner] if owner != name else compress(name, layer)
     return weights
+
+
+def _unless_larger(weight: CompressedWeight, matrix: Tensor) -> CompressedWeight:
+    """The compressed weight, or the ``matrix [out, in]`` that it stands for if it would be no smaller."""
+    return weight if weight.bits.total() < 32 * matrix.numel() else DenseWeight(matrix.clone())
 
 
 class TrainingCompression(Compression):
