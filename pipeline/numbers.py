@@ -22,12 +22,13 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     return max(0.0, (centre - half_width) / scale), min(1.0, (centre + half_width) / scale)
 
 
-def far_from_uniform(share: float, classes: int) -> bool:
+def far_from_uniform(largest: int, images: int, classes: int) -> bool:
     """Whether the largest class has more than 1.5 times its equal share of the images: 15 % of 10 classes, 75 % of 2.
 
-    An accuracy has to be read beside this share, which a model reaches that always answers the largest class.
+    An accuracy has to be read beside this share, which a model reaches that always answers the largest class. A share
+    whose 95 % interval holds the equal one may be chance, as in a few images, and is not far from it.
     """
-    return share * classes > 1.5
+    return largest * classes > 1.5 * images and wilson(largest, images)[0] * classes > 1
 
 
 def pareto_front(points: Sequence[tuple[int, float]]) -> list[int]:

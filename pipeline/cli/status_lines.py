@@ -4,7 +4,6 @@ from typing import Any
 
 from rich.text import Text
 
-from pipeline.numbers import far_from_uniform
 from pipeline.results.progress import Progress, progress_of, total
 from pipeline.store.tally import Tally
 from pipeline.terminal.progress_lines import cell_row, cell_table, counts_text, summary_text
@@ -29,10 +28,10 @@ def status_lines(table: list[dict[str, Any]]) -> list[Text]:
 
 def _largest_class(combination: dict[str, Any]) -> list[str]:
     """What always answering the largest class would reach, if the classes are uneven."""
-    share, classes = combination["largest_class"].get("val"), combination["classes"]
-    if share is None or not far_from_uniform(share, classes or 0):
+    if not combination["uneven"]:
         return []
-    return [f"always answering the largest class: {combination['metric']} {share:.4f}"]
+    shares = ", ".join(f"{share:.4f} on {part}" for part, share in combination["largest_class"].items())
+    return [f"always answering the largest class: {combination['metric']} {shares}"]
 
 
 def _table(cells: list[dict[str, Any]], progress: Progress) -> list[Text]:

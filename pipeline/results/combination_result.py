@@ -10,7 +10,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.cell import Cell
-from pipeline.numbers import far_from_uniform, wilson
+from pipeline.numbers import wilson
+from pipeline.results.study_state import is_uneven
 from pipeline.store.stored_study import joined
 from pipeline.store.tally import Tally, has_cell
 
@@ -144,8 +145,7 @@ class CombinationResult:
     @property
     def is_uneven(self) -> bool:
         """Whether the largest class has so many images that accuracies have to be read beside its share."""
-        classes = self.facts.get("task", {}).get("classes", 0)
-        return any(far_from_uniform(score.accuracy, classes) for score in self.largest_class.values())
+        return is_uneven(self.facts)
 
     @property
     def budget_unit(self) -> str | None:

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from pipeline.cell import Cell, stored_cells
+from pipeline.numbers import far_from_uniform
 from pipeline.store.tally import COVERED, DAMAGED, Tally
 
 # One statement, so that attributes, counts and epochs are of the same moment. The key of a running trial's epoch is
@@ -51,21 +52,27 @@ def status_part(name: str, facts: Mapping[str, Any], cells: list[dict[str, Any]]
     """A combination in the table of ``status``.
 
     ``unit`` is what ranks are budgets of (``bytes`` or ``parameters``) where an allocation spreads them, otherwise
-    None. ``largest_class`` is the share of the largest of ``classes`` by part (``val``, ``test``), which a model
-    reaches that always answers it. ``run`` is the latest run: its ``command``, when it ``began`` (UTC, ISO 8601), and
-    ``done``, the trials that were complete or pruned at that time.
+    None. ``largest_class`` is the share of the largest class by part (``val``, ``test``), which a model reaches that
+    always answers it, and ``uneven`` whether accuracies have to be read beside it. ``run`` is the latest run: its
+    ``command``, when it ``began`` (UTC, ISO 8601), and ``done``, the trials that were complete or pruned at that time.
     """
     search = facts["pinned"]["search"]
     return {
         "combination": name,
         "metric": facts.get("task", {}).get("metric", "accuracy"),
-        "classes": facts.get("task", {}).get("classes"),
+        "uneven": is_uneven(facts),
         "largest_class": {part: count / images for part, (count, images) in facts.get("largest_class", {}).items()},
         "unit": (search.get("allocation") or {}).get("unit"),
         "epochs": facts.get("epochs") or search.get("epochs", 1),
         "run": facts.get("run"),
         "cells": cells,
     }
+
+
+def is_uneven(facts: Mapping[str, Any]) -> bool:
+    """Whether the largest class has so many images that a study's accuracies have to be read beside its share."""
+    classes = facts.get("task", {}).get("classes", 0)
+    return any(far_from_uniform(count, images, classes) for count, images in facts.get("largest_class", {}).values())
 
 
 def read_status(url: str, study: str, *, with_reasons: bool) -> list[dict[str, Any]] | None:

@@ -35,26 +35,29 @@ def classes_without_training_images(images: Images, divided: Divided) -> list[st
 
 def largest_shares(images: Images, divided: Divided) -> str:
     """The shares of the largest class in the validation and the test part, as a phrase."""
-    said = (f"{percent(share)} % of the {PARTS[name]} images" for name, _, share in _largest(images, divided))
+    said = (
+        f"{percent(count / max(total, 1))} % of the {PARTS[name]} images"
+        for name, _, count, total in _largest(images, divided)
+    )
     return f"the largest has {listed(said)}"
 
 
 def uneven_classes(images: Images, divided: Divided) -> Iterator[str]:
     """A phrase for the validation and test part, if its largest class has far more images than the others."""
-    for name, largest, share in _largest(images, divided):
-        if far_from_uniform(share, len(images.classes)):
+    for name, largest, count, total in _largest(images, divided):
+        if far_from_uniform(count, total, len(images.classes)):
             yield (
-                f"{percent(share)} % of the {PARTS[name]} images are of class '{printable(largest)}': a model that "
-                f"always answers this class has that accuracy"
+                f"{percent(count / total)} % of the {PARTS[name]} images are of class '{printable(largest)}': a model "
+                f"that always answers this class has that accuracy"
             )
 
 
-def _largest(images: Images, divided: Divided) -> Iterator[tuple[str, str, float]]:
-    """The validation and the test part, each with the name of its largest class and the class's share of the images."""
+def _largest(images: Images, divided: Divided) -> Iterator[tuple[str, str, int, int]]:
+    """The validation and the test part, each with the name and the images of its largest class, and all its images."""
     for name in ("val", "test"):
         items, indices = divided[name]
         counts = _counts(images, items.labels[indices])
-        yield name, images.classes[int(counts.argmax())], float(counts.max()) / max(len(indices), 1)
+        yield name, images.classes[int(counts.argmax())], int(counts.max()), len(indices)
 
 
 def _counts(images: Images, labels: Tensor) -> Tensor:

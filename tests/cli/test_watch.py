@@ -7,7 +7,7 @@ import pytest
 from pipeline.cli import watch as module
 from pipeline.cli.watch import Watch, watch_study
 
-EVEN = {"classes": 3, "largest_class": {}}
+EVEN = {"largest_class": {}, "uneven": False}
 
 
 def part(name="one", complete=0, budget=4, running=0, epoch=0, run=None, best=0.5, tested=False):

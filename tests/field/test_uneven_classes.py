@@ -24,11 +24,16 @@ def test_the_largest_class_is_scored_as_a_model_that_always_answers_it(labels):
 
 
 @pytest.mark.parametrize(
-    ("share", "classes", "uneven"),
-    [(0.5, 2, False), (0.7, 2, False), (0.8, 2, True), (0.1, 10, False), (0.2, 10, True), (0.99, 2, True)],
-)
-def test_a_share_is_far_from_uniform_beyond_one_and_a_half_times_its_equal_part(share, classes, uneven):
-    assert far_from_uniform(share, classes) == uneven
+    ("largest", "images", "classes", "uneven"),
+    [
+        (50, 100, 2, False), (70, 100, 2, False), (80, 100, 2, True), (99, 100, 2, True), (10, 100, 10, False),
+        (25, 100, 10, True), (2, 3, 3, False), (3, 3, 2, False), (9, 10, 2, True), (0, 0, 2, False),
+    ],
+)  # fmt: skip
+def test_classes_are_uneven_beyond_one_and_a_half_times_the_equal_share_and_beyond_chance(
+    largest, images, classes, uneven
+):
+    assert far_from_uniform(largest, images, classes) == uneven
 
 
 def opened(root, metric="accuracy", **split):
@@ -58,7 +63,7 @@ def test_an_empty_class_is_said_by_its_folder(tmp_path):
         opened(tmp_path).parts  # noqa: B018
 
 
-@pytest.mark.parametrize(("few", "noted"), [(8, False), (4, True)])
+@pytest.mark.parametrize(("few", "noted"), [(8, False), (2, True)])
 def test_uneven_classes_are_noted_with_the_accuracy_of_always_answering_the_largest(tmp_path, few, noted):
     put(tmp_path, *part(".", "cat", "dog", n=few), *part(".", "moth", n=16))
     notes = [note for note in opened(tmp_path, val=0.25, test=0.25).notes if "always answers" in note]

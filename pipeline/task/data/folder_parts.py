@@ -50,7 +50,9 @@ def find_parts(root: Folder) -> dict[str, Folder]:
     parts = {part: _only(top, part, folders) for part, folders in named.items()}
     others = [name for name, folder in top.folders.items() if folder not in parts.values() and folder.has_images]
     if len(parts) == 1 and others:
-        raise _unclear(top, f"{printable(parts['train'].path.name)} holds class folders, {shown(others)} beside it not")
+        raise _unclear(
+            top, f"{printable(parts['train'].path.name)} holds class folders, and beside it lies {shown(others)}"
+        )
     if "test" not in parts and "val" in parts:
         parts["test"] = parts.pop("val")
     train = unwrapped(parts.pop("train"))
