@@ -43,7 +43,8 @@ class Slotted:
     rate: float = 0.1
 
 
-def check(content):
+def check(file):
+    content = file.content
     assert all(torch.equal(torch.as_tensor(content[name]), value) for name, value in STATE.items())
 
 

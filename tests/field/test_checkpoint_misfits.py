@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torchvision
 from checkpoints import CLASSES, loaded, same, source, weights
 from torch import nn
 
@@ -78,7 +79,6 @@ def test_weights_for_other_channels_are_named_as_such(model, name, channels):
         (("test_vit", "timm"), 64, None),
         (("test_vit", "timm"), None, 64),
         (("test_coatnet", "timm"), 64, None),
-        (("swin_tiny_patch4_window7_224", "timm"), 96, None),
     ],
 )
 def test_weights_of_another_image_size_are_named_as_such(model, side, other):
@@ -114,11 +114,14 @@ def test_weights_of_other_classes_offer_a_new_head_chosen_outputs_and_agreement(
         ({"outputs": [0, 1, 5]}, IntegrityError, r"output 5, and w.pth has 3 outputs; give numbers from 0 to 2"),
         ({"outputs": [0, 1, 1]}, ValueError, "names an output twice"),
         ({"outputs": [0, 1, 2], "new_head": True}, ValueError, "remove outputs"),
+        ({"checkpoint": None, "outputs": [0, 1, 2]}, ValueError, "the model has no weights; remove outputs"),
+        ({"checkpoint": None, "weights_key": "ema"}, ValueError, "remove weights_key"),
     ],
 )
-def test_impossible_outputs_are_refused(options, error, said):
+def test_impossible_options_are_refused(options, error, said):
+    torch.save(FIRST, "w.pth")
     with pytest.raises(error, match=said):
-        loaded(FIRST, **options)
+        source(**{"checkpoint": "w.pth", **options}).load(CLASSES)
 
 
 def test_weights_of_a_library_take_outputs_too(monkeypatch):
@@ -128,3 +131,19 @@ def test_weights_of_a_library_take_outputs_too(monkeypatch):
     monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: state)
     model = source("squeezenet1_1", "torchvision", weights="DEFAULT", outputs=[7, 1, 999]).load(3)
     assert torch.equal(model.state_dict()["classifier.1.weight"], state["classifier.1.weight"][[7, 1, 999]])
+
+
+@pytest.mark.parametrize("has_auxiliary", [True, False])
+@pytest.mark.parametrize(("architecture", "auxiliary"), [("googlenet", "aux"), ("inception_v3", "AuxLogits")])
+def test_auxiliary_classifiers_are_left_out_whatever_their_classes(architecture, auxiliary, has_auxiliary, monkeypatch):
+    monkeypatch.setattr("torch.nn.init.trunc_normal_", lambda tensor, **_: tensor.data.zero_())  # the real one is slow
+    model = (architecture, "torchvision")
+    state = torchvision.models.get_model(architecture, init_weights=False, num_classes=5).state_dict()
+    main = {name: value for name, value in state.items() if not name.startswith(auxiliary)}
+    content = state if has_auxiliary else main
+    assert same(loaded(content, classes=5, model=model), main)
+    with pytest.raises(IntegrityError, match=r"'fc.weight' has 5 classes, and the data has 3"):
+        source(*model, checkpoint="w.pth").load(CLASSES)
+    assert source(*model, checkpoint="w.pth").pretrained_classes() == 5
+    own = {name: value[:CLASSES] if name.startswith("fc.") else value for name, value in content.items()}
+    assert same(loaded(own, model=model), {name: own[name] for name in main})

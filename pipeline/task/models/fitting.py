@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import IntegrityError
+from pipeline.task.models.flat_entries import required
 from pipeline.task.models.state_dict import Architecture, Weights
 
 
@@ -33,7 +34,7 @@ def load_weights(architecture: Architecture, weights: Weights, target: Target) -
     """
     model, where = architecture.model, target.where
     state, own = weights.state(model), model.state_dict()
-    headless = sorted(architecture.head().intersection(weights.missing)) if weights.missing else []
+    headless = sorted(architecture.head().intersection(lacking)) if (lacking := required(weights.missing)) else []
     if headless and not target.new_head:
         raise IntegrityError(
             f"{where} holds no head: '{headless[0]}' is missing; give weights with a head, or set "

@@ -5,8 +5,8 @@ before the architecture's names is then the prefix of a set, whether it is keys 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.task.models.order import COUNTERS
 
+T = TypeVar("T")
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 """Names that DataParallel, ``torch.compile`` and others put before or into the names of a model."""
 
@@ -61,14 +62,22 @@ def bare(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
+def required(names: Iterable[str]) -> list[str]:
+    """The names of those entries that a file has to hold; files from before torch 0.4.1 lack the counters."""
+    return [name for name in names if not name.endswith(COUNTERS)]
+
+
 def flattened(parts: list[Entries]) -> tuple[dict[str, Tensor], Versions]:
     """All entries and module facts of a file by their whole names, without the names of wrappers."""
-    whole = {f"{group.path}{name}": value for group in parts for name, value in group.tensors.items()}
+    entries = {f"{group.path}{name}": value for group in parts for name, value in group.tensors.items()}
     versions = {name: facts for group in parts for name, facts in group.versions.items()}
-    unwrapped = {bare(name): value for name, value in whole.items()}
-    if len(unwrapped) < len(whole):
-        return whole, versions
-    return unwrapped, {bare(name): facts for name, facts in versions.items()}
+    return _unwrapped(entries), _unwrapped(versions)
+
+
+def _unwrapped(values: dict[str, T]) -> dict[str, T]:
+    """Values by their names without those of wrappers; names that would then be the same stay whole."""
+    counts = Counter(bare(name) for name in values)
+    return {bare(name) if counts[bare(name)] == 1 else name: value for name, value in values.items()}
 
 
 def prefixes(flat: Mapping[str, Tensor], wanted: Mapping[str, Tensor], key: str | None) -> list[str]:
@@ -80,5 +89,5 @@ def prefixes(flat: Mapping[str, Tensor], wanted: Mapping[str, Tensor], key: str 
     if key is not None:
         counts = Counter({name: count for name, count in counts.items() if name.startswith(key) and (key or not name)})
     most = max(counts.values())
-    enough = max(most - sum(name.endswith(COUNTERS) for name in wanted), most / 2)
+    enough = max(most - len(wanted) + len(required(wanted)), most / 2)
     return [prefix for prefix, count in counts.items() if count >= enough]

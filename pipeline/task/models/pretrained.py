@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pipeline.errors import IntegrityError, SpecError
 from pipeline.task.models.contract import ModelSource, Positive
 from pipeline.task.models.fitting import Target, load_weights, of_other_shape, other_classes
-from pipeline.task.models.state_dict import Architecture, Origin, find_weights
+from pipeline.task.models.state_dict import Architecture, Origin, Weights, find_weights
 from pipeline.task.models.weights_file import read_weights
 
 logger = logging.getLogger(__name__)
@@ -45,12 +45,14 @@ class CheckpointSource(ModelSource):
     """Standard deviation of RGB in 0..1; else that of the weights."""
 
     @model_validator(mode="after")
-    def _outputs_are_of_weights(self) -> "CheckpointSource":
+    def _options_have_weights(self) -> "CheckpointSource":
         if self.outputs is not None and (self.new_head or not self.pretrained):
             reason = "new_head = true replaces them" if self.new_head else "the model has no weights"
             raise ValueError(f"outputs selects outputs of the weights, and {reason}; remove outputs")
         if self.outputs is not None and len(set(self.outputs)) < len(self.outputs):
             raise ValueError("outputs names an output twice; give each class its own")
+        if self.weights_key is not None and self.checkpoint is None:
+            raise ValueError("weights_key chooses a set of a checkpoint, and none is given; remove weights_key")
         return self
 
     @abstractmethod
@@ -90,13 +92,12 @@ class CheckpointSource(ModelSource):
             )
         model = self.build(classes)
         if self.pretrained:
-            architecture, origin = self._architecture(model, classes), self._origin()
-            weights = find_weights(self._content(), architecture, origin)
+            architecture, where, weights = self._found(model, classes)
             if left_out := weights.left_out():
                 under = f"the weights are those under '{weights.prefix.rstrip('.')}'; " if weights.prefix else ""
-                logger.info(f"{origin.where}: {under}left out: {', '.join(left_out)}")
+                logger.info(f"{where}: {under}left out: {', '.join(left_out)}")
             sized = functools.partial(self._sized, model, classes)
-            load_weights(architecture, weights, Target(origin.where, classes, self.new_head, self.outputs, sized))
+            load_weights(architecture, weights, Target(where, classes, self.new_head, self.outputs, sized))
         return model
 
     def pretrained_classes(self) -> int:
@@ -104,33 +105,32 @@ class CheckpointSource(ModelSource):
             return len(self.outputs)
         if self.checkpoint is None:
             return self.known_classes()
-        architecture, origin = self._architecture(self.build(2), 2), self._origin()
-        entries = find_weights(self._content(), architecture, origin).entries
-        for name in sorted(architecture.head() & entries.keys()):
-            return len(entries[name])
+        architecture, where, weights = self._found(self.build(2), 2)
+        for name in architecture.head() & weights.entries.keys():
+            return len(weights.entries[name])
         raise IntegrityError(
-            f"{origin.where} has no head of '{self.architecture}'; name the architecture that the weights are of"
+            f"{where} has no head of '{self.architecture}'; name the architecture that the weights are of"
         )
 
     def given(self) -> dict[str, Any]:
         """``mean`` and ``std``, as far as they are given."""
         return {name: value for name, value in {"mean": self.mean, "std": self.std}.items() if value is not None}
 
-    def _content(self) -> object:
-        return self.fetch() if self.checkpoint is None else read_weights(Path(self.checkpoint).expanduser())
+    def _found(self, model: nn.Module, classes: int) -> tuple[Architecture, str, Weights]:
+        """The one set of weights in the file or of the library, with what messages call its origin."""
 
-    def _origin(self) -> Origin:
-        if self.checkpoint is None:
-            return Origin(f"the weights of {self.name}'s '{self.architecture}'")
-        path = Path(self.checkpoint).expanduser()
-        return Origin(str(path), self.weights_key, self.rename == "order", path.suffix != ".safetensors")
-
-    def _architecture(self, model: nn.Module, classes: int) -> Architecture:
         @functools.cache
         def head() -> set[str]:
             return of_other_shape(model.state_dict(), self.build(classes + 1).state_dict())
 
-        return Architecture(model, head, lambda entries: self.translated(entries, model))
+        architecture = Architecture(model, head, lambda entries: self.translated(entries, model))
+        if self.checkpoint is None:
+            content, origin = self.fetch(), Origin(f"the weights of {self.name}'s '{self.architecture}'")
+            return architecture, origin.where, find_weights(content, architecture, origin)
+        path = Path(self.checkpoint).expanduser()
+        file = read_weights(path)
+        origin = Origin(str(path), self.weights_key, self.rename == "order", file.ordered)
+        return architecture, origin.where, find_weights(file.content, architecture, origin)
 
     def _sized(self, model: nn.Module, classes: int) -> set[str]:
         """The names of the entries whose shape depends on the image size."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import IntegrityError
-from pipeline.task.models.flat_entries import Entries, Versions, bare, flattened, groups, metadata, prefixes
-from pipeline.task.models.order import COUNTERS, pair_by_order
+from pipeline.task.models.flat_entries import Entries, Versions, bare, flattened, groups, metadata, prefixes, required
+from pipeline.task.models.order import pair_by_order
 from pipeline.task.models.weights_file import pickled_classes
 
 BOOKKEEPING = ("n_averaged", "total_ops", "total_params")
@@ -67,7 +67,7 @@ class Weights:
         # Another model's entries stand in modules of the same names; those of a loss stand beside them.
         parts = {name.partition(".")[0] for name, _ in architecture.model.named_modules()} - {""}
         strangers = [name for name in self.unknown if "." not in name or name.partition(".")[0] in parts]
-        lacking = {name for name in self.missing if not name.endswith(COUNTERS)}
+        lacking = set(required(self.missing))
         return all(name.endswith(BOOKKEEPING) for name in strangers) and (not lacking or lacking == architecture.head())
 
     def state(self, model: nn.Module) -> "OrderedDict[str, Tensor]":
@@ -111,7 +111,7 @@ def find_weights(content: object, architecture: Architecture, origin: Origin) ->
         complete = _paired(parts, architecture, origin)
     if not complete:
         best = min(found, key=lambda weights: len(weights.missing) + len(weights.unknown))
-        missing = [name for name in best.missing if not name.endswith(COUNTERS)]
+        missing = required(best.missing)
         if not best.unknown:
             raise IntegrityError(
                 f"{origin.where} holds a part of the weights: missing {first(missing)}; give the file of all that "
@@ -142,9 +142,7 @@ def _fitted(flat: dict[str, Tensor], versions: Versions, prefix: str, architectu
         for name, value in flat.items()
         if name.startswith(prefix) and (rest := name.removeprefix(prefix))
     }
-    elsewhere = _elsewhere(
-        flat, [name for name in own if name not in entries and not name.endswith(COUNTERS)], len(own)
-    )
+    elsewhere = _elsewhere(flat, required(name for name in own if name not in entries), len(own))
     entries |= {name: flat[whole] for name, whole in elsewhere.items()}
     theirs = {
         modules[rest]: facts

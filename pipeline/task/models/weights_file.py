@@ -13,7 +13,7 @@ from _compat_pickle import IMPORT_MAPPING
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,8 +44,17 @@ CLASS = "pickled_class"
 """The attribute of a placeholder that names its class."""
 
 
-def read_weights(path: Path) -> object:
-    """The content of a file of weights: mappings of names to tensors, arrays, and placeholders of other objects.
+class FileContent(NamedTuple):
+    """What a file of weights holds."""
+
+    content: object
+    """Mappings and lists of tensors, arrays, and placeholders for other objects."""
+    ordered: bool
+    """Whether it keeps the order of the entries, which safetensors does not."""
+
+
+def read_weights(path: Path) -> FileContent:
+    """Read a file of weights.
 
     It may be a file of torch, safetensors, a pickle of arrays, or the index of several such files.
 
@@ -60,7 +69,8 @@ def read_weights(path: Path) -> object:
             f"or correct the path"
         )
     try:
-        return _reader(path)(path)
+        reader = _reader(path)
+        return FileContent(reader(path), ordered=reader not in (load_file, _read_index))
     except IntegrityError:
         raise
     except Exception as error:
@@ -174,7 +184,7 @@ def _read_index(path: Path) -> object:
     shards: dict[str, str] = index["weight_map"]
     content: dict[str, object] = {}
     for shard in sorted(set(shards.values())):
-        part = read_weights(path.parent / shard)
+        part, _ = read_weights(path.parent / shard)
         content |= part if isinstance(part, dict) else {}
     return content
 
