@@ -1,0 +1,30 @@
+"""Scripts of troubles that users of such software met, each in a process of its own; they lie beside the checkout."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FIELD = Path(__file__).parents[3] / "shared" / "field"
+SCRIPTS = sorted(FIELD.glob("*/[CS][0-9]*.py"))
+POSTGRESQL = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SCRIPTS, reason=f"{FIELD} is not there")
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_a_trouble_comes_out_right(script):
+    path = os.pathsep.join([os.environ["PATH"], *map(str, POSTGRESQL)])
+    done = subprocess.run(
+        [sys.executable, script.name],
+        cwd=script.parent,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    last = (done.stdout.strip().splitlines() or [""])[-1]
+    if last.startswith("SKIP"):
+        pytest.skip(last)
+    assert last == "PASS", done.stdout[-3000:] + done.stderr[-1000:]
