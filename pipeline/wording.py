@@ -53,6 +53,17 @@ def few(names: Sequence[str], most: int = 5) -> str:
     return listed(names if len(names) <= most else [*names[:most], f"{len(names) - most} more"])
 
 
+def quoted(names: Iterable[str], most: int = 10) -> str:
+    """Names in quotes as a phrase, at least one; those after ``most`` are counted.
+
+    >>> quoted("abcd", most=2)
+    "'a', 'b' and 2 more"
+    """
+    every = list(names)
+    more = [f"{len(every) - most:,} more"] if len(every) > most else []
+    return listed([*(f"'{printable(name)}'" for name in every[:most]), *more])
+
+
 def counted(count: int, noun: str) -> str:
     """A count with its noun.
 

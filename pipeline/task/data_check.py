@@ -10,13 +10,15 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+from torch import Tensor
+
 from pipeline.config.task_spec import TaskSpec
 from pipeline.environment import versions
 from pipeline.errors import IntegrityError, RestoraError
 from pipeline.guard import check_stop
 from pipeline.hashes import fingerprint
 from pipeline.paths import CHECKED, write_text
-from pipeline.task.class_counts import ADD_IMAGES, Divided, classes_without_training_images, largest_shares
+from pipeline.task.class_counts import ADD_IMAGES, ClassCounts
 from pipeline.task.data.contract import Images, Items
 from pipeline.task.data.decode import as_rgb
 from pipeline.task.split import divide
@@ -91,12 +93,8 @@ def check_images(spec: TaskSpec, images: Images) -> Iterator[Finding]:
         if classes < 2:
             yield Finding(what, False, f"{classes} class; give two or more")
         else:
-            yield _finding(
-                what,
-                classes_without_training_images(images, divided),
-                ADD_IMAGES,
-                f"all {classes}; {largest_shares(images, divided)}",
-            )
+            found = ClassCounts.of(images, divided)
+            yield _finding(what, found.untrained(), ADD_IMAGES, f"all {classes}; {found.largest()}")
     decoded = {items: _decode_all(items) for items in parts.values()}
     every = list(itertools.chain(*decoded.values()))
     faults = [image.fault for image in every if image.fault]
@@ -121,7 +119,9 @@ def _decode_all(items: Items) -> list[DecodedImage]:
         return list(pool.map(decode, range(len(items))))
 
 
-def _no_duplicates(images: Images, divided: Divided, decoded: Mapping[Items, list[DecodedImage]]) -> Finding:
+def _no_duplicates(
+    images: Images, divided: Mapping[str, tuple[Items, Tensor]], decoded: Mapping[Items, list[DecodedImage]]
+) -> Finding:
     """Whether no test image has the pixels of a training or validation image."""
     what = "no image in train and test"
     *learned, (tested, chosen) = divided.values()

@@ -13,7 +13,7 @@ from pipeline.config.task_spec import TaskSpec
 from pipeline.errors import IntegrityError, RestoraError, SpecError
 from pipeline.hashes import fingerprint, hash_weights
 from pipeline.paths import BASELINES
-from pipeline.task.class_counts import ADD_IMAGES, classes_without_training_images, uneven_classes
+from pipeline.task.class_counts import ADD_IMAGES, ClassCounts
 from pipeline.task.contract import check_parts
 from pipeline.task.data.contract import Images, Items
 from pipeline.task.image_size import input_of, misfit
@@ -77,10 +77,14 @@ class OpenedTask:
         return divide(self.images, self.spec.split)
 
     @cached_property
+    def class_counts(self) -> ClassCounts:
+        """How many images each class has in each part."""
+        return ClassCounts.of(self.images, self.divided.items(self.images))
+
+    @cached_property
     def notes(self) -> list[str]:
         """What was read of the data, what was left out, and how uneven the classes are: one phrase each."""
-        uneven = uneven_classes(self.images, self.divided.items(self.images)) if self.spec.metric.uses_labels else ()
-        return [*self.images.notes, *uneven]
+        return [*self.images.notes, *(self.class_counts.notes() if self.spec.metric.uses_labels else ())]
 
     @property
     def read(self) -> dict[str, list[str]]:
@@ -92,10 +96,9 @@ class OpenedTask:
     def parts(self) -> dict[str, Part]:
         """The parts ``train``, ``val`` and ``test``; an image is decoded when it is first used."""
         parts: dict[str, Part] = {}
-        divided = self.divided.items(self.images)
-        if self.spec.metric.uses_labels and (missing := classes_without_training_images(self.images, divided)):
-            raise IntegrityError(f"classes without training images: {listed(missing)}; {ADD_IMAGES}")
-        for name, (items, indices) in divided.items():
+        if self.spec.metric.uses_labels and (untrained := self.class_counts.untrained()):
+            raise IntegrityError(f"classes without training images: {listed(untrained)}; {ADD_IMAGES}")
+        for name, (items, indices) in self.divided.items(self.images).items():
             selected = _Selected(items, indices, self.preprocessing)
             parts[name] = DatasetPart(selected, items.labels[indices], name=name, threads=os.cpu_count() or 1)
         check_parts(parts, self.classes if self.spec.metric.uses_labels else None)

@@ -63,6 +63,11 @@ def test_an_empty_class_is_said_by_its_folder(tmp_path):
         opened(tmp_path).parts  # noqa: B018
 
 
+def test_a_class_that_the_split_gives_no_validation_images_is_noted(tmp_path):
+    put(tmp_path, *part(".", "ant", n=2), *part(".", "cat", "dog", n=20))
+    assert "no validation images of class 'ant'" in opened(tmp_path, val=0.1, test=0.1).notes
+
+
 @pytest.mark.parametrize(("few", "noted"), [(8, False), (2, True)])
 def test_uneven_classes_are_noted_with_the_accuracy_of_always_answering_the_largest(tmp_path, few, noted):
     put(tmp_path, *part(".", "cat", "dog", n=few), *part(".", "moth", n=16))

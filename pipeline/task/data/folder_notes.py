@@ -4,9 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pipeline.task.data.folder_parts import class_key, shown
+from pipeline.task.data.folder_parts import class_key
 from pipeline.task.data.folder_tree import Folder
-from pipeline.wording import counted, listed, printable
+from pipeline.wording import counted, listed, printable, quoted
 
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 
@@ -15,27 +15,24 @@ Held = Mapping[str, Mapping[str, list[Folder]]]
 
 
 def folder_notes(root: Folder, parts: Mapping[str, Folder], held: Held) -> Iterator[str]:
-    """Where the parts were read, the order of numbered classes, classes without images, and what was left out."""
+    """Where the parts were read, the order of numbered classes, how their names differ, and what was left out."""
     if parts["train"] is not root:
         read = [f"{said} images from {_below(root, parts[part])}" for part, said in NAMES.items() if part in parts]
         split = [said for part, said in NAMES.items() if part not in parts]
         yield listed(read) + (f"; {listed(split)} images are split off the training images" if split else "")
     classes = list(held["train"])
     if classes != sorted(classes):
-        yield f"classes are in the order of their numbers: {shown(classes)}"
+        yield f"classes are in the order of their numbers: {quoted(classes)}"
     alike = defaultdict[str, list[str]](list)
     for name in classes:
         alike[class_key(name)].append(name)
     for names in alike.values():
         if len(names) > 1:
-            yield f"classes {shown(names)} differ only in case, spaces or the encoding of accents"
+            yield f"classes {quoted(names)} differ only in case, spaces or the encoding of accents"
     for part, by_class in held.items():
-        lacking = [name for name, folders in by_class.items() if not any(folder.has_images for folder in folders)]
-        if lacking:
-            yield f"no {NAMES[part]} images of class {shown(lacking)}"
         for name, folders in by_class.items():
             if others := [folder.path.name for folder in folders if folder.path.name != name]:
-                yield f"{NAMES[part]} images of {shown(others)} are of class {shown([name])}"
+                yield f"{NAMES[part]} images of {quoted(others)} are of class {quoted([name])}"
     unread = [said] if (said := left_out(root)) else []
     read_whole = {folder for by_class in held.values() for folders in by_class.values() for folder in folders}
     unread += _unread(root, root, [folder.path for folder in parts.values()], read_whole)

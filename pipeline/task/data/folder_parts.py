@@ -3,11 +3,11 @@
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from pipeline.errors import IntegrityError
 from pipeline.task.data.folder_tree import Folder
-from pipeline.wording import listed, printable
+from pipeline.wording import printable, quoted
 
 PART_WORDS = {
     "train": "train", "training": "train", "trainval": "train", "trn": "train",
@@ -15,8 +15,6 @@ PART_WORDS = {
     "test": "test", "testing": "test", "tst": "test",
 }  # fmt: skip
 """The part that a word in a folder's name says."""
-SHOWN = 10
-"""How many names a message lists; the rest are counted."""
 
 
 def part_of(name: str) -> str | None:
@@ -45,29 +43,29 @@ def find_parts(root: Folder) -> dict[str, Folder]:
         if (part := part_of(name)) and _holds_classes(folder) and (folder.has_images or part == "train"):
             named[part].append(folder)
     if "train" not in named:
-        _refuse_unnamed_parts(top)
+        if why := _why_unclear(top):
+            raise _unclear(top, why)
         return {"train": top}
     parts = {part: _only(top, part, folders) for part, folders in named.items()}
     others = [name for name, folder in top.folders.items() if folder not in parts.values() and folder.has_images]
     if len(parts) == 1 and others:
-        raise _unclear(
-            top, f"{printable(parts['train'].path.name)} holds class folders, and beside it lies {shown(others)}"
-        )
+        train = quoted([parts["train"].path.name])
+        raise _unclear(top, f"{train} holds class folders, and beside it lies {quoted(others)}")
     if "test" not in parts and "val" in parts:
         parts["test"] = parts.pop("val")
-    train = unwrapped(parts.pop("train"))
-    return {"train": train, **{part: unwrapped(folder, train.folders) for part, folder in parts.items()}}
+    classes = unwrapped(parts["train"]).folders
+    return {part: unwrapped(folder, classes if part != "train" else ()) for part, folder in parts.items()}
 
 
 def unwrapped(folder: Folder, classes: Iterable[str] = ()) -> Folder:
-    """The folder that holds the class folders: while a folder holds one folder of folders and nothing else, that one.
+    """The folder that holds the class folders: while a folder holds only one, and this one holds folders, that one.
 
     A folder that is one of the ``classes`` of the training part is not opened.
     """
     known = set(map(class_key, classes))
-    while len(folder.folders) == 1 and not folder.images:
+    while len(folder.folders) == 1:
         ((name, only),) = folder.folders.items()
-        if not only.folders or class_key(name) in known:
+        if not (only.folders and _holds_classes(only)) or class_key(name) in known:
             break
         folder = only
     return folder
@@ -86,12 +84,6 @@ def class_key(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold().strip()
 
 
-def shown(names: Sequence[str]) -> str:
-    """Names as a phrase; at least one, and the rest counted after ``SHOWN`` of them."""
-    more = [f"{len(names) - SHOWN:,} more"] if len(names) > SHOWN else []
-    return listed([*(f"'{printable(name)}'" for name in names[:SHOWN]), *more])
-
-
 def _holds_classes(folder: Folder) -> bool:
     """Whether it may be a part; a class with images and one folder of more of them is none."""
     return len(folder.folders) > bool(folder.images)
@@ -102,30 +94,27 @@ def _only(top: Folder, part: str, folders: list[Folder]) -> Folder:
     plain = [folder for folder in folders if folder.path.name.lower() in PART_WORDS]
     chosen = plain if len(plain) == 1 else folders
     if len(chosen) > 1:
-        raise _unclear(top, f"{shown([folder.path.name for folder in folders])} may each be the {part} part")
+        raise _unclear(top, f"{quoted([folder.path.name for folder in folders])} may each be the {part} part")
     return chosen[0]
 
 
-def _refuse_unnamed_parts(top: Folder) -> None:
-    """Refuse folders without a training part that look like parts and not like classes."""
+def _why_unclear(top: Folder) -> str | None:
+    """Why folders without a training part may be parts and not classes; ``None`` if they are classes."""
     folders = {name: set(folder.folders) for name, folder in top.folders.items() if folder.has_images}
     said = {name: part for name in folders or top.folders if (part := part_of(name))}
     all_said = len(said) == len(folders or top.folders)
     if (all_said and len(said) > 1) or ("train" in said.values() and (all_said or len(set(said.values())) > 1)):
-        raise _unclear(top, f"{shown(list(said))} are called like parts and hold no class folders")
-    for name in folders.keys() & said.keys():
-        alike = [other for other in folders if other != name and len(folders[other] & folders[name]) > 1]
-        if alike or folders[name] & folders.keys():
-            beside = f"in {shown(alike)}" if alike else "beside it"
-            raise _unclear(top, f"'{printable(name)}' holds folders that are also {beside}")
+        return f"{quoted(said)} are called like parts and hold no class folders"
     for name, inner in folders.items():
-        if len(split := [part for part in sorted(inner) if part_of(part)]) > 1:
-            raise _unclear(
-                top, f"'{printable(name)}' holds {shown(split)}; parts hold class folders, and not the reverse"
-            )
+        alike = [other for other in folders if other != name and len(folders[other] & inner) > 1]
+        if name in said and (alike or inner & folders.keys()):
+            return f"'{printable(name)}' holds folders that are also {f'in {quoted(alike)}' if alike else 'beside it'}"
+        if len({part_of(below) for below in inner} - {None}) > 1:
+            return f"'{printable(name)}' holds {quoted(sorted(inner))}, and parts hold classes, not the reverse"
     first, *others = folders.values() or [set()]
     if 1 < len(folders) <= len(set(PART_WORDS.values())) and len(first) > 1 and all(held == first for held in others):
-        raise _unclear(top, f"{shown(list(folders))} hold the same folders {shown(sorted(first))}")
+        return f"{quoted(folders)} hold the same folders {quoted(sorted(first))}"
+    return None
 
 
 def _unclear(top: Folder, why: str) -> IntegrityError:

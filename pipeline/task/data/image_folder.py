@@ -6,9 +6,9 @@ from pipeline.config.registry import DATASETS
 from pipeline.errors import IntegrityError
 from pipeline.task.data.contract import FileItems, FolderSource, Images
 from pipeline.task.data.folder_notes import folder_notes, left_out
-from pipeline.task.data.folder_parts import class_key, find_parts, ordered_classes, shown
+from pipeline.task.data.folder_parts import class_key, find_parts, ordered_classes
 from pipeline.task.data.folder_tree import SUFFIXES, Folder, read_folder
-from pipeline.wording import counted, listed, printable
+from pipeline.wording import counted, listed, printable, quoted
 
 
 @DATASETS.register("image-folder")
@@ -84,7 +84,7 @@ def _by_class(part: Folder, train: Folder, classes: list[str]) -> dict[str, list
             foreign.append(name)
     if foreign:
         raise IntegrityError(
-            f"{printable(part.path)} has images of class {shown(foreign)}, which {printable(train.path)} lacks; give "
+            f"{printable(part.path)} has images of class {quoted(foreign)}, which {printable(train.path)} lacks; give "
             f"both the same class folders"
         )
     return found
