@@ -110,8 +110,8 @@ class LayerCompression(Compression):
     def compress(self, weight: Tensor, stats: LayerStats | None) -> CompressedWeight:
         """Compress ``weight [out, in]``; ``stats`` is ``None`` unless ``needs_statistics``.
 
-        For plans the weight is first one on torch's device ``meta``, without values, and ``stats`` is ``None``. A method
-        that cannot do without them raises whatever torch or Python do, and is given the values.
+        For plans it is called with a weight on torch's device ``meta``, which has no values, and without ``stats``. If
+        that raises an error of torch or Python, it is called with the values.
         """
 
     @abstractmethod

@@ -132,13 +132,13 @@ def _find_device(ready: Readiness) -> str:
 
 
 def _find_database(ready: Readiness) -> str:
-    shown, file = without_password(ready.url), sqlite_file(make_url(ready.url))
+    storage, shown, file = ready.storage, without_password(ready.url), sqlite_file(make_url(ready.url))
     refuse_unusable(STORAGE, locks=False)
     if file:
         refuse_unusable(file.parent, locks=True)
         if file.exists() and not os.access(file, os.W_OK):
             raise StorageError(f"{file} is read-only for you; change its rights, or name another database by --storage")
-    if ready.storage is None:
+    if storage is None:
         return f"{shown}, will be created"
     if ready._given is None and is_run(ready.url, ready.spec.name):
         raise StorageError(f"study '{ready.spec.name}' is being run on this database; wait for it, or stop it")

@@ -83,7 +83,10 @@ class Blocks:
 
     def as_integers(self, chosen: Tensor) -> Tensor:
         """The bits of ``chosen [..., size]`` read as binary numbers ``[...]``; ``choices`` is sorted by them."""
-        return (chosen * 2 ** torch.arange(self.size)).sum(-1)
+        integers = torch.zeros(chosen.shape[:-1], dtype=torch.int64)
+        for i in range(self.size):  # one bit at a time, because all of them as integers take 64 times the memory
+            integers += chosen[..., i].long() << i
+        return integers
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class SparseWeight(MatrixWeight):
         # A block at an edge may hold fewer than `keep` weights; its code then counts the first padding as kept.
         padding = ~self.blocks.divide(torch.ones_like(self.kept), 0)
         missing = self.blocks.keep - chosen.sum(1, keepdim=True)
-        chosen = chosen | (padding & (padding.cumsum(1) <= missing))
+        chosen = chosen | (padding & (padding.cumsum(1, dtype=torch.uint8) <= missing))
         codes = torch.searchsorted(self.blocks.as_integers(self.blocks.choices()), self.blocks.as_integers(chosen))
         return {"index": pack(codes, self.blocks.code_width), "value": self.weight[self.kept].float()}
 
