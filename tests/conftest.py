@@ -14,7 +14,7 @@ from rich.console import Console as Screen
 
 from pipeline.store.database import open_storage
 
-pytest_plugins = ["finished_studies"]
+pytest_plugins = ["finished_studies", "postgresql_server"]
 
 START = Path.cwd()
 

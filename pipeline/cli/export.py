@@ -30,12 +30,14 @@ def export(
 
     spec = read_spec(study)
     written: list[dict[str, Any]] = []
-    with Guard():
-        for name, folder in export_study(
-            spec, storage, combination=combination, trial=trial, device=choose_device(device), force=force
-        ):
-            written.append({"combination": name, "folder": str(folder), "files": file_sizes(folder)})
-            if not as_json:
-                print(folder)
-    if as_json:
-        print_json(written)
+    try:
+        with Guard():
+            for name, folder in export_study(
+                spec, storage, combination=combination, trial=trial, device=choose_device(device), force=force
+            ):
+                written.append({"combination": name, "folder": str(folder), "files": file_sizes(folder)})
+                if not as_json:
+                    print(folder)
+    finally:
+        if as_json and written:
+            print_json(written)

@@ -18,6 +18,7 @@ from pipeline.objective.objective import Objective
 from pipeline.paths import default_database, exports_folder
 from pipeline.results.combination_result import CombinationResult, Score
 from pipeline.results.reading import read_results
+from pipeline.run.failures import Failures
 from pipeline.run.objectives import make_objectives
 from pipeline.run.winners import Recovered, recover, score_adapter
 from pipeline.space import Values
@@ -74,6 +75,7 @@ def export_study(
         NothingUsableError: The study is not stored, has no complete trial, or ``trial`` is not complete.
         UsageError: ``trial`` is given without its combination, or a folder exists and ``force`` is False.
         SpecError: The study was searched with other settings, or has no such combination.
+        IntegrityError: Some trials cannot be exported; all others are.
         StopTraining: The active guard stops the training; what was yielded is written.
     """
     url = url or default_database()
@@ -95,10 +97,13 @@ def export_study(
     for name in names:
         settings = pinned(spec, spec.find(name))
         refuse_differences(study_name(spec.name, name), results[name].facts, settings, dict(task.hashes))
+    failures = Failures()
     for name in names:
         kept = Kept(spec.name, name, results[name].facts["id"])
-        for folder in export_combination(objectives[name], results[name], kept, trial, force=force):
-            yield name, folder
+        with failures.contained(f"'{name}'", f"{name}: not all is exported"):
+            for folder in export_combination(objectives[name], results[name], kept, trial, force=force):
+                yield name, folder
+    failures.raise_any("these combinations failed, the others are exported")
 
 
 def export_combination(
@@ -107,24 +112,27 @@ def export_combination(
     """Export the best trial of every rank of a combination, or one trial; see ``export_study``.
 
     A trial is measured on the test part now, unless it is a winner that was measured before. Folders that exist are
-    refused before anything is written.
+    refused before anything is written. If some cannot be exported, all others are, before an ``IntegrityError``.
     """
     trials = _chosen_trials(result, trial)
     for folder in trials:
         refuse_existing(folder, force=force)
+    failures = Failures()
     for folder, chosen in trials.items():
-        cell = next(cell for cell in result.cells if cell.cell == cell_of(chosen.params))
-        got = recover(objective, kept, chosen)
-        is_winner = cell.best is not None and cell.best.number == chosen.number
-        if is_winner and cell.tested and not got.retrained:
-            val, test = cell.tested[0].val, cell.tested[0].test
-        else:
-            val, test = _scores(objective, chosen, got)
-        card = make_card(objective.combination, chosen, got, val, test)
-        add_study(card, kept.study, result, cell, "validation accuracy" if trial is None else f"--trial {trial}")
-        write_checkpoint(folder, _tensors(objective, chosen, got), card, force=force)
-        note_file(result.study, chosen.number, "checkpoint", folder / WEIGHTS, read_card(folder)["sha256"])
-        yield folder
+        with failures.contained(f"trial {chosen.number}", f"{result.name}: trial {chosen.number} is not exported"):
+            cell = next(cell for cell in result.cells if cell.cell == cell_of(chosen.params))
+            got = recover(objective, kept, chosen)
+            is_winner = cell.best is not None and cell.best.number == chosen.number
+            if is_winner and cell.tested and not got.retrained:
+                val, test = cell.tested[0].val, cell.tested[0].test
+            else:
+                val, test = _scores(objective, chosen, got)
+            card = make_card(objective.combination, chosen, got, val, test)
+            add_study(card, kept.study, result, cell, "validation accuracy" if trial is None else f"--trial {trial}")
+            write_checkpoint(folder, _tensors(objective, chosen, got), card, force=force)
+            note_file(result.study, chosen.number, "checkpoint", folder / WEIGHTS, read_card(folder)["sha256"])
+            yield folder
+    failures.raise_any("trials that cannot be exported")
 
 
 def _chosen_trials(result: CombinationResult, number: int | None) -> dict[Path, FrozenTrial]:

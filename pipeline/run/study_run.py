@@ -15,12 +15,12 @@ from pipeline.compress.sizes import LayerSize
 from pipeline.config.spec import StudySpec
 from pipeline.config.study_file import pinned
 from pipeline.environment import keep_freed_memory
-from pipeline.errors import IntegrityError
 from pipeline.guard import StopTraining
 from pipeline.locks import NoLocksError, exclusive
 from pipeline.objective.combination import Combination
 from pipeline.objective.objective import Objective
 from pipeline.objective.passes import Pass, measure_pass
+from pipeline.run.failures import Failures, run_again
 from pipeline.run.objectives import refuse_misfits, trained_objectives
 from pipeline.run.readiness import Readiness
 from pipeline.run.recorded_spectra import record_winners, watched_layers
@@ -87,7 +87,7 @@ def run_study(
         storage = open_storage(url)
         with only_run(storage, spec.name), _only_run_here(spec.name):
             objectives = _ready_objectives(Readiness(spec, url, options.device, storage=storage), options)
-            _run(spec, storage, objectives, options, events)
+            run_again(lambda: _run(spec, storage, objectives, options, events))
 
 
 def _ready_objectives(ready: Readiness, options: RunOptions) -> dict[str, Objective]:
@@ -112,22 +112,22 @@ def _run(
     spec: StudySpec, storage: Database, objectives: dict[str, Objective], options: RunOptions, events: Events
 ) -> None:
     refuse_misfits(objective.combination for objective in objectives.values())
-    failed: dict[str, IntegrityError] = {}
+    failures = Failures()
     began = datetime.now(UTC).isoformat(timespec="seconds")
     studies, searched = dict[str, optuna.Study](), dict[str, Kept]()
     for name, objective in objectives.items():
-        with _failure_noted(name, failed):
+        with failures.contained(f"'{name}'", f"{name}: failed"):
             studies[name] = _begin(spec, storage, objective, options, began)
     events.reached("begun")
     try:
         for name, study in studies.items():
-            with _failure_noted(name, failed):
+            with failures.contained(f"'{name}'", f"{name}: failed"):
                 searched[name] = _search(spec, study, objectives[name], options.cohort, events)
             events.reached("searched")
         for name, kept in searched.items():
-            with _failure_noted(name, failed):
+            with failures.contained(f"'{name}'", f"{name}: failed"):
                 score_winners(objectives[name], studies[name], kept, spec.seeds)
-            with _failure_noted(name, failed):
+            with failures.contained(f"'{name}'", f"{name}: failed"):
                 record_winners(spec, objectives[name], studies[name])
             objectives[name].bases.release()
             events.reached("tested")
@@ -135,19 +135,7 @@ def _run(
     except StopTraining:
         events.reached("stopped")
         raise
-    if failed:
-        reasons = "; ".join(f"'{name}': {error}" for name, error in failed.items())
-        raise IntegrityError(f"these combinations failed, the others are done: {reasons}")
-
-
-@contextmanager
-def _failure_noted(name: str, failed: dict[str, IntegrityError]) -> Iterator[None]:
-    """Note that a combination fails, so that the others go on."""
-    try:
-        yield
-    except IntegrityError as error:
-        failed[name] = error
-        logger.error(f"{name}: failed: {error}")
+    failures.raise_any("these combinations failed, the others are done")
 
 
 def _begin(spec: StudySpec, storage: Database, objective: Objective, options: RunOptions, began: str) -> optuna.Study:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from pipeline.adapt.lanes import Lanes
 from pipeline.cell import Cell
-from pipeline.errors import IntegrityError, NothingUsableError
+from pipeline.errors import NothingUsableError
 from pipeline.objective.objective import Objective
 from pipeline.results.reading import find_winners
+from pipeline.run.failures import Failures
 from pipeline.seeds import derive
 from pipeline.space import Values, cells
 from pipeline.store.kept_adapters import Kept
@@ -120,17 +121,13 @@ def score_winners(objective: Objective, study: optuna.Study, kept: Kept, seeds: 
     if untested:
         retraining = f", and training them again under {counted(seeds - 1, 'other seed')}" if seeds > 1 else ""
         logger.info(f"{combination.name}: testing the winners of {counted(len(untested), 'cell')}{retraining}")
-    failures = []
+    failures = Failures()
     for cell in untested:
-        try:
+        label = cell_name(cell.rank, cell.init, combination.search.budget_unit)
+        with failures.contained(label, f"{combination.name}: the winner of {label} cannot be tested"):
             for scores in _scores(objective, study, kept, winners[cell], known[cell], seeds):
                 study.set_user_attr(cell.winner_key, {"trial": winners[cell].number, "seeds": scores})
-        except NothingUsableError as error:
-            label = cell_name(cell.rank, cell.init, combination.search.budget_unit)
-            failures.append(f"{label}: {error}")
-            logger.error(f"{combination.name}: the winner of {label} cannot be tested: {error}")
-    if failures:
-        raise IntegrityError(f"winners that cannot be tested: {'; '.join(failures)}")
+    failures.raise_any("winners that cannot be tested")
 
 
 def _scores(

@@ -8,9 +8,10 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import sqlalchemy
+from optuna.exceptions import StorageInternalError
 from sqlalchemy import Connection, Engine, select
 from sqlalchemy.engine import URL, Dialect
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from pipeline.errors import StorageError
@@ -39,6 +40,12 @@ def wait_for_restarts(engine: Engine) -> None:
                 time.sleep(RETRY)
 
     sqlalchemy.event.listen(engine, "do_connect", connect)
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether an error of SQLAlchemy or Optuna says that the server ended a connection that was in use."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    return isinstance(cause, DBAPIError) and cause.connection_invalidated
 
 
 @contextmanager

@@ -1,15 +1,13 @@
 import os
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import optuna
 import pytest
 import sqlalchemy
 from bare_studies import complete, make_ledger
+from postgresql_server import SECRET
 from tiny_studies import asks, by_cell, make_objective, make_spec, outcomes, search, stored_study
 
 from pipeline.config.study_file import pinned
@@ -18,7 +16,6 @@ from pipeline.results.reading import read_results
 from pipeline.store.database import only_run, open_storage, without_password
 from pipeline.store.stored_study import METRIC, create_or_resume
 
-SECRET = "hunter2"
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -83,47 +80,7 @@ def test_a_study_of_someone_elses_in_the_same_database_is_left_only_run(storage)
     assert unneeded(storage) == []
 
 
-def server_programs() -> Path | None:
-    found = shutil.which("initdb")
-    folders = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    return next((folder for folder in reversed(folders) if (folder / "pg_ctl").exists()), None)
-
-
-@pytest.fixture(scope="module")
-def postgresql():
-    """The URL of a throw-away server, its password in it."""
-    programs = server_programs()
-    if programs is None:
-        pytest.skip("NOT TESTED: PostgreSQL; no initdb and pg_ctl on PATH or below /usr/lib/postgresql: install one")
-    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to the server's user
-        yield from serve(programs, Path(name))
-
-
-def serve(programs: Path, folder: Path):
-    user = []
-    if os.geteuid() == 0:  # the server refuses to run as root
-        user = ["runuser", "-u", "postgres", "--"]
-        shutil.chown(folder, "postgres")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    password = folder / "password"
-    password.write_text(SECRET)
-    password.chmod(0o644)
-
-    def call(program: str, *options: str) -> None:
-        subprocess.run([*user, str(programs / program), "-D", str(folder / "data"), *options], check=True, cwd=folder,
-                       stdout=subprocess.DEVNULL, timeout=60)  # fmt: skip
-
-    call("initdb", "-U", "restora", "--auth=scram-sha-256", f"--pwfile={password}", "--no-sync")
-    settings = f"-p {port} -c listen_addresses=127.0.0.1 -c fsync=off -c unix_socket_directories=''"
-    call("pg_ctl", "start", "-w", "-l", str(folder / "log"), "-o", settings)
-    yield f"postgresql+psycopg://restora:{SECRET}@127.0.0.1:{port}/postgres"
-    call("pg_ctl", "stop", "-m", "immediate")
-
-
 def test_a_study_on_postgresql_comes_to_what_it_comes_to_on_sqlite(postgresql, storage):
-    pytest.importorskip("psycopg", reason="NOT TESTED: PostgreSQL; pip install 'restora[postgresql]'")
     server = open_storage(postgresql)
     try:
         study = search(server, make_spec(trials=4))
@@ -143,7 +100,6 @@ def test_a_study_on_postgresql_comes_to_what_it_comes_to_on_sqlite(postgresql, s
 
 
 def test_a_study_is_run_once_at_a_time_on_a_server(postgresql):
-    pytest.importorskip("psycopg", reason="NOT TESTED: PostgreSQL; pip install 'restora[postgresql]'")
     first, second = open_storage(postgresql), open_storage(postgresql)
     try:
         with only_run(first, "tiny"):
@@ -179,8 +135,8 @@ def test_a_symbolic_link_to_the_file_lets_no_second_run_in(storage, tmp_path):
     linked.engine.dispose()
 
 
-def test_a_run_on_a_server_whose_lock_was_cut_stops_once_another_run_was_let_in(postgresql):
-    pytest.importorskip("psycopg", reason="NOT TESTED: PostgreSQL; pip install 'restora[postgresql]'")
+def test_a_run_on_a_server_whose_lock_was_cut_stops_once_another_run_was_let_in(postgresql, monkeypatch):
+    monkeypatch.setattr("pipeline.store.server.PULSE", 60)  # so that it is not taken again first
     first, second = open_storage(postgresql), open_storage(postgresql)
     cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_locks WHERE locktype = 'advisory'"
     try:
@@ -203,7 +159,6 @@ def test_a_run_on_a_server_whose_lock_was_cut_stops_once_another_run_was_let_in(
 
 
 def test_processes_that_open_one_empty_server_database_at_once_all_succeed(postgresql):
-    pytest.importorskip("psycopg", reason="NOT TESTED: PostgreSQL; pip install 'restora[postgresql]'")
     engine = sqlalchemy.create_engine(postgresql, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.exec_driver_sql("CREATE DATABASE empty")
@@ -215,7 +170,6 @@ def test_processes_that_open_one_empty_server_database_at_once_all_succeed(postg
 
 
 def test_a_server_that_refuses_is_named_without_the_password(postgresql):
-    pytest.importorskip("psycopg", reason="NOT TESTED: PostgreSQL; pip install 'restora[postgresql]'")
     wrong = postgresql.replace(SECRET, "wrong-" + SECRET)
     with pytest.raises(StorageError, match=r"127\.0\.0\.1") as refused:
         open_storage(wrong)
