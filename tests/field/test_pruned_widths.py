@@ -95,7 +95,7 @@ LOSES = {
 KEEPS = {
     "view": "code", "view of all": "code", "buffer": "buffer", "parameter": "parameter", "group norm": "'norm'",
     "layer norm": "'norm'", "groups": "'grouped'", "shuffle": "code", "softmax": "code", "flip": "code",
-    "roll": "code", "own mean": "code", "split": "code", "slices": "code", "glu": "code", "pad": "code",
+    "roll": "code", "own mean": "code", "split": "code", "slices": "code", "glu": "in an order", "pad": "code",
 }  # fmt: skip
 """What keeps the first convolution whole, and a word of the reason."""
 METHODS = pytest.mark.parametrize(
