@@ -4,6 +4,7 @@ The package torch-pruning traces the dependencies (DepGraph: Fang et al., 2023, 
 layers, batch norms, depthwise convolutions, additions.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pipeline.compress.channel_shapes import is_depthwise
 from pipeline.compress.layers import copy_sharing_tensors, matrix_shape
 from pipeline.errors import SpecError
+
+Lost = Mapping[tuple[str, int], set[int]]
+"""The indices that are lost by the name of a module and the axis of its weight: 0 for outputs, 1 for inputs."""
 
 
 @dataclass(frozen=True)
@@ -43,35 +47,94 @@ class ChannelGroup:
         return torch.isin(self.units, ranking[kept:]).nonzero().flatten().tolist()
 
 
-def channel_groups(
-    model: nn.Module, targets: Sequence[str], images: Tensor
-) -> tuple[list[ChannelGroup], dict[str, str]]:
-    """The groups of the target layers whose channels may be removed, and why those of the others may not."""
-    copy = copy_sharing_tensors(model)
-    graph, names = trace(copy, images), {module: name for name, module in copy.named_modules()}
-    groups, whole, seen = list[ChannelGroup](), dict[str, str](), set[str]()
-    for name in targets:
-        layer = copy.get_submodule(name)
-        if name in seen:
-            continue
-        if layer not in graph.module2node:
-            whole[name] = "the model does not call it"
-            continue
-        out = matrix_shape(layer)[0]
-        items = list(dependencies(graph, layer, range(out)))
-        losing = {names[item.dep.target.module]: item for item in items if loses_outputs(graph, item)}
-        rows = {key: torch.tensor([item.idxs, item.root_idxs]) for key, item in losing.items() if key in targets}
-        seen |= rows.keys()
-        if why := _obstacle(graph, items, names) or _foreign(copy, losing, rows):
-            whole |= dict.fromkeys([name, *rows], why)
-        else:
-            ties = _ties(graph, layer, out) if any(len(set(item.root_idxs)) < out for item in items) else []
-            groups.append(ChannelGroup(name, _units(copy, name, out, ties), rows))
-    return groups, whole
+class Channels:
+    """The output channels of a model's layers, as torch-pruning traced them on a batch of one image."""
+
+    def __init__(self, model: nn.Module, images: Tensor) -> None:
+        self._model = copy_sharing_tensors(model)
+        self._graph = _trace(self._model, images)
+        self._names = {module: name for name, module in self._model.named_modules()}
+
+    def groups(self, targets: Sequence[str]) -> tuple[list[ChannelGroup], dict[str, str]]:
+        """The groups of the target layers whose channels may be removed, and why those of the others may not."""
+        groups, whole, seen = list[ChannelGroup](), dict[str, str](), set[str]()
+        for name in targets:
+            layer = self._model.get_submodule(name)
+            if name in seen:
+                continue
+            if layer not in self._graph.module2node:
+                whole[name] = "the model does not call it"
+                continue
+            out = matrix_shape(layer)[0]
+            items = self._lost_with(name, range(out))
+            losing = {self._names[item.dep.target.module]: item for item in items if self._loses_outputs(item)}
+            rows = {key: torch.tensor([item.idxs, item.root_idxs]) for key, item in losing.items() if key in targets}
+            seen |= rows.keys()
+            if why := self._obstacle(items) or _foreign(self._model, losing, rows):
+                whole |= dict.fromkeys([name, *rows], why)
+            else:
+                ties = self._ties(name, out) if any(len(set(item.root_idxs)) < out for item in items) else []
+                groups.append(ChannelGroup(name, _units(self._model, name, out, ties), rows))
+        return groups, whole
+
+    def lost(self, removed: Mapping[str, Iterable[int]]) -> Lost:
+        """All channels that are lost with some rows of some layers: those of layers, batch norms and PReLUs."""
+        lost = defaultdict[tuple[str, int], set[int]](set)
+        for root, rows in removed.items():
+            for item in self._lost_with(root, rows):
+                module = item.dep.target.module
+                if module in self._names:
+                    inputs = isinstance(module, nn.Linear | nn.Conv2d) and not self._loses_outputs(item)
+                    lost[self._names[module], int(inputs)].update(item.idxs)
+        return lost
+
+    def _lost_with(self, root: str, rows: Iterable[int]) -> list[Any]:
+        """What is lost with some rows of a layer: modules, the indices that each loses, and the rows they follow."""
+        layer, graph = self._model.get_submodule(root), self._graph
+        return list(graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, list(rows)))
+
+    def _loses_outputs(self, item: Any) -> bool:
+        """Whether output channels of a layer are lost; a depthwise convolution loses its inputs with them."""
+        layer = item.dep.target.module
+        return isinstance(layer, nn.Linear | nn.Conv2d) and bool(
+            self._graph.is_out_channel_pruning_fn(item.dep.handler)
+        )
+
+    def _obstacle(self, items: Iterable[Any]) -> str | None:
+        """Why channels cannot be removed with some dependencies: a module or an operation that needs all of them."""
+        for item in items:
+            module = item.dep.target.module
+            if isinstance(module, self._graph.ops._OutputOp):
+                return "it gives the model's outputs"
+            if isinstance(module, nn.Parameter):
+                return "a parameter of the model outside any layer has one value for each of its channels"
+            if module not in self._names:
+                continue  # an operation that takes any number of channels
+            if isinstance(module, nn.Conv2d) and module.groups > 1 and not is_depthwise(module):
+                return f"'{self._names[module]}' is a convolution in groups"
+            if not isinstance(module, nn.Linear | nn.Conv2d | _BatchNorm | nn.PReLU):
+                return f"its channels enter '{self._names[module]}' ({type(module).__name__}), which needs all of them"
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                held = len(module.weight) if self._loses_outputs(item) else module.weight.shape[1]
+                if max(item.idxs) >= held:
+                    return f"its channels enter '{self._names[module]}' in an order that cannot be followed"
+        return None
+
+    def _ties(self, root: str, out: int) -> list[tuple[int, int]]:
+        """Pairs of rows of a layer that can only be removed together, because the model splits its channels and joins them.
+
+        A pair differs in a bit of its numbers, so removing the rows with that bit brings the other row of the pair along.
+        """
+        pairs = set[tuple[int, int]]()
+        for bit in range((out - 1).bit_length()):
+            for item in self._lost_with(root, [row for row in range(out) if row >> bit & 1]):
+                if self._names.get(item.dep.target.module) == root and self._loses_outputs(item):
+                    pairs |= set(zip(item.idxs, item.root_idxs, strict=True))
+        return sorted(pairs)
 
 
-def trace(model: nn.Module, images: Tensor) -> Any:
-    """The dependency graph of ``model``; tracing makes the model's parameters trainable."""
+def _trace(model: nn.Module, images: Tensor) -> Any:
+    """The dependency graph of torch-pruning for a model, whose parameters become trainable."""
     try:
         from torch_pruning import DependencyGraph
     except ImportError as error:
@@ -92,43 +155,6 @@ def trace(model: nn.Module, images: Tensor) -> Any:
             ) from error
 
 
-def dependencies(graph: Any, layer: nn.Module, rows: Sequence[int]) -> Any:
-    """All that is removed with some rows of a layer: modules, the indices that each loses, and the rows they follow."""
-    return graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, list(rows))
-
-
-def loses_outputs(graph: Any, item: Any) -> bool:
-    """Whether a dependency removes output channels of a layer."""
-    layer = item.dep.target.module
-    return isinstance(layer, nn.Linear | nn.Conv2d) and bool(graph.is_out_channel_pruning_fn(item.dep.handler))
-
-
-def loses_inputs(graph: Any, item: Any) -> bool:
-    """Whether a dependency removes input channels of a layer and no output channels."""
-    return isinstance(item.dep.target.module, nn.Linear | nn.Conv2d) and not loses_outputs(graph, item)
-
-
-def _obstacle(graph: Any, items: Iterable[Any], names: Mapping[nn.Module, str]) -> str | None:
-    """Why channels cannot be removed with some dependencies: a module or an operation that needs all of them."""
-    for item in items:
-        module = item.dep.target.module
-        if isinstance(module, graph.ops._OutputOp):
-            return "it gives the model's outputs"
-        if isinstance(module, nn.Parameter):
-            return "a parameter of the model outside any layer has one value for each of its channels"
-        if module not in names:
-            continue  # an operation that takes any number of channels
-        if isinstance(module, nn.Conv2d) and module.groups > 1 and not is_depthwise(module):
-            return f"'{names[module]}' is a convolution in groups"
-        if not isinstance(module, nn.Linear | nn.Conv2d | _BatchNorm | nn.PReLU):
-            return f"its channels enter '{names[module]}' ({type(module).__name__}), which needs all of them"
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            held = module.weight.shape[1] if loses_inputs(graph, item) else len(module.weight)
-            if max(item.idxs) >= held:
-                return f"its channels enter '{names[module]}' in an order that cannot be followed"
-    return None
-
-
 def _foreign(model: nn.Module, losing: Iterable[str], targets: Iterable[str]) -> str | None:
     """Why the layers that lose channels together cannot, although nothing else needs the channels.
 
@@ -139,19 +165,6 @@ def _foreign(model: nn.Module, losing: Iterable[str], targets: Iterable[str]) ->
     if others:
         return f"its channels are those of '{others[0]}', which is not among the targets"
     return None if independent else "it has one filter for each channel of the images"
-
-
-def _ties(graph: Any, layer: nn.Module, out: int) -> list[tuple[int, int]]:
-    """Pairs of rows of a layer that can only be removed together, because the model splits its channels and joins them.
-
-    A pair differs in a bit of its numbers, so removing the rows with that bit brings the other row of the pair along.
-    """
-    pairs = set[tuple[int, int]]()
-    for bit in range((out - 1).bit_length()):
-        for item in dependencies(graph, layer, [row for row in range(out) if row >> bit & 1]):
-            if item.dep.target.module is layer and loses_outputs(graph, item):
-                pairs |= set(zip(item.idxs, item.root_idxs, strict=True))
-    return sorted(pairs)
 
 
 def _units(model: nn.Module, root: str, out: int, ties: Iterable[tuple[int, int]]) -> Tensor:

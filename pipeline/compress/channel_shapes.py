@@ -40,7 +40,7 @@ def fit_shapes(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 tensor.data = tensor.new_empty(shape)
             else:  # models that share tensors share the buffer itself
                 module.register_buffer(key, tensor.new_empty(shape))
-        _fit_attributes(module)
+        fit_attributes(module)
     fit_heads(model)
 
 
@@ -57,7 +57,7 @@ def _fitted_shape(name: str, tensor: Tensor, tensors: Mapping[str, Tensor], chan
     return shape if fits else tensor.shape
 
 
-def _fit_attributes(module: nn.Module) -> None:
+def fit_attributes(module: nn.Module) -> None:
     """Set the sizes that a module keeps as attributes to those of its tensors."""
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.channel_groups import channel_groups, dependencies, loses_inputs, loses_outputs, trace
-from pipeline.compress.channel_shapes import fit_heads
-from pipeline.compress.layers import copy_sharing_tensors
+from pipeline.compress.channel_groups import Channels, Lost
+from pipeline.compress.channel_shapes import fit_attributes, fit_heads
+from pipeline.compress.layers import copy_sharing_tensors, weight_matrix
 from pipeline.errors import IntegrityError
 
 BY_CODE = "the model's code or a buffer depends on how many channels it has, or mixes them"
@@ -48,22 +48,32 @@ def prune_channels(
     model splits off and joins again.
     """
     trial, images = _perturbed_copy(model), images.double()
-    groups, whole = channel_groups(trial, targets, images)
+    channels = Channels(trial, images)
+    groups, whole = channels.groups(targets)
     lowest = {group.root: group.lowest(scores, kept(group.root, group.count)) for group in groups}
-    removed = _verified(trial, {root: rows for root, rows in lowest.items() if rows}, images)
+    wanted = {root: rows for root, rows in lowest.items() if rows}
+    lost = channels.lost(_verified(trial, channels, wanted, images))
     for group in groups:
         said = BY_CODE if lowest[group.root] else f"the share to keep of {group.count} rounds up to all"
         whole |= dict.fromkeys(group.layers, said)
-    pruned, remaining = _without_rows(model, removed, images.to(next(model.parameters())))
-    return PrunedModel(pruned, remaining, {name: whole[name] for name in targets if name not in remaining})
+    layers = (name for name, axis in lost if axis == 0 and isinstance(model.get_submodule(name), nn.Linear | nn.Conv2d))
+    rows = {name: _remaining(len(weight_matrix(model.get_submodule(name))), lost[name, 0]) for name in layers}
+    without = _without(model, lost).requires_grad_(False)
+    return PrunedModel(without, rows, {name: whole[name] for name in targets if name not in rows})
 
 
-def _verified(model: nn.Module, removed: Mapping[str, list[int]], images: Tensor) -> dict[str, list[int]]:
+def _remaining(count: int, lost: set[int]) -> Tensor:
+    return torch.tensor([index for index in range(count) if index not in lost])
+
+
+def _verified(
+    model: nn.Module, channels: Channels, removed: Mapping[str, list[int]], images: Tensor
+) -> dict[str, list[int]]:
     """Those of the removals that can be verified together; parts that fail are halved to find what is wrong."""
     verified, parts = dict[str, list[int]](), [dict(removed)]
     while parts:
         part = parts.pop()
-        if _is_verified(model, verified | part, images):
+        if _is_verified(model, channels.lost(verified | part), images):
             verified |= part
         elif len(part) > 1:
             roots = list(part)
@@ -81,50 +91,44 @@ def _perturbed_copy(model: nn.Module) -> nn.Module:
     return copy
 
 
-def _is_verified(model: nn.Module, removed: Mapping[str, Sequence[int]], images: Tensor) -> bool:
-    """Whether removing these rows gives the same logits as setting the weights that read them to zero."""
-    with torch.no_grad():
-        expected = _with_zeroed_readers(model, removed, images)(images)
-        if not expected.isfinite().all():
-            raise IntegrityError("the model gives NaN or infinite logits for an image of noise; load sound weights")
-        try:
-            logits = _without_rows(model, removed, images)[0](images)
-        except Exception:  # nothing narrower: each model's forward raises errors of its own for shapes that do not fit
-            return False
-    same = logits.shape == expected.shape
-    return same and bool((logits - expected).abs().max() <= 1e-6 * expected.abs().max())
+@torch.no_grad()
+def _is_verified(model: nn.Module, lost: Lost, images: Tensor) -> bool:
+    """Whether the model without these channels gives the logits of the one in which the weights that read them are zero."""
+    expected = _with_zeroed_readers(model, lost)(images)
+    if not expected.isfinite().all():
+        raise IntegrityError("the model gives NaN or infinite logits for an image of noise; load sound weights")
+    try:
+        logits = _without(model, lost)(images)
+    except Exception:  # nothing narrower: each model's forward raises errors of its own for shapes that do not fit
+        return False
+    return logits.shape == expected.shape and bool((logits - expected).abs().max() <= 1e-6 * expected.abs().max())
 
 
-def _with_zeroed_readers(model: nn.Module, removed: Mapping[str, Sequence[int]], images: Tensor) -> nn.Module:
-    """A copy of the same shapes in which all weights that multiply some layers' rows are zero."""
+def _with_zeroed_readers(model: nn.Module, lost: Lost) -> nn.Module:
+    """A copy of the same shapes in which all weights that multiply lost channels are zero."""
     copy = copy_sharing_tensors(model)
-    graph = trace(copy, images)
-    for root, rows in removed.items():
-        for item in dependencies(graph, copy.get_submodule(root), rows):
-            if loses_inputs(graph, item):
-                layer = item.dep.target.module
-                weight = layer.weight.detach().clone()
-                weight[:, item.idxs] = 0
-                layer.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
+    for (name, axis), indices in lost.items():
+        if axis == 1:
+            layer = copy.get_submodule(name)
+            weight = layer.get_parameter("weight").detach().clone()
+            weight[:, sorted(indices)] = 0
+            layer.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
     return copy
 
 
-def _without_rows(
-    model: nn.Module, removed: Mapping[str, Sequence[int]], images: Tensor
-) -> tuple[nn.Module, dict[str, Tensor]]:
-    """A frozen copy without some rows of some layers and everything that depends on them, and the rows that remain.
-
-    The latter are those of each layer that lost rows.
-    """
-    copy, remaining = copy_sharing_tensors(model), dict[str, Tensor]()
-    graph, names = trace(copy, images), {module: name for name, module in copy.named_modules()}
-    for root, rows in removed.items():
-        group = dependencies(graph, copy.get_submodule(root), rows)
-        for item in group:
-            if loses_outputs(graph, item):
-                name, out = names[item.dep.target.module], len(item.dep.target.module.weight)
-                left = torch.tensor(sorted(set(range(out)) - set(item.idxs)))
-                remaining[name] = remaining[name][left] if name in remaining else left
-        group.prune()
+def _without(model: nn.Module, lost: Lost) -> nn.Module:
+    """A copy without the lost channels."""
+    copy = copy_sharing_tensors(model)
+    for (name, axis), indices in lost.items():
+        module = copy.get_submodule(name)
+        for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            if tensor.ndim <= axis or (isinstance(module, nn.PReLU) and len(tensor) == 1):
+                continue
+            left = tensor.detach().index_select(axis, _remaining(tensor.shape[axis], indices).to(tensor.device))
+            if isinstance(tensor, nn.Parameter):
+                module.register_parameter(key, nn.Parameter(left, requires_grad=False))
+            else:
+                module.register_buffer(key, left)
+        fit_attributes(module)
     fit_heads(copy)
-    return copy.requires_grad_(False).eval(), remaining
+    return copy

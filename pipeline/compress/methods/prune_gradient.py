@@ -19,6 +19,7 @@ from pipeline.config.registry import COMPRESSIONS
 from pipeline.config.task_spec import TorchOptimizer
 from pipeline.errors import IntegrityError
 from pipeline.task.contract import Part
+from pipeline.task.inspection import main_logits
 from pipeline.task.prepare import TORCH_OPTIMIZERS
 from pipeline.task.training_batches import count_batches, refuse_single_images, training_batches
 
@@ -72,7 +73,7 @@ class PruneGradient(StructuredPruning, TrainingCompression):
             order = torch.randperm(len(part), generator=generator)
             losses = []
             for images, labels in training_batches(part, self.batch_size, order):
-                loss = F.cross_entropy(model(images.to(noise)), labels.to(noise.device))
+                loss = F.cross_entropy(main_logits(model(images.to(noise))), labels.to(noise.device))
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 self._add_importance(model, scores)
