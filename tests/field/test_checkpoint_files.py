@@ -129,6 +129,7 @@ NO_CHECKPOINTS = {
     "array": (lambda: b"\x93NUMPY\x01\x00", "single numpy array"),
     "tar": (tar, "tar archive"),
     "TorchScript": (lambda: archive_of("m/constants.pkl"), "TorchScript archive"),
+    "Keras": (lambda: archive_of("model.weights.h5"), "model of Keras"),
     "exported": (lambda: archive_of("m/archive_format"), "exported program"),
     "cut pickle": (lambda: pickle.dumps(STATE)[:40], "get it again"),
     "cut safetensors": (lambda: save(STATE)[:60], "get it again"),

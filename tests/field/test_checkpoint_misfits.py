@@ -116,6 +116,7 @@ def test_weights_of_other_classes_offer_a_new_head_chosen_outputs_and_agreement(
         ({"outputs": [0, 1, 2], "new_head": True}, ValueError, "remove outputs"),
         ({"checkpoint": None, "outputs": [0, 1, 2]}, ValueError, "the model has no weights; remove outputs"),
         ({"checkpoint": None, "weights_key": "ema"}, ValueError, "remove weights_key"),
+        ({"checkpoint": "https://example.org/w.pth"}, ValueError, "is no local file; download it"),
     ],
 )
 def test_impossible_options_are_refused(options, error, said):

@@ -63,10 +63,23 @@ def test_a_set_in_several_parts_is_put_together(content):
     assert same(loaded(content), FIRST)
 
 
-def test_an_averaged_model_loads_without_its_counter():
-    model = source().build(CLASSES)
-    model.load_state_dict(FIRST)
-    assert same(loaded(torch.optim.swa_utils.AveragedModel(model).state_dict()), FIRST)
+@pytest.mark.parametrize("model", [("test_resnet", "timm"), ("mnasnet0_5", "torchvision")], ids=str)
+@pytest.mark.parametrize(
+    "wrapper", [torch.optim.swa_utils.AveragedModel, torch.nn.DataParallel, torch.compile], ids=lambda one: one.__name__
+)
+def test_the_state_of_a_wrapped_model_loads_with_its_versions(wrapper, model):
+    inner = source(*model).build(CLASSES)
+    assert same(loaded(wrapper(inner).state_dict(), model=model), inner.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["<f4", ">f4", "<f8", ">f2"])
+def test_arrays_of_numpy_load_in_any_byte_order(kind):
+    arrays = {name: value.numpy() for name, value in FIRST.items()}
+    arrays |= {name: value.astype(kind) for name, value in arrays.items() if value.dtype.kind == "f"}
+    for value in arrays.values():
+        value.flags.writeable = False
+    found = loaded({"model": arrays})
+    assert all((found[name].numpy() == value).all() for name, value in arrays.items())
 
 
 def test_what_is_left_out_is_said(caplog):

@@ -44,8 +44,10 @@ def groups(content: object, path: str = "", inside: tuple[int, ...] = ()) -> Ite
 
 
 def _as_tensor(value: object) -> object:
-    is_numeric = isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
-    return torch.from_numpy(value) if is_numeric else value
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub" or value.itemsize > 8:
+        return value
+    # Copied, because torch takes neither foreign byte orders nor, without a warning, arrays that are read-only.
+    return torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
 
 
 def metadata(state: object) -> Versions:

@@ -51,6 +51,8 @@ class CheckpointSource(ModelSource):
             raise ValueError(f"outputs selects outputs of the weights, and {reason}; remove outputs")
         if self.outputs is not None and len(set(self.outputs)) < len(self.outputs):
             raise ValueError("outputs names an output twice; give each class its own")
+        if self.checkpoint is not None and "://" in self.checkpoint:
+            raise ValueError(f"checkpoint = '{self.checkpoint}' is no local file; download it, and name the file")
         if self.weights_key is not None and self.checkpoint is None:
             raise ValueError("weights_key chooses a set of a checkpoint, and none is given; remove weights_key")
         return self

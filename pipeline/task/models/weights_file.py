@@ -73,6 +73,8 @@ def read_weights(path: Path) -> FileContent:
         return FileContent(reader(path), ordered=reader not in (load_file, _read_index))
     except IntegrityError:
         raise
+    except PermissionError as error:
+        raise IntegrityError(f"{path} cannot be read: {error.strerror}; let this user read it") from None
     except Exception as error:
         # Damaged files make the readers raise nearly anything: SafetensorError, RuntimeError, EOFError, KeyError, ...
         said = str(error).partition("\n")[0] or type(error).__name__
@@ -113,6 +115,7 @@ def _read_zip(path: Path) -> object:
         names = {name.partition("/")[2] or name for name in archive.namelist()}
     kinds = {
         "constants.pkl": "a TorchScript archive; save the state_dict() of torch.jit.load(...) by torch.save",
+        "model.weights.h5": "a model of Keras; convert it to a state dict of torch",
         "archive_format": "an exported program; save the state_dict of torch.export.load(...) by torch.save",
     }
     for name, kind in kinds.items():
