@@ -8,6 +8,7 @@ from tiny_studies import blobs, count_correct, make_objective, make_spec, make_t
 from torch import Tensor, nn
 
 from pipeline.compress.layer_statistics import reestimate
+from pipeline.compress.methods.prune_gradient import PruneGradient
 from pipeline.config.task_spec import TaskSpec
 from pipeline.errors import IntegrityError, SpecError
 from pipeline.objective.objective import Objective
@@ -85,6 +86,11 @@ def test_batch_norm_over_one_image_is_refused(combination, said):
     task = Task(WithNorm(), *[blobs(count, 1)] * 3, metric="agreement")
     with pytest.raises(SpecError, match=f"{said}.* batches of one image.* give 2 or more of both"):
         make_objective(make_spec(combination=combination), task).combination.compressed  # noqa: B018
+
+
+def test_plans_and_checks_refuse_what_a_run_would():
+    with pytest.raises(SpecError, match="batch_size of prune_gradient = 1 over 8 training images"):
+        PruneGradient(batch_size=1).outline(WithNorm(), ["fc1"], part(8))
 
 
 @pytest.mark.parametrize("count", [32, 33])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.compress.channels import prune_channels
-from pipeline.compress.contract import TrainingCompression
+from pipeline.compress.contract import CompressedModel, TrainingCompression
 from pipeline.compress.layers import weight_matrix
 from pipeline.compress.structured_pruning import StructuredPruning
 from pipeline.config.registry import COMPRESSIONS
@@ -51,6 +51,14 @@ class PruneGradient(StructuredPruning, TrainingCompression):
     seed: int = Field(0, ge=0)
     """Seed of the order of the images and of dropout."""
 
+    def outline(self, model: nn.Module, targets: Sequence[str], train: Part | None = None) -> CompressedModel:
+        if train is not None:
+            self._refuse_single_images(model, train)
+        return super().outline(model, targets, train)
+
+    def _refuse_single_images(self, model: nn.Module, train: Part) -> None:
+        refuse_single_images(model, len(train), self.batch_size, f"batch_size of {self.name}")
+
     def pruned(self, model: nn.Module, targets: Sequence[str], train: Part, noise: Tensor) -> nn.Module:
         weights = {name: weight_matrix(model.get_submodule(name)) for name in targets}
         self.prune(
@@ -65,7 +73,7 @@ class PruneGradient(StructuredPruning, TrainingCompression):
     def _train(self, model: nn.Module, part: Part, noise: Tensor, scores: dict[str, Tensor]) -> nn.Module:
         """The trained and pruned ``model``; ``scores`` are updated, and lose the rows that it loses."""
         generator = torch.Generator().manual_seed(self.seed)
-        refuse_single_images(model, len(part), self.batch_size, f"batch_size of {self.name}")
+        self._refuse_single_images(model, part)
         batches = count_batches(len(part), self.batch_size)
         schedule, initial_units = self._schedule(self.epochs * batches), dict[str, int]()
         optimizer = self._start_training(model)
