@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from pipeline.task.inspection import replace_module
+from pipeline.task.inspection import replace_modules
 
 if TYPE_CHECKING:
     from pipeline.adapt.contract import Adapter
@@ -139,6 +139,7 @@ def _is_container(module: nn.Module) -> bool:
 
 def attach(model: nn.Module, adapter: "Adapter", lanes: Lanes) -> None:
     """Let a model compute with ``lanes``, in place, on ``[T * n, ...]``; one lane if there are container parameters."""
+    adapted = {}
     for name, stacks in lanes.layers.items():
         module = model.get_submodule(name)
         if _is_container(module):
@@ -146,7 +147,8 @@ def attach(model: nn.Module, adapter: "Adapter", lanes: Lanes) -> None:
                 del module._parameters[key]
                 setattr(module, key, tensor[0])
         else:
-            replace_module(model, name, Adapted(adapter.layer(module, stacks[0].parameters.keys()), stacks))
+            adapted[name] = Adapted(adapter.layer(module, stacks[0].parameters.keys()), stacks)
+    replace_modules(model, adapted)
 
 
 def container_parameters(model: nn.Module, lanes: Lanes) -> list[str]:

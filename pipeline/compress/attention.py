@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from pipeline.compress.layers import copy_sharing_tensors
 from pipeline.errors import SpecError
-from pipeline.task.inspection import is_plain, replace_module
+from pipeline.task.inspection import is_plain, replace_modules
 
 
 class SplitQkv(nn.Module):
@@ -184,10 +184,8 @@ def _replace_modules(model: nn.Module, names: Sequence[str], replace: Callable[[
     if not names:
         return model
     copy = copy_sharing_tensors(model)
-    for name in names:
-        old = copy.get_submodule(name)
-        if isinstance(old, nn.MultiheadAttention | nn.Linear):  # else it was replaced under another name
-            replace_module(copy, name, replace(old))
+    olds = {copy.get_submodule(name): name for name in names}
+    replace_modules(copy, {name: replace(old) for old, name in olds.items()})
     return copy.eval()
 
 

@@ -17,7 +17,7 @@ from pipeline.compress.contract import CompressedModel, Compression
 from pipeline.compress.layers import group_count, matrix_shape, replace_weight, weight_matrix
 from pipeline.compress.weight import CompressedWeight
 from pipeline.errors import IntegrityError, UsageError
-from pipeline.task.inspection import first_keys, replace_module
+from pipeline.task.inspection import first_keys, replace_modules
 from pipeline.task.tensor_cache import restore_state
 
 
@@ -89,14 +89,14 @@ def unpack_model(
         else:
             weights[name] = _load_weight(model, name, method.compression, part)
     compressed = CompressedModel(model, weights, model, method.head)
+    loaded = {}
     for name, parameters in _added_parameters(compressed, method, trained, state).items():
         layer = model.get_submodule(name)
         if merge:
             replace_weight(model, name, method.adapter.merged(weight_matrix(layer), parameters, method.alpha))
         else:
-            loaded = method.adapter.loaded_layer(layer, parameters, method.alpha)
-            if loaded is not layer:
-                replace_module(model, name, loaded)
+            loaded[name] = method.adapter.loaded_layer(layer, parameters, method.alpha)
+    replace_modules(model, loaded)
     return model.eval().requires_grad_(False)
 
 

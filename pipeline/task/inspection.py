@@ -7,7 +7,7 @@ import copy
 import functools
 import json
 from collections import OrderedDict, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -57,7 +57,7 @@ def bare(model: nn.Module) -> nn.Module:
     _refuse_unusable(model)
     for name, module in list(model.named_modules()):
         if _unwrapped(module) is not module:
-            replace_module(model, name, _unwrapped(module))
+            replace_modules(model, {name: _unwrapped(module)})
     return nn.Sequential(OrderedDict(layer=model)) if isinstance(model, WEIGHTED) else model
 
 
@@ -70,6 +70,7 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 def _refuse_unusable(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise IntegrityError(f"the model is a {type(model).__name__}; give an nn.Module with trained weights")
+    known = set(model.modules())
     for name, module in model.named_modules():
         where = f"'{name}' of the model" if name else "the model"
         if isinstance(module, torch.jit.ScriptModule):
@@ -86,10 +87,23 @@ def _refuse_unusable(model: nn.Module) -> None:
             raise IntegrityError(
                 f"{where} is on the meta device, where tensors hold no values; build it on the CPU or a GPU"
             )
+        outside = [key for key, value in vars(module).items() if _holds_other_layers(value, known)]
+        if outside:
+            raise IntegrityError(
+                f"'{outside[0]}' of {where} holds layers in a Python {type(vars(module)[outside[0]]).__name__}, where "
+                f"torch neither counts nor saves them; put them into an nn.ModuleList or nn.ModuleDict"
+            )
         if any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters(recurse=False)):
             raise IntegrityError(
                 f"{where} is a {type(module).__name__} that has no weights yet; run the model on one image first"
             )
+
+
+def _holds_other_layers(value: object, known: Collection[nn.Module]) -> bool:
+    """Whether a plain list or table holds modules with parameters that are none of the model's."""
+    items = value if isinstance(value, list | tuple) else value.values() if type(value) is dict else ()
+    others = (item for item in items if isinstance(item, nn.Module) and item not in known)
+    return any(True for other in others for _ in other.parameters())
 
 
 def bare_copy(model: nn.Module) -> nn.Module:
@@ -151,10 +165,28 @@ def names_of(model: nn.Module) -> dict[nn.Module, list[str]]:
     return names
 
 
-def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
-    """Put ``new`` in the place of a module, under all its names."""
-    for alias in names_of(model)[model.get_submodule(name)]:
-        model.set_submodule(alias, new)
+def replace_modules(model: nn.Module, replacements: Mapping[str, nn.Module]) -> None:
+    """Replace modules by name, wherever the model holds them: under all names, and in plain lists and tables."""
+    by_id = {id(model.get_submodule(name)): new for name, new in replacements.items()}
+
+    def replaced(value: object) -> object:
+        if isinstance(value, nn.Module):
+            return by_id.get(id(value), value)
+        if isinstance(value, list) and any(id(item) in by_id for item in value):
+            return [replaced(item) for item in value]
+        if type(value) is tuple and any(id(item) in by_id for item in value):
+            return tuple(replaced(item) for item in value)
+        return value
+
+    for holder in list(model.modules()):
+        for table in (
+            holder._modules,
+            *(value for value in vars(holder).values() if type(value) is dict),
+            vars(holder),
+        ):
+            for key, value in list(table.items()):
+                if (new := replaced(value)) is not value:
+                    table[key] = new
 
 
 def first_keys(model: nn.Module, *, tied: bool = True) -> dict[str, str]:

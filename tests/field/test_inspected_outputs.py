@@ -126,6 +126,43 @@ def test_a_tie_that_training_kept_is_kept_by_merging_and_a_lost_one_is_said():
         pipeline.load("saved", model=Tied(), merge=True)
 
 
+class Listed(Net):
+    """Calls its layers from a plain list and a plain table, beside their names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.order, self.table, self.pair = [self.hidden], {"head": self.head}, (self.conv,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        (conv,), (hidden,) = self.pair, self.order
+        return self.table["head"](hidden(conv(x).relu().mean((2, 3))).relu())
+
+
+class Unlisted(Net):
+    """Has a layer in a plain list only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.more = [nn.Linear(4, 4)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.more[0](super().forward(x))
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_layers_that_a_model_calls_from_plain_lists_are_adapted(adapter):
+    round_trip(Listed, adapter=adapter)
+    loaded = pipeline.load("saved", model=Listed())
+    assert loaded.order[0] is loaded.hidden
+    assert loaded.pair[0] is loaded.conv
+    assert loaded.table["head"] is loaded.head
+
+
+def test_layers_that_only_a_plain_list_holds_are_refused():
+    with pytest.raises(IntegrityError, match=r"'more' of the model holds layers in a Python list"):
+        given(Unlisted())
+
+
 @pytest.mark.parametrize("layer", [lambda: nn.Linear(64, 4), lambda: nn.Conv2d(1, 4, 8)], ids=["Linear", "Conv2d"])
 def test_a_model_that_is_a_single_layer_is_compressed_saved_loaded_and_merged(layer):
     torch.manual_seed(0)

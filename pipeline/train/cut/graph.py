@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.adapt.lanes import LaneLayer, Lanes, repeat_for_lanes
 from pipeline.compress.layers import copy_sharing_tensors
-from pipeline.task.inspection import replace_module, tensor_state
+from pipeline.task.inspection import replace_modules, tensor_state
 from pipeline.train.cut.trace import Calls, CannotCutError, alike, models_code
 from pipeline.train.rows import Stem
 
@@ -62,8 +62,7 @@ class _Cutter(Calls):
         frontier = self._frontier(needed)
         bases = [node for node in trained if self.is_shared(node.all_input_nodes[0])]
         root = copy_sharing_tensors(self.model)
-        for name, layer in self.layers.items():
-            replace_module(root, name, layer)
+        replace_modules(root, self.layers)
         stem = None
         if frontier != [self.images]:
             stem = fx.GraphModule(self.model, self._stage([self.images], frontier))
@@ -216,7 +215,7 @@ def cut_head(model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) 
         raise CannotCutError("several layers are trained")
     ((name, layer),) = layers.items()
     trunk = Stem(copy_sharing_tensors(model), f"{type(model).__qualname__} up to {name}")
-    replace_module(trunk.model, name, nn.Identity())
+    replace_modules(trunk.model, {name: nn.Identity()})
     with models_code(f"it does not run without its layer '{name}'"), torch.no_grad():
         (features,), (fewer,) = trunk(images), trunk(images[:-1])
     # Fake tensors have shapes and no values, so that any decision by a value raises.
