@@ -182,6 +182,14 @@ def test_a_folder_that_cannot_be_read_is_named(root, folder, monkeypatch):
         read(root)
 
 
+@pytest.mark.parametrize("above", [".cache", "__MACOSX", "odd.jpg"])
+def test_the_root_may_lie_below_folders_of_any_name(tmp_path, above):
+    root = tmp_path / above / "data"
+    put(root, *part("train"), *part("test"))
+    assert counts(read(root)) == {"train": 4, "test": 4}
+    assert counts(read(root / "train")) == {"train": 4}
+
+
 def test_a_packed_data_set_is_called_a_file(tmp_path):
     (tmp_path / "data.zip").write_bytes(b"PK")
     with pytest.raises(IntegrityError, match=r"data.zip \(a file; unpack it\)"):
