@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from pipeline.errors import RestoraError, SpecError
+from pipeline.errors import IntegrityError, RestoraError, SpecError
 from pipeline.task.models.contract import ModelSource, Preprocessing
 
 STRIDES = (1, 4, 7, 8, 14, 16, 28, 32, 56, 64, 112, 224)
@@ -21,14 +21,21 @@ def input_of(source: ModelSource, model: nn.Module, preprocessing: Preprocessing
 
     Raises:
         SpecError: The model cannot take it; the message names the size, the reason and sizes that work.
+        IntegrityError: Its weights are given, and its logits are not finite.
     """
     try:
         image = preprocessing(Image.new("RGB", (64, 64), (124, 116, 104)))
-        _take(model, image[None])
+        logits = _take(model, image[None])
     except RestoraError:
         raise
     except Exception as error:  # each architecture raises errors of its own for images that it cannot take
         raise misfit(source, classes, error) from error
+    if source.pretrained and not logits.isfinite().all():
+        damaged = [key for key, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+        raise IntegrityError(
+            "the model gives NaN or infinite logits for an even image; load sound weights"
+            + (f" (damaged: {', '.join(damaged[:3])})" if damaged else "")
+        )
     return tuple(image.shape)
 
 
@@ -69,9 +76,15 @@ def _works(source: ModelSource, classes: int, size: int) -> bool:
 
 
 @torch.no_grad()
-def _take(model: nn.Module, images: torch.Tensor) -> None:
+def _take(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """The logits of images ``[n, ...]`` in eval mode."""
     was_training = model.training
     try:
-        model.eval()(images)
+        logits = model.eval()(images)
     finally:
         model.train(was_training)
+    if not isinstance(logits, torch.Tensor):
+        raise TypeError(f"it gives a {type(logits).__name__}; it must return logits [n, classes] alone")
+    if len(logits) != len(images):
+        raise ValueError(f"it gives {len(logits)} rows of logits for {len(images)} image")
+    return logits
