@@ -192,7 +192,7 @@ def blank(adapter: Adapter, compressed: CompressedModel, ranks: Mapping[str, int
     starts = {}
     for name, r in ranks.items():
         out, inner = compressed.weights[name].shape
-        starts[name] = Start(torch.zeros(r, inner), torch.zeros(out, r))
+        starts[name] = Start(torch.zeros(r, inner, dtype=torch.float32), torch.zeros(out, r, dtype=torch.float32))
     return adapter.begin(compressed, starts if adapter.low_rank else {}, Draw())
 
 

@@ -132,7 +132,15 @@ def load(path: str | Path, model: nn.Module | None = None, *, merge: bool = Fals
             in the architecture have adapters that differ.
         SpecError: ``merge`` is True, and the adapter is a plug-in's that cannot be merged.
     """
-    folder = Path(path)
+    card, tensors = _verified(Path(path))
+    with torch.device("cpu"):  # stored tensors are unpacked there, whatever the default device
+        architecture = bare(model) if model is not None else rebuild(card["task"])
+        restored = _restored(architecture, card, tensors, merge=merge)
+    return model if merge and isinstance(model, WEIGHTED) else restored  # a single layer was put into a Sequential
+
+
+def _verified(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The card of a checkpoint and its tensors."""
     card = read_card(folder)
     try:
         data = (folder / WEIGHTS).read_bytes()  # read once, so that what is loaded is what was verified
@@ -142,11 +150,16 @@ def load(path: str | Path, model: nn.Module | None = None, *, merge: bool = Fals
                 f"{folder / WEIGHTS} has sha256 {found}, its card expects {card['sha256']}: it is damaged, or of "
                 f"another checkpoint; export it again"
             )
-        tensors = load_tensors(data)
+        return card, load_tensors(data)
     except (OSError, SafetensorError) as error:
         raise IntegrityError(f"cannot read {folder / WEIGHTS}: {error}; export it again") from None
+
+
+def _restored(
+    architecture: nn.Module, card: dict[str, Any], tensors: Mapping[str, Tensor], *, merge: bool
+) -> nn.Module:
+    """The model of a checkpoint, from its bare ``architecture``, whose tensors are replaced."""
     method = card["method"]
-    architecture = bare(model) if model is not None else rebuild(card["task"])
     # Cards without "qkv" were written before attention could be split: it stays as it is.
     rewritten = with_plain_attention(architecture, method["qkv"], tensors) if "qkv" in method else architecture
     restore_state(rewritten, card["task"].get("extra_state", {}))
@@ -161,7 +174,7 @@ def load(path: str | Path, model: nn.Module | None = None, *, merge: bool = Fals
         )
     except ValueError as error:
         raise IntegrityError(
-            f"{folder / CARD} names a compression or an adapter that cannot be built here: {error}; install the "
+            f"the checkpoint was made by a compression or an adapter that cannot be built here: {error}; install the "
             f"package that registers it, or export it again"
         ) from None
     ties = first_keys(architecture)
@@ -173,8 +186,7 @@ def load(path: str | Path, model: nn.Module | None = None, *, merge: bool = Fals
     if loaded is not architecture:
         packed.compression.reshape(architecture, state)
         restore_state(architecture, state)
-    merged = architecture.eval().requires_grad_(False)
-    return model if isinstance(model, WEIGHTED) else merged  # a single layer was put into a Sequential
+    return architecture.eval().requires_grad_(False)
 
 
 def _refuse_untied(state: Mapping[str, Tensor], ties: Mapping[str, str]) -> None:

@@ -188,6 +188,25 @@ def test_a_model_is_loaded_in_the_dtype_of_the_architecture_that_is_given(tmp_pa
         torch.testing.assert_close(y.float(), load(tmp_path / "checkpoint", model=Cnn())(x))
 
 
+def test_torchs_default_dtype_and_device_do_not_matter(case):
+    opened, _, x = case
+    y = opened()(x)
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.testing.assert_close(opened(merge=True)(x.double()).float(), y)
+        torch.testing.assert_close(opened()(x.double()).float(), y)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_model_is_unpacked_on_the_cpu_whatever_the_default_device_is(tmp_path):
+    write(tmp_path / "checkpoint", Cnn(), (Int1(), Dora()), 4, 9, 9)
+    bare, x = [Cnn(), Cnn()], torch.randn(2, 4, 9, 9)
+    with torch.device("meta"):
+        models = [load(tmp_path / "checkpoint", model=bare.pop(), merge=merge) for merge in (False, True)]
+    torch.testing.assert_close(*[model(x) for model in models])
+
+
 def test_every_parameter_learns_after_requires_grad(case):
     opened, _, x = case
     model = opened().train().requires_grad_(True)

@@ -1,5 +1,6 @@
 """Checkpoints of any model, compression and adapter, written quickly: the adapter is random instead of trained."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from pipeline.adapt.lanes import Lanes, attach
 from pipeline.compress.attention import with_plain_attention
 from pipeline.compress.contract import Compression
 from pipeline.compress.layers import copy_sharing_tensors
-from pipeline.compress.targets import find_targets
+from pipeline.compress.targets import find_targets, head_by_name
 from pipeline.export.checkpoint import write_checkpoint
 from pipeline.export.pack import pack_model
 
@@ -33,6 +34,7 @@ def write(
     names = find_targets(model, list(targets))
     stats = statistics(model, names, *shape) if compression.needs_statistics else {}
     compressed = compression.compress_model(model, names, stats, images(*shape))
+    compressed = replace(compressed, head=head_by_name(compressed.model))
     ranks = {name: min(RANK, *weight.shape) for name, weight in compressed.weights.items()}
     lane = {
         name: tensor if adapter.is_frozen(name) else tensor + 0.1 * torch.randn(tensor.shape, generator=generator)
