@@ -95,10 +95,8 @@ class Channels:
 
     def _loses_outputs(self, item: Any) -> bool:
         """Whether output channels of a layer are lost; a depthwise convolution loses its inputs with them."""
-        layer = item.dep.target.module
-        return isinstance(layer, nn.Linear | nn.Conv2d) and bool(
-            self._graph.is_out_channel_pruning_fn(item.dep.handler)
-        )
+        of_outputs = bool(self._graph.is_out_channel_pruning_fn(item.dep.handler))
+        return of_outputs and isinstance(item.dep.target.module, nn.Linear | nn.Conv2d)
 
     def _obstacle(self, items: Iterable[Any]) -> str | None:
         """Why channels cannot be removed with some dependencies: a module or an operation that needs all of them."""
@@ -121,9 +119,9 @@ class Channels:
         return None
 
     def _ties(self, root: str, out: int) -> list[tuple[int, int]]:
-        """Pairs of rows of a layer that can only be removed together, because the model splits its channels and joins them.
+        """Pairs of rows of a layer that can only be removed together: the model splits its channels and joins them.
 
-        A pair differs in a bit of its numbers, so removing the rows with that bit brings the other row of the pair along.
+        The numbers of a pair differ in some bit, so removing all rows with that bit brings the other of the pair along.
         """
         pairs = set[tuple[int, int]]()
         for bit in range((out - 1).bit_length()):

@@ -93,7 +93,7 @@ def _perturbed_copy(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def _is_verified(model: nn.Module, lost: Lost, images: Tensor) -> bool:
-    """Whether the model without these channels gives the logits of the one in which the weights that read them are zero."""
+    """Whether the model without these channels gives the logits of that in which the weights that read them are 0."""
     expected = _with_zeroed_readers(model, lost)(images)
     if not expected.isfinite().all():
         raise IntegrityError("the model gives NaN or infinite logits for an image of noise; load sound weights")
