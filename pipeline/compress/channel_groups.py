@@ -54,6 +54,7 @@ class Channels:
         self._model = copy_sharing_tensors(model)
         self._graph = _trace(self._model, images)
         self._names = {module: name for name, module in self._model.named_modules()}
+        self._items: dict[str, list[Any]] = {}
 
     def groups(self, targets: Sequence[str]) -> tuple[list[ChannelGroup], dict[str, str]]:
         """The groups of the target layers whose channels may be removed, and why those of the others may not."""
@@ -66,7 +67,7 @@ class Channels:
                 whole[name] = "the model does not call it"
                 continue
             out = matrix_shape(layer)[0]
-            items = self._lost_with(name, range(out))
+            items = self._items[name] = self._lost_with(name, range(out))
             losing = {self._names[item.dep.target.module]: item for item in items if self._loses_outputs(item)}
             rows = {key: torch.tensor([item.idxs, item.root_idxs]) for key, item in losing.items() if key in targets}
             seen |= rows.keys()
@@ -78,14 +79,16 @@ class Channels:
         return groups, whole
 
     def lost(self, removed: Mapping[str, Iterable[int]]) -> Lost:
-        """All channels that are lost with some rows of some layers: those of layers, batch norms and PReLUs."""
+        """All channels that are lost with whole units of some groups: those of layers, batch norms and PReLUs."""
         lost = defaultdict[tuple[str, int], set[int]](set)
         for root, rows in removed.items():
-            for item in self._lost_with(root, rows):
+            chosen = set(rows)
+            for item in self._items[root]:
                 module = item.dep.target.module
                 if module in self._names:
                     inputs = isinstance(module, nn.Linear | nn.Conv2d) and not self._loses_outputs(item)
-                    lost[self._names[module], int(inputs)].update(item.idxs)
+                    pairs = zip(item.idxs, item.root_idxs, strict=True)
+                    lost[self._names[module], int(inputs)] |= {index for index, row in pairs if row in chosen}
         return lost
 
     def _lost_with(self, root: str, rows: Iterable[int]) -> list[Any]:

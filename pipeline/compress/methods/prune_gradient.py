@@ -17,7 +17,7 @@ from pipeline.compress.layers import weight_matrix
 from pipeline.compress.structured_pruning import StructuredPruning
 from pipeline.config.registry import COMPRESSIONS
 from pipeline.config.task_spec import TorchOptimizer
-from pipeline.errors import IntegrityError
+from pipeline.errors import IntegrityError, SpecError
 from pipeline.task.contract import Part
 from pipeline.task.inspection import main_logits
 from pipeline.task.prepare import TORCH_OPTIMIZERS
@@ -81,7 +81,7 @@ class PruneGradient(StructuredPruning, TrainingCompression):
             order = torch.randperm(len(part), generator=generator)
             losses = []
             for images, labels in training_batches(part, self.batch_size, order):
-                loss = F.cross_entropy(main_logits(model(images.to(noise))), labels.to(noise.device))
+                loss = F.cross_entropy(self._logits(model, images.to(noise)), labels.to(noise.device))
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 self._add_importance(model, scores)
@@ -96,6 +96,15 @@ class PruneGradient(StructuredPruning, TrainingCompression):
                     scores |= {name: scores[name][rows] for name, rows in pruned.rows.items() if name in scores}
             self._refuse_divergence(losses, epoch)
         return model.eval().requires_grad_(False)
+
+    def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
+        try:
+            return main_logits(model(images))
+        except Exception as error:  # nothing narrower: each architecture raises errors of its own
+            raise SpecError(
+                f"{self.name} trains the model, which fails in train mode on images {list(images.shape[1:])}: {error}; "
+                f"give images of another size, or choose prune_magnitude, which does not train"
+            ) from error
 
     def _refuse_divergence(self, losses: Sequence[Tensor], epoch: int) -> None:
         mean = float(torch.stack(list(losses)).mean())
