@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from pipeline.task.inspection import replace_modules
+from pipeline.task.bare_model import replace_modules
 
 if TYPE_CHECKING:
     from pipeline.adapt.contract import Adapter

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from pipeline.compress.layers import copy_sharing_tensors
 from pipeline.errors import SpecError
-from pipeline.task.inspection import is_plain, replace_modules
+from pipeline.task.bare_model import replace_modules
+from pipeline.task.inspection import is_plain
 
 
 class SplitQkv(nn.Module):

@@ -12,7 +12,8 @@ from pipeline.compress.layers import matrix_shape
 from pipeline.config.combination_spec import TargetSpec
 from pipeline.config.table import nearest
 from pipeline.errors import SpecError
-from pipeline.task.inspection import Inspection, layer_names, names_of, obstacle
+from pipeline.task.bare_model import names_of
+from pipeline.task.inspection import Inspection, layer_names, obstacle
 
 QUERIES = ({"qkv"}, {"q", "k", "v"}, {"q", "kv"}, {"qk", "v"}, {"query", "key", "value"})
 """Sets of names of an attention module's projections, without the prefix ``to_`` or the suffix ``_proj``."""

@@ -19,7 +19,8 @@ from pipeline.errors import IntegrityError, StorageError, UsageError
 from pipeline.export.pack import PackedMethod, unpack_model
 from pipeline.hashes import bytes_sha256, fingerprint
 from pipeline.paths import read_text
-from pipeline.task.inspection import WEIGHTED, bare, first_keys
+from pipeline.task.bare_model import WEIGHTED, bare
+from pipeline.task.inspection import first_keys
 from pipeline.task.prepare import rebuild
 from pipeline.task.tensor_cache import restore_state
 

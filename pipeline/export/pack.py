@@ -17,7 +17,8 @@ from pipeline.compress.contract import CompressedModel, Compression
 from pipeline.compress.layers import group_count, matrix_shape, replace_weight, weight_matrix
 from pipeline.compress.weight import CompressedWeight
 from pipeline.errors import IntegrityError, UsageError
-from pipeline.task.inspection import first_keys, replace_modules
+from pipeline.task.bare_model import replace_modules
+from pipeline.task.inspection import first_keys
 from pipeline.task.tensor_cache import restore_state
 
 

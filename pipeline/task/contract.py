@@ -11,8 +11,9 @@ from torch import nn
 from pipeline.config.registry import METRICS, Method
 from pipeline.errors import IntegrityError
 from pipeline.hashes import fingerprint, hash_tensors, hash_weights
+from pipeline.task.bare_model import bare_copy, extra_state
 from pipeline.task.conversion import described
-from pipeline.task.inspection import Inspection, bare_copy, extra_state, inspect
+from pipeline.task.inspection import Inspection, inspect
 from pipeline.task.parts import Part as Part
 from pipeline.task.sources import PartField, sound_images
 

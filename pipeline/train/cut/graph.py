@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.adapt.lanes import LaneLayer, Lanes, repeat_for_lanes
 from pipeline.compress.layers import copy_sharing_tensors
-from pipeline.task.inspection import replace_modules, tensor_state
+from pipeline.task.bare_model import replace_modules, tensor_state
 from pipeline.train.cut.trace import Calls, CannotCutError, alike, models_code
 from pipeline.train.rows import Stem
 

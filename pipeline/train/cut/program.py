@@ -12,7 +12,7 @@ from pipeline.adapt.contract import Adapter
 from pipeline.adapt.lanes import Lanes, attach, container_parameters, joined, repeat_for_lanes
 from pipeline.compress.layers import copy_sharing_tensors
 from pipeline.errors import SpecError
-from pipeline.task.inspection import tensor_state
+from pipeline.task.bare_model import tensor_state
 from pipeline.train.cut.graph import Cut, cut, cut_head
 from pipeline.train.cut.trace import CannotCutError
 from pipeline.train.rows import HELD, ComputedRows, Inputs, Rows, TensorRows
