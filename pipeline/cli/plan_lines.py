@@ -6,7 +6,7 @@ from typing import Any
 from rich.text import Text
 
 from pipeline.terminal.text import aligned
-from pipeline.wording import cell_name, counted, duration, rank_name, readable_bytes
+from pipeline.wording import cell_name, counted, duration, listed, rank_name, readable_bytes
 
 WIDTH = 80
 """Characters of a line."""
@@ -62,6 +62,8 @@ def _combination(combination: dict[str, Any], table: dict[str, Any]) -> list[Tex
         facts["dense"] = f"would not shrink, or are trained whole: {', '.join(dense)}"
     if combination["sized_by_values"] and not ready:
         facts["sizes"] = "follow from the weights' values: those of the trained baseline will be others"
+    if combination["sized_by_values"] and (moved := combination["moved"]):
+        facts["moved"] = f"cells of {listed(moved)} compress a base of their own, of other sizes; the run stores them"
     if combination["allocation"]:
         facts["budgets"] = _allocation_text(combination, ready=ready)
     return [

@@ -184,6 +184,7 @@ def plan_study(
                 "disk_bytes": cache["missing_bytes"] + adapters + exports + trials * TRIAL_BYTES,
                 "allocation": allocation,
                 "sized_by_values": not combination.compression.sized_by_shape,
+                "moved": [init.name for init in combination.inits.values() if init.moves_base],
                 "ranks": ranks,
                 "notes": [*search_notes(spec.search, combination.adapter), *combination.compressed.notes],
                 "scores": plan_scores(objective) if score else None,

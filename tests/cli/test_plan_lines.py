@@ -12,12 +12,13 @@ def plan(**changes):
         "combination": "int1-lora", "layers": ["fc1"], "cells": 4, "trials": 12_345_678, "epochs": 99,
         "most_epochs": 200, "notes": [], "seconds": 7500.0,
         "seed_seconds": 3000.0, "cache": {"said": "word " * 40, "bytes": 0}, "lanes": {"64": 32}, "disk_bytes": 10**9,
-        "allocation": None, "sized_by_values": False, "ranks": [small, large], "scores": None, **changes,
+        "allocation": None, "sized_by_values": False, "moved": ["pissa"],
+        "ranks": [small, large], "scores": None, **changes,
     }  # fmt: skip
     return {
         "study": "digits", "seeds": 3, "trained_baseline": True,
         "parts": {"train": 54_000, "val": 6000, "test": 10_000},
-        "data": ["training images from train, test images from val"],
+        "data": ["training images from train, test images from val"], "model": [],
         "dense_bytes": 940_584, "trials": 12_345_678, "seconds": 7500.0, "disk_bytes": 10**9, "memory_bytes": 10**9,
         "combinations": [combination],
     }  # fmt: skip
@@ -31,6 +32,11 @@ def test_epochs_that_pruning_saves_and_notes_are_said():
     assert any(line.endswith("in 4 cells, about 99 of 200 epochs after pruning") for line in lines())
     assert any(line.endswith("in 4 cells, 200 epochs") for line in lines(epochs=200))
     assert "  each cell has 2 different trials" in lines(notes=["each cell has 2 different trials"])
+
+
+def test_cells_whose_base_is_sized_by_its_values_are_said():
+    assert not any("pissa" in line for line in lines())
+    assert any("cells of pissa compress a base of their own" in line for line in lines(sized_by_values=True))
 
 
 def test_columns_hold_their_width_for_long_numbers():

@@ -62,3 +62,15 @@ def test_a_cell_whose_init_moves_the_base_has_its_own_sizes(store, storage):
     stored.trial(8, "paper", 0.95)
     figure = layer_sizes(read_results(storage, "digits"))
     assert bars(figure) == {"payload": [7], "scale": [1], "bias": [2], "adapter": [5]}
+
+
+def test_the_table_has_the_sizes_of_cells_whose_init_moves_the_base(store, storage):
+    stored = store()
+    moved = {"payload": 700, "index": 0, "scale": 1, "bias": 2, "adapter": 5}
+    stored.layers("fc1", "fc2", cells={"rank 8 paper": moved})
+    stored.trial(8, "paper", 0.95)
+    (folded,) = PICTURES["layer_sizes"]().below(read_results(storage, "digits"))
+    (shown,) = folded.blocks
+    assert "cells whose init moves the base have sizes of their own" in str(shown)
+    assert "all of it, rank 8 paper" in str(shown)
+    assert "1.42" in str(shown)

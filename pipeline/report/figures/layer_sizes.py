@@ -118,8 +118,15 @@ def _table(result: CombinationResult, sizes: Sequence[LayerBytes]) -> Table:
         )
         for rank in ranks
     }
+    moved = {
+        f"all of it, {name}": Column[LayerBytes](
+            lambda layer, name=name: size(sum(layer["cells"][name].values())),  # type: ignore[misc]
+        )
+        for name in sizes[0].get("cells", {})
+    }
     return table(
-        "Bytes of each compressed layer; the adapter comes on top of the compressed size",
+        "Bytes of each compressed layer; the adapter comes on top of the compressed size"
+        + (", and cells whose init moves the base have sizes of their own" if moved else ""),
         {
             "layer": Column(lambda layer: layer["name"], "text"),
             "original": Column(lambda layer: size(layer["dense"])),
@@ -129,6 +136,7 @@ def _table(result: CombinationResult, sizes: Sequence[LayerBytes]) -> Table:
             "scales": Column(lambda layer: size(layer["scale"] or None)),
             "bias": Column(lambda layer: size(layer["bias"] or None)),
             **adapters,
+            **moved,
         },
         [*sizes, _total(sizes)],
         best=lambda layer: layer["name"] == "all of them",
@@ -137,7 +145,7 @@ def _table(result: CombinationResult, sizes: Sequence[LayerBytes]) -> Table:
 
 def _total(sizes: Sequence[LayerBytes]) -> LayerBytes:
     ranks = dict.fromkeys(rank for layer in sizes for rank in layer["adapter"])
-    return LayerBytes(
+    total = LayerBytes(
         name="all of them",
         dense=sum(layer["dense"] for layer in sizes),
         payload=sum(layer["payload"] for layer in sizes),
@@ -146,3 +154,9 @@ def _total(sizes: Sequence[LayerBytes]) -> LayerBytes:
         bias=sum(layer["bias"] for layer in sizes),
         adapter={rank: sum(layer["adapter"].get(rank, 0) for layer in sizes) for rank in ranks},
     )
+    if cells := sizes[0].get("cells"):
+        total["cells"] = {
+            cell: {part: sum(layer["cells"][cell][part] for layer in sizes) for part in parts}
+            for cell, parts in cells.items()
+        }
+    return total
