@@ -5,10 +5,12 @@ import torch
 import torchvision
 from checkpoints import CLASSES, loaded, same, source, weights
 from torch import nn
+from torch.nn.utils import prune
 
 from pipeline.errors import IntegrityError, SpecError
 
 FIRST = weights(0)
+BODY = {name: value for name, value in FIRST.items() if name != "fc.weight"}
 BACKBONE = {name: value for name, value in FIRST.items() if not name.startswith("fc.")}
 
 
@@ -26,6 +28,18 @@ def test_parameters_load_as_tensors_do():
     assert same(loaded(by_kind(nn.Parameter)), FIRST)
 
 
+def pruned():
+    model = source().build(CLASSES)
+    prune.l1_unstructured(model.conv1[0], "weight", 0.5)
+    return model.state_dict()
+
+
+def parametrized():
+    model = source().build(CLASSES)
+    nn.utils.parametrizations.weight_norm(model.fc)
+    return model.state_dict()
+
+
 def changed(name, value):
     return {**FIRST, name: value}
 
@@ -40,6 +54,9 @@ def changed(name, value):
         ({name: value for name, value in FIRST.items() if "running" not in name}, "a part of the weights"),
         (BACKBONE, r"holds no head: 'fc.bias' is missing; .*new_head = true"),
         (weights(0, "test_vit"), "another architecture: missing"),
+        (pruned(), r"'conv1.0.weight' is computed from 'conv1.0.weight_orig'; give plain weights"),
+        (parametrized(), r"'fc.weight' is computed from 'fc.parametrizations.weight.original0'"),
+        ({**BODY, "fc.weight.codes": torch.ones(3)}, r"'fc.weight' is computed from 'fc.weight.codes'.*merge=True"),
         ({**FIRST, "gate": torch.ones(1)}, "another architecture: missing none, unexpected 'gate'"),
         (
             {**FIRST, "layer1.9.weight": torch.ones(1)},
@@ -52,7 +69,7 @@ def test_what_is_wrong_with_the_weights_is_named(content, said):
         loaded(content)
 
 
-@pytest.mark.parametrize(("larger", "smaller"), [("resnet34", "resnet18"), ("wide_resnet50_2", "resnet50")])
+@pytest.mark.parametrize(("larger", "smaller"), [("resnet34", "resnet18"), ("squeezenet1_0", "squeezenet1_1")])
 def test_a_larger_model_of_the_same_names_is_another_architecture(larger, smaller):
     with torch.device("meta"):
         state = weights(0, larger, "torchvision")
@@ -110,6 +127,7 @@ def test_weights_of_other_classes_offer_a_new_head_chosen_outputs_and_agreement(
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
+        ({"outputs": []}, ValueError, "outputs"),
         ({"outputs": [0, 1]}, SpecError, "outputs has 2 outputs, and the data has 3 classes"),
         ({"outputs": [0, 1, 5]}, IntegrityError, r"output 5, and w.pth has 3 outputs; give numbers from 0 to 2"),
         ({"outputs": [0, 1, 1]}, ValueError, "names an output twice"),
@@ -134,8 +152,10 @@ def test_weights_of_a_library_take_outputs_too(monkeypatch):
     assert torch.equal(model.state_dict()["classifier.1.weight"], state["classifier.1.weight"][[7, 1, 999]])
 
 
-@pytest.mark.parametrize("has_auxiliary", [True, False])
-@pytest.mark.parametrize(("architecture", "auxiliary"), [("googlenet", "aux"), ("inception_v3", "AuxLogits")])
+@pytest.mark.parametrize(
+    ("architecture", "auxiliary", "has_auxiliary"),
+    [("googlenet", "aux", True), ("googlenet", "aux", False), ("inception_v3", "AuxLogits", True)],
+)
 def test_auxiliary_classifiers_are_left_out_whatever_their_classes(architecture, auxiliary, has_auxiliary, monkeypatch):
     monkeypatch.setattr("torch.nn.init.trunc_normal_", lambda tensor, **_: tensor.data.zero_())  # the real one is slow
     model = (architecture, "torchvision")

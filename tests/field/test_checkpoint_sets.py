@@ -108,6 +108,13 @@ def test_two_sets_that_differ_are_asked_about_and_either_can_be_chosen(content, 
     assert same(loaded(content, weights_key=second), SECOND)
 
 
+def test_sets_of_two_precisions_are_asked_about():
+    content = {"fp32": FIRST, "fp16": {name: value.half() for name, value in FIRST.items()}}
+    with pytest.raises(IntegrityError, match=r'2 sets .* = "fp32" or "fp16"'):
+        loaded(content)
+    assert same(loaded(content, weights_key="fp32"), FIRST)
+
+
 def test_equal_sets_are_not_asked_about_and_an_unknown_key_lists_what_there_is():
     content = {"last": FIRST, "best": dict(FIRST), "epoch": 3}
     assert same(loaded(content), FIRST)

@@ -85,19 +85,20 @@ def _resolved(differing: Mapping[str, Tensor], architecture: Architecture, targe
         if name in architecture.head() and value.ndim and value.shape[1:] == own[name].shape[1:]
     }
     others = {name: value for name, value in differing.items() if name not in head}
-    for name, value in others.items():
+    sized = target.sized() if others else set()
+    # What another image size does not explain is named first.
+    for name, value in sorted(others.items(), key=lambda entry: entry[0] in sized):
         shapes = f"'{name}' is {list(value.shape)} in the weights and {list(own[name].shape)} in the model"
         if own[name].ndim > 1 and own[name].shape[1] == 3 and _without_inputs(value) == _without_inputs(own[name]):
             raise IntegrityError(
                 f"{where}: the weights take images with {value.shape[1]} channel(s), and this source builds models for "
                 f"3 (RGB): {shapes}; give weights for RGB images"
             )
-        if name not in target.sized():
+        if name not in sized:
             raise IntegrityError(f"{where}: {shapes}; name the architecture and image size that the weights are of")
-    for name, value in others.items():
         raise IntegrityError(
-            f"{where}: the weights are of another image size: '{name}' is {list(value.shape)} in the weights and "
-            f"{list(own[name].shape)} in the model; set task.model.image_size to the side that they were trained with"
+            f"{where}: the weights are of another image size: {shapes}; set task.model.image_size to the side that "
+            f"they were trained with"
         )
     for name, value in head.items():
         if not target.new_head:

@@ -35,7 +35,7 @@ class CheckpointSource(ModelSource):
     """``"order"`` pairs the checkpoint's entries with the model's by their order where the names differ."""
     new_head: bool = False
     """Replace a head with another number of classes than the data; the baseline trains the new head."""
-    outputs: Annotated[tuple[Annotated[int, Field(ge=0)], ...] | None, Field(strict=False)] = None
+    outputs: Annotated[tuple[Annotated[int, Field(ge=0)], ...] | None, Field(strict=False, min_length=2)] = None
     """Which output of the weights stands for each class of the data, in the order of the classes."""
     image_size: int | None = Field(None, ge=1)
     """Side of the input in pixels; else that of the weights. A resize before a crop is scaled with it."""

@@ -70,6 +70,10 @@ class Weights:
         lacking = set(required(self.missing))
         return all(name.endswith(BOOKKEEPING) for name in strangers) and (not lacking or lacking == architecture.head())
 
+    def faults(self) -> int:
+        """How many entries are missing or unknown."""
+        return len(self.missing) + len(self.unknown)
+
     def state(self, model: nn.Module) -> "OrderedDict[str, Tensor]":
         """What ``model.load_state_dict`` takes; what is missing is as in ``model``."""
         own = model.state_dict()
@@ -91,37 +95,19 @@ def find_weights(content: object, architecture: Architecture, origin: Origin) ->
     Raises:
         IntegrityError: The file holds no set that is complete, or several that differ.
     """
-    parts, wanted = list(groups(content)), architecture.model.state_dict()
+    parts = list(groups(content))
     if not any(group.tensors for group in parts):
         classes = pickled_classes(content)
         held = f", but pickled objects of {', '.join(classes)}" if classes else ""
         raise IntegrityError(f"{origin.where} holds no state dict{held}; save what model.state_dict() gives")
     flat, versions = flattened(parts)
-    key = None if origin.key is None else f"{origin.key}.".lstrip(".")
-    if key is not None and not any(name.startswith(key) for name in flat):
-        key = bare(key)
-    if key is not None and not any(name.startswith(key) for name in flat):
-        keys = ", ".join(f"'{name}'" for name in sorted({name.partition(".")[0] for name in flat})[:SHOWN])
-        raise IntegrityError(
-            f"{origin.where} holds nothing under task.model.weights_key = '{origin.key}'; it has {keys}"
-        )
-    found = [_fitted(flat, versions, prefix, architecture) for prefix in prefixes(flat, wanted, key)]
+    starts = prefixes(flat, architecture.model.state_dict(), _key(flat, origin))
+    found = [_fitted(flat, versions, prefix, architecture) for prefix in starts]
     complete = [weights for weights in found if weights.is_complete(architecture)]
     if not complete and origin.by_order:
         complete = _paired(parts, architecture, origin)
     if not complete:
-        best = min(found, key=lambda weights: len(weights.missing) + len(weights.unknown))
-        missing = required(best.missing)
-        if not best.unknown:
-            raise IntegrityError(
-                f"{origin.where} holds a part of the weights: missing {first(missing)}; give the file of all that "
-                f"model.state_dict() gives, or the index (.index.json) of a checkpoint in several files"
-            )
-        raise IntegrityError(
-            f"{origin.where} holds the weights of another architecture: missing {first(missing)}, unexpected "
-            f'{first(best.unknown)}; name the architecture that they are of, or set task.model.rename = "order" where '
-            f"only the names differ"
-        )
+        raise _misfit(min(found, key=Weights.faults), origin.where)
     chosen = complete[0]
     if others := [weights.prefix for weights in complete[1:] if not _equal(weights.entries, chosen.entries)]:
         keys = " or ".join(f'"{prefix.rstrip(".")}"' for prefix in (chosen.prefix, *others))
@@ -130,6 +116,42 @@ def find_weights(content: object, architecture: Architecture, origin: Origin) ->
             f"= {keys}"
         )
     return chosen
+
+
+def _key(flat: Mapping[str, Tensor], origin: Origin) -> str | None:
+    """How the names of the set that is meant begin; ``None`` if none is named."""
+    if origin.key is None:
+        return None
+    key = f"{origin.key}.".lstrip(".")
+    for start in (key, bare(key)):
+        if any(name.startswith(start) for name in flat):
+            return start
+    keys = ", ".join(f"'{name}'" for name in sorted({name.partition(".")[0] for name in flat})[:SHOWN])
+    raise IntegrityError(f"{origin.where} holds nothing under task.model.weights_key = '{origin.key}'; it has {keys}")
+
+
+def _misfit(best: Weights, where: str) -> IntegrityError:
+    """Why the set that fits best is not complete."""
+    missing = required(best.missing)
+    for name in missing:
+        module, _, leaf = name.rpartition(".")
+        made_of = (f"{name}.", f"{name}_", f"{module}.parametrizations.{leaf}.")
+        for other in best.unknown:
+            if other.startswith(made_of):
+                return IntegrityError(
+                    f"{where}: '{name}' is computed from '{other}'; give plain weights, as models have after "
+                    f"prune.remove or remove_parametrizations, or as pipeline.load(..., merge=True) gives"
+                )
+    if not best.unknown:
+        return IntegrityError(
+            f"{where} holds a part of the weights: missing {first(missing)}; give the file of all that "
+            f"model.state_dict() gives, or the index (.index.json) of a checkpoint in several files"
+        )
+    return IntegrityError(
+        f"{where} holds the weights of another architecture: missing {first(missing)}, unexpected "
+        f'{first(best.unknown)}; name the architecture that they are of, or set task.model.rename = "order" where only '
+        f"the names differ"
+    )
 
 
 def _fitted(flat: dict[str, Tensor], versions: Versions, prefix: str, architecture: Architecture) -> Weights:
@@ -156,10 +178,11 @@ def _fitted(flat: dict[str, Tensor], versions: Versions, prefix: str, architectu
         (entries, metadata(own)),
         (architecture.translated(entries), metadata(own)),
     ):
-        tried.append(_taken(architecture.model, Weights(prefix, attempt, facts, outside=tuple(outside))))
-        if tried[-1].is_complete(architecture):
-            break
-    return min(tried, key=lambda weights: len(weights.missing) + len(weights.unknown))
+        weights = _taken(architecture.model, Weights(prefix, attempt, facts, outside=tuple(outside)))
+        if weights.is_complete(architecture):
+            return weights
+        tried.append(weights)
+    return min(tried, key=Weights.faults)
 
 
 def _elsewhere(flat: Mapping[str, Tensor], missing: list[str], total: int) -> dict[str, str]:
@@ -217,14 +240,18 @@ def _paired(parts: list[Entries], architecture: Architecture, origin: Origin) ->
         except IntegrityError as error:
             errors.append(error)
             continue
-        found.append(_taken(architecture.model, Weights(group.path, entries, metadata(own))))
+        outside = [f"{other.path}{name}" for other in parts if other is not group for name in other.tensors]
+        weights = Weights(group.path, entries, metadata(own), outside=tuple(outside))
+        found.append(_taken(architecture.model, weights))
     if not found and errors:
         raise errors[0]
     return found
 
 
 def _equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
+    return first.keys() == second.keys() and all(
+        value.dtype == second[name].dtype and torch.equal(value, second[name]) for name, value in first.items()
+    )
 
 
 def first(names: Sequence[str]) -> str:
