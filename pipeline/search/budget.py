@@ -34,9 +34,10 @@ def search_notes(asked: SearchSpec, adapter: "Adapter") -> list[str]:
         return notes
     if search.trials < asked.trials:
         notes.append(
-            f"each cell has {counted(search.trials, 'different trial')} for a budget of {asked.trials}, and ends when "
-            f"they are done; give search.lr a range, or a longer list of choices, or lower search.trials"
+            f"each cell has {counted(search.trials, 'different trial')} for a budget of {asked.trials}, so it ends "
+            f"early; give search.lr a range, or a longer list of choices, or lower search.trials"
         )
-    if reason := search.pruner.idle(search):
+    # With the trials that the file asks for: the note above says what lack of different values does.
+    if reason := search.pruner.idle(search.model_copy(update={"trials": asked.trials})):
         notes.append(f"the pruner '{search.pruner.name}' can end no trial early: {reason}")
     return notes
