@@ -182,7 +182,7 @@ def test_a_suggested_command_hides_the_password_of_the_database():
 
 def test_a_run_that_is_out_of_time_stops_and_says_how_to_resume(monkeypatch):
     task = load_spec(write_study(epochs=20)).task
-    refuse_bad_data(task, prepare(task).hashes, begun=False)
+    refuse_bad_data(task, task.data.open(), prepare(task).hashes, begun=False)
     monkeypatch.setattr("sys.argv", ["restora", "run", "tiny", "--timeout", "0"])
     result = invoke("run", "tiny", "--timeout", "0")
     assert result.exit_code == 0
