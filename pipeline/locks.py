@@ -67,21 +67,21 @@ def share(handle: int) -> None:
     fcntl.flock(handle, fcntl.LOCK_SH)
 
 
-def refuse_unusable(folder: Path, *, locks: bool) -> None:
-    """Try whether files can be written, and with ``locks`` locked too, in a folder or where it would be created.
+def refuse_unusable(path: Path, *, locks: bool) -> None:
+    """Try whether files can be written, and with ``locks`` locked too, where a file or folder lies or would be created.
 
     Raises:
         StorageError: They cannot.
     """
-    nearest = existing(folder)
+    folder = existing(path.parent)
     try:
-        with tempfile.TemporaryFile(dir=nearest) as file:
+        with tempfile.TemporaryFile(dir=folder) as file:
             if locks:
-                _lock(file.fileno(), nearest, shared=False, wait=False)
+                _lock(file.fileno(), folder, shared=False, wait=False)
     except OSError as error:
         raise StorageError(
-            f"{folder} cannot be written: no file can be created in {nearest} ({error.strerror}); work in another "
-            f"folder, or name a database elsewhere by --storage or RESTORA_STORAGE"
+            f"{path} cannot be written: no file can be created in {folder} ({error.strerror}); work in another folder, "
+            f"or name a database elsewhere by --storage or RESTORA_STORAGE"
         ) from None
 
 

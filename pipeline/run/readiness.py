@@ -30,12 +30,12 @@ from pipeline.guard import StopTraining
 from pipeline.locks import is_run, refuse_unusable
 from pipeline.objective.objective import Objective
 from pipeline.objective.outline import Outline
-from pipeline.paths import STORAGE, existing
+from pipeline.paths import LOCKS, STORAGE, existing
 from pipeline.run.estimate import plan_cache, preparation_bytes
 from pipeline.run.objectives import as_objectives, make_combinations, refuse_misfits
 from pipeline.run.recorded_spectra import watched_layers
 from pipeline.search.budget import search_notes
-from pipeline.store.database import Database, open_storage, without_password
+from pipeline.store.database import Database, open_storage, storage_errors, without_password
 from pipeline.store.sqlite_database import sqlite_file
 from pipeline.store.stored_study import refuse_to_resume, study_name
 from pipeline.task.contract import Task
@@ -112,11 +112,15 @@ class Readiness:
         failed = set[str]()
         for step in STEPS:
             if failed.isdisjoint(step.needs):
-                for finding in findings(step.what, step.kind, functools.partial(step.take, self)):
+                for finding in findings(step.what, step.kind, functools.partial(self._take, step)):
                     failed |= set() if finding.ok else {step.what}
                     yield finding
             else:
                 failed.add(step.what)
+
+    def _take(self, step: "Step") -> str | Iterable[Finding]:
+        with storage_errors(self.url):
+            return step.take(self)
 
     def require(self) -> None:
         """Carry out the steps, and raise the first error."""
@@ -133,9 +137,9 @@ def _find_device(ready: Readiness) -> str:
 
 def _find_database(ready: Readiness) -> str:
     storage, shown, file = ready.storage, without_password(ready.url), sqlite_file(make_url(ready.url))
-    refuse_unusable(STORAGE, locks=False)
+    refuse_unusable(LOCKS, locks=False)
     if file:
-        refuse_unusable(file.parent, locks=True)
+        refuse_unusable(file, locks=True)
         if file.exists() and not os.access(file, os.W_OK):
             raise StorageError(f"{file} is read-only for you; change its rights, or name another database by --storage")
     if storage is None:

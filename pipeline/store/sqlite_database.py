@@ -35,7 +35,7 @@ def created(file: Path) -> Iterator[None]:
     Raises:
         StorageError: The file is not an SQLite database, or its folder cannot be written.
     """
-    refuse_unusable(file.parent, locks=False)
+    refuse_unusable(file, locks=False)
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.exists():
         _refuse_other(file)

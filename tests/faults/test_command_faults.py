@@ -187,7 +187,7 @@ with storage_errors("sqlite:///{path}"):
         said = child.stderr.strip().splitlines()[-1]
         assert said.startswith("pipeline.errors.StorageError")
         assert str(path) in said
-        assert re.search("readonly|read-only|unable to open", said)
+        assert re.search("readonly|read-only|cannot be written", said)
         assert path.read_bytes() == content
     finally:
         folder.chmod(0o755)
