@@ -175,7 +175,7 @@ def _restored(
         )
     except ValueError as error:
         raise IntegrityError(
-            f"the checkpoint was made by a compression or an adapter that cannot be built here: {error}; install the "
+            f"{CARD} names a compression or an adapter that cannot be built here: {error}; install the "
             f"package that registers it, or export it again"
         ) from None
     ties = first_keys(architecture)

@@ -145,7 +145,7 @@ class Narrow(Mlp):
 @pytest.mark.parametrize(
     ("module", "missing", "unexpected"),
     [
-        (nn.Linear(16, 4), "'weight'", "'fc1"),
+        (nn.Linear(16, 4), "'layer.weight'", "'fc1"),
         (BatchNormNet(), "'conv1", "'fc1"),
         (Narrow(), "'fc1.weight'", "none"),
         (nn.Sequential(Mlp()), "'0.fc1", "'fc1"),
