@@ -1,5 +1,6 @@
 """From a study file through a trained adapter to the exported file's forward pass, model source by model source."""
 
+import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +160,18 @@ def test_the_adapter_was_trained_and_the_base_is_compressed(exports, name):
         recovered = model(images)
     assert (dense - compressed).abs().max() > 1e-4
     assert (recovered - compressed).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_merged_model_has_the_state_dict_of_the_baseline(exports, name):
+    exported = exports[0][name]
+    images, _ = next(exported.objective.combination.task.test.batches(4))
+    merged, bare = load(exported.folder, merge=True), copy.deepcopy(exported.objective.combination.task.model)
+    bare.load_state_dict(merged.state_dict(), strict=True)
+    with torch.inference_mode():
+        recovered = load(exported.folder)(images)
+        for model in (merged, bare):
+            torch.testing.assert_close(model(images), recovered, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CASES)
