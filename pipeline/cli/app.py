@@ -16,7 +16,7 @@ import typer
 from rich.text import Text
 
 from pipeline.environment import require_matching_torchvision, version_of
-from pipeline.errors import RestoraError
+from pipeline.errors import RestoraError, UsageError
 from pipeline.guard import StopTraining
 from pipeline.paths import default_database
 from pipeline.terminal.console import Console
@@ -68,6 +68,7 @@ def carried_out(verb: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(verb)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
+            _refuse_folder_that_is_gone()
             with Console():
                 result = verb(*args, **kwargs)
             sys.stdout.flush()
@@ -85,6 +86,13 @@ def carried_out(verb: Callable[P, R]) -> Callable[P, R]:
         raise typer.Exit(code)
 
     return guarded
+
+
+def _refuse_folder_that_is_gone() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:  # torch's libraries would end the process
+        raise UsageError("the working folder does not exist any more; change to another") from None
 
 
 def outcome(error: Exception) -> tuple[int, str]:

@@ -176,3 +176,13 @@ def test_every_file_of_a_run_a_report_and_an_export_follows_the_umask(umask, rig
     assert {str(path): oct(stat.S_IMODE(path.stat().st_mode)) for path in written} == {
         str(path): oct(rights) for path in written
     }
+
+
+def test_a_working_folder_that_is_gone_is_said(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    with monkeypatch.context() as patched:
+        patched.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        for words in (["ls"], ["check", "tiny"], ["new", "other"]):
+            result = invoke(*words)
+            assert (result.exit_code, "the working folder does not exist any more" in result.stderr) == (2, True)
