@@ -116,7 +116,6 @@ REFUSED: dict[str, tuple[int, Callable[[], object]]] = {
 }
 ACCEPTED: dict[str, Callable[[], object]] = {
     "a new study": lambda: None,
-    "a study with a kept baseline": searched_before,
     "a study with trained weights": lambda: pretrained(save_weights),
     "a batch larger than the data": lambda: edit(("batch_size = 8\n", "batch_size = 500\n")),
     "a batch of one image": lambda: edit(("batch_size = 8\n", "batch_size = 1\n")),
@@ -129,10 +128,6 @@ ACCEPTED: dict[str, Callable[[], object]] = {
         edit(("ranks = [1, 2]", 'ranks = [60]\nallocation = { by = "gain" }')),
     ],
     "a stored study gets more trials": lambda: [searched_before(), edit(("trials = 2\n", "trials = 3\n"))],
-    "another study in the same database": lambda: [
-        searched_before(),
-        edit(('name = "tiny"', 'name = "second"'), ("high = 1e-2", "high = 1e-1")),
-    ],
 }
 
 
