@@ -15,6 +15,12 @@ from pipeline.task.sources import READ_TWICE, as_part
 ARRAY = IMAGES.numpy()
 
 
+def named(value: object) -> str:
+    """The name of a case: its text, or its kind where the text has an address or is long."""
+    text = str(value)
+    return type(value).__name__ if " at 0x" in text or len(text) > 60 else text
+
+
 def changed(index, value):
     """A data set with another value at an index: an image, a label, or an item."""
     return {
@@ -44,7 +50,7 @@ def changed(index, value):
         ([[1.0, 2.0], [3.0]], "of type list with 2 entries"),
         ({"pixels": 0}, "of type dict with the keys 'pixels'"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_an_image_that_cannot_be_taken_is_named_with_part_and_index(value, said):
     for index in (0, COUNT - 1):
@@ -61,7 +67,7 @@ def test_pairs_of_other_images_are_refused_with_their_type(dtype):
         make((ARRAY.astype(dtype), LABELS))
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e300], ids=str)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e300], ids=named)
 @pytest.mark.parametrize("form", ["pair", "data set", "array"])
 @pytest.mark.parametrize("part", ["train", "val", "test"])
 def test_an_image_that_is_not_finite_is_named_with_part_and_index(value, form, part):
@@ -190,7 +196,7 @@ class BrokenLength(NoLength):
         ((IMAGES[:0], LABELS[:0]), "the train part is empty"),
         (TensorDataset(IMAGES[:0], LABELS[:0]), "the train part is empty"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_a_source_of_another_kind_is_refused_and_says_what_to_give(source, said):
     with pytest.raises(IntegrityError, match=said):
