@@ -109,7 +109,7 @@ def _mismatch(inspected: Inspection, names: Sequence[str], match: str) -> str:
 
 
 def head_by_name(model: nn.Module) -> list[str]:
-    """The head as versions before 0.3 chose it: timm's ``get_classifier()``, or the layer ``head``, or the last one."""
+    """The head of a model that was not run: timm's ``get_classifier()``, or the layer ``head``, or the last one."""
     names = layer_names(model)
     found: object = getattr(model, "get_classifier", tuple)()
     classifiers = found if isinstance(found, tuple | list) else (found,)

@@ -13,7 +13,6 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.compress.attention import bare_state, with_plain_attention
-from pipeline.compress.targets import head_by_name
 from pipeline.config.registry import ADAPTERS, COMPRESSIONS
 from pipeline.errors import IntegrityError, StorageError, UsageError
 from pipeline.export.pack import PackedMethod, unpack_model
@@ -170,7 +169,7 @@ def _restored(
             layers=method["layers"],
             adapter=ADAPTERS.parse(method["adapter"]),
             alpha=method["values"].get("alpha", 1.0),  # only low-rank adapters have an alpha
-            head=card["task"].get("head") or head_by_name(rewritten),
+            head=card["task"].get("head", ()),
             ranks=method.get("ranks"),
         )
     except ValueError as error:
