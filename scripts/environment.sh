@@ -55,5 +55,7 @@ prepare_environment() {
       --constraint "$constraints" torch torchvision
     "$VENV/bin/python" -c 'from pipeline.environment import require_matching_torchvision as r; r()'
   fi
+  # Type checkers read .pth files, but do not see what an editable installation maps by an import hook.
+  printf '%s\n' "$root" >"$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/checkout.pth"
   printf '%s\n' "$wanted" >"$stamp"
 }

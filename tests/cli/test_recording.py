@@ -54,4 +54,4 @@ def test_a_layer_that_is_not_there_is_refused_before_anything_is_trained(verb):
     refused = invoke(verb, "tiny")
     assert refused.exit_code == 3
     assert "spectra.layers: 'fc9' matches no layer" in refused.output
-    assert "epoch" not in refused.output
+    assert "epoch 1" not in refused.output

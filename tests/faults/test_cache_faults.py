@@ -81,7 +81,7 @@ def full_disk(when: str) -> Iterator[None]:
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, before)
         else:
-            patched.setattr(*{"flush": (os, "fsync"), "card": (feature_cache, "write_whole")}[when], no_room)
+            patched.setattr(*{"flush": (os, "fsync"), "card": (feature_cache, "write_text")}[when], no_room)
             yield
 
 
@@ -124,8 +124,8 @@ def test_fault_06_a_run_without_room_for_its_cache_ends_in_exit_code_4_and_says_
         patched.setattr("pipeline.train.cache.cache_folder.shutil.disk_usage", lambda path: usage._replace(free=100))
         result = invoke("run", "tiny", "--device", "cpu")
     assert result.exit_code == 4
-    assert "and 100 are free" in result.stderr
-    assert 'compute.cache = "float16"' in result.stderr
+    assert "and 100 B are free" in result.stderr
+    assert 'set compute.cache = "off"' in result.stderr
     again = invoke("run", "tiny", "--device", "cpu")
     assert again.exit_code == 0, again.stderr
     assert len(list(Path("storage/cache/features").glob("*/card.json"))) == 3

@@ -9,9 +9,10 @@ import pytest
 
 FIELD = Path(__file__).parents[3] / "shared" / "field"
 SCRIPTS = sorted(FIELD.glob("*/[CS][0-9]*.py"))
-ARGUMENTS = {"C37": ["ended", "idle", "restart"]}
+ARGUMENTS = {"C37": ["ended", "idle", "restart"], "C45": ["groups2"]}
 """The cases of a script; all if none are named. In C37's case of the lock the first run may end before the
-second begins; ``tests/field/test_server_connections.py`` has that case with a run that lasts."""
+second begins; ``tests/field/test_server_connections.py`` has that case with a run that
+lasts. ``tests/field/test_loaded_layers.py`` has the other convolutions of C45, which take minutes here."""
 POSTGRESQL = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
