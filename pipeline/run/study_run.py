@@ -38,7 +38,7 @@ from pipeline.train.cache.feature_cache import LIMIT
 logger = logging.getLogger(__name__)
 
 
-LONG = ("class_names", "data_notes")
+LONG = ("class_names", "data_notes", "extra_state", "model_notes")
 """Facts of a task that may be too long for an attribute of a stored study."""
 
 

@@ -13,6 +13,7 @@ from torch.nn.parameter import UninitializedParameter
 from pipeline.errors import IntegrityError
 
 WEIGHTED = (nn.Linear, nn.Conv2d)
+"""Classes of the layers that can be compressed and adapted."""
 
 WRAPPERS = {
     "DataParallel": "module",

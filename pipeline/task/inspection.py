@@ -4,6 +4,7 @@
 """
 
 import functools
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -92,29 +93,26 @@ class Inspection:
     @property
     def notes(self) -> list[str]:
         """A sentence for all that is neither compressed nor adapted, and for tensors that several layers share."""
-        layers = [(name, module) for name, module in self.model.named_modules() if isinstance(module, WEIGHTED)]
-        computed = [(name, why) for name, module in layers if (why := obstacle(module)) is not None]
-        idle = [f"'{name}'" for name, count in self.positions.items() if not count]
-        shared = [f"'{key}' is '{first}'" for key, first in first_keys(self.model).items() if key != first]
-        return [
-            *(f"'{name}' stays as it is, {why}" for name, why in computed),
-            *([f"layers that the model never calls stay as they are: {first_few(idle)}"] if idle else []),
-            *(
-                [
-                    f"tensors under two names are counted and stored once, unless they are trained apart: "
-                    f"{first_few(shared)}"
-                ]
-                if shared
-                else []
-            ),
-        ]
+        left = defaultdict[str, list[str]](list)
+        for name, module in self.model.named_modules():
+            if isinstance(module, WEIGHTED) and (why := obstacle(module)) is not None:
+                left[why].append(f"'{name}'")
+        notes = [f"{first_few(names)} stays as it is: {why}" for why, names in left.items()]
+        if idle := [f"'{name}'" for name, count in self.positions.items() if not count]:
+            notes.append(f"layers that the model never calls stay as they are: {first_few(idle)}")
+        if shared := [f"'{key}' is '{first}'" for key, first in first_keys(self.model).items() if key != first]:
+            once = "tensors under two names are counted and stored once, unless they are trained apart"
+            notes.append(f"{once}: {first_few(shared)}")
+        return notes
 
 
 def _is_weighted_leaf(module: nn.Module) -> bool:
+    """Whether a module without others inside has a weight, so that it may give logits as a layer does."""
     return not list(module.children()) and any(parameter.ndim > 1 for parameter in module.parameters())
 
 
 def first_few(texts: Sequence[str], most: int = 3) -> str:
+    """The first of some texts, and how many more there are."""
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more
 

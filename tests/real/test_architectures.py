@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from tiny_data import write_images
 from typer.testing import CliRunner
 
 import pipeline
@@ -67,15 +67,6 @@ ARCHITECTURES = {
 """The side of the images, and the targets."""
 
 
-def write_images(root: Path) -> None:
-    generator = torch.Generator().manual_seed(0)
-    for label, name in enumerate(("dark", "light")):
-        (root / name).mkdir(parents=True)
-        for index in range(12):
-            pixels = 90 * label + 100 * torch.rand(16, 16, 3, generator=generator)
-            Image.fromarray(pixels.to(torch.uint8).numpy()).save(root / name / f"{index}.png")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_an_architecture_goes_from_the_study_file_to_a_loaded_checkpoint(name, tmp_path, monkeypatch):
@@ -84,7 +75,7 @@ def test_an_architecture_goes_from_the_study_file_to_a_loaded_checkpoint(name, t
     text = STUDY.format(source=source, architecture=architecture, size=size, targets=json.dumps(targets))
     Path("studies").mkdir()
     Path("studies/one.toml").write_text(text, encoding="utf-8")
-    write_images(Path("images"))
+    write_images(Path("images"), 12, side=16, classes={"dark": (60, 60, 60), "light": (180, 180, 180)})
     for words in (["check", "one"], ["run", "one"], ["export", "one"]):
         done = CliRunner().invoke(app, words, catch_exceptions=False)
         assert done.exit_code == 0, done.output
