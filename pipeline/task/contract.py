@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.config.registry import METRICS, Method
-from pipeline.errors import IntegrityError
+from pipeline.errors import IntegrityError, SpecError
 from pipeline.hashes import fingerprint, hash_tensors, hash_weights
 from pipeline.task.bare_model import bare_copy, extra_state
 from pipeline.task.conversion import described
@@ -108,6 +108,7 @@ class Task:
     Raises:
         IntegrityError: A part is empty, an image or a label cannot be taken, images differ in shape or are not finite,
             a class has no training image, or all training images are of one class.
+        SpecError: There is no such metric.
     """
 
     model: nn.Module
@@ -129,7 +130,11 @@ class Task:
                     f"model.float()"
                 )
         parts = {"train": self.train, "val": self.val, "test": self.test}
-        metric, description = METRICS.parse(self.metric), {**self.description, "metric": self.metric}
+        try:
+            metric = METRICS.parse(self.metric)
+        except ValueError as error:
+            raise SpecError(f"metric = {self.metric!r}: {error}") from None
+        description = {**self.description, "metric": self.metric}
         check_parts(parts, classes=None)
         inspection = inspect(model, first_images(parts["train"]))
         found = {"classes": inspection.outputs, "head": list(inspection.head), "model_notes": inspection.notes}

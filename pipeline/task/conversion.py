@@ -48,7 +48,10 @@ def as_labels(values: object, name: str) -> Tensor:
     entries = _plain(values)
     if isinstance(entries, Iterable) and not isinstance(entries, Mapping | Set):
         return torch.tensor([as_label(entry, index, name) for index, entry in enumerate(entries)], dtype=torch.int64)
-    raise IntegrityError(f"the labels of the {name} part are {described(values)}; give one whole number per image")
+    raise IntegrityError(
+        f"the labels of the {name} part are {described(values)}; give one whole number per image (any, "
+        f"such as 0, for a metric that uses no labels)"
+    )
 
 
 def as_label(value: object, index: int, name: str) -> int:

@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 
 from pipeline.errors import IntegrityError
 from pipeline.task.bare_model import WEIGHTED
+from pipeline.wording import counted
 
 # A subclass with its own forward may transform its weight first, as weight standardisation does. A low-rank sum on the
 # stored weight is then no low-rank sum on the weight that is multiplied.
@@ -145,6 +146,8 @@ def inspect(model: nn.Module, images: Tensor) -> Inspection:
         if logits.requires_grad:
             gradients = torch.autograd.grad(logits.sum(), [output for _, output in outputs], allow_unused=True)
             head = [name for (name, _), gradient in zip(outputs, gradients, strict=True) if gradient is not None]
+    with torch.no_grad():
+        logits_of(model, images[:1])  # a batch may have a single image
     if not head:  # the model forbids gradients
         head = [name for name, output in outputs if logits.shape[1] in output.shape[1:]][-1:]
     return Inspection(model, logits.shape[1], tuple(dict.fromkeys(head)), {n: positions.get(n, 0) for n in names})
@@ -162,8 +165,16 @@ def logits_of(model: nn.Module, images: Tensor) -> Tensor:
         ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or not logits.is_floating_point():
         found = f"{logits.dtype} {list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        squeezed = isinstance(logits, Tensor) and len(images) == 1 and logits.ndim == 1
+        hint = "; look for squeeze() in its forward, and name the axes in it" if squeezed else ""
         raise IntegrityError(
-            f"the model returns {found} for {len(images)} images; it must return logits [n, classes] alone"
+            f"the model returns {found} for {counted(len(images), 'image')}; it must return logits [n, classes] alone"
+            f"{hint}"
+        )
+    if logits.shape[1] == 1:
+        raise IntegrityError(
+            "the model returns one logit per image; give a model with one per class (of two classes with the logit z "
+            "of the second: 0 and z)"
         )
     if len(logits) != len(images):
         raise IntegrityError(

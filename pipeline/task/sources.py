@@ -1,7 +1,8 @@
 """The gate for data from Python: what a user gives becomes a part of float32 images and int64 labels, or is refused."""
 
+import threading
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, cast, runtime_checkable
 
 import torch
@@ -14,7 +15,7 @@ from pipeline.task.conversion import as_image, as_label, as_labels, described
 from pipeline.task.parts import READ_BATCH, DatasetPart, Part, TensorPart
 
 READ_TWICE = 16
-"""Items of a data set that are read twice and compared; a random flip leaves all of them equal once in 65,536 times."""
+"""Items all over a data set that are read twice and compared; random flips leave them equal once in 65,536 times."""
 
 
 @runtime_checkable
@@ -100,9 +101,13 @@ class GivenItems:
     dataset: MapDataset
     name: str  # of the part, for messages
     count: int
+    thread: int = field(default_factory=threading.get_ident)  # the one that gave the data set
 
     def __len__(self) -> int:
         return self.count
+
+    def __deepcopy__(self, _: object) -> "GivenItems":
+        return self  # data sets are only read, may be large, and may hold what cannot be copied
 
     def __getitem__(self, index: int, /) -> tuple[Tensor, int]:
         try:
@@ -110,9 +115,15 @@ class GivenItems:
         except (RestoraError, MemoryError):
             raise
         except Exception as error:
+            to_do = "mend the data set, or leave the item out"
+            if self.thread != threading.get_ident():
+                to_do = (
+                    "trials that run in parallel read it in threads of their own: open connections and files in "
+                    "__getitem__, once per thread, or run them with n_jobs = 1"
+                )
             raise IntegrityError(
                 f"item {index} of the {self.name} part ({len(self)} items) cannot be read: {type(error).__name__}: "
-                f"{error}; mend the data set, or leave the item out"
+                f"{error}; {to_do}"
             ) from error
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise IntegrityError(
@@ -124,8 +135,8 @@ class GivenItems:
         return as_image(image, f"image {index} of the {self.name} part is").clone(), as_label(label, index, self.name)
 
     def refuse_random(self) -> None:
-        """Refuse a data set whose first items differ when they are read again, such as one that augments at random."""
-        for index in range(min(READ_TWICE, len(self))):
+        """Refuse a data set whose items differ when they are read again, such as one that augments at random."""
+        for index in range(0, len(self), -(-len(self) // READ_TWICE) or 1):
             (image, label), (again, label_again) = self[index], self[index]
             if image.shape != again.shape or not torch.allclose(image, again, 0, 0, equal_nan=True):
                 raise IntegrityError(

@@ -124,6 +124,42 @@ def test_weights_of_other_classes_offer_a_new_head_chosen_outputs_and_agreement(
     assert source(*model, checkpoint="w.pth", outputs=[1, 3]).pretrained_classes() == 2
 
 
+OTHER_HEADS = {
+    "behind dropout": {"fc.1.weight": "fc.weight", "fc.1.bias": "fc.bias"},
+    "of another name": {"classifier.weight": "fc.weight", "classifier.bias": "fc.bias"},
+    "in a module of its own": {"fc.linear.weight": "fc.weight", "fc.linear.bias": "fc.bias"},
+}
+
+
+@pytest.mark.parametrize("path", ["w.pth", "w.safetensors"])
+@pytest.mark.parametrize("names", OTHER_HEADS.values(), ids=OTHER_HEADS)
+def test_a_head_under_other_names_is_named_paired_by_order_or_replaced(names, path):
+    content = {**BACKBONE, **{new: FIRST[old] for new, old in names.items()}}
+    beside = next(iter(names)).partition(".")[0]
+    with pytest.raises(IntegrityError, match=rf"no head: .*holds '{beside}' \(2 entries\).*rename = \"order\""):
+        loaded(content, path)
+    assert same(loaded(content, path, rename="order"), FIRST)
+    assert same(loaded(content, path, new_head=True), BACKBONE)
+
+
+@pytest.mark.parametrize("rename", ["none", "order"])
+def test_a_head_of_other_layers_is_replaced_by_a_new_one(rename):
+    projector = {"fc.0.weight": torch.ones(8, 96), "fc.1.weight": torch.ones(8), "fc.3.weight": torch.ones(3, 8)}
+    content = {f"module.encoder.{name}": value for name, value in {**BACKBONE, **projector}.items()}
+    with pytest.raises(IntegrityError, match=r"holds no head: .*'fc' \(3 entries\)"):
+        loaded(content, rename=rename)
+    assert same(loaded(content, rename=rename, new_head=True), BACKBONE)
+
+
+def test_a_head_that_lacks_a_part_is_replaced_as_a_whole():
+    content = {name: value + 1 for name, value in FIRST.items() if name != "fc.bias"}
+    with pytest.raises(IntegrityError, match=r"holds no head: 'fc.bias' is missing"):
+        loaded(content)
+    found = loaded(content, new_head=True)
+    assert same(found, {name: value for name, value in content.items() if name in BACKBONE})
+    assert not torch.equal(found["fc.weight"], content["fc.weight"])
+
+
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [

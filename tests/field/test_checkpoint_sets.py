@@ -59,8 +59,10 @@ def test_the_format_and_renaming_by_order_make_no_difference_to_a_prefixed_set(p
     ],
     ids=["two dicts", "two prefixes", "prefix but for the head", "prefix on some names", "tuple", "list"],
 )
-def test_a_set_in_several_parts_is_put_together(content):
+def test_a_set_in_several_parts_is_put_together(content, caplog):
+    caplog.set_level(logging.INFO)
     assert same(loaded(content), FIRST)
+    assert "left out" not in caplog.text
 
 
 @pytest.mark.parametrize("model", [("test_resnet", "timm"), ("mnasnet0_5", "torchvision")], ids=str)
@@ -106,6 +108,7 @@ def test_two_sets_that_differ_are_asked_about_and_either_can_be_chosen(content, 
         loaded(content)
     assert same(loaded(content, weights_key=first), FIRST)
     assert same(loaded(content, weights_key=second), SECOND)
+    assert same(loaded(content, weights_key=f"{second}."), SECOND)
 
 
 def test_sets_of_two_precisions_are_asked_about():

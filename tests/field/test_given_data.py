@@ -1,9 +1,11 @@
 """Data from Python in every form that can be taken: the same data whatever their form."""
 
+import copy
 import functools
 import sqlite3
 import warnings
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from given_data import COUNT, FEATURES, IMAGES, LABELS, Foreign, Frame, Given, m
 from torch import nn
 from torch.utils.data import ConcatDataset, Subset, TensorDataset, random_split
 
+from pipeline.errors import IntegrityError
 from pipeline.task.parts import DatasetPart
 
 Sample = namedtuple("Sample", ["image", "label"])
@@ -155,8 +158,9 @@ def test_a_data_set_that_fills_one_buffer_again_gives_different_images():
     holds(make(Given(lambda index: (buffer.copy_(IMAGES[index]), LABELS[index]))).train)
 
 
-def test_a_data_set_is_read_in_the_thread_that_asks():
-    connection = sqlite3.connect(":memory:")  # refuses every other thread
+def of_database():
+    """A data set that only the thread that made it can read."""
+    connection = sqlite3.connect(":memory:")
     connection.execute("create table items (image blob, label integer)")
     rows = [(image.numpy().tobytes(), int(label)) for image, label in zip(IMAGES, LABELS, strict=True)]
     connection.executemany("insert into items values (?, ?)", rows)
@@ -166,4 +170,19 @@ def test_a_data_set_is_read_in_the_thread_that_asks():
         image, label = connection.execute(query, (index + 1,)).fetchone()
         return np.frombuffer(image, np.float32), label
 
-    holds(make(Given(item)).train)
+    return Given(item)
+
+
+def test_a_data_set_is_read_in_the_thread_that_asks():
+    holds(make(of_database()).train)
+
+
+def test_a_data_set_that_is_too_large_for_memory_is_shared_by_copies_and_names_other_threads(monkeypatch):
+    monkeypatch.setattr("pipeline.task.sources.DatasetPart", functools.partial(DatasetPart, limit=0))
+    part = copy.deepcopy(make(of_database())).train
+    holds(part)
+    with (
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(IntegrityError, match=r"ProgrammingError: .*n_jobs = 1"),
+    ):
+        pool.submit(lambda: list(part.batches(5))).result()

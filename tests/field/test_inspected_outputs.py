@@ -42,6 +42,16 @@ class Numbers(Net):
         return super().forward(x).argmax(1)
 
 
+class Squeezed(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).squeeze()
+
+
+class Binary(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, :1]
+
+
 class Fussy(Net):
     def forward(self, x: Tensor) -> Tensor:
         raise KeyError("pixel_values")
@@ -52,6 +62,8 @@ OUTPUTS = {
     "one row for all images": (Mixed, r"returns 1 rows of logits for 2 images"),
     "a map for each class": (Wide, r"returns torch.float32 \[2, 4, 1, 1\] for 2 images"),
     "a pair": (Pair, r"returns tuple for 2 images; it must return logits"),
+    "no axis of images for one image": (Squeezed, r"returns torch.float32 \[4\] for 1 image; .*squeeze\(\)"),
+    "one logit": (Binary, r"returns one logit per image; give a model with one per class"),
     "classes": (Numbers, r"returns torch.int64 \[2\]"),
     "an error of its own": (Fussy, r"cannot take images of the train part, torch.float32 \[3, 8, 8\]: KeyError"),
 }

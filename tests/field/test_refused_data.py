@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from pipeline.errors import IntegrityError
+from pipeline.errors import IntegrityError, SpecError
 from pipeline.task.contract import Task
 from pipeline.task.sources import READ_TWICE, as_part
 
@@ -230,6 +230,19 @@ def test_a_data_set_that_augments_at_random_is_refused(part):
     relabelling = Given(lambda i: (IMAGES[i], int(torch.randint(10**6, ()))))
     with pytest.raises(IntegrityError, match=f"^label .* of the {part} part is .* when it is read again"):
         make(**{"train": (IMAGES, LABELS), part: relabelling})
+
+
+@pytest.mark.parametrize("rare", [0, COUNT // 2, 10 * COUNT - READ_TWICE], ids=["all", "some", "the last"])
+def test_augmentation_of_a_part_of_the_items_is_refused(rare):
+    noisy = Given(lambda i: (IMAGES[i % COUNT] + (i >= rare) * torch.rand(()), LABELS[i % COUNT]), 10 * COUNT)
+    with pytest.raises(IntegrityError, match="give a data set without random augmentation"):
+        make(noisy)
+
+
+@pytest.mark.parametrize("metric", ["f1", "", None, 3, "Accuracy"])
+def test_an_unknown_metric_is_refused_with_those_that_there_are(metric):
+    with pytest.raises(SpecError, match=r"^metric = "):
+        Task(nn.Linear(FEATURES, CLASSES), *[(IMAGES, LABELS)] * 3, metric=metric)
 
 
 def test_images_of_other_sizes_are_refused_within_a_part_and_between_parts():

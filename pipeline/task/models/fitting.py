@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.errors import IntegrityError
 from pipeline.task.models.flat_entries import required
-from pipeline.task.models.state_dict import Architecture, Weights
+from pipeline.task.models.weight_set import Architecture, Weights
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,14 @@ def load_weights(architecture: Architecture, weights: Weights, target: Target) -
     state, own = weights.state(model), model.state_dict()
     headless = sorted(architecture.head().intersection(lacking)) if (lacking := required(weights.missing)) else []
     if headless and not target.new_head:
+        others = f" (beside the rest it holds {', '.join(left_out[:3])})" if (left_out := weights.left_out()) else ""
         raise IntegrityError(
-            f"{where} holds no head: '{headless[0]}' is missing; give weights with a head, or set "
-            f"task.model.new_head = true and train the new head by [task.baseline]"
+            f"{where} holds no head: '{headless[0]}' is missing{others}; give weights with a head, set "
+            f'task.model.rename = "order" if it is there under another name, or set task.model.new_head = true and '
+            f"train the new head by [task.baseline]"
         )
+    if headless:
+        state.update({name: own[name] for name in architecture.head()})
     for name, value in state.items():
         if name in own and own[name].is_floating_point() > value.is_floating_point():
             raise IntegrityError(

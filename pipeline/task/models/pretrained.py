@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from pipeline.errors import IntegrityError, SpecError
 from pipeline.task.models.contract import ModelSource, Positive
 from pipeline.task.models.fitting import Target, load_weights, of_other_shape, other_classes
-from pipeline.task.models.state_dict import Architecture, Origin, Weights, find_weights
+from pipeline.task.models.state_dict import find_weights
+from pipeline.task.models.weight_set import Architecture, Origin, Weights
 from pipeline.task.models.weights_file import read_weights
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class CheckpointSource(ModelSource):
     architecture: str
     """Name of the architecture."""
     checkpoint: str | None = None
-    """File of the weights: ``.safetensors``, or one that ``torch.load(weights_only=True)`` reads."""
+    """File of the weights: ``.safetensors``, ``.npz``, or one that ``torch.load(weights_only=True)`` reads."""
     weights_key: str | None = None
     """Which set of a checkpoint with several to take, by its keys joined by dots, e.g. ``"state_dict_ema"``."""
     rename: Literal["none", "order"] = "none"

@@ -5,9 +5,9 @@ The architecture's own ``load_state_dict`` decides whether a set is complete. Se
 
 import copy
 import warnings
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -15,78 +15,11 @@ from torch import Tensor, nn
 from pipeline.errors import IntegrityError
 from pipeline.task.models.flat_entries import Entries, Versions, bare, flattened, groups, metadata, prefixes, required
 from pipeline.task.models.order import pair_by_order
+from pipeline.task.models.weight_set import Architecture, Origin, Weights, versioned
 from pipeline.task.models.weights_file import pickled_classes
 
-BOOKKEEPING = ("n_averaged", "total_ops", "total_params")
-"""Entries that averaging and counters of operations add to a model."""
 SHOWN = 3
 """How many of the parts that are left out a message names."""
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What a set of weights has to fit."""
-
-    model: nn.Module
-    head: Callable[[], set[str]]
-    """The names of the entries whose shape depends on the number of classes."""
-    translated: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda entries: entries
-    """Puts entries under today's names where the model's library knows older ones."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a file's content comes from, and which of its sets is meant."""
-
-    where: str
-    """What messages call it."""
-    key: str | None = None
-    """The keys or prefix of the set that is meant, joined by dots; ``None`` if the file holds one."""
-    by_order: bool = False
-    """Whether entries with other names are paired by their order."""
-    ordered: bool = True
-    """Whether the file keeps an order."""
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A set of weights, under the names of an architecture as far as it knows them."""
-
-    prefix: str
-    entries: dict[str, Tensor]
-    versions: Versions
-    missing: tuple[str, ...] = ()
-    """What the architecture's ``load_state_dict`` lacks."""
-    unknown: tuple[str, ...] = ()
-    """Names under the prefix that it does not know; they are no part of ``entries``."""
-    outside: tuple[str, ...] = ()
-    """The file's entries that are no part of the set."""
-
-    def is_complete(self, architecture: Architecture) -> bool:
-        """Whether it is the whole model, or all but its head, and nothing else of a model."""
-        # Another model's entries stand in modules of the same names; those of a loss stand beside them.
-        parts = {name.partition(".")[0] for name, _ in architecture.model.named_modules()} - {""}
-        strangers = [name for name in self.unknown if "." not in name or name.partition(".")[0] in parts]
-        lacking = set(required(self.missing))
-        return all(name.endswith(BOOKKEEPING) for name in strangers) and (not lacking or lacking == architecture.head())
-
-    def faults(self) -> int:
-        """How many entries are missing or unknown."""
-        return len(self.missing) + len(self.unknown)
-
-    def state(self, model: nn.Module) -> "OrderedDict[str, Tensor]":
-        """What ``model.load_state_dict`` takes; what is missing is as in ``model``."""
-        own = model.state_dict()
-        return _versioned({**self.entries, **{name: own[name] for name in self.missing}}, self.versions)
-
-    def left_out(self) -> list[str]:
-        """What of the file is no part of the set: entries, or the keys that hold several of them."""
-        parts: dict[str, list[str]] = defaultdict(list)
-        for name in (*self.outside, *(name for name in self.unknown if not name.endswith(BOOKKEEPING))):
-            parts[name.partition(".")[0]].append(name)
-        return [
-            f"'{part}' ({len(names)} entries)" if len(names) > 1 else f"'{names[0]}'" for part, names in parts.items()
-        ]
 
 
 def find_weights(content: object, architecture: Architecture, origin: Origin) -> Weights:
@@ -104,8 +37,10 @@ def find_weights(content: object, architecture: Architecture, origin: Origin) ->
     starts = prefixes(flat, architecture.model.state_dict(), _key(flat, origin))
     found = [_fitted(flat, versions, prefix, architecture) for prefix in starts]
     complete = [weights for weights in found if weights.is_complete(architecture)]
-    if not complete and origin.by_order:
-        complete = _paired(parts, architecture, origin)
+    if origin.by_order:
+        complete = [_with_other_head(weights, flat, architecture, origin) for weights in complete] or _paired(
+            parts, architecture, origin
+        )
     if not complete:
         raise _misfit(min(found, key=Weights.faults), origin.where)
     chosen = complete[0]
@@ -122,7 +57,7 @@ def _key(flat: Mapping[str, Tensor], origin: Origin) -> str | None:
     """How the names of the set that is meant begin; ``None`` if none is named."""
     if origin.key is None:
         return None
-    key = f"{origin.key}.".lstrip(".")
+    key = f"{origin.key.rstrip('.')}.".lstrip(".")
     for start in (key, bare(key)):
         if any(name.startswith(start) for name in flat):
             return start
@@ -133,15 +68,11 @@ def _key(flat: Mapping[str, Tensor], origin: Origin) -> str | None:
 def _misfit(best: Weights, where: str) -> IntegrityError:
     """Why the set that fits best is not complete."""
     missing = required(best.missing)
-    for name in missing:
-        module, _, leaf = name.rpartition(".")
-        made_of = (f"{name}.", f"{name}_", f"{module}.parametrizations.{leaf}.")
-        for other in best.unknown:
-            if other.startswith(made_of):
-                return IntegrityError(
-                    f"{where}: '{name}' is computed from '{other}'; give plain weights, as models have after "
-                    f"prune.remove or remove_parametrizations, or as pipeline.load(..., merge=True) gives"
-                )
+    for name, other in best.computed():
+        return IntegrityError(
+            f"{where}: '{name}' is computed from '{other}'; give plain weights, as models have after prune.remove or "
+            f"remove_parametrizations, or as pipeline.load(..., merge=True) gives"
+        )
     if not best.unknown:
         return IntegrityError(
             f"{where} holds a part of the weights: missing {first(missing)}; give the file of all that "
@@ -165,6 +96,7 @@ def _fitted(flat: dict[str, Tensor], versions: Versions, prefix: str, architectu
         if name.startswith(prefix) and (rest := name.removeprefix(prefix))
     }
     elsewhere = _elsewhere(flat, required(name for name in own if name not in entries), len(own))
+    entries = {name: value for name, value in entries.items() if f"{prefix}{name}" not in elsewhere.values()}
     entries |= {name: flat[whole] for name, whole in elsewhere.items()}
     theirs = {
         modules[rest]: facts
@@ -204,18 +136,33 @@ def _taken(model: nn.Module, weights: Weights) -> Weights:
     try:
         with warnings.catch_warnings():  # torch warns that nothing is loaded, which is what is wanted
             warnings.simplefilter("ignore")
-            missing, unknown = probe.load_state_dict(_versioned(known, weights.versions), strict=False)
+            missing, unknown = probe.load_state_dict(versioned(known, weights.versions), strict=False)
     except (RuntimeError, ValueError):
         missing, unknown = list(own), list(known)
     entries = {name: value for name, value in weights.entries.items() if name not in set(unknown)}
     return replace(weights, entries=entries, missing=tuple(missing), unknown=tuple(unknown))
 
 
-def _versioned(entries: dict[str, Tensor], versions: Versions) -> "OrderedDict[str, Tensor]":
-    """A state dict with ``_metadata``, which torch keeps in an attribute."""
-    state = OrderedDict(entries)
-    vars(state)["_metadata"] = versions
-    return state
+def _with_other_head(
+    weights: Weights, flat: Mapping[str, Tensor], architecture: Architecture, origin: Origin
+) -> Weights:
+    """A set that lacks its head with the one that lies beside it under other names, if there is one."""
+    own, lacking = architecture.model.state_dict(), required(weights.missing)
+    if not lacking:
+        return weights
+    beside = [*(f"{weights.prefix}{name}" for name in weights.unknown), *weights.outside]
+    try:
+        head = pair_by_order(
+            {name: flat[name] for name in beside if name in flat},
+            {name: own[name] for name in lacking},
+            ordered=origin.ordered,
+            is_head=lambda _: True,
+            where=origin.where,
+        )
+    except IntegrityError:
+        return weights
+    missing = tuple(name for name in weights.missing if name not in head)
+    return replace(weights, entries={**weights.entries, **head}, missing=missing, unknown=(), outside=())
 
 
 def _paired(parts: list[Entries], architecture: Architecture, origin: Origin) -> list[Weights]:
@@ -225,7 +172,7 @@ def _paired(parts: list[Entries], architecture: Architecture, origin: Origin) ->
         IntegrityError: None does; it says why the largest does not.
     """
     own = architecture.model.state_dict()
-    key = "" if origin.key is None else f"{origin.key}.".lstrip(".")
+    key = "" if origin.key is None else f"{origin.key.rstrip('.')}.".lstrip(".")
     sizable = sorted((group for group in parts if group.path.startswith(key)), key=lambda group: -len(group.tensors))
     found, errors = list[Weights](), list[IntegrityError]()
     for group in sizable:

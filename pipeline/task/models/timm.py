@@ -1,9 +1,14 @@
 """Models of timm, with the preprocessing of their weights (Wightman: PyTorch Image Models)."""
 
+import io
+import itertools
+import re
 import sys
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from pydantic import field_validator, model_validator
 from torch import Tensor, nn
 
@@ -19,6 +24,53 @@ def _timm() -> Any:
     import timm.data
 
     return timm
+
+
+HEAD_BIAS = re.compile(r"(.*/)?head/(.*/)?bias")
+"""The array of JAX's files that has one value per class."""
+
+
+class _Archive(io.BytesIO):
+    """An archive in memory that notes the offsets at which its members are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.offsets = set[int]()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        if whence == io.SEEK_SET:
+            self.offsets.add(offset)
+        return super().seek(offset, whence)
+
+
+def from_jax(arrays: Mapping[str, Tensor], build: Callable[[int], nn.Module]) -> dict[str, Tensor]:
+    """The state dict of arrays in which Google published ViT and BiT, by the architecture's own ``load_pretrained``.
+
+    That function leaves out silently what does not fit: entries of the model that it does not set are missing here, and
+    arrays that it does not read keep their names.
+
+    Args:
+        arrays: The arrays of an ``.npz`` file, such as ``Transformer/encoder_norm/scale``.
+        build: Builds the architecture with a number of outputs.
+
+    Raises:
+        Exception: Whatever timm raises for arrays of another architecture.
+    """
+    classes = (len(value) for name, value in arrays.items() if HEAD_BIAS.fullmatch(name))
+    model: Any = build(next(classes, 2))
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        if tensor.is_floating_point():
+            nn.init.constant_(tensor, float("nan"))
+    archive = _Archive()
+    np.savez(archive, **{name: value.numpy() for name, value in arrays.items()})  # type: ignore[arg-type]
+    archive.seek(0)
+    archive.offsets.clear()
+    model.load_pretrained(archive)
+    read = set(archive.offsets)
+    with zipfile.ZipFile(archive) as members:
+        unread = [info.filename.removesuffix(".npy") for info in members.infolist() if info.header_offset not in read]
+    state = {name: value for name, value in model.state_dict().items() if not value.isnan().all()}
+    return {**state, **{name: arrays[name] for name in unread}}
 
 
 @MODELS.register("timm")
@@ -73,6 +125,8 @@ class Timm(CheckpointSource):
         """By timm's function for the files that the architecture's authors published; it also resizes positions."""
         convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
         try:
+            if hasattr(model, "load_pretrained") and any("/" in name for name in entries):
+                return from_jax(entries, self.build)
             return dict(convert(entries, model)) if convert else entries
         except Exception:  # timm's own, for files that are not of this architecture
             return entries

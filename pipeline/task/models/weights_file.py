@@ -56,7 +56,7 @@ class FileContent(NamedTuple):
 def read_weights(path: Path) -> FileContent:
     """Read a file of weights.
 
-    It may be a file of torch, safetensors, a pickle of arrays, or the index of several such files.
+    It may be a file of torch, safetensors, an archive or pickle of arrays, or the index of several such files.
 
     Raises:
         IntegrityError: The file is not there, damaged, no checkpoint, or would run code.
@@ -91,6 +91,9 @@ def _reader(path: Path) -> Callable[[Path], object]:
         start = file.read(512)
     if not start:
         raise _no_checkpoint(path, "it is empty; get it again")
+    # First, because these files begin with a length, whose bytes may be those that begin any other.
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
+        return load_file
     for magic, kind in NO_CHECKPOINTS.items():
         if start.lstrip().startswith(magic):
             raise _no_checkpoint(path, f"it is {kind}")
@@ -110,7 +113,7 @@ def _reader(path: Path) -> Callable[[Path], object]:
 
 
 def _read_zip(path: Path) -> object:
-    """Read a file of ``torch.save``; other zip archives are refused by their names."""
+    """Read a file of ``torch.save`` or ``numpy.savez``; other zip archives are refused by their names."""
     with zipfile.ZipFile(path) as archive:
         names = {name.partition("/")[2] or name for name in archive.namelist()}
     kinds = {
@@ -124,11 +127,8 @@ def _read_zip(path: Path) -> object:
     if "data.pkl" in names:
         return _read_torch(path)
     if all(name.endswith(".npy") for name in archive.namelist()):
-        raise _no_checkpoint(
-            path,
-            "it is an archive of numpy arrays, as Flax writes; load it with timm.models.load_checkpoint, and save what "
-            "model.state_dict() gives",
-        )
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
     raise _no_checkpoint(path, "it is a zip archive; unpack it")
 
 
