@@ -1,5 +1,6 @@
 """The task: a trained model, the parts of its data, and the metric to restore."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +67,17 @@ def first_images(part: Part) -> torch.Tensor:
     return images
 
 
+def _json_facts(description: object) -> dict[str, Any]:
+    """The facts of a description; an ``IntegrityError`` if cards and databases cannot hold them."""
+    try:
+        json.dumps(description, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise IntegrityError(f"the description cannot be stored: {error}; give text and numbers by name") from None
+    if not isinstance(description, Mapping) or not all(isinstance(name, str) for name in description):
+        raise IntegrityError(f"the description is {described(description)}; give text and numbers by name")
+    return dict(description)
+
+
 class Metric(Method):
     """What trials are judged by: the share of images for which a model ranks the label's class first.
 
@@ -107,7 +119,8 @@ class Task:
 
     Raises:
         IntegrityError: A part is empty, an image or a label cannot be taken, images differ in shape or are not finite,
-            a class has no training image, or all training images are of one class.
+            a class has no training image, all training images are of one class, the model's logits are not finite, or
+            the description is not JSON-able.
         SpecError: There is no such metric.
     """
 
@@ -134,7 +147,7 @@ class Task:
             metric = METRICS.parse(self.metric)
         except ValueError as error:
             raise SpecError(f"metric = {self.metric!r}: {error}") from None
-        description = {**self.description, "metric": self.metric}
+        description = {**_json_facts(self.description), "metric": self.metric}
         check_parts(parts, classes=None)
         inspection = inspect(model, first_images(parts["train"]))
         found = {"classes": inspection.outputs, "head": list(inspection.head), "model_notes": inspection.notes}

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from pipeline.errors import IntegrityError, RestoraError, SpecError
+from pipeline.errors import RestoraError, SpecError
+from pipeline.task.inspection import refuse_unsound
 from pipeline.task.models.contract import ModelSource, Preprocessing
 
 STRIDES = (1, 4, 7, 8, 14, 16, 28, 32, 56, 64, 112, 224)
@@ -30,12 +31,8 @@ def input_of(source: ModelSource, model: nn.Module, preprocessing: Preprocessing
         raise
     except Exception as error:  # each architecture raises errors of its own for images that it cannot take
         raise misfit(source, classes, error) from error
-    if source.pretrained and not logits.isfinite().all():
-        damaged = [key for key, tensor in model.state_dict().items() if not tensor.isfinite().all()]
-        raise IntegrityError(
-            "the model gives NaN or infinite logits for an even image; load sound weights"
-            + (f" (damaged: {', '.join(damaged[:3])})" if damaged else "")
-        )
+    if source.pretrained:
+        refuse_unsound(model, logits, "an even image")
     return tuple(image.shape)
 
 

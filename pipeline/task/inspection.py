@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pipeline.errors import IntegrityError
-from pipeline.task.bare_model import WEIGHTED
+from pipeline.task.bare_model import WEIGHTED, tensor_state
 from pipeline.wording import counted
 
 # A subclass with its own forward may transform its weight first, as weight standardisation does. A low-rank sum on the
@@ -124,7 +124,7 @@ def inspect(model: nn.Module, images: Tensor) -> Inspection:
     The head is found by following the gradient from the logits back to the first layers that it meets.
 
     Raises:
-        IntegrityError: The model does not return logits ``[n, classes]``.
+        IntegrityError: The model does not return logits ``[n, classes]`` for any ``n``, or they are not finite.
     """
     names, positions = layer_names(model), dict[str, int]()
     outputs: list[tuple[str, Tensor]] = []
@@ -148,6 +148,8 @@ def inspect(model: nn.Module, images: Tensor) -> Inspection:
             head = [name for (name, _), gradient in zip(outputs, gradients, strict=True) if gradient is not None]
     with torch.no_grad():
         logits_of(model, images[:1])  # a batch may have a single image
+    if images.isfinite().all():
+        refuse_unsound(model, logits, "the first training images")
     if not head:  # the model forbids gradients
         head = [name for name, output in outputs if logits.shape[1] in output.shape[1:]][-1:]
     return Inspection(model, logits.shape[1], tuple(dict.fromkeys(head)), {n: positions.get(n, 0) for n in names})
@@ -183,6 +185,19 @@ def logits_of(model: nn.Module, images: Tensor) -> Tensor:
             f"in its forward, or give images of the size that it expects"
         )
     return logits
+
+
+def refuse_unsound(model: nn.Module, logits: Tensor, images: str) -> None:
+    """Refuse a model whose logits for sound ``images`` are NaN or infinite; only those of masked classes are ``-inf``.
+
+    Raises:
+        IntegrityError: With the names of the model's tensors that are not finite.
+    """
+    if not (logits.isnan() | logits.isposinf()).any():
+        return
+    damaged = [f"'{key}'" for key, tensor in tensor_state(model).items() if not tensor.isfinite().all()]
+    named = f" (damaged: {first_few(damaged)})" if damaged else ""
+    raise IntegrityError(f"the model gives NaN or infinite logits for {images}; load sound weights{named}")
 
 
 def main_logits(output: object) -> Tensor:

@@ -56,6 +56,11 @@ def changed(name, value):
         (weights(0, "test_vit"), "another architecture: missing"),
         (pruned(), r"'conv1.0.weight' is computed from 'conv1.0.weight_orig'; give plain weights"),
         (parametrized(), r"'fc.weight' is computed from 'fc.parametrizations.weight.original0'"),
+        (
+            {**BODY, "fc._packed_params.codes": torch.ones(3)},
+            r"from 'fc._packed_params.*before a quantisation",
+        ),
+        ({**BODY, "fc.base_layer.weight": torch.ones(3)}, r"computed from 'fc.base_layer.weight'.*merge_and_unload"),
         ({**BODY, "fc.weight.codes": torch.ones(3)}, r"'fc.weight' is computed from 'fc.weight.codes'.*merge=True"),
         ({**FIRST, "gate": torch.ones(1)}, "another architecture: missing none, unexpected 'gate'"),
         (

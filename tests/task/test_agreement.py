@@ -66,12 +66,12 @@ def test_a_part_without_images_is_refused():
         task(test=(images(0), torch.zeros(0).long()))
 
 
-def test_making_a_task_classifies_two_images_and_its_labels_classify_each_image_once():
+def test_making_a_task_classifies_two_images_and_one_alone_and_its_labels_classify_each_image_once():
     own = task()
-    assert own.model.classified == 2
+    assert own.model.classified == 3
     for _ in range(2):
         assert len(own.train.labels) == 40
-    assert own.model.classified == 42
+    assert own.model.classified == 43
 
 
 def test_labels_of_a_few_images_do_not_wait_for_all():

@@ -70,8 +70,8 @@ def _misfit(best: Weights, where: str) -> IntegrityError:
     missing = required(best.missing)
     for name, other in best.computed():
         return IntegrityError(
-            f"{where}: '{name}' is computed from '{other}'; give plain weights, as models have after prune.remove or "
-            f"remove_parametrizations, or as pipeline.load(..., merge=True) gives"
+            f"{where}: '{name}' is computed from '{other}'; give plain weights, as models have before a quantisation, "
+            f"after prune.remove, remove_parametrizations or merge_and_unload, or from pipeline.load(..., merge=True)"
         )
     if not best.unknown:
         return IntegrityError(

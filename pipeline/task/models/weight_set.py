@@ -72,8 +72,9 @@ class Weights:
     def computed(self) -> Iterator[tuple[str, str]]:
         """Missing entries, each with an unknown one that it is computed from."""
         for name in required(self.missing):
-            module, _, leaf = name.rpartition(".")
-            made_of = (f"{name}.", f"{name}_", f"{module}.parametrizations.{leaf}.")
+            module = name.rpartition(".")[0]
+            inside = ("parametrizations", "base_layer", "_packed_params")  # of torch's, of PEFT's, quantised
+            made_of = (f"{name}.", f"{name}_", *(f"{module}.{part}." for part in inside))
             yield from ((name, other) for other in self.unknown if other.startswith(made_of))
 
     def faults(self) -> int:

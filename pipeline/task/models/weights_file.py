@@ -182,7 +182,7 @@ def _read_pickle(path: Path) -> object:
 def _read_index(path: Path) -> object:
     """Read all files that the index of a sharded checkpoint names."""
     index = json.loads(path.read_text(encoding="utf-8"))
-    if "weight_map" not in index:
+    if not isinstance(index.get("weight_map"), dict):
         raise _no_checkpoint(path, "it is a JSON file; name the file of the weights")
     shards: dict[str, str] = index["weight_map"]
     content: dict[str, object] = {}
