@@ -6,7 +6,8 @@ import math
 import os
 import sys
 import tomllib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -50,6 +51,29 @@ def require_matching_torchvision() -> None:
             f"torchvision {version_of('torchvision')} does not match torch {version_of('torch')} ({error}); install "
             f"the two as one pair from the same index: pip install --upgrade --force-reinstall torch torchvision"
         ) from error
+
+
+@contextmanager
+def plain_modes() -> Iterator[None]:
+    """Torch's modes as they are in a new process, whatever the caller has set; a context, or a decorator.
+
+    Tensors made in inference mode cannot be trained with. Autocast and another default type or device change what is
+    computed.
+    """
+    import torch
+
+    dtype = torch.get_default_dtype()
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        for device in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        if dtype != torch.float32:
+            stack.callback(torch.set_default_dtype, dtype)
+            torch.set_default_dtype(torch.float32)
+        yield
 
 
 def choose_device(name: str) -> str:

@@ -5,15 +5,15 @@ lane 1, and so on: ``[T * n, ...]``. A tensor that all lanes share is ``[n, ...]
 """
 
 import copy
+import math
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-
-from pipeline.task.bare_model import replace_modules
 
 if TYPE_CHECKING:
     from pipeline.adapt.contract import Adapter
@@ -88,8 +88,8 @@ class Adapted(nn.Module):
                 parameter = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, requires_grad=False)
                 self.register_parameter(f"{name}_{number}" if number else name, parameter)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.layer(x, None, self._stacks)
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as torch calls it
+        y: Tensor = self.layer(input, None, self._stacks)
         return y
 
 
@@ -137,9 +137,75 @@ def _is_container(module: nn.Module) -> bool:
     return any(True for _ in module.children())
 
 
+class FormOnly(Tensor):
+    """Stands for a parameter of a layer that is trained: what a model may read of it.
+
+    Its shape, dtype and device can be read. Its values differ between lanes, so any other use raises a
+    ``RuntimeError`` with the parameter's name.
+    """
+
+    _is_param = True  # what `isinstance(..., nn.Parameter)` asks for
+    key: str
+    _GETTERS = (
+        "shape",
+        "dtype",
+        "device",
+        "layout",
+        "ndim",
+        "is_cuda",
+        "is_meta",
+        "is_leaf",
+        "is_sparse",
+        "itemsize",
+        "grad",
+    )
+    _METHODS = ("size", "dim", "ndimension", "numel", "nelement", "element_size", "is_floating_point", "is_complex")
+    _NEW = ("new_zeros", "new_ones", "new_empty", "new_full", "new_tensor")
+    _LIKE = ("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like")
+    _FORM: ClassVar[set[Any]] = {
+        *(getattr(Tensor, name).__get__ for name in (*_GETTERS, "grad_fn", "requires_grad")),
+        *(getattr(Tensor, name) for name in (*_METHODS, *_NEW, "get_device", "__len__")),
+        *(getattr(torch, name) for name in (*_LIKE, "numel", "is_floating_point", "is_complex", "result_type")),
+    }
+    METHODS_OF_ANOTHER: ClassVar[dict[str, Any]] = {
+        name: getattr(Tensor, name) for name in ("to", "type_as", "view_as", "expand_as", "reshape_as")
+    }
+    """Methods of another tensor that read the form alone of this one."""
+
+    @classmethod
+    def of(cls, parameter: Tensor, key: str) -> Self:
+        """The form of a parameter whose name is ``key``."""
+        number = math.nan if parameter.is_floating_point() or parameter.is_complex() else 0
+        form = parameter.detach().new_full((), number).expand(parameter.shape).as_subclass(cls)
+        form.key = key
+        return form
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in (Tensor.detach, Tensor.data.__get__):  # type: ignore[attr-defined]
+            return args[0]
+        if func in cls._FORM or (func in cls.METHODS_OF_ANOTHER.values() and not isinstance(args[0], cls)):
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs or {})
+        raise cls.read((*args, *(kwargs or {}).values()), getattr(func, "__name__", str(func)))
+
+    @classmethod
+    def read(cls, operands: Sequence[Any], function: str) -> RuntimeError:
+        """The error of a function that reads the values of one of its operands."""
+        key = next((operand.key for operand in operands if isinstance(operand, cls)), "a trained layer")
+        return RuntimeError(f"the values of '{key}' are read by {function.strip('_')}")
+
+
 def attach(model: nn.Module, adapter: "Adapter", lanes: Lanes) -> None:
-    """Let a model compute with ``lanes``, in place, on ``[T * n, ...]``; one lane if there are container parameters."""
-    adapted = {}
+    """Let a model compute with ``lanes``, in place, on ``[T * n, ...]``; one lane if there are container parameters.
+
+    A layer stays the object that it is, with its class and attributes, because the model's code may ask for them.
+    """
     for name, stacks in lanes.layers.items():
         module = model.get_submodule(name)
         if _is_container(module):
@@ -147,8 +213,21 @@ def attach(model: nn.Module, adapter: "Adapter", lanes: Lanes) -> None:
                 del module._parameters[key]
                 setattr(module, key, tensor[0])
         else:
-            adapted[name] = Adapted(adapter.layer(module, stacks[0].parameters.keys()), stacks)
-    replace_modules(model, adapted)
+            adapted = Adapted(adapter.layer(copy.copy(module), stacks[0].parameters.keys()), stacks)
+            module.__dict__ |= {
+                "forward": adapted.forward,
+                "_parameters": forms(module, name),
+                "_forward_hooks": OrderedDict(),  # the copy calls them
+                "_forward_pre_hooks": OrderedDict(),
+            }
+
+
+def forms(module: nn.Module, name: str) -> dict[str, FormOnly | None]:
+    """What stands for each parameter of a trained layer."""
+    return {
+        key: None if parameter is None else FormOnly.of(parameter, f"{name}.{key}")
+        for key, parameter in module._parameters.items()
+    }
 
 
 def container_parameters(model: nn.Module, lanes: Lanes) -> list[str]:

@@ -43,19 +43,19 @@ class LowRankSum(nn.Module):
 class AdaptedLinear(LowRankSum, nn.Linear):
     """``y = W x + s B (A x) + b``; with magnitudes ``y = (m / ||W + s B A||) (W x + s B (A x)) + b``."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        low = F.linear(F.linear(x, self.lora_A), self.lora_B)
-        return self._output(F.linear(x, self.weight), low, self.bias, 0)
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as torch calls it
+        low = F.linear(F.linear(input, self.lora_A), self.lora_B)
+        return self._output(F.linear(input, self.weight), low, self.bias, 0)
 
 
 class AdaptedConv2d(LowRankSum, nn.Conv2d):
     """The same for a convolution: ``A`` is one to ``r`` channels for each group, and ``B`` one of 1 x 1 after it."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as torch calls it
         _, channels, height, width = self.weight.shape
         kernels = self.lora_A.view(-1, channels, height, width).repeat(self.groups, 1, 1, 1)
-        low = F.conv2d(self._conv_forward(x, kernels, None), self.lora_B[:, :, None, None], groups=self.groups)
-        return self._output(self._conv_forward(x, self.weight, None), low, self.bias, 2)
+        low = F.conv2d(self._conv_forward(input, kernels, None), self.lora_B[:, :, None, None], groups=self.groups)
+        return self._output(self._conv_forward(input, self.weight, None), low, self.bias, 2)
 
 
 class AdaptedConv2dSame(AdaptedConv2d, Conv2dSame):

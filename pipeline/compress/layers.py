@@ -56,6 +56,11 @@ def copy_sharing_tensors(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, parameters | {id(buffer): buffer for buffer in model.buffers()}).eval()
 
 
+def real_parameter(model: nn.Module) -> Tensor:
+    """A parameter of the type and on the device that a model computes with; some others may be complex."""
+    return next(parameter for parameter in model.parameters() if parameter.is_floating_point())
+
+
 def on_device(model: nn.Module, device: str) -> nn.Module:
     """The model itself if it is on ``device``, otherwise a copy there; moving it would move tensors that it shares."""
     here, there = next(chain(model.parameters(), model.buffers())).device, torch.device(device)

@@ -10,6 +10,7 @@ from torch import Tensor
 from pipeline.cell import cell_of
 from pipeline.config.spec import StudySpec
 from pipeline.config.study_file import pinned
+from pipeline.environment import plain_modes
 from pipeline.errors import NothingUsableError, UsageError
 from pipeline.export.card import add_study, make_card
 from pipeline.export.checkpoint import WEIGHTS, read_card, refuse_existing, write_checkpoint
@@ -28,6 +29,7 @@ from pipeline.store.stored_study import note_file, refuse_differences, study_nam
 from pipeline.task.prepare import prepare
 
 
+@plain_modes()
 def save(objective: Objective, trial: FrozenTrial, folder: str | Path, *, force: bool = False) -> Path:
     """Write the checkpoint of a complete trial of your own objective; ``load`` reads it.
 

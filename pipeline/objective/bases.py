@@ -1,5 +1,6 @@
 """The compressed models that the trials of a combination adapt, and the rows that the trials are fed with."""
 
+import math
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -54,11 +55,17 @@ class Base:
         return make_program(self.compressed.model, adapter, probes, images.to(self.recipe.device), why_not)
 
     def _random_lane(self, rank: int, seed: int) -> Probe:
-        """A lane with random parameters, and an alpha that differs from those of other seeds."""
+        """A lane with random parameters, and an alpha that differs from those of other seeds.
+
+        They are so small that the outputs of no layer grow much, for those of deep models would overflow.
+        """
         generator = torch.Generator().manual_seed(seed)
         combination, device = self.combination, self.recipe.device
         empty = blank(combination.adapter, combination.compressed, combination.layer_ranks(rank))
-        lane = {name: torch.randn(t.shape, generator=generator).to(device, t.dtype) for name, t in empty.items()}
+        lane = {
+            name: (t + torch.randn(t.shape, generator=generator) / math.sqrt(max(1, *t.shape))).to(device, t.dtype)
+            for name, t in empty.items()
+        }
         return lane, float(1 + seed)
 
     def source(self, name: str) -> Rows:

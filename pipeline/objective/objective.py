@@ -15,7 +15,7 @@ from pipeline.config.registry import OPTIMIZERS
 from pipeline.config.search_spec import SearchSpec
 from pipeline.config.spec import ComputeSpec
 from pipeline.config.study_file import load_spec
-from pipeline.environment import peak_memory, versions
+from pipeline.environment import peak_memory, plain_modes, versions
 from pipeline.errors import SpecError
 from pipeline.objective.bases import BaseKey, Bases
 from pipeline.objective.combination import Combination
@@ -55,7 +55,7 @@ class Objective:
             what an allocation can spread.
     """
 
-    @torch.inference_mode(False)  # also where the caller's code runs in it, whose tensors cannot be trained with
+    @plain_modes()
     def __init__(
         self,
         task: Task,
@@ -118,6 +118,7 @@ class Objective:
         task = prepare(spec.task, device=device)
         return cls(task, chosen, spec.search, spec.compute, seed=spec.seed, device=device)
 
+    @plain_modes()
     def lane(self, values: Values, *, order_seed: int | None = None) -> Lane:
         """A trial of these values that is ready to be trained.
 
@@ -140,6 +141,7 @@ class Objective:
             base=self.bases.key(cell),
         )
 
+    @plain_modes()
     def train_epoch(self, lanes: list[Lane]) -> None:
         """Train lanes that may share a cohort for one epoch, and evaluate them."""
         base = self.bases.at(cast(BaseKey, lanes[0].base))
@@ -177,7 +179,7 @@ class Objective:
             **({"reason": lane.failure} if lane.failure else {}),
         }
 
-    @torch.inference_mode(False)
+    @plain_modes()
     def __call__(self, trial: optuna.Trial) -> float:
         """Train the values that the trial suggests; returns the best validation accuracy of all epochs."""
         if isinstance(trial, optuna.Trial) and trial.study.directions != [optuna.study.StudyDirection.MAXIMIZE]:

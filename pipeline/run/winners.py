@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.adapt.lanes import Lanes
 from pipeline.cell import Cell
+from pipeline.compress.layers import real_parameter
 from pipeline.errors import NothingUsableError
 from pipeline.objective.objective import Objective
 from pipeline.results.reading import find_winners
@@ -45,7 +46,7 @@ def score_adapter(objective: Objective, values: Values, parameters: dict[str, Te
 
 @torch.no_grad()
 def _score(logits: Logits, rows: Rows, objective: Objective) -> list[int]:
-    like, correct = next(objective.combination.compressed.model.parameters()), 0
+    like, correct = real_parameter(objective.combination.compressed.model), 0
     for inputs, labels in rows.batches(PASS):
         answers = logits(*(tensor.to(like) for tensor in inputs)).argmax(1)
         correct += int((answers == labels.to(answers.device)).sum())

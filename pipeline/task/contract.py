@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.config.registry import METRICS, Method
+from pipeline.environment import plain_modes
 from pipeline.errors import IntegrityError, SpecError
 from pipeline.hashes import fingerprint, hash_tensors, hash_weights
 from pipeline.task.bare_model import bare_copy, extra_state
@@ -133,7 +134,7 @@ class Task:
     hashes: Mapping[str, str] = field(default_factory=dict)
     inspection: Inspection = field(init=False)
 
-    @torch.inference_mode(False)  # also where the caller's code runs in it, whose tensors cannot be trained with
+    @plain_modes()
     def __post_init__(self) -> None:
         model = bare_copy(self.model).cpu()
         for name, parameter in model.named_parameters():

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from pipeline.environment import plain_modes
 from pipeline.errors import IntegrityError, RestoraError
 from pipeline.task.conversion import as_image, as_label, as_labels, described
 from pipeline.task.parts import READ_BATCH, DatasetPart, Part, TensorPart
@@ -31,6 +32,7 @@ PartSource = Part | MapDataset | tuple[ArrayLike, ArrayLike]
 """What can be made a part: a part, a map-style data set of ``(image, label)``, or ``(images [N, ...], labels [N])``."""
 
 
+@plain_modes()
 def as_part(source: PartSource, name: str) -> Part:
     """Make a part of a pair ``(images [N, ...], labels [N])`` or a map-style data set; a part is returned as it is.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.adapt.lanes import Lanes
+from pipeline.compress.layers import real_parameter
 from pipeline.config.spec import ComputeSpec
 from pipeline.guard import StopTraining, check_stop
 from pipeline.seeds import derive
@@ -91,7 +92,7 @@ class Cohort:
         self.lanes = [lane for stack in self.stacks for lane in stack.lanes]
         self._program, self._recipe = program, recipe
         self._trained = [parameter for stack in self.stacks for parameter in stack.trained.values()]
-        self._dtype = next(program.model.parameters()).dtype
+        self._dtype = real_parameter(program.model).dtype
         self._values_per_image = 1
         self._logits = self._bind([stack.parameters for stack in self.stacks])
 
@@ -141,13 +142,17 @@ class Cohort:
             if all(lane.failure for lane in self.lanes):
                 break
             if self._trained:
-                self._step(torch.autograd.grad(losses.sum(), self._trained), rates, steps_done + 1)
+                self._step(losses.sum(), rates, steps_done + 1)
             total += values * len(labels)
         return (total / count).tolist()
 
-    def _step(self, gradients: Sequence[Tensor], rates: Sequence[float], t: int) -> None:
-        """Step number ``t``; a function, so that the gradients are free before the next forward pass."""
-        remaining, remaining_rates = iter(gradients), iter(rates)
+    def _step(self, loss: Tensor, rates: Sequence[float], t: int) -> None:
+        """Step number ``t``; a function, so that the gradients are free before the next forward pass.
+
+        The gradient of a tensor that the loss does not depend on is zero.
+        """
+        remaining = iter(torch.autograd.grad(loss, self._trained, materialize_grads=True))
+        remaining_rates = iter(rates)
         for stack in self.stacks:
             taken = [next(remaining) for _ in stack.trained]
             stack.step(taken, [next(remaining_rates) for _ in stack.lanes], t)

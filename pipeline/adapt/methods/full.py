@@ -10,11 +10,12 @@ from pipeline.config.registry import ADAPTERS
 
 
 def model_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters of a model by name, on the CPU; layers that share one are trained apart, each with its own."""
+    """All real parameters of a model by name, on the CPU; of layers that share one each is trained with its own."""
     return {
         f"{name}.{key}" if name else key: tensor.detach().cpu()
         for name, module in model.named_modules()
         for key, tensor in module.named_parameters(recurse=False, remove_duplicate=False)
+        if tensor.is_floating_point()
     }
 
 

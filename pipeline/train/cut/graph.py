@@ -55,9 +55,6 @@ class _Cutter(Calls):
         for node in trained:
             if node.kwargs or len(node.args) != 1 or node.args[0] not in node.all_input_nodes:
                 raise CannotCutError(f"its layer '{node.target}' is not called with one tensor")
-        for node in self.nodes:
-            if node.op == "get_attr" and str(node.target).rpartition(".")[0] in self.layers:
-                raise CannotCutError(f"it reads '{node.target}' of a trained layer directly")
         needed = self._needed()
         frontier = self._frontier(needed)
         bases = [node for node in trained if self.is_shared(node.all_input_nodes[0])]

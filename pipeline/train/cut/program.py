@@ -1,6 +1,7 @@
 """How lanes compute their logits: with the stages of a cut model, or with the whole model if it cannot be cut."""
 
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +11,15 @@ from torch import Tensor, nn
 
 from pipeline.adapt.contract import Adapter
 from pipeline.adapt.lanes import Lanes, attach, container_parameters, joined, repeat_for_lanes
-from pipeline.compress.layers import copy_sharing_tensors
+from pipeline.compress.layers import copy_sharing_tensors, real_parameter
 from pipeline.errors import SpecError
 from pipeline.task.bare_model import tensor_state
 from pipeline.train.cut.graph import Cut, cut, cut_head
-from pipeline.train.cut.trace import CannotCutError
+from pipeline.train.cut.trace import CannotCutError, models_code
 from pipeline.train.rows import HELD, ComputedRows, Inputs, Rows, TensorRows
+from pipeline.wording import few
+
+logger = logging.getLogger(__name__)
 
 Logits = Callable[..., Tensor]
 """From the tensors of ``n`` rows to logits ``[T * n, classes]``."""
@@ -72,7 +76,7 @@ class Program:
         """
         rows = source
         if self.cut is not None:
-            shared, like = self.cut.shared, next(self.model.parameters())
+            shared, like = self.cut.shared, real_parameter(self.model)
             rows = ComputedRows(source, lambda *inputs: shared(*(tensor.to(like) for tensor in inputs))).held(limit)
         on_gpu = torch.device(device).type != "cpu"
         return rows.to(device, limit) if on_gpu and isinstance(rows, TensorRows) else rows
@@ -105,26 +109,73 @@ def make_program(
     """Cut a model, unless ``why_not`` says why not, if that changes no logits of lanes with random parameters.
 
     ``probes`` are stacks of such lanes of equal shapes; ``images [n, ...]``, three or more, are on the model's device.
+
+    Raises:
+        SpecError: The model reads the weights of a trained layer itself, or no gradient reaches what is trained.
     """
     stacks = []
     for stack in probes:
         parameters = {name: torch.stack([lane[name] for lane, _ in stack]) for name in stack[0][0]}
         stacks.append((parameters, [alpha for _, alpha in stack]))
-    lanes, program_of = Lanes(stacks), functools.partial(Program, model, adapter)
-    if not lanes.layers:
-        return program_of(why="nothing is trained")
+    if not stacks[0][0]:
+        return Program(model, adapter, why="nothing is trained")
+    program = _verified(model, adapter, Lanes(stacks), images, why_not)
+    lane = {name: tensor[:1].clone() for name, tensor in stacks[0][0].items()}
+    _require_gradients(program, Lanes([(lane, stacks[0][1][:1])]), images)
+    return program
+
+
+def _require_gradients(program: Program, lane: Lanes, images: Tensor) -> None:
+    """Refuse a model that lets no gradient reach the trained tensors of a lane; layers that none reaches are logged."""
+    name = program.adapter.name
+    trained = {
+        f"{layer}.{key}": tensor.requires_grad_()
+        for layer, (stack,) in lane.layers.items()
+        for key, tensor in stack.parameters.items()
+        if tensor.is_floating_point() and not program.adapter.is_frozen(f"{layer}.{key}")
+    }
+    inputs, found = program.inputs(images), list[Tensor | None]()
+    try:
+        with torch.enable_grad():
+            total = program.bind(lane)(*inputs).sum()
+            if total.requires_grad:
+                found += torch.autograd.grad(total, list(trained.values()), allow_unused=True)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise SpecError(
+            f"the gradients of what adapter '{name}' trains cannot be computed: {error}; mend the model's forward, or "
+            f"choose other targets"
+        ) from error
+    layers = {key: key.rpartition(".")[0] for key in trained}
+    reached = {layers[key] for key, gradient in zip(trained, found, strict=False) if gradient is not None}
+    unreached = [layer for layer in dict.fromkeys(layers.values()) if layer not in reached]
+    if not reached:
+        raise SpecError(
+            f"no gradient reaches what adapter '{name}' trains in {few(unreached)}: the model computes it without "
+            f"gradients (torch.no_grad, inference_mode, detach); let it compute with them, or choose other targets"
+        )
+    if unreached:
+        logger.info(f"no gradient reaches {few(unreached)}: what adapter '{name}' adds there stays as it starts")
+
+
+def _verified(model: nn.Module, adapter: Adapter, lanes: Lanes, images: Tensor, why_not: str) -> Program:
+    """The program whose logits of these lanes are those of the whole model with one lane at a time."""
+    program_of = functools.partial(Program, model, adapter)
     alone = [program_of().bind(lane) for lane in lanes.one_by_one()]
     try:
         with torch.no_grad():
             expected = torch.cat([logits(images) for logits in alone])
     except torch.OutOfMemoryError:
         raise
-    except (AttributeError, RuntimeError, TypeError) as error:
+    except Exception as error:  # nothing narrower: the code of models raises errors of its own
         raise SpecError(
-            f"the model reads a tensor of a trained layer directly, or calls the layer with other than one tensor, so "
-            f"adapter '{adapter.name}' cannot replace it ({error}); it trains {', '.join(list(lanes.layers)[:5])}: "
-            f"leave that layer out, or choose another adapter"
+            f"the model reads the weight of a trained layer itself, or calls the layer with other than one tensor, so "
+            f"adapter '{adapter.name}' cannot train it ({type(error).__name__}: {error}); it trains "
+            f"{few(list(lanes.layers))}: leave that layer out of the targets, or choose another adapter"
         ) from error
+    if not expected.isfinite().all():
+        return program_of(why="the logits of random adapters are not finite, so no cut can be verified", stacks=False)
 
     def agrees(program: Program) -> bool:
         with torch.no_grad():
@@ -146,6 +197,7 @@ def make_program(
         except (CannotCutError, RuntimeError) as error:
             reasons.append(str(error).partition("\n")[0])
     try:
-        return program_of(why=reasons[0], stacks=agrees(program_of()))
-    except RuntimeError:
+        with models_code("lanes of a cohort cannot share a pass"):
+            return program_of(why=reasons[0], stacks=agrees(program_of()))
+    except CannotCutError:
         return program_of(why=reasons[0], stacks=False)

@@ -2,14 +2,15 @@
 
 import inspect
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from pipeline.adapt.lanes import LaneLayer
+from pipeline.adapt.lanes import FormOnly, LaneLayer, forms
+from pipeline.compress.layers import copy_sharing_tensors
 
 COSTLY = ("matmul", "mm", "einsum", "attention", "conv", "linear")
 """Parts of the names of functions that multiply matrices; all other functions are cheap to repeat."""
@@ -38,9 +39,14 @@ _TRACING = threading.Lock()
 class _Tracer(fx.Tracer):
     """Traces into a module only if it has a trained layer inside; other threads compute undisturbed meanwhile."""
 
-    def __init__(self, trained: Iterable[nn.Module]) -> None:
+    def __init__(self, trained: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self._trained = frozenset(trained)
+        self._trained = frozenset(trained.values())
+        self._forms = {
+            id(module._parameters[key]): form
+            for name, module in trained.items()
+            for key, form in forms(module, name).items()
+        }
         self._thread = threading.get_ident()
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -51,7 +57,23 @@ class _Tracer(fx.Tracer):
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         if threading.get_ident() != self._thread:
             return attr_val
+        if isinstance(attr_val, nn.Parameter) and id(attr_val) in self._forms:
+            return self._forms[id(attr_val)]
         return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def create_proxy(
+        self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *options: Any, **more: Any
+    ) -> Any:
+        operands = (*args, *kwargs.values())
+        if target not in FormOnly.METHODS_OF_ANOTHER and any(isinstance(operand, FormOnly) for operand in operands):
+            raise FormOnly.read(operands, getattr(target, "__name__", str(target)))
+        return super().create_proxy(kind, target, args, kwargs, *options, **more)
+
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, FormOnly):  # only the form is used, so that any tensor of this form will do
+            with torch._C.DisableTorchFunctionSubclass():
+                a = a.as_subclass(torch.Tensor)
+        return super().create_arg(a)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return m in self._trained or self._trained.isdisjoint(m.modules())
@@ -61,11 +83,12 @@ class Calls:
     """The traced calls of a model and their values for ``images [n, ...]``."""
 
     def __init__(self, model: nn.Module, layers: Mapping[str, LaneLayer], images: Tensor) -> None:
-        self.model, self.layers = model, layers
+        self.model, self.layers = copy_sharing_tensors(model), layers  # a forward may set attributes, to proxies too
         _, *others = inspect.signature(model.forward).parameters.values()
         defaults = {other.name: other.default for other in others if other.default is not other.empty}
         with models_code("its calls cannot be traced"), _TRACING:
-            self.graph = _Tracer(map(model.get_submodule, layers)).trace(model, concrete_args=defaults)
+            tracer = _Tracer({name: self.model.get_submodule(name) for name in layers})
+            self.graph = tracer.trace(self.model, concrete_args=defaults)
         self.nodes = list(self.graph.nodes)
         self.images = self.nodes[0]
         self.n = len(images)
