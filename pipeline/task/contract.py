@@ -17,7 +17,7 @@ from pipeline.task.bare_model import bare_copy, extra_state
 from pipeline.task.conversion import described
 from pipeline.task.inspection import Inspection, inspect
 from pipeline.task.parts import Part as Part
-from pipeline.task.sources import PartField, sound_images
+from pipeline.task.sources import PartField, refuse_other_classes, sound_images
 
 
 def check_parts(parts: Mapping[str, Part], classes: int | None) -> None:
@@ -155,6 +155,7 @@ class Task:
         extra = {"extra_state": state} if (state := extra_state(model)) else {}
         description = {**found, **extra, **description}
         if metric.uses_labels:
+            refuse_other_classes(parts)
             check_parts(parts, description["classes"])
         hashes = {**self._missing_hashes(model, parts, metric), **self.hashes}
         parts = {name: metric.relabelled(part, model) for name, part in parts.items()}

@@ -4,7 +4,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -100,6 +100,11 @@ class DatasetPart:
 
     def __len__(self) -> int:
         return len(self._dataset)
+
+    @property
+    def class_names(self) -> Sequence[object]:
+        """The classes by label, where the data set names them; else empty."""
+        return getattr(self._dataset, "class_names", ())
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._held is not None:

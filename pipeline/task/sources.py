@@ -1,14 +1,15 @@
 """The gate for data from Python: what a user gives becomes a part of float32 images and int64 labels, or is refused."""
 
+import itertools
 import threading
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Protocol, cast, runtime_checkable
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from pipeline.environment import plain_modes
 from pipeline.errors import IntegrityError, RestoraError
@@ -64,6 +65,25 @@ def as_part(source: PartSource, name: str) -> Part:
     items = GivenItems(source, name, len(source))
     items.refuse_random()
     return DatasetPart(items, labels, threads=0, name=name)
+
+
+def refuse_other_classes(parts: Mapping[str, Part]) -> None:
+    """Refuse data sets that name their classes and give one label to different ones, as folders of other classes do.
+
+    The names are those of torchvision's data sets, also inside torch's ``Subset``. A data set that changes its labels
+    by a ``target_transform`` is not compared.
+
+    Raises:
+        IntegrityError: A label is of one class in the training part and of another in a later one.
+    """
+    named = {name: getattr(part, "class_names", ()) for name, part in parts.items()}
+    for (first, classes), (name, others) in itertools.combinations(named.items(), 2):
+        for label, (one, other) in enumerate(zip(classes, others, strict=False)):
+            if one != other:
+                raise IntegrityError(
+                    f"label {label} is class {one!r} in the {first} part and {other!r} in the {name} part; give data "
+                    f"sets with the same classes in the same order"
+                )
 
 
 class PartField:
@@ -135,6 +155,16 @@ class GivenItems:
         image, label = item
         # A copy, because some data sets fill one buffer again for every item.
         return as_image(image, f"image {index} of the {self.name} part is").clone(), as_label(label, index, self.name)
+
+    @property
+    def class_names(self) -> Sequence[object]:
+        """The classes by label, where the data set names them as those of torchvision do; else empty."""
+        dataset: object = self.dataset
+        while isinstance(dataset, Subset):
+            dataset = dataset.dataset
+        names: object = getattr(dataset, "classes", None)
+        changed = getattr(dataset, "target_transform", None) is not None
+        return names if isinstance(names, list | tuple) and not changed else ()
 
     def refuse_random(self) -> None:
         """Refuse a data set whose items differ when they are read again, such as one that augments at random."""
