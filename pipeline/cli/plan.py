@@ -34,7 +34,7 @@ def plan(
 
     spec = read_spec(study, seed)
     ready = Readiness(spec, storage or default_database(), device, images="none")
-    ready.require()
+    ready.require(writing=score)  # a baseline that is trained for the scores is kept
     objectives = ready.outlined
     if score:
         with Guard():

@@ -25,7 +25,8 @@ def _whole(table: dict[str, Any]) -> list[Text]:
     combinations = table["combinations"]
     cells = counted(sum(combination["cells"] for combination in combinations), "cell")
     baseline = "ready" if table["trained_baseline"] else "will be trained first, which the time leaves out"
-    time = f"about {duration(table['seconds'])}"
+    apart = ", without that of gathering and decomposing statistics" if table.get("statistics_bytes") else ""
+    time = f"about {duration(table['seconds'])}{apart}"
     if table["seeds"] > 1:
         seconds = sum(combination["seed_seconds"] for combination in combinations)
         time += f", {duration(seconds)} of it for the winners' {counted(table['seeds'] - 1, 'other seed')}"
@@ -89,7 +90,7 @@ def _facts(facts: dict[str, str]) -> list[Text]:
 def _sizes(combination: dict[str, Any]) -> list[Text]:
     """One row per rank or budget."""
     allocation = combination["allocation"]
-    names = [allocation["unit"] if allocation else "rank", "trained", "bytes", "smaller", "layers", "MACs"]
+    names = ["budget" if allocation else "rank", "trained", "bytes", "smaller", "layers", "MACs"]
     rows = []
     for plan in combination["ranks"]:
         ratios = [f"{plan[key]:.2f}x" for key in ("ratio", "layer_ratio", "macs_ratio")]

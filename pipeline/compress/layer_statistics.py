@@ -15,7 +15,8 @@ from pipeline.compress.contract import LayerStats
 from pipeline.compress.layers import group_count, matrix_shape
 from pipeline.compress.second_moment import SampledStats
 from pipeline.errors import SpecError
-from pipeline.task.contract import Part
+from pipeline.task.contract import Part, first_images
+from pipeline.task.inspection import Inspection, inspect
 from pipeline.task.training_batches import batch_norms, refuse_single_images, training_batches
 
 Inputs = tuple[Tensor, ...]
@@ -164,13 +165,18 @@ def _calibration_images(train: Part) -> Tensor:
 
 
 class Statistics:
-    """The statistics of an uncompressed model's layers; those of a layer are gathered once, when first needed."""
+    """An uncompressed model with its inspection and the statistics of its layers, each gathered when first needed."""
 
     def __init__(self, model: nn.Module, train: Part) -> None:
-        self._model, self._train = model, train
+        self.model, self._train = model, train
         self._moments: dict[str, Sequence[LayerStats]] = {}
         self._sensitivity: dict[str, float] = {}
         self._lock = threading.Lock()
+
+    @functools.cached_property
+    def inspection(self) -> Inspection:
+        """What running the model on the first training images shows."""
+        return inspect(self.model, first_images(self._train))
 
     def of(self, targets: Sequence[str]) -> Mapping[str, Sequence[LayerStats]]:
         """Second moments of the inputs of each target (``gather_statistics``)."""
@@ -178,7 +184,7 @@ class Statistics:
             missing = [name for name in targets if name not in self._moments]
             if missing:
                 images = (images for images, _ in calibration(self._train))
-                self._moments |= gather_statistics(self._model, missing, images)
+                self._moments |= gather_statistics(self.model, missing, images)
             return {name: self._moments[name] for name in targets}
 
     def sensitivity(self, targets: Sequence[str]) -> Mapping[str, float]:
@@ -186,7 +192,7 @@ class Statistics:
         with self._lock:
             missing = [name for name in targets if name not in self._sensitivity]
             if missing:
-                self._sensitivity |= gather_sensitivity(self._model, missing, calibration(self._train))
+                self._sensitivity |= gather_sensitivity(self.model, missing, calibration(self._train))
             return {name: self._sensitivity[name] for name in targets}
 
 

@@ -65,7 +65,8 @@ def study_text(path: Path) -> str:
     try:
         return read_text(path)
     except FileNotFoundError:
-        near = nearest(path.stem, [other.stem for other in path.parent.glob("*.toml")])
+        others = [one for folder in dict.fromkeys((path.parent, Path("studies"))) for one in folder.glob("*.toml")]
+        near = nearest(path.stem, [other.stem for other in others])
         raise SpecError(f"study file {path} not found{near}; `restora new NAME` writes one") from None
     except OSError as error:
         raise SpecError(f"cannot read study file {path}: {error.strerror}; `restora new NAME` writes one") from None

@@ -2,7 +2,8 @@
 
 An allocation puts the ranks of all layers in one order, which does not depend on the budget. A budget pays for the
 longest start of that order that it can afford. So a larger budget never takes a rank from a layer, and the unspent rest
-is less than the next step would cost.
+is less than the next step would cost. A budget that cannot afford the first step pays for first ranks instead, the
+cheapest first, so that shapes alone tell which budgets can be spread.
 """
 
 from collections import Counter
@@ -37,7 +38,10 @@ def spread(
             f"search.allocation spreads by {allocation.name}, but compression took nothing from the layers that share "
             f'the budget ({", ".join(free)}); spread by "gain", or compress them more'
         )
-    _refuse_beyond(budget, spent + steps[0][1], spent + _full(layer.cost for layer in free.values()))
+    firsts = sorted((layer.cost.first, name) for name, layer in free.items())
+    _refuse_beyond(budget, spent + firsts[0][0], spent + _full(layer.cost for layer in free.values()))
+    if spent + steps[0][1] > budget:
+        steps = [([name], cost) for cost, name in firsts]
     for names, cost in steps:
         spent += cost
         if spent > budget:

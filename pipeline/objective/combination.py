@@ -31,8 +31,7 @@ from pipeline.objective.allocation import costs, layers_of, refuse_budgets, spre
 from pipeline.objective.allocations.contract import Layer
 from pipeline.seeds import derive
 from pipeline.space import Values, fitted
-from pipeline.task.contract import Task, first_images
-from pipeline.task.inspection import inspect
+from pipeline.task.contract import Task
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Facts:
 class Combination:
     """One compression with one adapter on a task, before any trial. Each result is computed when first used, then kept.
 
-    Its arguments and errors are those of ``Objective``. Combinations of one task may share its layer ``statistics``.
+    Its arguments and errors are those of ``Objective``. Combinations of one task and ``qkv`` may share ``statistics``.
     """
 
     def __init__(
@@ -69,7 +68,8 @@ class Combination:
         self.compression: Compression = spec.compression
         self.search = search = fitted(search, self.adapter)
         self.inits: dict[str, Init] = {init.name: init for init in search.inits}
-        self.model = with_plain_attention(task.model, spec.qkv)
+        self.statistics = statistics or Statistics(with_plain_attention(task.model, spec.qkv), task.train)
+        self.model = self.statistics.model
         if spec.qkv == "split" and not any(isinstance(module, SplitQkv) for module in self.model.modules()):
             raise SpecError(
                 f"qkv = \"split\" of combination '{spec.name}', but the model has no fused query, key and value "
@@ -77,12 +77,10 @@ class Combination:
             )
         if spec.batch_norm == "reestimated":
             refuse_reestimation(self.model, task.train)
-        same = self.model is task.model
-        self.inspection = task.inspection if same else inspect(self.model, first_images(task.train))
+        self.inspection = task.inspection if self.model is task.model else self.statistics.inspection
         ranks = resolve(self.inspection, spec.targets)
         self.targets = list(ranks)
         self._fixed_ranks = {name: rank for name, rank in ranks.items() if rank is not None}
-        self.statistics = statistics or Statistics(self.model, task.train)
         self._facts: dict[int | Cell, Facts] = {}
         self._spread: dict[int, dict[str, int]] = {}
         self._starts: dict[str | Cell, dict[str, Start]] = {}
@@ -101,8 +99,8 @@ class Combination:
         above = [rank for rank in self.search.ranks if rank > highest]
         if above:
             raise SpecError(
-                f"search.ranks = {above} is above what any target of combination '{self.name}' can take; "
-                f"allowed: 1 to {highest}"
+                f"search.ranks = {above} is above what any target of combination '{self.name}'"
+                f"{' without a rank of its own' if self._fixed_ranks else ''} can take; allowed: 1 to {highest}"
             )
 
     @cached_property

@@ -11,6 +11,7 @@ from torch import nn
 from pipeline.compress.layer_statistics import is_wide
 from pipeline.compress.layers import matrix_shape
 from pipeline.compress.weight import DenseWeight
+from pipeline.config.registry import METRICS
 from pipeline.config.spec import StudySpec
 from pipeline.environment import keep_freed_memory, peak_memory
 from pipeline.objective.combination import Combination
@@ -151,6 +152,7 @@ def plan_study(
     keep_freed_memory()
     first, counted = next(iter(objectives.values())), set[str]()
     task = first.combination.task
+    labelled = METRICS.parse(task.metric).uses_labels  # other labels cost a pass of the model over every image
     combinations: list[dict[str, Any]] = []
     for name, objective in objectives.items():
         combination, search = objective.combination, objective.combination.search
@@ -199,7 +201,7 @@ def plan_study(
         "trained_baseline": task.trained,
         "data": list(task.description.get("data_notes", [])),
         "model": task.inspection.notes,
-        "largest_class": {part: _largest_share(getattr(task, part)) for part in ("val", "test")},
+        "largest_class": {part: _largest_share(getattr(task, part)) for part in ("val", "test") if labelled},
         "parts": {"train": len(task.train), "val": len(task.val), "test": len(task.test)},
         "dense_bytes": first.combination.compressed_size.dense_bytes,
         "trials": sum(combination["trials"] for combination in combinations),

@@ -43,7 +43,7 @@ from pipeline.task.data_check import Finding, check_images, refuse_bad_data
 from pipeline.task.opened_task import OpenedTask
 from pipeline.task.prepare import prepare, try_baseline
 from pipeline.train.cache.feature_cache import LIMIT
-from pipeline.wording import readable_bytes
+from pipeline.wording import counted, listed, readable_bytes
 
 
 class Readiness:
@@ -107,10 +107,10 @@ class Readiness:
         """The objectives of the outlines."""
         return as_objectives(self.spec, self.outlines, self.device)
 
-    def steps(self) -> Iterator[Finding]:
+    def steps(self, *, writing: bool = True) -> Iterator[Finding]:
         """Carry out each step whose needs are met; a failed one gives a finding with its error, never an exception."""
         failed = set[str]()
-        for step in STEPS:
+        for step in (step for step in STEPS if writing or not step.writes):
             if failed.isdisjoint(step.needs):
                 for finding in findings(step.what, step.kind, functools.partial(self._take, step)):
                     failed |= set() if finding.ok else {step.what}
@@ -122,9 +122,9 @@ class Readiness:
         with storage_errors(self.url):
             return step.take(self)
 
-    def require(self) -> None:
-        """Carry out the steps, and raise the first error."""
-        for finding in self.steps():
+    def require(self, *, writing: bool = True) -> None:
+        """Carry out the steps, and raise the first error; without ``writing`` nothing has to be writable."""
+        for finding in self.steps(writing=writing):
             if finding.error is not None:
                 raise finding.error
 
@@ -136,12 +136,7 @@ def _find_device(ready: Readiness) -> str:
 
 
 def _find_database(ready: Readiness) -> str:
-    storage, shown, file = ready.storage, without_password(ready.url), sqlite_file(make_url(ready.url))
-    refuse_unusable(LOCKS, locks=False)
-    if file:
-        refuse_unusable(file, locks=True)
-        if file.exists() and not os.access(file, os.W_OK):
-            raise StorageError(f"{file} is read-only for you; change its rights, or name another database by --storage")
+    storage, shown = ready.storage, without_password(ready.url)
     if storage is None:
         return f"{shown}, will be created"
     if ready._given is None and is_run(ready.url, ready.spec.name):
@@ -149,10 +144,22 @@ def _find_database(ready: Readiness) -> str:
     return f"{shown}, {'resumes' if ready.begun else 'holds no trial of'} this study"
 
 
+def _find_writable(ready: Readiness) -> str:
+    refuse_unusable(LOCKS, locks=False)
+    if file := sqlite_file(make_url(ready.url)):
+        refuse_unusable(file, locks=True)
+        if file.exists() and not os.access(file, os.W_OK):
+            raise StorageError(f"{file} is read-only for you; change its rights, or name another database by --storage")
+    return f"below {STORAGE.absolute().parent}"
+
+
 def _find_data(ready: Readiness) -> str:
-    images, counted = ready.opened.images, {"train": "training images", "val": "of validation", "test": "of test"}
-    said = [f"{len(items)} {counted[part]}" for part, items in images.parts().items()]
-    return "\n".join([", ".join([*said, f"{len(images.classes)} classes"]), *ready.opened.notes])
+    images, names = ready.opened.images, {"train": "training images", "val": "of validation", "test": "of test"}
+    said = [f"{len(items)} {names[part]}" for part, items in images.parts().items()]
+    divided = {part: len(indices) for part, (_, indices) in ready.opened.divided.items(images).items()}
+    parts = [f"{count} {part}" for part, count in divided.items()]
+    found = ", ".join([*said, f"{len(images.classes)} classes"])
+    return "\n".join([f"{found}; split into {listed(parts)}", *ready.opened.notes])
 
 
 def _load_model(ready: Readiness) -> str:
@@ -182,7 +189,7 @@ def _try_baseline(ready: Readiness) -> str:
 def _fit_combinations(ready: Readiness) -> str:
     watched_layers(ready.spec, ready.task)
     refuse_misfits(ready.outlines.values())
-    targets = ", ".join(f"{name}: {len(outline.targets)} layers" for name, outline in ready.outlines.items())
+    targets = ", ".join(f"{name}: {counted(len(outline.targets), 'layer')}" for name, outline in ready.outlines.items())
     return "\n".join([targets, *ready.task.inspection.notes])
 
 
@@ -232,11 +239,14 @@ class Step:
     kind: type[RestoraError]
     take: Callable[[Readiness], str | Iterable[Finding]]
     needs: tuple[str, ...] = ()
+    writes: bool = False
+    """Whether only a run needs it, since a plan writes nothing."""
 
 
 STEPS = (
     Step("device is there", UsageError, _find_device),
     Step("database is usable", StorageError, _find_database),
+    Step("files can be written", StorageError, _find_writable, ("database is usable",), writes=True),
     Step("data found", IntegrityError, _find_data),
     Step("model loads", SpecError, _load_model, ("data found",)),
     Step("images fit the model", SpecError, _fit_images, ("model loads",)),

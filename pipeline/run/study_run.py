@@ -34,6 +34,7 @@ from pipeline.store.kept_adapters import Kept
 from pipeline.store.stored_study import create_or_resume, in_chunks, study_name
 from pipeline.store.tally import tally_trials
 from pipeline.train.cache.feature_cache import LIMIT
+from pipeline.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +209,7 @@ def _search(spec: StudySpec, study: optuna.Study, objective: Objective, cohort: 
     kept = Kept(spec.name, name, study.user_attrs["id"])
     measure_references(objective, study, "val")
     layers, bases = len(objective.combination.targets), objective.bases
-    logger.info(f"{name}: {layers} layers compressed; {bases.common.program.cut_in_words()}")
+    logger.info(f"{name}: {counted(layers, 'layer')} compressed; {bases.common.program.cut_in_words()}")
     for note in study.user_attrs["notes"]:
         logger.info(f"{name}: {note}")
     for base in bases.shared:  # caches are built here, before the search, so that they have all threads

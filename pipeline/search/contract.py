@@ -9,6 +9,7 @@ from optuna.samplers import BaseSampler
 from pipeline.config.fields import Count
 from pipeline.config.registry import Method
 from pipeline.config.search_spec import SearchSpec
+from pipeline.wording import counted
 
 
 class Sampler(Method):
@@ -45,5 +46,8 @@ def too_late(first: int, search: SearchSpec) -> str | None:
     """Why no decision is made, if the first one comes after ``first`` epochs; the last epoch decides nothing."""
     if first < search.epochs:
         return None
-    change = f"lower search.pruner.first = {first} or raise" if first > 1 else "raise"
-    return f"it first decides after epoch {first}, not before the last; {change} search.epochs = {search.epochs}"
+    change = f", or search.pruner.first below {search.epochs}" if search.epochs > 1 else ""
+    return (
+        f"its first decision comes after epoch {first}, and trials have {counted(search.epochs, 'epoch')}; set "
+        f"search.epochs above {first}{change}"
+    )

@@ -65,11 +65,18 @@ def _works(source: ModelSource, classes: int, size: int) -> bool:
     """Whether the architecture, built for this size, takes such an image: by its shape, on torch's device ``meta``."""
     sized = source.model_copy(update={"image_size": size})
     try:
-        with torch.device("meta"):
-            _take(sized.build(classes), torch.zeros(1, 3, size, size))
+        _take(_built_on_meta(sized, classes), torch.zeros(1, 3, size, size, device="meta"))
     except Exception:
         return False
     return True
+
+
+def _built_on_meta(source: ModelSource, classes: int) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return source.build(classes)
+    except NotImplementedError:  # such as RegNet, which computes its widths with tensors
+        return source.build(classes).to("meta")
 
 
 @torch.no_grad()

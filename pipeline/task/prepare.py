@@ -21,6 +21,7 @@ from pipeline.task.inspection import main_logits
 from pipeline.task.opened_task import OpenedTask
 from pipeline.task.tensor_cache import read_tensors, restore_state, write_tensors
 from pipeline.task.training_batches import refuse_single_images, training_batches
+from pipeline.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def baseline_epochs(opened: OpenedTask, device: str | torch.device = "cpu") -> I
     """
     model, part, spec = opened.model, opened.parts["train"], _baseline(opened)
     file, device = opened.baseline_file, torch.device(device)  # the file is named by the model as it is now
-    logger.info(f"baseline: training {spec.epochs} epochs on {len(part)} images")
+    logger.info(f"baseline: training {counted(spec.epochs, 'epoch')} on {counted(len(part), 'image')}")
     order = torch.Generator().manual_seed(opened.spec.split.seed)
     with _training(opened, model, device) as optimizer:
         yield model
@@ -127,7 +128,7 @@ def try_baseline(opened: OpenedTask, device: str | torch.device = "cpu") -> str:
             f"{str(error).partition(chr(10))[0]}); change task.baseline.batch_size = {spec.batch_size}, "
             f"task.model.image_size or the architecture"
         ) from error
-    return f"trained first: {spec.epochs} epochs on {len(labels):,} images; one batch tried"
+    return f"trained first: {counted(spec.epochs, 'epoch')} on {counted(len(labels), 'image')}; one batch tried"
 
 
 def _baseline(opened: OpenedTask) -> BaselineSpec:

@@ -63,5 +63,5 @@ def test_budgets_are_not_called_ranks():
     allocation = {"by": "gain", "unit": "bytes", "spectra": "weight"}
     said = lines(allocation=allocation)
     assert not any(line.split()[:1] == ["rank"] for line in said)
-    assert any(line.split()[:2] == ["bytes", "trained"] for line in said)
+    assert any(line.split()[:2] == ["budget", "trained"] for line in said)
     assert "  budget 1.024 kB: head takes 10" in said

@@ -55,6 +55,11 @@ def foreign_tables(path: Path) -> None:
     connection.close()
 
 
+def agreement() -> None:
+    pretrained(save_weights)
+    edit(("[task.model]", '[task]\nmetric = "agreement"\n\n[task.model]'))
+
+
 def damaged(path: str) -> None:
     Path(path).write_bytes(Path(path).read_bytes()[:60])
 
@@ -126,6 +131,10 @@ ACCEPTED: dict[str, Callable[[], object]] = {
     "a budget below most first ranks": lambda: [
         one_combination(),
         edit(("ranks = [1, 2]", 'ranks = [60]\nallocation = { by = "gain" }')),
+    ],
+    "a budget below the first step of an allocation": lambda: [
+        one_combination(),
+        edit(("ranks = [1, 2]", 'ranks = [60, 900]\nallocation = "energy"')),
     ],
     "a stored study gets more trials": lambda: [searched_before(), edit(("trials = 2\n", "trials = 3\n"))],
 }
@@ -212,7 +221,9 @@ def test_an_unexpected_exception_of_a_step_is_an_error_of_its_kind_with_its_type
 
 @pytest.mark.usefixtures("_study")
 @pytest.mark.parametrize("verb", ["check", "plan"])
-def test_asking_changes_nothing(verb):
+@pytest.mark.parametrize("change", [lambda: None, agreement], ids=["accuracy", "agreement"])
+def test_asking_changes_nothing(verb, change):
+    change()
     before = sorted(Path().rglob("*"))
     assert invoke(verb, "tiny").exit_code == 0
     assert sorted(Path().rglob("*")) == before

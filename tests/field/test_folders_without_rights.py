@@ -186,3 +186,20 @@ def test_a_working_folder_that_is_gone_is_said(tmp_path, monkeypatch):
         for words in (["ls"], ["check", "tiny"], ["new", "other"]):
             result = invoke(*words)
             assert (result.exit_code, "the working folder does not exist any more" in result.stderr) == (2, True)
+
+
+def test_a_plan_is_made_where_nothing_can_be_written_and_a_check_carries_out_all_other_steps(monkeypatch):
+    def refuse(**_: object) -> None:
+        raise PermissionError(errno.EROFS, os.strerror(errno.EROFS))
+
+    write_study(trials=2)
+    monkeypatch.setattr(locks.tempfile, "TemporaryFile", refuse)
+    planned = invoke("plan", "tiny", "--device", "cpu")
+    assert (planned.exit_code, "baseline" in planned.stdout) == (0, True), planned.stderr
+    checked = invoke("check", "tiny", "--device", "cpu")
+    failed = [line for line in checked.stdout.splitlines() if line.startswith("FAIL")]
+    assert (checked.exit_code, len(failed)) == (4, 1), checked.stdout
+    assert "files can be written" in failed[0]
+    assert "--storage" in failed[0]
+    assert "memory and disk suffice" in checked.stdout
+    assert not Path("storage").exists()

@@ -21,6 +21,7 @@ ARCHITECTURES = (
     ("timm", "test_efficientnet"),
     ("torchvision", "squeezenet1_1"),  # its pools leave nothing of a small image
     ("torchvision", "mnasnet0_5"),
+    ("torchvision", "regnet_y_400mf"),  # computes its widths with tensors as it is built
 )
 SIZES = (1, 7, 16, 17, 33, 48, 64, 100)
 

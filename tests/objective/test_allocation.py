@@ -37,10 +37,23 @@ def full(of):
 
 
 def spread_or_none(of, by, budget):
-    try:
-        return spread(of, ALLOCATIONS.parse(by), budget, {})
-    except SpecError:
-        return None
+    """The ranks of a budget that can afford the first step of its allocation."""
+    first, at = ALLOCATIONS.parse(by), [layer.cost.first for layer in of.values()]
+    keys = {name: first.keys(layer)[0] for name, layer in of.items()}
+    costs = [cost for key, cost in zip(keys.values(), at, strict=True) if key == min(keys.values())]
+    least = costs[0] if first.one_by_one else sum(costs)
+    return spread(of, first, budget, {}) if budget >= least else None
+
+
+@pytest.mark.parametrize("by", WAYS)
+@settings(deadline=None)
+@given(of=layers(), share=st.floats(0, 1))
+def test_every_budget_that_pays_for_a_first_rank_is_spread(by, of, share):
+    cheapest = min(layer.cost.first for layer in of.values())
+    budget = cheapest + int(share * (full(of) - cheapest))
+    assert 0 < total(spread(of, ALLOCATIONS.parse(by), budget, {}), of) <= budget
+    with pytest.raises(SpecError, match=f"too small.*allowed: {cheapest} to {full(of)}"):
+        spread(of, ALLOCATIONS.parse(by), cheapest - 1, {})
 
 
 @pytest.mark.parametrize("by", WAYS)
@@ -122,7 +135,7 @@ def test_what_lost_nothing_gets_no_rank_by_energy_and_none_by_gain_before_what_d
 @pytest.mark.parametrize(("budget", "said"), [(4, "too small"), (8 * 3 + 6 * 2 + 1, "more than all")])
 def test_a_budget_out_of_range_is_an_error_that_says_what_is_allowed(budget, said):
     of = {"a": Layer(Cost(8, 8, 3), torch.ones(3)), "b": Layer(Cost(6, 6, 2), torch.ones(2))}
-    with pytest.raises(SpecError, match=rf"budget {budget}, which is {said}.*allowed: \d+ to 36"):
+    with pytest.raises(SpecError, match=rf"budget {budget}, which is {said}.*allowed: 6 to 36"):
         spread(of, ALLOCATIONS.parse("effective_rank"), budget, {})
     with pytest.raises(SpecError, match=r"allowed: 6 to 36"):
         refuse_budgets([20, budget], {name: layer.cost for name, layer in of.items()}, {})
