@@ -64,7 +64,7 @@ def check_parts(parts: Mapping[str, Part], classes: int | None) -> None:
 
 def first_images(part: Part) -> torch.Tensor:
     """The first images of a part, ``[n, ...]``: two, or one if there is but one."""
-    images, _ = next(part.batches(2, torch.arange(min(2, len(part)))))
+    images, _ = next(iter(part.batches(2, torch.arange(min(2, len(part))))))
     return images
 
 
@@ -111,6 +111,7 @@ class Task:
             it, in eval mode and frozen, so the given module may be trained further.
         train, val, test: What ``as_part`` takes: a pair of tensors, arrays or lists ``(images, labels)``, a map-style
             data set of ``(image, label)``, or a ``Part``. All images have one shape; they are computed in float32.
+            A float32 tensor on the CPU is not copied, and must not change afterwards.
         metric: The metric to restore: ``accuracy``, or ``agreement`` with the classes that the uncompressed model
             predicts, which then replace all labels.
         description: JSON-able facts for the card and the stored study, from which ``rebuild`` makes the architecture.
@@ -173,8 +174,8 @@ class Task:
         if "weights" not in self.hashes and self.trained:
             hashes["weights"] = hash_weights(model)
         if "data" not in self.hashes:
-            first, _ = next(parts["train"].batches(1, torch.tensor([0])))
-            batches = {name: sound_images(part, name, first.shape[1:]) for name, part in parts.items()}
+            shape = first_images(parts["train"]).shape[1:]
+            batches = {name: sound_images(part, name, shape) for name, part in parts.items()}
             images = {name: hash_tensors(("images", batch) for batch in read) for name, read in batches.items()}
             hashes["data"] = fingerprint(images)
         if "split" not in self.hashes:

@@ -192,3 +192,26 @@ def test_options_of_later_versions_do_not_change_the_table_of_a_model_without_th
     table = source().model_dump(mode="json")
     assert not {"weights_key", "outputs"} & table.keys()
     assert source(checkpoint="x", weights_key="ema").model_dump(mode="json")["weights_key"] == "ema"
+
+
+@pytest.mark.parametrize("path", ["w.safetensors", "w.pth"])
+def test_one_of_two_sets_under_other_names_pairs_by_order(path):
+    content = {
+        f"{key}.{name.replace('layer', 'unit')}": value
+        for key, state in (("net", FIRST), ("ema", SECOND))
+        for name, value in state.items()
+    }
+    assert same(loaded(content, path, rename="order", weights_key="net"), FIRST)
+    assert same(loaded(content, path, rename="order", weights_key="ema"), SECOND)
+
+
+@pytest.mark.parametrize("path", ["w.safetensors", "w.pth"])
+def test_weights_of_other_classes_pair_by_order_in_either_format(path):
+    state = weights(0, classes=7)
+    content = {name.replace("layer", "unit"): value for name, value in state.items()}
+    with pytest.raises(IntegrityError, match=r"'fc.weight' has 7 classes, and the data has 3"):
+        loaded(content, path, rename="order")
+    body = {name: value for name, value in state.items() if name in BACKBONE}
+    assert same(loaded(content, path, rename="order", new_head=True), body)
+    chosen = {name: value[[6, 0, 3]] for name, value in state.items() if name not in BACKBONE}
+    assert same(loaded(content, path, rename="order", outputs=[6, 0, 3]), {**body, **chosen})

@@ -37,7 +37,7 @@ def pair_by_order(
     if len(entries) == len(wanted) - sum(name.endswith(COUNTERS) for name in wanted):
         wanted = {name: value for name, value in wanted.items() if not name.endswith(COUNTERS)}
     if not ordered:
-        return _pair_unordered(entries, wanted, where)
+        return _pair_unordered(entries, _of_other_classes(entries, wanted, is_head), where)
     for (theirs, value), (ours, target) in zip(entries.items(), wanted.items(), strict=False):
         if value.shape != target.shape and not (value.shape[1:] == target.shape[1:] and is_head(ours)):
             raise IntegrityError(
@@ -52,6 +52,21 @@ def pair_by_order(
             f"are of"
         )
     return dict(zip(wanted, entries.values(), strict=True))
+
+
+def _of_other_classes(
+    entries: Mapping[str, Tensor], wanted: Mapping[str, Tensor], is_head: Callable[[str], bool]
+) -> Mapping[str, Tensor]:
+    """A model's entries with a head of as many classes as a file's, if those that differ in shape tell them."""
+    extra = Counter(value.shape for value in entries.values()) - Counter(value.shape for value in wanted.values())
+    sizes = {shape[0] for shape in extra if shape}
+    if len(sizes) != 1:
+        return wanted
+    size = sizes.pop()
+    return {
+        name: value.new_empty((size, *value.shape[1:]), device="meta") if is_head(name) else value
+        for name, value in wanted.items()
+    }
 
 
 def _pair_unordered(entries: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

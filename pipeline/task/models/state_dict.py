@@ -173,12 +173,16 @@ def _paired(parts: list[Entries], architecture: Architecture, origin: Origin) ->
     """
     own = architecture.model.state_dict()
     key = "" if origin.key is None else f"{origin.key.rstrip('.')}.".lstrip(".")
-    sizable = sorted((group for group in parts if group.path.startswith(key)), key=lambda group: -len(group.tensors))
+    chosen = (
+        (group, {name: value for name, value in group.tensors.items() if f"{group.path}{name}".startswith(key)})
+        for group in parts
+    )
+    sizable = sorted(((group, tensors) for group, tensors in chosen if tensors), key=lambda pair: -len(pair[1]))
     found, errors = list[Weights](), list[IntegrityError]()
-    for group in sizable:
+    for group, tensors in sizable:
         try:
             entries = pair_by_order(
-                group.tensors,
+                tensors,
                 own,
                 ordered=origin.ordered,
                 is_head=lambda name: name in architecture.head(),
@@ -187,7 +191,12 @@ def _paired(parts: list[Entries], architecture: Architecture, origin: Origin) ->
         except IntegrityError as error:
             errors.append(error)
             continue
-        outside = [f"{other.path}{name}" for other in parts if other is not group for name in other.tensors]
+        outside = [
+            f"{other.path}{name}"
+            for other in parts
+            for name in other.tensors
+            if other is not group or name not in tensors
+        ]
         weights = Weights(group.path, entries, metadata(own), outside=tuple(outside))
         found.append(_taken(architecture.model, weights))
     if not found and errors:
