@@ -4,8 +4,9 @@ The package torch-pruning traces the dependencies (DepGraph: Fang et al., 2023, 
 layers, batch norms, depthwise convolutions, additions.
 """
 
+import traceback
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pipeline.compress.channel_shapes import is_depthwise
 from pipeline.compress.layers import copy_sharing_tensors, matrix_shape
 from pipeline.errors import SpecError
+from pipeline.wording import few
 
 Lost = Mapping[tuple[str, int], set[int]]
 """The indices that are lost by the name of a module and the axis of its weight: 0 for outputs, 1 for inputs."""
@@ -66,6 +68,9 @@ class Channels:
             if layer not in self._graph.module2node:
                 whole[name] = "the model does not call it"
                 continue
+            if why := next(filter(None, map(self._needs_all, self._reached(layer))), None):
+                whole[name] = why
+                continue
             out = matrix_shape(layer)[0]
             items = self._items[name] = self._lost_with(name, range(out))
             losing = {self._names[item.dep.target.module]: item for item in items if self._loses_outputs(item)}
@@ -101,21 +106,41 @@ class Channels:
         of_outputs = bool(self._graph.is_out_channel_pruning_fn(item.dep.handler))
         return of_outputs and isinstance(item.dep.target.module, nn.Linear | nn.Conv2d)
 
+    def _reached(self, layer: nn.Module) -> Iterator[Any]:
+        """The modules and operations that lose channels with a layer, whichever channels.
+
+        torch-pruning follows each channel through every reshape, which may take minutes for a model with many.
+        """
+        start = self._graph.module2node[layer], self._graph.get_pruner_of_module(layer).prune_out_channels
+        seen, open_ends = {start}, [start]
+        while open_ends:
+            node, handler = open_ends.pop()
+            yield node.module
+            for dep in node.dependencies:
+                end = dep.target, dep.handler
+                if dep.is_triggered_by(handler) and end not in seen:
+                    seen.add(end)
+                    open_ends.append(end)
+
+    def _needs_all(self, module: Any) -> str | None:
+        """Why a module or an operation can lose none of the channels that it is given."""
+        if isinstance(module, self._graph.ops._OutputOp):
+            return "it gives the model's outputs"
+        if isinstance(module, nn.Parameter):
+            return "a parameter of the model outside any layer has one value for each of its channels"
+        if module not in self._names:
+            return None  # an operation that takes any number of channels
+        if isinstance(module, nn.Conv2d) and module.groups > 1 and not is_depthwise(module):
+            return f"'{self._names[module]}' is a convolution in groups"
+        if not isinstance(module, nn.Linear | nn.Conv2d | _BatchNorm | nn.PReLU):
+            return f"its channels enter '{self._names[module]}' ({type(module).__name__}), which needs all of them"
+        return None
+
     def _obstacle(self, items: Iterable[Any]) -> str | None:
-        """Why channels cannot be removed with some dependencies: a module or an operation that needs all of them."""
+        """Why channels cannot be removed with some dependencies: torch-pruning follows them to where none are."""
         for item in items:
             module = item.dep.target.module
-            if isinstance(module, self._graph.ops._OutputOp):
-                return "it gives the model's outputs"
-            if isinstance(module, nn.Parameter):
-                return "a parameter of the model outside any layer has one value for each of its channels"
-            if module not in self._names:
-                continue  # an operation that takes any number of channels
-            if isinstance(module, nn.Conv2d) and module.groups > 1 and not is_depthwise(module):
-                return f"'{self._names[module]}' is a convolution in groups"
-            if not isinstance(module, nn.Linear | nn.Conv2d | _BatchNorm | nn.PReLU):
-                return f"its channels enter '{self._names[module]}' ({type(module).__name__}), which needs all of them"
-            if isinstance(module, nn.Linear | nn.Conv2d):
+            if module in self._names and isinstance(module, nn.Linear | nn.Conv2d):
                 held = len(module.weight) if self._loses_outputs(item) else module.weight.shape[1]
                 if max(item.idxs) >= held:
                     return f"its channels enter '{self._names[module]}' in an order that cannot be followed"
@@ -150,10 +175,28 @@ def _trace(model: nn.Module, images: Tensor) -> Any:
             graph = DependencyGraph()  # type: ignore[no-untyped-call]
             return graph.build_dependency(model, [images], output_transform=torch.neg, verbose=False)
         except Exception as error:  # nothing narrower: the package assumes much, and breaks anywhere in its own code
+            where = _layers_before(error, model)
             raise SpecError(
-                f"torch-pruning cannot follow the channels of this model ({type(error).__name__}: {error}), perhaps "
-                f"because its code shuffles or reshapes them; choose another compression"
+                f"torch-pruning cannot follow the channels of this model{where and f' after {few(where)}'} "
+                f"({type(error).__name__}: {error}), perhaps because its code shuffles or reshapes them; choose "
+                f"another compression"
             ) from error
+
+
+def _layers_before(error: Exception, model: nn.Module) -> list[str]:
+    """The layers whose channels enter the operation at which torch-pruning failed, as far as that can be told."""
+    names = {module: name for name, module in model.named_modules()}
+    values = [value for frame, _ in traceback.walk_tb(error.__traceback__) for value in list(frame.f_locals.values())]
+    nodes = [value for value in values if type(value).__name__ == "Node"][-1:]
+    before, seen = list[str](), set(nodes)
+    while nodes:
+        node = nodes.pop()
+        if node.module in names:
+            before.append(names[node.module])
+        else:
+            nodes += [source for source in node.inputs if source not in seen]
+            seen |= set(node.inputs)
+    return sorted(before)
 
 
 def _foreign(model: nn.Module, losing: Iterable[str], targets: Iterable[str]) -> str | None:

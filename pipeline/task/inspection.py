@@ -90,6 +90,7 @@ class Inspection:
     outputs: int  # logits per image
     head: tuple[str, ...]  # the layers that give the logits: no other layer comes after them
     positions: Mapping[str, int]  # how many vectors each of ``layer_names`` multiplies per image; 0 if it is not called
+    repeatable: bool = True  # whether it gives the same logits when it runs again on the same images
 
     @property
     def notes(self) -> list[str]:
@@ -104,6 +105,11 @@ class Inspection:
         if shared := [f"'{key}' is '{first}'" for key, first in first_keys(self.model).items() if key != first]:
             once = "tensors under two names are counted and stored once, unless they are trained apart"
             notes.append(f"{once}: {first_few(shared)}")
+        if not self.repeatable:
+            notes.append(
+                "the model gives other logits each time it runs on the same images, so no accuracy can be repeated: "
+                "look for dropout or noise that eval mode does not switch off, or for values kept between calls"
+            )
         return notes
 
 
@@ -152,7 +158,11 @@ def inspect(model: nn.Module, images: Tensor) -> Inspection:
         refuse_unsound(model, logits, "the first training images")
     if not head:  # the model forbids gradients
         head = [name for name, output in outputs if logits.shape[1] in output.shape[1:]][-1:]
-    return Inspection(model, logits.shape[1], tuple(dict.fromkeys(head)), {n: positions.get(n, 0) for n in names})
+    with torch.no_grad():
+        again, close = logits_of(model, images), 1e-3 * float(logits.detach().nan_to_num(0, 0, 0).abs().max())
+        repeatable = torch.allclose(again, logits, rtol=1e-3, atol=close, equal_nan=True)
+    called = {name: positions.get(name, 0) for name in names}
+    return Inspection(model, logits.shape[1], tuple(dict.fromkeys(head)), called, repeatable)
 
 
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:

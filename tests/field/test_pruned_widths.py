@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torchvision
 from tiny_studies import adapted, make_objective, make_spec
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -188,3 +189,19 @@ def test_a_pruned_checkpoint_loads_into_the_bare_architecture_and_repeats_its_tr
     loaded = unpack_model(Width(kind, **shape), tensors, packed)
     with torch.no_grad():
         torch.testing.assert_close(loaded(IMAGES), whole(IMAGES), rtol=1e-4, atol=1e-5)
+
+
+def test_channels_that_cannot_be_followed_are_named_by_the_layers_before():
+    model = torchvision.models.shufflenet_v2_x0_5(num_classes=4)
+    objective = objective_of(model, {"method": "prune_magnitude"}, 0.5, ["*"])
+    with pytest.raises(SpecError, match=r"cannot follow the channels of this model after .*stage4\.1\.branch2\.6"):
+        _ = objective.combination.compressed
+
+
+@pytest.mark.filterwarnings("ignore:Maximum recursive depth")
+def test_a_model_with_many_reshapes_loses_channels_in_seconds():
+    blocks = {"embed_dim": 8, "depths": [1, 1, 2], "num_heads": [1, 2, 4], "window_size": [2, 2], "num_classes": 4}
+    model = torchvision.models.SwinTransformer([4, 4], **blocks)
+    compressed = objective_of(model, {"method": "prune_magnitude"}, 0.5, ["*"]).combination.compressed
+    assert compressed.weights["features.5.1.mlp.0"].shape == (64, 32)
+    assert compressed.weights["features.4.reduction"].shape == (32, 64)
