@@ -130,6 +130,8 @@ class Channels:
             return "a parameter of the model outside any layer has one value for each of its channels"
         if module not in self._names:
             return None  # an operation that takes any number of channels
+        if isinstance(module, nn.Linear | nn.Conv2d) and "weight" not in module._parameters:
+            return f"its channels enter '{self._names[module]}', whose weight is computed"
         if isinstance(module, nn.Conv2d) and module.groups > 1 and not is_depthwise(module):
             return f"'{self._names[module]}' is a convolution in groups"
         if not isinstance(module, nn.Linear | nn.Conv2d | _BatchNorm | nn.PReLU):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import IntegrityError
+from pipeline.task.bare_model import computed_tensors
 
 
 def matrix_shape(layer: nn.Module) -> tuple[int, int]:
@@ -53,7 +54,8 @@ def copy_sharing_tensors(model: nn.Module) -> nn.Module:
     """A frozen copy in eval mode whose tensors share the model's memory: cheap, and its modules can be replaced."""
     # The parameters are new objects, because those of a model in training must keep requires_grad.
     parameters = {id(old): nn.Parameter(old.detach(), requires_grad=False) for old in model.parameters()}
-    return copy.deepcopy(model, parameters | {id(buffer): buffer for buffer in model.buffers()}).eval()
+    buffers = {id(buffer): buffer for buffer in model.buffers()}
+    return copy.deepcopy(model, computed_tensors(model) | parameters | buffers).eval()
 
 
 def real_parameter(model: nn.Module) -> Tensor:

@@ -92,13 +92,17 @@ def bare_copy(model: nn.Module) -> nn.Module:
     """A copy of the bare model in eval mode and frozen, also where hooks keep tensors of the last forward pass."""
     model = _unwrapped(model)
     _refuse_unusable(model)
-    computed = {
+    return bare(copy.deepcopy(model, computed_tensors(model))).eval().requires_grad_(False)
+
+
+def computed_tensors(model: nn.Module) -> dict[int, object]:
+    """Copies of the tensors that hooks left in a model's last forward pass, by id; ``deepcopy`` would refuse them."""
+    return {
         id(value): value.detach().clone()
         for module in model.modules()
         for value in vars(module).values()
         if isinstance(value, Tensor) and not value.is_leaf
     }
-    return bare(copy.deepcopy(model, computed)).eval().requires_grad_(False)
 
 
 def names_of(model: nn.Module) -> dict[nn.Module, list[str]]:

@@ -39,6 +39,8 @@ def obstacle(module: nn.Module) -> str | None:
     """Why a layer can be neither compressed nor adapted, with the cure if there is one; ``None`` if it can."""
     if not isinstance(module, WEIGHTED):
         return f"a {type(module).__name__}, which cannot be adapted; only Linear and Conv2d layers can"
+    if "lora_A" in module._parameters:
+        return f"a {type(module).__name__} that has an adapter; to adapt it again load its checkpoint with merge=True"
     if parametrize.is_parametrized(module):
         return (
             f"a {type(module).__name__} whose weight is computed by parametrizations; to adapt it call "

@@ -215,3 +215,13 @@ def test_another_default_type_of_the_caller_changes_nothing():
         torch.set_default_dtype(torch.float32)
     with torch.no_grad():
         torch.testing.assert_close(pipeline.load("saved", model=Net())(IMAGES), logits, rtol=0, atol=0)
+
+
+def test_a_loaded_model_is_adapted_again_once_its_adapters_are_merged():
+    objective = objective_of(seeded(Net))
+    pipeline.save(objective, trained(objective), "saved")
+    loaded = pipeline.load("saved", model=Net())
+    with pytest.raises(SpecError, match=r"'head' is 'head', a AdaptedLinear that has an adapter; .* with merge=True"):
+        objective_of(loaded, ["head"])
+    again = objective_of(pipeline.load("saved", model=Net(), merge=True))
+    assert trained(again).value is not None

@@ -6,6 +6,7 @@ import torchvision
 from tiny_studies import adapted, make_objective, make_spec
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations, prune, weight_norm
 
 from pipeline import Task
 from pipeline.errors import SpecError
@@ -14,6 +15,13 @@ from pipeline.run.objectives import refuse_misfits
 from pipeline.space import Values
 
 IMAGES, LABELS = torch.randn(24, 3, 12, 12, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 4
+
+
+COMPUTE = {
+    "weight norm": parametrizations.weight_norm,
+    "old weight norm": weight_norm,
+    "masks": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+}
 
 
 class Width(nn.Module):
@@ -37,6 +45,8 @@ class Width(nn.Module):
                 self.norm = nn.LayerNorm([width, 10, 10])
             case "groups":
                 self.grouped = nn.Conv2d(width, width, 1, groups=4)
+            case "weight norm" | "old weight norm" | "masks":
+                self.computed = COMPUTE[kind](nn.Conv2d(width, width, 1))
 
     def between(self, x: Tensor) -> Tensor:
         first, n = x[:, : self.width // 2], len(x)
@@ -55,6 +65,8 @@ class Width(nn.Module):
                 return self.norm(x)
             case "groups":
                 return self.grouped(x)
+            case "weight norm" | "old weight norm" | "masks":
+                return self.computed(x)
             case "shuffle":
                 return x.view(n, 2, self.width // 2, 10, 10).transpose(1, 2).reshape(n, self.width, 10, 10)
             case "chunk":
@@ -97,8 +109,10 @@ KEEPS = {
     "view": "code", "view of all": "code", "buffer": "buffer", "parameter": "parameter", "group norm": "'norm'",
     "layer norm": "'norm'", "groups": "'grouped'", "shuffle": "code", "softmax": "code", "flip": "code",
     "roll": "code", "own mean": "code", "split": "code", "slices": "code", "glu": "in an order", "pad": "code",
+    "weight norm": "'computed', whose weight is computed", "old weight norm": "'computed'", "masks": "'computed'",
 }  # fmt: skip
 """What keeps the first convolution whole, and a word of the reason."""
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
 METHODS = pytest.mark.parametrize(
     "method", [{"method": "prune_magnitude"}, {"method": "prune_gradient", "batch_size": 8}], ids=["norms", "gradients"]
 )
