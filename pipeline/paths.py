@@ -95,8 +95,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def existing(path: Path) -> Path:
-    """The path itself, or its nearest folder that exists."""
-    return next(one for one in (path, *path.absolute().parents) if one.exists())
+    """The path itself, or its nearest folder that exists; a link to nowhere is in the way, so it counts."""
+    return next(one for one in (path, *path.absolute().parents) if os.path.lexists(one))
 
 
 def write_whole(path: Path, write: Callable[[Path], object], size: int | None = None) -> None:

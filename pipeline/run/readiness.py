@@ -131,12 +131,15 @@ class Readiness:
 
 def _find_device(ready: Readiness) -> str:
     require_matching_torchvision()
-    ready.device = choose_device(ready.device)
+    asked, ready.device = ready.device, "cpu"  # that of the other steps, if the one that is asked for is not there
+    ready.device = choose_device(asked)
     return f"{ready.device}, " + ", ".join(f"{name} {number}" for name, number in versions().items())
 
 
 def _find_database(ready: Readiness) -> str:
-    storage, shown = ready.storage, without_password(ready.url)
+    storage, shown, url = ready.storage, without_password(ready.url), make_url(ready.url)
+    if url.get_backend_name() == "sqlite" and sqlite_file(url) is None:
+        raise StorageError(f"{shown} is in memory and gone when a run ends; name a file: sqlite:///storage/studies.db")
     if storage is None:
         return f"{shown}, will be created"
     if ready._given is None and is_run(ready.url, ready.spec.name):
@@ -222,7 +225,7 @@ def _fit_machine(ready: Readiness) -> str:
         )
     counted = set[str]()
     disk = sum(plan_cache(objective, counted)["missing_bytes"] for objective in ready.outlined.values())
-    free = shutil.disk_usage(existing(STORAGE)).free
+    free = shutil.disk_usage(existing(STORAGE.resolve())).free
     if free < disk <= ready.cache_limit:
         raise StorageError(
             f"the caches of the frozen layers take {readable_bytes(disk)} in {STORAGE}, and {readable_bytes(free)} are "

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from pipeline.compress.sizes import LayerSize
 from pipeline.config.spec import StudySpec
 from pipeline.config.study_file import pinned
 from pipeline.environment import keep_freed_memory
+from pipeline.errors import NothingUsableError
 from pipeline.guard import StopTraining
 from pipeline.locks import NoLocksError, exclusive
 from pipeline.objective.combination import Combination
@@ -217,7 +219,19 @@ def _search(spec: StudySpec, study: optuna.Study, objective: Objective, cohort: 
             bases.rows(base, part)
     Coordinator(objective, study, kept, _pass(objective, study, cohort), events).run()
     bases.release()
+    _refuse_without_result(study)
     return kept
+
+
+def _refuse_without_result(study: optuna.Study) -> None:
+    """Refuse a search in which no trial of any cell is complete."""
+    tallies = tally_trials(study.get_trials(deepcopy=False)).values()
+    if all(tally.best is None for tally in tallies):
+        reasons = sum((tally.reasons for tally in tallies), Counter[str]())
+        said = "; ".join(f"{count} failed: {reason}" for reason, count in reasons.most_common(3))
+        raise NothingUsableError(
+            f"no trial is complete ({said}); change search.lr, search.alpha or search.optimizer, and the study's name"
+        )
 
 
 def _pass(objective: Objective, study: optuna.Study, cohort: int | None) -> Pass:

@@ -140,6 +140,8 @@ def open_storage(
             "postgresql+psycopg://user@host/name"
         ) from None
     file = sqlite_file(parsed)
+    if parsed.drivername not in ("sqlite", "sqlite+pysqlite") and parsed.get_backend_name() == "sqlite":
+        raise StorageError(f"Optuna cannot use '{parsed.drivername}'; give the file as sqlite:///{parsed.database}")
     if file and access != "create" and not file.exists():
         raise NothingUsableError(f"{file} does not exist, so nothing is stored; `restora run STUDY` creates it")
     try:

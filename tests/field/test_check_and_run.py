@@ -80,6 +80,12 @@ REFUSED: dict[str, tuple[int, Callable[[], object]]] = {
     "the database is another file": (4, lambda: other_database(lambda path: path.write_text("not a database at all"))),
     "the database is a folder": (4, lambda: other_database(Path.mkdir)),
     "storage is a file": (4, lambda: Path("storage").write_text("")),
+    "the database is in memory": (4, lambda: os.environ.update(RESTORA_STORAGE="sqlite://")),
+    "the database has a driver that Optuna cannot use": (
+        4,
+        lambda: os.environ.update(RESTORA_STORAGE="sqlite+aiosqlite:///studies.db"),
+    ),
+    "storage leads nowhere": (4, lambda: Path("storage").symlink_to("nowhere")),
     "there is no data": (6, lambda: shutil.rmtree("images")),
     "the training folder is empty": (3, lambda: [shutil.rmtree(one) for one in Path("images/train").iterdir()]),
     "a training image is cut": (6, lambda: damaged("images/train/red/003.png")),
@@ -141,7 +147,8 @@ ACCEPTED: dict[str, Callable[[], object]] = {
 
 
 @pytest.fixture
-def _study() -> None:
+def _study(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", os.environ.copy())
     write_study()
     edit(('["paper", "svd"]', '["paper"]'))
 
@@ -198,10 +205,11 @@ def test_a_study_that_is_being_run_is_not_ready():
 
 @pytest.mark.usefixtures("_study")
 @pytest.mark.parametrize("verb", ["check", "plan", "run"])
-@pytest.mark.parametrize("device", ["cuda:99", "nonsense"])
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense", "meta", "CPU", ""])
 def test_a_device_that_is_not_there_is_refused_by_every_verb(verb, device):
     result = invoke(verb, "tiny", "--device", device)
-    assert (result.exit_code, device in result.stdout + result.stderr) == (2, True)
+    assert (result.exit_code, f"device '{device}' cannot be used" in result.stdout + result.stderr) == (2, True)
+    assert result.stdout.count("FAIL") == (verb == "check"), "the other steps are carried out on the CPU"
 
 
 @pytest.mark.usefixtures("_study")

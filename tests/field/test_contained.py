@@ -88,6 +88,20 @@ def test_a_combination_that_fails_in_a_run_leaves_the_others_done(where, functio
     assert all(winners_tested().values())
 
 
+def test_a_combination_none_of_whose_trials_is_complete_has_failed():
+    path = write_study(trials=2)
+    diverging = 'adapter = "lora"\ntargets = ["fc1"]\n\n[search]', "lr = { low = 1e-3, high = 1e-2, log = true }"
+    text = path.read_text()
+    assert all(one in text for one in diverging)
+    path.write_text(text.replace(diverging[0], 'adapter = "none"\n\n[search]').replace(diverging[1], "lr = 1e30"))
+    for _ in range(2):  # running again changes nothing, and says it again
+        result = invoke("run", "tiny", "--device", "cpu")
+        assert result.exit_code == 6
+        assert "the others are done: 'int1-lora': no trial is complete (4 failed: loss nan" in result.stderr
+        assert "search.lr" in result.stderr
+        assert winners_tested()["sparse-lora"]
+
+
 def winners_tested() -> dict[str, bool]:
     """Whether all winners of each combination are tested."""
     storage = open_storage("sqlite:///storage/studies.db", "read")

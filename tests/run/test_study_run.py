@@ -6,6 +6,7 @@ import pytest
 from command import invoke, write_study
 
 from pipeline.config.study_file import load_spec
+from pipeline.errors import IntegrityError
 from pipeline.results.combination_result import latest_run
 from pipeline.results.reading import read_results
 from pipeline.run.study_run import RunOptions, run_study
@@ -28,12 +29,14 @@ def stored_run(storage):
 def test_an_idle_run_of_an_exhausted_study_leaves_what_is_stored_of_the_run_that_searched(path, open_database):
     rates = "lr = { low = 1e-3, high = 1e-2, log = true }"
     path.write_text(path.read_text().replace(rates, "lr = 1e38").replace('"adam"', '"sgd"'))
-    run_study(load_spec(path), options=RunOptions(command="the first"))
+    with pytest.raises(IntegrityError, match="no trial is complete"):
+        run_study(load_spec(path), options=RunOptions(command="the first"))
     (part,) = json.loads(invoke("status", "tiny", "--json").stdout)
     assert all(cell["exhausted"] and cell["states"]["complete"] < cell["budget"] for cell in part["cells"])
     storage = open_database("storage/studies")
     before = stored_run(storage)
-    run_study(load_spec(path), options=RunOptions(command="the second"))
+    with pytest.raises(IntegrityError, match="no trial is complete"):
+        run_study(load_spec(path), options=RunOptions(command="the second"))
     assert stored_run(storage) == before
     assert before["command"] == "the first"
 
