@@ -115,6 +115,10 @@ class Inspection:
         return notes
 
 
+CLOSE = 0.02
+"""By how much two computations of the same logits may differ, as a share of the largest; the type may be bfloat16."""
+
+
 def _is_weighted_leaf(module: nn.Module) -> bool:
     """Whether a module without others inside has a weight, so that it may give logits as a layer does."""
     return not list(module.children()) and any(parameter.ndim > 1 for parameter in module.parameters())
@@ -155,9 +159,10 @@ def inspect(model: nn.Module, images: Tensor) -> Inspection:
             gradients = torch.autograd.grad(logits.sum(), [output for _, output in outputs], allow_unused=True)
             head = [name for (name, _), gradient in zip(outputs, gradients, strict=True) if gradient is not None]
     with torch.no_grad():
-        logits_of(model, images[:1])  # a batch may have a single image
+        alone = logits_of(model, images[:1])  # a batch may have a single image
     if images.isfinite().all():
         refuse_unsound(model, logits, "the first training images")
+        _refuse_changing(alone, logits[:1].detach())
     if not head:  # the model forbids gradients
         head = [name for name, output in outputs if logits.shape[1] in output.shape[1:]][-1:]
     with torch.no_grad():
@@ -210,6 +215,16 @@ def refuse_unsound(model: nn.Module, logits: Tensor, images: str) -> None:
     damaged = [f"'{key}'" for key, tensor in tensor_state(model).items() if not tensor.isfinite().all()]
     named = f" (damaged: {first_few(damaged)})" if damaged else ""
     raise IntegrityError(f"the model gives NaN or infinite logits for {images}; load sound weights{named}")
+
+
+def _refuse_changing(alone: Tensor, among_others: Tensor) -> None:
+    """Refuse a model that gives an image other logits ``[1, classes]`` when it is run again, without other images."""
+    scale = among_others[among_others.isfinite()].abs().max()
+    if not torch.allclose(alone, among_others, rtol=0, atol=CLOSE * float(scale)):
+        raise IntegrityError(
+            "the model gives an image other logits when it is run again without other images; give a model that in "
+            "eval mode has neither dropout nor noise, and uses no statistics of the images of a batch"
+        )
 
 
 def main_logits(output: object) -> Tensor:

@@ -190,6 +190,15 @@ def test_the_root_may_lie_below_folders_of_any_name(tmp_path, above):
     assert counts(read(root / "train")) == {"train": 4}
 
 
+@pytest.mark.parametrize(("names", "said"), [(["cat.jpg", "dog.jpg"], r"folders named .jpg \(2\)"),
+                                             ([".cat", ".dog"], r"hidden folders \(2\)")])  # fmt: skip
+def test_a_root_of_which_every_folder_is_left_out_says_what_was(tmp_path, names, said):
+    for name in names:
+        put(tmp_path, f"{name}/1.png")
+    with pytest.raises(IntegrityError, match=rf"one folder per class \(left out there: {said}\)"):
+        read(tmp_path)
+
+
 def test_a_packed_data_set_is_called_a_file(tmp_path):
     (tmp_path / "data.zip").write_bytes(b"PK")
     with pytest.raises(IntegrityError, match=r"data.zip \(a file; unpack it\)"):

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from own_networks import IMAGES, LABELS, Net
-from torch import Tensor
+from own_networks import IMAGES, LABELS, Net, seeded
+from torch import Tensor, nn
 
 import pipeline
 from pipeline.errors import IntegrityError
@@ -31,6 +31,34 @@ def test_classes_that_a_model_masks_are_no_damage():
 
     with pytest.raises(IntegrityError, match="2 of 6 classes have no training image"):
         pipeline.Task(Masked(), *PARTS)
+
+
+CHANGING = {
+    "noise": lambda x: x + torch.randn_like(x),
+    "dropout": lambda x: nn.functional.dropout(x, 0.5),
+    "the mean of a batch": lambda x: x - x.mean(0),
+    "the deviation of a batch": lambda x: x / (x.std(0, correction=0) + 1e-3),
+    "the size of a batch": lambda x: x * len(x),
+}
+
+
+@pytest.mark.parametrize("change", CHANGING.values(), ids=CHANGING)
+def test_a_model_that_is_no_function_of_single_images_is_refused(change):
+    class Changing(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(20 * change(x))
+
+    with pytest.raises(IntegrityError, match=r"gives an image other logits when it is run again"):
+        pipeline.Task(seeded(Changing), *PARTS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_logits_of_any_precision_are_the_same_when_they_are_computed_again(dtype):
+    class Mixed(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).to(dtype)
+
+    assert pipeline.Task(seeded(Mixed), *PARTS).description["classes"] == 4
 
 
 def test_an_image_that_is_not_finite_is_not_blamed_on_the_model():

@@ -29,11 +29,12 @@ class ImageFolder(FolderSource):
     """Folder of the test part; split off the training part if only `train` is given."""
 
     def open(self) -> Images:
-        root = next((folder for folder in map(_read, self.candidates()) if folder and folder.folders), None)
+        found = [folder for folder in map(_read, self.candidates()) if folder]
+        root = next((folder for folder in found if folder.folders), None)
         if root is None:
-            raise self.not_found(
-                "folders train/<class> and test/<class>, or <class>", "put the images into one folder per class"
-            )
+            unread = ", ".join(filter(None, map(left_out, found)))
+            how = "put the images into one folder per class" + (f" (left out there: {unread})" if unread else "")
+            raise self.not_found("folders train/<class> and test/<class>, or <class>", how)
         parts = self._parts(root)
         train = parts["train"]
         classes = ordered_classes(train.folders)
