@@ -42,7 +42,7 @@ class Halving(Pruner):
             return too_late(self.first, search)
         key = "ask_ahead" if search.ask_ahead == 1 else "trials"
         return (
-            f"it compares trials of a cell that run at the same time, and each runs alone; raise search.{key} = "
+            f"it compares trials of a cell that run at the same time, and each runs alone; raise search.{key} from "
             f"{getattr(search, key)}"
         )
 
