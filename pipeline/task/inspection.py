@@ -92,7 +92,6 @@ class Inspection:
     outputs: int  # logits per image
     head: tuple[str, ...]  # the layers that give the logits: no other layer comes after them
     positions: Mapping[str, int]  # how many vectors each of ``layer_names`` multiplies per image; 0 if it is not called
-    repeatable: bool = True  # whether it gives the same logits when it runs again on the same images
 
     @property
     def notes(self) -> list[str]:
@@ -107,11 +106,6 @@ class Inspection:
         if shared := [f"'{key}' is '{first}'" for key, first in first_keys(self.model).items() if key != first]:
             once = "tensors under two names are counted and stored once, unless they are trained apart"
             notes.append(f"{once}: {first_few(shared)}")
-        if not self.repeatable:
-            notes.append(
-                "the model gives other logits each time it runs on the same images, so no accuracy can be repeated: "
-                "look for dropout or noise that eval mode does not switch off, or for values kept between calls"
-            )
         return notes
 
 
@@ -136,7 +130,8 @@ def inspect(model: nn.Module, images: Tensor) -> Inspection:
     The head is found by following the gradient from the logits back to the first layers that it meets.
 
     Raises:
-        IntegrityError: The model does not return logits ``[n, classes]`` for any ``n``, or they are not finite.
+        IntegrityError: The model does not return logits ``[n, classes]`` for any ``n``, they are not finite, or those
+            of an image are others when it runs again.
     """
     names, positions = layer_names(model), dict[str, int]()
     outputs: list[tuple[str, Tensor]] = []
@@ -165,11 +160,7 @@ def inspect(model: nn.Module, images: Tensor) -> Inspection:
         _refuse_changing(alone, logits[:1].detach())
     if not head:  # the model forbids gradients
         head = [name for name, output in outputs if logits.shape[1] in output.shape[1:]][-1:]
-    with torch.no_grad():
-        again, close = logits_of(model, images), 1e-3 * float(logits.detach().nan_to_num(0, 0, 0).abs().max())
-        repeatable = torch.allclose(again, logits, rtol=1e-3, atol=close, equal_nan=True)
-    called = {name: positions.get(name, 0) for name in names}
-    return Inspection(model, logits.shape[1], tuple(dict.fromkeys(head)), called, repeatable)
+    return Inspection(model, logits.shape[1], tuple(dict.fromkeys(head)), {n: positions.get(n, 0) for n in names})
 
 
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:
@@ -223,7 +214,8 @@ def _refuse_changing(alone: Tensor, among_others: Tensor) -> None:
     if not torch.allclose(alone, among_others, rtol=0, atol=CLOSE * float(scale)):
         raise IntegrityError(
             "the model gives an image other logits when it is run again without other images; give a model that in "
-            "eval mode has neither dropout nor noise, and uses no statistics of the images of a batch"
+            "eval mode has neither dropout nor noise, uses no statistics of the images of a batch, and keeps no values "
+            "between calls"
         )
 
 

@@ -52,6 +52,21 @@ def test_a_model_that_is_no_function_of_single_images_is_refused(change):
         pipeline.Task(seeded(Changing), *PARTS)
 
 
+def test_a_model_that_keeps_values_between_calls_is_refused():
+    class Drifting(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = super().forward(x)
+            self.mean = 0.5 * self.mean + 0.5 * x.mean().detach()
+            return x - 20 * self.mean
+
+    with pytest.raises(IntegrityError, match=r"gives an image other logits when it is run again"):
+        pipeline.Task(seeded(Drifting), *PARTS)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_logits_of_any_precision_are_the_same_when_they_are_computed_again(dtype):
     class Mixed(Net):

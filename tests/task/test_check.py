@@ -40,17 +40,23 @@ def test_sound_data_passes_every_check(tmp_path):
     found = ticks(both(tmp_path))
     assert all(ok for ok, _ in found.values())
     assert list(found) == [
-        "device is there", "database is usable", "data found", "model loads", "images fit the model",
-        "labels are in range", "classes have images", "every image decodes", "images become RGB",
-        "no image in train and test", "baseline trains", "targets and ranks fit", "search can begin",
-        "stored study is the same", "memory and disk suffice",
+        "device is there", "database is usable", "files can be written", "data found", "model loads",
+        "images fit the model", "labels are in range", "classes have images", "every image decodes",
+        "images become RGB", "no image in train and test", "baseline trains", "targets and ranks fit",
+        "search can begin", "stored study is the same", "memory and disk suffice",
     ]  # fmt: skip
     assert not (tmp_path / "storage").exists()
 
 
 def test_fault_11_of_missing_data_nothing_else_is_said(tmp_path):
     found = ticks(tmp_path / "nowhere")
-    assert list(found) == ["device is there", "database is usable", "data found", "search can begin"]
+    assert list(found) == [
+        "device is there",
+        "database is usable",
+        "files can be written",
+        "data found",
+        "search can begin",
+    ]
     assert not found["data found"][0]
 
 
