@@ -103,9 +103,9 @@ def test_a_split_layers_parts_are_query_key_and_value():
 @pytest.mark.parametrize("qkv", ["fused", "split"])
 def test_every_projection_is_called_and_so_can_be_adapted_but_where_a_model_reads_its_weight(qkv):
     for build in (vit, torchvision_vit, swin):
-        plain = with_plain_attention(build(), qkv)
+        plain = with_plain_attention(build(), qkv).eval()
         assert all(inspect(plain, torch.randn(1, 3, 32, 32)).positions.values())
-    plain = with_plain_attention(beit(), qkv)
+    plain = with_plain_attention(beit(), qkv).eval()
     positions = inspect(plain, torch.randn(1, 3, 32, 32)).positions
     assert [name for name, count in positions.items() if not count] == [name for name in positions if "qkv" in name]
 
