@@ -142,8 +142,9 @@ class LayerCompression(Compression):
         """
         matrix = weight_matrix(layer)
         try:
-            shapes = [self.compress(group, None) for group in in_groups(layer, matrix.to("meta"))]
-            tensors = _unless_larger(join_groups(shapes), matrix).to_tensors()
+            groups = in_groups(layer, matrix.to("meta"))
+            alike = [self.compress(groups[0], None)] * len(groups)
+            tensors = _unless_larger(join_groups(alike), matrix).to_tensors()
         except (NotImplementedError, RuntimeError, TypeError, AttributeError):  # where values or statistics are read
             return self.compress_layer(layer, matrix, [no_stats(layer)] * len(in_groups(layer, matrix)))
         zeros = {kind: torch.zeros_like(t, device="cpu") if t.is_meta else t for kind, t in tensors.items()}

@@ -23,7 +23,7 @@ ARCHITECTURES = (
     ("torchvision", "mnasnet0_5"),
     ("torchvision", "regnet_y_400mf"),  # computes its widths with tensors as it is built
 )
-SIZES = (1, 7, 16, 17, 33, 48, 64, 100)
+SIZES = (1, 7, 17, 33, 48, 64)
 
 
 def opened(source: str, architecture: str, size: int, root: Path = Path("images")) -> OpenedTask:

@@ -88,7 +88,7 @@ class IntN(LayerCompression):
             high = torch.maximum(high, -low)
             low = -high
         stretch = torch.full_like(low, FULL_RANGE[self.bits - self.symmetric])
-        if self.clip:
+        if self.clip and not rows.is_meta:
             least = torch.full_like(low, torch.inf)
             for candidate in STRETCHES:
                 scale, zero = self._grid(low, high, torch.full_like(low, candidate))
