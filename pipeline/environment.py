@@ -68,7 +68,7 @@ def plain_modes() -> Iterator[None]:
         for device in ("cpu", "cuda", "mps", "xpu"):
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
-        if torch.get_default_device().type != "cpu":
+        if torch.empty(0).device.type != "cpu":
             stack.enter_context(torch.device("cpu"))
         if dtype != torch.float32:
             stack.callback(torch.set_default_dtype, dtype)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 from checkpoints import CLASSES, same, source, weights
 from jax_files import bit_arrays, vit_arrays
@@ -12,6 +13,8 @@ from pipeline.errors import IntegrityError
 from pipeline.task.models.timm import Timm
 
 STATE = weights(0)
+LISTED = tuple(map(int, timm.__version__.split(".")[:3])) >= (1, 0, 31)
+NEWER = pytest.mark.skipif(not LISTED, reason="timm reads stacked blocks at the top of a file since 1.0.31 or before")
 
 
 def loaded(arrays, architecture="test_resnet", classes=CLASSES, savez=np.savez, **options):
@@ -37,7 +40,14 @@ def vit(classes=CLASSES):
 
 
 @pytest.mark.parametrize(
-    ("stacked", "prefix"), [(False, ""), (False, "opt/target/"), (True, ""), (True, "params/"), (True, "params/img/")]
+    ("stacked", "prefix"),
+    [
+        (False, ""),
+        (False, "opt/target/"),
+        pytest.param(True, "", marks=NEWER),
+        (True, "params/"),
+        (True, "params/img/"),
+    ],
 )
 def test_the_published_arrays_of_a_vision_transformer_load(stacked, prefix):
     model = vit()

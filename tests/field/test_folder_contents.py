@@ -36,7 +36,9 @@ def root(tmp_path):
     return put(tmp_path, *part(".", "cat", "dog", n=8))
 
 
-@pytest.mark.parametrize("suffix", [*READ, *([".avif"] if features.check("avif") else [])])
+@pytest.mark.parametrize(
+    "suffix", [*READ, *([".avif"] if "avif" in features.modules and features.check("avif") else [])]
+)
 def test_an_image_of_any_common_suffix_is_read(root, suffix):
     images = read(put(root, f"cat/more{suffix}"))
     assert counts(images) == {"train": 17}

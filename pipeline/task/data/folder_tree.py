@@ -12,7 +12,7 @@ from pipeline.wording import printable
 
 SUFFIXES = {
     ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
-    *([".avif"] if features.check("avif") else []),
+    *([".avif"] if "avif" in features.modules and features.check("avif") else []),
 }  # fmt: skip
 """Suffixes of the files that are read as images, in lower case."""
 SYSTEM_FOLDERS = {
