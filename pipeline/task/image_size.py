@@ -13,6 +13,8 @@ from pipeline.task.models.contract import ModelSource, Preprocessing
 
 STRIDES = (1, 4, 7, 8, 14, 16, 28, 32, 56, 64, 112, 224)
 """Sizes near another are its next multiples of these: of patches, of windows, and of the strides of whole networks."""
+SHAPES_ALONE = "meta" if torch.__version__ >= "2.8" else "cpu"
+"""The device on which sizes are tried: ``meta`` has no values, but before 2.8 lets kernels be larger than images."""
 PATIENCE = 10.0
 """Seconds that the search for sizes that work may take."""
 
@@ -62,21 +64,21 @@ def sizes_near(source: ModelSource, classes: int, size: int) -> list[int]:
 
 
 def _works(source: ModelSource, classes: int, size: int) -> bool:
-    """Whether the architecture, built for this size, takes such an image: by its shape, on torch's device ``meta``."""
+    """Whether the architecture, built for this size, takes such an image: by its shape alone."""
     sized = source.model_copy(update={"image_size": size})
     try:
-        _take(_built_on_meta(sized, classes), torch.zeros(1, 3, size, size, device="meta"))
+        _take(_built(sized, classes), torch.zeros(1, 3, size, size, device=SHAPES_ALONE))
     except Exception:
         return False
     return True
 
 
-def _built_on_meta(source: ModelSource, classes: int) -> nn.Module:
+def _built(source: ModelSource, classes: int) -> nn.Module:
     try:
-        with torch.device("meta"):
+        with torch.device(SHAPES_ALONE):
             return source.build(classes)
     except NotImplementedError:  # such as RegNet, which computes its widths with tensors
-        return source.build(classes).to("meta")
+        return source.build(classes).to(SHAPES_ALONE)
 
 
 @torch.no_grad()

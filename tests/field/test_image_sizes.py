@@ -23,8 +23,7 @@ ARCHITECTURES = (
     ("torchvision", "mnasnet0_5"),
     ("torchvision", "regnet_y_400mf"),  # computes its widths with tensors as it is built
 )
-SIZES = (1, 7, 17, 33, 48, 64) if torch.__version__ >= "2.8" else (7, 17, 33, 48, 64)
-"""Without values, torch before 2.8 lets kernels be larger than images, so that a size of 2 seems to work."""
+SIZES = (1, 7, 17, 33, 48, 64)
 
 
 def opened(source: str, architecture: str, size: int, root: Path = Path("images")) -> OpenedTask:
