@@ -5,7 +5,7 @@
 
 import functools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 
 from pipeline.errors import IntegrityError
 from pipeline.task.bare_model import WEIGHTED, tensor_state
-from pipeline.wording import counted
+from pipeline.wording import counted, few
 
 # A subclass with its own forward may transform its weight first, as weight standardisation does. A low-rank sum on the
 # stored weight is then no low-rank sum on the weight that is multiplied.
@@ -100,12 +100,12 @@ class Inspection:
         for name, module in self.model.named_modules():
             if isinstance(module, WEIGHTED) and (why := obstacle(module)) is not None:
                 left[why].append(f"'{name}'")
-        notes = [f"{first_few(names)} stays as it is: {why}" for why, names in left.items()]
+        notes = [f"{few(names, 3)} stays as it is: {why}" for why, names in left.items()]
         if idle := [f"'{name}'" for name, count in self.positions.items() if not count]:
-            notes.append(f"layers that the model never calls stay as they are: {first_few(idle)}")
+            notes.append(f"layers that the model never calls stay as they are: {few(idle, 3)}")
         if shared := [f"'{key}' is '{first}'" for key, first in first_keys(self.model).items() if key != first]:
             once = "tensors under two names are counted and stored once, unless they are trained apart"
-            notes.append(f"{once}: {first_few(shared)}")
+            notes.append(f"{once}: {few(shared, 3)}")
         return notes
 
 
@@ -116,12 +116,6 @@ CLOSE = 0.02
 def _is_weighted_leaf(module: nn.Module) -> bool:
     """Whether a module without others inside has a weight, so that it may give logits as a layer does."""
     return not list(module.children()) and any(parameter.ndim > 1 for parameter in module.parameters())
-
-
-def first_few(texts: Sequence[str], most: int = 3) -> str:
-    """The first of some texts, and how many more there are."""
-    more = f" and {len(texts) - most} more" if len(texts) > most else ""
-    return ", ".join(texts[:most]) + more
 
 
 def inspect(model: nn.Module, images: Tensor) -> Inspection:
@@ -204,7 +198,7 @@ def refuse_unsound(model: nn.Module, logits: Tensor, images: str) -> None:
     if not (logits.isnan() | logits.isposinf()).any():
         return
     damaged = [f"'{key}'" for key, tensor in tensor_state(model).items() if not tensor.isfinite().all()]
-    named = f" (damaged: {first_few(damaged)})" if damaged else ""
+    named = f" (damaged: {few(damaged, 3)})" if damaged else ""
     raise IntegrityError(f"the model gives NaN or infinite logits for {images}; load sound weights{named}")
 
 
