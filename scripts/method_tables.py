@@ -80,6 +80,9 @@ def _values(annotation: Any, field: FieldInfo) -> str:
         return "number, or a range"
     if issubclass(annotation, Method):
         return next(reg.noun for reg in REGISTRIES.values() if any(issubclass(method, annotation) for method in reg))
+    if issubclass(annotation, Config):
+        inner_fields = annotation.model_fields.items()
+        return "table: " + "; ".join(f"`{name}` {_values(inner.annotation, inner)}" for name, inner in inner_fields)
     limits = {key: getattr(item, key) for item in field.metadata for key in BOUNDS if hasattr(item, key)}
     bounds = [f"{BOUNDS[key]} {limit}" for key, limit in limits.items()]
     return ", ".join([SCALARS[annotation], *bounds])

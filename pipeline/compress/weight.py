@@ -12,7 +12,14 @@ from torch import Tensor
 
 from pipeline.compress.packing import join_parts, select_part
 
-BIT_KINDS = {"index": "index", "rank": "index", "scale": "scale", "zero": "scale"}
+BIT_KINDS = {
+    "index": "index",
+    "rank": "index",
+    "scale": "scale",
+    "zero": "scale",
+    "level": "scale",
+    "centroid": "scale",
+}
 """The field of ``BitCount`` that counts a packed tensor, by the last word of its name; all others are payload."""
 
 

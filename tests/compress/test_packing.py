@@ -6,6 +6,7 @@ from moments import random_stats
 from torch import nn
 
 from pipeline.compress.contract import LayerCompression
+from pipeline.compress.few_bits import FewBits
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.intn import IntN
 from pipeline.compress.methods.no_compression import NoCompression
@@ -24,6 +25,10 @@ METHODS = [
     *(Sparse(block=block, score="activation", refit=True) for block in BLOCKS),
     Sparse(score="max"),
     Sparse(score="max", refit=True),
+    *(Sparse(keep=keep) for keep in (0.05, 0.3, 0.9)),
+    Sparse(keep=0.1, score="activation", refit=True, positions="mask"),
+    *(Sparse(keep=0.2, values=FewBits(bits=bits, scale=scale)) for bits in (1, 2, 5, 8) for scale in ("tensor", "row")),
+    *(Sparse(block="2:4", values=FewBits(levels=levels)) for levels in (2, 6, 20, 256)),
     *(IntN(bits=bits, group=group) for bits in (2, 3, 4, 8) for group in (0, 7)),
     *(IntN(bits=bits, symmetric=False, group=group) for bits in (3, 8) for group in (0, 7)),
     Svd(budget=0.3, singular_values=True),
@@ -32,7 +37,7 @@ METHODS = [
     Tou(rank=4, frozen="int1"),
 ]
 OF = {"sign": "payload", "dense": "payload", "value": "payload", "values": "payload", "code": "payload"}
-OF |= {"index": "index", "rank": "index", "scale": "scale", "zero": "scale"}
+OF |= {"index": "index", "rank": "index", "scale": "scale", "zero": "scale", "level": "scale"}
 
 
 def random_weight(out: int, inner: int, seed: int) -> torch.Tensor:

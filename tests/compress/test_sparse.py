@@ -5,7 +5,8 @@ import torch
 from moments import output_error, random_stats
 from pydantic import ValidationError
 
-from pipeline.compress.methods.sparse import Blocks, Sparse
+from pipeline.compress.methods.sparse import Sparse
+from pipeline.compress.sparsity import Blocks
 
 TILES = ["4x4", "1x16", "3x3", "5x5"]
 RUNS = ["2:4", "1:4", "4:8"]

@@ -78,8 +78,9 @@ def test_size_is_known_from_the_shape_alone(compression, layer, shape):
 
 
 def has_row_scales(method: LayerCompression) -> bool:
-    """Whether neither it nor the method of its factors is int1 with fewer scales than rows."""
-    return getattr(getattr(method, "factors", method), "scale", "row") == "row"
+    """Whether neither it nor the method of its factors has fewer scales than rows."""
+    stored = getattr(method, "factors", method)
+    return getattr(getattr(stored, "values", None) or stored, "scale", "row") == "row"
 
 
 @EACH_LAYER

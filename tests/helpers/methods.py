@@ -16,6 +16,7 @@ from pipeline.compress.layers import copy_sharing_tensors, in_groups, replace_we
 from pipeline.compress.methods.intn import IntN
 from pipeline.compress.methods.prune_gradient import PruneGradient
 from pipeline.compress.methods.prune_magnitude import PruneMagnitude
+from pipeline.compress.methods.sparse import Sparse
 from pipeline.compress.methods.svd import Svd
 from pipeline.compress.methods.svdlora import SvdLora
 from pipeline.compress.methods.tou_factors import Tou
@@ -32,6 +33,12 @@ FURTHER: dict[type[Method], list[dict[str, Any]]] = {
         {"factors": {"method": "int1", "scale": "tensor"}},
         {"factors": {"method": "sparse", "block": "1x16"}},
         {"factors": {"method": "svd", "energy": 0.9, "factors": "intN"}},
+    ],
+    Sparse: [
+        {"keep": 0.1},
+        {"keep": 0.2, "positions": "mask", "values": {"bits": 1}},
+        {"keep": 0.1, "score": "activation", "values": {"bits": 3, "scale": "row"}},
+        {"values": {"levels": 6}, "refit": True},
     ],
     SvdLora: [{"rank": 4, "steps": 3}, {"energy": 0.9, "bits": 8}, {"steps": 1, "bits": 1}],
     PruneMagnitude: [{"keep": 0.2, "rounding": "int"}],

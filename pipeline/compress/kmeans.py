@@ -1,0 +1,105 @@
+"""K-means (Lloyd, 1982) with a k-means++ start (Arthur and Vassilvitskii, 2007), each coordinate with a weight.
+
+Legend: ``n`` points ``X [n, d]``, their weights ``M [n, d]``, ``k`` centroids ``C [k, d]``; the error that falls is
+``sum_i sum_j M_ij (X_ij - C_a(i)j)^2``, where ``a(i)`` is the nearest centroid in that sense.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+STARTED = 2**15
+"""Points at most of which k-means++ draws its start."""
+AT_ONCE = 2**23
+"""Distances that are computed at once."""
+ROUNDS = 30
+"""Rounds of several coordinates; those of one coordinate take next to nothing, and go on until nothing changes."""
+
+
+def kmeans(points: Tensor, k: int, weights: Tensor) -> Tensor:
+    """Centroids ``[k, d]`` in ascending order of their first coordinate; the same at every call."""
+    if points.shape[1] == 1:
+        return _of_numbers(points[:, 0].double(), k, weights[:, 0].double())[:, None].to(points.dtype)
+    X, M = points.float(), weights.float()
+    M = M / M.mean().clamp_min(torch.finfo(M.dtype).tiny)
+    C = _plus_plus(X, k, M)
+    for _ in range(ROUNDS):
+        nearest, errors = _nearest(X, C, M)
+        total = torch.zeros_like(C).index_add_(0, nearest, M)
+        sums = torch.zeros_like(C).index_add_(0, nearest, M * X)
+        moved = torch.where(total > 0, sums / total.where(total > 0, 1), C)
+        empty = (torch.bincount(nearest, minlength=k) == 0).nonzero().flatten()[: len(X)]
+        moved[empty] = X[errors.topk(len(empty)).indices]
+        if torch.equal(moved, C):
+            break
+        C = moved
+    return C[C[:, 0].argsort(stable=True)].to(points.dtype)
+
+
+def nearest_centroids(points: Tensor, centroids: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The index of the nearest centroid of each point, ``[n]``; without weights all coordinates weigh the same."""
+    weights = torch.ones_like(points) if weights is None else weights
+    return _nearest(points.float(), centroids.float(), weights.float())[0]
+
+
+def _nearest(X: Tensor, C: Tensor, M: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices and errors ``[n]``: ``sum_j M (X - C)^2 = sum_j M X^2 - 2 (M X) C^T + M (C^2)^T``."""
+    squared = C.square().T
+    parts = [
+        (M_part @ squared).addmm_(M_part * X_part, C.T, alpha=-2).min(1) for X_part, M_part in _in_parts(X, M, len(C))
+    ]
+    own = (M * X.square()).sum(1)
+    return torch.cat([part.indices for part in parts]), own + torch.cat([part.values for part in parts])
+
+
+def _in_parts(X: Tensor, M: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor]]:
+    rows = max(1, AT_ONCE // k)
+    return zip(torch.split(X, rows), torch.split(M, rows), strict=True)
+
+
+def _plus_plus(X: Tensor, k: int, M: Tensor) -> Tensor:
+    """A start: points drawn one after another, each in proportion to its error so far."""
+    generator = torch.Generator().manual_seed(0)
+    if len(X) > STARTED:
+        some = torch.randperm(len(X), generator=generator)[:STARTED]
+        X, M = X[some], M[some]
+    errors, chosen = M.sum(1).double(), list[Tensor]()
+    for _ in range(k):
+        reached = errors.clamp_min(0).cumsum(0)
+        drawn = torch.rand(1, generator=generator, dtype=torch.float64) * reached[-1]
+        chosen.append(X[torch.searchsorted(reached, drawn).clamp_max(len(X) - 1)])
+        error = (M * (X - chosen[-1]).square()).sum(1).double()
+        errors = error if len(chosen) == 1 else torch.minimum(errors, error)
+    return torch.cat(chosen)
+
+
+def _of_numbers(x: Tensor, k: int, m: Tensor) -> Tensor:
+    """K-means of numbers ``x [n]`` of weights ``m [n]``: the best of several starts, ``[k]`` in ascending order.
+
+    The members of a centroid are neighbours in sorted order, and their sums differences of running sums.
+    """
+    if not m.any():
+        m = torch.ones_like(m)
+    x, order = x.sort()
+    m = m[order]
+    nothing = x.new_zeros(1)
+    mass, first, second = (torch.cat([nothing, part.cumsum(0)]) for part in (m, m * x, m * x * x))
+    steps = (torch.arange(k, dtype=x.dtype) + 0.5) / k
+    middle = torch.searchsorted(mass[1:], steps * mass[-1]).clamp_max(len(x) - 1)
+    quantiles, even = x[middle], x[0] + steps * (x[-1] - x[0])
+    best, least = quantiles, torch.inf
+    for level in (quantiles, even, (quantiles + even) / 2):
+        for _ in range(500):
+            ends = torch.cat(
+                [nothing.long(), torch.searchsorted(x, (level[1:] + level[:-1]) / 2), nothing.long() + len(x)]
+            )
+            masses, sums, squares = (part[ends[1:]] - part[ends[:-1]] for part in (mass, first, second))
+            moved = torch.where(masses > 0, sums / masses.where(masses > 0, 1), level).cummax(0).values
+            if torch.equal(moved, level):
+                break
+            level = moved
+        error = float((squares - sums * sums / masses.where(masses > 0, 1)).sum())
+        if error < least:
+            best, least = level, error
+    return best
