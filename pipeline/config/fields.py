@@ -35,7 +35,10 @@ Slug = Annotated[str, Field(pattern=f"^{SAFE_NAME}$")]
 Count = Annotated[int, Field(ge=1)]
 """A whole number of 1 or more."""
 
-NotEmpty = Annotated[tuple[T, ...], Field(strict=False), AfterValidator(refuse_empty)]
+AnyNumber = Annotated[tuple[T, ...], Field(strict=False)]
+"""A TOML list, which may be empty."""
+
+NotEmpty = Annotated[AnyNumber[T], AfterValidator(refuse_empty)]
 """A TOML list with at least one item."""
 
 Choices = Annotated[NotEmpty[T], AfterValidator(refuse_repeated)]

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from pipeline.objective.allocations.contract import Allocation as Allocation
     from pipeline.search.contract import Pruner as Pruner
     from pipeline.search.contract import Sampler as Sampler
+    from pipeline.task.augmentations.contract import Augmentation as Augmentation
     from pipeline.task.contract import Metric as Metric
     from pipeline.task.data.contract import DataSource as DataSource
     from pipeline.task.models.contract import ModelSource as ModelSource
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from pipeline.train.contract import Schedule as Schedule
     from pipeline.train.losses.contract import Loss as Loss
 else:  # those modules import this one; at run time a field is validated by its registry, whatever its type
-    Adapter = Allocation = Compression = DataSource = Init = Loss = Metric = Method
+    Adapter = Allocation = Augmentation = Compression = DataSource = Init = Loss = Metric = Method
     ModelSource = Optimizer = Pruner = Sampler = Schedule = Method
 
 M = TypeVar("M", bound=Method)
@@ -157,6 +158,7 @@ METRICS = Registry["Metric"]("metric", "method", "pipeline.task.metrics", writte
 COMPRESSIONS = Registry["Compression"]("compression", "method", "pipeline.compress.methods")
 ADAPTERS = Registry["Adapter"]("adapter", "method", "pipeline.adapt.methods")
 INITS = Registry["Init"]("init", "method", "pipeline.adapt.inits")
+AUGMENTATIONS = Registry["Augmentation"]("augmentation", "method", "pipeline.task.augmentations", written_as_name=True)
 LOSSES = Registry["Loss"]("loss", "method", "pipeline.train.losses")
 OPTIMIZERS = Registry["Optimizer"]("optimizer", "method", "pipeline.train.optimizers", written_as_name=True)
 SCHEDULES = Registry["Schedule"]("schedule", "method", "pipeline.train.schedules", written_as_name=True)

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline.config import registry
-from pipeline.config.fields import Choices, Count, Range
+from pipeline.config.fields import AnyNumber, Choices, Count, Range
 from pipeline.config.table import Config, wrong
 
 
@@ -32,6 +32,8 @@ class SearchSpec(Config):
     """The learning rate over a trial."""
     warmup: float = Field(0.0, ge=0)
     """Epochs over which the learning rate first rises linearly to ``lr``."""
+    augmentation: AnyNumber[Annotated[registry.Augmentation, registry.AUGMENTATIONS]] = ()
+    """Random changes of the training images, one after another, anew in every epoch."""
     loss: Annotated[registry.Loss, registry.LOSSES] = Field("cross-entropy", validate_default=True)
     """The loss that trials minimize; their validation loss is the same one."""
     trials: Count

@@ -12,14 +12,27 @@ from torch import nn
 from pipeline.adapt.contract import blank
 from pipeline.cell import Cell
 from pipeline.compress.contract import CompressedModel
-from pipeline.compress.layers import on_device
+from pipeline.compress.layers import on_device, real_parameter
+from pipeline.errors import SpecError
 from pipeline.hashes import fingerprint
 from pipeline.objective.combination import Combination
 from pipeline.space import cells
+from pipeline.task.augmentations.contract import Augmenter, make_augmenter
+from pipeline.task.contract import first_images
 from pipeline.train.cache.feature_cache import FeatureCache, teacher_logits
 from pipeline.train.cut.program import Probe, Program, make_program
 from pipeline.train.loop import Recipe
-from pipeline.train.rows import HELD, ComputedRows, Rows, Stem, image_rows, with_tensor
+from pipeline.train.rows import (
+    HELD,
+    AugmentedRows,
+    ComputedRows,
+    Inputs,
+    Rows,
+    Stem,
+    TensorRows,
+    image_rows,
+    with_tensor,
+)
 
 PROBE_IMAGES = 3
 BaseKey = tuple[Cell | None, frozenset[str]]
@@ -115,6 +128,7 @@ class Bases:
         self.combination, self.recipe, self.features = combination, recipe, features
         self._bases: dict[BaseKey, Base] = {}
         self._logits: dict[str, torch.Tensor] = {}
+        self._images: Rows | None = None
         self._lock = threading.RLock()
 
     def of(self, cell: Cell) -> Base:
@@ -164,9 +178,60 @@ class Bases:
                 self._logits[name] = teacher_logits(self.teacher, part, device, cache, base.feature_facts(name))
             return with_tensor(base.rows(name), self._logits[name])
 
+    @cached_property
+    def augmenter(self) -> Augmenter | None:
+        """What augments the training images; None if the study asks for no augmentation, or trains nothing.
+
+        Raises:
+            SpecError: The images cannot be augmented, or the outputs of frozen layers are cached for them.
+        """
+        combination, chosen = self.combination, self.combination.search.augmentation
+        if not chosen or not combination.adapter.trains:
+            return None
+        task = combination.task
+        augmenter = make_augmenter(chosen, task.description.get("preprocessing"), first_images(task.train).shape[1:])
+        for base in self.shared:
+            if base.program.cut is not None and base.program.cut.stem is not None:
+                raise SpecError(
+                    f"search.augmentation ({', '.join(one.name for one in chosen)}) changes the images in every epoch, "
+                    f"and the layers before the first target, which are frozen, run once, on the images as they are: "
+                    f"leave augmentation out, or let the targets begin at the model's first layer, or set "
+                    f'compute.cache = "off", with which every image takes the whole model in every epoch'
+                )
+        return augmenter
+
+    @property
+    def repeated(self) -> tuple[str, ...]:
+        """The parts of a search whose rows are the same in every epoch."""
+        return ("train", "val") if self.augmenter is None else ("val",)
+
+    def training_rows(self, base: Base, seed: int) -> Rows:
+        """What lanes on a base train on in an epoch; ``seed``, of the order and the epoch, is that of augmentation."""
+        if self.augmenter is None:
+            return self.rows(base, "train")
+        with self._lock:
+            if self._images is None:
+                images, device = image_rows(self.combination.task.train), self.recipe.device
+                on_cpu = torch.device(device).type == "cpu"
+                self._images = images.to(device) if isinstance(images, TensorRows) and not on_cpu else images
+        return self.augmented(base, self._images, seed)
+
+    def augmented(self, base: Base, images: Rows, seed: int) -> Rows:
+        """What lanes on a base are fed with for rows of images, augmented; the teacher sees the same images."""
+        if self.augmenter is None:
+            raise ValueError("the study asks for no augmentation")
+        program, teacher, like = base.program, self.teacher, real_parameter(base.program.model)
+
+        def inputs(images: torch.Tensor) -> Inputs:
+            images = images.to(like)
+            return (*program.inputs(images), *(teacher(images) if teacher else ()))
+
+        return ComputedRows(AugmentedRows(images, self.augmenter, seed, self.recipe.device), inputs)
+
     def release(self) -> None:
         """Free the rows that are held in memory; the next use reads them from the cache again."""
         with self._lock:
+            self._images = None
             self._logits.clear()
             for base in self._bases.values():
                 base.release()

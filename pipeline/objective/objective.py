@@ -144,9 +144,10 @@ class Objective:
     @plain_modes()
     def train_epoch(self, lanes: list[Lane]) -> None:
         """Train lanes that may share a cohort for one epoch, and evaluate them."""
-        base = self.bases.at(cast(BaseKey, lanes[0].base))
-        train, val = self.bases.rows(base, "train"), self.bases.rows(base, "val")
-        train_epoch(lanes, base.program, train, val, self.recipe)
+        lead = lanes[0]
+        base = self.bases.at(cast(BaseKey, lead.base))
+        train = self.bases.training_rows(base, derive(lead.seed, "augmentation", len(lead.curve)))
+        train_epoch(lanes, base.program, train, self.bases.rows(base, "val"), self.recipe)
 
     def epochs(self, lane: Lane) -> Iterator[int]:
         """Train a lane in a cohort of one; yields the number of each finished epoch, until the last or a failure."""

@@ -13,7 +13,7 @@ from pipeline.objective.objective import Objective
 from pipeline.space import Values, cells, middle
 from pipeline.train.lane import Lane
 from pipeline.train.loop import Cohort, side_by_side, workers
-from pipeline.train.rows import TensorRows
+from pipeline.train.rows import Rows, TensorRows
 
 MOST = 32
 """The highest number of lanes in one pass."""
@@ -97,7 +97,7 @@ def measure_pass(objective: Objective) -> Pass:
     return Pass(enough * batch, None if program.stacks else 1, seconds=1 / rates[enough], alone=alone)
 
 
-def _seconds(cohorts: Sequence[Cohort], rows: TensorRows, device: str) -> float:
+def _seconds(cohorts: Sequence[Cohort], rows: Rows, device: str) -> float:
     started = time.perf_counter()
     side_by_side([functools.partial(cohort.train, rows) for cohort in cohorts], device)
     return time.perf_counter() - started
@@ -115,12 +115,16 @@ def _mixed(objective: Objective, count: int, batch: int) -> Sequence[Values]:
 
 
 @torch.no_grad()
-def probe_rows(objective: Objective, count: int) -> TensorRows:
+def probe_rows(objective: Objective, count: int) -> Rows:
     """``count`` rows made from a few images of the training part, without building a cache."""
     train, bases = objective.combination.task.train, objective.bases
     few = min(PROBED, count, len(train))
     images, labels = next(iter(train.batches(few, torch.arange(few))))
     images = images.to(objective.recipe.device)
+    if bases.augmenter is not None:
+        indices = torch.arange(count) % few
+        rows = TensorRows([images[indices.to(images.device)]], labels[indices].to(images.device))
+        return bases.augmented(bases.common, rows, seed=0)
     tensors = (*bases.common.program.inputs(images), *(bases.teacher(images) if bases.teacher else ()))
     indices = torch.arange(count, device=tensors[0].device) % few
     return TensorRows([tensor[indices] for tensor in tensors], labels[indices.cpu()].to(tensors[0].device))

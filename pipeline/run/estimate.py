@@ -72,9 +72,13 @@ def plan_cache(objective: Objective, counted: set[str]) -> dict[str, Any]:
         stem = base.program.cut.stem if base.program.cut else None
         wanted += [(stem, name) for name in ("train", "val", "test")] if stem else []
     said = bases.common.program.cut_in_words()  # of the highest rank, if cells adapt different layers
+    if bases.augmenter is not None:
+        names = ", ".join(augmentation.name for augmentation in bases.augmenter.augmentations)
+        said += f"; training images are augmented in every epoch ({names})"
     if bases.teacher and objective.recipe.compute.cache != "off":
-        wanted += [(bases.teacher, name) for name in ("train", "val")]
-        said += "; the uncompressed model's logits are kept for distillation"
+        wanted += [(bases.teacher, name) for name in bases.repeated]
+        kept = "for distillation" if "train" in bases.repeated else "for validation, and computed for augmented images"
+        said += f"; the uncompressed model's logits are kept {kept}"
     images, _ = next(iter(task.train.batches(PROBED, torch.arange(min(PROBED, len(task.train))))))
     per_image = {module: _seconds(module, images.to(objective.recipe.device)) / len(images) for module, _ in wanted}
     size, missing, seconds = 0, 0, 0.0

@@ -70,3 +70,12 @@ def refuse_misfits(combinations: Iterable[Combination]) -> None:
             continue  # damaged weights fail their combination alone, when its turn comes
         except SpecError as error:
             raise SpecError(f"combination '{combination.name}': {error}") from None
+
+
+def refuse_unaugmentable(objectives: Mapping[str, Objective]) -> None:
+    """Refuse augmentation of images that do not take it, or whose frozen layers' outputs are cached."""
+    for name, objective in objectives.items():
+        try:
+            _ = objective.bases.augmenter
+        except SpecError as error:
+            raise SpecError(f"combination '{name}': {error}") from None

@@ -215,7 +215,7 @@ def _search(spec: StudySpec, study: optuna.Study, objective: Objective, cohort: 
     for note in study.user_attrs["notes"]:
         logger.info(f"{name}: {note}")
     for base in bases.shared:  # caches are built here, before the search, so that they have all threads
-        for part in ("train", "val"):
+        for part in bases.repeated:
             bases.rows(base, part)
     Coordinator(objective, study, kept, _pass(objective, study, cohort), events).run()
     bases.release()

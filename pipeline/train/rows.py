@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from pipeline.seeds import derive
+from pipeline.task.augmentations.contract import Augmenter
 from pipeline.task.contract import Part
 from pipeline.task.metrics.agreement import PredictedPart
 from pipeline.task.parts import DatasetPart, TensorPart
@@ -106,6 +108,24 @@ class _ExtendedRows:
         indices = torch.split(order.to(self.extra.device), batch_size)
         for (inputs, labels), chosen in zip(self.rows.batches(batch_size, order), indices, strict=True):
             yield (*inputs, self.extra.index_select(0, chosen)), labels
+
+
+@dataclass(eq=False)
+class AugmentedRows:
+    """Rows of images in one epoch of training, augmented: a batch depends on ``seed`` and its place in the epoch."""
+
+    rows: Rows
+    augmenter: Augmenter
+    seed: int
+    device: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batches(self, batch_size: int, order: Tensor | None = None) -> Iterator[tuple[Inputs, Tensor]]:
+        for step, ((images,), labels) in enumerate(self.rows.batches(batch_size, order)):
+            moved = images.to(self.device, non_blocking=True)
+            yield (self.augmenter(moved, derive(self.seed, step)),), labels
 
 
 @dataclass(eq=False)
