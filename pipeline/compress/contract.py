@@ -7,8 +7,10 @@ group of a grouped convolution is compressed by itself.
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pipeline.compress.layers import (
@@ -17,6 +19,7 @@ from pipeline.compress.layers import (
     in_groups,
     layer_in_errors,
     matrix_shape,
+    replace_bias,
     replace_weight,
     sound_matrix,
     weight_matrix,
@@ -106,6 +109,26 @@ class LayerCompression(Compression):
     A layer whose packed weight would be no smaller stays dense.
     """
 
+    bias: Literal["kept", "corrected"] = "kept"
+    """"corrected" adds the mean output error to each layer's bias, ``b += (W - Q) E[x]``, at no cost in bytes; moments
+    of inputs are then centred, because no other error is left. A layer without a bias stays as it is."""
+    ridge: float = Field(0, ge=0)
+    """Added to the eigenvalues of the inputs' second moment, in units of their mean: weighs inputs more equally."""
+    later: ClassVar[frozenset[str]] = frozenset({"bias", "ridge"})
+
+    @model_validator(mode="after")
+    def _ridge_of_statistics(self) -> "LayerCompression":
+        if self.ridge and not self.needs_statistics:
+            raise ValueError(
+                f"ridge = {self.ridge} has no effect, because with these options '{self.name}' reads no statistics of "
+                f"the layer's inputs; leave it out"
+            )
+        return self
+
+    @property
+    def needs_statistics(self) -> bool:
+        return self.bias == "corrected"
+
     @abstractmethod
     def compress(self, weight: Tensor, stats: LayerStats | None) -> CompressedWeight:
         """Compress ``weight [out, in]``; ``stats`` is ``None`` unless ``needs_statistics``.
@@ -129,7 +152,19 @@ class LayerCompression(Compression):
         )
         for name, weight in weights.items():
             replace_weight(copy, name, weight.dense())
+            if self.corrects_bias(model.get_submodule(name)):
+                replace_bias(copy, name, self.corrected_bias(model.get_submodule(name), weight.dense(), stats[name]))
         return CompressedModel(copy, weights, model)
+
+    def corrects_bias(self, layer: nn.Module) -> bool:
+        return self.bias == "corrected" and layer.bias is not None
+
+    def corrected_bias(self, layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> Tensor:
+        """``b + (W - Q) E[x]``, ``[out]``, of an uncompressed layer whose weight becomes ``matrix [out, in]``."""
+        lost = in_groups(layer, weight_matrix(layer).double() - matrix.double())
+        shift = torch.cat([group @ its.mean for group, its in zip(lost, stats, strict=True)])
+        bias = layer.get_parameter("bias").detach()
+        return (bias.double() + shift).to(bias.dtype)
 
     def outline(self, model: nn.Module, targets: Sequence[str], train: Part | None = None) -> CompressedModel:
         weights = _each_weight_once(model, targets, lambda _, layer: self._outline_layer(layer))
@@ -152,7 +187,8 @@ class LayerCompression(Compression):
 
     def compress_layer(self, layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> CompressedWeight:
         groups = in_groups(layer, matrix)
-        group_stats = stats if self.needs_statistics else [None] * len(groups)
+        centred = [its.centred() for its in stats] if self.corrects_bias(layer) else stats
+        group_stats = [its.with_ridge(self.ridge) for its in centred] if self.needs_statistics else [None] * len(groups)
         return _unless_larger(
             join_groups([self.compress(*pair) for pair in zip(groups, group_stats, strict=True)]), matrix
         )

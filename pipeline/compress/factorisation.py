@@ -45,7 +45,7 @@ class Truncation(LayerCompression):
 
     @property
     def needs_statistics(self) -> bool:
-        return self.metric == "activation"
+        return super().needs_statistics or self.metric == "activation"
 
     @property
     def sized_by_shape(self) -> bool:
@@ -56,7 +56,7 @@ class Truncation(LayerCompression):
 
         With metric "activation", ``S`` are the singular values of ``W C^(1/2)``, and ``V`` contains ``C^(-1/2)``.
         """
-        if stats is None or not self.needs_statistics:
+        if stats is None or self.metric == "weight":
             U, S, V = torch.linalg.svd(weight.double(), full_matrices=False)
             return U, S, V
         U, S, V = torch.linalg.svd(stats.times_root(weight.double()), full_matrices=False)

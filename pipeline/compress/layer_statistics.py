@@ -41,7 +41,7 @@ def _forward_hooks(
 def gather_statistics(
     model: nn.Module, targets: Sequence[str], batches: Iterable[Tensor]
 ) -> dict[str, Sequence[LayerStats]]:
-    """``C = E[x x^T]`` of the inputs of each target layer over batches of images, one per group of a convolution.
+    """``C = E[x x^T]`` and ``E[x]`` of the inputs of each target over batches of images, per group of a convolution.
 
     A layer whose ``C`` would take more than ``MOMENT_LIMIT`` bytes gets that of ``VECTORS`` of its input vectors, drawn
     at random, each with the same chance; of all of them, if there are no more.
@@ -58,18 +58,19 @@ def gather_statistics(
 
 
 class _Moment:
-    """The sum of ``x x^T`` over input vectors, per group."""
+    """The sums of ``x x^T`` and ``x`` over input vectors, per group."""
 
     def __init__(self) -> None:
-        self._sum, self._count = torch.zeros(()), 0
+        self._sum, self._first, self._count = torch.zeros(()), torch.zeros(()), 0
 
     def add(self, x: Tensor) -> None:
         x = x.double()
-        self._sum = self._sum.to(x.device) + x.mT @ x
+        self._sum, self._first = self._sum.to(x.device) + x.mT @ x, self._first.to(x.device) + x.sum(1)
         self._count += x.shape[1]
 
     def stats(self) -> Sequence[LayerStats]:
-        return [LayerStats(group.cpu() / self._count) for group in self._sum]
+        moments = zip(self._sum.cpu() / self._count, self._first.cpu() / self._count, strict=True)
+        return [LayerStats(second, first) for second, first in moments]
 
 
 class _Sample:

@@ -75,3 +75,8 @@ def replace_weight(model: nn.Module, name: str, matrix: Tensor) -> None:
     layer = model.get_submodule(name)
     shape = layer.get_parameter("weight").shape
     layer.register_parameter("weight", nn.Parameter(matrix.reshape(shape), requires_grad=False))
+
+
+def replace_bias(model: nn.Module, name: str, bias: Tensor) -> None:
+    """Let a layer add ``bias [out]``; the tensor that it had is not changed."""
+    model.get_submodule(name).register_parameter("bias", nn.Parameter(bias, requires_grad=False))

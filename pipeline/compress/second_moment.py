@@ -1,14 +1,18 @@
 """The second moment of a layer's inputs, ``C = E[x x^T]``, as the methods use it: products with it and with its root.
 
-Legend: ``n`` input vectors ``X [n, in]``, ``rho`` the ridge, ``D = C + rho I`` the damped moment, ``K K^T = D``.
+Legend: ``n`` input vectors ``X [n, in]``, ``m = E[x]`` their mean, ``rho`` the ridge, ``D = C + rho I`` the damped
+moment, ``K K^T = D``.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
+
+LEAST_DAMPING = 1e-6
+"""The ridge, as a share of the mean of ``diag C``, that makes ``D`` invertible where some inputs are always zero."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -16,6 +20,21 @@ class LayerStats:
     """Statistics of a layer's inputs over training images: the matrix ``C`` itself."""
 
     second_moment: Tensor  # C = E[x x^T], uncentred, float64 [in, in]
+    first_moment: Tensor | None = None  # m = E[x], float64 [in]; None stands for zeros
+    damping: float = LEAST_DAMPING  # rho as a share of the mean of diag C
+
+    @property
+    def mean(self) -> Tensor:
+        """``m = E[x]``, float64 ``[in]``."""
+        return torch.zeros_like(self.diagonal) if self.first_moment is None else self.first_moment
+
+    def centred(self) -> "LayerStats":
+        """The statistics of ``x - m``: ``C - m m^T``, the moment of what a corrected bias leaves of an error."""
+        return LayerStats(self.second_moment - self.mean.outer(self.mean), damping=self.damping)
+
+    def with_ridge(self, ridge: float) -> "LayerStats":
+        """The statistics whose ridge is at least ``ridge`` times the mean of ``diag C``; they themselves if it is."""
+        return self if ridge <= self.damping else replace(self, damping=ridge)
 
     @cached_property
     def diagonal(self) -> Tensor:
@@ -24,8 +43,8 @@ class LayerStats:
 
     @property
     def ridge(self) -> Tensor:
-        """``rho = 1e-6 mean(diag C)``, which is added to all eigenvalues of ``C``."""
-        return 1e-6 * self.diagonal.mean().clamp_min(1e-12)
+        """``rho = damping * mean(diag C)``, which is added to all eigenvalues of ``C``."""
+        return self.damping * self.diagonal.mean().clamp_min(1e-12)
 
     def damped(self) -> Tensor:
         """``D = C + rho I``, ``[in, in]``; it is invertible even if some inputs are always zero (dead pixels)."""
@@ -74,8 +93,19 @@ class SampledStats(LayerStats):
 
     vectors: Tensor  # [n, in]
 
-    def __init__(self, vectors: Tensor) -> None:
+    def __init__(self, vectors: Tensor, damping: float = LEAST_DAMPING) -> None:
         object.__setattr__(self, "vectors", vectors)
+        object.__setattr__(self, "damping", damping)
+
+    @cached_property
+    def mean(self) -> Tensor:
+        return self.vectors.double().sum(0) / max(1, len(self.vectors))
+
+    def centred(self) -> LayerStats:
+        return SampledStats(self.vectors - self.mean.to(self.vectors), self.damping)
+
+    def with_ridge(self, ridge: float) -> LayerStats:
+        return self if ridge <= self.damping else SampledStats(self.vectors, ridge)
 
     @property
     def second_moment(self) -> Tensor:
@@ -130,4 +160,7 @@ def mean_stats(groups: Sequence[LayerStats]) -> LayerStats:
     sampled = [group.vectors for group in groups if isinstance(group, SampledStats)]
     if sampled:
         return SampledStats(torch.cat(sampled))
-    return LayerStats(torch.stack([group.second_moment for group in groups]).mean(0))
+    moments, means = (
+        torch.stack(kind).mean(0) for kind in zip(*((g.second_moment, g.mean) for g in groups), strict=True)
+    )
+    return LayerStats(moments, means)

@@ -22,7 +22,8 @@ class Method(Config):
     name: ClassVar[str]
     written_as_name: ClassVar[bool]
     later: ClassVar[frozenset[str]] = frozenset()
-    """Options of later versions; their defaults are not written, so that the hashes of earlier versions stay."""
+    """Options of later versions, beside those of its bases; their defaults are not written, so that the hashes of
+    earlier versions stay."""
 
     @classmethod
     def summary(cls) -> str:
@@ -31,7 +32,8 @@ class Method(Config):
 
     @model_serializer(mode="wrap")
     def _with_its_name(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any] | str:
-        defaults = {name: type(self).model_fields[name].default for name in self.later}
+        later = frozenset[str]().union(*(vars(base).get("later", ()) for base in type(self).__mro__))
+        defaults = {name: type(self).model_fields[name].default for name in later}
         options = {
             name: value
             for name, value in handler(self).items()

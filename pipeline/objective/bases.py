@@ -137,7 +137,7 @@ class Bases:
 
     def key(self, cell: Cell) -> BaseKey:
         """Identifies the base of a cell; the lanes of a cohort have the same key."""
-        return cell if self.combination.moves_base(cell) else None, self.combination.adapted(cell.rank)
+        return cell if self.combination.has_own_base(cell) else None, self.combination.adapted(cell.rank)
 
     @property
     def common(self) -> Base:

@@ -7,17 +7,19 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
+from torch import Tensor, nn
 
 from pipeline.adapt.contract import AdaptedLayer, Adapter, Init, Start, blank, stored_model, trainable_counts
 from pipeline.cell import Cell
 from pipeline.compress.attention import SplitQkv, with_plain_attention
-from pipeline.compress.contract import CompressedModel, Compression, compress_cached
+from pipeline.compress.contract import CompressedModel, Compression, LayerCompression, compress_cached
 from pipeline.compress.layer_statistics import Statistics, reestimate, refuse_reestimation
 from pipeline.compress.layers import (
     copy_sharing_tensors,
     layer_in_errors,
     matrix_shape,
     on_device,
+    replace_bias,
     replace_weight,
     weight_matrix,
 )
@@ -146,6 +148,17 @@ class Combination:
         """Whether a cell's init changes the compressed weights, so that the cell has a base of its own."""
         return cell.init in self.inits and self.inits[cell.init].moves_base
 
+    @cached_property
+    def _corrected(self) -> list[str]:
+        """The targets whose bias the compression corrects."""
+        method, layer = self.compression, self.model.get_submodule
+        corrects = isinstance(method, LayerCompression) and method.corrects_bias
+        return [name for name in self.targets if corrects and corrects(layer(name))]
+
+    def has_own_base(self, cell: Cell) -> bool:
+        """Whether a cell's starts change the compressed weights, or the mean outputs that biases are corrected for."""
+        return self.moves_base(cell) or (cell.init in self.inits and bool(self._corrected))
+
     def facts(self, at: int | Cell) -> Facts:
         """Sizes and counts at a rank, or of a cell: an init that moves the base may change its size."""
         moved = at if isinstance(at, Cell) and self.moves_base(at) else None
@@ -211,11 +224,24 @@ class Combination:
             return self._starts[cell]
 
     def with_moved_base(self, cell: Cell) -> CompressedModel:
-        """The compressed model with the weights that a cell's init gives it."""
+        """The compressed model with the weights that a cell's init gives it, and biases corrected for its starts."""
         model, weights = copy_sharing_tensors(self.compressed.model), dict(self.compressed.weights)
-        for name, start in self._moved(cell).items():
-            if start.base is None:
+        init = self.inits[cell.init]
+        starts = self._moved(cell) if init.moves_base else self.starts(Values(cell.rank, cell.init), self.seed)
+        for name, start in starts.items():
+            if start.base is None and init.moves_base:
                 raise TypeError(f"init '{cell.init}' moves the base, but returned none for layer '{name}'")
-            weights[name] = start.base
-            replace_weight(model, name, start.base.dense().to(model.get_submodule(name).get_parameter("weight")))
+            if start.base is not None:
+                weights[name] = start.base
+                replace_weight(model, name, start.base.dense().to(model.get_submodule(name).get_parameter("weight")))
+            if name in self._corrected:
+                self._correct_bias(model, name, weights[name].dense(), start)
         return replace(self.compressed, model=model, weights=weights)
+
+    def _correct_bias(self, model: nn.Module, name: str, dense: Tensor, start: Start) -> None:
+        """Let a layer's bias take the mean of what ``Q + s B A`` loses, ``b + (W - Q - s B A) E[x]``, in place."""
+        if isinstance(self.compression, LayerCompression):
+            adapted = dense + start.B @ start.A if start.residual else dense
+            layer, stats = self.model.get_submodule(name), self.statistics.of([name])[name]
+            bias = self.compression.corrected_bias(layer, adapted, stats)
+            replace_bias(model, name, bias.to(model.get_submodule(name).get_parameter("bias")))

@@ -46,6 +46,9 @@ class Outline(Combination):
     def moves_base(self, cell: Cell) -> bool:
         return False
 
+    def has_own_base(self, cell: Cell) -> bool:
+        return False
+
     def starts(self, values: Values, seed: int) -> dict[str, Start]:
         """Starts at zero, of which training steps take as long as from any other."""
         shapes = {name: self.compressed.weights[name].shape for name in self.layer_ranks(values.rank)}

@@ -56,12 +56,12 @@ class Int1(LayerCompression):
 
     @property
     def needs_statistics(self) -> bool:
-        return self.metric == "activation" and self.scale != "none"
+        return super().needs_statistics or (self.metric == "activation" and self.scale != "none")
 
     def compress(self, weight: Tensor, stats: LayerStats | None) -> SignWeight:
         positive = weight >= 0
         signs = torch.where(positive, 1, -1).double()
-        projected = stats.times_moment(signs) if stats is not None and self.needs_statistics else signs
+        projected = stats.times_moment(signs) if stats is not None and self.metric == "activation" else signs
         numerator, denominator = (weight * projected).sum(1), (signs * projected).sum(1)
         if self.scale == "none":
             scale = numerator.new_empty(0)

@@ -119,7 +119,7 @@ class Sparse(LayerCompression):
 
     @property
     def needs_statistics(self) -> bool:
-        return self.refit or self.score == "activation"
+        return super().needs_statistics or self.refit or self.score == "activation"
 
     @property
     def pattern(self) -> Pattern:
