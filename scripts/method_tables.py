@@ -12,7 +12,7 @@ import re
 import textwrap
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -68,7 +68,7 @@ def _values(annotation: Any, field: FieldInfo) -> str:
     origin, inner = get_origin(annotation), [item for item in get_args(annotation) if item is not NoneType]
     if origin is Literal:
         return ", ".join(f"`{json.dumps(choice)}`" for choice in inner)
-    if origin is UnionType:
+    if origin in (Union, UnionType):
         return _values(inner[0], field)
     if origin is tuple:
         return f"list of {_values(inner[0], FieldInfo()).replace('number', 'numbers')}"

@@ -107,10 +107,13 @@ class Adapter(Method):
     or a new one in the layer that uses it, such as ``fc1.lora_A``.
     """
 
-    low_rank: ClassVar[bool] = False
-    """Whether it has a rank, an init and an alpha; an adapter without them is searched in a single cell."""
     trains: ClassVar[bool] = True
     """Whether it trains anything; an adapter that does not has one trial."""
+
+    @property
+    def low_rank(self) -> bool:
+        """Whether it has a rank, an init and an alpha; an adapter without them is searched in a single cell."""
+        return False
 
     @property
     def space(self) -> Mapping[str, Range]:
@@ -128,12 +131,23 @@ class Adapter(Method):
         """
 
     def is_frozen(self, name: str) -> bool:
-        """Whether a tensor of ``begin`` differs between lanes but is not trained."""
+        """Whether a tensor of ``begin`` differs between lanes but gets no gradient; ``after_step`` may change it."""
         return False
 
-    def layer(self, base: nn.Module, trains: Collection[str]) -> LaneLayer:
-        """A layer ``base`` as it computes with lanes; ``trains`` names, within the layer, the tensors of ``begin``."""
+    def layer(self, base: nn.Module, trains: Collection[str], weight: CompressedWeight | None = None) -> LaneLayer:
+        """A layer ``base`` as it computes with lanes.
+
+        ``trains`` names, within the layer, the tensors of ``begin``; ``weight`` is its compressed weight, if any.
+        """
         return SeparateLayer(base)
+
+    def after_step(
+        self, weights: Mapping[str, CompressedWeight], parameters: Mapping[str, Tensor], step: int, steps: int
+    ) -> None:
+        """Change tensors of stacked lanes in place after optimizer step number ``step``, from 1, of ``steps``.
+
+        ``parameters`` are all tensors of ``begin``, ``[T, ...]``. By default nothing is changed.
+        """
 
     def loaded_layer(self, base: nn.Module, parameters: Mapping[str, Tensor], alpha: float) -> nn.Module:
         """A layer ``base`` as a loaded model computes with what ``absorb`` left for it, by name within the layer.
@@ -144,8 +158,10 @@ class Adapter(Method):
         lane = {name: tensor[None] for name, tensor in parameters.items()}
         return Adapted(self.layer(base, parameters.keys()), [Stack(lane, torch.tensor([alpha]))])
 
-    def merged(self, weight: Tensor, parameters: Mapping[str, Tensor], alpha: float) -> Tensor:
+    def merged(self, weight: Tensor, parameters: Mapping[str, Tensor], alpha: float | Tensor) -> Tensor:
         """The weight ``[out, in]`` with which a bare layer gives the outputs of ``loaded_layer``.
+
+        It has gradients, and ``torch.vmap`` can be applied to it; ``alpha`` may be a tensor without axes.
 
         Raises:
             SpecError: There is no such weight, as by default.

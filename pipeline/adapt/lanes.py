@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from pipeline.adapt.contract import Adapter
+    from pipeline.compress.weight import CompressedWeight
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ class Lanes:
                 layer, _, name = key.rpartition(".")
                 by_layer.setdefault(layer, {})[name] = tensor
             for layer, tensors in by_layer.items():
-                alpha = torch.tensor(alphas).to(next(iter(tensors.values())))
+                alpha = torch.tensor(alphas).to(next(t for t in tensors.values() if t.is_floating_point()))
                 self.layers.setdefault(layer, []).append(Stack(tensors, alpha))
 
     def one_by_one(self) -> Iterator["Lanes"]:
@@ -102,14 +103,14 @@ class SeparateLayer(LaneLayer):
 
     def forward(self, x: Tensor, y: Tensor | None, stacks: Sequence[Stack]) -> Tensor:
         if y is not None:
-            lane_forward = torch.vmap(self.lane_forward, (0, None))
-            return joined([lane_forward(stack.parameters, x).flatten(0, 1) for stack in stacks])
+            lane_forward = torch.vmap(self.lane_forward, (0, 0, None))
+            return joined([lane_forward(stack.parameters, stack.alpha, x).flatten(0, 1) for stack in stacks])
         parts = zip(stacks, split_by_stack(x, stacks), strict=True)
-        inputs = [(stack.parameters, torch.unflatten(part, 0, (len(stack), -1))) for stack, part in parts]
-        return joined([torch.vmap(self.lane_forward)(*pair).flatten(0, 1) for pair in inputs])
+        inputs = [(stack.parameters, stack.alpha, torch.unflatten(part, 0, (len(stack), -1))) for stack, part in parts]
+        return joined([torch.vmap(self.lane_forward)(*lane).flatten(0, 1) for lane in inputs])
 
-    def lane_forward(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """The output ``[n, ...]`` of one lane for its input ``[n, ...]``."""
+    def lane_forward(self, parameters: Mapping[str, Tensor], alpha: Tensor, x: Tensor) -> Tensor:
+        """The output ``[n, ...]`` of one lane for its input ``[n, ...]``; ``alpha`` is a tensor without axes."""
         y: Tensor = with_parameters(self._base, parameters)(x)
         return y
 
@@ -201,9 +202,12 @@ class FormOnly(Tensor):
         return RuntimeError(f"the values of '{key}' are read by {function.strip('_')}")
 
 
-def attach(model: nn.Module, adapter: "Adapter", lanes: Lanes) -> None:
+def attach(
+    model: nn.Module, adapter: "Adapter", lanes: Lanes, weights: Mapping[str, "CompressedWeight"] | None = None
+) -> None:
     """Let a model compute with ``lanes``, in place, on ``[T * n, ...]``; one lane if there are container parameters.
 
+    ``weights`` are those of the compressed model, by layer; adapters that train no codes do not need them.
     A layer stays the object that it is, with its class and attributes, because the model's code may ask for them.
     """
     for name, stacks in lanes.layers.items():
@@ -213,7 +217,8 @@ def attach(model: nn.Module, adapter: "Adapter", lanes: Lanes) -> None:
                 del module._parameters[key]
                 setattr(module, key, tensor[0])
         else:
-            adapted = Adapted(adapter.layer(copy.copy(module), stacks[0].parameters.keys()), stacks)
+            weight = (weights or {}).get(name)
+            adapted = Adapted(adapter.layer(copy.copy(module), stacks[0].parameters.keys(), weight), stacks)
             module.__dict__ |= {
                 "forward": adapted.forward,
                 "_parameters": forms(module, name),

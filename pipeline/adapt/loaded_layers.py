@@ -82,11 +82,11 @@ def add_low_rank(layer: nn.Module, parameters: Mapping[str, Tensor], scale: floa
     return adapted
 
 
-def merged_weight(weight: Tensor, parameters: Mapping[str, Tensor], scale: float) -> Tensor:
+def merged_weight(weight: Tensor, parameters: Mapping[str, Tensor], scale: float | Tensor) -> Tensor:
     """``W + s B A``, or ``(m / ||W + s B A||) (W + s B A)``, ``[out, in]`` in the dtype of ``weight``."""
     A, B = (parameters[name].to(weight.device, torch.float64) for name in ("lora_A", "lora_B"))
     merged = weight.double() + scale * (B @ A)
     if "magnitude" in parameters:
         norms = merged.norm(dim=1)
-        merged = merged * (parameters["magnitude"].to(merged) / norms.where(norms > 0, 1))[:, None]
+        merged = merged * (parameters["magnitude"].to(merged) / norms.where(norms > 0, 1).detach())[:, None]
     return merged.to(weight.dtype)

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from torch import Tensor
 
 from pipeline.compress.contract import LayerCompression, LayerStats
+from pipeline.compress.latents import Codes, codes_of_parts
 from pipeline.compress.packing import join_parts, select_part
 from pipeline.compress.weight import CompressedWeight, DenseWeight
 from pipeline.config.registry import COMPRESSIONS
@@ -140,6 +141,31 @@ class FactorWeight(CompressedWeight):
 
     def scaled_rows(self, gain: Tensor) -> Self:
         return replace(self, first=self.first.scaled_rows(gain))
+
+    def trainable(self, weight: Tensor) -> dict[str, Tensor]:
+        """Those of both factors, which begin at their rounded values, and ``values``."""
+        parts = {
+            "first": self.first.trainable(self.first.dense()),
+            "second": self.second.trainable(self.second.dense()),
+        }
+        return {**join_parts(parts), **({"values": self.values} if len(self.values) else {})}
+
+    def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        return product(*self.projected_factors(tensors))
+
+    def projected_factors(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """``factors`` of the codes of ``tensors``, with gradients as in ``project``."""
+        first = self.first.project(select_part(tensors, "first"))
+        first = first * tensors["values"] if "values" in tensors else first
+        return first, self.second.project(select_part(tensors, "second"))
+
+    def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
+        return codes_of_parts({"first": self.first, "second": self.second}, tensors)
+
+    def with_trained(self, tensors: Mapping[str, Tensor]) -> "FactorWeight":
+        first = self.first.with_trained(select_part(tensors, "first"))
+        second = self.second.with_trained(select_part(tensors, "second"))
+        return FactorWeight(first, second, tensors.get("values", self.values))
 
     def with_factors(self, first: Tensor | None, second: Tensor) -> Self:
         """The weight with other, dense factors; ``None`` keeps the first factor and the values."""

@@ -10,6 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from pipeline.compress.latents import Codes, codes_of_parts
 from pipeline.compress.packing import join_parts, select_part
 
 BIT_KINDS = {
@@ -84,6 +85,37 @@ class CompressedWeight:
         """``[out, k]`` and ``[k, in]`` if the weight is stored as their product, otherwise ``None``."""
         return None
 
+    def trainable(self, weight: Tensor) -> dict[str, Tensor]:
+        """The tensors that stand for this weight while its codes are trained, from the uncompressed ``weight``.
+
+        ``latent [out, in]`` is a weight that training moves and ``project`` rounds; each part of a weight has its own,
+        ``first_latent`` for instance. It begins at the uncompressed weight, moved into the cell of its code where
+        compression chose another code. The other tensors are named as in ``to_tensors``. One whose name ends in an
+        item of ``FIXED`` is never trained.
+
+        Raises:
+            NotImplementedError: The form has no codes that can be trained, as by default.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no codes that can be trained")
+
+    def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The dense form ``[out, in]`` of the codes of ``tensors``, with straight-through gradients to the latents.
+
+        It is called under ``torch.vmap``, and reads nothing of this weight but its form.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no codes that can be trained")
+
+    def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
+        """The codes that each latent is rounded to, and the middles of their cells.
+
+        It is called as ``project`` is. A latent that is never rounded is left out.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no codes that can be trained")
+
+    def with_trained(self, tensors: Mapping[str, Tensor]) -> "CompressedWeight":
+        """The weight of the same form and size whose dense form is ``project(tensors)``, bit for bit."""
+        raise NotImplementedError(f"{type(self).__name__} has no codes that can be trained")
+
     def __deepcopy__(self, memo: object) -> Self:
         return self
 
@@ -110,6 +142,18 @@ class DenseWeight(MatrixWeight):
 
     def to_tensors(self) -> dict[str, Tensor]:
         return {"dense": self.weight.float()}
+
+    def trainable(self, weight: Tensor) -> dict[str, Tensor]:
+        return {"latent": self.weight}
+
+    def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        return tensors["latent"]
+
+    def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
+        return {}
+
+    def with_trained(self, tensors: Mapping[str, Tensor]) -> "DenseWeight":
+        return DenseWeight(tensors["latent"])
 
 
 def join_groups(groups: Sequence[CompressedWeight]) -> CompressedWeight:
@@ -139,11 +183,7 @@ class GroupedWeight(CompressedWeight):
         return sum(group.macs for group in self.groups)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        packed = [group.to_tensors() for group in self.groups]
-        shapes = [{kind: tensor.shape for kind, tensor in tensors.items()} for tensors in packed]
-        if any(shape != shapes[0] for shape in shapes):
-            return join_parts({f"group{g}": tensors for g, tensors in enumerate(packed)})
-        return {kind: torch.stack([tensors[kind] for tensors in packed]) for kind in packed[0]}
+        return _stacked([group.to_tensors() for group in self.groups])
 
     @staticmethod
     def split(tensors: Mapping[str, Tensor], groups: int) -> list[dict[str, Tensor]]:
@@ -156,3 +196,35 @@ class GroupedWeight(CompressedWeight):
     def scaled_rows(self, gain: Tensor) -> Self:
         gains = gain.chunk(len(self.groups))
         return type(self)([group.scaled_rows(rows) for group, rows in zip(self.groups, gains, strict=True)])
+
+    def trainable(self, weight: Tensor) -> dict[str, Tensor]:
+        """The tensors of the groups, stacked; or joined by name if their shapes differ."""
+        rows = weight.reshape(len(self.groups), -1, weight.shape[1])
+        return _stacked([group.trainable(part) for group, part in zip(self.groups, rows, strict=True)])
+
+    def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        if self._is_stacked(tensors):
+            stacked: Tensor = torch.vmap(self.groups[0].project)(dict(tensors))
+            return stacked.flatten(0, 1)
+        return torch.cat([group.project(select_part(tensors, f"group{g}")) for g, group in enumerate(self.groups)])
+
+    def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
+        if self._is_stacked(tensors):
+            return torch.vmap(self.groups[0].codes)(dict(tensors))
+        return codes_of_parts({f"group{g}": group for g, group in enumerate(self.groups)}, tensors)
+
+    def with_trained(self, tensors: Mapping[str, Tensor]) -> "GroupedWeight":
+        parts = self.split(tensors, len(self.groups))
+        return GroupedWeight([group.with_trained(part) for group, part in zip(self.groups, parts, strict=True)])
+
+    @staticmethod
+    def _is_stacked(tensors: Mapping[str, Tensor]) -> bool:
+        return not any(kind.startswith("group0_") for kind in tensors)
+
+
+def _stacked(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of several groups on a new first axis; named ``group<g>_<kind>`` if their shapes differ."""
+    shapes = [{kind: tensor.shape for kind, tensor in tensors.items()} for tensors in parts]
+    if any(shape != shapes[0] for shape in shapes):
+        return join_parts({f"group{g}": tensors for g, tensors in enumerate(parts)})
+    return {kind: torch.stack([tensors[kind] for tensors in parts]) for kind in parts[0]}

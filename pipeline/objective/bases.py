@@ -65,10 +65,10 @@ class Base:
         lowest, highest = min(ranks), max(ranks)
         pair, single = [self._random_lane(lowest, 0), self._random_lane(lowest, 1)], self._random_lane(highest, 2)
         probes = [[*pair, single]] if lowest == highest else [pair, [single]]
-        return make_program(self.compressed.model, adapter, probes, images.to(self.recipe.device), why_not)
+        return make_program(self.compressed, adapter, probes, images.to(self.recipe.device), why_not)
 
     def _random_lane(self, rank: int, seed: int) -> Probe:
-        """A lane with random parameters, and an alpha that differs from those of other seeds.
+        """A lane with random trained parameters, and an alpha that differs from those of other seeds.
 
         They are so small that the outputs of no layer grow much, for those of deep models would overflow.
         """
@@ -76,7 +76,9 @@ class Base:
         combination, device = self.combination, self.recipe.device
         empty = blank(combination.adapter, combination.compressed, combination.layer_ranks(rank))
         lane = {
-            name: (t + torch.randn(t.shape, generator=generator) / math.sqrt(max(1, *t.shape))).to(device, t.dtype)
+            name: t.to(device)
+            if combination.adapter.is_frozen(name)
+            else (t + torch.randn(t.shape, generator=generator) / math.sqrt(max(1, *t.shape))).to(device, t.dtype)
             for name, t in empty.items()
         }
         return lane, float(1 + seed)

@@ -85,7 +85,7 @@ def _output_errors(objective: Objective, starts: dict[Cell, Lanes]) -> dict[Cell
     reference = on_device(copy_sharing_tensors(combination.compressed.reference), device)
     models = {cell: copy_sharing_tensors(objective.bases.of(cell).compressed.model) for cell in starts}
     for cell, model in models.items():
-        attach(model, combination.adapter, starts[cell])
+        attach(model, combination.adapter, starts[cell], objective.bases.of(cell).compressed.weights)
     norms, off = dict.fromkeys(targets, 0.0), {cell: dict.fromkeys(targets, 0.0) for cell in starts}
 
     def compare(name: str, layer: nn.Module, inputs: tuple[torch.Tensor], y: torch.Tensor) -> None:

@@ -33,7 +33,7 @@ class Lane:
     lr: float  # the peak learning rate
     batch_size: int
     seed: int  # of its batch order
-    frozen: frozenset[str] = frozenset()  # names of the parameters that are never trained
+    frozen: frozenset[str] = frozenset()  # names of the parameters that get no gradient
     base: Hashable = None  # identifies its compressed model
     moments: tuple[Tensor, Tensor] | None = None  # the optimizer's, (m, v) of [P]; None before the first epoch
     curve: list[Epoch] = field(default_factory=list)
@@ -99,7 +99,7 @@ class Stack:
 
     def save(self) -> None:
         """Write parameters and moments back to the lanes."""
-        views = self._views(self._flat.cpu())
+        views = {**self._views(self._flat.cpu()), **{name: tensor.cpu() for name, tensor in self._frozen.items()}}
         for index, lane in enumerate(self.lanes):
             lane.parameters |= {name: view[index] for name, view in views.items()}
             lane.moments = (self._m[index].cpu(), self._v[index].cpu())

@@ -142,12 +142,12 @@ class Cohort:
             if all(lane.failure for lane in self.lanes):
                 break
             if self._trained:
-                self._step(losses.sum(), rates, steps_done + 1)
+                self._step(losses.sum(), rates, steps_done + 1, steps * self._recipe.epochs)
             total += values * len(labels)
         return (total / count).tolist()
 
-    def _step(self, loss: Tensor, rates: Sequence[float], t: int) -> None:
-        """Step number ``t``; a function, so that the gradients are free before the next forward pass.
+    def _step(self, loss: Tensor, rates: Sequence[float], t: int, steps: int) -> None:
+        """Step number ``t`` of ``steps``; a function, so that the gradients are free before the next forward pass.
 
         The gradient of a tensor that the loss does not depend on is zero.
         """
@@ -156,6 +156,8 @@ class Cohort:
         for stack in self.stacks:
             taken = [next(remaining) for _ in stack.trained]
             stack.step(taken, [next(remaining_rates) for _ in stack.lanes], t)
+            with torch.no_grad():
+                self._program.adapter.after_step(self._program.compressed.weights, stack.parameters, t, steps)
 
     @torch.no_grad()
     def evaluate(self, rows: Rows) -> tuple[list[float], list[int]]:

@@ -52,5 +52,6 @@ def write(
     card = {"task": {"classes": 3}, "method": method, "size": {}}
     write_checkpoint(folder, pack_model(compressed, adapter, lane), card, force=True)
     trained = copy_sharing_tensors(compressed.model)
-    attach(trained, adapter, Lanes([({name: tensor[None] for name, tensor in lane.items()}, [ALPHA])]))
+    lanes = Lanes([({name: tensor[None] for name, tensor in lane.items()}, [ALPHA])])
+    attach(trained, adapter, lanes, compressed.weights)
     return trained.eval()

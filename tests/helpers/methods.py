@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.adapt.contract import AdaptedLayer, Init, Start
+from pipeline.adapt.methods.codes import Codes
 from pipeline.compress.contract import CompressedModel, Compression, LayerStats
 from pipeline.compress.layer_statistics import gather_statistics
 from pipeline.compress.layers import copy_sharing_tensors, in_groups, replace_weight, weight_matrix
@@ -43,6 +44,7 @@ FURTHER: dict[type[Method], list[dict[str, Any]]] = {
     SvdLora: [{"rank": 4, "steps": 3}, {"energy": 0.9, "bits": 8}, {"steps": 1, "bits": 1}],
     PruneMagnitude: [{"keep": 0.2, "rounding": "int"}],
     PruneGradient: [{"when": "steps", "steps": 2, "epochs": 2, "batch_size": 4}],
+    Codes: [{"adapter": "lora"}, {"adapter": {"method": "dora", "factors": "int8"}}, {"hold": 1.0}],
     Tou: [{"energy": 0.5}, {"frozen": {"method": "intN", "bits": 8}}],
 }
 """Options beside those of one choice: numbers and methods within methods."""

@@ -14,6 +14,11 @@ from pipeline.compress.layers import copy_sharing_tensors, matrix_shape
 Trial = tuple[dict[str, Tensor], float]
 
 
+def uncompressed(model: nn.Module) -> CompressedModel:
+    """A model as it is, none of whose layers is compressed."""
+    return CompressedModel(model, {}, model)
+
+
 def trials(model: nn.Module, targets: Sequence[str], ranks: Sequence[int] = (1, 1, 3)) -> list[Trial]:
     """Lanes of random factors, and their alphas."""
     lanes = []
@@ -23,7 +28,7 @@ def trials(model: nn.Module, targets: Sequence[str], ranks: Sequence[int] = (1, 
             out, inner = matrix_shape(model.get_submodule(name))
             r = min(rank, out, inner)
             starts[name] = Start(torch.randn(r, inner).double() / inner**0.5, torch.randn(out, r).double())
-        lanes.append((Lora().begin(CompressedModel(model, {}, model), starts, Draw(float(alpha))), float(alpha)))
+        lanes.append((Lora().begin(uncompressed(model), starts, Draw(float(alpha))), float(alpha)))
     return lanes
 
 

@@ -118,7 +118,7 @@ def make_setting(
     train, val = TensorPart(images[:50], labels[:50]), TensorPart(images[50:], labels[50:])
     setting = Setting(compressed, model, train, val, None)
     probes = [[(setting.lane(rank).parameters, alpha) for alpha in (1.0, 2.0)] for rank in (1, 2)]
-    cut, uncut = make_program(compressed.model, Lora(), probes, images[:3]), Program(compressed.model, Lora())
+    cut, uncut = make_program(compressed, Lora(), probes, images[:3]), Program(compressed, Lora())
     setting.program = cut if cached else uncut
     assert (setting.program.cut is not None) == cached
     return setting

@@ -157,7 +157,8 @@ def failing(objective: Objective, fails: Callable[[Lane], bool]) -> Objective:
 def adapted(objective: Objective, parameters: dict[str, torch.Tensor], alpha: float) -> nn.Module:
     """The whole compressed model with one lane's adapter: what an exported checkpoint computes."""
     model = copy_sharing_tensors(objective.combination.compressed.model)
-    attach(model, objective.combination.adapter, Lanes([({name: t[None] for name, t in parameters.items()}, [alpha])]))
+    lanes = Lanes([({name: t[None] for name, t in parameters.items()}, [alpha])])
+    attach(model, objective.combination.adapter, lanes, objective.combination.compressed.weights)
     return model
 
 

@@ -34,7 +34,7 @@ def test_lora_trains_on_a_pruned_resnet_and_comes_back_from_a_file():
     shapes = {name: weight.shape for name, weight in compressed.weights.items()}
     starts = {name: Start(torch.randn(2, inner), torch.zeros(out, 2)) for name, (out, inner) in shapes.items()}
     lane = Lane(adapter.begin(compressed, starts, Draw(4.0)), 4.0, Adam(), 1e-2, 4, 0)
-    program = make_program(compressed.model, adapter, [[(lane.parameters, lane.alpha)]], part.images)
+    program = make_program(compressed, adapter, [[(lane.parameters, lane.alpha)]], part.images)
     assert program.cut is not None, program.why
     rows = program.rows(image_rows(part))
     train_epoch([lane], program, rows, rows, Recipe(epochs=1))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from model_cuts import cut_at, staged
-from random_lanes import Calls, aliased, alone, in_stacks, made, trials
+from random_lanes import Calls, aliased, alone, in_stacks, made, trials, uncompressed
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,7 +21,7 @@ def added(m: Calls, x: Tensor) -> Tensor:
 def test_a_model_that_changes_what_its_gradients_need_is_refused():
     model, images = made(added)
     with pytest.raises(SpecError, match=r"gradients of what adapter 'lora' trains .* modified by an inplace operation"):
-        make_program(model, Lora(), [trials(model, ["b", "c"])[:2]], images)
+        make_program(uncompressed(model), Lora(), [trials(model, ["b", "c"])[:2]], images)
 
 
 def powered(m: Calls, x: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ CALLS_IN_PLACE = (aliased, powered, within, written_to, of_a_view, of_the_images
 def test_calls_in_place_change_neither_their_inputs_nor_the_outputs(calls):
     model, images = made(calls)
     before, lanes = images.clone(), trials(model, ["b", "c"])
-    program = make_program(model, Lora(), [lanes[:-1], lanes[-1:]], images)
+    program = make_program(uncompressed(model), Lora(), [lanes[:-1], lanes[-1:]], images)
     assert torch.equal(images, before)
     assert program.stacks
     rows = torch.randn(5, 6, dtype=torch.float64)

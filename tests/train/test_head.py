@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 import timm
 import torch
-from random_lanes import alone, in_stacks, trials
+from random_lanes import alone, in_stacks, trials, uncompressed
 from torch import Tensor, nn
 
 from pipeline.adapt.methods.lora import Lora
@@ -27,7 +27,7 @@ class Branching(nn.Module):
 
 def program_of(model: nn.Module, targets: list[str], images: Tensor) -> Program:
     lanes = trials(model, targets)
-    return make_program(model, Lora(), [lanes[:-1], lanes[-1:]], images)
+    return make_program(uncompressed(model), Lora(), [lanes[:-1], lanes[-1:]], images)
 
 
 def made(model: nn.Module, *shape: int) -> tuple[nn.Module, Tensor]:

@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import timm
 import torch
-from random_lanes import Calls, Trial, aliased, alone, in_stacks, made, trials
+from random_lanes import Calls, Trial, aliased, alone, in_stacks, made, trials, uncompressed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,7 +20,7 @@ from pipeline.train.rows import image_rows
 
 
 def program_of(model: nn.Module, lanes: list[Trial], images: Tensor) -> Program:
-    return make_program(model, Lora(), [lanes[:-1], lanes[-1:]], images)
+    return make_program(uncompressed(model), Lora(), [lanes[:-1], lanes[-1:]], images)
 
 
 def branching(m: Calls, x: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ def test_rows_hold_the_inputs_of_the_lanes_and_leave_the_images_unchanged():
 
 def test_a_whole_program_takes_images_as_they_are():
     model, images = made(lambda m, x: m.c(m.b(m.a(x))))
-    program = Program(model, Lora(), why="the test said so")
+    program = Program(uncompressed(model), Lora(), why="the test said so")
     assert program.inputs(images) == (images,)
     assert (program.why, program.stacks, program.without_lanes(model)) == ("the test said so", True, model)
 
@@ -153,7 +153,7 @@ def test_a_weight_that_is_read_directly_cannot_be_trained_whole():
     model = Reading().eval()
     lane = {name: torch.randn_like(tensor) for name, tensor in model.named_parameters()}
     with pytest.raises(SpecError, match=r"adapter 'full' cannot train it.*read and head"):
-        make_program(model, Full(), [[(lane, 1.0)]], torch.randn(3, 4))
+        make_program(uncompressed(model), Full(), [[(lane, 1.0)]], torch.randn(3, 4))
 
 
 def test_all_classifiers_of_a_model_are_its_head():

@@ -147,14 +147,12 @@ def row_norms(W: Tensor, A: Tensor, B: Tensor, s: Tensor, gain: Tensor | float =
 DIRECTION_AXIS = {"lora_A": -1, "lora_B": -2}
 """The axis along which a direction of each factor lies, a row of ``A`` or a column of ``B``; leading axes are lanes."""
 
-S = TypeVar("S", float, Tensor)
+S = TypeVar("S", float, Tensor, float | Tensor)
 
 
 @ADAPTERS.register("lora")
 class Lora(Adapter):
     """Trains a low-rank sum beside each target layer, ``W = Q + s B A``: the first thing to try."""
-
-    low_rank = True
 
     scale: Literal["alpha/r", "alpha/sqrt(r)"] = "alpha/r"
     """``s``; the second is rank-stabilised (Kalajdzievski, 2023, arXiv:2312.03732)."""
@@ -164,6 +162,10 @@ class Lora(Adapter):
     """Also train a gain for each row of ``Q``; it is merged into the packed scales, at no cost in bytes."""
     factors: Literal["float32", "float16", "int8"] = "float32"
     """How ``A`` and ``B`` are stored, and trials judged; int8 has a float32 scale for each of the ``r`` directions."""
+
+    @property
+    def low_rank(self) -> bool:
+        return True
 
     def s(self, alpha: S, rank: int) -> S:
         return alpha / (rank if self.scale == "alpha/r" else math.sqrt(rank))
@@ -180,14 +182,14 @@ class Lora(Adapter):
                 parameters[f"{name}.gain"] = torch.ones(len(start.B), dtype=start.B.dtype)
         return parameters
 
-    def layer(self, base: nn.Module, trains: Collection[str]) -> LaneLayer:
+    def layer(self, base: nn.Module, trains: Collection[str], weight: CompressedWeight | None = None) -> LaneLayer:
         layer_type = LoraConv2d if isinstance(base, nn.Conv2d) else LoraLinear
         return layer_type(base, trains, self)
 
     def loaded_layer(self, base: nn.Module, parameters: Mapping[str, Tensor], alpha: float) -> nn.Module:
         return add_low_rank(base, parameters, self.s(alpha, len(parameters["lora_A"])))
 
-    def merged(self, weight: Tensor, parameters: Mapping[str, Tensor], alpha: float) -> Tensor:
+    def merged(self, weight: Tensor, parameters: Mapping[str, Tensor], alpha: float | Tensor) -> Tensor:
         return merged_weight(weight, parameters, self.s(alpha, len(parameters["lora_A"])))
 
     def to_tensors(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from pipeline.seeds import derive
 class TouLayer(SeparateLayer):
     """``y = first (second x) + b``; for a convolution the first factor is a convolution of 1 x 1."""
 
-    def lane_forward(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    def lane_forward(self, parameters: Mapping[str, Tensor], alpha: Tensor, x: Tensor) -> Tensor:
         first, second = parameters["first"], parameters["second"]
         bias = parameters.get("bias", self._base._parameters["bias"])
         if not isinstance(self._base, nn.Conv2d):
@@ -74,8 +74,8 @@ class Tou(Adapter):
     def is_frozen(self, name: str) -> bool:
         return name.endswith(".first")
 
-    def layer(self, base: nn.Module, trains: Collection[str]) -> LaneLayer:
-        return TouLayer(base) if "second" in trains else super().layer(base, trains)
+    def layer(self, base: nn.Module, trains: Collection[str], weight: CompressedWeight | None = None) -> LaneLayer:
+        return TouLayer(base) if "second" in trains else super().layer(base, trains, weight)
 
     def absorb(
         self, weights: Mapping[str, CompressedWeight], parameters: Mapping[str, Tensor]

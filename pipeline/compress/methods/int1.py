@@ -9,9 +9,15 @@ import torch
 from torch import Tensor
 
 from pipeline.compress.contract import LayerCompression, LayerStats
+from pipeline.compress.latents import Codes, straight_through
 from pipeline.compress.packing import pack, unpack
 from pipeline.compress.weight import CompressedWeight
 from pipeline.config.registry import COMPRESSIONS
+
+CLIP = 3.0
+"""Scales beyond which a latent weight gets no gradient, so that it does not drift away from where its sign flips."""
+SMALLEST = 1e-3
+"""Scales by which a latent weight lies at least on the side of its sign."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,36 @@ class SignWeight(CompressedWeight):
             stored = "one scale for the whole weight" if len(self.scale) else "no scale"
             raise ValueError(f'int1 stores {stored}, and a gain per row needs a scale per row; choose scale = "row"')
         return replace(self, scale=self.scale * gain.to(self.scale))
+
+    def trainable(self, weight: Tensor) -> dict[str, Tensor]:
+        signs = torch.where(self.positive, 1, -1).to(weight)
+        least = SMALLEST * self._per_row({"scale": self.scale.to(weight)}, weight)
+        latent = signs * torch.maximum(signs * weight, least)
+        return {"latent": latent, **({"scale": self.scale} if len(self.scale) else {})}
+
+    def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        latent = tensors["latent"]
+        scale = self._per_row(tensors, latent)
+        near = (latent.detach().abs() <= CLIP * scale.detach().abs()).to(latent)
+        return straight_through(latent, _signs(latent) * scale, near)
+
+    def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
+        signs = _signs(tensors["latent"])
+        return {"latent": (signs.to(torch.int8), signs * self._per_row(tensors, signs).abs())}
+
+    def with_trained(self, tensors: Mapping[str, Tensor]) -> "SignWeight":
+        return SignWeight(tensors["latent"] >= 0, tensors.get("scale", self.scale))
+
+    @staticmethod
+    def _per_row(tensors: Mapping[str, Tensor], latent: Tensor) -> Tensor:
+        """The scales as ``[out, 1]`` or ``[1, 1]``."""
+        scale = tensors.get("scale")
+        return latent.new_ones(1, 1) if scale is None or not len(scale) else scale[:, None]
+
+
+def _signs(latent: Tensor) -> Tensor:
+    """``sign(w)`` in the latent's dtype, with ``sign(0) = +1``, detached."""
+    return (latent.detach() >= 0).to(latent) * 2 - 1
 
 
 @COMPRESSIONS.register("int1")

@@ -1,5 +1,6 @@
 """2 to 8 bits per weight: rounding to the nearest point of an even grid, whose range is searched."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.compress.contract import LayerCompression, LayerStats
+from pipeline.compress.latents import Codes, scaled_gradient, straight_through
 from pipeline.compress.packing import pack, unpack
 from pipeline.compress.weight import CompressedWeight
 from pipeline.config.registry import COMPRESSIONS
@@ -19,6 +21,9 @@ FULL_RANGE = {bits: 2**bits / (2**bits - 1) for bits in range(1, 9)}
 STRETCHES = (*(step / 20 for step in range(5, 21)), *FULL_RANGE.values())
 """The stretches that are searched. They are the same for all widths, so that each grid contains every grid of fewer
 bits, and more bits never give a larger error."""
+
+INSIDE = 0.499
+"""Share of a scale by which a latent weight may lie off the middle of its code's cell when training begins."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,10 @@ class CodeWeight(CompressedWeight):
         return self._per_column(self.scale) * (self.code.to(self.scale.dtype) - (1 << (self.width - 1)))
 
     def _per_column(self, per_group: Tensor) -> Tensor:
-        """``[out, groups] -> [out, in]``."""
-        return per_group[:, torch.arange(self.code.shape[1]) // self.group]
+        """``[out, groups] -> [out, in]``, or ``[out, 1]`` where that broadcasts to it."""
+        if per_group.shape[1] == 1:
+            return per_group
+        return per_group[:, torch.arange(self.code.shape[1], device=per_group.device) // self.group]
 
     @property
     def macs(self) -> int:
@@ -56,6 +63,47 @@ class CodeWeight(CompressedWeight):
     def scaled_rows(self, gain: Tensor) -> Self:
         column = gain.to(self.scale)[:, None]
         return replace(self, scale=self.scale * column, zero=self.zero * column if len(self.zero) else self.zero)
+
+    def trainable(self, weight: Tensor) -> dict[str, Tensor]:
+        scale, cell, last = self._per_column(self.scale).to(weight), self.dense().to(weight), (1 << self.width) - 1
+        half = INSIDE * scale.abs()
+        low = torch.where(self.code == 0, -torch.inf, cell - half)
+        high = torch.where(self.code == last, torch.inf, cell + half)
+        latent = torch.minimum(torch.maximum(weight, low), high)
+        return {"latent": latent, "scale": self.scale, **({"zero": self.zero} if len(self.zero) else {})}
+
+    def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """``scale * code + zero`` with the gradients of LSQ (Esser et al., 2020, arXiv:1902.08153)."""
+        latent = tensors["latent"]
+        share = 1 / math.sqrt(min(self.group, latent.shape[1]) * ((1 << self.width) - 1))
+        steady = {**tensors, **{kind: scaled_gradient(tensors[kind], share) for kind in tensors if kind != "latent"}}
+        position, scale, zero = self._positions(steady)
+        rounded = self._rounded(position)
+        inside = ((position.detach() >= -0.5) & (position.detach() <= (1 << self.width) - 0.5)).to(latent)
+        code = straight_through(position, rounded, inside)
+        return scale * code + zero if zero is not None else scale * (code - (1 << (self.width - 1)))
+
+    def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
+        position, scale, zero = self._positions(tensors)
+        code = self._rounded(position)
+        middle = scale * code + zero if zero is not None else scale * (code - (1 << (self.width - 1)))
+        return {"latent": (code.to(torch.uint8), middle)}
+
+    def with_trained(self, tensors: Mapping[str, Tensor]) -> "CodeWeight":
+        code = self._rounded(self._positions(tensors)[0]).to(torch.uint8)
+        return replace(self, code=code, scale=tensors["scale"], zero=tensors.get("zero", self.zero))
+
+    def _positions(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Where the latents lie on the grid, in codes; scale and zero point (``None`` if symmetric) per column."""
+        scale = self._per_column(tensors["scale"])
+        divisor = torch.where(scale == 0, 1, scale)  # a constant row has a scale of 0
+        if "zero" in tensors:
+            zero = self._per_column(tensors["zero"])
+            return (tensors["latent"] - zero) / divisor, scale, zero
+        return tensors["latent"] / divisor + (1 << (self.width - 1)), scale, None
+
+    def _rounded(self, position: Tensor) -> Tensor:
+        return position.detach().round().clamp(0, (1 << self.width) - 1)
 
 
 @COMPRESSIONS.register("intN")

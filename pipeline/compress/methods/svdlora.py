@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.compress.contract import LayerStats
 from pipeline.compress.factorisation import FactorMethods, FactorWeight, Truncation, balanced, product
+from pipeline.compress.latents import Codes, codes_of_parts
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.intn import IntN
 from pipeline.compress.methods.no_compression import NoCompression
@@ -52,6 +53,20 @@ class SumWeight(CompressedWeight):
 
     def scaled_rows(self, gain: Tensor) -> Self:
         return type(self)([step.scaled_rows(gain) for step in self.steps])
+
+    def trainable(self, weight: Tensor) -> dict[str, Tensor]:
+        return join_parts({f"step{j}": step.trainable(weight) for j, step in enumerate(self.steps)})
+
+    def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        parts = [step.projected_factors(select_part(tensors, f"step{j}")) for j, step in enumerate(self.steps)]
+        firsts, seconds = zip(*parts, strict=True)
+        return product(torch.cat(firsts, 1), torch.cat(seconds))
+
+    def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
+        return codes_of_parts({f"step{j}": step for j, step in enumerate(self.steps)}, tensors)
+
+    def with_trained(self, tensors: Mapping[str, Tensor]) -> "SumWeight":
+        return SumWeight([step.with_trained(select_part(tensors, f"step{j}")) for j, step in enumerate(self.steps)])
 
 
 @COMPRESSIONS.register("svdlora")

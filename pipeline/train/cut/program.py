@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.adapt.contract import Adapter
 from pipeline.adapt.lanes import Lanes, attach, container_parameters, joined, repeat_for_lanes
+from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layers import copy_sharing_tensors, real_parameter
 from pipeline.errors import SpecError
 from pipeline.task.bare_model import tensor_state
@@ -29,11 +30,16 @@ Logits = Callable[..., Tensor]
 class Program:
     """How lanes of one compressed model compute."""
 
-    model: nn.Module  # the compressed model, on its device
+    compressed: CompressedModel  # on its device
     adapter: Adapter
     cut: Cut | None = None  # the stages of the model; None if the whole model runs for every image
     why: str = ""  # why it cannot be cut, in words
     stacks: bool = True  # whether several lanes may share one forward pass
+
+    @property
+    def model(self) -> nn.Module:
+        """The compressed model."""
+        return self.compressed.model
 
     def cut_in_words(self) -> str:
         """Where the model is cut into frozen and trained layers, or why it is not, in words."""
@@ -53,7 +59,7 @@ class Program:
         groups = list(lanes.one_by_one()) if container_parameters(self.model, lanes) else [lanes]
         models = [copy_sharing_tensors(self.model) for _ in groups]
         for model, group in zip(models, groups, strict=True):
-            attach(model, self.adapter, group)
+            attach(model, self.adapter, group, self.compressed.weights)
         count = groups[0].count
         return lambda images: joined([model(repeat_for_lanes(images, count)) for model in models])
 
@@ -104,7 +110,7 @@ Probe = tuple[Mapping[str, Tensor], float]
 
 
 def make_program(
-    model: nn.Module, adapter: Adapter, probes: Sequence[Sequence[Probe]], images: Tensor, why_not: str = ""
+    compressed: CompressedModel, adapter: Adapter, probes: Sequence[Sequence[Probe]], images: Tensor, why_not: str = ""
 ) -> Program:
     """Cut a model, unless ``why_not`` says why not, if that changes no logits of lanes with random parameters.
 
@@ -118,8 +124,8 @@ def make_program(
         parameters = {name: torch.stack([lane[name] for lane, _ in stack]) for name in stack[0][0]}
         stacks.append((parameters, [alpha for _, alpha in stack]))
     if not stacks[0][0]:
-        return Program(model, adapter, why="nothing is trained")
-    program = _verified(model, adapter, Lanes(stacks), images, why_not)
+        return Program(compressed, adapter, why="nothing is trained")
+    program = _verified(compressed, adapter, Lanes(stacks), images, why_not)
     lane = {name: tensor[:1].clone() for name, tensor in stacks[0][0].items()}
     _require_gradients(program, Lanes([(lane, stacks[0][1][:1])]), images)
     return program
@@ -159,9 +165,9 @@ def _require_gradients(program: Program, lane: Lanes, images: Tensor) -> None:
         logger.info(f"no gradient reaches {few(unreached)}: what adapter '{name}' adds there stays as it starts")
 
 
-def _verified(model: nn.Module, adapter: Adapter, lanes: Lanes, images: Tensor, why_not: str) -> Program:
+def _verified(compressed: CompressedModel, adapter: Adapter, lanes: Lanes, images: Tensor, why_not: str) -> Program:
     """The program whose logits of these lanes are those of the whole model with one lane at a time."""
-    program_of = functools.partial(Program, model, adapter)
+    program_of, model = functools.partial(Program, compressed, adapter), compressed.model
     alone = [program_of().bind(lane) for lane in lanes.one_by_one()]
     try:
         with torch.no_grad():
@@ -186,7 +192,10 @@ def _verified(model: nn.Module, adapter: Adapter, lanes: Lanes, images: Tensor, 
     apart = container_parameters(model, lanes)
     if apart:
         return program_of(why=f"it trains '{apart[0]}', which belongs to no single layer")
-    layers = {name: adapter.layer(model.get_submodule(name), of[0].parameters) for name, of in lanes.layers.items()}
+    layers = {
+        name: adapter.layer(model.get_submodule(name), stacks[0].parameters, compressed.weights.get(name))
+        for name, stacks in lanes.layers.items()
+    }
     reasons = [why_not] if why_not else []
     for make_cut in () if why_not else (cut, cut_head):
         try:

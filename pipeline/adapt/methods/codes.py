@@ -1,0 +1,196 @@
+"""Trained codes: the compressed weights themselves are trained, through the rounding of their compression.
+
+Legend: ``T`` lanes, ``L [out, in]`` the latent weight of a layer, ``Q(L)`` the dense form of its codes.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from pipeline.adapt.contract import Adapter, Draw, Start
+from pipeline.adapt.lanes import LaneLayer, SeparateLayer, with_parameters
+from pipeline.compress.contract import CompressedModel
+from pipeline.compress.latents import is_fixed
+from pipeline.compress.layers import weight_matrix
+from pipeline.compress.packing import join_parts, select_part
+from pipeline.compress.weight import CompressedWeight
+from pipeline.config.registry import ADAPTERS
+from pipeline.errors import SpecError
+
+WEIGHT, HOLD = "weight", "hold"
+"""Prefixes of the names of a layer's tensors: those of ``CompressedWeight.trainable``, and what counts flips."""
+INTERVAL = 10
+"""Steps after which codes are compared with those of the last comparison."""
+FLIPS = 2
+"""Flips after which a code is frozen."""
+
+
+class CodesLayer(SeparateLayer):
+    """A layer that computes with ``Q(L)``, and with what an adapter on top of it adds."""
+
+    def __init__(
+        self, base: nn.Module, weight: CompressedWeight, adapter: Adapter | None, added: Collection[str]
+    ) -> None:
+        super().__init__(base)
+        self._weight, self._adapter, self._added = weight, adapter, added
+
+    def lane_forward(self, parameters: Mapping[str, Tensor], alpha: Tensor, x: Tensor) -> Tensor:
+        matrix = self._weight.project(select_part(parameters, WEIGHT))
+        if self._adapter is not None and self._added:
+            matrix = self._adapter.merged(matrix, {name: parameters[name] for name in self._added}, alpha)
+        tensors: dict[str, Tensor | None] = {"weight": matrix.view_as(self._base.get_parameter("weight"))}
+        if "bias" in parameters:
+            tensors["bias"] = parameters["bias"]
+        y: Tensor = with_parameters(self._base, tensors)(x)
+        return y
+
+
+@ADAPTERS.register("codes")
+class Codes(Adapter):
+    """Trains the codes of the compressed weights, with scales, biases and norms, at no cost in bytes.
+
+    Latent weights ``L`` are rounded in the forward pass by the compression's own rounding, and get the gradient of
+    ``Q(L)`` (straight-through, Courbariaux et al., 2015, arXiv:1511.00363). Scales of grids are trained as in LSQ
+    (Esser et al., 2020, arXiv:1902.08153). Only the codes are exported, in the form and size of the compressed weight.
+    """
+
+    adapter: Annotated[Adapter, ADAPTERS] | None = None
+    """A low-rank adapter that is trained on top, such as ``"lora"``; its bytes are added."""
+    choices: Literal["moving", "fixed"] = "moving"
+    """Whether a sparse weight keeps the largest latent weights at each step, or those that compression kept."""
+    norms: bool = True
+    """Also train the norms after the first compressed layer, at no cost in bytes."""
+    hold: float = Field(0.75, gt=0, le=1)
+    """Share of the training after which a code that flips twice is frozen (Nagel et al., 2022, arXiv:2203.11086)."""
+
+    @model_validator(mode="after")
+    def _takes_a_low_rank_adapter(self) -> "Codes":
+        if self.adapter is None:
+            return self
+        if not self.adapter.low_rank or isinstance(self.adapter, Codes):
+            raise ValueError(
+                f'adapter "{self.adapter.name}" is no low-rank adapter; choose "lora" or "dora", or leave it out'
+            )
+        if getattr(self.adapter, "scales", False):
+            raise ValueError("adapter.scales = true, but the scales are trained with the codes already; leave it out")
+        return self
+
+    @property
+    def low_rank(self) -> bool:
+        return self.adapter is not None
+
+    def begin(self, compressed: CompressedModel, starts: Mapping[str, Start], draw: Draw) -> dict[str, Tensor]:
+        self._refuse_shared(compressed)
+        parameters = self._norms(compressed) if self.norms else {}
+        for name, weight in compressed.weights.items():
+            dense = weight_matrix(compressed.reference.get_submodule(name)).cpu()
+            try:
+                tensors = weight.trainable(dense)
+            except NotImplementedError as error:
+                raise SpecError(
+                    f"adapter 'codes' cannot train layer '{name}': {error}; choose another adapter"
+                ) from None
+            if self.choices == "moving":
+                tensors = {kind: tensor for kind, tensor in tensors.items() if not is_fixed(kind)}
+            flips = dict[str, Tensor]()
+            for kind, (codes, _) in (weight.codes(tensors) if self.hold < 1 else {}).items():
+                flips |= {f"{kind}_code": codes, f"{kind}_flips": torch.zeros_like(codes, dtype=torch.uint8)}
+            own = {f"{name}.{kind}": tensor for kind, tensor in join_parts({WEIGHT: tensors, HOLD: flips}).items()}
+            bias = compressed.model.get_submodule(name)._parameters.get("bias")
+            parameters |= own if bias is None else {**own, f"{name}.bias": bias.detach().cpu()}
+        if self.adapter is not None:
+            parameters |= self.adapter.begin(compressed, starts, draw)
+        return parameters
+
+    def _refuse_shared(self, compressed: CompressedModel) -> None:
+        owners: dict[int, str] = {}
+        for name, weight in compressed.weights.items():
+            owner = owners.setdefault(id(weight), name)
+            if owner != name:
+                raise SpecError(
+                    f"adapter 'codes' trains the codes of each layer, but layers '{owner}' and '{name}' share one "
+                    f"weight; leave them out of the targets, or choose adapter 'lora'"
+                )
+
+    def _norms(self, compressed: CompressedModel) -> dict[str, Tensor]:
+        """The vectors of layers without a matrix, of those that the model registers after the first compressed one."""
+        found, behind = dict[str, Tensor](), False
+        for name, module in compressed.model.named_modules():
+            behind = behind or name in compressed.weights
+            vectors = {key: tensor for key, tensor in module._parameters.items() if tensor is not None}
+            if behind and not any(True for _ in module.children()) and all(t.ndim == 1 for t in vectors.values()):
+                found |= {f"{name}.{key}": tensor.detach().cpu() for key, tensor in vectors.items()}
+        return found
+
+    def is_frozen(self, name: str) -> bool:
+        kind = name.rpartition(".")[2]
+        return kind.startswith(f"{HOLD}_") or (kind.startswith(f"{WEIGHT}_") and is_fixed(kind))
+
+    def layer(self, base: nn.Module, trains: Collection[str], weight: CompressedWeight | None = None) -> LaneLayer:
+        if weight is None or not any(name.startswith(f"{WEIGHT}_") for name in trains):
+            return super().layer(base, trains, weight)
+        added = [name for name in trains if name != "bias" and not name.startswith((f"{WEIGHT}_", f"{HOLD}_"))]
+        return CodesLayer(base, weight, self.adapter, added)
+
+    def after_step(
+        self, weights: Mapping[str, CompressedWeight], parameters: Mapping[str, Tensor], step: int, steps: int
+    ) -> None:
+        """Compare codes every ``INTERVAL`` steps, and put latent weights whose code is frozen back into its middle.
+
+        A frozen code has ``FLIPS`` flips, counted from ``hold`` of the training on. Its latent weight moves little
+        between two comparisons, as the learning rate is low at the end, and so does not leave the cell of its code.
+        """
+        started = self.hold * steps
+        if self.hold == 1 or step % INTERVAL or step < started:
+            return
+        by_layer: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in parameters.items():
+            layer, _, kind = key.rpartition(".")
+            by_layer.setdefault(layer, {})[kind] = tensor
+        for name, weight in weights.items():
+            tensors = by_layer[name]
+            for kind, (codes, middle) in torch.vmap(weight.codes)(select_part(tensors, WEIGHT)).items():
+                latent, last, flips = (
+                    tensors[f"{WEIGHT}_{kind}"],
+                    tensors[f"{HOLD}_{kind}_code"],
+                    tensors[f"{HOLD}_{kind}_flips"],
+                )
+                if step >= started + INTERVAL:  # the first comparison only notes the codes
+                    flips += (codes != last) & (flips < FLIPS)
+                    latent.copy_(torch.where(flips < FLIPS, latent, middle))
+                last.copy_(codes)
+
+    def loaded_layer(self, base: nn.Module, parameters: Mapping[str, Tensor], alpha: float) -> nn.Module:
+        return base if self.adapter is None else self.adapter.loaded_layer(base, parameters, alpha)
+
+    def merged(self, weight: Tensor, parameters: Mapping[str, Tensor], alpha: float | Tensor) -> Tensor:
+        return weight if self.adapter is None else self.adapter.merged(weight, parameters, alpha)
+
+    def to_tensors(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return dict(parameters) if self.adapter is None else self.adapter.to_tensors(parameters)
+
+    def from_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return dict(tensors) if self.adapter is None else self.adapter.from_tensors(tensors)
+
+    def absorb(
+        self, weights: Mapping[str, CompressedWeight], parameters: Mapping[str, Tensor]
+    ) -> tuple[Mapping[str, CompressedWeight], Mapping[str, Tensor]]:
+        by_layer: dict[str, dict[str, Tensor]] = {name: {} for name in weights}
+        left = {}
+        for key, tensor in parameters.items():
+            layer, _, kind = key.rpartition(".")
+            if kind.startswith(f"{WEIGHT}_"):
+                by_layer[layer][kind.removeprefix(f"{WEIGHT}_")] = tensor
+            elif not kind.startswith(f"{HOLD}_"):
+                left[key] = tensor
+        trained = {
+            name: weights[name].with_trained(tensors) if tensors else weights[name]
+            for name, tensors in by_layer.items()
+        }
+        return (trained, left) if self.adapter is None else self.adapter.absorb(trained, left)
+
+    def macs(self, shape: tuple[int, int], rank: int) -> int:
+        return 0 if self.adapter is None else self.adapter.macs(shape, rank)
