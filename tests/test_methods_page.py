@@ -40,7 +40,7 @@ def test_groups_of_layers_are_those_of_the_code():
 
 def test_a_table_says_what_an_option_may_be_and_what_it_is_without_being_given():
     rows = dict(re.findall(r"^\| +\| (`\w+`) \| (.*?) \|$", table("compressions"), re.MULTILINE))
-    assert rows["`keep`"].startswith("number, above 0, at most 1 | `0.5` | ")
+    assert rows["`budget`"].startswith("number, above 0, at most 1 | not given | ")
     assert rows["`bits`"].startswith("`32`, `8`, `1` | `32` | ")
     assert rows["`symmetric`"].startswith("`false`, `true` | `true` | ")
     assert rows["`factors`"].startswith('compression | `"none"` | ')
