@@ -149,6 +149,15 @@ class Adapter(Method):
         ``parameters`` are all tensors of ``begin``, ``[T, ...]``. By default nothing is changed.
         """
 
+    def penalty(
+        self, weights: Mapping[str, CompressedWeight], parameters: Mapping[str, Tensor], share: float
+    ) -> Tensor | None:
+        """What the loss of each lane is increased by in training, ``[T]``, or ``None``, as by default.
+
+        ``parameters`` are all tensors of ``begin``, ``[T, ...]``; ``share`` is that of the training that is done.
+        """
+        return None
+
     def loaded_layer(self, base: nn.Module, parameters: Mapping[str, Tensor], alpha: float) -> nn.Module:
         """A layer ``base`` as a loaded model computes with what ``absorb`` left for it, by name within the layer.
 

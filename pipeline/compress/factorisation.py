@@ -151,13 +151,16 @@ class FactorWeight(CompressedWeight):
         return {**join_parts(parts), **({"values": self.values} if len(self.values) else {})}
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        return product(*self.projected_factors(tensors))
+        return product(*self.trained_factors(tensors))
 
-    def projected_factors(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """``factors`` of the codes of ``tensors``, with gradients as in ``project``."""
-        first = self.first.project(select_part(tensors, "first"))
-        first = first * tensors["values"] if "values" in tensors else first
-        return first, self.second.project(select_part(tensors, "second"))
+    def relaxed(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        return product(*self.trained_factors(tensors, relaxed=True))
+
+    def trained_factors(self, tensors: Mapping[str, Tensor], *, relaxed: bool = False) -> tuple[Tensor, Tensor]:
+        """``factors`` of the codes of ``tensors`` as ``project`` gives them, or as ``relaxed`` does."""
+        parts = (self.first, select_part(tensors, "first")), (self.second, select_part(tensors, "second"))
+        first, second = (factor.relaxed(own) if relaxed else factor.project(own) for factor, own in parts)
+        return first * tensors["values"] if "values" in tensors else first, second
 
     def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
         return codes_of_parts({"first": self.first, "second": self.second}, tensors)

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
@@ -112,6 +112,10 @@ class CompressedWeight:
         """
         raise NotImplementedError(f"{type(self).__name__} has no codes that can be trained")
 
+    def relaxed(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The dense form ``[out, in]`` of the latents before they are rounded."""
+        return tensors["latent"]
+
     def with_trained(self, tensors: Mapping[str, Tensor]) -> "CompressedWeight":
         """The weight of the same form and size whose dense form is ``project(tensors)``, bit for bit."""
         raise NotImplementedError(f"{type(self).__name__} has no codes that can be trained")
@@ -203,10 +207,19 @@ class GroupedWeight(CompressedWeight):
         return _stacked([group.trainable(part) for group, part in zip(self.groups, rows, strict=True)])
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        return self._rows(lambda group: group.project, tensors)
+
+    def relaxed(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        return self._rows(lambda group: group.relaxed, tensors)
+
+    def _rows(
+        self, of: Callable[[CompressedWeight], Callable[[Mapping[str, Tensor]], Tensor]], tensors: Mapping[str, Tensor]
+    ) -> Tensor:
+        """The rows of all groups, each of which a function of the group gives from its tensors."""
         if self._is_stacked(tensors):
-            stacked: Tensor = torch.vmap(self.groups[0].project)(dict(tensors))
+            stacked: Tensor = torch.vmap(of(self.groups[0]))(dict(tensors))
             return stacked.flatten(0, 1)
-        return torch.cat([group.project(select_part(tensors, f"group{g}")) for g, group in enumerate(self.groups)])
+        return torch.cat([of(group)(select_part(tensors, f"group{g}")) for g, group in enumerate(self.groups)])
 
     def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
         if self._is_stacked(tensors):

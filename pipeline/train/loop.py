@@ -142,9 +142,16 @@ class Cohort:
             if all(lane.failure for lane in self.lanes):
                 break
             if self._trained:
-                self._step(losses.sum(), rates, steps_done + 1, steps * self._recipe.epochs)
+                loss = losses.sum() + self._penalty(steps_done / (steps * self._recipe.epochs))
+                self._step(loss, rates, steps_done + 1, steps * self._recipe.epochs)
             total += values * len(labels)
         return (total / count).tolist()
+
+    def _penalty(self, share: float) -> Tensor | float:
+        """What the adapter adds to the loss of all lanes when this share of the training is done."""
+        adapter, weights = self._program.adapter, self._program.compressed.weights
+        penalties = [adapter.penalty(weights, stack.parameters, share) for stack in self.stacks]
+        return sum(penalty.sum() for penalty in penalties if penalty is not None)
 
     def _step(self, loss: Tensor, rates: Sequence[float], t: int, steps: int) -> None:
         """Step number ``t`` of ``steps``; a function, so that the gradients are free before the next forward pass.

@@ -26,25 +26,29 @@ INTERVAL = 10
 """Steps after which codes are compared with those of the last comparison."""
 FLIPS = 2
 """Flips after which a code is frozen."""
+ROUNDS, FIRST, GROWTH = 30, 1e-3, 1.3
+"""Rounds of mode ``lc`` in a training, the weight of its penalty in the first, and its growth from round to round."""
 
 
 class CodesLayer(SeparateLayer):
     """A layer that computes with ``Q(L)``, and with what an adapter on top of it adds."""
 
-    def __init__(
-        self, base: nn.Module, weight: CompressedWeight, adapter: Adapter | None, added: Collection[str]
-    ) -> None:
+    def __init__(self, base: nn.Module, weight: CompressedWeight, codes: "Codes", added: Collection[str]) -> None:
         super().__init__(base)
-        self._weight, self._adapter, self._added = weight, adapter, added
+        self._weight, self._adapter, self._added = weight, codes.adapter, added
+        self._relaxed = codes.mode == "lc"
 
     def lane_forward(self, parameters: Mapping[str, Tensor], alpha: Tensor, x: Tensor) -> Tensor:
-        matrix = self._weight.project(select_part(parameters, WEIGHT))
+        tensors = select_part(parameters, WEIGHT)
+        # Without gradients a lane is judged, and as it will be exported.
+        relaxed = self._relaxed and torch.is_grad_enabled()
+        matrix = self._weight.relaxed(tensors) if relaxed else self._weight.project(tensors)
         if self._adapter is not None and self._added:
             matrix = self._adapter.merged(matrix, {name: parameters[name] for name in self._added}, alpha)
-        tensors: dict[str, Tensor | None] = {"weight": matrix.view_as(self._base.get_parameter("weight"))}
+        own: dict[str, Tensor | None] = {"weight": matrix.view_as(self._base.get_parameter("weight"))}
         if "bias" in parameters:
-            tensors["bias"] = parameters["bias"]
-        y: Tensor = with_parameters(self._base, tensors)(x)
+            own["bias"] = parameters["bias"]
+        y: Tensor = with_parameters(self._base, own)(x)
         return y
 
 
@@ -59,6 +63,9 @@ class Codes(Adapter):
 
     adapter: Annotated[Adapter, ADAPTERS] | None = None
     """A low-rank adapter that is trained on top, such as ``"lora"``; its bytes are added."""
+    mode: Literal["ste", "lc"] = "ste"
+    """Whether the forward pass rounds latent weights, with straight-through gradients; or does not, and a penalty draws
+    them to their codes: learning and compression in turn (Idelbayev and Carreira-Perpinan, 2017, arXiv:1707.01209)."""
     choices: Literal["moving", "fixed"] = "moving"
     """Whether a sparse weight keeps the largest latent weights at each step, or those that compression kept."""
     norms: bool = True
@@ -133,7 +140,24 @@ class Codes(Adapter):
         if weight is None or not any(name.startswith(f"{WEIGHT}_") for name in trains):
             return super().layer(base, trains, weight)
         added = [name for name in trains if name != "bias" and not name.startswith((f"{WEIGHT}_", f"{HOLD}_"))]
-        return CodesLayer(base, weight, self.adapter, added)
+        return CodesLayer(base, weight, self, added)
+
+    def penalty(
+        self, weights: Mapping[str, CompressedWeight], parameters: Mapping[str, Tensor], share: float
+    ) -> Tensor | None:
+        """In mode ``lc``, ``mu / 2 sum ||L - Q(L)||^2`` with ``mu = FIRST GROWTH^(ROUNDS share)``.
+
+        Its gradient draws latent weights to their codes, and fits scales, levels and centroids to the latent weights.
+        """
+        if self.mode == "ste":
+            return None
+        round_number = int(ROUNDS * share)
+        distances = []
+        for name, tensors in _by_layer(weights, parameters).items():
+            own = select_part(tensors, WEIGHT)
+            codes = torch.vmap(weights[name].codes)(own)
+            distances += [(own[kind] - middle).square().flatten(1).sum(1) for kind, (_, middle) in codes.items()]
+        return FIRST * GROWTH**round_number / 2 * torch.stack(distances).sum(0) if distances else None
 
     def after_step(
         self, weights: Mapping[str, CompressedWeight], parameters: Mapping[str, Tensor], step: int, steps: int
@@ -146,13 +170,8 @@ class Codes(Adapter):
         started = self.hold * steps
         if self.hold == 1 or step % INTERVAL or step < started:
             return
-        by_layer: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in parameters.items():
-            layer, _, kind = key.rpartition(".")
-            by_layer.setdefault(layer, {})[kind] = tensor
-        for name, weight in weights.items():
-            tensors = by_layer[name]
-            for kind, (codes, middle) in torch.vmap(weight.codes)(select_part(tensors, WEIGHT)).items():
+        for name, tensors in _by_layer(weights, parameters).items():
+            for kind, (codes, middle) in torch.vmap(weights[name].codes)(select_part(tensors, WEIGHT)).items():
                 latent, last, flips = (
                     tensors[f"{WEIGHT}_{kind}"],
                     tensors[f"{HOLD}_{kind}_code"],
@@ -178,19 +197,29 @@ class Codes(Adapter):
     def absorb(
         self, weights: Mapping[str, CompressedWeight], parameters: Mapping[str, Tensor]
     ) -> tuple[Mapping[str, CompressedWeight], Mapping[str, Tensor]]:
-        by_layer: dict[str, dict[str, Tensor]] = {name: {} for name in weights}
-        left = {}
-        for key, tensor in parameters.items():
-            layer, _, kind = key.rpartition(".")
-            if kind.startswith(f"{WEIGHT}_"):
-                by_layer[layer][kind.removeprefix(f"{WEIGHT}_")] = tensor
-            elif not kind.startswith(f"{HOLD}_"):
-                left[key] = tensor
+        by_layer = _by_layer(weights, parameters)
+        left = {
+            key: tensor
+            for key, tensor in parameters.items()
+            if not key.rpartition(".")[2].startswith((f"{WEIGHT}_", f"{HOLD}_"))
+        }
         trained = {
-            name: weights[name].with_trained(tensors) if tensors else weights[name]
-            for name, tensors in by_layer.items()
+            name: weight.with_trained(select_part(by_layer[name], WEIGHT)) if name in by_layer else weight
+            for name, weight in weights.items()
         }
         return (trained, left) if self.adapter is None else self.adapter.absorb(trained, left)
 
     def macs(self, shape: tuple[int, int], rank: int) -> int:
         return 0 if self.adapter is None else self.adapter.macs(shape, rank)
+
+
+def _by_layer(
+    weights: Mapping[str, CompressedWeight], parameters: Mapping[str, Tensor]
+) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each compressed layer whose codes are trained, by name within the layer."""
+    layers: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in parameters.items():
+        layer, _, kind = key.rpartition(".")
+        if layer in weights:
+            layers.setdefault(layer, {})[kind] = tensor
+    return {name: tensors for name, tensors in layers.items() if select_part(tensors, WEIGHT)}

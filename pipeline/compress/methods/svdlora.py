@@ -58,8 +58,15 @@ class SumWeight(CompressedWeight):
         return join_parts({f"step{j}": step.trainable(weight) for j, step in enumerate(self.steps)})
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        parts = [step.projected_factors(select_part(tensors, f"step{j}")) for j, step in enumerate(self.steps)]
-        firsts, seconds = zip(*parts, strict=True)
+        return self._trained_sum(tensors, relaxed=False)
+
+    def relaxed(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        return self._trained_sum(tensors, relaxed=True)
+
+    def _trained_sum(self, tensors: Mapping[str, Tensor], *, relaxed: bool) -> Tensor:
+        parts = [select_part(tensors, f"step{j}") for j in range(len(self.steps))]
+        pairs = [step.trained_factors(own, relaxed=relaxed) for step, own in zip(self.steps, parts, strict=True)]
+        firsts, seconds = zip(*pairs, strict=True)
         return product(torch.cat(firsts, 1), torch.cat(seconds))
 
     def codes(self, tensors: Mapping[str, Tensor]) -> Codes:

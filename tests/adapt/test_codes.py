@@ -1,0 +1,132 @@
+"""Trained codes: what is trained and stored, when codes are frozen, and what goes on top of them."""
+
+import pytest
+import torch
+from methods import images, mlp, resnet, settled
+from pydantic import ValidationError
+from torch import nn
+
+from pipeline.adapt.contract import Draw, Start, stored_model
+from pipeline.adapt.methods.codes import INTERVAL, Codes
+from pipeline.compress.contract import CompressedModel
+from pipeline.compress.methods.int1 import Int1
+from pipeline.compress.methods.intn import IntN
+from pipeline.compress.sizes import StoredModel, model_size
+from pipeline.compress.targets import find_targets
+from pipeline.errors import SpecError
+from pipeline.train.cut.program import make_program
+from pipeline.train.lane import Lane
+from pipeline.train.loop import Recipe, train_epoch
+from pipeline.train.optimizers.adam import Adam
+from pipeline.train.rows import image_rows
+
+
+def trained(codes: Codes, compressed: CompressedModel, epochs: int = 6, lr: float = 1e-2) -> Lane:
+    """A lane after some epochs on images whose classes can be told apart."""
+    part = images(3, 32, 32, count=96)
+    begun = codes.begin(compressed, {}, Draw())
+    frozen = frozenset(name for name in begun if codes.is_frozen(name))
+    lane = Lane(begun, 1.0, Adam(), lr, 16, 0, frozen=frozen)
+    program = make_program(compressed, codes, [[(lane.parameters, 1.0)]], part.images[:3])
+    rows = program.rows(image_rows(part))
+    for _ in range(epochs):
+        train_epoch([lane], program, rows, rows, Recipe(epochs=epochs))
+    return lane
+
+
+def of_mlp(bits: int = 2) -> CompressedModel:
+    model = settled(mlp)
+    method = Int1() if bits == 1 else IntN(bits=bits)
+    return method.compress_model(model, find_targets(model, ["*"]), {})
+
+
+@pytest.mark.parametrize("mode", ["ste", "lc"])
+@pytest.mark.parametrize("bits", [1, 2])
+def test_trained_codes_lower_the_loss_and_take_no_byte_more(bits, mode):
+    compressed = of_mlp(bits)
+    lane = trained(Codes(mode=mode), compressed)
+    assert lane.curve[-1].val_loss < lane.curve[0].val_loss
+    stored = stored_model(Codes(mode=mode), compressed, lane.best_parameters)
+    model = compressed.reference
+    assert model_size(model, stored).bytes == model_size(model, StoredModel(compressed)).bytes
+    assert any(
+        not torch.equal(stored.compressed.weights[name].to_tensors()[kind], tensor)
+        for name, weight in compressed.weights.items()
+        for kind, tensor in weight.to_tensors().items()
+        if kind in ("sign", "code")
+    )
+
+
+def test_the_penalty_of_lc_draws_latent_weights_to_their_codes():
+    compressed = of_mlp(2)
+    lane = trained(Codes(mode="lc", hold=1.0), compressed, epochs=30)
+    for name, weight in compressed.weights.items():
+        own = {kind: lane.parameters[f"{name}.weight_{kind}"] for kind in ("latent", "scale")}
+        distance = (weight.relaxed(own) - weight.project(own)).norm() / weight.relaxed(own).norm()
+        begun = (compressed.reference.get_submodule(name).weight.detach() - weight.dense()).norm()
+        assert distance < 0.5 * begun / weight.dense().norm()
+
+
+def test_a_code_that_flips_twice_after_hold_is_frozen_in_the_middle_of_its_cell():
+    codes, compressed = Codes(hold=0.5), of_mlp(2)
+    parameters = {name: tensor[None].clone() for name, tensor in codes.begin(compressed, {}, Draw()).items()}
+    latent, scale = parameters["2.weight_latent"], parameters["2.weight_scale"]
+    inner = [0.6 * scale[0, 0, 0], 1.4 * scale[0, 0, 0]]  # to either side of code 1
+    for number in range(6):
+        latent[0, 0, 0] = inner[number % 2] - scale[0, 0, 0] * (number % 2 == 0)
+        codes.after_step(compressed.weights, parameters, 50 + INTERVAL * number, 100)
+        if number == 1:
+            assert latent[0, 0, 0] == inner[1]
+    weight = compressed.weights["2"]
+    _, middle = weight.codes({"latent": latent[0], "scale": scale[0]})["latent"]
+    assert latent[0, 0, 0] == middle[0, 0]
+    assert parameters["2.hold_latent_flips"].sum() == 2
+
+
+def test_nothing_is_frozen_before_hold_or_between_intervals():
+    codes, compressed = Codes(hold=0.5), of_mlp(1)
+    parameters = {name: tensor[None].clone() for name, tensor in codes.begin(compressed, {}, Draw()).items()}
+    before = {name: tensor.clone() for name, tensor in parameters.items()}
+    for step in (10, 20, 51, 55):
+        parameters["2.weight_latent"].neg_()
+        codes.after_step(compressed.weights, parameters, step, 100)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in parameters.items())
+
+
+def test_norms_after_the_first_compressed_layer_are_trained_and_those_before_it_are_not():
+    model = settled(resnet)
+    compressed = Int1().compress_model(model, ["layer2.0.conv1", "fc"], {})
+    begun = Codes().begin(compressed, {}, Draw())
+    assert "layer2.0.bn1.weight" in begun
+    assert "layer1.0.bn1.weight" not in begun
+    assert "fc.bias" in begun
+    assert not any(name.startswith("layer2.0.bn1") for name in Codes(norms=False).begin(compressed, {}, Draw()))
+
+
+def test_a_low_rank_adapter_on_top_begins_at_its_start_and_is_stored_beside_the_codes():
+    codes, compressed = Codes.model_validate({"adapter": {"method": "lora", "factors": "float16"}}), of_mlp(2)
+    starts = {
+        name: Start(torch.ones(2, weight.shape[1]), torch.ones(weight.shape[0], 2))
+        for name, weight in compressed.weights.items()
+    }
+    begun = codes.begin(compressed, starts, Draw(4.0))
+    stored = stored_model(codes, compressed, begun)
+    assert {name.rpartition(".")[2] for name in stored.adapter} == {"lora_A", "lora_B", "bias"}
+    assert stored.adapter["2.lora_A"].dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("adapter", "reason"),
+    [("full", "no low-rank adapter"), ("codes", "no low-rank adapter"), ({"method": "lora", "scales": True}, "scales")],
+)
+def test_other_adapters_on_top_are_refused(adapter, reason):
+    with pytest.raises(ValidationError, match=reason):
+        Codes.model_validate({"adapter": adapter})
+
+
+def test_layers_that_share_a_weight_are_refused_by_name():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    compressed = Int1().compress_model(model, ["0", "1"], {})
+    with pytest.raises(SpecError, match="'0' and '1' share one weight"):
+        Codes().begin(compressed, {}, Draw())
