@@ -4,6 +4,7 @@ Legend: ``b`` bits, ``c`` a code, ``values [..., out, in]``. What a grid is made
 name, and may have leading axes of lanes under ``torch.vmap``.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,10 +15,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from pipeline.compress.kmeans import kmeans
+from pipeline.compress.latents import scaled_gradient, straight_through
 from pipeline.config.table import Config
 
 ROUNDS = 20
 """Rounds of fitting an even grid to values and values to the grid."""
+CLIP = 2.0
+"""Largest points beyond which a latent weight gets no gradient."""
 
 
 class Grid(ABC):
@@ -43,6 +47,24 @@ class Grid(ABC):
     def points(self, codes: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
         """The value of each code ``[out, in]``, differentiable in the parameters."""
 
+    @abstractmethod
+    def largest(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """The largest magnitude of a point, in a shape that broadcasts to ``[out, in]``."""
+
+    def rounded(self, latent: Tensor, parameters: Mapping[str, Tensor], kept: Tensor, passes: Tensor | float) -> Tensor:
+        """The points of a latent weight ``[out, in]`` where it is ``kept``, 1 or 0, with straight-through gradients.
+
+        The latent gets those of the points times ``passes``, but none where it lies beyond ``CLIP`` times the largest
+        point, so that it does not drift away. Parameters get the sums of their points' gradients, divided by the root
+        of their number, as scales do in LSQ (Esser et al., 2020, arXiv:1902.08153).
+        """
+        fixed = {name: parameters[name].detach() for name in self.names}
+        codes = self.nearest(latent.detach(), fixed)
+        share = {name: math.sqrt(tensor.numel() / latent.numel()) for name, tensor in fixed.items()}
+        trained = {name: scaled_gradient(parameters[name], share[name]) for name in self.names}
+        near = (latent.detach().abs() <= CLIP * self.largest(fixed)).to(latent)
+        return straight_through(latent, self.points(codes, trained) * kept, near * passes)
+
 
 @dataclass(frozen=True)
 class EvenGrid(Grid):
@@ -58,6 +80,9 @@ class EvenGrid(Grid):
     @property
     def names(self) -> tuple[str, ...]:
         return ("scale", "zero") if self.width > 1 else ("zero",)
+
+    def largest(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        return parameters["zero"].abs() + (self.half - 1) * parameters.get("scale", parameters["zero"]).abs()
 
     @property
     def half(self) -> int:
@@ -113,7 +138,7 @@ class EvenGrid(Grid):
 
 @dataclass(frozen=True)
 class Levels(Grid):
-    """``k`` values, ``level [k]``, found by k-means; codes are in the order in which they are stored."""
+    """``k`` values, ``level [k]``, found by k-means; codes are in the order of their values."""
 
     count: int
 
@@ -128,23 +153,27 @@ class Levels(Grid):
     def fit(self, values: Tensor, kept: Tensor) -> dict[str, Tensor]:
         if values.is_meta:  # only the shape is known
             return {"level": values.new_empty(self.count)}
-        some = values[kept][:, None]
-        return {"level": kmeans(some, self.count, torch.ones_like(some))[:, 0]}
+        return {"level": kmeans(values[kept][:, None], self.count)[:, 0]}
+
+    def largest(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        return parameters["level"].abs().amax()
 
     def nearest(self, values: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
-        level, order = parameters["level"].detach().sort(stable=True)
+        level = parameters["level"].sort().values
         middles = (level[1:] + level[:-1]) / 2
-        if self.count <= FEW:
-            places = sum(((values > middle).to(values.dtype) for middle in middles.unbind()), torch.zeros_like(values))
-        else:
-            places = torch.searchsorted(middles, values.contiguous()).to(values.dtype)
-        return order.to(values.dtype)[places.long()]
+        if self.count > FEW:
+            return torch.searchsorted(middles, values.contiguous()).to(values.dtype)
+        codes = torch.zeros_like(values, dtype=torch.uint8)
+        for middle in middles.unbind():
+            codes = codes + (values > middle).view(torch.uint8)
+        return codes.to(values.dtype)
 
     def points(self, codes: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
-        return parameters["level"][codes.long()]
+        level = parameters["level"].sort().values
+        return level.index_select(0, codes.flatten().int()).view(codes.shape)
 
 
-FEW = 16
+FEW = 32
 """Levels up to which comparing with each takes less time than a binary search."""
 
 

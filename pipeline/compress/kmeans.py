@@ -4,66 +4,68 @@ Legend: ``n`` points ``X [n, d]``, their weights ``M [n, d]``, ``k`` centroids `
 ``sum_i sum_j M_ij (X_ij - C_a(i)j)^2``, where ``a(i)`` is the nearest centroid in that sense.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
-STARTED = 2**15
-"""Points at most of which k-means++ draws its start."""
+SAMPLED = 2**16
+"""Points at most that the start is drawn from and that the first rounds fit; the last rounds fit all of them."""
 AT_ONCE = 2**23
 """Distances that are computed at once."""
-ROUNDS = 30
+ROUNDS, LAST_ROUNDS = 30, 3
 """Rounds of several coordinates; those of one coordinate take next to nothing, and go on until nothing changes."""
 
 
-def kmeans(points: Tensor, k: int, weights: Tensor) -> Tensor:
+def kmeans(points: Tensor, k: int, weights: Tensor | None = None) -> Tensor:
     """Centroids ``[k, d]`` in ascending order of their first coordinate; the same at every call."""
     if points.shape[1] == 1:
+        weights = torch.ones_like(points) if weights is None else weights
         return _of_numbers(points[:, 0].double(), k, weights[:, 0].double())[:, None].to(points.dtype)
-    X, M = points.float(), weights.float()
+    X, M = points.float(), (torch.ones_like(points) if weights is None else weights).float()
     M = M / M.mean().clamp_min(torch.finfo(M.dtype).tiny)
-    C = _plus_plus(X, k, M)
-    for _ in range(ROUNDS):
+    generator = torch.Generator().manual_seed(0)
+    some = torch.randperm(len(X), generator=generator)[:SAMPLED]
+    C = _lloyd(X[some], _plus_plus(X[some], k, M[some], generator), M[some], ROUNDS)
+    C = _lloyd(X, C, M, LAST_ROUNDS) if len(some) < len(X) else C
+    return C[C[:, 0].argsort(stable=True)].to(points.dtype)
+
+
+def _lloyd(X: Tensor, C: Tensor, M: Tensor, rounds: int) -> Tensor:
+    """Centroids after at most so many rounds; one without members moves to a point of the largest error."""
+    for _ in range(rounds):
         nearest, errors = _nearest(X, C, M)
         total = torch.zeros_like(C).index_add_(0, nearest, M)
         sums = torch.zeros_like(C).index_add_(0, nearest, M * X)
         moved = torch.where(total > 0, sums / total.where(total > 0, 1), C)
-        empty = (torch.bincount(nearest, minlength=k) == 0).nonzero().flatten()[: len(X)]
+        empty = (torch.bincount(nearest, minlength=len(C)) == 0).nonzero().flatten()[: len(X)]
         moved[empty] = X[errors.topk(len(empty)).indices]
         if torch.equal(moved, C):
             break
         C = moved
-    return C[C[:, 0].argsort(stable=True)].to(points.dtype)
+    return C
 
 
 def nearest_centroids(points: Tensor, centroids: Tensor, weights: Tensor | None = None) -> Tensor:
-    """The index of the nearest centroid of each point, ``[n]``; without weights all coordinates weigh the same."""
-    weights = torch.ones_like(points) if weights is None else weights
-    return _nearest(points.float(), centroids.float(), weights.float())[0]
+    """The index of the nearest centroid of each point, ``[n]``; without weights all coordinates weigh the same.
+
+    ``torch.vmap`` can be applied to it.
+    """
+    return _nearest(points.float(), centroids.float(), None if weights is None else weights.float())[0]
 
 
-def _nearest(X: Tensor, C: Tensor, M: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices and errors ``[n]``: ``sum_j M (X - C)^2 = sum_j M X^2 - 2 (M X) C^T + M (C^2)^T``."""
-    squared = C.square().T
-    parts = [
-        (M_part @ squared).addmm_(M_part * X_part, C.T, alpha=-2).min(1) for X_part, M_part in _in_parts(X, M, len(C))
-    ]
-    own = (M * X.square()).sum(1)
+def _nearest(X: Tensor, C: Tensor, M: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Indices and errors ``[n]``: ``sum_j M (X - C)^2 = sum_j M X^2 + [M X, M] [-2 C, C^2]^T``."""
+    if M is None:
+        rows, columns = torch.cat([X, torch.ones_like(X[:, :1])], 1), [-2 * C, C.square().sum(1, keepdim=True)]
+        own = X.square().sum(1)
+    else:
+        rows, columns, own = torch.cat([M * X, M], 1), [-2 * C, C.square()], (M * X.square()).sum(1)
+    distances = torch.cat(columns, 1).T
+    parts = [(part @ distances).min(1) for part in torch.split(rows, max(1, AT_ONCE // len(C)))]  # type: ignore[no-untyped-call]
     return torch.cat([part.indices for part in parts]), own + torch.cat([part.values for part in parts])
 
 
-def _in_parts(X: Tensor, M: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor]]:
-    rows = max(1, AT_ONCE // k)
-    return zip(torch.split(X, rows), torch.split(M, rows), strict=True)
-
-
-def _plus_plus(X: Tensor, k: int, M: Tensor) -> Tensor:
+def _plus_plus(X: Tensor, k: int, M: Tensor, generator: torch.Generator) -> Tensor:
     """A start: points drawn one after another, each in proportion to its error so far."""
-    generator = torch.Generator().manual_seed(0)
-    if len(X) > STARTED:
-        some = torch.randperm(len(X), generator=generator)[:STARTED]
-        X, M = X[some], M[some]
     errors, chosen = M.sum(1).double(), list[Tensor]()
     for _ in range(k):
         reached = errors.clamp_min(0).cumsum(0)

@@ -13,6 +13,9 @@ from torch.nn import functional as F
 
 from pipeline.compress.packing import pack, unpack
 
+BELOW = 0.999
+"""Share of the least kept magnitude at which the latent of a weight that is not kept begins at most."""
+
 
 class Pattern(ABC):
     """How many weights are kept of which, whatever their values."""
@@ -190,3 +193,19 @@ class Share(Pattern):
         if int(kept.sum()) != count:
             raise ValueError(f"the packed positions are {int(kept.sum())}, and {count} of {weights} weights are kept")
         return kept.view(shape)
+
+
+def moved_mask(pattern: Pattern, tensors: Mapping[str, Tensor]) -> Tensor:
+    """What is kept of ``tensors["latent"] [out, in]``, 1 or 0 in its type: ``tensors["kept"]``, or the largest ``|w|``.
+
+    It has no gradient, and ``torch.vmap`` can be applied to it.
+    """
+    latent = tensors["latent"].detach()
+    return tensors["kept"] if "kept" in tensors else pattern.kept(latent.abs()).to(latent)
+
+
+def latent_of(weight: Tensor, kept: Tensor) -> Tensor:
+    """A latent ``[out, in]`` whose largest magnitudes are those that are ``kept``: others are moved below them."""
+    least = weight.abs().where(kept, torch.inf).amin()
+    below = BELOW * least.where(least.isfinite(), 0)
+    return weight.where(kept, weight.clamp(-below, below))

@@ -10,9 +10,10 @@ from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from pipeline.compress.contract import LayerCompression, LayerStats
-from pipeline.compress.few_bits import EvenGrid, FewBits, Grid
+from pipeline.compress.few_bits import CLIP, EvenGrid, FewBits, Grid
 from pipeline.compress.packing import pack, unpack
-from pipeline.compress.sparsity import Blocks, Pattern, Share
+from pipeline.compress.sparsity import Blocks, Pattern, Share, latent_of, moved_mask
+from pipeline.compress.latents import Codes, straight_through
 from pipeline.compress.weight import CompressedWeight, MatrixWeight
 from pipeline.config.registry import COMPRESSIONS
 
@@ -34,6 +35,22 @@ class SparseWeight(MatrixWeight):
         else:
             values = self.weight[self.kept]
         return {**self.pattern.to_tensors(self.kept), "value": values.float()}
+
+    def trainable(self, weight: Tensor) -> dict[str, Tensor]:
+        latent = latent_of(self.weight.where(self.kept, weight), self.kept)
+        return {"latent": latent, "kept": self.kept.to(latent)}
+
+    def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The kept latents; while what is kept may move, all latents get gradients."""
+        latent, kept = tensors["latent"], moved_mask(self.pattern, tensors)
+        return latent * kept if "kept" in tensors else straight_through(latent, latent.detach() * kept)
+
+    def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
+        return {}
+
+    def with_trained(self, tensors: Mapping[str, Tensor]) -> "SparseWeight":
+        kept = moved_mask(self.pattern, tensors)
+        return SparseWeight(tensors["latent"] * kept, kept > 0, self.pattern)
 
 
 @dataclass(frozen=True)
@@ -72,6 +89,32 @@ class SparseCodeWeight(CompressedWeight):
             )
         scaled = {name: tensor * gain.to(tensor)[:, None] for name, tensor in self.parameters.items()}
         return replace(self, parameters=scaled)
+
+    def trainable(self, weight: Tensor) -> dict[str, Tensor]:
+        own = self.grid.nearest(weight, self.parameters) == self.code
+        latent = weight.where(own | ~self.kept, self.dense())
+        most = CLIP * self.grid.largest(self.parameters)
+        return {
+            "latent": latent_of(latent.clamp(-most, most), self.kept),
+            "kept": self.kept.to(latent),
+            **self.parameters,
+        }
+
+    def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        kept = moved_mask(self.pattern, tensors)
+        return self.grid.rounded(tensors["latent"], tensors, kept, kept if "kept" in tensors else 1.0)
+
+    def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
+        """Codes are those of the grid and 1, and 0 where nothing is kept."""
+        kept = moved_mask(self.pattern, tensors)
+        code = self.grid.nearest(tensors["latent"], tensors)
+        return {"latent": (((code + 1) * kept).to(torch.int16), self.grid.points(code, tensors) * kept)}
+
+    def with_trained(self, tensors: Mapping[str, Tensor]) -> "SparseCodeWeight":
+        kept = moved_mask(self.pattern, tensors)
+        code = (self.grid.nearest(tensors["latent"], tensors) * kept).to(torch.uint8)
+        parameters = {name: tensors[name] for name in self.grid.names}
+        return SparseCodeWeight(code, parameters, kept > 0, self.pattern, self.grid)
 
 
 def refit_kept(weight: Tensor, kept: Tensor, stats: LayerStats) -> Tensor:

@@ -1,0 +1,131 @@
+"""Vector quantisation: each few weights of a row are one of ``k`` centroids (Gong et al., 2014, arXiv:1412.6115)."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.compress.contract import LayerCompression, LayerStats
+from pipeline.compress.few_bits import CLIP, Levels
+from pipeline.compress.kmeans import kmeans, nearest_centroids
+from pipeline.compress.packing import pack, unpack
+from pipeline.compress.latents import Codes, scaled_gradient, straight_through
+from pipeline.compress.weight import CompressedWeight
+from pipeline.config.registry import COMPRESSIONS
+
+
+@dataclass(frozen=True)
+class CodebookWeight(CompressedWeight):
+    """``d`` weights next to each other in a row are the centroid of their code; the last ones of a row may be fewer."""
+
+    code: Tensor  # uint8 [out, ceil(in / d)], below k
+    centroid: Tensor  # [k, d]
+    inner: int  # in
+
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        return len(self.code), self.inner
+
+    def dense(self) -> Tensor:
+        return self._points(self.code, self.centroid)
+
+    @property
+    def macs(self) -> int:
+        """One per weight, as for a dense one."""
+        return len(self.code) * self.inner
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        return {"code": pack(self.code, width_of(len(self.centroid))), "centroid": self.centroid.float()}
+
+    def scaled_rows(self, gain: Tensor) -> Self:
+        raise ValueError("codebook shares its centroids among all rows, and a gain per row needs a value for each")
+
+    def trainable(self, weight: Tensor) -> dict[str, Tensor]:
+        own = nearest_codes(weight, self.centroid) == self.code
+        own = own.repeat_interleave(self.centroid.shape[1], 1)[:, : self.inner]
+        most = CLIP * self.centroid.abs().max()
+        return {"latent": weight.clamp(-most, most).where(own, self.dense()), "centroid": self.centroid}
+
+    def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Latents beyond ``CLIP`` times the largest coordinate get no gradient.
+
+        Centroids get the sum of their members' gradients, divided by the root of the mean number of members.
+        """
+        latent, centroid = tensors["latent"], tensors["centroid"]
+        fixed = centroid.detach()
+        share = math.sqrt(centroid.numel() / latent.numel())
+        points = self._points(nearest_codes(latent.detach(), fixed), scaled_gradient(centroid, share))
+        return straight_through(latent, points, (latent.detach().abs() <= CLIP * fixed.abs().amax()).to(latent))
+
+    def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
+        code = nearest_codes(tensors["latent"], tensors["centroid"])
+        by_weight = code.repeat_interleave(tensors["centroid"].shape[1], 1)[:, : self.inner]
+        return {"latent": (by_weight.to(torch.uint8), self._points(code, tensors["centroid"]))}
+
+    def with_trained(self, tensors: Mapping[str, Tensor]) -> "CodebookWeight":
+        code = nearest_codes(tensors["latent"], tensors["centroid"])
+        return CodebookWeight(code.to(torch.uint8), tensors["centroid"], self.inner)
+
+    def _points(self, code: Tensor, centroid: Tensor) -> Tensor:
+        """``[out, in]`` of the codes ``[out, vectors]``."""
+        return centroid.index_select(0, code.flatten().int()).reshape(len(code), -1)[:, : self.inner]
+
+
+def nearest_codes(matrix: Tensor, centroid: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The nearest centroids of ``matrix [out, in]``, int64 ``[out, vectors]``, with weights ``[out, in]`` of errors."""
+    d = centroid.shape[1]
+    if d == 1:
+        return Levels(len(centroid)).nearest(matrix, {"level": centroid[:, 0]}).long()
+    if weights is None and matrix.shape[1] % d:
+        weights = torch.ones_like(matrix)
+    of_vectors = None if weights is None else vectors_of(weights, d)
+    return nearest_centroids(vectors_of(matrix, d), centroid, of_vectors).view(len(matrix), -1)
+
+
+def vectors_of(matrix: Tensor, length: int) -> Tensor:
+    """``[out, in] -> [out * ceil(in / d), d]``, each row padded with zeros."""
+    return F.pad(matrix, (0, -matrix.shape[1] % length)).reshape(-1, length)
+
+
+def width_of(size: int) -> int:
+    """Bits of a code of ``size`` centroids."""
+    return (size - 1).bit_length()
+
+
+@COMPRESSIONS.register("codebook")
+class Codebook(LayerCompression):
+    """Each few weights are one of k vectors, found by k-means: for less than a bit per weight, or uneven levels."""
+
+    size: int = Field(16, ge=2, le=256)
+    """``k``, the centroids of a layer; a code takes ``ceil(log2 k)`` bits."""
+    vector: int = Field(1, ge=1, le=9)
+    """``d``, the weights next to each other in a row that share a code; with 9 a kernel of 3 x 3 is one vector."""
+    metric: Literal["weight", "activation"] = "weight"
+    """What k-means weighs errors of a weight with: 1, or ``C_jj`` of its input."""
+
+    @property
+    def needs_statistics(self) -> bool:
+        return super().needs_statistics or self.metric == "activation"
+
+    def compress(self, weight: Tensor, stats: LayerStats | None) -> CodebookWeight:
+        out, inner = weight.shape
+        if weight.is_meta:  # only the shape is known
+            code = weight.new_empty(out, -(-inner // self.vector), dtype=torch.uint8)
+            return CodebookWeight(code, weight.new_empty(self.size, self.vector), inner)
+        weights = torch.ones_like(weight) if inner % self.vector else None
+        if self.metric == "activation" and stats is not None:
+            weights = stats.diagonal.to(weight).expand_as(weight)
+        of_vectors = None if weights is None else vectors_of(weights, self.vector)
+        centroid = kmeans(vectors_of(weight, self.vector), self.size, of_vectors)
+        return CodebookWeight(nearest_codes(weight, centroid, weights).to(torch.uint8), centroid, inner)
+
+    def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> CodebookWeight:
+        out, vectors = shape[0], -(-shape[1] // self.vector)
+        code = unpack(tensors["code"], out * vectors, width_of(self.size), torch.uint8).view(out, vectors)
+        return CodebookWeight(code, tensors["centroid"].reshape(self.size, self.vector), shape[1])
