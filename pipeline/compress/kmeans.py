@@ -60,7 +60,7 @@ def _nearest(X: Tensor, C: Tensor, M: Tensor | None) -> tuple[Tensor, Tensor]:
     else:
         rows, columns, own = torch.cat([M * X, M], 1), [-2 * C, C.square()], (M * X.square()).sum(1)
     distances = torch.cat(columns, 1).T
-    parts = [(part @ distances).min(1) for part in torch.split(rows, max(1, AT_ONCE // len(C)))]  # type: ignore[no-untyped-call]
+    parts = [(part @ distances).min(1) for part in torch.split(rows, max(1, AT_ONCE // len(C)))]
     return torch.cat([part.indices for part in parts]), own + torch.cat([part.values for part in parts])
 
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from pipeline.compress.contract import LayerCompression
 from pipeline.compress.few_bits import FewBits
+from pipeline.compress.methods.codebook import Codebook
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.intn import IntN
 from pipeline.compress.methods.no_compression import NoCompression
@@ -31,13 +32,15 @@ METHODS = [
     *(Sparse(block="2:4", values=FewBits(levels=levels)) for levels in (2, 6, 20, 256)),
     *(IntN(bits=bits, group=group) for bits in (2, 3, 4, 8) for group in (0, 7)),
     *(IntN(bits=bits, symmetric=False, group=group) for bits in (3, 8) for group in (0, 7)),
+    *(Codebook(size=size, vector=vector) for size, vector in ((2, 1), (16, 1), (17, 3), (4, 9), (256, 2))),
+    Codebook(size=8, vector=4, metric="activation"),
     Svd(budget=0.3, singular_values=True),
     *(Svd(rank=3, metric="activation", factors=factors) for factors in ("none", "int1", "intN", "sparse")),
     *(SvdLora(rank=5, steps=3, bits=bits) for bits in (32, 8, 1)),
     Tou(rank=4, frozen="int1"),
 ]
 OF = {"sign": "payload", "dense": "payload", "value": "payload", "values": "payload", "code": "payload"}
-OF |= {"index": "index", "rank": "index", "scale": "scale", "zero": "scale", "level": "scale"}
+OF |= {"index": "index", "rank": "index", "scale": "scale", "zero": "scale", "level": "scale", "centroid": "scale"}
 
 
 def random_weight(out: int, inner: int, seed: int) -> torch.Tensor:

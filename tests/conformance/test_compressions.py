@@ -11,6 +11,7 @@ from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import Compression, LayerCompression, TrainingCompression
 from pipeline.compress.layer_statistics import gather_statistics
 from pipeline.compress.layers import group_count, matrix_shape
+from pipeline.compress.methods.codebook import Codebook
 from pipeline.compress.methods.intn import IntN
 from pipeline.compress.methods.no_compression import NoCompression
 from pipeline.compress.methods.svd import Svd
@@ -80,7 +81,8 @@ def test_size_is_known_from_the_shape_alone(compression, layer, shape):
 def has_row_scales(method: LayerCompression) -> bool:
     """Whether neither it nor the method of its factors has fewer scales than rows."""
     stored = getattr(method, "factors", method)
-    return getattr(getattr(stored, "values", None) or stored, "scale", "row") == "row"
+    scale = getattr(getattr(stored, "values", None) or stored, "scale", "row")
+    return scale == "row" and not isinstance(stored, Codebook)
 
 
 @EACH_LAYER

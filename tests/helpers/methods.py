@@ -14,6 +14,7 @@ from pipeline.adapt.methods.codes import Codes
 from pipeline.compress.contract import CompressedModel, Compression, LayerStats
 from pipeline.compress.layer_statistics import gather_statistics
 from pipeline.compress.layers import copy_sharing_tensors, in_groups, replace_weight, weight_matrix
+from pipeline.compress.methods.codebook import Codebook
 from pipeline.compress.methods.intn import IntN
 from pipeline.compress.methods.prune_gradient import PruneGradient
 from pipeline.compress.methods.prune_magnitude import PruneMagnitude
@@ -25,6 +26,7 @@ from pipeline.config.registry import Method, Registry
 from pipeline.task.parts import TensorPart
 
 FURTHER: dict[type[Method], list[dict[str, Any]]] = {
+    Codebook: [{"size": 5, "vector": 4}, {"size": 3, "vector": 9, "metric": "activation"}, {"size": 40}],
     IntN: [{"group": 4}, {"group": 5, "symmetric": False}],
     Svd: [
         {"rank": 2},

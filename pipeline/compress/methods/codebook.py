@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from pipeline.compress.contract import LayerCompression, LayerStats
 from pipeline.compress.few_bits import CLIP, Levels
 from pipeline.compress.kmeans import kmeans, nearest_centroids
-from pipeline.compress.packing import pack, unpack
 from pipeline.compress.latents import Codes, scaled_gradient, straight_through
+from pipeline.compress.packing import pack, unpack
 from pipeline.compress.weight import CompressedWeight
 from pipeline.config.registry import COMPRESSIONS
 
@@ -74,6 +74,9 @@ class CodebookWeight(CompressedWeight):
 
     def _points(self, code: Tensor, centroid: Tensor) -> Tensor:
         """``[out, in]`` of the codes ``[out, vectors]``."""
+        centroid = (
+            centroid.sort(0).values if centroid.shape[1] == 1 else centroid
+        )  # codes of numbers are in their order
         return centroid.index_select(0, code.flatten().int()).reshape(len(code), -1)[:, : self.inner]
 
 

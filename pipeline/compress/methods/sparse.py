@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pipeline.compress.contract import LayerCompression, LayerStats
 from pipeline.compress.few_bits import CLIP, EvenGrid, FewBits, Grid
+from pipeline.compress.latents import Codes, straight_through
 from pipeline.compress.packing import pack, unpack
 from pipeline.compress.sparsity import Blocks, Pattern, Share, latent_of, moved_mask
-from pipeline.compress.latents import Codes, straight_through
 from pipeline.compress.weight import CompressedWeight, MatrixWeight
 from pipeline.config.registry import COMPRESSIONS
 
