@@ -17,9 +17,11 @@ from pipeline.adapt.lanes import Adapted, LaneLayer, SeparateLayer, Stack
 from pipeline.compress.contract import CompressedModel, LayerStats
 from pipeline.compress.second_moment import mean_stats
 from pipeline.compress.sizes import StoredModel
+from pipeline.compress.small_tensors import round_small
 from pipeline.compress.weight import CompressedWeight, DenseWeight
 from pipeline.config.fields import Range
 from pipeline.config.registry import Method
+from pipeline.config.spec import PLAIN, StorageSpec
 from pipeline.errors import SpecError
 
 
@@ -116,6 +118,11 @@ class Adapter(Method):
         return False
 
     @property
+    def scales_weights(self) -> bool:
+        """Whether ``absorb`` multiplies the scales of compressed weights, which are not judged as they are stored."""
+        return False
+
+    @property
     def space(self) -> Mapping[str, Range]:
         """Ranges of the adapter's own values to search, by name, beside rank, init, alpha and the optimizer's."""
         return {}
@@ -188,9 +195,14 @@ class Adapter(Method):
         """The inverse of ``to_tensors``."""
         return dict(tensors)
 
-    def rounded(self, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Parameters of a lane, or of several stacked, as a file gives them back; the same object if equal."""
-        unpacked = self.from_tensors(self.to_tensors(parameters))
+    def rounded(
+        self, parameters: Mapping[str, Tensor], storage: StorageSpec = PLAIN, lanes: int = 0
+    ) -> Mapping[str, Tensor]:
+        """Parameters as a file of this storage gives them back; the same object if equal.
+
+        They are those of a lane, or of several, stacked on one axis of ``lanes``.
+        """
+        unpacked = self.from_tensors(round_small(self.to_tensors(parameters), storage, lanes))
         if all(unpacked[name] is tensor for name, tensor in parameters.items()):
             return parameters
         return {name: unpacked[name].to(tensor.dtype) for name, tensor in parameters.items()}

@@ -28,6 +28,7 @@ from pipeline.compress.second_moment import LayerStats as LayerStats
 from pipeline.compress.second_moment import SampledStats
 from pipeline.compress.weight import CompressedWeight, DenseWeight, GroupedWeight, join_groups
 from pipeline.config.registry import Method
+from pipeline.config.spec import PLAIN, StorageSpec
 from pipeline.hashes import fingerprint
 from pipeline.paths import COMPRESSED
 from pipeline.task.contract import Part, Task
@@ -46,6 +47,7 @@ class CompressedModel:
     reference: nn.Module  # the uncompressed model of the same architecture, to which residuals and statistics refer
     head: Sequence[str] = ()  # the layers that give the logits, as far as they are known
     notes: Sequence[str] = ()  # what a user should know of the result, in sentences
+    storage: StorageSpec = PLAIN  # how a file holds it
 
 
 class Compression(Method):

@@ -1,7 +1,7 @@
 """The layers that can be compressed and adapted: their names, and how their weights are read and replaced."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 
@@ -50,11 +50,21 @@ def layer_in_errors(layer: str) -> Iterator[None]:
         raise IntegrityError(f"the weight of layer '{layer}' cannot be decomposed: {error}; leave it out") from error
 
 
-def copy_sharing_tensors(model: nn.Module) -> nn.Module:
-    """A frozen copy in eval mode whose tensors share the model's memory: cheap, and its modules can be replaced."""
+def copy_sharing_tensors(model: nn.Module, change: Callable[[str, Tensor], Tensor] | None = None) -> nn.Module:
+    """A frozen copy in eval mode whose tensors share the model's memory: cheap, and its modules can be replaced.
+
+    ``change`` gives the copy's tensor from the name and the tensor of each parameter and buffer.
+    """
+
+    def kept(_: str, tensor: Tensor) -> Tensor:
+        return tensor
+
+    change = change or kept
     # The parameters are new objects, because those of a model in training must keep requires_grad.
-    parameters = {id(old): nn.Parameter(old.detach(), requires_grad=False) for old in model.parameters()}
-    buffers = {id(buffer): buffer for buffer in model.buffers()}
+    parameters = {
+        id(old): nn.Parameter(change(name, old.detach()), requires_grad=False) for name, old in model.named_parameters()
+    }
+    buffers = {id(buffer): change(name, buffer) for name, buffer in model.named_buffers()}
     return copy.deepcopy(model, computed_tensors(model) | parameters | buffers).eval()
 
 

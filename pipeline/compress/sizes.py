@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layers import matrix_shape
-from pipeline.compress.weight import BitCount
+from pipeline.compress.small_tensors import as_stored, stored_bytes
+from pipeline.compress.weight import BitCount, count_bits
 from pipeline.task.inspection import first_keys, layer_names
 
 
@@ -50,18 +51,21 @@ class StoredModel:
         bits: Counter[str] = Counter()
         for key, tensor in self.adapter.items():
             if key not in self.unpacked:
-                bits[key.rpartition(".")[0]] += 8 * tensor.nbytes
+                bits[key.rpartition(".")[0]] += 8 * stored_bytes(key, tensor, self.compressed.storage)
         return dict(bits)
+
+    def packed(self, name: str) -> dict[str, Tensor]:
+        """The packed tensors of a compressed layer by kind; none if another layer stores them."""
+        return {} if name in self.tied else self.compressed.weights[name].to_tensors()
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors of the file; a packed weight is ``<layer>.weight.<kind>`` for each of its packed tensors."""
         packed = {
             f"{name}.weight.{kind}": tensor
-            for name, weight in self.compressed.weights.items()
-            if name not in self.tied
-            for kind, tensor in weight.to_tensors().items()
+            for name in self.compressed.weights
+            for kind, tensor in self.packed(name).items()
         }
-        return {**packed, **self.unpacked, **self.adapter}
+        return as_stored({**packed, **self.unpacked, **self.adapter}, self.compressed.storage)
 
 
 @dataclass(frozen=True)
@@ -126,32 +130,35 @@ class ModelSize:
 
 def model_size(original: nn.Module, stored: StoredModel) -> ModelSize:
     """The size of what the file of a compressed model holds, beside that of the uncompressed model ``original``."""
-    layers, adapter = {}, stored.adapter_bits
-    buffers = _buffer_bits(stored.compressed.model, stored.unpacked)
-    unpacked = {name: 8 * tensor.nbytes for name, tensor in stored.unpacked.items()}
-    for name, weight in stored.compressed.weights.items():
-        layer, tied = original.get_submodule(name), name in stored.tied
+    layers, adapter, storage = {}, stored.adapter_bits, stored.compressed.storage
+    buffers = _buffer_bits(stored.compressed, stored.unpacked)
+    unpacked = {name: 8 * stored_bytes(name, tensor, storage) for name, tensor in stored.unpacked.items()}
+    for name in stored.compressed.weights:
+        layer, packed = original.get_submodule(name), stored.packed(name)
         out, inner = matrix_shape(layer)
-        bits = BitCount(payload=0) if tied else weight.bits
+        bits = count_bits({kind: stored_bytes(f"{name}.weight.{kind}", t, storage) for kind, t in packed.items()})
         layers[name] = LayerSize(
-            dense=0 if tied else 32 * out * inner,
+            dense=0 if name in stored.tied else 32 * out * inner,
             bias=0 if layer.bias is None else 32 * out,
             base=replace(bits, bias=unpacked.pop(f"{name}.bias", 0)),
             adapter=adapter.pop(name, 0),
         )
+    uncompressed = CompressedModel(original, {}, original)
     return ModelSize(
         layers,
         untouched=sum(unpacked.values()) - buffers + sum(adapter.values()),
         buffers=buffers,
         dense=32 * sum(parameter.numel() for parameter in original.parameters()),
-        dense_buffers=_buffer_bits(original, StoredModel(CompressedModel(original, {}, original)).unpacked),
+        dense_buffers=_buffer_bits(uncompressed, StoredModel(uncompressed).unpacked),
     )
 
 
-def _buffer_bits(model: nn.Module, tensors: Mapping[str, Tensor]) -> int:
-    """Bits of those ``tensors`` of a model that are no parameters."""
-    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    return sum(8 * tensor.nbytes for name, tensor in tensors.items() if name not in parameters)
+def _buffer_bits(compressed: CompressedModel, tensors: Mapping[str, Tensor]) -> int:
+    """Bits in the file of those ``tensors`` of a model that are no parameters."""
+    parameters = {name for name, _ in compressed.model.named_parameters(remove_duplicate=False)}
+    return sum(
+        8 * stored_bytes(name, tensor, compressed.storage) for name, tensor in tensors.items() if name not in parameters
+    )
 
 
 def model_macs(

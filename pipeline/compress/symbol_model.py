@@ -140,7 +140,8 @@ class Model:
         entries = np.zeros(len(filled) // self.at_once, np.uint16)
         for part in filled.reshape(-1, self.at_once).T:
             entries = entries * np.uint16(self.symbols) + part
-        return entries + np.repeat(np.arange(len(self.tables)) * self.joint_tables.shape[1], self.groups)
+        keys: Array = entries + np.repeat(np.arange(len(self.tables)) * self.joint_tables.shape[1], self.groups)
+        return keys
 
     def separated(self, entries: Array) -> Array:
         """The symbols ``[n]`` of the entries of all groups."""

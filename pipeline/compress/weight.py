@@ -67,10 +67,7 @@ class CompressedWeight:
     @cached_property
     def bits(self) -> BitCount:
         """The size of ``to_tensors``."""
-        counts: Counter[str] = Counter(payload=0)
-        for kind, tensor in self.to_tensors().items():
-            counts[BIT_KINDS.get(kind.rpartition("_")[2], "payload")] += 8 * tensor.nbytes
-        return BitCount(**counts)
+        return count_bits({kind: tensor.nbytes for kind, tensor in self.to_tensors().items()})
 
     @abstractmethod
     def scaled_rows(self, gain: Tensor) -> Self:
@@ -122,6 +119,14 @@ class CompressedWeight:
 
     def __deepcopy__(self, memo: object) -> Self:
         return self
+
+
+def count_bits(sizes: Mapping[str, int]) -> BitCount:
+    """The bits by purpose, from the bytes of each packed tensor by kind."""
+    counts: Counter[str] = Counter(payload=0)
+    for kind, size in sizes.items():
+        counts[BIT_KINDS.get(kind.rpartition("_")[2], "payload")] += 8 * size
+    return BitCount(**counts)
 
 
 @dataclass(frozen=True)

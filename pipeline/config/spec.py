@@ -40,6 +40,17 @@ class ComputeSpec(Config):
         return wanted
 
 
+class StorageSpec(Config):
+    """How exported files hold tensors; trials are judged with the values that their file would hold."""
+
+    small: Literal["float32", "float16"] = "float32"
+    """Type of scales, levels, biases and norms; with ``float16``, one whose values leave its range is bfloat16."""
+
+
+PLAIN = StorageSpec()
+"""The storage of a study that does not say another."""
+
+
 class SpectraSpec(Config):
     """Layers whose singular values are recorded after every epoch, of the baseline and of each cell's winner."""
 
@@ -68,6 +79,8 @@ class StudySpec(Config):
     """What is searched in every combination."""
     compute: ComputeSpec = ComputeSpec()
     """Precision, caches and compilation."""
+    storage: StorageSpec = PLAIN
+    """How exported files hold tensors."""
     spectra: SpectraSpec | None = None
     """Singular values to record; winners are trained once more for them, trials are not slowed down."""
 

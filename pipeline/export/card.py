@@ -5,6 +5,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from pipeline.config.spec import PLAIN
 from pipeline.environment import versions
 from pipeline.objective.combination import Combination
 from pipeline.results.combination_result import CellResult, CombinationResult, Score
@@ -49,6 +50,7 @@ def make_card(combination: Combination, trial: FrozenTrial, got: Recovered, val:
             "published_ratio": size.published_ratio(),
             "layers": layers,
         },
+        **({"storage": combination.storage.model_dump()} if combination.storage != PLAIN else {}),
         "hashes": dict(combination.task.hashes),
         "versions": versions(),
     }

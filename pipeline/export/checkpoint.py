@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.compress.attention import bare_state, with_plain_attention
+from pipeline.compress.small_tensors import widened
 from pipeline.config.registry import ADAPTERS, COMPRESSIONS
 from pipeline.errors import IntegrityError, StorageError, UsageError
 from pipeline.export.pack import PackedMethod, unpack_model
@@ -150,7 +151,8 @@ def _verified(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 f"{folder / WEIGHTS} has sha256 {found}, its card expects {card['sha256']}: it is damaged, or of "
                 f"another checkpoint; export it again"
             )
-        return card, load_tensors(data)
+        tensors = load_tensors(data)
+        return card, widened(tensors) if card.get("storage", {}).get("small") == "float16" else tensors
     except (OSError, SafetensorError) as error:
         raise IntegrityError(f"cannot read {folder / WEIGHTS}: {error}; export it again") from None
 

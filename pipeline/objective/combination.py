@@ -2,7 +2,7 @@
 
 import functools
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipeline.adapt.contract import AdaptedLayer, Adapter, Init, Start, blank, stored_model, trainable_counts
 from pipeline.cell import Cell
 from pipeline.compress.attention import SplitQkv, with_plain_attention
-from pipeline.compress.contract import CompressedModel, Compression, LayerCompression, compress_cached
+from pipeline.compress.contract import CompressedModel, Compression, LayerCompression, LayerStats, compress_cached
 from pipeline.compress.layer_statistics import Statistics, reestimate, refuse_reestimation
 from pipeline.compress.layers import (
     copy_sharing_tensors,
@@ -24,10 +24,12 @@ from pipeline.compress.layers import (
     weight_matrix,
 )
 from pipeline.compress.sizes import ModelSize, StoredModel, model_macs, model_size
+from pipeline.compress.small_tensors import rounded_model, rounded_weight
 from pipeline.compress.targets import resolve
-from pipeline.compress.weight import DenseWeight
+from pipeline.compress.weight import CompressedWeight, DenseWeight
 from pipeline.config.combination_spec import CombinationSpec
 from pipeline.config.search_spec import SearchSpec
+from pipeline.config.spec import PLAIN, StorageSpec
 from pipeline.errors import SpecError
 from pipeline.objective.allocation import costs, layers_of, refuse_budgets, spread
 from pipeline.objective.allocations.contract import Layer
@@ -63,8 +65,10 @@ class Combination:
         seed: int = 0,
         device: str = "cpu",
         statistics: Statistics | None = None,
+        storage: StorageSpec | None = None,
     ) -> None:
         self.task, self.spec, self.seed, self.device = task, spec, seed, device
+        self.storage = storage or PLAIN
         self.name: str = spec.name
         self.adapter: Adapter = spec.adapter
         self.compression: Compression = spec.compression
@@ -76,6 +80,11 @@ class Combination:
             raise SpecError(
                 f"qkv = \"split\" of combination '{spec.name}', but the model has no fused query, key and value "
                 f'projection; leave it "fused"'
+            )
+        if self.storage.small == "float16" and self.adapter.scales_weights:
+            raise SpecError(
+                f"storage.small = \"float16\", but adapter '{self.adapter.name}' of '{spec.name}' multiplies "
+                f'scales that are rounded already; give it scales = false, or small = "float32"'
             )
         if spec.batch_norm == "reestimated":
             refuse_reestimation(self.model, task.train)
@@ -113,7 +122,8 @@ class Combination:
         model = on_device(compressed.model, self.device)
         if self.spec.batch_norm == "reestimated":
             reestimate(model, self.task.train, self.device)
-        return replace(compressed, model=model, head=self.inspection.head)
+        made = replace(compressed, model=model, head=self.inspection.head, storage=self.storage)
+        return rounded_model(made, self.compression, self.storage)
 
     @cached_property
     def compressed_size(self) -> ModelSize:
@@ -184,8 +194,7 @@ class Combination:
 
     def _start(self, init: Init, ranks: Mapping[str, int], seed: int) -> dict[str, Start]:
         reference, weights = self.compressed.reference, self.compressed.weights
-        compression = self.compression
-        needed = init.needs_statistics or (init.moves_base and compression.needs_statistics)
+        needed = init.needs_statistics or (init.moves_base and self.compression.needs_statistics)
         stats = self._reference_statistics.of(self.targets) if needed else {}
         starts = {}
         for i, name in enumerate(weights):
@@ -193,11 +202,16 @@ class Combination:
                 continue
             generator = torch.Generator().manual_seed(derive(seed, "init", i))
             layer, inputs = reference.get_submodule(name), stats.get(name, ())
-            compress = functools.partial(compression.compress_layer, layer, stats=inputs)
+            compress = functools.partial(self._compress_layer, layer, inputs)
             with layer_in_errors(name):
                 adapted = AdaptedLayer(weight_matrix(layer), weights[name], compress, inputs)
                 starts[name] = init.start(adapted, ranks[name], generator)
         return starts
+
+    def _compress_layer(self, layer: nn.Module, stats: Sequence[LayerStats], matrix: Tensor) -> CompressedWeight:
+        """Compress another ``matrix [out, in]`` for a layer, as a file holds it."""
+        weight = self.compression.compress_layer(layer, matrix, stats)
+        return rounded_weight(weight, layer, self.compression, self.storage)
 
     def starts(self, values: Values, seed: int) -> dict[str, Start]:
         """The initial factors of each adapted layer; those of nested ranks are computed once, for the highest."""
@@ -236,7 +250,8 @@ class Combination:
                 replace_weight(model, name, start.base.dense().to(model.get_submodule(name).get_parameter("weight")))
             if name in self._corrected:
                 self._correct_bias(model, name, weights[name].dense(), start)
-        return replace(self.compressed, model=model, weights=weights)
+        moved = replace(self.compressed, model=model, weights=weights)
+        return rounded_model(moved, self.compression, self.storage)
 
     def _correct_bias(self, model: nn.Module, name: str, dense: Tensor, start: Start) -> None:
         """Let a layer's bias take the mean of what ``Q + s B A`` loses, ``b + (W - Q - s B A) E[x]``, in place."""

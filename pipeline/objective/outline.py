@@ -29,7 +29,8 @@ class Outline(Combination):
     @cached_property
     def compressed(self) -> CompressedModel:
         outline = self.compression.outline(self.model, self.targets, self.task.train)
-        return replace(outline, model=on_device(outline.model, self.device), head=self.inspection.head)
+        model = on_device(outline.model, self.device)
+        return replace(outline, model=model, head=self.inspection.head, storage=self.storage)
 
     def layer_ranks(self, rank: int) -> dict[str, int]:
         if self.search.allocation is None:

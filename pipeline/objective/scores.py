@@ -70,7 +70,7 @@ def ranked(scores: Sequence[CellScore]) -> list[CellScore]:
 def _start(objective: Objective, cell: Cell) -> Lanes:
     """The untrained lane of a cell, with its tensors rounded as a file stores them."""
     lane = objective.lane(middle(cell, objective.combination.search, objective.combination.adapter))
-    stored = objective.combination.adapter.rounded(lane.parameters)
+    stored = objective.combination.adapter.rounded(lane.parameters, objective.combination.storage)
     return Lanes([({key: t[None].to(objective.recipe.device) for key, t in stored.items()}, [lane.alpha])])
 
 

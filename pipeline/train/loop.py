@@ -77,7 +77,7 @@ def train_epoch(lanes: Sequence[Lane], program: Program, train: Rows, val: Rows,
             lane.curve.append(Epoch(losses[index], loss, accuracy))
             if len(lane.curve) == 1 or accuracy > lane.best:
                 lane.best_epoch = len(lane.curve)
-                best = program.adapter.rounded(lane.parameters)
+                best = program.rounded(lane.parameters)
                 lane.best_parameters = {name: tensor.clone() for name, tensor in best.items()}
 
 
@@ -170,7 +170,7 @@ class Cohort:
     def evaluate(self, rows: Rows) -> tuple[list[float], list[int]]:
         """The mean loss and the number of correct images of each lane, rounded as an exported file would hold it."""
         exact = [stack.parameters for stack in self.stacks]
-        rounded = [self._program.adapter.rounded(parameters) for parameters in exact]
+        rounded = [self._program.rounded(parameters, lanes=1) for parameters in exact]
         unchanged = all(one is other for one, other in zip(exact, rounded, strict=True))
         logits_of = self._logits if unchanged else self._bind(rounded)
         loss = torch.zeros(len(self.lanes), dtype=torch.float64)

@@ -117,6 +117,7 @@ def make_spec(
     seed: int = 0,
     combination: dict[str, Any] | None = None,
     task: dict[str, Any] | None = None,
+    storage: dict[str, Any] | None = None,
     **search: Any,
 ) -> StudySpec:
     """A study of one combination; ``search`` takes the place of what ``SEARCH`` says."""
@@ -127,6 +128,7 @@ def make_spec(
         "task": task or {"model": {"source": "mlp", "widths": [16, 12, 4]}, "data": "mnist-subset"},
         "combination": [{"name": "int1-lora", "compression": "int1", "adapter": "lora", **(combination or {})}],
         "search": {**SEARCH, **search},
+        **({"storage": storage} if storage else {}),
     }
     return parse_spec(table, "test")
 
@@ -137,7 +139,7 @@ def make_search(**changes: Any) -> SearchSpec:
 
 def make_objective(spec: StudySpec | None = None, task: Task | None = None) -> Objective:
     spec = spec or make_spec()
-    return Objective(task or make_task(), spec.combination[0], spec.search, seed=spec.seed)
+    return Objective(task or make_task(), spec.combination[0], spec.search, seed=spec.seed, storage=spec.storage)
 
 
 def failing(objective: Objective, fails: Callable[[Lane], bool]) -> Objective:

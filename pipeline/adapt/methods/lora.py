@@ -167,6 +167,10 @@ class Lora(Adapter):
     def low_rank(self) -> bool:
         return True
 
+    @property
+    def scales_weights(self) -> bool:
+        return self.scales
+
     def s(self, alpha: S, rank: int) -> S:
         return alpha / (rank if self.scale == "alpha/r" else math.sqrt(rank))
 

@@ -36,6 +36,10 @@ class Program:
     why: str = ""  # why it cannot be cut, in words
     stacks: bool = True  # whether several lanes may share one forward pass
 
+    def rounded(self, parameters: Mapping[str, Tensor], lanes: int = 0) -> Mapping[str, Tensor]:
+        """Trained tensors as an exported file gives them back; see ``Adapter.rounded``."""
+        return self.adapter.rounded(parameters, self.compressed.storage, lanes)
+
     @property
     def model(self) -> nn.Module:
         """The compressed model."""

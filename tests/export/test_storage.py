@@ -1,0 +1,67 @@
+"""Studies whose files hold small tensors in 16 bits."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_studies import BatchNormNet, Mlp, kept_of, make_objective, make_spec, make_task, measure, search
+
+from pipeline import load
+from pipeline.config.study_file import pinned
+from pipeline.errors import SpecError
+from pipeline.export.selection import export_combination
+from pipeline.results.reading import read_results
+from pipeline.run.winners import score_winners
+from pipeline.store.database import open_storage
+
+SEARCH = {"trials": 2, "epochs": 2, "sampler": {"method": "random"}, "ranks": [1]}
+WAYS = {
+    "8-bit factors": (BatchNormNet, {"method": "lora", "bias": True, "factors": "int8"}, "int1", ["eva"]),
+    "magnitudes": (Mlp, "dora", {"method": "intN", "group": 4, "symmetric": False}, ["svd"]),
+    "bases that move": (BatchNormNet, "lora", {"method": "intN", "bits": 2}, ["loftq"]),
+    "corrected biases": (Mlp, "lora", {"method": "int1", "bias": "corrected"}, ["svd"]),
+    "few kept values": (Mlp, "lora", {"method": "sparse", "keep": 0.2, "values": {"bits": 3}}, ["svd"]),
+    "factors": (Mlp, "none", {"method": "svd", "singular_values": True}, ["svd"]),
+    "trained codes": (Mlp, "codes", {"method": "intN", "bits": 2}, ["svd"]),
+    "everything": (BatchNormNet, "full", "int1", ["svd"]),
+}
+
+
+@pytest.mark.parametrize(("module", "adapter", "compression", "inits"), WAYS.values(), ids=WAYS)
+def test_a_trial_is_judged_with_the_small_values_that_its_file_holds(
+    module, adapter, compression, inits, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    methods = {"adapter": adapter, "compression": compression, "batch_norm": "kept"}
+    spec = make_spec(combination=methods, inits=inits, storage={"small": "float16"}, **SEARCH)
+    objective, storage = make_objective(spec, make_task(module)), open_storage("sqlite:///studies.db")
+    study = search(storage, spec, objective=objective)
+    score_winners(objective, study, kept_of(spec), 1)
+    (result,) = read_results(storage, spec.name)
+    (folder,) = export_combination(objective, result, kept_of(spec))
+    card = json.loads((folder / "card.json").read_text())
+    model, task = load(folder, model=module()), objective.combination.task
+    recovered = card["accuracy"]["recovered"]
+    assert [measure(model, part) for part in (task.val, task.test)] == [
+        [recovered[part][k] for k in ("correct", "images")] for part in ("val", "test")
+    ]
+    assert recovered["val"]["accuracy"] == result.cells[0].best.value
+    assert card["storage"] == {"small": "float16"}
+    assert card["size"]["tensor_bytes"] == result.cells[0].best.user_attrs["bytes"]
+    stored = load_file(folder / "model.safetensors")
+    assert {stored[name].dtype for name in stored if name.endswith((".bias", "_scale", ".scale"))} <= {torch.float16}
+    in_full = make_objective(make_spec(combination=methods, inits=inits, **SEARCH), make_task(module))
+    assert card["size"]["tensor_bytes"] < in_full.combination.facts(card["method"]["values"]["rank"]).size.bytes
+
+
+def test_trained_gains_are_refused_because_they_would_change_rounded_scales():
+    spec = make_spec(combination={"adapter": {"method": "lora", "scales": True}}, storage={"small": "float16"})
+    with pytest.raises(SpecError, match="scales = false"):
+        make_objective(spec)
+
+
+def test_the_default_storage_is_not_pinned_and_another_is():
+    plain, half = make_spec(), make_spec(storage={"small": "float16"})
+    assert "storage" not in pinned(plain, plain.combination[0])
+    assert pinned(half, half.combination[0])["storage"] == {"small": "float16"}
