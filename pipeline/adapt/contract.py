@@ -19,9 +19,9 @@ from pipeline.compress.second_moment import mean_stats
 from pipeline.compress.sizes import StoredModel
 from pipeline.compress.small_tensors import round_small
 from pipeline.compress.weight import CompressedWeight, DenseWeight
+from pipeline.config.combination_spec import PLAIN, StorageSpec
 from pipeline.config.fields import Range
 from pipeline.config.registry import Method
-from pipeline.config.spec import PLAIN, StorageSpec
 from pipeline.errors import SpecError
 
 

@@ -27,8 +27,8 @@ from pipeline.compress.layers import (
 from pipeline.compress.second_moment import LayerStats as LayerStats
 from pipeline.compress.second_moment import SampledStats
 from pipeline.compress.weight import CompressedWeight, DenseWeight, GroupedWeight, join_groups
+from pipeline.config.combination_spec import PLAIN, StorageSpec
 from pipeline.config.registry import Method
-from pipeline.config.spec import PLAIN, StorageSpec
 from pipeline.hashes import fingerprint
 from pipeline.paths import COMPRESSED
 from pipeline.task.contract import Part, Task

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pipeline.compress.contract import CompressedModel, Compression
 from pipeline.compress.layers import copy_sharing_tensors, group_count, matrix_shape, replace_weight
 from pipeline.compress.weight import CompressedWeight
-from pipeline.config.spec import StorageSpec
+from pipeline.config.combination_spec import StorageSpec
 
 GRIDS = frozenset({"scale", "zero", "level", "centroid", "values"})
 """Last words of the names of tensors that are few beside the codes of their weight, whatever their shape."""

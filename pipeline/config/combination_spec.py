@@ -39,6 +39,17 @@ class TargetSpec(Config):
         return self.match
 
 
+class StorageSpec(Config):
+    """How exported files hold tensors; trials are judged with the values that their file would hold."""
+
+    small: Literal["float32", "float16"] = "float32"
+    """Type of scales, levels, biases and norms; with ``float16``, one whose values leave its range is bfloat16."""
+
+
+PLAIN = StorageSpec()
+"""The storage of a study that does not say another."""
+
+
 class CombinationSpec(Config):
     """One compression with one adapter on the layers that match ``targets``. Each has an Optuna study of its own."""
 
@@ -54,3 +65,5 @@ class CombinationSpec(Config):
     """Whether query, key and value projections of attention are one layer, or three: ``qkv.q``, ``.k``, ``.v``."""
     batch_norm: Literal["kept", "reestimated"] = "kept"
     """Whether batch norms keep their statistics, or measure them again on training images after compression."""
+    storage: StorageSpec | None = None
+    """How its exported files hold tensors; if not given, as ``[storage]`` of the study says."""

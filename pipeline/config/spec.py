@@ -6,9 +6,9 @@ What a study searches is written in its file and pinned in the stored study. No 
 from importlib.metadata import version
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from pipeline.config.combination_spec import CombinationSpec
+from pipeline.config.combination_spec import PLAIN, CombinationSpec, StorageSpec
 from pipeline.config.fields import Choices, Count, NotEmpty, Slug, refuse_repeated
 from pipeline.config.search_spec import SearchSpec
 from pipeline.config.table import Config
@@ -40,17 +40,6 @@ class ComputeSpec(Config):
         return wanted
 
 
-class StorageSpec(Config):
-    """How exported files hold tensors; trials are judged with the values that their file would hold."""
-
-    small: Literal["float32", "float16"] = "float32"
-    """Type of scales, levels, biases and norms; with ``float16``, one whose values leave its range is bfloat16."""
-
-
-PLAIN = StorageSpec()
-"""The storage of a study that does not say another."""
-
-
 class SpectraSpec(Config):
     """Layers whose singular values are recorded after every epoch, of the baseline and of each cell's winner."""
 
@@ -80,9 +69,24 @@ class StudySpec(Config):
     compute: ComputeSpec = ComputeSpec()
     """Precision, caches and compilation."""
     storage: StorageSpec = PLAIN
-    """How exported files hold tensors."""
+    """How exported files hold tensors, of combinations that do not say it themselves."""
     spectra: SpectraSpec | None = None
     """Singular values to record; winners are trained once more for them, trials are not slowed down."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _give_storage_to_combinations(cls, value: object) -> object:
+        if not isinstance(value, dict) or not isinstance(value.get("combination"), list | tuple):
+            return value
+        try:
+            storage = StorageSpec.model_validate(value.get("storage", PLAIN))
+        except ValidationError:  # it is reported once, for the study
+            return value
+        given = [
+            {"storage": storage, **one} if isinstance(one, dict) and storage != PLAIN else one
+            for one in value["combination"]
+        ]
+        return {**value, "combination": given}
 
     @model_validator(mode="after")
     def _has_distinct_names(self) -> Self:

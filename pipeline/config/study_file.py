@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.config.combination_spec import CombinationSpec
+from pipeline.config.combination_spec import PLAIN, CombinationSpec
 from pipeline.config.fields import SAFE_NAME
-from pipeline.config.spec import PLAIN, StudySpec
+from pipeline.config.spec import StudySpec
 from pipeline.config.table import nearest
 from pipeline.errors import SpecError, UsageError
 from pipeline.paths import read_text, write_text
@@ -21,11 +21,9 @@ def pinned(spec: StudySpec, combination: CombinationSpec) -> dict[str, Any]:
 
     The budget of trials, the number of the winners' seeds, the spectra and the data's folders may change.
     """
-    unpinned = {"combination", "seeds", "name", "spectra"}
-    if spec.storage == PLAIN:  # as of versions without it
-        unpinned.add("storage")
-    table = spec.model_dump(mode="json", exclude=unpinned)
-    table["combination"] = combination.model_dump(mode="json")
+    table = spec.model_dump(mode="json", exclude={"combination", "seeds", "name", "spectra", "storage"})
+    unsaid = {"storage"} if combination.storage in (None, PLAIN) else None  # as in versions without it
+    table["combination"] = combination.model_dump(mode="json", exclude=unsaid)
     del table["search"]["trials"]
     for option in spec.task.data.location:
         table["task"]["data"].pop(option, None)

@@ -5,7 +5,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from pipeline.config.spec import PLAIN
+from pipeline.config.combination_spec import PLAIN
 from pipeline.environment import versions
 from pipeline.objective.combination import Combination
 from pipeline.results.combination_result import CellResult, CombinationResult, Score

@@ -27,9 +27,8 @@ from pipeline.compress.sizes import ModelSize, StoredModel, model_macs, model_si
 from pipeline.compress.small_tensors import rounded_model, rounded_weight
 from pipeline.compress.targets import resolve
 from pipeline.compress.weight import CompressedWeight, DenseWeight
-from pipeline.config.combination_spec import CombinationSpec
+from pipeline.config.combination_spec import PLAIN, CombinationSpec
 from pipeline.config.search_spec import SearchSpec
-from pipeline.config.spec import PLAIN, StorageSpec
 from pipeline.errors import SpecError
 from pipeline.objective.allocation import costs, layers_of, refuse_budgets, spread
 from pipeline.objective.allocations.contract import Layer
@@ -65,10 +64,9 @@ class Combination:
         seed: int = 0,
         device: str = "cpu",
         statistics: Statistics | None = None,
-        storage: StorageSpec | None = None,
     ) -> None:
         self.task, self.spec, self.seed, self.device = task, spec, seed, device
-        self.storage = storage or PLAIN
+        self.storage = spec.storage or PLAIN
         self.name: str = spec.name
         self.adapter: Adapter = spec.adapter
         self.compression: Compression = spec.compression

@@ -13,7 +13,7 @@ from pipeline.compress.sizes import ModelSize
 from pipeline.config.combination_spec import CombinationSpec
 from pipeline.config.registry import OPTIMIZERS
 from pipeline.config.search_spec import SearchSpec
-from pipeline.config.spec import ComputeSpec, StorageSpec
+from pipeline.config.spec import ComputeSpec
 from pipeline.config.study_file import load_spec
 from pipeline.environment import peak_memory, plain_modes, versions
 from pipeline.errors import SpecError
@@ -49,7 +49,6 @@ class Objective:
         compute: Precision and caches; None for the defaults.
         seed: Seed of all random draws; the same seed and values give the same trial.
         device: Where it trains.
-        storage: How its files hold tensors; None for the defaults.
 
     Raises:
         SpecError: A target pattern matches nothing, a rank is above what every target can take, or a budget is out of
@@ -66,10 +65,9 @@ class Objective:
         *,
         seed: int = 0,
         device: str = "cpu",
-        storage: StorageSpec | None = None,
     ) -> None:
         compute = compute or ComputeSpec()
-        prepared = Combination(task, combination, search, seed=seed, device=device, storage=storage)
+        prepared = Combination(task, combination, search, seed=seed, device=device)
         self._compose(prepared, compute, make_features(compute, device))
 
     @classmethod
@@ -103,7 +101,7 @@ class Objective:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles and copies hold the arguments; what follows from them is computed again when it is needed."""
         one = self.combination
-        made = functools.partial(type(self), seed=one.seed, device=one.device, storage=one.storage)
+        made = functools.partial(type(self), seed=one.seed, device=one.device)
         return made, (one.task, one.spec, one.search, self.recipe.compute)
 
     @classmethod
@@ -118,7 +116,7 @@ class Objective:
         spec = load_spec(Path(path))
         chosen = spec.find(combination) if combination else spec.combination[0]
         task = prepare(spec.task, device=device)
-        return cls(task, chosen, spec.search, spec.compute, seed=spec.seed, device=device, storage=spec.storage)
+        return cls(task, chosen, spec.search, spec.compute, seed=spec.seed, device=device)
 
     @plain_modes()
     def lane(self, values: Values, *, order_seed: int | None = None) -> Lane:

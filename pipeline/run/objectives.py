@@ -25,15 +25,7 @@ def make_combinations(kind: type[C], spec: StudySpec, task: Task, device: str) -
     arrangements = {combination.qkv for combination in spec.combination}
     statistics = {qkv: Statistics(with_plain_attention(task.model, qkv), task.train) for qkv in arrangements}
     return {
-        table.name: kind(
-            task,
-            table,
-            spec.search,
-            seed=spec.seed,
-            device=device,
-            statistics=statistics[table.qkv],
-            storage=spec.storage,
-        )
+        table.name: kind(task, table, spec.search, seed=spec.seed, device=device, statistics=statistics[table.qkv])
         for table in spec.combination
     }
 

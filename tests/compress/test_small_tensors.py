@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.compress.small_tensors import as_stored, in_16_bits, is_small, round_small, stored_bytes, widened
-from pipeline.config.spec import PLAIN, StorageSpec
+from pipeline.config.combination_spec import PLAIN, StorageSpec
 
 HALF = StorageSpec(small="float16")
 

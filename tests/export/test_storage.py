@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 from tiny_studies import BatchNormNet, Mlp, kept_of, make_objective, make_spec, make_task, measure, search
 
 from pipeline import load
-from pipeline.config.study_file import pinned
+from pipeline.config.combination_spec import PLAIN
+from pipeline.config.study_file import pinned, upgraded
 from pipeline.errors import SpecError
 from pipeline.export.selection import export_combination
 from pipeline.results.reading import read_results
@@ -63,5 +64,14 @@ def test_trained_gains_are_refused_because_they_would_change_rounded_scales():
 
 def test_the_default_storage_is_not_pinned_and_another_is():
     plain, half = make_spec(), make_spec(storage={"small": "float16"})
-    assert "storage" not in pinned(plain, plain.combination[0])
-    assert pinned(half, half.combination[0])["storage"] == {"small": "float16"}
+    assert "storage" not in pinned(plain, plain.combination[0])["combination"]
+    table = pinned(half, half.combination[0])
+    assert table["combination"]["storage"] == {"small": "float16"}
+    assert upgraded(table) == table
+
+
+def test_a_combination_may_say_another_storage_than_its_study():
+    spec = make_spec(combination={"storage": {"small": "float32"}}, storage={"small": "float16"})
+    assert make_objective(spec).combination.storage == PLAIN
+    with pytest.raises(SpecError, match=r"1 error\n  storage.small"):
+        make_spec(storage={"small": "int8"})

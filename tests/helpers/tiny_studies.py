@@ -139,7 +139,7 @@ def make_search(**changes: Any) -> SearchSpec:
 
 def make_objective(spec: StudySpec | None = None, task: Task | None = None) -> Objective:
     spec = spec or make_spec()
-    return Objective(task or make_task(), spec.combination[0], spec.search, seed=spec.seed, storage=spec.storage)
+    return Objective(task or make_task(), spec.combination[0], spec.search, seed=spec.seed)
 
 
 def failing(objective: Objective, fails: Callable[[Lane], bool]) -> Objective:
