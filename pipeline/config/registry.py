@@ -21,9 +21,6 @@ class Method(Config):
     key: ClassVar[str]
     name: ClassVar[str]
     written_as_name: ClassVar[bool]
-    later: ClassVar[frozenset[str]] = frozenset()
-    """Options of later versions, beside those of its bases; their defaults are not written, so that the hashes of
-    earlier versions stay."""
 
     @classmethod
     def summary(cls) -> str:
@@ -32,13 +29,7 @@ class Method(Config):
 
     @model_serializer(mode="wrap")
     def _with_its_name(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any] | str:
-        later = frozenset[str]().union(*(vars(base).get("later", ()) for base in type(self).__mro__))
-        defaults = {name: type(self).model_fields[name].default for name in later}
-        options = {
-            name: value
-            for name, value in handler(self).items()
-            if name not in defaults or getattr(self, name) != defaults[name]
-        }
+        options = self.without_later_defaults(handler(self))
         return {self.key: self.name, **options} if options or not self.written_as_name else self.name
 
 

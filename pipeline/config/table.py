@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, model_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, ValidationError
@@ -37,6 +37,9 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False, extra="ignore")
 
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Options of later versions, beside those of its bases; a table that is stored or hashed leaves their defaults out,
+    so that the hashes of earlier versions stay."""
     retired: ClassVar[frozenset[str]] = frozenset()
     """Options that earlier versions took and that had no effect; they are accepted and dropped."""
 
@@ -62,6 +65,17 @@ class Config(BaseModel):
         if found:
             raise ValidationError.from_exception_data(cls.__name__, found)
         return config
+
+    def without_later_defaults(self, table: dict[str, Any]) -> dict[str, Any]:
+        """This config as a table, without those of its options of later versions that have their defaults."""
+        later = frozenset[str]().union(*(vars(base).get("later", ()) for base in type(self).__mro__))
+        defaults = {name: type(self).model_fields[name].default for name in later}
+        return {
+            name: value
+            for name, value in table.items()
+            # A method's default may be its name, to which its value is equal once it is written.
+            if name not in defaults or defaults[name] not in (getattr(self, name), value)
+        }
 
 
 def _explained(line: ErrorDetails) -> str:

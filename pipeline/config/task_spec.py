@@ -1,10 +1,11 @@
 """``[task]`` of a study file: the model, its data, their split, and how a baseline is trained."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from pipeline.config.fields import Count
+from pipeline.config import registry
+from pipeline.config.fields import AnyNumber, Count
 from pipeline.config.registry import DATASETS, METRICS, MODELS, DataSource, Metric, ModelSource
 from pipeline.config.table import Config
 
@@ -31,9 +32,23 @@ class BaselineSpec(Config):
     optimizer: TorchOptimizer = "adam"
     """Optimizer of ``torch.optim``, with its defaults there; ``sgd`` has no momentum."""
     lr: float = Field(1e-3, gt=0)
-    """Learning rate, constant."""
+    """Peak learning rate."""
     batch_size: Count = 128
     """Images per batch."""
+    schedule: Annotated[registry.Schedule, registry.SCHEDULES] = Field("constant", validate_default=True)
+    """The learning rate over the training."""
+    weight_decay: float | None = Field(None, ge=0)
+    """Weight decay of the optimizer; if not given, its default in ``torch.optim``: 0.01 for ``adamw``, else 0."""
+    augmentation: AnyNumber[Annotated[registry.Augmentation, registry.AUGMENTATIONS]] = ()
+    """Random changes of the training images, one after another, anew in every epoch."""
+    keep: Literal["last", "best"] = "last"
+    """The weights after the last epoch, or after the one that is best on the validation part, the first of equals."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"schedule", "weight_decay", "augmentation", "keep"})
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return self.without_later_defaults(handler(self))
 
 
 class TaskSpec(Config):

@@ -38,10 +38,11 @@ from pipeline.search.budget import search_notes
 from pipeline.store.database import Database, open_storage, storage_errors, without_password
 from pipeline.store.sqlite_database import sqlite_file
 from pipeline.store.stored_study import refuse_to_resume, study_name
+from pipeline.task.baseline import try_baseline
 from pipeline.task.contract import Task
 from pipeline.task.data_check import Finding, check_images, refuse_bad_data
 from pipeline.task.opened_task import OpenedTask
-from pipeline.task.prepare import prepare, try_baseline
+from pipeline.task.prepare import prepare
 from pipeline.train.cache.feature_cache import LIMIT
 from pipeline.wording import counted, listed, readable_bytes
 

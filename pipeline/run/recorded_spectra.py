@@ -22,10 +22,10 @@ from pipeline.results.reading import find_winners
 from pipeline.results.spectra_file import Course, Matrix, Spectra, read_spectra, write_spectra
 from pipeline.space import Values
 from pipeline.store.stored_study import trial_key
+from pipeline.task.baseline import baseline_epochs
 from pipeline.task.contract import Task, first_images
 from pipeline.task.inspection import inspect
 from pipeline.task.opened_task import OpenedTask
-from pipeline.task.prepare import baseline_epochs
 from pipeline.wording import cell_name
 
 logger = logging.getLogger(__name__)

@@ -9,9 +9,10 @@ from pipeline.config.registry import DATASETS
 from pipeline.config.task_spec import TaskSpec
 from pipeline.errors import IntegrityError, RestoraError, SpecError
 from pipeline.paths import BASELINES
+from pipeline.task.baseline import baseline_epochs
 from pipeline.task.contract import Task
 from pipeline.task.opened_task import OpenedTask
-from pipeline.task.prepare import baseline_epochs, prepare, rebuild
+from pipeline.task.prepare import prepare, rebuild
 
 MLP = {"source": "mlp", "widths": [192, 16, 3], "dropout": 0.2}
 

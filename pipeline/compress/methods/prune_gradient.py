@@ -18,9 +18,9 @@ from pipeline.compress.structured_pruning import StructuredPruning
 from pipeline.config.registry import COMPRESSIONS
 from pipeline.config.task_spec import TorchOptimizer
 from pipeline.errors import IntegrityError, SpecError
+from pipeline.task.baseline import TORCH_OPTIMIZERS
 from pipeline.task.contract import Part
 from pipeline.task.inspection import main_logits
-from pipeline.task.prepare import TORCH_OPTIMIZERS
 from pipeline.task.training_batches import count_batches, refuse_single_images, training_batches
 
 
