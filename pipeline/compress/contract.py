@@ -63,6 +63,10 @@ class Compression(Method):
         """Whether the size of a compressed weight depends on its shape alone, and not on its values."""
         return True
 
+    def of_layer(self, name: str) -> "Compression":
+        """The compression of one layer, where layers differ; by default all have this one."""
+        return self
+
     @abstractmethod
     def compress_model(
         self, model: nn.Module, targets: Sequence[str], stats: ModelStats, train: Part | None = None
@@ -131,6 +135,9 @@ class LayerCompression(Compression):
     def needs_statistics(self) -> bool:
         return self.bias == "corrected"
 
+    def of_layer(self, name: str) -> "LayerCompression":
+        return self
+
     @abstractmethod
     def compress(self, weight: Tensor, stats: LayerStats | None) -> CompressedWeight:
         """Compress ``weight [out, in]``; ``stats`` is ``None`` unless ``needs_statistics``.
@@ -150,12 +157,15 @@ class LayerCompression(Compression):
         weights = _each_weight_once(
             model,
             targets,
-            lambda name, layer: self.compress_layer(layer, sound_matrix(model, name), stats.get(name, ())),
+            lambda name, layer: self.of_layer(name).compress_layer(
+                layer, sound_matrix(model, name), stats.get(name, ())
+            ),
         )
         for name, weight in weights.items():
+            method, layer = self.of_layer(name), model.get_submodule(name)
             replace_weight(copy, name, weight.dense())
-            if self.corrects_bias(model.get_submodule(name)):
-                replace_bias(copy, name, self.corrected_bias(model.get_submodule(name), weight.dense(), stats[name]))
+            if method.corrects_bias(layer):
+                replace_bias(copy, name, method.corrected_bias(layer, weight.dense(), stats[name]))
         return CompressedModel(copy, weights, model)
 
     def corrects_bias(self, layer: nn.Module) -> bool:
@@ -169,7 +179,7 @@ class LayerCompression(Compression):
         return (bias.double() + shift).to(bias.dtype)
 
     def outline(self, model: nn.Module, targets: Sequence[str], train: Part | None = None) -> CompressedModel:
-        weights = _each_weight_once(model, targets, lambda _, layer: self._outline_layer(layer))
+        weights = _each_weight_once(model, targets, lambda name, layer: self.of_layer(name)._outline_layer(layer))
         return CompressedModel(copy_sharing_tensors(model), weights, model)
 
     def _outline_layer(self, layer: nn.Module) -> CompressedWeight:

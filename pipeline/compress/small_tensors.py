@@ -95,7 +95,7 @@ def rounded_model(compressed: CompressedModel, compression: Compression, storage
     for name, weight in compressed.weights.items():
         layer = model.get_submodule(name)
         if id(weight) not in done:
-            done[id(weight)] = rounded_weight(weight, layer, compression, storage)
+            done[id(weight)] = rounded_weight(weight, layer, compression.of_layer(name), storage)
         weights[name] = done[id(weight)]
         if weights[name] is not weight:
             replace_weight(model, name, weights[name].dense().to(layer.get_parameter("weight")))

@@ -27,8 +27,8 @@ FEED_FORWARD = re.compile(r"(.*_)?(mlp|ffn?|feed_?forward)\d*(_.*)?", re.IGNOREC
 
 def resolve(
     inspected: Inspection, entries: Sequence[TargetSpec | str], option: str = "targets"
-) -> dict[str, int | None]:
-    """The layers that ``entries`` choose, in the model's order, with the rank that an entry fixes or ``None``.
+) -> dict[str, TargetSpec]:
+    """The layers that ``entries`` choose, in the model's order, each with the entry that applies to it.
 
     An entry is the name of a group or a glob over names of layers; a group takes precedence over a layer of the same
     name. If several entries match a layer the last one applies, so general entries come first and exceptions after
@@ -47,7 +47,7 @@ def resolve(
         SpecError: An entry matches no layer, or only layers that cannot be adapted or that the model never calls; the
             options of an entry have no effect because later entries override it; or all layers stay dense.
     """
-    model, names = inspected.model, layer_names(inspected.model)
+    names = layer_names(inspected.model)
     rules = [TargetSpec.model_validate(entry) for entry in entries]
     matched = [(rule, _matches(inspected, names, rule.match)) for rule in rules]
     unmatched = [f"'{rule.match}' {_mismatch(inspected, names, rule.match)}" for rule, found in matched if not found]
@@ -58,15 +58,23 @@ def resolve(
         )
     chosen = {name: rule for rule, found in matched for name in found}
     for rule in rules:
-        if (rule.dense or rule.rank) and all(rule is not holds for holds in chosen.values()):
+        if (rule.dense or rule.rank or rule.compression) and all(rule is not holds for holds in chosen.values()):
             raise SpecError(
                 f"{option}: '{rule.match}' has no effect, because later entries override it; put it after them"
             )
     targets = [name for name in names if name in chosen and not chosen[name].dense]
     if not targets:
         raise SpecError(f'{option}: all layers that match are dense = true, so none is left to train; put "*" first')
-    ranks = {name: chosen[name].rank for name in targets}
-    return {name: rank and min(rank, *matrix_shape(model.get_submodule(name))) for name, rank in ranks.items()}
+    return {name: chosen[name] for name in targets}
+
+
+def fixed_ranks(model: nn.Module, chosen: Mapping[str, TargetSpec]) -> dict[str, int]:
+    """The rank of each layer whose entry fixes it, clipped to what the layer can take."""
+    return {
+        name: min(entry.rank, *matrix_shape(model.get_submodule(name)))
+        for name, entry in chosen.items()
+        if entry.rank is not None
+    }
 
 
 def find_targets(model: nn.Module, entries: Sequence[TargetSpec | str], option: str = "targets") -> list[str]:

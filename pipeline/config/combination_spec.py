@@ -16,6 +16,8 @@ class TargetSpec(Config):
     """A group (``head``, ``attention``, ``mlp``, ``linear``, ``conv``, ``all``), or a glob over layer names."""
     rank: Count | None = None
     """Rank of these layers in every cell, clipped to what each layer can take; if not given, the cell's rank."""
+    compression: Annotated[Compression, COMPRESSIONS] | None = None
+    """Compression of these layers; if not given, the combination's."""
     dense: bool = False
     """Whether these layers stay as they are: neither compressed nor adapted."""
 
@@ -28,6 +30,8 @@ class TargetSpec(Config):
     def _has_one_option(self) -> Self:
         if self.dense and self.rank is not None:
             raise ValueError(f"a dense layer has no adapter, so no rank = {self.rank}; give one of the two")
+        if self.dense and self.compression is not None:
+            raise ValueError("a dense layer is not compressed, so it has no compression; give one of the two")
         return self
 
     @model_serializer(mode="wrap")

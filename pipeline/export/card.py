@@ -30,7 +30,8 @@ def make_card(combination: Combination, trial: FrozenTrial, got: Recovered, val:
         "trial": trial.number,
         "task": dict(combination.task.description),
         "method": {
-            "compression": combination.compression.model_dump(mode="json"),
+            "compression": combination.spec.compression.model_dump(mode="json"),
+            **_own_compressions(combination),
             "adapter": combination.adapter.model_dump(mode="json"),
             "layers": list(combination.compressed.weights),
             "qkv": combination.spec.qkv,
@@ -54,6 +55,17 @@ def make_card(combination: Combination, trial: FrozenTrial, got: Recovered, val:
         "hashes": dict(combination.task.hashes),
         "versions": versions(),
     }
+
+
+def _own_compressions(combination: Combination) -> dict[str, Any]:
+    """``compressions`` of the layers that have one of their own, by name, if there are any."""
+    methods = {name: combination.compression.of_layer(name) for name in combination.targets}
+    own = {
+        name: method.model_dump(mode="json")
+        for name, method in methods.items()
+        if method != combination.spec.compression
+    }
+    return {"compressions": own} if own else {}
 
 
 def add_study(card: dict[str, Any], study: str, result: CombinationResult, cell: CellResult, chosen_by: str) -> None:

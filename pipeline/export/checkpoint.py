@@ -13,9 +13,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.compress.attention import bare_state, with_plain_attention
+from pipeline.compress.by_layer import by_layer
 from pipeline.compress.small_tensors import widened
 from pipeline.config.registry import ADAPTERS, COMPRESSIONS
-from pipeline.errors import IntegrityError, StorageError, UsageError
+from pipeline.errors import IntegrityError, SpecError, StorageError, UsageError
 from pipeline.export.pack import PackedMethod, unpack_model
 from pipeline.hashes import bytes_sha256, fingerprint
 from pipeline.paths import read_text
@@ -167,14 +168,17 @@ def _restored(
     restore_state(rewritten, card["task"].get("extra_state", {}))
     try:
         packed = PackedMethod(
-            compression=COMPRESSIONS.parse(method["compression"]),
+            compression=by_layer(
+                COMPRESSIONS.parse(method["compression"]),
+                {name: COMPRESSIONS.parse(own) for name, own in method.get("compressions", {}).items()},
+            ),
             layers=method["layers"],
             adapter=ADAPTERS.parse(method["adapter"]),
             alpha=method["values"].get("alpha", 1.0),  # only low-rank adapters have an alpha
             head=card["task"].get("head", ()),
             ranks=method.get("ranks"),
         )
-    except ValueError as error:
+    except (ValueError, SpecError) as error:
         raise IntegrityError(
             f"{CARD} names a compression or an adapter that cannot be built here: {error}; install the "
             f"package that registers it, or export it again"

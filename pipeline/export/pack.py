@@ -138,7 +138,7 @@ def _load_weight(
     """Unpack the compressed weight of one layer, and put it into the model in place."""
     try:
         layer = model.get_submodule(name)
-        weight = compression.load_weight(tensors, matrix_shape(layer), group_count(layer))
+        weight = compression.of_layer(name).load_weight(tensors, matrix_shape(layer), group_count(layer))
         dense = weight.dense()
         given, repacked = (
             {kind: _form(tensor) for kind, tensor in parts.items()} for parts in (tensors, weight.to_tensors())

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipeline.adapt.contract import AdaptedLayer, Adapter, Init, Start, blank, stored_model, trainable_counts
 from pipeline.cell import Cell
 from pipeline.compress.attention import SplitQkv, with_plain_attention
+from pipeline.compress.by_layer import by_layer, refuse_shared
 from pipeline.compress.contract import CompressedModel, Compression, LayerCompression, LayerStats, compress_cached
 from pipeline.compress.layer_statistics import Statistics, reestimate, refuse_reestimation
 from pipeline.compress.layers import (
@@ -25,7 +26,7 @@ from pipeline.compress.layers import (
 )
 from pipeline.compress.sizes import ModelSize, StoredModel, model_macs, model_size
 from pipeline.compress.small_tensors import rounded_model, rounded_weight
-from pipeline.compress.targets import resolve
+from pipeline.compress.targets import fixed_ranks, resolve
 from pipeline.compress.weight import CompressedWeight, DenseWeight
 from pipeline.config.combination_spec import PLAIN, CombinationSpec
 from pipeline.config.search_spec import SearchSpec
@@ -69,7 +70,6 @@ class Combination:
         self.storage = spec.storage or PLAIN
         self.name: str = spec.name
         self.adapter: Adapter = spec.adapter
-        self.compression: Compression = spec.compression
         self.search = search = fitted(search, self.adapter)
         self.inits: dict[str, Init] = {init.name: init for init in search.inits}
         self.statistics = statistics or Statistics(with_plain_attention(task.model, spec.qkv), task.train)
@@ -87,9 +87,12 @@ class Combination:
         if spec.batch_norm == "reestimated":
             refuse_reestimation(self.model, task.train)
         self.inspection = task.inspection if self.model is task.model else self.statistics.inspection
-        ranks = resolve(self.inspection, spec.targets)
-        self.targets = list(ranks)
-        self._fixed_ranks = {name: rank for name, rank in ranks.items() if rank is not None}
+        chosen = resolve(self.inspection, spec.targets)
+        self.targets = list(chosen)
+        self._fixed_ranks = fixed_ranks(self.model, chosen)
+        own = {name: entry.compression for name, entry in chosen.items() if entry.compression is not None}
+        self.compression: Compression = by_layer(spec.compression, own)
+        refuse_shared(self.model, self.compression, chosen)
         self._facts: dict[int | Cell, Facts] = {}
         self._spread: dict[int, dict[str, int]] = {}
         self._starts: dict[str | Cell, dict[str, Start]] = {}
@@ -115,7 +118,8 @@ class Combination:
     @cached_property
     def compressed(self) -> CompressedModel:
         """The compressed model, before any adapter."""
-        stats = self.statistics.of(self.targets) if self.compression.needs_statistics else {}
+        needing = [name for name in self.targets if self.compression.of_layer(name).needs_statistics]
+        stats = self.statistics.of(needing) if needing else {}
         compressed = compress_cached(self.compression, self.task, self.model, self.targets, stats)
         model = on_device(compressed.model, self.device)
         if self.spec.batch_norm == "reestimated":
@@ -159,9 +163,12 @@ class Combination:
     @cached_property
     def _corrected(self) -> list[str]:
         """The targets whose bias the compression corrects."""
-        method, layer = self.compression, self.model.get_submodule
-        corrects = isinstance(method, LayerCompression) and method.corrects_bias
-        return [name for name in self.targets if corrects and corrects(layer(name))]
+        methods = {name: self.compression.of_layer(name) for name in self.targets}
+        return [
+            name
+            for name, method in methods.items()
+            if isinstance(method, LayerCompression) and method.corrects_bias(self.model.get_submodule(name))
+        ]
 
     def has_own_base(self, cell: Cell) -> bool:
         """Whether a cell's starts change the compressed weights, or the mean outputs that biases are corrected for."""
@@ -200,16 +207,17 @@ class Combination:
                 continue
             generator = torch.Generator().manual_seed(derive(seed, "init", i))
             layer, inputs = reference.get_submodule(name), stats.get(name, ())
-            compress = functools.partial(self._compress_layer, layer, inputs)
+            compress = functools.partial(self._compress_layer, self.compression.of_layer(name), layer, inputs)
             with layer_in_errors(name):
                 adapted = AdaptedLayer(weight_matrix(layer), weights[name], compress, inputs)
                 starts[name] = init.start(adapted, ranks[name], generator)
         return starts
 
-    def _compress_layer(self, layer: nn.Module, stats: Sequence[LayerStats], matrix: Tensor) -> CompressedWeight:
+    def _compress_layer(
+        self, method: Compression, layer: nn.Module, stats: Sequence[LayerStats], matrix: Tensor
+    ) -> CompressedWeight:
         """Compress another ``matrix [out, in]`` for a layer, as a file holds it."""
-        weight = self.compression.compress_layer(layer, matrix, stats)
-        return rounded_weight(weight, layer, self.compression, self.storage)
+        return rounded_weight(method.compress_layer(layer, matrix, stats), layer, method, self.storage)
 
     def starts(self, values: Values, seed: int) -> dict[str, Start]:
         """The initial factors of each adapted layer; those of nested ranks are computed once, for the highest."""
@@ -253,8 +261,9 @@ class Combination:
 
     def _correct_bias(self, model: nn.Module, name: str, dense: Tensor, start: Start) -> None:
         """Let a layer's bias take the mean of what ``Q + s B A`` loses, ``b + (W - Q - s B A) E[x]``, in place."""
-        if isinstance(self.compression, LayerCompression):
+        method = self.compression.of_layer(name)
+        if isinstance(method, LayerCompression):
             adapted = dense + start.B @ start.A if start.residual else dense
             layer, stats = self.model.get_submodule(name), self.statistics.of([name])[name]
-            bias = self.compression.corrected_bias(layer, adapted, stats)
+            bias = method.corrected_bias(layer, adapted, stats)
             replace_bias(model, name, bias.to(model.get_submodule(name).get_parameter("bias")))

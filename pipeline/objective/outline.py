@@ -63,10 +63,10 @@ class Outline(Combination):
     def statistics_bytes(self) -> Mapping[str, int]:
         """Bytes of the statistics of each layer that needs them while the combination is prepared."""
         inits = [init for init in self.inits.values() if self.adapter.low_rank and init.needs_statistics]
-        if not (inits or self.compression.needs_statistics or self.search.allocation):
-            return {}
+        everywhere = bool(inits) or self.search.allocation is not None
+        needing = [name for name in self.targets if everywhere or self.compression.of_layer(name).needs_statistics]
         images = min(CALIBRATION_IMAGES, len(self.task.train))
-        layers = {name: self.model.get_submodule(name) for name in self.targets}
+        layers = {name: self.model.get_submodule(name) for name in needing}
         return {
             name: statistics_bytes(layer, images * self.inspection.positions[name]) for name, layer in layers.items()
         }

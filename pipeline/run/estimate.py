@@ -52,7 +52,11 @@ def plan_rank(combination: Combination, rank: int) -> dict[str, Any]:
         # Layers whose adapter is at least as large as their dense weight.
         "larger": [name for name, layer in layers.items() if layer.adapter >= layer.dense],
         # Layers that the compression would not shrink, or that the adapter trains whole.
-        "dense": [name for name, layer in layers.items() if layer.is_dense and combination.compression.name != "none"],
+        "dense": [
+            name
+            for name, layer in layers.items()
+            if layer.is_dense and combination.compression.of_layer(name).name != "none"
+        ],
         "tensors": {
             f"{name}.{kind}": bits // 8
             for name, layer in layers.items()

@@ -9,7 +9,7 @@ from torch import nn
 
 from pipeline.compress.attention import with_plain_attention
 from pipeline.compress.layers import matrix_shape
-from pipeline.compress.targets import find_targets, resolve
+from pipeline.compress.targets import find_targets, fixed_ranks, resolve
 from pipeline.config.combination_spec import TargetSpec
 from pipeline.errors import SpecError
 from pipeline.task.inspection import Inspection, layer_names
@@ -134,23 +134,26 @@ def test_all_entries_without_a_match_are_reported_together_each_with_the_nearest
     assert raised.value.exit_code == 3
 
 
+def ranks(entries):
+    return fixed_ranks(net(), resolve(inspected(net()), entries))
+
+
 def test_layers_come_in_the_models_order_and_the_last_entry_that_matches_one_holds():
     entries = [TargetSpec(match="fc"), TargetSpec(match="conv", rank=4), "conv2", TargetSpec(match="out", rank=2)]
-    assert list(resolve(inspected(net()), entries).items()) == [("conv1", 4), ("conv2", None), ("fc", None), ("out", 2)]
+    assert list(resolve(inspected(net()), entries)) == ["conv1", "conv2", "fc", "out"]
+    assert ranks(entries) == {"conv1": 4, "out": 2}
 
 
 def test_a_dense_layer_is_no_target_unless_a_later_entry_takes_it_back():
     dense = TargetSpec(match="conv", dense=True)
     assert list(resolve(inspected(net()), ["*", dense])) == ["fc", "out"]
-    assert resolve(inspected(net()), ["*", dense, TargetSpec(match="conv2", rank=3)]) == {
-        "conv2": 3,
-        "fc": None,
-        "out": None,
-    }
+    entries = ["*", dense, TargetSpec(match="conv2", rank=3)]
+    assert list(resolve(inspected(net()), entries)) == ["conv2", "fc", "out"]
+    assert ranks(entries) == {"conv2": 3}
 
 
 def test_a_rank_of_its_own_is_clipped_to_the_layer():
-    assert resolve(inspected(net()), [TargetSpec(match="*", rank=10)]) == {"conv1": 8, "conv2": 8, "fc": 10, "out": 5}
+    assert ranks([TargetSpec(match="*", rank=10)]) == {"conv1": 8, "conv2": 8, "fc": 10, "out": 5}
 
 
 def test_nothing_is_left_to_train_where_all_is_dense():
@@ -158,7 +161,10 @@ def test_nothing_is_left_to_train_where_all_is_dense():
         resolve(inspected(net()), [TargetSpec(match="conv1", dense=True)])
 
 
-@pytest.mark.parametrize("entry", [TargetSpec(match="conv1", rank=2), TargetSpec(match="conv1", dense=True)], ids=str)
+OVERRIDDEN = [{"rank": 2}, {"dense": True}, {"compression": "intN"}]
+
+
+@pytest.mark.parametrize("entry", [TargetSpec(match="conv1", **options) for options in OVERRIDDEN], ids=repr)
 def test_an_entry_that_later_entries_override_everywhere_is_refused(entry):
     with pytest.raises(SpecError, match="'conv1' has no effect, because later entries override it; put it after them"):
         resolve(inspected(net()), [entry, "*"])
