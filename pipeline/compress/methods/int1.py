@@ -11,6 +11,7 @@ from torch import Tensor
 from pipeline.compress.contract import LayerCompression, LayerStats
 from pipeline.compress.latents import Codes, straight_through
 from pipeline.compress.packing import pack, unpack
+from pipeline.compress.rounding import Error, Rounding, RoundingGrid, rounded
 from pipeline.compress.weight import CompressedWeight
 from pipeline.config.registry import COMPRESSIONS
 
@@ -81,6 +82,24 @@ def _signs(latent: Tensor) -> Tensor:
     return (latent.detach() >= 0).to(latent) * 2 - 1
 
 
+@dataclass(frozen=True)
+class SignGrid(RoundingGrid):
+    """``-a_i`` and ``a_i`` for row ``i``."""
+
+    scale: Tensor  # [out, 1], or [1, 1] for the whole weight
+    fixed: bool  # whether the scale stays as it is
+
+    def nearest(self, column: Tensor, j: int) -> Tensor:
+        return torch.where(column >= 0, self.scale[:, 0], -self.scale[:, 0])
+
+    def refitted(self, values: Tensor, error: Error) -> tuple[Self, Tensor]:
+        if self.fixed:
+            return self, values
+        step = 1 + error.steps(values, [values], by_row=len(self.scale) > 1)
+        step = step.where(step > 0, 1)
+        return replace(self, scale=self.scale * step), values * step
+
+
 @COMPRESSIONS.register("int1")
 class Int1(LayerCompression):
     """The sign of each weight and a scale per row, ``Q = a_i sign(w_i)``: the smallest file that an adapter repairs."""
@@ -90,9 +109,17 @@ class Int1(LayerCompression):
     metric: Literal["weight", "activation"] = "weight"
     """Least squares on the weights, ``a = mean |w|``, or on the layer's outputs, ``a = (w C q) / (q C q)``."""
 
+    rounding: Rounding = "nearest"
+    """The sign of each weight; or those signs that change the layer's outputs least, with scales fitted to them."""
+    later = frozenset({"rounding"})
+
     @property
     def needs_statistics(self) -> bool:
-        return super().needs_statistics or (self.metric == "activation" and self.scale != "none")
+        return (
+            super().needs_statistics
+            or self.rounding != "nearest"
+            or (self.metric == "activation" and self.scale != "none")
+        )
 
     def compress(self, weight: Tensor, stats: LayerStats | None) -> SignWeight:
         positive = weight >= 0
@@ -105,6 +132,10 @@ class Int1(LayerCompression):
             scale = (numerator.sum() / denominator.sum())[None]
         else:
             scale = numerator / denominator
+        if self.rounding != "nearest" and stats is not None:
+            start = scale[:, None] if len(scale) else scale.new_ones(1, 1)
+            grid, values = rounded(weight, SignGrid(start, not len(scale)), signs * start, stats, self.rounding)
+            positive, scale = values >= 0, grid.scale[:, 0] if len(scale) else scale
         return SignWeight(positive, scale.to(weight.dtype))
 
     def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> SignWeight:

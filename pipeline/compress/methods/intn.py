@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.compress.contract import LayerCompression, LayerStats
 from pipeline.compress.latents import Codes, scaled_gradient, straight_through
 from pipeline.compress.packing import pack, unpack
+from pipeline.compress.rounding import Error, Rounding, RoundingGrid, rounded
 from pipeline.compress.weight import CompressedWeight
 from pipeline.config.registry import COMPRESSIONS
 
@@ -106,6 +107,41 @@ class CodeWeight(CompressedWeight):
         return position.detach().round().clamp(0, (1 << self.width) - 1)
 
 
+@dataclass(frozen=True)
+class EvenGrid(RoundingGrid):
+    """``zero + scale * code`` for codes ``0 .. 2^width - 1``, with a scale and a zero per row and group of columns."""
+
+    scale: Tensor  # [out, groups]
+    zero: Tensor  # [out, groups]
+    width: int
+    group: int
+    symmetric: bool  # whether zero is -2^(width - 1) * scale
+
+    def codes(self, values: Tensor, g: int) -> Tensor:
+        """The code nearest to each of the ``values [out, n]`` of group ``g``, as whole numbers in their type."""
+        scale = self.scale[:, g, None]
+        divisor = scale.where(scale > 0, 1)  # a constant row has a scale of 0
+        return ((values - self.zero[:, g, None]) / divisor).round_().clamp_(0, 2**self.width - 1)
+
+    def nearest(self, column: Tensor, j: int) -> Tensor:
+        g = j // self.group
+        return self.codes(column[:, None], g)[:, 0] * self.scale[:, g] + self.zero[:, g]
+
+    def refitted(self, values: Tensor, error: Error) -> tuple[Self, Tensor]:
+        grid, values = replace(self, scale=self.scale.clone(), zero=self.zero.clone()), values.clone()
+        for g, start in enumerate(range(0, values.shape[1], self.group)):
+            columns = slice(start, start + self.group)
+            code = self.codes(values[:, columns], g) - self.symmetric * 2 ** (self.width - 1)
+            bases = [code] if self.symmetric else [code, torch.ones_like(code)]
+            steps = error.steps(values, bases, by_row=True, columns=columns)
+            scale = grid.scale[:, g] + steps[:, 0]
+            steps = steps * (scale > 0)[:, None]  # a negative scale would turn the order of the codes
+            grid.scale[:, g] += steps[:, 0]
+            grid.zero[:, g] += -(2 ** (self.width - 1)) * steps[:, 0] if self.symmetric else steps[:, 1]
+            values[:, columns] += sum(steps[:, k, None] * basis for k, basis in enumerate(bases))
+        return grid, values
+
+
 @COMPRESSIONS.register("intN")
 class IntN(LayerCompression):
     """N bits per weight, ``Q = scale * code``, with a scale per row or per group of columns: the first thing to try."""
@@ -119,6 +155,14 @@ class IntN(LayerCompression):
     clip: bool = True
     """Search the range with the least squared error, which may clip the largest weights; otherwise cover them all."""
 
+    rounding: Rounding = "nearest"
+    """Each weight to its nearest code; or to those codes that change the layer's outputs least, with scales fitted."""
+    later = frozenset({"rounding"})
+
+    @property
+    def needs_statistics(self) -> bool:
+        return super().needs_statistics or self.rounding != "nearest"
+
     def compress(self, weight: Tensor, stats: LayerStats | None) -> CodeWeight:
         out, inner = weight.shape
         group = min(self.group or inner, inner)
@@ -126,8 +170,26 @@ class IntN(LayerCompression):
         parts = [weight[:, :whole].reshape(-1, group), *([weight[:, whole:]] if whole < inner else [])]
         codes, scales, zeros = zip(*(self._quantise(part.float()) for part in parts), strict=True)
         code, scale, zero = (torch.cat([part.reshape(out, -1) for part in kind], 1) for kind in (codes, scales, zeros))
+        if self.rounding != "nearest" and stats is not None:
+            code, scale, zero = self._rounded(weight, (code, scale, zero), group, stats, self.rounding)
         zero = zero.new_empty(0) if self.symmetric else zero
         return CodeWeight(code, scale.to(weight.dtype), zero.to(weight.dtype), self.bits, group)
+
+    def _rounded(
+        self,
+        weight: Tensor,
+        nearest: tuple[Tensor, Tensor, Tensor],
+        group: int,
+        stats: LayerStats,
+        rounding: Literal["gptq", "coordinate"],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes, scales and zero points of ``weight``, from those of nearest rounding."""
+        code, scale, zero = (tensor.double() for tensor in nearest)
+        of_column = torch.arange(weight.shape[1]) // group
+        grid = EvenGrid(scale, zero, self.bits, group, self.symmetric)
+        grid, values = rounded(weight, grid, code * scale[:, of_column] + zero[:, of_column], stats, rounding)
+        codes = [grid.codes(part, g) for g, part in enumerate(torch.split(values, group, 1))]
+        return torch.cat(codes, 1).to(torch.uint8), grid.scale, grid.zero
 
     def _quantise(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Codes ``[n, columns]``, scales ``[n, 1]`` and zero points ``[n, 1]`` of ``rows [n, columns]``."""

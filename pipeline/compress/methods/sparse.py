@@ -13,6 +13,8 @@ from pipeline.compress.contract import LayerCompression, LayerStats
 from pipeline.compress.few_bits import CLIP, EvenGrid, FewBits, Grid
 from pipeline.compress.latents import Codes, straight_through
 from pipeline.compress.packing import pack, unpack
+from pipeline.compress.rounding import Rounding, rounded
+from pipeline.compress.sparse_rounding import SparseGrid
 from pipeline.compress.sparsity import Blocks, Pattern, Share, latent_of, moved_mask
 from pipeline.compress.weight import CompressedWeight, MatrixWeight
 from pipeline.config.registry import COMPRESSIONS
@@ -135,7 +137,7 @@ def refit_kept(weight: Tensor, kept: Tensor, stats: LayerStats) -> Tensor:
 class Sparse(LayerCompression):
     """A few weights of each layer or block, by default 1 of 16, in 4x4 tiles with a 4-bit index."""
 
-    later = frozenset({"keep", "positions", "values"})
+    later = frozenset({"keep", "positions", "rounding", "values"})
 
     block: Annotated[str, AfterValidator(lambda text: Blocks.parse(text) and text)] = "4x4"
     """A tile of which one weight is kept ("4x4", "1x16", "3x3"), or N of M along a row ("2:4")."""
@@ -152,6 +154,9 @@ class Sparse(LayerCompression):
     values: FewBits | None = None
     """How kept values are stored: ``{ bits = 3 }`` or ``{ levels = 6 }``; if not given, in float32."""
 
+    rounding: Rounding = "nearest"
+    """What is kept by ``score``, rounded to the nearest value; or both chosen for the least change of the outputs."""
+
     @model_validator(mode="after")
     def _one_pattern(self) -> Self:
         if self.keep is not None and self.block != "4x4":
@@ -162,7 +167,8 @@ class Sparse(LayerCompression):
 
     @property
     def needs_statistics(self) -> bool:
-        return super().needs_statistics or self.refit or self.score == "activation"
+        by_inputs = self.refit or self.score == "activation" or self.rounding != "nearest"
+        return super().needs_statistics or by_inputs
 
     @property
     def pattern(self) -> Pattern:
@@ -175,12 +181,33 @@ class Sparse(LayerCompression):
             scores = scores * stats.diagonal.sqrt()
         kept = pattern.kept(scores)
         values = refit_kept(weight, kept, stats) if self.refit and stats is not None else weight.where(kept, 0)
-        if self.values is None:
+        grid = None if self.values is None else self.values.grid
+        parameters: Mapping[str, Tensor] | None = None if grid is None else grid.fit(values, kept)
+        if self.rounding != "nearest" and stats is not None:
+            values, kept, parameters = self._rounded(weight, values, kept, parameters, stats, self.rounding)
+        if grid is None or parameters is None:
             return SparseWeight(values, kept, pattern)
-        grid = self.values.grid
-        parameters = grid.fit(values, kept)
         code = grid.nearest(values, parameters) * kept
         return SparseCodeWeight(code.to(torch.uint8), parameters, kept, pattern, grid)
+
+    def _rounded(
+        self,
+        weight: Tensor,
+        values: Tensor,
+        kept: Tensor,
+        parameters: Mapping[str, Tensor] | None,
+        stats: LayerStats,
+        rounding: Literal["gptq", "coordinate"],
+    ) -> tuple[Tensor, Tensor, Mapping[str, Tensor] | None]:
+        """Values, positions and the grid's parameters, from those of nearest rounding."""
+        start = self.pattern.kept(weight.abs() * (stats.diagonal + stats.ridge).sqrt())
+        double = None if parameters is None else {name: tensor.double() for name, tensor in parameters.items()}
+        grid = SparseGrid(self.pattern, start, kept, None if self.values is None else self.values.grid, double)
+        grid, found = rounded(weight, grid, grid.points(values.double()) * kept, stats, rounding)
+        if self.refit and self.values is None:
+            found = refit_kept(weight, grid.kept, stats)
+        fitted = None if grid.parameters is None else {k: t.to(weight.dtype) for k, t in grid.parameters.items()}
+        return found.to(weight.dtype), grid.kept, fitted
 
     def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> SparseWeight | SparseCodeWeight:
         pattern = self.pattern
