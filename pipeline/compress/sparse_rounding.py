@@ -1,6 +1,6 @@
 """Rounding to a sparse matrix: which weights are kept is decided with the values, column by column."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -59,27 +59,24 @@ class SparseGrid(RoundingGrid):
     def refitted(self, values: Tensor, error: Error) -> tuple[Self, Tensor]:
         if self.grid is None or self.parameters is None:
             return self, values
-        codes, by_row = self.grid.nearest(values, self.parameters), isinstance(self.grid, EvenGrid) and self.grid.by_row
-        bases = [self.grid.points(codes, unit) * self.kept for unit in self._units(self.parameters)]
-        if len(bases) > MOST_LEVELS:
+        if isinstance(self.grid, EvenGrid):
+            return self._refitted_magnitudes(self.grid, self.parameters, values, error)
+        level = self.parameters["level"].sort().values
+        if len(level) > MOST_LEVELS:
             return self, values
-        steps = error.steps(values, bases, by_row=by_row)
-        parameters, k = dict(self.parameters), 0
-        for name, tensor in self.parameters.items():
-            width = 1 if isinstance(self.grid, EvenGrid) else len(tensor)
-            parameters[name] = tensor + steps[:, k : k + width].reshape(tensor.shape)
-            k += width
-        if isinstance(self.grid, EvenGrid):  # a negative magnitude would turn the order of the codes
-            usable = torch.stack([tensor >= 0 for tensor in parameters.values()]).all(0)
-            parameters = {name: tensor.where(usable, self.parameters[name]) for name, tensor in parameters.items()}
-        grid = replace(self, parameters=parameters)
-        return grid, self.grid.points(codes, parameters) * self.kept
+        codes = self.grid.nearest(values, self.parameters)
+        chosen = [((codes == code) & self.kept).double() for code in range(len(level))]
+        level = level + error.steps(values, chosen, by_row=False)[0]
+        fitted = torch.stack([part * value for part, value in zip(chosen, level, strict=True)]).sum(0)
+        return replace(self, parameters={"level": level}), fitted
 
-    def _units(self, parameters: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:
-        """Parameters that are zero but for one, which is 1; the values are sums of what they give."""
-        zeros = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
-        for name, tensor in parameters.items():
-            if isinstance(self.grid, EvenGrid):
-                yield {**zeros, name: torch.ones_like(tensor)}
-            else:
-                yield from ({**zeros, name: unit} for unit in torch.eye(len(tensor), dtype=tensor.dtype))
+    def _refitted_magnitudes(
+        self, grid: EvenGrid, parameters: Mapping[str, Tensor], values: Tensor, error: Error
+    ) -> tuple[Self, Tensor]:
+        codes, zeros = grid.nearest(values, parameters), {k: torch.zeros_like(t) for k, t in parameters.items()}
+        units = [{**zeros, name: torch.ones_like(tensor)} for name, tensor in parameters.items()]
+        steps = error.steps(values, [grid.points(codes, unit) * self.kept for unit in units], by_row=grid.by_row)
+        moved = {name: tensor + steps[:, k, None] for k, (name, tensor) in enumerate(parameters.items())}
+        usable = torch.stack([tensor >= 0 for tensor in moved.values()]).all(0)  # else the order of codes would turn
+        moved = {name: tensor.where(usable, parameters[name]) for name, tensor in moved.items()}
+        return replace(self, parameters=moved), grid.points(codes, moved) * self.kept
