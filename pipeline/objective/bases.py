@@ -12,13 +12,14 @@ from torch import nn
 from pipeline.adapt.contract import blank
 from pipeline.cell import Cell
 from pipeline.compress.contract import CompressedModel
-from pipeline.compress.layers import on_device, real_parameter
+from pipeline.compress.layers import copy_sharing_tensors, on_device, real_parameter
 from pipeline.errors import SpecError
 from pipeline.hashes import fingerprint
 from pipeline.objective.combination import Combination
 from pipeline.space import cells
 from pipeline.task.augmentations.contract import Augmenter, make_augmenter
 from pipeline.task.contract import first_images
+from pipeline.train.block_outputs import BlockOutputs, refuse_other_shapes
 from pipeline.train.cache.feature_cache import FeatureCache, teacher_logits
 from pipeline.train.cut.program import Probe, Program, make_program
 from pipeline.train.loop import Recipe
@@ -33,6 +34,7 @@ from pipeline.train.rows import (
     image_rows,
     with_tensor,
 )
+from pipeline.wording import few
 
 PROBE_IMAGES = 3
 BaseKey = tuple[Cell | None, frozenset[str]]
@@ -61,6 +63,8 @@ class Base:
         train, adapter = self.combination.task.train, self.combination.adapter
         images, _ = next(iter(train.batches(PROBE_IMAGES, torch.arange(PROBE_IMAGES) % len(train))))
         why_not = 'compute.cache = "off"' if self.recipe.compute.cache == "off" else ""
+        if blocks := self.recipe.loss.blocks:
+            why_not = f"the loss compares the outputs of {few(blocks)}"
         ranks = [rank for rank in self.combination.search.ranks if self.combination.adapted(rank) == self.layers]
         lowest, highest = min(ranks), max(ranks)
         pair, single = [self._random_lane(lowest, 0), self._random_lane(lowest, 1)], self._random_lane(highest, 2)
@@ -169,10 +173,28 @@ class Bases:
             return None
         return Stem(on_device(model, self.recipe.device), f"logits of {type(model).__qualname__}")
 
+    @cached_property
+    def lessons(self) -> Callable[[torch.Tensor], Inputs] | None:
+        """What the teacher gives of images: logits, and the outputs of the loss's blocks; None without a teacher.
+
+        Raises:
+            SpecError: The loss compares modules that one of the two models lacks, or whose outputs differ in shape.
+        """
+        blocks = self.recipe.loss.blocks
+        if self.teacher is None or not blocks:
+            return self.teacher
+        student = BlockOutputs(copy_sharing_tensors(self.common.compressed.model), blocks)
+        teacher = BlockOutputs(copy_sharing_tensors(self.teacher.model), blocks)
+        images = first_images(self.combination.task.train).to(self.recipe.device)
+        refuse_other_shapes(blocks, teacher, student, images)
+        return teacher
+
     def rows(self, base: Base, name: str) -> Rows:
-        """What lanes on a base are fed with for a part; the teacher's logits are the last tensor, if there is one."""
+        """What lanes on a base are fed with for a part; what the teacher gives comes last, if there is one."""
         if self.teacher is None:
             return base.rows(name)
+        if self.recipe.loss.blocks:  # too large to keep
+            return self._computed(base, image_rows(getattr(self.combination.task, name)))
         with self._lock:
             if name not in self._logits:
                 part, device = getattr(self.combination.task, name), self.recipe.device
@@ -205,6 +227,8 @@ class Bases:
     @property
     def repeated(self) -> tuple[str, ...]:
         """The parts of a search whose rows are the same in every epoch."""
+        if self.recipe.loss.blocks:
+            return ()
         return ("train", "val") if self.augmenter is None else ("val",)
 
     def training_rows(self, base: Base, seed: int) -> Rows:
@@ -222,13 +246,17 @@ class Bases:
         """What lanes on a base are fed with for rows of images, augmented; the teacher sees the same images."""
         if self.augmenter is None:
             raise ValueError("the study asks for no augmentation")
-        program, teacher, like = base.program, self.teacher, real_parameter(base.program.model)
+        return self._computed(base, AugmentedRows(images, self.augmenter, seed, self.recipe.device))
+
+    def _computed(self, base: Base, images: Rows) -> Rows:
+        """What lanes on a base are fed with for rows of images, computed batch by batch."""
+        program, lessons, like = base.program, self.lessons, real_parameter(base.program.model)
 
         def inputs(images: torch.Tensor) -> Inputs:
             images = images.to(like)
-            return (*program.inputs(images), *(teacher(images) if teacher else ()))
+            return (*program.inputs(images), *(lessons(images) if lessons else ()))
 
-        return ComputedRows(AugmentedRows(images, self.augmenter, seed, self.recipe.device), inputs)
+        return ComputedRows(images, inputs)
 
     def release(self) -> None:
         """Free the rows that are held in memory; the next use reads them from the cache again."""

@@ -125,6 +125,6 @@ def probe_rows(objective: Objective, count: int) -> Rows:
         indices = torch.arange(count) % few
         rows = TensorRows([images[indices.to(images.device)]], labels[indices].to(images.device))
         return bases.augmented(bases.common, rows, seed=0)
-    tensors = (*bases.common.program.inputs(images), *(bases.teacher(images) if bases.teacher else ()))
+    tensors = (*bases.common.program.inputs(images), *(bases.lessons(images) if bases.lessons else ()))
     indices = torch.arange(count, device=tensors[0].device) % few
     return TensorRows([tensor[indices] for tensor in tensors], labels[indices.cpu()].to(tensors[0].device))

@@ -79,7 +79,9 @@ def plan_cache(objective: Objective, counted: set[str]) -> dict[str, Any]:
     if bases.augmenter is not None:
         names = ", ".join(augmentation.name for augmentation in bases.augmenter.augmentations)
         said += f"; training images are augmented in every epoch ({names})"
-    if bases.teacher and objective.recipe.compute.cache != "off":
+    if objective.recipe.loss.blocks:
+        said += "; the uncompressed model runs beside it in every epoch"
+    elif bases.teacher and objective.recipe.compute.cache != "off":
         wanted += [(bases.teacher, name) for name in bases.repeated]
         kept = "for distillation" if "train" in bases.repeated else "for validation, and computed for augmented images"
         said += f"; the uncompressed model's logits are kept {kept}"

@@ -72,10 +72,10 @@ def refuse_misfits(combinations: Iterable[Combination]) -> None:
             raise SpecError(f"combination '{combination.name}': {error}") from None
 
 
-def refuse_unaugmentable(objectives: Mapping[str, Objective]) -> None:
-    """Refuse augmentation of images that do not take it, or whose frozen layers' outputs are cached."""
+def refuse_misfit_training(objectives: Mapping[str, Objective]) -> None:
+    """Refuse augmentation, and blocks whose outputs a loss compares, that do not go with the images or the models."""
     for name, objective in objectives.items():
         try:
-            _ = objective.bases.augmenter
+            _ = objective.bases.augmenter, objective.bases.lessons
         except SpecError as error:
             raise SpecError(f"combination '{name}': {error}") from None

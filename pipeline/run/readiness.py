@@ -32,7 +32,7 @@ from pipeline.objective.objective import Objective
 from pipeline.objective.outline import Outline
 from pipeline.paths import LOCKS, STORAGE, existing
 from pipeline.run.estimate import plan_cache, preparation_bytes
-from pipeline.run.objectives import as_objectives, make_combinations, refuse_misfits, refuse_unaugmentable
+from pipeline.run.objectives import as_objectives, make_combinations, refuse_misfit_training, refuse_misfits
 from pipeline.run.recorded_spectra import watched_layers
 from pipeline.search.budget import search_notes
 from pipeline.store.database import Database, open_storage, storage_errors, without_password
@@ -193,7 +193,7 @@ def _try_baseline(ready: Readiness) -> str:
 def _fit_combinations(ready: Readiness) -> str:
     watched_layers(ready.spec, ready.task)
     refuse_misfits(ready.outlines.values())
-    refuse_unaugmentable(ready.outlined)
+    refuse_misfit_training(ready.outlined)
     targets = ", ".join(f"{name}: {counted(len(outline.targets), 'layer')}" for name, outline in ready.outlines.items())
     return "\n".join([targets, *ready.task.inspection.notes])
 

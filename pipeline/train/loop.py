@@ -18,13 +18,15 @@ from pipeline.config.spec import ComputeSpec
 from pipeline.guard import StopTraining, check_stop
 from pipeline.seeds import derive
 from pipeline.train.contract import Schedule
-from pipeline.train.cut.program import Logits, Program
+from pipeline.train.cut.program import Program
 from pipeline.train.lane import Epoch, Lane, Stack
 from pipeline.train.losses.contract import Loss
 from pipeline.train.losses.cross_entropy import CrossEntropy
 from pipeline.train.rows import Inputs, Rows
 from pipeline.train.schedules.constant import Constant
 
+Outputs = Callable[..., Tensor | Inputs]
+"""From the tensors of ``n`` rows to logits ``[T * n, classes]``, or to these and the outputs of the loss's blocks."""
 EVALUATION_IMAGES = 4096
 """The most images of all lanes together in one forward pass of an evaluation."""
 EVALUATION_VALUES = 2**23
@@ -96,27 +98,37 @@ class Cohort:
         self._values_per_image = 1
         self._logits = self._bind([stack.parameters for stack in self.stacks])
 
-    def _bind(self, parameters: Sequence[Mapping[str, Tensor]]) -> Logits:
-        """The function from inputs to logits for the parameters ``[T, ...]`` of each stack."""
+    def _bind(self, parameters: Sequence[Mapping[str, Tensor]]) -> Outputs:
+        """The function from inputs to logits, for the parameters ``[T, ...]`` of each stack."""
         alphas = [[lane.alpha for lane in stack.lanes] for stack in self.stacks]
         lanes = Lanes(list(zip(parameters, alphas, strict=True)))
+        if blocks := self._recipe.loss.blocks:
+            return self._program.bind_blocks(lanes, blocks)
         return self._program.bind(lanes, self._recipe.compute.compile)
 
-    def _losses(self, logits_of: Logits, inputs: Inputs, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _losses(self, outputs_of: Outputs, inputs: Inputs, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean losses ``[T]`` and logits ``[T, n, classes]`` of a batch.
 
-        With a teacher, its logits ``[n, classes]`` are the last tensor of ``inputs``.
+        With a teacher, the last tensors of ``inputs`` are its logits ``[n, classes]``, and then the outputs
+        ``[n, ...]`` of the loss's blocks.
         """
-        recipe = self._recipe
+        recipe, loss = self._recipe, self._recipe.loss
         device, half = torch.device(recipe.device), recipe.compute.precision == "bfloat16"
         moved = [tensor.to(device, self._dtype, non_blocking=True) for tensor in inputs]
         if recipe.compute.channels_last:
             moved = [t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t for t in moved]
-        teacher = moved.pop() if recipe.loss.needs_teacher else None
+        own = len(moved) - (1 + len(loss.blocks) if loss.needs_teacher else 0)
+        teacher = moved[own] if loss.needs_teacher else None
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            logits = logits_of(*moved)
-        by_lane = torch.unflatten(logits.to(self._dtype), 0, (len(self.lanes), -1))
-        return recipe.loss.losses(by_lane, labels.to(device, non_blocking=True), teacher), by_lane
+            outputs = outputs_of(*moved[:own])
+        logits, *blocks = (
+            torch.unflatten(output.to(self._dtype), 0, (len(self.lanes), -1))
+            for output in (outputs if isinstance(outputs, tuple) else (outputs,))
+        )
+        losses = loss.losses(logits, labels.to(device, non_blocking=True), teacher)
+        if blocks:
+            losses = losses + loss.block_losses(blocks, moved[own + 1 :])
+        return losses, logits
 
     @torch.enable_grad()
     def train(self, rows: Rows) -> list[float]:

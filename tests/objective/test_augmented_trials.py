@@ -13,7 +13,7 @@ from pipeline.errors import SpecError
 from pipeline.objective.objective import Objective
 from pipeline.objective.passes import measure_pass, probe_rows
 from pipeline.run.estimate import plan_cache
-from pipeline.run.objectives import refuse_unaugmentable
+from pipeline.run.objectives import refuse_misfit_training
 from pipeline.space import Values
 from pipeline.task.contract import Task
 
@@ -101,12 +101,12 @@ def test_where_frozen_layers_come_first_augmentation_needs_the_cache_off(cache):
     objective = make_objective(make_images(ResidualNet), cache, targets="head")
     if cache == "off":
         course(objective, VALUES)
-        refuse_unaugmentable({"one": objective})
+        refuse_misfit_training({"one": objective})
         return
     with pytest.raises(SpecError, match=r"\(shift, flip\) changes the images .* set compute.cache = \"off\""):
         objective.train_epoch([objective.lane(VALUES)])
     with pytest.raises(SpecError, match=r"combination 'one': search\.augmentation"):
-        refuse_unaugmentable({"one": objective})
+        refuse_misfit_training({"one": objective})
 
 
 def test_a_combination_that_trains_nothing_needs_no_augmentation():

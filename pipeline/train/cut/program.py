@@ -15,6 +15,7 @@ from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layers import copy_sharing_tensors, real_parameter
 from pipeline.errors import SpecError
 from pipeline.task.bare_model import tensor_state
+from pipeline.train.block_outputs import BlockOutputs
 from pipeline.train.cut.graph import Cut, cut, cut_head
 from pipeline.train.cut.trace import CannotCutError, models_code
 from pipeline.train.rows import HELD, ComputedRows, Inputs, Rows, TensorRows
@@ -60,12 +61,27 @@ class Program:
         """The function from the tensors of ``rows`` to the logits of some lanes."""
         if self.cut is not None:
             return functools.partial(self._compiled_tail if compiled else self.cut.tail, lanes)
+        models, count = self._with_lanes(lanes)
+        return lambda images: joined([model(repeat_for_lanes(images, count)) for model in models])
+
+    def bind_blocks(self, lanes: Lanes, names: Sequence[str]) -> Callable[..., Inputs]:
+        """As ``bind`` for a model without a cut: to the logits, and the outputs ``[T * n, ...]`` of some modules."""
+        models, count = self._with_lanes(lanes)
+        watched = [BlockOutputs(model, names) for model in models]
+
+        def outputs(images: Tensor) -> Inputs:
+            of_each = [block_outputs(repeat_for_lanes(images, count)) for block_outputs in watched]
+            return tuple(joined(list(parts)) for parts in zip(*of_each, strict=True))
+
+        return outputs
+
+    def _with_lanes(self, lanes: Lanes) -> tuple[list[nn.Module], int]:
+        """Whole models with the lanes' adapters, and how many lanes each has: all of them, or one for each lane."""
         groups = list(lanes.one_by_one()) if container_parameters(self.model, lanes) else [lanes]
         models = [copy_sharing_tensors(self.model) for _ in groups]
         for model, group in zip(models, groups, strict=True):
             attach(model, self.adapter, group, self.compressed.weights)
-        count = groups[0].count
-        return lambda images: joined([model(repeat_for_lanes(images, count)) for model in models])
+        return models, groups[0].count
 
     @functools.cached_property
     def _compiled_tail(self) -> Any:

@@ -4,7 +4,9 @@ Legend: ``T`` lanes, ``n`` images of a batch, ``C`` classes.
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,6 +23,20 @@ class Loss(Method):
     def needs_teacher(self) -> bool:
         """Whether the loss uses the logits of the uncompressed model."""
         return False
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Names of modules whose outputs the loss compares with the uncompressed model's; it then needs a teacher."""
+        return ()
+
+    def block_losses(self, outputs: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+        """What is added to the loss of each lane, ``[T]``, for outputs ``[T, n, ...]`` of the ``blocks``.
+
+        Args:
+            outputs: One tensor for each block.
+            teacher: ``[n, ...]`` for each block, of the uncompressed model.
+        """
+        raise NotImplementedError(f"loss '{self.name}' names blocks, and does not compare them")
 
     @abstractmethod
     def losses(self, logits: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
@@ -58,3 +74,13 @@ def divergence(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     log_p = F.log_softmax(wanted / temperature, axis - 1)
     # One matrix-vector product replaces multiplication and sum; at 1,000 classes that saves two passes over memory.
     return (log_p - log_q).flatten(1) @ log_p.exp().flatten() / logits.shape[1]
+
+
+def relative_error(outputs: Tensor, teacher: Tensor) -> Tensor:
+    """The mean of ``(y - t)^2`` over the variance of ``t`` for each lane, ``[T]``; ``y [T, n, ...]``, ``t [n, ...]``.
+
+    An output without variance counts as if it had a variance of one.
+    """
+    variance = teacher.var(correction=0)
+    squares = (outputs - teacher).square().flatten(1).mean(1)
+    return squares / torch.where(variance > 0, variance, torch.ones_like(variance))
