@@ -191,8 +191,10 @@ class Adapter(Method):
         """The packed tensors of what ``absorb`` leaves, by name in the file; leading axes of lanes are allowed."""
         return dict(parameters)
 
-    def from_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The inverse of ``to_tensors``."""
+    def from_tensors(
+        self, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """The inverse of ``to_tensors``; ``like`` has the shapes of parameters that packed tensors do not tell."""
         return dict(tensors)
 
     def rounded(
@@ -202,7 +204,7 @@ class Adapter(Method):
 
         They are those of a lane, or of several, stacked on one axis of ``lanes``.
         """
-        unpacked = self.from_tensors(round_small(self.to_tensors(parameters), storage, lanes))
+        unpacked = self.from_tensors(round_small(self.to_tensors(parameters), storage, lanes), parameters)
         if all(unpacked[name] is tensor for name, tensor in parameters.items()):
             return parameters
         return {name: unpacked[name].to(tensor.dtype) for name, tensor in parameters.items()}

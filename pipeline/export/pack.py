@@ -110,13 +110,14 @@ def _added_parameters(
     """
     adapter, ranks = method.adapter, method.ranks
     blanks = blank(adapter, compressed, dict.fromkeys(method.layers, 1) if ranks is None else ranks)
-    wanted = adapter.to_tensors(adapter.absorb(compressed.weights, blanks)[1])
+    left = adapter.absorb(compressed.weights, blanks)[1]
+    wanted = adapter.to_tensors(left)
     absent = {key for key in wanted if key not in state and key not in trained and (trained or ranks)}
     misshapen = {key for key in trained.keys() & wanted.keys() if ranks and _form(trained[key]) != _form(wanted[key])}
     if absent or misshapen or not trained.keys() <= wanted.keys():
         raise _misfit(sorted(absent | misshapen), sorted(trained.keys() - wanted.keys()))
     added: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in adapter.from_tensors({key: trained[key] for key in wanted if key in trained}).items():
+    for key, tensor in adapter.from_tensors({key: trained[key] for key in wanted if key in trained}, left).items():
         layer, _, name = key.rpartition(".")
         added.setdefault(layer, {})[name] = tensor
     return added

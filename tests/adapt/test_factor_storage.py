@@ -103,7 +103,15 @@ def test_stacks_of_lanes_are_rounded_as_each_lane_is(kind):
 
 @pytest.mark.parametrize("adapter", [Lora, Dora])
 @pytest.mark.parametrize(
-    ("kind", "bits"), [("float32", 32 * 5 * 18), ("float16", 16 * 5 * 18), ("int8", 8 * 5 * 18 + 2 * 32 * 5)]
+    ("kind", "bits"),
+    [
+        ("float32", 32 * 5 * 18),
+        ("float16", 16 * 5 * 18),
+        ("int8", 8 * 5 * 18 + 2 * 32 * 5),
+        ("int4", 8 * 5 * (6 + 4) + 2 * 32 * 5),
+        ("int2", 8 * 5 * (3 + 2) + 2 * 32 * 5),
+        ("int1", 8 * 5 * (2 + 1) + 2 * 32 * 5),
+    ],
 )
 def test_the_bits_that_are_counted_are_those_of_the_file(adapter, kind, bits):
     model = copy_sharing_tensors(nn.Sequential(nn.Linear(11, 7)))

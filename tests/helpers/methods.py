@@ -46,7 +46,12 @@ FURTHER: dict[type[Method], list[dict[str, Any]]] = {
     SvdLora: [{"rank": 4, "steps": 3}, {"energy": 0.9, "bits": 8}, {"steps": 1, "bits": 1}],
     PruneMagnitude: [{"keep": 0.2, "rounding": "int"}],
     PruneGradient: [{"when": "steps", "steps": 2, "epochs": 2, "batch_size": 4}],
-    Codes: [{"adapter": "lora"}, {"adapter": {"method": "dora", "factors": "int8"}}, {"hold": 1.0}],
+    Codes: [
+        {"adapter": "lora"},
+        {"adapter": {"method": "dora", "factors": "int8"}},
+        {"adapter": {"method": "lora", "factors": "int1"}},
+        {"hold": 1.0},
+    ],
     Tou: [{"energy": 0.5}, {"frozen": {"method": "intN", "bits": 8}}],
 }
 """Options beside those of one choice: numbers and methods within methods."""

@@ -134,7 +134,9 @@ class Codes(Adapter):
 
     def is_frozen(self, name: str) -> bool:
         kind = name.rpartition(".")[2]
-        return kind.startswith(f"{HOLD}_") or (kind.startswith(f"{WEIGHT}_") and is_fixed(kind))
+        if kind.startswith((f"{HOLD}_", f"{WEIGHT}_")):
+            return kind.startswith(f"{HOLD}_") or is_fixed(kind)
+        return self.adapter is not None and self.adapter.is_frozen(name)
 
     def layer(self, base: nn.Module, trains: Collection[str], weight: CompressedWeight | None = None) -> LaneLayer:
         if weight is None or not any(name.startswith(f"{WEIGHT}_") for name in trains):
@@ -167,6 +169,8 @@ class Codes(Adapter):
         A frozen code has ``FLIPS`` flips, counted from ``hold`` of the training on. Its latent weight moves little
         between two comparisons, as the learning rate is low at the end, and so does not leave the cell of its code.
         """
+        if self.adapter is not None:
+            self.adapter.after_step(weights, parameters, step, steps)
         started = self.hold * steps
         if self.hold == 1 or step % INTERVAL or step < started:
             return
@@ -191,8 +195,10 @@ class Codes(Adapter):
     def to_tensors(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(parameters) if self.adapter is None else self.adapter.to_tensors(parameters)
 
-    def from_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return dict(tensors) if self.adapter is None else self.adapter.from_tensors(tensors)
+    def from_tensors(
+        self, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        return dict(tensors) if self.adapter is None else self.adapter.from_tensors(tensors, like)
 
     def absorb(
         self, weights: Mapping[str, CompressedWeight], parameters: Mapping[str, Tensor]

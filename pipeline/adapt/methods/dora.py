@@ -23,7 +23,8 @@ class Dora(Lora):
     def begin(self, compressed: CompressedModel, starts: Mapping[str, Start], draw: Draw) -> dict[str, Tensor]:
         parameters = super().begin(compressed, starts, draw)
         for name, start in starts.items():
-            A, B = parameters[f"{name}.lora_A"], parameters[f"{name}.lora_B"]
+            own = {key.removeprefix(f"{name}."): tensor for key, tensor in parameters.items()}
+            A, B = self.factors_of(own)
             W = weight_matrix(compressed.model.get_submodule(name)).cpu().to(A)
             s = torch.tensor([self.s(draw.alpha, len(start.A))], dtype=A.dtype)
             parameters[f"{name}.magnitude"] = row_norms(W, A[None], B[None], s)[0]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.adapt.contract import Adapter, Draw, Start
+from pipeline.adapt.factor_rounding import DIRECTION_AXIS, pack_factor, rounded_factor, step_of, unpack_factor
 from pipeline.adapt.lanes import LaneLayer, Stack, joined, split_by_stack, with_parameters
 from pipeline.adapt.loaded_layers import add_low_rank, merged_weight
 from pipeline.adapt.low_rank import Factors, adapted_linear, add_to_shared
@@ -42,7 +43,7 @@ class LowRankLayer(LaneLayer):
     def forward(self, x: Tensor, y: Tensor | None, stacks: Sequence[Stack]) -> Tensor:
         out: Tensor = self._add_low_rank(x, y, stacks)
         trained = {name: [stack.parameters[name] for stack in stacks] for name in stacks[0].parameters}
-        if trained.keys() == {"lora_A", "lora_B"} and self._bias is None:
+        if trained.keys().isdisjoint({"bias", "gain", "magnitude"}) and self._bias is None:
             return out
         by_lane = torch.unflatten(out, 0, (sum(map(len, stacks)), -1))
         if "gain" in trained:
@@ -72,7 +73,7 @@ class LowRankLayer(LaneLayer):
         return row_norms(weight_matrix(self.frozen).to(A), A, B, s, stack.parameters.get("gain", 1.0))
 
     def _factors(self, stack: Stack) -> Factors:
-        A, B = stack.parameters["lora_A"], stack.parameters["lora_B"]
+        A, B = self._adapter.factors_of(stack.parameters)
         return A, B, self._adapter.s(stack.alpha, A.shape[1])[:, None, None]
 
 
@@ -144,9 +145,8 @@ def row_norms(W: Tensor, A: Tensor, B: Tensor, s: Tensor, gain: Tensor | float =
     return (gain**2 * W.square().sum(1) + 2 * gain * s * cross + s.square() * square).clamp_min(1e-24).sqrt()
 
 
-DIRECTION_AXIS = {"lora_A": -1, "lora_B": -2}
-"""The axis along which a direction of each factor lies, a row of ``A`` or a column of ``B``; leading axes are lanes."""
-
+LOW_BITS = {"int4": 4, "int2": 2, "int1": 1}
+"""Bits of factors that are trained through their rounding."""
 S = TypeVar("S", float, Tensor, float | Tensor)
 
 
@@ -160,8 +160,9 @@ class Lora(Adapter):
     """Also train the biases of the target layers, at no cost in bytes."""
     scales: bool = False
     """Also train a gain for each row of ``Q``; it is merged into the packed scales, at no cost in bytes."""
-    factors: Literal["float32", "float16", "int8"] = "float32"
-    """How ``A`` and ``B`` are stored, and trials judged; int8 has a float32 scale for each of the ``r`` directions."""
+    factors: Literal["float32", "float16", "int8", "int4", "int2", "int1"] = "float32"
+    """How ``A`` and ``B`` are stored, and trials judged; all int have a float32 scale for each of the ``r`` directions.
+    In 4 bits or fewer they are trained through their rounding."""
 
     @property
     def low_rank(self) -> bool:
@@ -174,11 +175,24 @@ class Lora(Adapter):
     def s(self, alpha: S, rank: int) -> S:
         return alpha / (rank if self.scale == "alpha/r" else math.sqrt(rank))
 
+    def factors_of(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """``A`` and ``B`` that a layer computes with, from its tensors: those in few bits are rounded."""
+        bits = LOW_BITS.get(self.factors)
+        A, B = (
+            rounded_factor(parameters[name], parameters[f"{name}_scale"], axis, bits) if bits else parameters[name]
+            for name, axis in DIRECTION_AXIS.items()
+        )
+        return A, B
+
     def begin(self, compressed: CompressedModel, starts: Mapping[str, Start], draw: Draw) -> dict[str, Tensor]:
+        """In 4 bits or fewer the factor ``fc1.lora_A`` has the scales ``fc1.lora_A_scale [r]``, which follow it."""
         parameters = {}
         for name, start in starts.items():
-            factors = start.at_scale(self.s(draw.alpha, len(start.A)))
-            parameters[f"{name}.lora_A"], parameters[f"{name}.lora_B"] = factors
+            for factor, tensor in zip(DIRECTION_AXIS, start.at_scale(self.s(draw.alpha, len(start.A))), strict=True):
+                parameters[f"{name}.{factor}"] = tensor
+                if self.factors in LOW_BITS:
+                    step = step_of(tensor, DIRECTION_AXIS[factor], LOW_BITS[self.factors])
+                    parameters[f"{name}.{factor}_scale"] = step
             bias = getattr(compressed.model.get_submodule(name), "bias", None)
             if self.bias and bias is not None:
                 parameters[f"{name}.bias"] = bias.detach().cpu()
@@ -186,18 +200,37 @@ class Lora(Adapter):
                 parameters[f"{name}.gain"] = torch.ones(len(start.B), dtype=start.B.dtype)
         return parameters
 
+    def is_frozen(self, name: str) -> bool:
+        return name.endswith(("lora_A_scale", "lora_B_scale"))
+
+    def after_step(
+        self, weights: Mapping[str, CompressedWeight], parameters: Mapping[str, Tensor], step: int, steps: int
+    ) -> None:
+        """Fit the scales of factors in few bits to what the factors have become."""
+        for name, tensor in parameters.items():
+            axis = DIRECTION_AXIS.get(name.rpartition(".")[2])
+            if axis is not None and f"{name}_scale" in parameters:
+                parameters[f"{name}_scale"].copy_(step_of(tensor, axis, LOW_BITS[self.factors]))
+
     def layer(self, base: nn.Module, trains: Collection[str], weight: CompressedWeight | None = None) -> LaneLayer:
         layer_type = LoraConv2d if isinstance(base, nn.Conv2d) else LoraLinear
         return layer_type(base, trains, self)
 
     def loaded_layer(self, base: nn.Module, parameters: Mapping[str, Tensor], alpha: float) -> nn.Module:
-        return add_low_rank(base, parameters, self.s(alpha, len(parameters["lora_A"])))
+        return add_low_rank(base, self._as_computed(parameters), self.s(alpha, len(parameters["lora_A"])))
 
     def merged(self, weight: Tensor, parameters: Mapping[str, Tensor], alpha: float | Tensor) -> Tensor:
-        return merged_weight(weight, parameters, self.s(alpha, len(parameters["lora_A"])))
+        return merged_weight(weight, self._as_computed(parameters), self.s(alpha, len(parameters["lora_A"])))
+
+    def _as_computed(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        A, B = self.factors_of(parameters)
+        return {**parameters, "lora_A": A, "lora_B": B}
 
     def to_tensors(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """With int8, the factor ``fc1.lora_A`` has a scale for each of its directions, ``fc1.lora_A_scale [r]``."""
+        """With int8, the factor ``fc1.lora_A`` has a scale for each of its directions, ``fc1.lora_A_scale [r]``.
+
+        In fewer bits the directions are packed, each in whole bytes: ``[r, ceil(in b / 8)]``, ``[r, ceil(out b / 8)]``.
+        """
         tensors = {}
         for name, tensor in parameters.items():
             axis = DIRECTION_AXIS.get(name.rpartition(".")[2])
@@ -205,20 +238,28 @@ class Lora(Adapter):
                 tensors[name] = tensor
             elif self.factors == "float16":
                 tensors[name] = tensor.half()
+            elif self.factors in LOW_BITS:
+                tensors[name] = pack_factor(tensor, parameters[f"{name}_scale"], axis, LOW_BITS[self.factors])
             else:  # q = round(127 a / max |a|)
                 scale = tensor.abs().amax(axis, keepdim=True) / 127
                 tensors[name] = (tensor / scale.where(scale > 0, 1)).round().to(torch.int8)
                 tensors[f"{name}_scale"] = scale.squeeze(axis)
         return tensors
 
-    def from_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The inverse of ``to_tensors``; packed factors become float32."""
+    def from_tensors(
+        self, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """The inverse of ``to_tensors``; packed factors become float32, and those in few bits take shapes ``like``."""
         parameters = {}
+        bits = LOW_BITS.get(self.factors)
         for name, tensor in tensors.items():
             axis = DIRECTION_AXIS.get(name.rpartition(".")[2])
-            if axis is not None and f"{name}_scale" in tensors:
+            if bits and axis is not None:
+                count = (like or {})[name].shape[axis]
+                parameters[name] = unpack_factor(tensor, tensors[f"{name}_scale"], axis, bits, count)
+            elif axis is not None and f"{name}_scale" in tensors:
                 parameters[name] = tensor * tensors[f"{name}_scale"].unsqueeze(axis)
-            elif not name.endswith(("lora_A_scale", "lora_B_scale")):
+            elif bits or not name.endswith(("lora_A_scale", "lora_B_scale")):
                 parameters[name] = tensor.float() if tensor.dtype == torch.float16 and axis is not None else tensor
         return parameters
 

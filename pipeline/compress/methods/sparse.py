@@ -48,7 +48,9 @@ class SparseWeight(MatrixWeight):
         return latent * kept if "kept" in tensors else straight_through(latent, latent.detach() * kept)
 
     def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
-        return {}
+        """Codes are 1 where a value is kept, which may be any, and 0 elsewhere."""
+        kept = moved_mask(self.pattern, tensors)
+        return {"latent": (kept.byte(), tensors["latent"].detach() * kept)}
 
     def with_trained(self, tensors: Mapping[str, Tensor]) -> "SparseWeight":
         kept = moved_mask(self.pattern, tensors)
