@@ -67,7 +67,8 @@ class CombinationSpec(Config):
     """Which Linear and Conv2d layers; the last entry that matches a layer applies to it."""
     qkv: Literal["fused", "split"] = "fused"
     """Whether query, key and value projections of attention are one layer, or three: ``qkv.q``, ``.k``, ``.v``."""
-    batch_norm: Literal["kept", "reestimated"] = "kept"
-    """Whether batch norms keep their statistics, or measure them again on training images after compression."""
+    batch_norm: Literal["kept", "reestimated", "folded"] = "kept"
+    """Whether batch norms keep their statistics, measure them again on training images after compression, or become
+    part of the layers before them, before compression."""
     storage: StorageSpec | None = None
     """How its exported files hold tensors; if not given, as ``[storage]`` of the study says."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from pipeline.compress.folding import folded_norms
 from pipeline.config.combination_spec import PLAIN
 from pipeline.environment import versions
 from pipeline.objective.combination import Combination
@@ -35,6 +36,7 @@ def make_card(combination: Combination, trial: FrozenTrial, got: Recovered, val:
             "adapter": combination.adapter.model_dump(mode="json"),
             "layers": list(combination.compressed.weights),
             "qkv": combination.spec.qkv,
+            **({"folded": folded} if (folded := folded_norms(combination.model)) else {}),
             "ranks": combination.layer_ranks(values.rank),
             "values": dict(trial.params),
             "epochs": search.epochs,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.compress.attention import bare_state, with_plain_attention
 from pipeline.compress.by_layer import by_layer
+from pipeline.compress.folding import reshape_folded
 from pipeline.compress.small_tensors import widened
 from pipeline.config.registry import ADAPTERS, COMPRESSIONS
 from pipeline.errors import IntegrityError, SpecError, StorageError, UsageError
@@ -163,6 +164,7 @@ def _restored(
 ) -> nn.Module:
     """The model of a checkpoint, from its bare ``architecture``, whose tensors are replaced."""
     method = card["method"]
+    reshape_folded(architecture, method.get("folded", {}))
     # Cards without "qkv" were written before attention could be split: it stays as it is.
     rewritten = with_plain_attention(architecture, method["qkv"], tensors) if "qkv" in method else architecture
     restore_state(rewritten, card["task"].get("extra_state", {}))

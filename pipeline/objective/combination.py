@@ -5,6 +5,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from pipeline.cell import Cell
 from pipeline.compress.attention import SplitQkv, with_plain_attention
 from pipeline.compress.by_layer import by_layer, refuse_shared
 from pipeline.compress.contract import CompressedModel, Compression, LayerCompression, LayerStats, compress_cached
+from pipeline.compress.folding import fold_batch_norms, kept_norms_note
 from pipeline.compress.layer_statistics import Statistics, reestimate, refuse_reestimation
 from pipeline.compress.layers import (
     copy_sharing_tensors,
@@ -35,7 +37,7 @@ from pipeline.objective.allocation import costs, layers_of, refuse_budgets, spre
 from pipeline.objective.allocations.contract import Layer
 from pipeline.seeds import derive
 from pipeline.space import Values, fitted
-from pipeline.task.contract import Task
+from pipeline.task.contract import Task, first_images
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,12 @@ class Facts:
     trainable: int
     ranks: dict[str, int]
     """The rank of each layer that is adapted."""
+
+
+def arranged_model(task: Task, qkv: Literal["fused", "split"], batch_norm: str) -> nn.Module:
+    """The uncompressed model of a task as a combination takes it: with plain attention, and maybe with folded norms."""
+    model = with_plain_attention(task.model, qkv)
+    return fold_batch_norms(model, first_images(task.train)) if batch_norm == "folded" else model
 
 
 class Combination:
@@ -72,8 +80,9 @@ class Combination:
         self.adapter: Adapter = spec.adapter
         self.search = search = fitted(search, self.adapter)
         self.inits: dict[str, Init] = {init.name: init for init in search.inits}
-        self.statistics = statistics or Statistics(with_plain_attention(task.model, spec.qkv), task.train)
+        self.statistics = statistics or Statistics(arranged_model(task, spec.qkv, spec.batch_norm), task.train)
         self.model = self.statistics.model
+        self.original = with_plain_attention(task.model, spec.qkv) if spec.batch_norm == "folded" else self.model
         if spec.qkv == "split" and not any(isinstance(module, SplitQkv) for module in self.model.modules()):
             raise SpecError(
                 f"qkv = \"split\" of combination '{spec.name}', but the model has no fused query, key and value "
@@ -124,13 +133,18 @@ class Combination:
         model = on_device(compressed.model, self.device)
         if self.spec.batch_norm == "reestimated":
             reestimate(model, self.task.train, self.device)
-        made = replace(compressed, model=model, head=self.inspection.head, storage=self.storage)
-        return rounded_model(made, self.compression, self.storage)
+        return rounded_model(self._completed(replace(compressed, model=model)), self.compression, self.storage)
+
+    def _completed(self, compressed: CompressedModel) -> CompressedModel:
+        """A compressed model with what the combination knows of it: its head, its storage, the norms that stay."""
+        kept = kept_norms_note(self.model) if self.spec.batch_norm == "folded" else None
+        notes = [*compressed.notes, *([kept] if kept else [])]
+        return replace(compressed, head=self.inspection.head, storage=self.storage, notes=notes)
 
     @cached_property
     def compressed_size(self) -> ModelSize:
         """The size of the compressed model, before any adapter."""
-        return model_size(self.model, StoredModel(self.compressed))
+        return model_size(self.original, StoredModel(self.compressed))
 
     def layer_ranks(self, rank: int) -> dict[str, int]:
         """The rank of each adapted layer: its fixed rank or ``rank``, clipped to the highest that the layer can take.
@@ -187,8 +201,8 @@ class Combination:
                 stored = stored_model(self.adapter, base, begun)
                 weights = stored.compressed.weights
                 added = {name: self.adapter.macs(weights[name].shape, r) for name, r in ranks.items()}
-                macs, dense = model_macs(self.model, stored.compressed, self.inspection.positions, added)
-                size = model_size(self.model, stored)
+                macs, dense = model_macs(self.original, stored.compressed, self.inspection.positions, added)
+                size = model_size(self.original, stored)
                 self._facts[key] = Facts(size, macs, dense, sum(trainable_counts(self.adapter, begun).values()), ranks)
             return self._facts[key]
 

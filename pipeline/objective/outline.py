@@ -30,7 +30,7 @@ class Outline(Combination):
     def compressed(self) -> CompressedModel:
         outline = self.compression.outline(self.model, self.targets, self.task.train)
         model = on_device(outline.model, self.device)
-        return replace(outline, model=model, head=self.inspection.head, storage=self.storage)
+        return self._completed(replace(outline, model=model))
 
     def layer_ranks(self, rank: int) -> dict[str, int]:
         if self.search.allocation is None:

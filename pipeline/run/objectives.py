@@ -4,11 +4,10 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
-from pipeline.compress.attention import with_plain_attention
 from pipeline.compress.layer_statistics import Statistics
 from pipeline.config.spec import StudySpec
 from pipeline.errors import IntegrityError, SpecError
-from pipeline.objective.combination import Combination
+from pipeline.objective.combination import Combination, arranged_model
 from pipeline.objective.objective import Objective, make_features
 from pipeline.run.recorded_spectra import Snapshot, keep_baseline_spectra, train_watched_baseline, watched_layers
 from pipeline.task.contract import Task
@@ -22,12 +21,15 @@ C = TypeVar("C", bound=Combination)
 
 def make_combinations(kind: type[C], spec: StudySpec, task: Task, device: str) -> dict[str, C]:
     """The combinations of a study by name; they share the task's layer statistics."""
-    arrangements = {combination.qkv for combination in spec.combination}
-    statistics = {qkv: Statistics(with_plain_attention(task.model, qkv), task.train) for qkv in arrangements}
-    return {
-        table.name: kind(task, table, spec.search, seed=spec.seed, device=device, statistics=statistics[table.qkv])
-        for table in spec.combination
-    }
+    statistics: dict[tuple[str, bool], Statistics] = {}
+    made = {}
+    for table in spec.combination:
+        arrangement = table.qkv, table.batch_norm == "folded"
+        if arrangement not in statistics:
+            statistics[arrangement] = Statistics(arranged_model(task, table.qkv, table.batch_norm), task.train)
+        shared = statistics[arrangement]
+        made[table.name] = kind(task, table, spec.search, seed=spec.seed, device=device, statistics=shared)
+    return made
 
 
 def as_objectives(

@@ -37,16 +37,31 @@ WAYS = {
     ),
     "everything, on pruned convolutions": (ResidualNet, "full", "prune_magnitude", ["svd"]),
     "the head alone": (BatchNormNet, "head", "int1", ["svd"]),
+    "norms folded": (BatchNormNet, {"method": "lora", "bias": True}, "int1", ["svd"], {"batch_norm": "folded"}),
+    "codes of folded convolutions": (
+        ResidualNet,
+        "codes",
+        {"method": "intN", "bits": 2},
+        ["svd"],
+        {"batch_norm": "folded"},
+    ),
     "nothing": (Mlp, "none", {"method": "svd", "factors": {"method": "intN", "bits": 8}}, ["svd"]),
 }
 
 
-@pytest.mark.parametrize(("module", "adapter", "compression", "inits"), WAYS.values(), ids=WAYS)
+EVERY_WAY = pytest.mark.parametrize(
+    ("module", "adapter", "compression", "inits", "more"),
+    [(*way, {}) if len(way) == 4 else way for way in WAYS.values()],
+    ids=WAYS,
+)
+
+
+@EVERY_WAY
 def test_a_study_is_searched_once_and_its_files_give_the_models_that_were_tested(
-    module, adapter, compression, inits, tmp_path, monkeypatch
+    module, adapter, compression, inits, more, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    spec = make_spec(combination={"adapter": adapter, "compression": compression}, inits=inits, **SEARCH)
+    spec = make_spec(combination={"adapter": adapter, "compression": compression, **more}, inits=inits, **SEARCH)
     objective, storage = make_objective(spec, make_task(module)), open_storage("sqlite:///studies.db")
     study = search(storage, spec, objective=objective)
     own = cells(objective.combination.search)
