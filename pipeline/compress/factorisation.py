@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.compress.contract import LayerCompression, LayerStats
 from pipeline.compress.latents import Codes, codes_of_parts
-from pipeline.compress.packing import join_parts, select_part
+from pipeline.compress.packing import Packing, join_packings, join_parts, select_part
 from pipeline.compress.weight import CompressedWeight, DenseWeight
 from pipeline.config.registry import COMPRESSIONS
 
@@ -129,6 +129,14 @@ class FactorWeight(CompressedWeight):
     @property
     def macs(self) -> int:
         return self.first.macs + self.second.macs + len(self.values)
+
+    @property
+    def packings(self) -> Mapping[str, Packing]:
+        return join_packings({"first": self.first.packings, "second": self.second.packings})
+
+    @property
+    def codable(self) -> "FactorWeight":
+        return replace(self, first=self.first.codable, second=self.second.codable)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """``first_<kind>``, ``second_<kind>``, ``values``, and an int32 ``rank`` if no shape of the others gives it."""

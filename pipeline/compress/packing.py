@@ -1,10 +1,21 @@
 """Packing of small integer codes into bytes, and naming of the packed tensors of a weight that has several parts."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+class Packing(NamedTuple):
+    """How codes are packed."""
+
+    width: int
+    """Bits of a code."""
+    columns: int = 0
+    """Codes of a row, if they are those of a matrix in row-major order; otherwise 0."""
+
 
 AT_ONCE = 2**20
 """Codes that are unpacked at once, a multiple of 8 so that each part begins with a whole byte."""
@@ -46,6 +57,11 @@ def unpack(packed: Tensor, count: int, width: int, dtype: torch.dtype = torch.in
 def join_parts(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Merge the packed tensors of several named parts; part ``first``'s tensor ``code`` becomes ``first_code``."""
     return {f"{part}_{kind}": tensor for part, tensors in parts.items() for kind, tensor in tensors.items()}
+
+
+def join_packings(parts: Mapping[str, Mapping[str, Packing]]) -> dict[str, Packing]:
+    """The packings of tensors that ``join_parts`` merged."""
+    return {f"{part}_{kind}": packing for part, packings in parts.items() for kind, packing in packings.items()}
 
 
 def select_part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

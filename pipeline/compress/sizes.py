@@ -5,13 +5,15 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeVar
 
 from torch import Tensor, nn
 
+from pipeline.compress.coded_tensors import CodedTensor, coded_tensor
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layers import matrix_shape
 from pipeline.compress.small_tensors import as_stored, stored_bytes
-from pipeline.compress.weight import BitCount, count_bits
+from pipeline.compress.weight import BitCount, CompressedWeight, count_bits
 from pipeline.task.inspection import first_keys, layer_names
 
 
@@ -54,18 +56,40 @@ class StoredModel:
                 bits[key.rpartition(".")[0]] += 8 * stored_bytes(key, tensor, self.compressed.storage)
         return dict(bits)
 
-    def packed(self, name: str) -> dict[str, Tensor]:
-        """The packed tensors of a compressed layer by kind; none if another layer stores them."""
-        return {} if name in self.tied else self.compressed.weights[name].to_tensors()
+    @property
+    def _stored_weights(self) -> dict[str, CompressedWeight]:
+        return {name: weight for name, weight in self.compressed.weights.items() if name not in self.tied}
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors of the file; a packed weight is ``<layer>.weight.<kind>`` for each of its packed tensors."""
-        packed = {
-            f"{name}.weight.{kind}": tensor
-            for name in self.compressed.weights
-            for kind, tensor in self.packed(name).items()
-        }
+        """All tensors of the file before any coding; a packed weight is ``<layer>.weight.<kind>`` for each kind."""
+        packed = _by_key({name: weight.to_tensors() for name, weight in self._stored_weights.items()})
         return as_stored({**packed, **self.unpacked, **self.adapter}, self.compressed.storage)
+
+    @cached_property
+    def coded(self) -> dict[str, CodedTensor]:
+        """All tensors of the file, coded; packed weights in the form that then takes the fewest bytes."""
+        codes = _by_key({name: weight.coded for name, weight in self._stored_weights.items()})
+        shapes = _by_key({name: weight.packed_shapes for name, weight in self._stored_weights.items()})
+        replaced = {key for key, tensor in shapes.items() if not tensor.is_floating_point()}
+        others = {key: coded_tensor(tensor) for key, tensor in self.tensors().items() if key not in replaced}
+        return {**codes, **others}
+
+    def sizes(self, *, coded: bool = False) -> dict[str, int]:
+        """Bytes of each tensor of the file, before any coding or ``coded``."""
+        storage = self.compressed.storage
+        if coded and storage.coding != "none":
+            return {key: len(tensor.data) for key, tensor in self.coded.items()}
+        packed = _by_key({name: weight.packed_shapes for name, weight in self._stored_weights.items()})
+        tensors = {**packed, **self.unpacked, **self.adapter}
+        return {key: stored_bytes(key, tensor, storage) for key, tensor in tensors.items()}
+
+
+P = TypeVar("P")
+
+
+def _by_key(packed: Mapping[str, Mapping[str, P]]) -> dict[str, P]:
+    """What is given for each layer and kind, by the key of the packed tensor in the file."""
+    return {f"{name}.weight.{kind}": part for name, parts in packed.items() for kind, part in parts.items()}
 
 
 @dataclass(frozen=True)
@@ -128,37 +152,41 @@ class ModelSize:
         return self.dense / (small + self.untouched)
 
 
-def model_size(original: nn.Module, stored: StoredModel) -> ModelSize:
-    """The size of what the file of a compressed model holds, beside that of the uncompressed model ``original``."""
-    layers, adapter, storage = {}, stored.adapter_bits, stored.compressed.storage
-    buffers = _buffer_bits(stored.compressed, stored.unpacked)
-    unpacked = {name: 8 * stored_bytes(name, tensor, storage) for name, tensor in stored.unpacked.items()}
-    for name in stored.compressed.weights:
-        layer, packed = original.get_submodule(name), stored.packed(name)
+def model_size(original: nn.Module, stored: StoredModel, *, coded: bool = False) -> ModelSize:
+    """The size of what the file of a compressed model holds, beside that of the uncompressed model ``original``.
+
+    Without ``coded`` it is the size before any entropy coding, which follows from shapes and is never less.
+    """
+    sizes, layers, compressed = stored.sizes(coded=coded), {}, stored.compressed
+    own = {key: sizes.pop(key) for key in stored.unpacked}
+    adapter = Counter[str]()
+    for key in stored.adapter.keys() & sizes.keys():
+        adapter[key.rpartition(".")[0]] += 8 * sizes.pop(key)
+    for name in compressed.weights:
+        layer, prefix = original.get_submodule(name), f"{name}.weight."
         out, inner = matrix_shape(layer)
-        bits = count_bits({kind: stored_bytes(f"{name}.weight.{kind}", t, storage) for kind, t in packed.items()})
+        packed = {key.removeprefix(prefix): size for key, size in sizes.items() if key.startswith(prefix)}
         layers[name] = LayerSize(
             dense=0 if name in stored.tied else 32 * out * inner,
             bias=0 if layer.bias is None else 32 * out,
-            base=replace(bits, bias=unpacked.pop(f"{name}.bias", 0)),
+            base=replace(count_bits(packed), bias=8 * own.pop(f"{name}.bias", 0)),
             adapter=adapter.pop(name, 0),
         )
-    uncompressed = CompressedModel(original, {}, original)
+    uncompressed = StoredModel(CompressedModel(original, {}, original))
+    buffers = _buffer_bits(compressed.model, own)
     return ModelSize(
         layers,
-        untouched=sum(unpacked.values()) - buffers + sum(adapter.values()),
+        untouched=8 * sum(own.values()) - buffers + sum(adapter.values()),
         buffers=buffers,
         dense=32 * sum(parameter.numel() for parameter in original.parameters()),
-        dense_buffers=_buffer_bits(uncompressed, StoredModel(uncompressed).unpacked),
+        dense_buffers=_buffer_bits(original, uncompressed.sizes()),
     )
 
 
-def _buffer_bits(compressed: CompressedModel, tensors: Mapping[str, Tensor]) -> int:
-    """Bits in the file of those ``tensors`` of a model that are no parameters."""
-    parameters = {name for name, _ in compressed.model.named_parameters(remove_duplicate=False)}
-    return sum(
-        8 * stored_bytes(name, tensor, compressed.storage) for name, tensor in tensors.items() if name not in parameters
-    )
+def _buffer_bits(model: nn.Module, sizes: Mapping[str, int]) -> int:
+    """Bits of those tensors of a model that are no parameters, from the bytes of each."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return sum(8 * size for name, size in sizes.items() if name not in parameters)
 
 
 def model_macs(

@@ -4,14 +4,14 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.compress.packing import pack, unpack
+from pipeline.compress.packing import Packing, pack, unpack
 
 BELOW = 0.999
 """Share of the least kept magnitude at which the latent of a weight that is not kept begins at most."""
@@ -35,6 +35,19 @@ class Pattern(ABC):
     @abstractmethod
     def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> Tensor:
         """The inverse of ``to_tensors``; a ``ValueError`` if the tensors hold another number of positions."""
+
+    @abstractmethod
+    def packings(self, shape: tuple[int, int]) -> dict[str, Packing]:
+        """How positions in a matrix of this shape are packed; see ``CompressedWeight.packings``."""
+
+    @property
+    def codable(self) -> "Pattern":
+        """The pattern that packs positions as entropy coding shrinks them most."""
+        return self
+
+    def of(self, tensors: Mapping[str, Tensor]) -> "Pattern":
+        """This pattern or its ``codable`` one, by which of the two packed ``tensors``."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -106,6 +119,9 @@ class Blocks(Pattern):
         blocks = -(-shape[0] // self.height) * -(-shape[1] // self.width)
         return self.assemble(self.choices()[unpack(tensors["index"], blocks, self.code_width)], shape)
 
+    def packings(self, shape: tuple[int, int]) -> dict[str, Packing]:
+        return {"index": Packing(self.code_width, -(-shape[1] // self.width))}
+
     def divide(self, matrix: Tensor, fill: float) -> Tensor:
         """``[out, in] -> [blocks, size]``, padded with ``fill``; blocks are in row-major order."""
         rows, columns = -matrix.shape[0] % self.height, -matrix.shape[1] % self.width
@@ -167,6 +183,16 @@ class Share(Pattern):
         kept = self._count(weights)
         best = min(range(32), key=size)
         return best if self.smallest and size(best) < -(-weights // 8) else None
+
+    def packings(self, shape: tuple[int, int]) -> dict[str, Packing]:
+        return {"mask_index": Packing(1, shape[1])}
+
+    @property
+    def codable(self) -> "Share":
+        return replace(self, smallest=False)
+
+    def of(self, tensors: Mapping[str, Tensor]) -> "Share":
+        return self.codable if "mask_index" in tensors else self
 
     def to_tensors(self, kept: Tensor) -> dict[str, Tensor]:
         low = self.low_bits(kept.numel())

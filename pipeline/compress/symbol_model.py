@@ -25,6 +25,9 @@ FINEST = 3
 """``log2`` of the most classes of columns, and of rows."""
 JOINT = 32
 """The most entries of a table of several symbols; in larger ones the rarest, at least 1 of ``M``, take too much."""
+DIVIDED = 512
+"""The fewest symbols for which classes of rows and columns may save more bytes than they take."""
+
 Array = NDArray[Any]
 WEIGHTS = np.rint(2.0 ** (30 - (np.arange(1 << LEVEL_BITS) - 1) / STEPS_PER_OCTAVE)).astype(np.int64)
 WEIGHTS[0] = 0
@@ -166,7 +169,7 @@ def best_model(symbols: Array, width: int, code: Coder) -> Model:
     low, high = np.flatnonzero(counts)[[0, -1]]
     none = Contexts(np.zeros(len(matrix), np.uint8), np.zeros(matrix.shape[1], np.uint8))
     best = _model(counts[None, low : high + 1], none, low, code)
-    if len(matrix) == 1 or low == high:
+    if len(matrix) == 1 or low == high or matrix.size < DIVIDED:
         return best
     cost = -np.log2(np.maximum(counts, 1) / matrix.size).astype(np.float32)[matrix]
     finest = Contexts(_classes(cost.mean(1)), _classes(cost.mean(0)), (FINEST, FINEST))

@@ -10,8 +10,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from pipeline.compress.coded_tensors import CodedTensor, coded_tensor
 from pipeline.compress.latents import Codes, codes_of_parts
-from pipeline.compress.packing import join_parts, select_part
+from pipeline.compress.packing import Packing, join_packings, join_parts, select_part
 
 BIT_KINDS = {
     "index": "index",
@@ -65,9 +66,34 @@ class CompressedWeight:
         """
 
     @cached_property
+    def packed_shapes(self) -> dict[str, Tensor]:
+        """``to_tensors`` without values: tensors on torch's device ``meta``."""
+        return {kind: tensor.to("meta") for kind, tensor in self.to_tensors().items()}
+
+    @property
+    def packings(self) -> Mapping[str, Packing]:
+        """How ``to_tensors`` packs codes of at most 8 bits, by kind; entropy coding reads it. Others are numbers."""
+        return {}
+
+    @property
+    def codable(self) -> "CompressedWeight":
+        """This weight in the form that entropy coding shrinks most; ``from_tensors`` reads that form, too."""
+        return self
+
+    @cached_property
+    def coded(self) -> dict[str, CodedTensor]:
+        """The packed tensors of codes and positions by kind, coded, in the form that takes the fewest bytes."""
+        forms: list[dict[str, CodedTensor]] = []
+        for form in (self, self.codable):
+            tensors = {kind: tensor for kind, tensor in form.to_tensors().items() if not tensor.is_floating_point()}
+            if not forms or tensors.keys() != forms[0].keys():
+                forms.append({kind: coded_tensor(tensor, form.packings.get(kind)) for kind, tensor in tensors.items()})
+        return min(forms, key=lambda form: sum(len(tensor.data) for tensor in form.values()))
+
+    @cached_property
     def bits(self) -> BitCount:
         """The size of ``to_tensors``."""
-        return count_bits({kind: tensor.nbytes for kind, tensor in self.to_tensors().items()})
+        return count_bits({kind: tensor.nbytes for kind, tensor in self.packed_shapes.items()})
 
     @abstractmethod
     def scaled_rows(self, gain: Tensor) -> Self:
@@ -190,6 +216,16 @@ class GroupedWeight(CompressedWeight):
     @property
     def macs(self) -> int:
         return sum(group.macs for group in self.groups)
+
+    @property
+    def packings(self) -> Mapping[str, Packing]:
+        """Those of the groups, which are packed one after the other, or joined by name."""
+        own = join_packings({f"group{g}": group.packings for g, group in enumerate(self.groups)})
+        return {**self.groups[0].packings, **own}
+
+    @property
+    def codable(self) -> "GroupedWeight":
+        return GroupedWeight([group.codable for group in self.groups])
 
     def to_tensors(self) -> dict[str, Tensor]:
         return _stacked([group.to_tensors() for group in self.groups])

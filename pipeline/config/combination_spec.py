@@ -48,6 +48,8 @@ class StorageSpec(Config):
 
     small: Literal["float32", "float16"] = "float32"
     """Type of scales, levels, biases and norms; with ``float16``, one whose values leave its range is bfloat16."""
+    coding: Literal["none", "rans"] = "none"
+    """Whether codes, positions and the highest bytes of numbers are entropy-coded, by how frequent they are."""
 
 
 PLAIN = StorageSpec()

@@ -9,15 +9,17 @@ from pipeline.compress.folding import folded_norms
 from pipeline.config.combination_spec import PLAIN
 from pipeline.environment import versions
 from pipeline.objective.combination import Combination
+from pipeline.objective.objective import Objective
 from pipeline.results.combination_result import CellResult, CombinationResult, Score
 from pipeline.run.winners import Recovered
 from pipeline.space import Values
 
 
-def make_card(combination: Combination, trial: FrozenTrial, got: Recovered, val: Score, test: Score) -> dict[str, Any]:
+def make_card(objective: Objective, trial: FrozenTrial, got: Recovered, val: Score, test: Score) -> dict[str, Any]:
     """The card of a trial, from its recovered adapter and the adapter's scores on two parts."""
+    combination = objective.combination
     values, search = Values.of(trial.params), combination.search
-    size = combination.facts(values.cell).size
+    size = objective.size(values, got.parameters)
     layers = {
         name: {
             "dense_bytes": (layer.dense + layer.bias) // 8,

@@ -18,6 +18,7 @@ from pipeline.compress.folding import reshape_folded
 from pipeline.compress.small_tensors import widened
 from pipeline.config.registry import ADAPTERS, COMPRESSIONS
 from pipeline.errors import IntegrityError, SpecError, StorageError, UsageError
+from pipeline.export.joined import header_bytes, separate
 from pipeline.export.pack import PackedMethod, unpack_model
 from pipeline.hashes import bytes_sha256, fingerprint
 from pipeline.paths import read_text
@@ -48,7 +49,7 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], card: dict[str
             new.mkdir()
             data = save(dict(tensors))
             (new / WEIGHTS).write_bytes(data)
-            header = 8 + int.from_bytes(data[:8], "little")
+            header = 8 + int.from_bytes(data[:8], "little") + header_bytes(tensors)
             card["size"] |= {"file_bytes": len(data), "header_bytes": header, "tensor_bytes": len(data) - header}
             card = {"format": FORMAT, **card, "sha256": bytes_sha256(data)}
             card["card_sha256"] = fingerprint(card)
@@ -153,7 +154,7 @@ def _verified(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 f"{folder / WEIGHTS} has sha256 {found}, its card expects {card['sha256']}: it is damaged, or of "
                 f"another checkpoint; export it again"
             )
-        tensors = load_tensors(data)
+        tensors = separate(load_tensors(data))
         return card, widened(tensors) if card.get("storage", {}).get("small") == "float16" else tensors
     except (OSError, SafetensorError) as error:
         raise IntegrityError(f"cannot read {folder / WEIGHTS}: {error}; export it again") from None

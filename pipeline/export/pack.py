@@ -17,14 +17,18 @@ from pipeline.compress.contract import CompressedModel, Compression
 from pipeline.compress.layers import group_count, matrix_shape, replace_weight, weight_matrix
 from pipeline.compress.weight import CompressedWeight
 from pipeline.errors import IntegrityError, UsageError
+from pipeline.export.joined import join
 from pipeline.task.bare_model import replace_modules
 from pipeline.task.inspection import first_keys
 from pipeline.task.tensor_cache import restore_state
 
 
 def pack_model(compressed: CompressedModel, adapter: Adapter, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Pack a compressed model and the trained tensors of its adapter into named tensors."""
-    tensors = stored_model(adapter, compressed, parameters).tensors()
+    """Pack a compressed model and the trained tensors of its adapter into the named tensors of a file."""
+    stored = stored_model(adapter, compressed, parameters)
+    if compressed.storage.coding == "rans":
+        return join(stored.coded)
+    tensors = stored.tensors()
     return {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
 
 

@@ -47,7 +47,7 @@ def save(objective: Objective, trial: FrozenTrial, folder: str | Path, *, force:
     """
     refuse_existing(Path(folder), force=force)
     got = recover(objective, None, trial)
-    card = make_card(objective.combination, trial, got, *_scores(objective, trial, got))
+    card = make_card(objective, trial, got, *_scores(objective, trial, got))
     return write_checkpoint(Path(folder), _tensors(objective, trial, got), card, force=force)
 
 
@@ -129,7 +129,7 @@ def export_combination(
                 val, test = cell.tested[0].val, cell.tested[0].test
             else:
                 val, test = _scores(objective, chosen, got)
-            card = make_card(objective.combination, chosen, got, val, test)
+            card = make_card(objective, chosen, got, val, test)
             add_study(card, kept.study, result, cell, "validation accuracy" if trial is None else f"--trial {trial}")
             write_checkpoint(folder, _tensors(objective, chosen, got), card, force=force)
             note_file(result.study, chosen.number, "checkpoint", folder / WEIGHTS, read_card(folder)["sha256"])

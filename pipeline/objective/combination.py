@@ -143,8 +143,13 @@ class Combination:
 
     @cached_property
     def compressed_size(self) -> ModelSize:
-        """The size of the compressed model, before any adapter."""
+        """The size of the compressed model, before any adapter and any entropy coding."""
         return model_size(self.original, StoredModel(self.compressed))
+
+    @property
+    def compressed_bytes(self) -> int:
+        """Bytes of the compressed model in a file, before any adapter."""
+        return model_size(self.original, StoredModel(self.compressed), coded=True).bytes
 
     def layer_ranks(self, rank: int) -> dict[str, int]:
         """The rank of each adapted layer: its fixed rank or ``rank``, clipped to the highest that the layer can take.

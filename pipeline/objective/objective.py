@@ -1,15 +1,16 @@
 """One combination as a plain Optuna objective: values in, validation accuracy out."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import optuna
 import torch
+from torch import Tensor
 
-from pipeline.adapt.contract import Draw
-from pipeline.compress.sizes import ModelSize
+from pipeline.adapt.contract import Draw, stored_model
+from pipeline.compress.sizes import ModelSize, model_size
 from pipeline.config.combination_spec import CombinationSpec
 from pipeline.config.registry import OPTIMIZERS
 from pipeline.config.search_spec import SearchSpec
@@ -157,14 +158,23 @@ class Objective:
                 return
             yield len(lane.curve)
 
+    def size(self, values: Values, parameters: Mapping[str, Tensor]) -> ModelSize:
+        """The size of the file of a trial, from what it trained; without entropy coding it is that of its cell."""
+        combination = self.combination
+        if combination.storage.coding == "none" or (combination.adapter.trains and not parameters):
+            return combination.facts(values.cell).size
+        stored = stored_model(combination.adapter, self.bases.of(values.cell).compressed, parameters)
+        return model_size(combination.original, stored, coded=True)
+
     def attributes(self, lane: Lane, values: Values) -> dict[str, Any]:
         """The attributes of a stored trial: plain Python, small, and the same keys for every trial."""
         facts, device = self.combination.facts(values.cell), self.combination.device
+        size = self.size(values, lane.best_parameters)
         return {
-            "bytes": facts.size.bytes,
-            "ratio": facts.size.ratio,
-            "layer_bytes": facts.size.layer_bytes,
-            "layer_ratio": facts.size.layer_ratio,
+            "bytes": size.bytes,
+            "ratio": size.ratio,
+            "layer_bytes": size.layer_bytes,
+            "layer_ratio": size.layer_ratio,
             "macs": facts.macs,
             "macs_ratio": facts.dense_macs / facts.macs,
             "trainable": facts.trainable,

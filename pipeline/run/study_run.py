@@ -170,7 +170,7 @@ def study_facts(spec: StudySpec, combination: Combination) -> dict[str, Any]:
         "task": {key: value for key, value in combination.task.description.items() if key not in LONG},
         "targets": len(combination.targets),
         "dense_bytes": combination.compressed_size.dense_bytes,
-        "compressed_bytes": combination.compressed_size.bytes,
+        "compressed_bytes": combination.compressed_bytes,
         "dense_macs": combination.facts(search.ranks[0]).dense_macs,
         "spectra": watched_layers(spec, combination.task),
         "notes": [*search_notes(spec.search, combination.adapter), *combination.compressed.notes],

@@ -11,6 +11,7 @@ from pipeline import load
 from pipeline.config.combination_spec import PLAIN
 from pipeline.config.study_file import pinned, upgraded
 from pipeline.errors import SpecError
+from pipeline.export.joined import separate
 from pipeline.export.selection import export_combination
 from pipeline.results.reading import read_results
 from pipeline.run.winners import score_winners
@@ -29,13 +30,14 @@ WAYS = {
 }
 
 
+@pytest.mark.parametrize("coding", ["none", "rans"])
 @pytest.mark.parametrize(("module", "adapter", "compression", "inits"), WAYS.values(), ids=WAYS)
-def test_a_trial_is_judged_with_the_small_values_that_its_file_holds(
-    module, adapter, compression, inits, tmp_path, monkeypatch
+def test_a_trial_is_judged_with_the_values_and_the_size_of_its_file(
+    module, adapter, compression, inits, coding, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     methods = {"adapter": adapter, "compression": compression, "batch_norm": "kept"}
-    spec = make_spec(combination=methods, inits=inits, storage={"small": "float16"}, **SEARCH)
+    spec = make_spec(combination=methods, inits=inits, storage={"small": "float16", "coding": coding}, **SEARCH)
     objective, storage = make_objective(spec, make_task(module)), open_storage("sqlite:///studies.db")
     study = search(storage, spec, objective=objective)
     score_winners(objective, study, kept_of(spec), 1)
@@ -48,9 +50,10 @@ def test_a_trial_is_judged_with_the_small_values_that_its_file_holds(
         [recovered[part][k] for k in ("correct", "images")] for part in ("val", "test")
     ]
     assert recovered["val"]["accuracy"] == result.cells[0].best.value
-    assert card["storage"] == {"small": "float16"}
+    assert card["storage"] == {"small": "float16", "coding": coding}
     assert card["size"]["tensor_bytes"] == result.cells[0].best.user_attrs["bytes"]
-    stored = load_file(folder / "model.safetensors")
+    assert card["size"]["tensor_bytes"] <= objective.combination.facts(result.cells[0].cell).size.bytes
+    stored = separate(load_file(folder / "model.safetensors"))
     assert {stored[name].dtype for name in stored if name.endswith((".bias", "_scale", ".scale"))} <= {torch.float16}
     in_full = make_objective(make_spec(combination=methods, inits=inits, **SEARCH), make_task(module))
     assert card["size"]["tensor_bytes"] < in_full.combination.facts(card["method"]["values"]["rank"]).size.bytes
@@ -66,7 +69,7 @@ def test_the_default_storage_is_not_pinned_and_another_is():
     plain, half = make_spec(), make_spec(storage={"small": "float16"})
     assert "storage" not in pinned(plain, plain.combination[0])["combination"]
     table = pinned(half, half.combination[0])
-    assert table["combination"]["storage"] == {"small": "float16"}
+    assert table["combination"]["storage"] == {"small": "float16", "coding": "none"}
     assert upgraded(table) == table
 
 

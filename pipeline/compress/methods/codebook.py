@@ -15,7 +15,7 @@ from pipeline.compress.contract import LayerCompression, LayerStats
 from pipeline.compress.few_bits import CLIP, Levels
 from pipeline.compress.kmeans import kmeans, nearest_centroids
 from pipeline.compress.latents import Codes, scaled_gradient, straight_through
-from pipeline.compress.packing import pack, unpack
+from pipeline.compress.packing import Packing, pack, unpack
 from pipeline.compress.weight import CompressedWeight
 from pipeline.config.registry import COMPRESSIONS
 
@@ -39,6 +39,10 @@ class CodebookWeight(CompressedWeight):
     def macs(self) -> int:
         """One per weight, as for a dense one."""
         return len(self.code) * self.inner
+
+    @property
+    def packings(self) -> Mapping[str, Packing]:
+        return {"code": Packing(width_of(len(self.centroid)), self.code.shape[1])}
 
     def to_tensors(self) -> dict[str, Tensor]:
         return {"code": pack(self.code, width_of(len(self.centroid))), "centroid": self.centroid.float()}

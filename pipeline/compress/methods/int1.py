@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.compress.contract import LayerCompression, LayerStats
 from pipeline.compress.latents import Codes, straight_through
-from pipeline.compress.packing import pack, unpack
+from pipeline.compress.packing import Packing, pack, unpack
 from pipeline.compress.rounding import Error, Rounding, RoundingGrid, rounded
 from pipeline.compress.weight import CompressedWeight
 from pipeline.config.registry import COMPRESSIONS
@@ -40,6 +40,10 @@ class SignWeight(CompressedWeight):
     def macs(self) -> int:
         """Each addition or subtraction counts as one, as does each row's product with its scale."""
         return self.positive.numel() + (len(self.positive) if len(self.scale) else 0)
+
+    @property
+    def packings(self) -> Mapping[str, Packing]:
+        return {"sign": Packing(1, self.shape[1])}
 
     def to_tensors(self) -> dict[str, Tensor]:
         signs = {"sign": pack(self.positive, 1)}

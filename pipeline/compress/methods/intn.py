@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.compress.contract import LayerCompression, LayerStats
 from pipeline.compress.latents import Codes, scaled_gradient, straight_through
-from pipeline.compress.packing import pack, unpack
+from pipeline.compress.packing import Packing, pack, unpack
 from pipeline.compress.rounding import Error, Rounding, RoundingGrid, rounded
 from pipeline.compress.weight import CompressedWeight
 from pipeline.config.registry import COMPRESSIONS
@@ -56,6 +56,10 @@ class CodeWeight(CompressedWeight):
     def macs(self) -> int:
         """One per weight, one per scale, and one per zero point (times the sum of the group's inputs)."""
         return self.code.numel() + self.scale.numel() + self.zero.numel()
+
+    @property
+    def packings(self) -> Mapping[str, Packing]:
+        return {"code": Packing(self.width, self.shape[1])}
 
     def to_tensors(self) -> dict[str, Tensor]:
         packed = {"code": pack(self.code, self.width), "scale": self.scale.float()}

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.compress.contract import LayerCompression, LayerStats
 from pipeline.compress.few_bits import CLIP, EvenGrid, FewBits, Grid
 from pipeline.compress.latents import Codes, straight_through
-from pipeline.compress.packing import pack, unpack
+from pipeline.compress.packing import Packing, pack, unpack
 from pipeline.compress.rounding import Rounding, rounded
 from pipeline.compress.sparse_rounding import SparseGrid
 from pipeline.compress.sparsity import Blocks, Pattern, Share, latent_of, moved_mask
@@ -30,6 +30,14 @@ class SparseWeight(MatrixWeight):
     @property
     def macs(self) -> int:
         return int(self.kept.sum())
+
+    @property
+    def packings(self) -> Mapping[str, Packing]:
+        return self.pattern.packings(self.shape)
+
+    @property
+    def codable(self) -> "SparseWeight":
+        return replace(self, pattern=self.pattern.codable)
 
     def to_tensors(self) -> dict[str, Tensor]:
         if self.weight.is_meta:  # only the shape is known, which decides how many weights are kept
@@ -78,6 +86,14 @@ class SparseCodeWeight(CompressedWeight):
     @property
     def macs(self) -> int:
         return int(self.kept.sum())
+
+    @property
+    def packings(self) -> Mapping[str, Packing]:
+        return {**self.pattern.packings(self.shape), "code": Packing(self.grid.width)}
+
+    @property
+    def codable(self) -> "SparseCodeWeight":
+        return replace(self, pattern=self.pattern.codable)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """The codes of the kept values are in row-major order."""
@@ -212,7 +228,7 @@ class Sparse(LayerCompression):
         return found.to(weight.dtype), grid.kept, fitted
 
     def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> SparseWeight | SparseCodeWeight:
-        pattern = self.pattern
+        pattern = self.pattern.of(tensors)
         kept = pattern.from_tensors(tensors, shape)
         if self.values is None:
             values = tensors["value"].new_zeros(shape).masked_scatter(kept, tensors["value"])

@@ -15,7 +15,7 @@ from pipeline.compress.latents import Codes, codes_of_parts
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.intn import IntN
 from pipeline.compress.methods.no_compression import NoCompression
-from pipeline.compress.packing import join_parts, select_part
+from pipeline.compress.packing import Packing, join_packings, join_parts, select_part
 from pipeline.compress.weight import CompressedWeight
 from pipeline.config.registry import COMPRESSIONS
 
@@ -47,6 +47,14 @@ class SumWeight(CompressedWeight):
     @property
     def macs(self) -> int:
         return sum(step.macs for step in self.steps)
+
+    @property
+    def packings(self) -> Mapping[str, Packing]:
+        return join_packings({f"step{j}": step.packings for j, step in enumerate(self.steps)})
+
+    @property
+    def codable(self) -> "SumWeight":
+        return SumWeight([step.codable for step in self.steps])
 
     def to_tensors(self) -> dict[str, Tensor]:
         return join_parts({f"step{j}": step.to_tensors() for j, step in enumerate(self.steps)})
