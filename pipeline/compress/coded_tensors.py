@@ -65,7 +65,8 @@ def decoded_tensor(given: CodedTensor) -> Tensor:
 
 
 def _bytes_of(tensor: Tensor) -> Array:
-    return tensor.reshape(-1).view(torch.uint8).numpy()
+    flat = tensor.reshape(-1).clone(memory_format=torch.contiguous_format)  # a single value may have any stride
+    return flat.view(torch.uint8).numpy()
 
 
 def _matrix(count: int, columns: int) -> tuple[int, ...]:
