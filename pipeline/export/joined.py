@@ -1,8 +1,8 @@
 """All tensors of a file as one entry: their names and shapes share one header, and coded ones are as long as they are.
 
-The entry ``coded`` holds bytes: a header, compressed by zlib, then the bytes of each tensor in the order of the header.
-The header is JSON, ``[[name, type, shape, bytes, width, columns], ...]``. The last two are those of the tensor's
-``Packing``; plain tensors have neither, nor ``bytes``, which follow from the shape.
+The entry ``coded`` holds bytes: the CRC-32 of a header, the header in zlib's raw form, and the bytes of each tensor in
+the order of the header, which is JSON, ``[[name, type, shape, bytes, width, columns], ...]``. The last two are those of
+the tensor's ``Packing``; plain tensors have neither, nor ``bytes``, which follow from the shape.
 """
 
 import json
@@ -19,6 +19,8 @@ from pipeline.compress.packing import Packing
 from pipeline.errors import IntegrityError
 
 ENTRY = "coded"
+CHECK = 4
+"""Bytes of the checksum of the header, with which the entry begins."""
 WORDS = (
     b'.running_mean"running_var"num_batches_tracked","int64",[]low_index"high_index"centroid"level"zero"'
     b'["fc1.lora_A","float32",[fc3.weight.mask_index"uint8",[1.bias","float16",[.weight.scale","float16",['
@@ -29,9 +31,10 @@ WORDS = (
 
 def join(coded: Mapping[str, CodedTensor]) -> dict[str, Tensor]:
     """The one entry of a file of these tensors."""
-    table = json.dumps([_described(name, tensor) for name, tensor in coded.items()], separators=(",", ":"))
+    described = [_described(name, tensor) for name, tensor in coded.items()]
+    table = json.dumps(described, separators=(",", ":")).encode()
     compressor = zlib.compressobj(9, wbits=-15, zdict=WORDS)
-    header = compressor.compress(table.encode()) + compressor.flush()
+    header = zlib.crc32(table).to_bytes(CHECK, "little") + compressor.compress(table) + compressor.flush()
     data = header + b"".join(tensor.data for tensor in coded.values())
     return {ENTRY: torch.frombuffer(bytearray(data), dtype=torch.uint8)}
 
@@ -70,8 +73,11 @@ def _parts(entries: Mapping[str, Tensor]) -> tuple[bytes, bytes]:
     """The header of joined tensors, and the bytes behind it."""
     decompressor = zlib.decompressobj(wbits=-15, zdict=WORDS)
     try:
-        table = decompressor.decompress(entries[ENTRY].numpy().tobytes())
-    except (zlib.error, TypeError) as error:
+        data = entries[ENTRY].numpy().tobytes()
+        table = decompressor.decompress(data[CHECK:])
+        if zlib.crc32(table).to_bytes(CHECK, "little") != data[:CHECK]:
+            raise ValueError("it has another checksum")
+    except (zlib.error, TypeError, ValueError) as error:
         raise IntegrityError(f"the header of the coded tensors is damaged: {error}; export it again") from None
     return table, decompressor.unused_data
 

@@ -20,6 +20,7 @@ from pipeline.store.database import open_storage
 SEARCH = {"trials": 2, "epochs": 2, "sampler": {"method": "random"}, "ranks": [1]}
 WAYS = {
     "8-bit factors": (BatchNormNet, {"method": "lora", "bias": True, "factors": "int8"}, "int1", ["eva"]),
+    "one-bit factors": (Mlp, {"method": "lora", "factors": "int1"}, "int1", ["svd"]),
     "magnitudes": (Mlp, "dora", {"method": "intN", "group": 4, "symmetric": False}, ["svd"]),
     "bases that move": (BatchNormNet, "lora", {"method": "intN", "bits": 2}, ["loftq"]),
     "corrected biases": (Mlp, "lora", {"method": "int1", "bias": "corrected"}, ["svd"]),
