@@ -59,6 +59,11 @@ def _combination(combination: dict[str, Any], table: dict[str, Any]) -> list[Tex
         facts["sampled"] = "second moments of a sample of input vectors, as whole ones would take more than 1 GiB: " + (
             ", ".join(f"{layer} ({inputs:,} inputs)" for layer, inputs in sampled.items())
         )
+    if prefix := combination.get("statistics", {}).get("prefix"):
+        facts["prefix"] = (
+            f"{counted(prefix['passes'], 'layer')} in turn, each on {counted(prefix['images'], 'image')} behind the "
+            f"compressed layers before it: about {duration(prefix['seconds'])} of passes"
+        )
     if dense := combination["ranks"][0]["dense"]:
         facts["dense"] = f"would not shrink, or are trained whole: {', '.join(dense)}"
     if combination["sized_by_values"] and not ready:

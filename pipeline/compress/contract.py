@@ -38,6 +38,18 @@ ModelStats = Mapping[str, Sequence[LayerStats]]
 """Statistics of layers by name, one per group of a convolution."""
 
 
+class LayerByLayer(ModelStats):
+    """Statistics that follow the model while its layers are compressed one after another."""
+
+    @abstractmethod
+    def order(self) -> list[str]:
+        """The layers in the order in which they must be compressed."""
+
+    @abstractmethod
+    def behind(self, compressed: nn.Module) -> "LayerByLayer":
+        """The statistics of layers in ``compressed``, which changes while they are asked for."""
+
+
 @dataclass(frozen=True)
 class CompressedModel:
     """A model whose target layers compute with the dense forms of compressed weights; frozen, in eval mode."""
@@ -120,7 +132,10 @@ class LayerCompression(Compression):
     of inputs are then centred, because no other error is left. A layer without a bias stays as it is."""
     ridge: float = Field(0, ge=0)
     """Added to the eigenvalues of the inputs' second moment, in units of their mean: weighs inputs more equally."""
-    later: ClassVar[frozenset[str]] = frozenset({"bias", "ridge"})
+    prefix: int = Field(0, ge=0)
+    """Training images on which each layer's statistics are gathered behind the layers already compressed, one pass
+    after another, and its weight is fitted to the uncompressed outputs; 0 takes all from the uncompressed model."""
+    later: ClassVar[frozenset[str]] = frozenset({"bias", "ridge", "prefix"})
 
     @model_validator(mode="after")
     def _ridge_of_statistics(self) -> "LayerCompression":
@@ -133,7 +148,7 @@ class LayerCompression(Compression):
 
     @property
     def needs_statistics(self) -> bool:
-        return self.bias == "corrected"
+        return self.bias == "corrected" or self.prefix > 0
 
     def of_layer(self, name: str) -> "LayerCompression":
         return self
@@ -154,18 +169,23 @@ class LayerCompression(Compression):
         self, model: nn.Module, targets: Sequence[str], stats: ModelStats, train: Part | None = None
     ) -> CompressedModel:
         copy = copy_sharing_tensors(model)
-        weights = _each_weight_once(
-            model,
-            targets,
-            lambda name, layer: self.of_layer(name).compress_layer(
-                layer, sound_matrix(model, name), stats.get(name, ())
-            ),
-        )
-        for name, weight in weights.items():
-            method, layer = self.of_layer(name), model.get_submodule(name)
-            replace_weight(copy, name, weight.dense())
+        given = stats.behind(copy) if isinstance(stats, LayerByLayer) else stats
+        order = [name for name in given.order() if name in targets] if isinstance(given, LayerByLayer) else targets
+
+        def compress(name: str, layer: nn.Module) -> CompressedWeight:
+            method = self.of_layer(name)
+            return method.compress_layer(
+                layer, sound_matrix(model, name), given[name] if method.needs_statistics else ()
+            )
+
+        def put(name: str, layer: nn.Module, weight: CompressedWeight) -> None:
+            method, dense = self.of_layer(name), weight.dense()
+            replace_weight(copy, name, dense)
             if method.corrects_bias(layer):
-                replace_bias(copy, name, method.corrected_bias(layer, weight.dense(), stats[name]))
+                replace_bias(copy, name, method.corrected_bias(layer, dense, given[name]))
+
+        made = _each_weight_once(model, order, compress, put)
+        weights = {name: made[name] for name in targets}
         return CompressedModel(copy, weights, model)
 
     def corrects_bias(self, layer: nn.Module) -> bool:
@@ -173,8 +193,9 @@ class LayerCompression(Compression):
 
     def corrected_bias(self, layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> Tensor:
         """``b + (W - Q) E[x]``, ``[out]``, of an uncompressed layer whose weight becomes ``matrix [out, in]``."""
-        lost = in_groups(layer, weight_matrix(layer).double() - matrix.double())
-        shift = torch.cat([group @ its.mean for group, its in zip(lost, stats, strict=True)])
+        before, after = (in_groups(layer, each.double()) for each in (weight_matrix(layer), matrix))
+        groups = zip(before, after, stats, strict=True)
+        shift = torch.cat([W @ its.reference_mean - Q @ its.mean for W, Q, its in groups])
         bias = layer.get_parameter("bias").detach()
         return (bias.double() + shift).to(bias.dtype)
 
@@ -200,10 +221,10 @@ class LayerCompression(Compression):
     def compress_layer(self, layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> CompressedWeight:
         groups = in_groups(layer, matrix)
         centred = [its.centred() for its in stats] if self.corrects_bias(layer) else stats
-        group_stats = [its.with_ridge(self.ridge) for its in centred] if self.needs_statistics else [None] * len(groups)
-        return _unless_larger(
-            join_groups([self.compress(*pair) for pair in zip(groups, group_stats, strict=True)]), matrix
-        )
+        if not self.needs_statistics:
+            return _unless_larger(join_groups([self.compress(group, None) for group in groups]), matrix)
+        pairs = zip(groups, [its.with_ridge(self.ridge) for its in centred], strict=True)
+        return _unless_larger(join_groups([self.compress(its.target(group), its) for group, its in pairs]), matrix)
 
     def load_weight(self, tensors: Mapping[str, Tensor], shape: tuple[int, int], groups: int) -> CompressedWeight:
         if tensors.keys() == {"dense"}:
@@ -215,15 +236,22 @@ class LayerCompression(Compression):
 
 
 def _each_weight_once(
-    model: nn.Module, targets: Sequence[str], compress: Callable[[str, nn.Module], CompressedWeight]
+    model: nn.Module,
+    targets: Sequence[str],
+    compress: Callable[[str, nn.Module], CompressedWeight],
+    put: Callable[[str, nn.Module, CompressedWeight], None] = lambda *_: None,
 ) -> dict[str, CompressedWeight]:
-    """The compressed weight of each target layer; layers that share a parameter share its compressed weight."""
+    """The compressed weight of each target layer, which ``put`` gets before the next one is compressed.
+
+    Layers that share a parameter share its compressed weight.
+    """
     weights, owners = dict[str, CompressedWeight](), dict[nn.Parameter, str]()
     for name in targets:
         layer = model.get_submodule(name)
         owner = owners.setdefault(layer.get_parameter("weight"), name)
         with layer_in_errors(name):
             weights[name] = weights[owner] if owner != name else compress(name, layer)
+            put(name, layer, weights[name])
     return weights
 
 

@@ -156,13 +156,13 @@ CALIBRATION_BATCH = 32
 """Images per batch of statistics."""
 
 
-def calibration(train: Part) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of images and labels: always the same ``CALIBRATION_IMAGES`` images of the training part."""
-    return train.batches(CALIBRATION_BATCH, _calibration_images(train))
+def calibration(train: Part, count: int = CALIBRATION_IMAGES) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of images and labels: always the same ``count`` images of the training part."""
+    return train.batches(CALIBRATION_BATCH, _calibration_images(train, count))
 
 
-def _calibration_images(train: Part) -> Tensor:
-    return torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:CALIBRATION_IMAGES]
+def _calibration_images(train: Part, count: int = CALIBRATION_IMAGES) -> Tensor:
+    return torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:count]
 
 
 class Statistics:

@@ -28,6 +28,15 @@ class LayerStats:
         """``m = E[x]``, float64 ``[in]``."""
         return torch.zeros_like(self.diagonal) if self.first_moment is None else self.first_moment
 
+    @property
+    def reference_mean(self) -> Tensor:
+        """``E[x]`` in the uncompressed model, float64 ``[in]``; by default the inputs are those of that model."""
+        return self.mean
+
+    def target(self, weight: Tensor) -> Tensor:
+        """What a compressed weight has to be near, ``[out, in]``, for the outputs of ``weight [out, in]``; itself."""
+        return weight
+
     def centred(self) -> "LayerStats":
         """The statistics of ``x - m``: ``C - m m^T``, the moment of what a corrected bias leaves of an error."""
         return LayerStats(self.second_moment - self.mean.outer(self.mean), damping=self.damping)

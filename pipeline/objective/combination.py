@@ -14,11 +14,19 @@ from pipeline.adapt.contract import AdaptedLayer, Adapter, Init, Start, blank, s
 from pipeline.cell import Cell
 from pipeline.compress.attention import SplitQkv, with_plain_attention
 from pipeline.compress.by_layer import by_layer, refuse_shared
-from pipeline.compress.contract import CompressedModel, Compression, LayerCompression, LayerStats, compress_cached
+from pipeline.compress.contract import (
+    CompressedModel,
+    Compression,
+    LayerCompression,
+    LayerStats,
+    ModelStats,
+    compress_cached,
+)
 from pipeline.compress.folding import fold_batch_norms, kept_norms_note
-from pipeline.compress.layer_statistics import Statistics, reestimate, refuse_reestimation
+from pipeline.compress.layer_statistics import Statistics, calibration, reestimate, refuse_reestimation
 from pipeline.compress.layers import (
     copy_sharing_tensors,
+    in_groups,
     layer_in_errors,
     matrix_shape,
     on_device,
@@ -26,6 +34,7 @@ from pipeline.compress.layers import (
     replace_weight,
     weight_matrix,
 )
+from pipeline.compress.prefix_statistics import PrefixStatistics
 from pipeline.compress.sizes import ModelSize, StoredModel, model_macs, model_size
 from pipeline.compress.small_tensors import rounded_model, rounded_weight
 from pipeline.compress.targets import fixed_ranks, resolve
@@ -127,9 +136,7 @@ class Combination:
     @cached_property
     def compressed(self) -> CompressedModel:
         """The compressed model, before any adapter."""
-        needing = [name for name in self.targets if self.compression.of_layer(name).needs_statistics]
-        stats = self.statistics.of(needing) if needing else {}
-        compressed = compress_cached(self.compression, self.task, self.model, self.targets, stats)
+        compressed = compress_cached(self.compression, self.task, self.model, self.targets, self._compression_stats())
         model = on_device(compressed.model, self.device)
         if self.spec.batch_norm == "reestimated":
             reestimate(model, self.task.train, self.device)
@@ -140,6 +147,21 @@ class Combination:
         kept = kept_norms_note(self.model) if self.spec.batch_norm == "folded" else None
         notes = [*compressed.notes, *([kept] if kept else [])]
         return replace(compressed, head=self.inspection.head, storage=self.storage, notes=notes)
+
+    def _compression_stats(self) -> ModelStats:
+        """What the compression knows of the layers' inputs."""
+        needing = [name for name in self.targets if self.compression.of_layer(name).needs_statistics]
+        if self.prefix_images:
+            batches = [images for images, _ in calibration(self.task.train, self.prefix_images)]
+            return PrefixStatistics(self.model, needing, batches)
+        return self.statistics.of(needing) if needing else {}
+
+    @property
+    def prefix_images(self) -> int:
+        """Images on which statistics are gathered behind the compressed layers; 0 if none are."""
+        methods = (self.compression.of_layer(name) for name in self.targets)
+        wanted = max(method.prefix if isinstance(method, LayerCompression) else 0 for method in methods)
+        return min(wanted, len(self.task.train))
 
     @cached_property
     def compressed_size(self) -> ModelSize:
@@ -279,10 +301,10 @@ class Combination:
         return rounded_model(moved, self.compression, self.storage)
 
     def _correct_bias(self, model: nn.Module, name: str, dense: Tensor, start: Start) -> None:
-        """Let a layer's bias take the mean of what ``Q + s B A`` loses, ``b + (W - Q - s B A) E[x]``, in place."""
-        method = self.compression.of_layer(name)
-        if isinstance(method, LayerCompression):
-            adapted = dense + start.B @ start.A if start.residual else dense
-            layer, stats = self.model.get_submodule(name), self.statistics.of([name])[name]
-            bias = method.corrected_bias(layer, adapted, stats)
-            replace_bias(model, name, bias.to(model.get_submodule(name).get_parameter("bias")))
+        """Let a layer's bias take the mean of what ``Q + s B A`` adds to the compressed weight, in place."""
+        stats, layer = self.statistics.of([name])[name], self.model.get_submodule(name)
+        low_rank = start.B @ start.A if start.residual else torch.zeros_like(dense)
+        added = in_groups(layer, (dense + low_rank).double() - self.compressed.weights[name].dense().double())
+        shift = torch.cat([group @ its.mean for group, its in zip(added, stats, strict=True)])
+        bias = model.get_submodule(name).get_parameter("bias")
+        replace_bias(model, name, (bias.double() - shift.to(bias.device)).to(bias.dtype))

@@ -1,0 +1,173 @@
+"""Statistics of layers behind the compressed ones: each layer's inputs are those that the compressed prefix gives.
+
+Legend: ``x [in]`` an input of the layer in the partly compressed model, ``y [in]`` the same input in the uncompressed
+one. Where earlier layers have errors, the weight that keeps the uncompressed outputs is no longer ``W``: ``E ||W y - V
+x||^2`` is least for ``V = W E[y x^T] E[x x^T]^-1`` (``PrefixStats.target``).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.compress.contract import LayerByLayer, LayerStats
+from pipeline.compress.layer_statistics import VECTORS, input_vectors, is_wide
+from pipeline.compress.layers import matrix_shape
+from pipeline.compress.second_moment import SampledStats
+
+LEAST_DAMPING = 0.01
+"""The least ridge of a target, in units of the mean of ``diag C``: it keeps the target near ``W``."""
+LEAST_VECTORS = 2**17
+"""Input vectors from which a moment is gathered, or 64 for each input where that is more; fewer, if there are fewer."""
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class PrefixStats(LayerStats):
+    """Moments of a layer's inputs in a partly compressed model, and with those in the uncompressed one."""
+
+    cross: Tensor  # E[y x^T], float64 [in, in]
+    reference: Tensor  # E[y], float64 [in]
+
+    @property
+    def reference_mean(self) -> Tensor:
+        return self.reference
+
+    def centred(self) -> LayerStats:
+        moment, cross = self.second_moment - self.mean.outer(self.mean), self.cross - self.reference.outer(self.mean)
+        zeros = torch.zeros_like(self.mean)
+        return replace(self, second_moment=moment, cross=cross, first_moment=zeros, reference=zeros)
+
+    def target(self, weight: Tensor) -> Tensor:
+        """``W + W (E[y x^T] - E[x x^T]) D^-1``, the weight of the least output error, damped towards ``W``."""
+        D = self.with_ridge(LEAST_DAMPING).damped()
+        change = torch.cholesky_solve((self.cross - self.second_moment).T @ weight.double().T, torch.linalg.cholesky(D))
+        return (weight.double() + change.T).to(weight.dtype)
+
+
+class PrefixStatistics(LayerByLayer):
+    """Statistics that are gathered when a layer is asked for, on the model that is being compressed.
+
+    Args:
+        reference: The uncompressed model.
+        targets: The layers that will be asked for.
+        batches: Batches of images.
+        compressed: The partly compressed model; at first nothing is compressed.
+    """
+
+    def __init__(
+        self,
+        reference: nn.Module,
+        targets: Sequence[str],
+        batches: Sequence[Tensor],
+        compressed: nn.Module | None = None,
+    ) -> None:
+        self._reference, self._targets, self._batches = reference, targets, batches
+        self._compressed = reference if compressed is None else compressed
+        self._gathered: dict[str, Sequence[LayerStats]] = {}
+
+    def behind(self, compressed: nn.Module) -> "PrefixStatistics":
+        return PrefixStatistics(self._reference, self._targets, self._batches, compressed)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._targets)
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    def order(self) -> list[str]:
+        return [name for stage in self._stages for name in stage]
+
+    @cached_property
+    def _stages(self) -> list[list[str]]:
+        """The targets in the order of their first calls; those with the same input are together."""
+        stages: dict[tuple[int, int], list[str]] = {}
+        inputs = list[Tensor]()  # kept, so that no other tensor gets the identity of one
+
+        def note(name: str, x: Tensor) -> None:
+            if all(name not in stage for stage in stages.values()):
+                inputs.append(x)
+                stages.setdefault((id(x), x._version), []).append(name)
+
+        _run(self._reference, dict.fromkeys(self._targets, note), self._batches[0][:1])
+        called = {name for stage in stages.values() for name in stage}
+        return [*stages.values(), *([name] for name in self._targets if name not in called)]
+
+    def __getitem__(self, name: str) -> Sequence[LayerStats]:
+        if name not in self._gathered:
+            stage = next(stage for stage in self._stages if name in stage)
+            self._gathered = self._gather(stage)
+        return self._gathered[name]
+
+    @torch.no_grad()
+    def _gather(self, stage: Sequence[str]) -> dict[str, Sequence[LayerStats]]:
+        layers = {name: self._reference.get_submodule(name) for name in stage}
+        sums = {name: _Sums(layer, len(self._batches)) for name, layer in layers.items()}
+        for index, images in enumerate(self._batches):
+            x, y = (_input_of(model, stage[0], images) for model in (self._compressed, self._reference))
+            for name, layer in layers.items():
+                sums[name].add(input_vectors(layer, x), input_vectors(layer, y), index)
+        return {name: one.stats() for name, one in sums.items()}
+
+
+class _Sums:
+    """Sums over pairs of input vectors, per group; of wide layers a sample of the compressed model's."""
+
+    def __init__(self, layer: nn.Module, batches: int) -> None:
+        inner = matrix_shape(layer)[1]
+        self._wide, self._count = is_wide(layer), 0
+        self._per_batch = -(-(VECTORS if self._wide else max(LEAST_VECTORS, 64 * inner)) // batches)
+        self._second = self._cross = self._first = self._reference = torch.zeros((), dtype=torch.float64)
+        self._vectors = list[Tensor]()
+
+    def add(self, x: Tensor, y: Tensor, index: int) -> None:
+        if x.shape[1] > self._per_batch:
+            generator = torch.Generator().manual_seed(index)
+            kept = torch.randperm(x.shape[1], generator=generator)[: self._per_batch]
+            x, y = x[:, kept], y[:, kept]
+        if self._wide:
+            self._vectors.append(x.float())
+            return
+        self._count += x.shape[1]
+        # Products of a batch in the inputs' own type, sums of batches in float64: half the time, and exact enough.
+        self._second, self._cross = self._second + (x.mT @ x).double(), self._cross + (y.mT @ x).double()
+        self._first, self._reference = self._first + x.double().sum(1), self._reference + y.double().sum(1)
+
+    def stats(self) -> Sequence[LayerStats]:
+        if self._wide:
+            return [SampledStats(group) for group in torch.cat(self._vectors, 1)]
+        sums = (self._second, self._first, self._cross, self._reference)
+        return [
+            PrefixStats(second, first, cross=cross, reference=reference)
+            for second, first, cross, reference in zip(*(one.cpu() / self._count for one in sums), strict=True)
+        ]
+
+
+class _ReachedError(Exception):
+    """A pass has come to the layer whose inputs are wanted."""
+
+
+def _run(model: nn.Module, hooks: dict[str, Callable[[str, Tensor], None]], images: Tensor) -> None:
+    """Run a model, and call ``hook(name, x)`` before each call of a layer with its input ``x``."""
+    with ExitStack() as stack, torch.no_grad():
+        for name, hook in hooks.items():
+            call = lambda _, inputs, name=name, hook=hook: hook(name, inputs[0])  # noqa: E731
+            stack.callback(model.get_submodule(name).register_forward_pre_hook(call).remove)
+        model(images)
+
+
+def _input_of(model: nn.Module, name: str, images: Tensor) -> Tensor:
+    """The input of a layer at its first call; the model computes nothing behind it."""
+    found = list[Tensor]()
+
+    def reach(_: str, x: Tensor) -> None:
+        found.append(x)
+        raise _ReachedError
+
+    try:
+        _run(model, {name: reach}, images)
+    except _ReachedError:
+        return found[0]
+    raise LookupError(f"the model does not call layer '{name}'")
