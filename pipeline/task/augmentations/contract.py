@@ -122,7 +122,7 @@ def moved(images: Tensor, most: int, generator: torch.Generator, black: Tensor |
     else:
         padded = black.expand(n, channels, height + 2 * most, width + 2 * most).clone()
         padded[:, :, most : most + height, most : most + width] = images
-    # One row of a moved image is one run of memory, so rows are gathered rather than pixels: 6 times faster.
+    # One row of a moved image is one run of memory, so rows are gathered, in a third of the time of pixels.
     across, plane = padded.shape[3], padded[0, 0].numel()
     runs = padded.view(-1).as_strided((padded.numel() - width + 1, width), (1, 1))
     corners = torch.arange(n) * (channels * plane) + y * across + x
