@@ -59,11 +59,15 @@ class Grid(ABC):
         of their number, as scales do in LSQ (Esser et al., 2020, arXiv:1902.08153).
         """
         fixed = {name: parameters[name].detach() for name in self.names}
-        codes = self.nearest(latent.detach(), fixed)
         share = {name: math.sqrt(tensor.numel() / latent.numel()) for name, tensor in fixed.items()}
         trained = {name: scaled_gradient(parameters[name], share[name]) for name in self.names}
         near = (latent.detach().abs() <= CLIP * self.largest(fixed)).to(latent)
-        return straight_through(latent, self.points(codes, trained) * kept, near * passes)
+        return straight_through(latent, self.nearest_points(latent.detach(), trained) * kept, near * passes)
+
+    def nearest_points(self, values: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+        """``points`` of the codes that are ``nearest``, bit for bit; codes have no gradient."""
+        fixed = {name: parameters[name].detach() for name in self.names}
+        return self.points(self.nearest(values, fixed), parameters)
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,13 @@ class EvenGrid(Grid):
             return 0.5 + 0.5 * signs
         m = self._magnitudes(values.abs(), parameters["scale"], parameters["zero"])
         return self.half - 0.5 + signs * (m + 0.5)
+
+    def nearest_points(self, values: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+        signs = 2 * (values >= 0).to(values.dtype) - 1
+        if self.width == 1:
+            return signs * parameters["zero"]
+        m = self._magnitudes(values.abs(), parameters["scale"].detach(), parameters["zero"].detach())
+        return signs * parameters["zero"] + signs * m * parameters["scale"]
 
     def points(self, codes: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
         centred = codes.to(parameters["zero"].dtype) - (self.half - 0.5)

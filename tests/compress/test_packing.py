@@ -27,7 +27,7 @@ METHODS = [
     Sparse(score="max"),
     Sparse(score="max", refit=True),
     *(Sparse(keep=keep) for keep in (0.05, 0.3, 0.9)),
-    Sparse(keep=0.1, score="activation", refit=True, positions="mask"),
+    Sparse(keep=0.1, score="activation", refit=True),
     *(Sparse(keep=0.2, values=FewBits(bits=bits, scale=scale)) for bits in (1, 2, 5, 8) for scale in ("tensor", "row")),
     *(Sparse(block="2:4", values=FewBits(levels=levels)) for levels in (2, 6, 20, 256)),
     *(IntN(bits=bits, group=group) for bits in (2, 3, 4, 8) for group in (0, 7)),

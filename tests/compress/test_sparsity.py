@@ -36,6 +36,14 @@ def test_stacked_scores_keep_what_each_keeps_alone(pattern):
     assert torch.equal(together, torch.stack([pattern.kept(one) for one in scores]))
 
 
+@EACH_PATTERN
+def test_a_mask_is_what_is_kept(pattern):
+    scores = torch.randn(3, 17, 22)
+    masks = torch.vmap(pattern.mask)(scores)
+    assert masks.dtype == scores.dtype
+    assert torch.equal(masks, torch.stack([pattern.kept(one) for one in scores]).float())
+
+
 def test_a_share_keeps_the_largest_of_the_whole_layer():
     weight = torch.randn(40, 50)
     small = Sparse(keep=0.05).compress(weight, None)

@@ -39,7 +39,7 @@ FURTHER: dict[type[Method], list[dict[str, Any]]] = {
     ],
     Sparse: [
         {"keep": 0.1},
-        {"keep": 0.2, "positions": "mask", "values": {"bits": 1}},
+        {"keep": 0.2, "values": {"bits": 1}},
         {"keep": 0.1, "score": "activation", "values": {"bits": 3, "scale": "row"}},
         {"values": {"levels": 6}, "refit": True},
     ],

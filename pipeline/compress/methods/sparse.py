@@ -155,15 +155,12 @@ def refit_kept(weight: Tensor, kept: Tensor, stats: LayerStats) -> Tensor:
 class Sparse(LayerCompression):
     """A few weights of each layer or block, by default 1 of 16, in 4x4 tiles with a 4-bit index."""
 
-    later = frozenset({"keep", "positions", "rounding", "values"})
+    later = frozenset({"keep", "rounding", "values"})
 
     block: Annotated[str, AfterValidator(lambda text: Blocks.parse(text) and text)] = "4x4"
     """A tile of which one weight is kept ("4x4", "1x16", "3x3"), or N of M along a row ("2:4")."""
     keep: float | None = Field(None, gt=0, lt=1)
     """The share of a layer's weights that is kept, wherever they stand; takes the place of ``block``."""
-    positions: Literal["smallest", "mask"] = "smallest"
-    """How ``keep`` stores positions: a mask of one bit a weight, which entropy coding shrinks most; or where it is
-    smaller the code of Elias and Fano."""
     score: Literal["abs", "max", "activation"] = "abs"
     """What is kept: the largest ``|w|``, the largest signed ``w`` (as in the published code), or the largest
     ``|w_ij| sqrt(C_jj)``."""
@@ -190,7 +187,7 @@ class Sparse(LayerCompression):
 
     @property
     def pattern(self) -> Pattern:
-        return Blocks.parse(self.block) if self.keep is None else Share(self.keep, self.positions == "smallest")
+        return Blocks.parse(self.block) if self.keep is None else Share(self.keep)
 
     def compress(self, weight: Tensor, stats: LayerStats | None) -> SparseWeight | SparseCodeWeight:
         pattern = self.pattern
