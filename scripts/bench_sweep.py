@@ -26,7 +26,7 @@ from bench.requirements import require_package
 
 require_package("peft", "peft")  # the modules below import it
 
-from bench import mlp, process, search, sweep  # noqa: E402
+from bench import coding, mlp, process, search, sweep  # noqa: E402
 from bench.sizes import FULL, QUICK, Sizes  # noqa: E402
 from bench.tasks import EPOCHS, TRAIN, VAL  # noqa: E402
 
@@ -219,7 +219,23 @@ def pruned(setup: Setup) -> Measured:
     )
 
 
-PARTS = (peft, cohorts, stored, frozen, pruned)
+def coded(setup: Setup) -> Measured:
+    """Rates of entropy coding, and its sizes beside the ideal entropy."""
+    found = setup.measure(coding.coding_rates, setup.sizes.symbols)
+    rows = []
+    for name, one in found.items():
+        for coder in ("rans", "zlib"):
+            share = one[coder]["bytes"] / one["ideal_bytes"]
+            rates = [f"{one[coder][key] / 1e6:.1f}" for key in ("coded_per_second", "decoded_per_second")]
+            rows.append((f"{name}, {coder}: of the entropy; million symbols/s", f"{share:.3f}; {', '.join(rates)}"))
+    counted = (
+        "of symbols of one byte each in memory: bytes, and symbols coded and decoded per second on one core; the "
+        "entropy is that of one table for all symbols, and zlib has its default level"
+    )
+    return Measured({"coding": found}, {"coding": counted}, rows)
+
+
+PARTS = (peft, cohorts, stored, frozen, pruned, coded)
 
 
 def listed(values: dict[str, float], form: str = ",.0f") -> str:

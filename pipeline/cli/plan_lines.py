@@ -95,12 +95,15 @@ def _facts(facts: dict[str, str]) -> list[Text]:
 def _sizes(combination: dict[str, Any]) -> list[Text]:
     """One row per rank or budget."""
     allocation = combination["allocation"]
-    names = ["budget" if allocation else "rank", "trained", "bytes", "smaller", "layers", "MACs"]
+    coded = any(plan.get("coded_bytes") is not None for plan in combination["ranks"])
+    sizes = ["at most", "about"] if coded else ["bytes"]
+    names = ["budget" if allocation else "rank", "trained", *sizes, "smaller", "layers", "MACs"]
     rows = []
     for plan in combination["ranks"]:
         ratios = [f"{plan[key]:.2f}x" for key in ("ratio", "layer_ratio", "macs_ratio")]
         rank = f"{plan['rank']:,}" if plan["rank"] else "-"
-        rows.append([rank, f"{plan['trainable']:,}", f"{plan['bytes']:,}", *ratios])
+        about = [f"{plan['coded_bytes']:,}"] if coded else []
+        rows.append([rank, f"{plan['trainable']:,}", f"{plan['bytes']:,}", *about, *ratios])
     return [Text("  ").append(line) for line in aligned(names, rows)]
 
 

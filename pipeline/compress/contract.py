@@ -213,10 +213,11 @@ class LayerCompression(Compression):
             groups = in_groups(layer, matrix.to("meta"))
             alike = [self.compress(groups[0], None)] * len(groups)
             tensors = _unless_larger(join_groups(alike), matrix).to_tensors()
-        except (NotImplementedError, RuntimeError, TypeError, AttributeError):  # where values or statistics are read
+            zeros = {kind: torch.zeros_like(t, device="cpu") if t.is_meta else t for kind, t in tensors.items()}
+            return self.load_weight(zeros, matrix_shape(layer), group_count(layer))
+        except (NotImplementedError, RuntimeError, TypeError, AttributeError, ValueError):
+            # Values or statistics are read, or zeros are no packed positions.
             return self.compress_layer(layer, matrix, [no_stats(layer)] * len(in_groups(layer, matrix)))
-        zeros = {kind: torch.zeros_like(t, device="cpu") if t.is_meta else t for kind, t in tensors.items()}
-        return self.load_weight(zeros, matrix_shape(layer), group_count(layer))
 
     def compress_layer(self, layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> CompressedWeight:
         groups = in_groups(layer, matrix)

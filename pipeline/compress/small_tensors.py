@@ -1,12 +1,12 @@
 """Small tensors of a model in 16 bits: scales and levels of packed weights, biases, norms and their statistics."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.contract import CompressedModel, Compression
+from pipeline.compress.contract import CompressedModel, Compression, LayerStats
 from pipeline.compress.layers import copy_sharing_tensors, group_count, matrix_shape, replace_weight
 from pipeline.compress.weight import CompressedWeight
 from pipeline.config.combination_spec import StorageSpec
@@ -84,6 +84,13 @@ def rounded_weight(
         return weight
     kinds = {name.removeprefix("weight."): tensor for name, tensor in stored.items()}
     return compression.load_weight(kinds, matrix_shape(layer), group_count(layer))
+
+
+def compress_as_stored(
+    compression: Compression, storage: StorageSpec, layer: nn.Module, stats: Sequence[LayerStats], matrix: Tensor
+) -> CompressedWeight:
+    """Compress another ``matrix [out, in]`` for a layer, and round it to what a file of this storage holds."""
+    return rounded_weight(compression.compress_layer(layer, matrix, stats), layer, compression, storage)
 
 
 def rounded_model(compressed: CompressedModel, compression: Compression, storage: StorageSpec) -> CompressedModel:

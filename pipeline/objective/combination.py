@@ -2,7 +2,7 @@
 
 import functools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -18,7 +18,6 @@ from pipeline.compress.contract import (
     CompressedModel,
     Compression,
     LayerCompression,
-    LayerStats,
     ModelStats,
     compress_cached,
 )
@@ -36,9 +35,9 @@ from pipeline.compress.layers import (
 )
 from pipeline.compress.prefix_statistics import PrefixStatistics
 from pipeline.compress.sizes import ModelSize, StoredModel, model_macs, model_size
-from pipeline.compress.small_tensors import rounded_model, rounded_weight
+from pipeline.compress.small_tensors import compress_as_stored, rounded_model
 from pipeline.compress.targets import fixed_ranks, resolve
-from pipeline.compress.weight import CompressedWeight, DenseWeight
+from pipeline.compress.weight import DenseWeight
 from pipeline.config.combination_spec import PLAIN, CombinationSpec
 from pipeline.config.search_spec import SearchSpec
 from pipeline.errors import SpecError
@@ -168,11 +167,6 @@ class Combination:
         """The size of the compressed model, before any adapter and any entropy coding."""
         return model_size(self.original, StoredModel(self.compressed))
 
-    @property
-    def compressed_bytes(self) -> int:
-        """Bytes of the compressed model in a file, before any adapter."""
-        return model_size(self.original, StoredModel(self.compressed), coded=True).bytes
-
     def layer_ranks(self, rank: int) -> dict[str, int]:
         """The rank of each adapted layer: its fixed rank or ``rank``, clipped to the highest that the layer can take.
 
@@ -248,17 +242,12 @@ class Combination:
                 continue
             generator = torch.Generator().manual_seed(derive(seed, "init", i))
             layer, inputs = reference.get_submodule(name), stats.get(name, ())
-            compress = functools.partial(self._compress_layer, self.compression.of_layer(name), layer, inputs)
+            method = self.compression.of_layer(name)
+            compress = functools.partial(compress_as_stored, method, self.storage, layer, inputs)
             with layer_in_errors(name):
                 adapted = AdaptedLayer(weight_matrix(layer), weights[name], compress, inputs)
                 starts[name] = init.start(adapted, ranks[name], generator)
         return starts
-
-    def _compress_layer(
-        self, method: Compression, layer: nn.Module, stats: Sequence[LayerStats], matrix: Tensor
-    ) -> CompressedWeight:
-        """Compress another ``matrix [out, in]`` for a layer, as a file holds it."""
-        return rounded_weight(method.compress_layer(layer, matrix, stats), layer, method, self.storage)
 
     def starts(self, values: Values, seed: int) -> dict[str, Start]:
         """The initial factors of each adapted layer; those of nested ranks are computed once, for the highest."""

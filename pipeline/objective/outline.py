@@ -32,6 +32,13 @@ class Outline(Combination):
         model = on_device(outline.model, self.device)
         return self._completed(replace(outline, model=model))
 
+    @cached_property
+    def realised(self) -> Combination:
+        """The combination with its compressed weights; statistics are gathered if the compression needs them."""
+        return Combination(
+            self.task, self.spec, self.search, seed=self.seed, device=self.device, statistics=self.statistics
+        )
+
     def layer_ranks(self, rank: int) -> dict[str, int]:
         if self.search.allocation is None:
             return super().layer_ranks(rank)

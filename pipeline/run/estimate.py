@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.adapt.contract import blank, stored_model
+from pipeline.compress.contract import TrainingCompression
 from pipeline.compress.layer_statistics import is_wide
 from pipeline.compress.layers import matrix_shape
+from pipeline.compress.sizes import model_size
 from pipeline.compress.weight import DenseWeight
 from pipeline.config.registry import METRICS
 from pipeline.config.spec import StudySpec
@@ -36,11 +39,14 @@ EVALUATED = 1 / 3
 def plan_rank(combination: Combination, rank: int) -> dict[str, Any]:
     """Sizes of every trial of a rank, or of a budget with an allocation; exact before training."""
     facts, has_budgets = combination.facts(rank), combination.search.allocation is not None
+    estimated = combination.storage.coding != "none" and not isinstance(combination.compression, TrainingCompression)
     layers = facts.size.layers
     return {
         "rank": rank,
         "trainable": facts.trainable,
         "bytes": facts.size.bytes,
+        # What entropy coding leaves of them, from the codes before any training; None without it.
+        "coded_bytes": coded_bytes(combination, facts.ranks) if estimated else None,
         "ratio": facts.size.ratio,
         "layer_ratio": facts.size.layer_ratio,
         # Of the whole model, as papers count it: without index bits, scales and buffers.
@@ -65,6 +71,20 @@ def plan_rank(combination: Combination, rank: int) -> dict[str, Any]:
             if bits and kind != "bias"
         },
     }
+
+
+def coded_bytes(combination: Combination, ranks: Mapping[str, int]) -> int:
+    """About the bytes of a trial's file, where each adapted layer has its rank; training changes codes a little.
+
+    They are those of the compressed model with an untrained adapter, whose zeros are random numbers.
+    """
+    combination = combination.realised if isinstance(combination, Outline) else combination
+    generator, base = torch.Generator().manual_seed(0), combination.compressed
+    begun = blank(combination.adapter, base, ranks)
+    for name, tensor in begun.items():
+        if tensor.ndim > 1 and tensor.is_floating_point() and not tensor.any():
+            begun[name] = torch.randn(tensor.shape, generator=generator).to(tensor)
+    return model_size(combination.original, stored_model(combination.adapter, base, begun), coded=True).bytes
 
 
 def plan_cache(objective: Objective, counted: set[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 
 from pipeline import paths
-from pipeline.compress.sizes import LayerSize
+from pipeline.compress.sizes import LayerSize, StoredModel, model_size
 from pipeline.config.spec import StudySpec
 from pipeline.config.study_file import pinned
 from pipeline.environment import keep_freed_memory
@@ -161,6 +161,7 @@ def _begin(spec: StudySpec, storage: Database, objective: Objective, options: Ru
 def study_facts(spec: StudySpec, combination: Combination) -> dict[str, Any]:
     """The attributes of the stored study of a combination, beside its settings, hashes and trials; plain Python."""
     search = combination.search
+    coded = model_size(combination.original, StoredModel(combination.compressed), coded=True)
     return {
         "study": spec.name,
         "combination": combination.name,
@@ -170,7 +171,7 @@ def study_facts(spec: StudySpec, combination: Combination) -> dict[str, Any]:
         "task": {key: value for key, value in combination.task.description.items() if key not in LONG},
         "targets": len(combination.targets),
         "dense_bytes": combination.compressed_size.dense_bytes,
-        "compressed_bytes": combination.compressed_bytes,
+        "compressed_bytes": coded.bytes,
         "dense_macs": combination.facts(search.ranks[0]).dense_macs,
         "spectra": watched_layers(spec, combination.task),
         "notes": [*search_notes(spec.search, combination.adapter), *combination.compressed.notes],

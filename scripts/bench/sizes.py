@@ -33,6 +33,8 @@ class Sizes:
     """Steps that the plain loop is timed for."""
     stored: tuple[int, ...] = (1_000, 3_000, 10_000)
     """Trials of a study before the cost of another one is measured."""
+    symbols: int = 25_000_000
+    """Symbols that are entropy-coded, those of a model of so many weights."""
     megabytes: int = 1024
     """Size of the mapped cache."""
     tries: int = 5

@@ -5,7 +5,19 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_studies import BatchNormNet, Mlp, kept_of, make_objective, make_spec, make_task, measure, search
+from tiny_studies import (
+    BatchNormNet,
+    Mlp,
+    blobs,
+    kept_of,
+    make_objective,
+    make_spec,
+    make_task,
+    measure,
+    search,
+    trained,
+)
+from torch import nn
 
 from pipeline import load
 from pipeline.config.combination_spec import PLAIN
@@ -13,9 +25,13 @@ from pipeline.config.study_file import pinned, upgraded
 from pipeline.errors import SpecError
 from pipeline.export.joined import separate
 from pipeline.export.selection import export_combination
+from pipeline.objective.outline import Outline
 from pipeline.results.reading import read_results
+from pipeline.run.estimate import plan_rank
 from pipeline.run.winners import score_winners
+from pipeline.space import Values
 from pipeline.store.database import open_storage
+from pipeline.task.contract import Task
 
 SEARCH = {"trials": 2, "epochs": 2, "sampler": {"method": "random"}, "ranks": [1]}
 WAYS = {
@@ -79,3 +95,33 @@ def test_a_combination_may_say_another_storage_than_its_study():
     assert make_objective(spec).combination.storage == PLAIN
     with pytest.raises(SpecError, match=r"1 error\n  storage.small"):
         make_spec(storage={"small": "int8"})
+
+
+@pytest.mark.parametrize(
+    ("adapter", "compression"),
+    [("lora", {"method": "sparse", "keep": 0.1, "values": {"bits": 3}}), ("codes", {"method": "intN", "bits": 3})],
+    ids=["lora", "codes"],
+)
+def test_a_plan_says_at_most_how_many_bytes_a_coded_trial_takes_and_about_how_many(adapter, compression):
+    spec = make_spec(
+        combination={"adapter": adapter, "compression": compression},
+        storage={"small": "float16", "coding": "rans"},
+        **{**SEARCH, "lr": 1e-3},
+    )
+    task = wide_task()
+    objective = make_objective(spec, task)
+    lane = objective.lane(Values(1, "svd", lr=1e-3, batch_size=32))
+    list(objective.epochs(lane))
+    exact = objective.attributes(lane, Values(1, "svd"))["bytes"]
+    planned = plan_rank(Outline(task, spec.combination[0], spec.search), 1)
+    assert exact <= planned["bytes"]
+    assert planned["coded_bytes"] == pytest.approx(exact, rel=0.05)
+    assert plan_rank(Outline(task, make_spec().combination[0], spec.search), 1)["coded_bytes"] is None
+
+
+def wide_task() -> Task:
+    """A perceptron of 10,000 weights: tables and states of the coder are small beside its codes."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = trained(nn.Sequential(nn.Linear(16, 300), nn.ReLU(), nn.Linear(300, 20), nn.ReLU(), nn.Linear(20, 4)))
+    return Task(model, train=blobs(96, 1), val=blobs(80, 2), test=blobs(80, 3))

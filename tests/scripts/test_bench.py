@@ -19,7 +19,7 @@ from pipeline.space import Values
 
 TINY = Sizes(
     train=160, val=32, classes=128, trials=5, epochs=1, pruned_epochs=2, batches=2, batch_size=1, cached_images=8,
-    queued=2, lanes=(1, 2), steps=1, stored=(28, 56), megabytes=1, tries=1,
+    queued=2, lanes=(1, 2), steps=1, stored=(28, 56), megabytes=1, tries=1, symbols=4900,
 )  # fmt: skip
 
 
@@ -79,6 +79,14 @@ def test_the_run_spends_its_whole_budget_and_prunes_some(measured: dict[str, Mea
     assert run["trials"] == 2 * 7 * 2 * TINY.trials
     assert 0 < run["pruned"] < run["trials"]
     assert 0 < run["storage_share"] < 1
+
+
+def test_entropy_coding_takes_about_the_entropy_of_each_source(measured: dict[str, Measured]):
+    for one in measured["coded"].figures["coding"].values():
+        assert one["symbols"] == 4900
+        assert one["rans"]["bytes"] < 1.1 * one["ideal_bytes"] + 64
+        assert min(one["rans"].values()) > 0
+        assert "zlib" in one
 
 
 def test_a_cache_changes_no_loss_of_the_benchmark(measured: dict[str, Measured]):
