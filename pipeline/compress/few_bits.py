@@ -51,18 +51,20 @@ class Grid(ABC):
     def largest(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """The largest magnitude of a point, in a shape that broadcasts to ``[out, in]``."""
 
-    def rounded(self, latent: Tensor, parameters: Mapping[str, Tensor], kept: Tensor, passes: Tensor | float) -> Tensor:
+    def rounded(self, latent: Tensor, parameters: Mapping[str, Tensor], kept: Tensor, passes: Tensor | None) -> Tensor:
         """The points of a latent weight ``[out, in]`` where it is ``kept``, 1 or 0, with straight-through gradients.
 
-        The latent gets those of the points times ``passes``, but none where it lies beyond ``CLIP`` times the largest
-        point, so that it does not drift away. Parameters get the sums of their points' gradients, divided by the root
-        of their number, as scales do in LSQ (Esser et al., 2020, arXiv:1902.08153).
+        The latent gets those of the points, times ``passes`` where that is given, but none where it lies beyond
+        ``CLIP`` times the largest point, so that it does not drift away. Parameters get the sums of their points'
+        gradients, divided by the root of their number, as scales do in LSQ (Esser et al., 2020, arXiv:1902.08153).
         """
         fixed = {name: parameters[name].detach() for name in self.names}
         share = {name: math.sqrt(tensor.numel() / latent.numel()) for name, tensor in fixed.items()}
         trained = {name: scaled_gradient(parameters[name], share[name]) for name in self.names}
         near = (latent.detach().abs() <= CLIP * self.largest(fixed)).to(latent)
-        return straight_through(latent, self.nearest_points(latent.detach(), trained) * kept, near * passes)
+        return straight_through(
+            latent, self.nearest_points(latent.detach(), trained) * kept, near if passes is None else near * passes
+        )
 
     def nearest_points(self, values: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
         """``points`` of the codes that are ``nearest``, bit for bit; codes have no gradient."""
@@ -124,27 +126,32 @@ class EvenGrid(Grid):
         return {name: fitted[name].to(values.dtype) for name in self.names}
 
     def _magnitudes(self, size: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-        return ((size - zero) / (scale + (scale == 0))).round().clamp(0, self.half - 1)
+        return (size - zero).div_(scale + (scale == 0)).round_().clamp(0, self.half - 1)
 
     def nearest(self, values: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
-        signs = 2 * (values >= 0).to(values.dtype) - 1
+        signs = _signs(values)
         if self.width == 1:
             return 0.5 + 0.5 * signs
         m = self._magnitudes(values.abs(), parameters["scale"], parameters["zero"])
         return self.half - 0.5 + signs * (m + 0.5)
 
     def nearest_points(self, values: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
-        signs = 2 * (values >= 0).to(values.dtype) - 1
+        signs = _signs(values)
         if self.width == 1:
             return signs * parameters["zero"]
         m = self._magnitudes(values.abs(), parameters["scale"].detach(), parameters["zero"].detach())
-        return signs * parameters["zero"] + signs * m * parameters["scale"]
+        return signs * parameters["zero"] + m.mul_(signs) * parameters["scale"]
 
     def points(self, codes: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
         centred = codes.to(parameters["zero"].dtype) - (self.half - 0.5)
         signs = centred.sign()
         lowest = signs * parameters["zero"]
         return lowest if self.width == 1 else lowest + (centred - 0.5 * signs) * parameters["scale"]
+
+
+def _signs(values: Tensor) -> Tensor:
+    """1 and -1, with ``sign(0) = 1``."""
+    return (values >= 0).to(values.dtype).mul_(2).sub_(1)
 
 
 @dataclass(frozen=True)

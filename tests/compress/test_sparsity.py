@@ -44,6 +44,17 @@ def test_a_mask_is_what_is_kept(pattern):
     assert torch.equal(masks, torch.stack([pattern.kept(one) for one in scores]).float())
 
 
+@pytest.mark.parametrize("scores", [torch.zeros(6, 10), torch.full((6, 10), torch.nan), torch.ones(6, 10).double()])
+def test_a_mask_of_equal_scores_or_none_keeps_as_many(scores):
+    for shape in ((6, 10), (2, 3, 6, 10)):
+        mask = Share(0.3).mask
+        for _ in shape[2:]:
+            mask = torch.vmap(mask)
+        masks = mask(scores.expand(shape).contiguous())
+        assert masks.shape == shape
+        assert (masks.sum((-2, -1)) == 18).all()
+
+
 def test_a_share_keeps_the_largest_of_the_whole_layer():
     weight = torch.randn(40, 50)
     small = Sparse(keep=0.05).compress(weight, None)

@@ -122,7 +122,7 @@ class SparseCodeWeight(CompressedWeight):
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
         kept = moved_mask(self.pattern, tensors)
-        return self.grid.rounded(tensors["latent"], tensors, kept, kept if "kept" in tensors else 1.0)
+        return self.grid.rounded(tensors["latent"], tensors, kept, kept if "kept" in tensors else None)
 
     def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
         """Codes are those of the grid and 1, and 0 where nothing is kept."""
