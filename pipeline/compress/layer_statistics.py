@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
-from timm.layers.conv2d_same import Conv2dSame
-from timm.layers.padding import pad_same
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.compress.contract import LayerStats
+from pipeline.compress.input_vectors import input_vectors
 from pipeline.compress.layers import group_count, matrix_shape
 from pipeline.compress.second_moment import SampledStats
 from pipeline.errors import SpecError
@@ -133,19 +132,6 @@ def gather_sensitivity(
             image_count += len(labels)
     rows = {name: matrix_shape(model.get_submodule(name))[0] for name in targets}
     return {name: square / (2 * image_count * rows[name]) for name, square in squares.items()}
-
-
-def input_vectors(layer: nn.Module, x: Tensor) -> Tensor:
-    """The vectors that a layer's weight matrix multiplies, ``[groups, n, in]``: rows of ``x``, or patches of images."""
-    if not isinstance(layer, nn.Conv2d):
-        return x.reshape(1, -1, x.shape[-1])
-    if isinstance(layer, Conv2dSame):  # its forward pads according to the size of the input
-        x = pad_same(x, list(layer.kernel_size), list(layer.stride), list(layer.dilation))
-    padding = layer._reversed_padding_repeated_twice
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    patches = F.unfold(F.pad(x, padding, mode=mode), layer.kernel_size, layer.dilation, 0, layer.stride)
-    grouped = patches.reshape(len(patches), group_count(layer), -1, patches.shape[2])
-    return grouped.permute(1, 0, 3, 2).flatten(1, 2)
 
 
 CALIBRATION_IMAGES = 2048

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.compress.contract import LayerByLayer, LayerStats
-from pipeline.compress.layer_statistics import VECTORS, input_vectors, is_wide
+from pipeline.compress.input_vectors import some_input_vectors
+from pipeline.compress.layer_statistics import VECTORS, is_wide
 from pipeline.compress.layers import matrix_shape
 from pipeline.compress.second_moment import SampledStats
 
@@ -108,7 +109,8 @@ class PrefixStatistics(LayerByLayer):
         for index, images in enumerate(self._batches):
             x, y = (_input_of(model, stage[0], images) for model in (self._compressed, self._reference))
             for name, layer in layers.items():
-                sums[name].add(input_vectors(layer, x), input_vectors(layer, y), index)
+                most = sums[name].per_batch
+                sums[name].add(*(some_input_vectors(layer, each, most, index) for each in (x, y)))
         return {name: one.stats() for name, one in sums.items()}
 
 
@@ -118,15 +120,11 @@ class _Sums:
     def __init__(self, layer: nn.Module, batches: int) -> None:
         inner = matrix_shape(layer)[1]
         self._wide, self._count = is_wide(layer), 0
-        self._per_batch = -(-(VECTORS if self._wide else max(LEAST_VECTORS, 64 * inner)) // batches)
+        self.per_batch = -(-(VECTORS if self._wide else max(LEAST_VECTORS, 64 * inner)) // batches)
         self._second = self._cross = self._first = self._reference = torch.zeros((), dtype=torch.float64)
         self._vectors = list[Tensor]()
 
-    def add(self, x: Tensor, y: Tensor, index: int) -> None:
-        if x.shape[1] > self._per_batch:
-            generator = torch.Generator().manual_seed(index)
-            kept = torch.randperm(x.shape[1], generator=generator)[: self._per_batch]
-            x, y = x[:, kept], y[:, kept]
+    def add(self, x: Tensor, y: Tensor) -> None:
         if self._wide:
             self._vectors.append(x.float())
             return

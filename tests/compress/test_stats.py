@@ -7,6 +7,7 @@ from torch import nn
 
 from pipeline.compress import layer_statistics
 from pipeline.compress.contract import LayerStats
+from pipeline.compress.input_vectors import input_vectors, some_input_vectors
 from pipeline.compress.layer_statistics import Statistics, gather_sensitivity, gather_statistics
 from pipeline.compress.layers import in_groups, weight_matrix
 from pipeline.task.parts import TensorPart
@@ -36,6 +37,20 @@ def test_the_moment_of_a_convolutions_inputs_gives_the_moment_of_its_outputs(lay
     for W, its, own in zip(in_groups(layer, weight_matrix(layer)), stats, y.chunk(layer.groups), strict=True):
         assert torch.linalg.matrix_rank(W) == W.shape[1]
         torch.testing.assert_close(W @ its.second_moment @ W.T, own @ own.T / own.shape[1])
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("layer", [*CONVOLUTIONS.values(), nn.Linear(9, 2)], ids=[*CONVOLUTIONS, "linear"])
+def test_some_input_vectors_are_among_all_of_them_and_the_same_places_for_other_inputs(layer):
+    images = torch.randn(5, getattr(layer, "in_channels", 2), 8, 9)
+    every = input_vectors(layer, images)
+    few, all_of_them = (some_input_vectors(layer, images, most, 3) for most in (7, 10**6))
+    assert few.shape == (every.shape[0], 7, every.shape[2])
+    assert all_of_them.shape == every.shape
+    for group, its in zip(every, few, strict=True):
+        assert all(bool((group == vector).all(1).any()) for vector in its)
+    torch.testing.assert_close(some_input_vectors(layer, 2 * images, 7, 3), 2 * few)
+    torch.testing.assert_close(all_of_them.double().sum(1), every.double().sum(1))
 
 
 def test_the_moment_of_a_linear_layers_inputs_is_uncentred_and_a_mean_over_all_tokens():
