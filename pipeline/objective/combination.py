@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.adapt.contract import AdaptedLayer, Adapter, Init, Start, blank, stored_model, trainable_counts
 from pipeline.cell import Cell
@@ -18,22 +18,18 @@ from pipeline.compress.contract import (
     CompressedModel,
     Compression,
     LayerCompression,
-    ModelStats,
     compress_cached,
 )
 from pipeline.compress.folding import fold_batch_norms, kept_norms_note
-from pipeline.compress.layer_statistics import Statistics, calibration, reestimate, refuse_reestimation
+from pipeline.compress.layer_statistics import Statistics, reestimate, refuse_reestimation
 from pipeline.compress.layers import (
     copy_sharing_tensors,
-    in_groups,
     layer_in_errors,
     matrix_shape,
     on_device,
-    replace_bias,
     replace_weight,
     weight_matrix,
 )
-from pipeline.compress.prefix_statistics import PrefixStatistics
 from pipeline.compress.sizes import ModelSize, StoredModel, model_macs, model_size
 from pipeline.compress.small_tensors import compress_as_stored, rounded_model
 from pipeline.compress.targets import fixed_ranks, resolve
@@ -43,6 +39,7 @@ from pipeline.config.search_spec import SearchSpec
 from pipeline.errors import SpecError
 from pipeline.objective.allocation import costs, layers_of, refuse_budgets, spread
 from pipeline.objective.allocations.contract import Layer
+from pipeline.objective.compression_stats import compression_stats, prefix_images, take_mean
 from pipeline.seeds import derive
 from pipeline.space import Values, fitted
 from pipeline.task.contract import Task, first_images
@@ -135,7 +132,8 @@ class Combination:
     @cached_property
     def compressed(self) -> CompressedModel:
         """The compressed model, before any adapter."""
-        compressed = compress_cached(self.compression, self.task, self.model, self.targets, self._compression_stats())
+        stats = compression_stats(self.compression, self.targets, self.statistics, self.task.train)
+        compressed = compress_cached(self.compression, self.task, self.model, self.targets, stats)
         model = on_device(compressed.model, self.device)
         if self.spec.batch_norm == "reestimated":
             reestimate(model, self.task.train, self.device)
@@ -147,20 +145,10 @@ class Combination:
         notes = [*compressed.notes, *([kept] if kept else [])]
         return replace(compressed, head=self.inspection.head, storage=self.storage, notes=notes)
 
-    def _compression_stats(self) -> ModelStats:
-        """What the compression knows of the layers' inputs."""
-        needing = [name for name in self.targets if self.compression.of_layer(name).needs_statistics]
-        if self.prefix_images:
-            batches = [images for images, _ in calibration(self.task.train, self.prefix_images)]
-            return PrefixStatistics(self.model, needing, batches)
-        return self.statistics.of(needing) if needing else {}
-
     @property
     def prefix_images(self) -> int:
         """Images on which statistics are gathered behind the compressed layers; 0 if none are."""
-        methods = (self.compression.of_layer(name) for name in self.targets)
-        wanted = max(method.prefix if isinstance(method, LayerCompression) else 0 for method in methods)
-        return min(wanted, len(self.task.train))
+        return prefix_images(self.compression, self.targets, self.task.train)
 
     @cached_property
     def compressed_size(self) -> ModelSize:
@@ -285,15 +273,8 @@ class Combination:
                 weights[name] = start.base
                 replace_weight(model, name, start.base.dense().to(model.get_submodule(name).get_parameter("weight")))
             if name in self._corrected:
-                self._correct_bias(model, name, weights[name].dense(), start)
+                change = weights[name].dense().double() - self.compressed.weights[name].dense().double()
+                low_rank = start.B.double() @ start.A.double() if start.residual else 0.0
+                take_mean(model.get_submodule(name), change + low_rank, self.statistics.of([name])[name])
         moved = replace(self.compressed, model=model, weights=weights)
         return rounded_model(moved, self.compression, self.storage)
-
-    def _correct_bias(self, model: nn.Module, name: str, dense: Tensor, start: Start) -> None:
-        """Let a layer's bias take the mean of what ``Q + s B A`` adds to the compressed weight, in place."""
-        stats, layer = self.statistics.of([name])[name], self.model.get_submodule(name)
-        low_rank = start.B @ start.A if start.residual else torch.zeros_like(dense)
-        added = in_groups(layer, (dense + low_rank).double() - self.compressed.weights[name].dense().double())
-        shift = torch.cat([group @ its.mean for group, its in zip(added, stats, strict=True)])
-        bias = model.get_submodule(name).get_parameter("bias")
-        replace_bias(model, name, (bias.double() - shift.to(bias.device)).to(bias.dtype))
