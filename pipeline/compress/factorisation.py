@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from torch import Tensor
 
 from pipeline.compress.contract import LayerCompression, LayerStats
-from pipeline.compress.latents import Codes, codes_of_parts
+from pipeline.compress.latents import Codes, by_parts
 from pipeline.compress.packing import Packing, join_packings, join_parts, select_part
 from pipeline.compress.weight import CompressedWeight, DenseWeight
 from pipeline.config.registry import COMPRESSIONS
@@ -171,7 +171,14 @@ class FactorWeight(CompressedWeight):
         return first * tensors["values"] if "values" in tensors else first, second
 
     def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
-        return codes_of_parts({"first": self.first, "second": self.second}, tensors)
+        return by_parts(self._by_name, tensors, lambda factor, own: factor.codes(own))
+
+    def refreshed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return by_parts(self._by_name, tensors, lambda factor, own: factor.refreshed(own))
+
+    @property
+    def _by_name(self) -> dict[str, CompressedWeight]:
+        return {"first": self.first, "second": self.second}
 
     def with_trained(self, tensors: Mapping[str, Tensor]) -> "FactorWeight":
         first = self.first.with_trained(select_part(tensors, "first"))

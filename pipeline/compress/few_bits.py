@@ -15,13 +15,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from pipeline.compress.kmeans import kmeans
-from pipeline.compress.latents import scaled_gradient, straight_through
+from pipeline.compress.latents import scaled_gradient
 from pipeline.config.table import Config
 
 ROUNDS = 20
 """Rounds of fitting an even grid to values and values to the grid."""
 CLIP = 2.0
-"""Largest points beyond which a latent weight gets no gradient."""
+"""Largest points to which latent weights are clipped, so that they do not drift away."""
 
 
 class Grid(ABC):
@@ -51,25 +51,26 @@ class Grid(ABC):
     def largest(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """The largest magnitude of a point, in a shape that broadcasts to ``[out, in]``."""
 
-    def rounded(self, latent: Tensor, parameters: Mapping[str, Tensor], kept: Tensor, passes: Tensor | None) -> Tensor:
-        """The points of a latent weight ``[out, in]`` where it is ``kept``, 1 or 0, with straight-through gradients.
+    @abstractmethod
+    def at(self, positions: Tensor, inner: int, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The parameters of the weights at flat ``positions [K]`` of a matrix ``[out, inner]``, or one for all."""
 
-        The latent gets those of the points, times ``passes`` where that is given, but none where it lies beyond
-        ``CLIP`` times the largest point, so that it does not drift away. Parameters get the sums of their points'
-        gradients, divided by the root of their number, as scales do in LSQ (Esser et al., 2020, arXiv:1902.08153).
+    def rounded(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The points ``[K]`` of the latent weights at the positions ``kept``, differentiable in the parameters alone.
+
+        Those get the sums of the gradients of their points, divided by the root of the mean number of points that
+        each has, as scales do in LSQ (Esser et al., 2020, arXiv:1902.08153).
         """
-        fixed = {name: parameters[name].detach() for name in self.names}
-        share = {name: math.sqrt(tensor.numel() / latent.numel()) for name, tensor in fixed.items()}
-        trained = {name: scaled_gradient(parameters[name], share[name]) for name in self.names}
-        near = (latent.detach().abs() <= CLIP * self.largest(fixed)).to(latent)
-        return straight_through(
-            latent, self.nearest_points(latent.detach(), trained) * kept, near if passes is None else near * passes
-        )
+        kept = tensors["kept"]
+        share = {name: math.sqrt(tensors[name].numel() / len(kept)) for name in self.names}
+        trained = {name: scaled_gradient(tensors[name], min(1.0, share[name])) for name in self.names}
+        return self.points(self.nearest_kept(tensors), self.at(kept, tensors["latent"].shape[1], trained))
 
-    def nearest_points(self, values: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
-        """``points`` of the codes that are ``nearest``, bit for bit; codes have no gradient."""
-        fixed = {name: parameters[name].detach() for name in self.names}
-        return self.points(self.nearest(values, fixed), parameters)
+    def nearest_kept(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The codes ``[K]`` of the latent weights at the positions ``kept``."""
+        latent, kept = tensors["latent"].detach(), tensors["kept"]
+        own = self.at(kept, latent.shape[1], {name: tensors[name].detach() for name in self.names})
+        return self.nearest(latent.flatten().index_select(0, kept), own)
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,11 @@ class EvenGrid(Grid):
     @property
     def names(self) -> tuple[str, ...]:
         return ("scale", "zero") if self.width > 1 else ("zero",)
+
+    def at(self, positions: Tensor, inner: int, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        own = {name: parameters[name].flatten() for name in self.names}
+        rows = positions // inner
+        return {name: t.index_select(0, rows) for name, t in own.items()} if self.by_row else own
 
     def largest(self, parameters: Mapping[str, Tensor]) -> Tensor:
         return parameters["zero"].abs() + (self.half - 1) * parameters.get("scale", parameters["zero"]).abs()
@@ -135,13 +141,6 @@ class EvenGrid(Grid):
         m = self._magnitudes(values.abs(), parameters["scale"], parameters["zero"])
         return self.half - 0.5 + signs * (m + 0.5)
 
-    def nearest_points(self, values: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
-        signs = _signs(values)
-        if self.width == 1:
-            return signs * parameters["zero"]
-        m = self._magnitudes(values.abs(), parameters["scale"].detach(), parameters["zero"].detach())
-        return signs * parameters["zero"] + m.mul_(signs) * parameters["scale"]
-
     def points(self, codes: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
         centred = codes.to(parameters["zero"].dtype) - (self.half - 0.5)
         signs = centred.sign()
@@ -172,6 +171,9 @@ class Levels(Grid):
         if values.is_meta:  # only the shape is known
             return {"level": values.new_empty(self.count)}
         return {"level": kmeans(values[kept][:, None], self.count)[:, 0]}
+
+    def at(self, positions: Tensor, inner: int, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"level": parameters["level"]}
 
     def largest(self, parameters: Mapping[str, Tensor]) -> Tensor:
         return parameters["level"].abs().amax()

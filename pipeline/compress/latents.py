@@ -3,15 +3,19 @@
 Gradients are straight-through (Bengio et al., 2013, arXiv:1308.3432): the value is rounded, the gradient passes.
 """
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, autograd
 
 from pipeline.compress.packing import select_part
 
-FIXED = ("kept",)
-"""Last words of the names of tensors that take part in training and are not trained: a mask that stays as it is."""
+FIXED = ("kept", "choice")
+"""Last words of the names of tensors that take part in training without gradients: the positions that are kept, the
+centroids that are chosen. ``CompressedWeight.refreshed`` brings them up to date every few steps."""
+
+W = TypeVar("W")
+V = TypeVar("V")
 
 Codes = dict[str, tuple[Tensor, Tensor]]
 """For each latent its codes and a value in the middle of the cell of each code, in the latent's shape."""
@@ -22,14 +26,29 @@ def is_fixed(name: str) -> bool:
     return name.rpartition("_")[2] in FIXED
 
 
-def straight_through(latent: Tensor, value: Tensor, passes: Tensor | None = None) -> Tensor:
-    """``value``, bit for bit, whose gradient also goes to ``latent``, times ``passes`` where that is given.
+def straight_through(latent: Tensor, value: Tensor) -> Tensor:
+    """``value``, bit for bit, whose gradient also goes to ``latent``; both have one shape.
 
-    All have one shape. ``value`` keeps the gradients that it has, those of scales for instance; it must have none of
-    the latent. ``passes`` is 1 where the gradient passes and 0 elsewhere; a bool tensor is ten times slower on a CPU.
+    ``value`` keeps the gradients that it has, those of scales for instance; it must have none of the latent.
     """
-    difference = latent - latent.detach()
-    return value + (difference if passes is None else difference * passes)
+    passed: Tensor = _Passed.apply(latent, value)
+    return passed
+
+
+class _Passed(autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(latent: Tensor, value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return gradients[0], gradients[0]
 
 
 def scaled_gradient(tensor: Tensor, share: float) -> Tensor:
@@ -37,11 +56,9 @@ def scaled_gradient(tensor: Tensor, share: float) -> Tensor:
     return tensor.detach() + (tensor - tensor.detach()) * share
 
 
-class _Coded(Protocol):
-    def codes(self, tensors: Mapping[str, Tensor]) -> Codes: ...
-
-
-def codes_of_parts(parts: Mapping[str, _Coded], tensors: Mapping[str, Tensor]) -> Codes:
-    """``CompressedWeight.codes`` of a weight with named parts, whose tensors ``join_parts`` merged."""
-    found = {part: weight.codes(select_part(tensors, part)) for part, weight in parts.items()}
-    return {f"{part}_{kind}": codes for part, kinds in found.items() for kind, codes in kinds.items()}
+def by_parts(
+    parts: Mapping[str, W], tensors: Mapping[str, Tensor], method: Callable[[W, Mapping[str, Tensor]], Mapping[str, V]]
+) -> dict[str, V]:
+    """What a method gives by name for each named part of a weight, whose tensors ``join_parts`` merged."""
+    found = {part: method(weight, select_part(tensors, part)) for part, weight in parts.items()}
+    return {f"{part}_{kind}": value for part, values in found.items() for kind, value in values.items()}

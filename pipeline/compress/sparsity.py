@@ -25,9 +25,10 @@ class Pattern(ABC):
     def kept(self, scores: Tensor) -> Tensor:
         """The positions of the largest ``scores [out, in]``, bool ``[out, in]``; it works under ``torch.vmap``."""
 
-    def mask(self, scores: Tensor) -> Tensor:
-        """``kept`` as 1 and 0 in the dtype of ``scores``; of equal scores it may choose others."""
-        return self.kept(scores).to(scores)
+    def positions(self, scores: Tensor) -> Tensor:
+        """Flat positions ``[K]`` of the largest ``scores [out, in]``, int64; it works under ``torch.vmap``."""
+        kept = self.kept(scores).flatten().to(torch.uint8)
+        return kept.argsort(descending=True, stable=True)[: self.count((scores.shape[0], scores.shape[1]))]
 
     @abstractmethod
     def count(self, shape: tuple[int, int]) -> int:
@@ -102,14 +103,6 @@ class Blocks(Pattern):
         chosen = torch.zeros_like(blocks, dtype=torch.bool).scatter(1, best, torch.ones_like(best, dtype=torch.bool))
         return self.assemble(chosen, (scores.shape[0], scores.shape[1]))
 
-    def mask(self, scores: Tensor) -> Tensor:
-        if self.keep > 1:
-            return super().mask(scores)
-        blocks = self.divide(scores, -math.inf)  # finding the largest takes a third of the time of ordering
-        best = blocks.argmax(1, keepdim=True)
-        chosen = torch.zeros_like(blocks).scatter(1, best, torch.ones_like(best, dtype=blocks.dtype))
-        return self.assemble(chosen, (scores.shape[0], scores.shape[1]))
-
     def count(self, shape: tuple[int, int]) -> int:
         return int(self._filled(torch.ones(shape, dtype=torch.bool)).sum())
 
@@ -176,10 +169,11 @@ class Share(Pattern):
     smallest: bool = True  # whether the smaller of both is stored; otherwise the mask
 
     def kept(self, scores: Tensor) -> Tensor:
-        flat = scores.flatten()
-        best = flat.topk(self._count(flat.numel()), sorted=False).indices
-        chosen = torch.zeros_like(flat, dtype=torch.bool)
-        return chosen.scatter(0, best, torch.ones_like(best, dtype=torch.bool)).view(scores.shape)
+        best = self.positions(scores)
+        return at_positions(torch.ones_like(best, dtype=torch.bool), best, scores)
+
+    def positions(self, scores: Tensor) -> Tensor:
+        return scores.flatten().topk(self._count(scores.numel()), sorted=False).indices
 
     def mask(self, scores: Tensor) -> Tensor:
         flat = scores.flatten()
@@ -238,13 +232,9 @@ class Share(Pattern):
         return kept.view(shape)
 
 
-def moved_mask(pattern: Pattern, tensors: Mapping[str, Tensor]) -> Tensor:
-    """What is kept of ``tensors["latent"] [out, in]``, 1 or 0 in its type: ``tensors["kept"]``, or the largest ``|w|``.
-
-    It has no gradient, and ``torch.vmap`` can be applied to it.
-    """
-    latent = tensors["latent"].detach()
-    return tensors["kept"] if "kept" in tensors else pattern.mask(latent.abs())
+def at_positions(values: Tensor, positions: Tensor, like: Tensor) -> Tensor:
+    """A matrix of the shape of ``like [out, in]`` with ``values [K]`` at flat ``positions [K]`` and zero elsewhere."""
+    return values.new_zeros(like.numel()).scatter(0, positions, values).view(like.shape)
 
 
 def latent_of(weight: Tensor, kept: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.compress.coded_tensors import CodedTensor, coded_tensor
-from pipeline.compress.latents import Codes, codes_of_parts
+from pipeline.compress.latents import Codes, by_parts
 from pipeline.compress.packing import Packing, join_packings, join_parts, select_part
 
 BIT_KINDS = {
@@ -114,7 +114,7 @@ class CompressedWeight:
         ``latent [out, in]`` is a weight that training moves and ``project`` rounds; each part of a weight has its own,
         ``first_latent`` for instance. It begins at the uncompressed weight, moved into the cell of its code where
         compression chose another code. The other tensors are named as in ``to_tensors``. One whose name ends in an
-        item of ``FIXED`` is never trained.
+        item of ``FIXED`` gets no gradient.
 
         Raises:
             NotImplementedError: The form has no codes that can be trained, as by default.
@@ -138,6 +138,14 @@ class CompressedWeight:
     def relaxed(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The dense form ``[out, in]`` of the latents before they are rounded."""
         return tensors["latent"]
+
+    def refreshed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those of ``tensors`` that follow from others and are brought up to date every few steps, as they should be.
+
+        They are the tensors in ``FIXED``, and latents that have left the range in which they can still change a code.
+        It is called as ``project`` is; by default there are none.
+        """
+        return {}
 
     def with_trained(self, tensors: Mapping[str, Tensor]) -> "CompressedWeight":
         """The weight of the same form and size whose dense form is ``project(tensors)``, bit for bit."""
@@ -265,7 +273,16 @@ class GroupedWeight(CompressedWeight):
     def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
         if self._is_stacked(tensors):
             return torch.vmap(self.groups[0].codes)(dict(tensors))
-        return codes_of_parts({f"group{g}": group for g, group in enumerate(self.groups)}, tensors)
+        return by_parts(self._by_name, tensors, lambda group, own: group.codes(own))
+
+    def refreshed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if self._is_stacked(tensors):
+            return torch.vmap(self.groups[0].refreshed)(dict(tensors))
+        return by_parts(self._by_name, tensors, lambda group, own: group.refreshed(own))
+
+    @property
+    def _by_name(self) -> dict[str, CompressedWeight]:
+        return {f"group{g}": group for g, group in enumerate(self.groups)}
 
     def with_trained(self, tensors: Mapping[str, Tensor]) -> "GroupedWeight":
         parts = self.split(tensors, len(self.groups))

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from pipeline.adapt.batch_norm import STATISTICS, BatchNormLayer, running_statistics
 from pipeline.adapt.contract import Adapter, Draw, Start
 from pipeline.adapt.lanes import LaneLayer, SeparateLayer, with_parameters
 from pipeline.compress.contract import CompressedModel
@@ -67,9 +68,11 @@ class Codes(Adapter):
     """Whether the forward pass rounds latent weights, with straight-through gradients; or does not, and a penalty draws
     them to their codes: learning and compression in turn (Idelbayev and Carreira-Perpinan, 2017, arXiv:1707.01209)."""
     choices: Literal["moving", "fixed"] = "moving"
-    """Whether a sparse weight keeps the largest latent weights at each step, or those that compression kept."""
+    """Whether a sparse weight keeps the largest latent weights, chosen anew every 10 steps, or stays with the first."""
     norms: bool = True
     """Also train the norms after the first compressed layer, at no cost in bytes."""
+    statistics: Literal["trained", "kept"] = "trained"
+    """Whether batch norms that are trained normalise by the batch, and their statistics follow, or keep those."""
     hold: float = Field(0.75, gt=0, le=1)
     """Share of the training after which a code that flips twice is frozen (Nagel et al., 2022, arXiv:2203.11086)."""
 
@@ -100,8 +103,6 @@ class Codes(Adapter):
                 raise SpecError(
                     f"adapter 'codes' cannot train layer '{name}': {error}; choose another adapter"
                 ) from None
-            if self.choices == "moving":
-                tensors = {kind: tensor for kind, tensor in tensors.items() if not is_fixed(kind)}
             flips = dict[str, Tensor]()
             for kind, (codes, _) in (weight.codes(tensors) if self.hold < 1 else {}).items():
                 flips |= {f"{kind}_code": codes, f"{kind}_flips": torch.zeros_like(codes, dtype=torch.uint8)}
@@ -123,12 +124,14 @@ class Codes(Adapter):
                 )
 
     def _norms(self, compressed: CompressedModel) -> dict[str, Tensor]:
-        """The vectors of layers without a matrix, of those that the model registers after the first compressed one."""
+        """The vectors of norms, of those that the model registers after the first compressed layer."""
         found, behind = dict[str, Tensor](), False
         for name, module in compressed.model.named_modules():
             behind = behind or name in compressed.weights
             vectors = {key: tensor for key, tensor in module._parameters.items() if tensor is not None}
             if behind and not any(True for _ in module.children()) and all(t.ndim == 1 for t in vectors.values()):
+                if self.statistics == "trained":
+                    vectors |= running_statistics(module)
                 found |= {f"{name}.{key}": tensor.detach().cpu() for key, tensor in vectors.items()}
         return found
 
@@ -136,11 +139,11 @@ class Codes(Adapter):
         kind = name.rpartition(".")[2]
         if kind.startswith((f"{HOLD}_", f"{WEIGHT}_")):
             return kind.startswith(f"{HOLD}_") or is_fixed(kind)
-        return self.adapter is not None and self.adapter.is_frozen(name)
+        return kind in STATISTICS or (self.adapter is not None and self.adapter.is_frozen(name))
 
     def layer(self, base: nn.Module, trains: Collection[str], weight: CompressedWeight | None = None) -> LaneLayer:
         if weight is None or not any(name.startswith(f"{WEIGHT}_") for name in trains):
-            return super().layer(base, trains, weight)
+            return BatchNormLayer(base) if STATISTICS[0] in trains else super().layer(base, trains, weight)
         added = [name for name in trains if name != "bias" and not name.startswith((f"{WEIGHT}_", f"{HOLD}_"))]
         return CodesLayer(base, weight, self, added)
 
@@ -164,27 +167,27 @@ class Codes(Adapter):
     def after_step(
         self, weights: Mapping[str, CompressedWeight], parameters: Mapping[str, Tensor], step: int, steps: int
     ) -> None:
-        """Compare codes every ``INTERVAL`` steps, and put latent weights whose code is frozen back into its middle.
+        """Every ``INTERVAL`` steps, bring up to date what follows from the latent weights, and freeze codes that flip.
 
-        A frozen code has ``FLIPS`` flips, counted from ``hold`` of the training on. Its latent weight moves little
-        between two comparisons, as the learning rate is low at the end, and so does not leave the cell of its code.
+        From ``hold`` of the training on codes are compared with those of the last time. One that has changed ``FLIPS``
+        times is frozen: its latent weight is put back into the middle of its code. It moves little from one time to the
+        next, as the learning rate is low at the end, and so does not leave the cell of its code.
         """
-        if self.adapter is not None:
-            self.adapter.after_step(weights, parameters, step, steps)
-        started = self.hold * steps
-        if self.hold == 1 or step % INTERVAL or step < started:
+        if step % INTERVAL:
             return
         for name, tensors in _by_layer(weights, parameters).items():
-            for kind, (codes, middle) in torch.vmap(weights[name].codes)(select_part(tensors, WEIGHT)).items():
-                latent, last, flips = (
-                    tensors[f"{WEIGHT}_{kind}"],
-                    tensors[f"{HOLD}_{kind}_code"],
-                    tensors[f"{HOLD}_{kind}_flips"],
-                )
-                if step >= started + INTERVAL:  # the first comparison only notes the codes
-                    flips += (codes != last) & (flips < FLIPS)
-                    latent.copy_(torch.where(flips < FLIPS, latent, middle))
-                last.copy_(codes)
+            own = select_part(tensors, WEIGHT)
+            for kind, tensor in torch.vmap(weights[name].refreshed)(own).items():
+                if self.choices == "moving" or not kind.endswith("kept"):
+                    own[kind].copy_(tensor)
+            if self.hold < 1 and step >= self.hold * steps:
+                first = step < self.hold * steps + INTERVAL  # the first comparison only notes the codes
+                for kind, (codes, middle) in torch.vmap(weights[name].codes)(own).items():
+                    last, flips = tensors[f"{HOLD}_{kind}_code"], tensors[f"{HOLD}_{kind}_flips"]
+                    if not first:
+                        flips += (codes != last) & (flips < FLIPS)
+                        own[kind].copy_(torch.where(flips < FLIPS, own[kind], middle))
+                    last.copy_(codes)
 
     def loaded_layer(self, base: nn.Module, parameters: Mapping[str, Tensor], alpha: float) -> nn.Module:
         return base if self.adapter is None else self.adapter.loaded_layer(base, parameters, alpha)

@@ -54,27 +54,27 @@ class CodebookWeight(CompressedWeight):
         own = nearest_codes(weight, self.centroid) == self.code
         own = own.repeat_interleave(self.centroid.shape[1], 1)[:, : self.inner]
         most = CLIP * self.centroid.abs().max()
-        return {"latent": weight.clamp(-most, most).where(own, self.dense()), "centroid": self.centroid}
+        latent = weight.clamp(-most, most).where(own, self.dense())
+        return {"latent": latent, "centroid": self.centroid, "choice": self.code.long()}
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Latents beyond ``CLIP`` times the largest coordinate get no gradient.
-
-        Centroids get the sum of their members' gradients, divided by the root of the mean number of members.
-        """
+        """Centroids get the sum of their members' gradients, divided by the root of the mean number of members."""
         latent, centroid = tensors["latent"], tensors["centroid"]
-        fixed = centroid.detach()
         share = math.sqrt(centroid.numel() / latent.numel())
-        points = self._points(nearest_codes(latent.detach(), fixed), scaled_gradient(centroid, share))
-        return straight_through(latent, points, (latent.detach().abs() <= CLIP * fixed.abs().amax()).to(latent))
+        return straight_through(latent, self._points(tensors["choice"], scaled_gradient(centroid, share)))
 
     def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
-        code = nearest_codes(tensors["latent"], tensors["centroid"])
-        by_weight = code.repeat_interleave(tensors["centroid"].shape[1], 1)[:, : self.inner]
-        return {"latent": (by_weight.to(torch.uint8), self._points(code, tensors["centroid"]))}
+        by_weight = tensors["choice"].repeat_interleave(tensors["centroid"].shape[1], 1)[:, : self.inner]
+        return {"latent": (by_weight.to(torch.uint8), self._points(tensors["choice"], tensors["centroid"]))}
+
+    def refreshed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        centroid = tensors["centroid"]
+        most = CLIP * centroid.abs().amax()
+        latent = tensors["latent"].clamp(-most, most)
+        return {"latent": latent, "choice": nearest_codes(latent, centroid)}
 
     def with_trained(self, tensors: Mapping[str, Tensor]) -> "CodebookWeight":
-        code = nearest_codes(tensors["latent"], tensors["centroid"])
-        return CodebookWeight(code.to(torch.uint8), tensors["centroid"], self.inner)
+        return CodebookWeight(tensors["choice"].to(torch.uint8), tensors["centroid"], self.inner)
 
     def _points(self, code: Tensor, centroid: Tensor) -> Tensor:
         """``[out, in]`` of the codes ``[out, vectors]``."""

@@ -3,20 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, autograd
 
 from pipeline.compress.contract import LayerCompression, LayerStats
-from pipeline.compress.latents import Codes, straight_through
+from pipeline.compress.latents import Codes
 from pipeline.compress.packing import Packing, pack, unpack
 from pipeline.compress.rounding import Error, Rounding, RoundingGrid, rounded
 from pipeline.compress.weight import CompressedWeight
 from pipeline.config.registry import COMPRESSIONS
 
 CLIP = 3.0
-"""Scales beyond which a latent weight gets no gradient, so that it does not drift away from where its sign flips."""
+"""Scales to which latent weights are clipped, so that they do not drift away from where their sign flips."""
 SMALLEST = 1e-3
 """Scales by which a latent weight lies at least on the side of its sign."""
 
@@ -62,17 +62,20 @@ class SignWeight(CompressedWeight):
         return {"latent": latent, **({"scale": self.scale} if len(self.scale) else {})}
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        latent = tensors["latent"]
-        scale = self._per_row(tensors, latent)
-        near = (latent.detach().abs() <= CLIP * scale.detach().abs()).to(latent)
-        return straight_through(latent, _signs(latent) * scale, near)
+        signed: Tensor = _Signed.apply(tensors["latent"], self._per_row(tensors, tensors["latent"]))
+        return signed
 
     def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
-        signs = _signs(tensors["latent"])
-        return {"latent": (signs.to(torch.int8), signs * self._per_row(tensors, signs).abs())}
+        latent = tensors["latent"]
+        middle = torch.copysign(self._per_row(tensors, latent), latent.detach())
+        return {"latent": (middle.detach().sign().to(torch.int8), middle)}
+
+    def refreshed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        most = CLIP * self._per_row(tensors, tensors["latent"]).abs()
+        return {"latent": tensors["latent"].clamp(-most, most)}
 
     def with_trained(self, tensors: Mapping[str, Tensor]) -> "SignWeight":
-        return SignWeight(tensors["latent"] >= 0, tensors.get("scale", self.scale))
+        return SignWeight(~tensors["latent"].signbit(), tensors.get("scale", self.scale).abs())
 
     @staticmethod
     def _per_row(tensors: Mapping[str, Tensor], latent: Tensor) -> Tensor:
@@ -81,9 +84,25 @@ class SignWeight(CompressedWeight):
         return latent.new_ones(1, 1) if scale is None or not len(scale) else scale[:, None]
 
 
-def _signs(latent: Tensor) -> Tensor:
-    """``sign(w)`` in the latent's dtype, with ``sign(0) = +1``, detached."""
-    return (latent.detach() >= 0).to(latent) * 2 - 1
+class _Signed(autograd.Function):
+    """``|scale| sign(latent)`` with the gradient of this for the latent, which passes over 200,000 weights once."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(latent: Tensor, scale: Tensor) -> Tensor:
+        return torch.copysign(scale, latent)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1], output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        scale, signed = ctx.saved_tensors
+        by_row = torch.linalg.vecdot(gradients[0], signed)[:, None]
+        total = by_row if scale.shape == by_row.shape else by_row.sum(0, keepdim=True)
+        return gradients[0], total / torch.where(scale == 0, torch.inf, scale)
 
 
 @dataclass(frozen=True)

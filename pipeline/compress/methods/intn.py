@@ -4,14 +4,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, autograd
 
 from pipeline.compress.contract import LayerCompression, LayerStats
-from pipeline.compress.latents import Codes, scaled_gradient, straight_through
+from pipeline.compress.latents import Codes, scaled_gradient
 from pipeline.compress.packing import Packing, pack, unpack
 from pipeline.compress.rounding import Error, Rounding, RoundingGrid, rounded
 from pipeline.compress.weight import CompressedWeight
@@ -23,6 +23,8 @@ STRETCHES = (*(step / 20 for step in range(5, 21)), *FULL_RANGE.values())
 """The stretches that are searched. They are the same for all widths, so that each grid contains every grid of fewer
 bits, and more bits never give a larger error."""
 
+HALF = 0.5001
+"""Share of a scale within which a latent weight lies of its grid point, unless it lies beyond the grid."""
 INSIDE = 0.499
 """Share of a scale by which a latent weight may lie off the middle of its code's cell when training begins."""
 
@@ -81,34 +83,71 @@ class CodeWeight(CompressedWeight):
         """``scale * code + zero`` with the gradients of LSQ (Esser et al., 2020, arXiv:1902.08153)."""
         latent = tensors["latent"]
         share = 1 / math.sqrt(min(self.group, latent.shape[1]) * ((1 << self.width) - 1))
-        steady = {**tensors, **{kind: scaled_gradient(tensors[kind], share) for kind in tensors if kind != "latent"}}
-        position, scale, zero = self._positions(steady)
-        rounded = self._rounded(position)
-        inside = ((position.detach() >= -0.5) & (position.detach() <= (1 << self.width) - 0.5)).to(latent)
-        code = straight_through(position, rounded, inside)
-        return scale * code + zero if zero is not None else scale * (code - (1 << (self.width - 1)))
+        scale, zero = (
+            self._per_column(scaled_gradient(tensors[kind], share)) if kind in tensors else None
+            for kind in ("scale", "zero")
+        )
+        on_grid: Tensor = _OnGrid.apply(latent, scale, zero, self.width)
+        return on_grid
 
     def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
-        position, scale, zero = self._positions(tensors)
-        code = self._rounded(position)
-        middle = scale * code + zero if zero is not None else scale * (code - (1 << (self.width - 1)))
+        scale, zero = self._per_column(tensors["scale"]), None
+        if "zero" in tensors:
+            zero = self._per_column(tensors["zero"])
+        code = _nearest(tensors["latent"].detach(), scale.detach(), None if zero is None else zero.detach(), self.width)
+        middle = _points(code, scale, zero, self.width)
         return {"latent": (code.to(torch.uint8), middle)}
 
     def with_trained(self, tensors: Mapping[str, Tensor]) -> "CodeWeight":
-        code = self._rounded(self._positions(tensors)[0]).to(torch.uint8)
+        code, _ = self.codes(tensors)["latent"]
         return replace(self, code=code, scale=tensors["scale"], zero=tensors.get("zero", self.zero))
 
-    def _positions(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Where the latents lie on the grid, in codes; scale and zero point (``None`` if symmetric) per column."""
-        scale = self._per_column(tensors["scale"])
-        divisor = torch.where(scale == 0, 1, scale)  # a constant row has a scale of 0
-        if "zero" in tensors:
-            zero = self._per_column(tensors["zero"])
-            return (tensors["latent"] - zero) / divisor, scale, zero
-        return tensors["latent"] / divisor + (1 << (self.width - 1)), scale, None
 
-    def _rounded(self, position: Tensor) -> Tensor:
-        return position.detach().round().clamp(0, (1 << self.width) - 1)
+def _nearest(latent: Tensor, scale: Tensor, zero: Tensor | None, width: int) -> Tensor:
+    """The codes ``[out, in]`` of the grid points nearest to ``latent``, in its type."""
+    divisor = torch.where(scale == 0, 1, scale)  # a constant row has a scale of 0
+    position = latent / divisor + (1 << (width - 1)) if zero is None else (latent - zero) / divisor
+    return position.round().clamp(0, (1 << width) - 1)
+
+
+def _points(code: Tensor, scale: Tensor, zero: Tensor | None, width: int) -> Tensor:
+    """The grid points of codes, as ``CodeWeight.dense`` gives them."""
+    return scale * (code - (1 << (width - 1))) if zero is None else scale * code + zero
+
+
+class _OnGrid(autograd.Function):
+    """The grid point nearest to each latent weight, whose gradients pass over the weights as few times as they can.
+
+    Inside the grid ``dq/dw = 1`` and ``dq/dscale = (q - w) / scale``; beyond it ``dq/dw = 0``, ``dq/dzero = 1`` and
+    ``dq/dscale = (q - zero) / scale``.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(latent: Tensor, scale: Tensor, zero: Tensor | None, width: int) -> Tensor:
+        return _points(_nearest(latent, scale, zero, width), scale, zero, width)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        latent, scale, zero, _ = inputs
+        ctx.save_for_backward(latent, scale, output, *([] if zero is None else [zero]))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        latent, scale, points, *zero = ctx.saved_tensors
+        g = gradients[0]
+        inside = ((latent - points).abs() <= HALF * scale.abs()).to(g)
+        passed = g * inside
+        for offset in zero:
+            latent, points = latent - offset, points - offset
+        if scale.shape == g.shape:
+            of_scale, of_zero = g * points - passed * latent, g - passed
+        else:
+            of_scale = (torch.linalg.vecdot(g, points) - torch.linalg.vecdot(passed, latent))[:, None]
+            of_zero = (g.sum(1) - passed.sum(1))[:, None] if zero else g
+        of_scale = of_scale / torch.where(scale == 0, torch.inf, scale)
+        return passed, of_scale, of_zero if zero else None, None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pipeline.compress.latents import Codes, straight_through
 from pipeline.compress.packing import Packing, pack, unpack
 from pipeline.compress.rounding import Rounding, rounded
 from pipeline.compress.sparse_rounding import SparseGrid
-from pipeline.compress.sparsity import Blocks, Pattern, Share, latent_of, moved_mask
+from pipeline.compress.sparsity import Blocks, Pattern, Share, at_positions, latent_of
 from pipeline.compress.weight import CompressedWeight, MatrixWeight
 from pipeline.config.registry import COMPRESSIONS
 
@@ -48,21 +48,27 @@ class SparseWeight(MatrixWeight):
 
     def trainable(self, weight: Tensor) -> dict[str, Tensor]:
         latent = latent_of(self.weight.where(self.kept, weight), self.kept)
-        return {"latent": latent, "kept": self.kept.to(latent)}
+        return {"latent": latent, "kept": self.pattern.positions(self.kept.to(latent))}
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """The kept latents; while what is kept may move, all latents get gradients."""
-        latent, kept = tensors["latent"], moved_mask(self.pattern, tensors)
-        return latent * kept if "kept" in tensors else straight_through(latent, latent.detach() * kept)
+        """The kept latents; all latents get gradients, so that others can become larger than those."""
+        latent, kept = tensors["latent"], tensors["kept"]
+        values = latent.detach().flatten().index_select(0, kept)
+        return straight_through(latent, at_positions(values, kept, latent))
 
     def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
-        """Codes are 1 where a value is kept, which may be any, and 0 elsewhere."""
-        kept = moved_mask(self.pattern, tensors)
-        return {"latent": (kept.byte(), tensors["latent"].detach() * kept)}
+        return {}
+
+    def refreshed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"kept": self.pattern.positions(tensors["latent"].abs())}
 
     def with_trained(self, tensors: Mapping[str, Tensor]) -> "SparseWeight":
-        kept = moved_mask(self.pattern, tensors)
-        return SparseWeight(tensors["latent"] * kept, kept > 0, self.pattern)
+        return SparseWeight(self.project(tensors).detach(), mask_of(tensors), self.pattern)
+
+
+def mask_of(tensors: Mapping[str, Tensor]) -> Tensor:
+    """The positions ``kept [K]`` as a mask, bool ``[out, in]``."""
+    return at_positions(torch.ones_like(tensors["kept"], dtype=torch.bool), tensors["kept"], tensors["latent"])
 
 
 @dataclass(frozen=True)
@@ -114,27 +120,30 @@ class SparseCodeWeight(CompressedWeight):
         own = self.grid.nearest(weight, self.parameters) == self.code
         latent = weight.where(own | ~self.kept, self.dense())
         most = CLIP * self.grid.largest(self.parameters)
-        return {
-            "latent": latent_of(latent.clamp(-most, most), self.kept),
-            "kept": self.kept.to(latent),
-            **self.parameters,
-        }
+        latent = latent_of(latent.clamp(-most, most), self.kept)
+        return {"latent": latent, "kept": self.pattern.positions(self.kept.to(latent)), **self.parameters}
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        kept = moved_mask(self.pattern, tensors)
-        return self.grid.rounded(tensors["latent"], tensors, kept, kept if "kept" in tensors else None)
+        """The points of the kept latents; all latents get gradients, so that others can become larger than those."""
+        latent = tensors["latent"]
+        return straight_through(latent, at_positions(self.grid.rounded(tensors), tensors["kept"], latent))
 
     def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
         """Codes are those of the grid and 1, and 0 where nothing is kept."""
-        kept = moved_mask(self.pattern, tensors)
-        code = self.grid.nearest(tensors["latent"], tensors)
-        return {"latent": (((code + 1) * kept).to(torch.int16), self.grid.points(code, tensors) * kept)}
+        latent, kept = tensors["latent"], tensors["kept"]
+        code = self.grid.nearest_kept(tensors)
+        middle = self.grid.points(code, self.grid.at(kept, latent.shape[1], tensors))
+        return {"latent": (at_positions((code + 1).to(torch.int16), kept, latent), at_positions(middle, kept, latent))}
+
+    def refreshed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        most = CLIP * self.grid.largest(tensors)
+        latent = tensors["latent"].clamp(-most, most)
+        return {"latent": latent, "kept": self.pattern.positions(latent.abs())}
 
     def with_trained(self, tensors: Mapping[str, Tensor]) -> "SparseCodeWeight":
-        kept = moved_mask(self.pattern, tensors)
-        code = (self.grid.nearest(tensors["latent"], tensors) * kept).to(torch.uint8)
+        code = at_positions(self.grid.nearest_kept(tensors).to(torch.uint8), tensors["kept"], tensors["latent"])
         parameters = {name: tensors[name] for name in self.grid.names}
-        return SparseCodeWeight(code, parameters, kept > 0, self.pattern, self.grid)
+        return SparseCodeWeight(code, parameters, mask_of(tensors), self.pattern, self.grid)
 
 
 def refit_kept(weight: Tensor, kept: Tensor, stats: LayerStats) -> Tensor:

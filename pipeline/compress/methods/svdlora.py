@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.compress.contract import LayerStats
 from pipeline.compress.factorisation import FactorMethods, FactorWeight, Truncation, balanced, product
-from pipeline.compress.latents import Codes, codes_of_parts
+from pipeline.compress.latents import Codes, by_parts
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.intn import IntN
 from pipeline.compress.methods.no_compression import NoCompression
@@ -78,7 +78,14 @@ class SumWeight(CompressedWeight):
         return product(torch.cat(firsts, 1), torch.cat(seconds))
 
     def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
-        return codes_of_parts({f"step{j}": step for j, step in enumerate(self.steps)}, tensors)
+        return by_parts(self._by_name, tensors, lambda step, own: step.codes(own))
+
+    def refreshed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return by_parts(self._by_name, tensors, lambda step, own: step.refreshed(own))
+
+    @property
+    def _by_name(self) -> dict[str, FactorWeight]:
+        return {f"step{j}": step for j, step in enumerate(self.steps)}
 
     def with_trained(self, tensors: Mapping[str, Tensor]) -> "SumWeight":
         return SumWeight([step.with_trained(select_part(tensors, f"step{j}")) for j, step in enumerate(self.steps)])
