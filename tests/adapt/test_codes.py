@@ -11,6 +11,7 @@ from pipeline.adapt.methods.codes import INTERVAL, Codes
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.intn import IntN
+from pipeline.compress.methods.sparse import Sparse
 from pipeline.compress.sizes import StoredModel, model_size
 from pipeline.compress.targets import find_targets
 from pipeline.errors import SpecError
@@ -130,3 +131,37 @@ def test_layers_that_share_a_weight_are_refused_by_name():
     compressed = Int1().compress_model(model, ["0", "1"], {})
     with pytest.raises(SpecError, match="'0' and '1' share one weight"):
         Codes().begin(compressed, {}, Draw())
+
+
+@pytest.mark.parametrize("choices", ["moving", "fixed"])
+def test_positions_are_chosen_anew_every_interval_unless_they_are_fixed(choices):
+    model = settled(mlp)
+    compressed = Sparse(keep=0.1).compress_model(model, ["2"], {})
+    codes = Codes(choices=choices)
+    parameters = {name: tensor[None].clone() for name, tensor in codes.begin(compressed, {}, Draw()).items()}
+    parameters["2.weight_latent"][:] = torch.randn(parameters["2.weight_latent"].shape)
+    for step, moves in ((INTERVAL - 1, False), (INTERVAL, choices == "moving")):
+        before = parameters["2.weight_kept"].sort().values
+        codes.after_step(compressed.weights, parameters, step, 1000)
+        assert torch.equal(parameters["2.weight_kept"].sort().values, before) != moves
+
+
+def test_batch_norms_of_each_lane_follow_its_own_batches_and_are_stored_with_their_statistics():
+    compressed = IntN(bits=2).compress_model(settled(resnet), ["layer2.0.conv1"], {})
+    part, codes = images(3, 32, 32, count=16), Codes()
+    lanes = []
+    for lr in (1e-2, 1e-4):
+        begun = codes.begin(compressed, {}, Draw())
+        frozen = frozenset(name for name in begun if codes.is_frozen(name))
+        lanes.append(Lane(begun, 1.0, Adam(), lr, 8, 0, frozen=frozen))
+    name = "layer2.0.bn2.running_mean"
+    begun = lanes[0].parameters[name].clone()
+    program = make_program(compressed, codes, [[(lane.parameters, 1.0) for lane in lanes]], part.images[:3])
+    rows = program.rows(image_rows(part))
+    train_epoch(lanes, program, rows, rows, Recipe(epochs=1))
+    one, other = (lane.parameters[name] for lane in lanes)
+    assert not torch.equal(one, begun)
+    assert not torch.equal(one, other)
+    assert torch.equal(stored_model(codes, compressed, lanes[0].parameters).tensors()[name], one)
+    assert torch.equal(compressed.model.state_dict()[name], begun)
+    assert name not in Codes(statistics="kept").begin(compressed, {}, Draw())

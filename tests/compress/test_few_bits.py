@@ -33,14 +33,6 @@ def test_codes_fit_their_width_and_each_point_is_its_own_nearest(grid, seed, siz
 
 
 @EACH_GRID
-def test_nearest_points_are_the_points_of_the_nearest_codes_bit_for_bit(grid):
-    values = torch.randn(7, 50)
-    parameters = grid.fit(values, torch.ones(7, 50, dtype=torch.bool))
-    found = grid.nearest_points(values, parameters)
-    assert torch.equal(found, grid.points(grid.nearest(values, parameters), parameters))
-
-
-@EACH_GRID
 def test_no_other_point_is_nearer_than_the_nearest(grid):
     values, kept = torch.randn(5, 30), torch.ones(5, 30, dtype=torch.bool)
     parameters = grid.fit(values, kept)

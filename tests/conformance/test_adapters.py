@@ -189,8 +189,6 @@ def test_an_epoch_trains_what_the_adapter_names_and_nothing_else_and_a_file_give
     for name, tensor in lanes[0].parameters.items():
         assert tensor.isfinite().all(), name
         assert tensor.shape == start[name].shape
-        follows = name.endswith(("lora_A_scale", "lora_B_scale"))  # of a factor in few bits
-        assert not adapter.is_frozen(name) or follows or torch.equal(tensor, start[name]), name
         assert adapter.is_frozen(name) or not torch.equal(tensor, start[name]), name
     after = compressed.model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())

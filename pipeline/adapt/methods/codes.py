@@ -173,6 +173,8 @@ class Codes(Adapter):
         times is frozen: its latent weight is put back into the middle of its code. It moves little from one time to the
         next, as the learning rate is low at the end, and so does not leave the cell of its code.
         """
+        if self.adapter is not None:
+            self.adapter.after_step(weights, parameters, step, steps)
         if step % INTERVAL:
             return
         for name, tensors in _by_layer(weights, parameters).items():
