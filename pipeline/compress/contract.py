@@ -13,6 +13,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from pipeline.compress.grouped_weight import GroupedWeight, join_groups
 from pipeline.compress.layers import (
     copy_sharing_tensors,
     group_count,
@@ -26,7 +27,7 @@ from pipeline.compress.layers import (
 )
 from pipeline.compress.second_moment import LayerStats as LayerStats
 from pipeline.compress.second_moment import SampledStats
-from pipeline.compress.weight import CompressedWeight, DenseWeight, GroupedWeight, join_groups
+from pipeline.compress.weight import CompressedWeight, DenseWeight
 from pipeline.config.combination_spec import PLAIN, StorageSpec
 from pipeline.config.registry import Method
 from pipeline.hashes import fingerprint

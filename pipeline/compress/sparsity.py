@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.compress.largest import mask_of_largest
 from pipeline.compress.packing import Packing, pack, unpack
 
 BELOW = 0.999
@@ -174,10 +173,6 @@ class Share(Pattern):
 
     def positions(self, scores: Tensor) -> Tensor:
         return scores.flatten().topk(self._count(scores.numel()), sorted=False).indices
-
-    def mask(self, scores: Tensor) -> Tensor:
-        flat = scores.flatten()
-        return mask_of_largest(flat, self._count(flat.numel())).view(scores.shape)
 
     def count(self, shape: tuple[int, int]) -> int:
         return self._count(shape[0] * shape[1])

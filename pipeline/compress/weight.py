@@ -2,17 +2,16 @@
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
-import torch
 from torch import Tensor
 
 from pipeline.compress.coded_tensors import CodedTensor, coded_tensor
-from pipeline.compress.latents import Codes, by_parts
-from pipeline.compress.packing import Packing, join_packings, join_parts, select_part
+from pipeline.compress.latents import Codes
+from pipeline.compress.packing import Packing
 
 BIT_KINDS = {
     "index": "index",
@@ -197,105 +196,3 @@ class DenseWeight(MatrixWeight):
 
     def with_trained(self, tensors: Mapping[str, Tensor]) -> "DenseWeight":
         return DenseWeight(tensors["latent"])
-
-
-def join_groups(groups: Sequence[CompressedWeight]) -> CompressedWeight:
-    """The weight of a layer from the weights of its groups; a single group is the weight itself."""
-    return groups[0] if len(groups) == 1 else GroupedWeight(groups)
-
-
-@dataclass(frozen=True)
-class GroupedWeight(CompressedWeight):
-    """The weight of a grouped convolution: the rows of its groups, one group after the other.
-
-    Packed tensors of the groups are stacked on a new first axis. If their shapes differ between groups, each group has
-    tensors of its own, ``group<g>_<kind>``.
-    """
-
-    groups: Sequence[CompressedWeight]
-
-    @cached_property
-    def shape(self) -> tuple[int, int]:
-        return sum(group.shape[0] for group in self.groups), self.groups[0].shape[1]
-
-    def dense(self) -> Tensor:
-        return torch.cat([group.dense() for group in self.groups])
-
-    @property
-    def macs(self) -> int:
-        return sum(group.macs for group in self.groups)
-
-    @property
-    def packings(self) -> Mapping[str, Packing]:
-        """Those of the groups, which are packed one after the other, or joined by name."""
-        own = join_packings({f"group{g}": group.packings for g, group in enumerate(self.groups)})
-        return {**self.groups[0].packings, **own}
-
-    @property
-    def codable(self) -> "GroupedWeight":
-        return GroupedWeight([group.codable for group in self.groups])
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        return _stacked([group.to_tensors() for group in self.groups])
-
-    @staticmethod
-    def split(tensors: Mapping[str, Tensor], groups: int) -> list[dict[str, Tensor]]:
-        """The packed tensors of each group, from those of the layer."""
-        separate = [select_part(tensors, f"group{g}") for g in range(groups)]
-        if any(separate):
-            return separate
-        return [{kind: tensor[g] for kind, tensor in tensors.items()} for g in range(groups)]
-
-    def scaled_rows(self, gain: Tensor) -> Self:
-        gains = gain.chunk(len(self.groups))
-        return type(self)([group.scaled_rows(rows) for group, rows in zip(self.groups, gains, strict=True)])
-
-    def trainable(self, weight: Tensor) -> dict[str, Tensor]:
-        """The tensors of the groups, stacked; or joined by name if their shapes differ."""
-        rows = weight.reshape(len(self.groups), -1, weight.shape[1])
-        return _stacked([group.trainable(part) for group, part in zip(self.groups, rows, strict=True)])
-
-    def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        return self._rows(lambda group: group.project, tensors)
-
-    def relaxed(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        return self._rows(lambda group: group.relaxed, tensors)
-
-    def _rows(
-        self, of: Callable[[CompressedWeight], Callable[[Mapping[str, Tensor]], Tensor]], tensors: Mapping[str, Tensor]
-    ) -> Tensor:
-        """The rows of all groups, each of which a function of the group gives from its tensors."""
-        if self._is_stacked(tensors):
-            stacked: Tensor = torch.vmap(of(self.groups[0]))(dict(tensors))
-            return stacked.flatten(0, 1)
-        return torch.cat([of(group)(select_part(tensors, f"group{g}")) for g, group in enumerate(self.groups)])
-
-    def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
-        if self._is_stacked(tensors):
-            return torch.vmap(self.groups[0].codes)(dict(tensors))
-        return by_parts(self._by_name, tensors, lambda group, own: group.codes(own))
-
-    def refreshed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if self._is_stacked(tensors):
-            return torch.vmap(self.groups[0].refreshed)(dict(tensors))
-        return by_parts(self._by_name, tensors, lambda group, own: group.refreshed(own))
-
-    @property
-    def _by_name(self) -> dict[str, CompressedWeight]:
-        return {f"group{g}": group for g, group in enumerate(self.groups)}
-
-    def with_trained(self, tensors: Mapping[str, Tensor]) -> "GroupedWeight":
-        parts = self.split(tensors, len(self.groups))
-        return GroupedWeight([group.with_trained(part) for group, part in zip(self.groups, parts, strict=True)])
-
-    @staticmethod
-    def _is_stacked(tensors: Mapping[str, Tensor]) -> bool:
-        return not any(kind.startswith("group0_") for kind in tensors)
-
-
-def _stacked(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors of several groups on a new first axis; named ``group<g>_<kind>`` if their shapes differ."""
-    shapes = [{kind: tensor.shape for kind, tensor in tensors.items()} for tensors in parts]
-    if any(shape != shapes[0] for shape in shapes):
-        return join_parts({f"group{g}": tensors for g, tensors in enumerate(parts)})
-    return {kind: torch.stack([tensors[kind] for tensors in parts]) for kind in parts[0]}

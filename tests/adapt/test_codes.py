@@ -19,7 +19,7 @@ from pipeline.train.cut.program import make_program
 from pipeline.train.lane import Lane
 from pipeline.train.loop import Recipe, train_epoch
 from pipeline.train.optimizers.adam import Adam
-from pipeline.train.rows import image_rows
+from pipeline.train.rows import ComputedRows, image_rows
 
 
 def trained(codes: Codes, compressed: CompressedModel, epochs: int = 6, lr: float = 1e-2) -> Lane:
@@ -157,7 +157,9 @@ def test_batch_norms_of_each_lane_follow_its_own_batches_and_are_stored_with_the
     name = "layer2.0.bn2.running_mean"
     begun = lanes[0].parameters[name].clone()
     program = make_program(compressed, codes, [[(lane.parameters, 1.0) for lane in lanes]], part.images[:3])
-    rows = program.rows(image_rows(part))
+    assert program.cut is not None
+    assert program.cut.stem is not None
+    rows = program.rows(ComputedRows(image_rows(part), program.cut.stem))
     train_epoch(lanes, program, rows, rows, Recipe(epochs=1))
     one, other = (lane.parameters[name] for lane in lanes)
     assert not torch.equal(one, begun)

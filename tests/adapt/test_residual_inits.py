@@ -24,9 +24,9 @@ from pipeline.adapt.inits.qera_diag import QeraDiagonal
 from pipeline.adapt.inits.residual_svd import ResidualSvd
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import LayerCompression, LayerStats
+from pipeline.compress.grouped_weight import join_groups
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.no_compression import NoCompression
-from pipeline.compress.weight import join_groups
 
 
 @pytest.mark.parametrize("scale", ["alpha/r", "alpha/sqrt(r)"])

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.compress.coded_tensors import CodedTensor, coded_tensor, decoded_tensor
+from pipeline.compress.grouped_weight import GroupedWeight
 from pipeline.compress.methods.intn import IntN
 from pipeline.compress.methods.sparse import Sparse
 from pipeline.compress.packing import Packing, pack
-from pipeline.compress.weight import GroupedWeight
 
 TYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.int8, torch.int32, torch.bool]
 

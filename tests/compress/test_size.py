@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from pipeline.adapt.contract import blank, stored_model
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel, LayerCompression
+from pipeline.compress.grouped_weight import join_groups
 from pipeline.compress.layers import copy_sharing_tensors, matrix_shape
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.no_compression import NoCompression
@@ -15,7 +16,7 @@ from pipeline.compress.methods.sparse import Sparse
 from pipeline.compress.methods.svd import Svd
 from pipeline.compress.sizes import ModelSize, StoredModel, model_size
 from pipeline.compress.targets import find_targets
-from pipeline.compress.weight import CompressedWeight, join_groups
+from pipeline.compress.weight import CompressedWeight
 
 PUBLISHED = {"index": False, "scale": False, "bias": False}
 

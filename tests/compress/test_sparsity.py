@@ -37,22 +37,10 @@ def test_stacked_scores_keep_what_each_keeps_alone(pattern):
 
 
 @EACH_PATTERN
-def test_a_mask_is_what_is_kept(pattern):
+def test_positions_are_those_of_what_is_kept_in_every_lane(pattern):
     scores = torch.randn(3, 17, 22)
-    masks = torch.vmap(pattern.mask)(scores)
-    assert masks.dtype == scores.dtype
-    assert torch.equal(masks, torch.stack([pattern.kept(one) for one in scores]).float())
-
-
-@pytest.mark.parametrize("scores", [torch.zeros(6, 10), torch.full((6, 10), torch.nan), torch.ones(6, 10).double()])
-def test_a_mask_of_equal_scores_or_none_keeps_as_many(scores):
-    for shape in ((6, 10), (2, 3, 6, 10)):
-        mask = Share(0.3).mask
-        for _ in shape[2:]:
-            mask = torch.vmap(mask)
-        masks = mask(scores.expand(shape).contiguous())
-        assert masks.shape == shape
-        assert (masks.sum((-2, -1)) == 18).all()
+    for lane, positions in zip(scores, torch.vmap(pattern.positions)(scores), strict=True):
+        assert torch.equal(positions.sort().values, pattern.kept(lane).flatten().nonzero().flatten())
 
 
 def test_a_share_keeps_the_largest_of_the_whole_layer():

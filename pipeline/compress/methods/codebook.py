@@ -129,7 +129,7 @@ class Codebook(LayerCompression):
         if self.metric == "activation" and stats is not None:
             weights = stats.diagonal.to(weight).expand_as(weight)
         of_vectors = None if weights is None else vectors_of(weights, self.vector)
-        centroid = kmeans(vectors_of(weight, self.vector), self.size, of_vectors)
+        centroid = kmeans(vectors_of(weight, self.vector), self.size, of_vectors).contiguous()
         return CodebookWeight(nearest_codes(weight, centroid, weights).to(torch.uint8), centroid, inner)
 
     def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> CodebookWeight:
