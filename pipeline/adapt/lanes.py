@@ -102,12 +102,16 @@ class SeparateLayer(LaneLayer):
         self._base = base
 
     def forward(self, x: Tensor, y: Tensor | None, stacks: Sequence[Stack]) -> Tensor:
-        if y is not None:
-            lane_forward = torch.vmap(self.lane_forward, (0, 0, None))
-            return joined([lane_forward(stack.parameters, stack.alpha, x).flatten(0, 1) for stack in stacks])
-        parts = zip(stacks, split_by_stack(x, stacks), strict=True)
-        inputs = [(stack.parameters, stack.alpha, torch.unflatten(part, 0, (len(stack), -1))) for stack, part in parts]
-        return joined([torch.vmap(self.lane_forward)(*lane).flatten(0, 1) for lane in inputs])
+        parts = [x] * len(stacks) if y is not None else split_by_stack(x, stacks)
+        return joined([self._of_stack(stack, part, y is not None) for stack, part in zip(stacks, parts, strict=True)])
+
+    def _of_stack(self, stack: Stack, x: Tensor, shared: bool) -> Tensor:
+        """The output of the lanes of a stack, for an input that they share, or one that has the images of each."""
+        if len(stack) == 1:  # `vmap` takes a millisecond for each layer with gradients of its own
+            return self.lane_forward({name: tensor[0] for name, tensor in stack.parameters.items()}, stack.alpha[0], x)
+        of_lanes = torch.vmap(self.lane_forward, (0, 0, None if shared else 0))
+        inputs = x if shared else torch.unflatten(x, 0, (len(stack), -1))
+        return of_lanes(stack.parameters, stack.alpha, inputs).flatten(0, 1)
 
     def lane_forward(self, parameters: Mapping[str, Tensor], alpha: Tensor, x: Tensor) -> Tensor:
         """The output ``[n, ...]`` of one lane for its input ``[n, ...]``; ``alpha`` is a tensor without axes."""
