@@ -38,7 +38,7 @@ def plan(
     objectives = ready.outlined
     if score:
         with Guard():
-            objectives = trained_objectives(spec, ready.opened, ready.device)
+            objectives = trained_objectives(ready.settled, ready.opened, ready.device)
         images = f"up to {SCORE_IMAGES} validation and {ERROR_IMAGES} training images"
         logger.info(f"scoring: each cell is evaluated on {images}")
     show(plan_study(spec, ready.outlines, objectives, score=score), plan_lines, as_json=as_json)

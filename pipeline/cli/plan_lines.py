@@ -70,6 +70,12 @@ def _combination(combination: dict[str, Any], table: dict[str, Any]) -> list[Tex
         facts["sizes"] = "follow from the weights' values: those of the trained baseline will be others"
     if combination["sized_by_values"] and (moved := combination["moved"]):
         facts["moved"] = f"cells of {listed(moved)} compress a base of their own, of other sizes; the run stores them"
+    auto = combination.get("auto")
+    if auto and auto["scores"] is None:
+        facts["auto"] = (
+            f"{counted(auto['candidates'], 'candidate')} for {listed(auto['options'])} will be scored on "
+            f"{counted(auto['images'], 'training image')} before the first trial; the sizes are those of each"
+        )
     if combination["allocation"]:
         facts["budgets"] = _allocation_text(combination, ready=ready)
     return [
@@ -77,6 +83,7 @@ def _combination(combination: dict[str, Any], table: dict[str, Any]) -> list[Tex
         *_facts(facts),
         *_sizes(combination),
         *_notes(combination),
+        *(_tried(auto) if auto and auto["scores"] else []),
         *(_scores(combination["scores"], combination["allocation"]) if combination["scores"] else []),
     ]
 
@@ -148,6 +155,18 @@ def _allocation_text(combination: dict[str, Any], *, ready: bool) -> str:
         evenly = "; shown spread evenly, since the untrained model has no such spectra yet"
     by = allocation["by"].replace("_", " ")
     return f"{allocation['unit']} of the whole adapter, spread over layers by {by}{weights}{evenly}"
+
+
+def _tried(auto: dict[str, Any]) -> list[Text]:
+    """The scores of candidates for options that are "auto", the best first: that one is taken."""
+    said = (
+        f"auto takes the first: mean KL divergence of the compressed model's outputs to the uncompressed model's on "
+        f"{counted(auto['images'], 'training image')}, before any adapter"
+    )
+    rows = [[*map(str, one["options"].values()), f"{one['divergence']:.4g}"] for one in auto["scores"]]
+    names = list(auto["options"])
+    lines = aligned([*names, "divergence"], rows, left=list(range(len(names))))
+    return [*map(Text, _wrapped(said)), *(Text("  ").append(line) for line in lines)]
 
 
 def _scores(scores: dict[str, Any], allocation: dict[str, Any] | None) -> list[Text]:

@@ -131,7 +131,7 @@ class LayerCompression(Compression):
     bias: Literal["kept", "corrected"] = "kept"
     """"corrected" adds the mean output error to each layer's bias, ``b += (W - Q) E[x]``, at no cost in bytes; moments
     of inputs are then centred, because no other error is left. A layer without a bias stays as it is."""
-    ridge: float = Field(0, ge=0)
+    ridge: float = Field(0, ge=0, examples=[0.0, 1.0, 5.0])
     """Added to the eigenvalues of the inputs' second moment, in units of their mean: weighs inputs more equally."""
     prefix: int = Field(0, ge=0)
     """Training images on which each layer's statistics are gathered behind the layers already compressed, one pass

@@ -1,9 +1,17 @@
 """``[[combination]]`` of a study file: one compression with one adapter, and the layers they apply to."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
+from pipeline.config.candidates import Candidate, candidates
 from pipeline.config.fields import Choices, Count, Slug
 from pipeline.config.registry import ADAPTERS, COMPRESSIONS, Adapter, Compression
 from pipeline.config.table import Config
@@ -74,3 +82,25 @@ class CombinationSpec(Config):
     part of the layers before them, before compression."""
     storage: StorageSpec | None = None
     """How its exported files hold tensors; if not given, as ``[storage]`` of the study says."""
+    _candidates: tuple[Candidate[Compression], ...] = PrivateAttr(())
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _first_of_candidates(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(value, dict) or "compression" not in value:
+            return handler(value)
+        first, found = candidates(COMPRESSIONS, value["compression"])
+        spec = handler({**value, "compression": first})
+        spec._candidates = found
+        return spec
+
+    @property
+    def candidates(self) -> tuple[Candidate[Compression], ...]:
+        """What the compression may be where options of it are "auto", ``compression`` first; none once it is chosen."""
+        return self._candidates
+
+    def having(self, compression: Compression) -> Self:
+        """This combination with a compression that is chosen."""
+        chosen = self.model_copy(update={"compression": compression})
+        chosen._candidates = ()
+        return chosen

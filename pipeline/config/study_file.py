@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,23 @@ def upgraded(table: dict[str, Any]) -> dict[str, Any]:
     except (KeyError, TypeError, ValidationError):
         return table
     return pinned(spec, spec.combination[0])
+
+
+def as_begun(spec: StudySpec, begun: Mapping[str, dict[str, Any]]) -> StudySpec:
+    """A study with the options that its stored combinations were pinned with, where the file says "auto".
+
+    ``begun`` has the pinned tables by combination. Where none of the candidates is stored, the first is taken, so that
+    the differences can be shown.
+    """
+
+    def chosen(one: CombinationSpec) -> CombinationSpec:
+        if not one.candidates or one.name not in begun:
+            return one
+        stored = upgraded(begun[one.name])["combination"]["compression"]
+        same = [it.config for it in one.candidates if it.config.model_dump(mode="json") == stored]
+        return one.having(same[0] if same else one.compression)
+
+    return spec.model_copy(update={"combination": tuple(map(chosen, spec.combination))})
 
 
 def study_file(study: str | Path) -> Path:

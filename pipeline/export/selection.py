@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.cell import cell_of
 from pipeline.config.spec import StudySpec
-from pipeline.config.study_file import pinned
+from pipeline.config.study_file import as_begun, pinned
 from pipeline.environment import plain_modes
 from pipeline.errors import NothingUsableError, UsageError
 from pipeline.export.card import add_study, make_card
@@ -84,6 +84,7 @@ def export_study(
     with storage_errors(url):
         results = {result.name: result for result in read_results(open_storage(url, "write"), spec.name)}
     spec = spec.model_copy(update={"seed": next(iter(results.values())).facts["pinned"]["seed"]})
+    spec = as_begun(spec, {name: result.facts["pinned"] for name, result in results.items()})
     names = [spec.find(combination).name] if combination else list(results)
     if trial is not None and len(names) > 1:
         raise UsageError(f"--trial needs --combination, one of: {', '.join(names)}")

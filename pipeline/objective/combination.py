@@ -34,6 +34,7 @@ from pipeline.compress.sizes import ModelSize, StoredModel, model_macs, model_si
 from pipeline.compress.small_tensors import compress_as_stored, rounded_model
 from pipeline.compress.targets import fixed_ranks, resolve
 from pipeline.compress.weight import DenseWeight
+from pipeline.config.candidates import Tried
 from pipeline.config.combination_spec import PLAIN, CombinationSpec
 from pipeline.config.search_spec import SearchSpec
 from pipeline.errors import SpecError
@@ -82,6 +83,7 @@ class Combination:
         self.task, self.spec, self.seed, self.device = task, spec, seed, device
         self.storage = spec.storage or PLAIN
         self.name: str = spec.name
+        self.tried: list[Tried] = []  # candidates for options that were "auto", the best first
         self.adapter: Adapter = spec.adapter
         self.search = search = fitted(search, self.adapter)
         self.inits: dict[str, Init] = {init.name: init for init in search.inits}

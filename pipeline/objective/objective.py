@@ -18,6 +18,7 @@ from pipeline.config.spec import ComputeSpec
 from pipeline.config.study_file import load_spec
 from pipeline.environment import peak_memory, plain_modes, versions
 from pipeline.errors import SpecError
+from pipeline.objective.auto_options import decided
 from pipeline.objective.bases import BaseKey, Bases
 from pipeline.objective.combination import Combination
 from pipeline.seeds import derive
@@ -68,7 +69,7 @@ class Objective:
         device: str = "cpu",
     ) -> None:
         compute = compute or ComputeSpec()
-        prepared = Combination(task, combination, search, seed=seed, device=device)
+        prepared = decided(Combination(task, combination, search, seed=seed, device=device))
         self._compose(prepared, compute, make_features(compute, device))
 
     @classmethod

@@ -70,7 +70,11 @@ class Outline(Combination):
     def statistics_bytes(self) -> Mapping[str, int]:
         """Bytes of the statistics of each layer that needs them while the combination is prepared."""
         inits = [init for init in self.inits.values() if self.adapter.low_rank and init.needs_statistics]
-        everywhere = bool(inits) or self.search.allocation is not None
+        everywhere = (
+            bool(inits)
+            or self.search.allocation is not None
+            or any(candidate.config.needs_statistics for candidate in self.spec.candidates)
+        )
         needing = [name for name in self.targets if everywhere or self.compression.of_layer(name).needs_statistics]
         images = min(CALIBRATION_IMAGES, len(self.task.train))
         layers = {name: self.model.get_submodule(name) for name in needing}

@@ -17,6 +17,7 @@ from pipeline.compress.weight import DenseWeight
 from pipeline.config.registry import METRICS
 from pipeline.config.spec import StudySpec
 from pipeline.environment import keep_freed_memory, peak_memory
+from pipeline.objective.auto_options import AUTO_IMAGES, most_scored
 from pipeline.objective.combination import Combination
 from pipeline.objective.objective import Objective
 from pipeline.objective.outline import Outline
@@ -144,6 +145,19 @@ def plan_scores(objective: Objective) -> dict[str, Any]:
     }
 
 
+def plan_auto(combination: Combination) -> dict[str, Any] | None:
+    """How many candidates options that are "auto" have, and their scores, the best first; None if nothing is "auto"."""
+    candidates, tried = combination.spec.candidates, combination.tried
+    if not candidates and not tried:
+        return None
+    return {
+        "options": list((tried or candidates)[0].options),
+        "candidates": len(tried) or most_scored(candidates),
+        "images": min(AUTO_IMAGES, len(combination.task.train)),
+        "scores": [one._asdict() for one in tried] or None,
+    }
+
+
 def _largest_share(part: Part) -> float:
     correct, images = score_largest_class(part.labels)
     return correct / images
@@ -225,6 +239,7 @@ def plan_study(
                 "lanes": {str(batch): size.most(batch) for batch in search.batch_size},
                 "disk_bytes": cache["missing_bytes"] + adapters + exports + trials * TRIAL_BYTES,
                 "allocation": allocation,
+                "auto": plan_auto(combination),
                 "sized_by_values": not combination.compression.sized_by_shape,
                 "moved": [init.name for init in combination.inits.values() if init.moves_base],
                 "ranks": ranks,

@@ -7,6 +7,7 @@ from typing import TypeVar
 from pipeline.compress.layer_statistics import Statistics
 from pipeline.config.spec import StudySpec
 from pipeline.errors import IntegrityError, SpecError
+from pipeline.objective.auto_options import decided, refuse_costly_options
 from pipeline.objective.combination import Combination, arranged_model
 from pipeline.objective.objective import Objective, make_features
 from pipeline.run.recorded_spectra import Snapshot, keep_baseline_spectra, train_watched_baseline, watched_layers
@@ -41,8 +42,10 @@ def as_objectives(
 
 
 def make_objectives(spec: StudySpec, task: Task, device: str, cache_limit: int = LIMIT) -> dict[str, Objective]:
-    """The objective of each combination by name; they share the task's layer statistics and caches."""
-    return as_objectives(spec, make_combinations(Combination, spec, task, device), device, cache_limit)
+    """The objective of each combination by name, whose "auto" options are chosen; they share statistics and caches."""
+    combinations = make_combinations(Combination, spec, task, device)
+    chosen = {name: decided(combination) for name, combination in combinations.items()}
+    return as_objectives(spec, chosen, device, cache_limit)
 
 
 def trained_objectives(
@@ -66,6 +69,7 @@ def refuse_misfits(combinations: Iterable[Combination]) -> None:
     """Refuse the first compression, adapter and rank that do not go together."""
     for combination in combinations:
         try:
+            refuse_costly_options(combination)
             for rank in combination.search.ranks:
                 combination.facts(rank)
         except IntegrityError:

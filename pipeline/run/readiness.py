@@ -16,7 +16,7 @@ from typing import Literal
 from sqlalchemy.engine import make_url
 
 from pipeline.config.spec import StudySpec
-from pipeline.config.study_file import pinned
+from pipeline.config.study_file import as_begun, pinned
 from pipeline.environment import choose_device, physical_memory, require_matching_torchvision, versions
 from pipeline.errors import (
     IntegrityError,
@@ -88,6 +88,12 @@ class Readiness:
         names = {one.name: study_name(self.spec.name, one.name) for one in self.spec.combination}
         return {combination: known[name] for combination, name in names.items() if name in known}
 
+    @cached_property
+    def settled(self) -> StudySpec:
+        """The study, with the "auto" options of its stored combinations as they were chosen."""
+        stored = {name: self.storage.get_study_user_attrs(key) for name, key in self.stored.items() if self.storage}
+        return as_begun(self.spec, {name: known["pinned"] for name, known in stored.items() if "pinned" in known})
+
     @property
     def begun(self) -> bool:
         """Whether the study has trials."""
@@ -101,7 +107,7 @@ class Readiness:
     @cached_property
     def outlines(self) -> dict[str, Outline]:
         """The combinations by name, as far as shapes decide."""
-        return make_combinations(Outline, self.spec, self.task, self.device)
+        return make_combinations(Outline, self.settled, self.task, self.device)
 
     @cached_property
     def outlined(self) -> dict[str, Objective]:

@@ -97,7 +97,7 @@ def _ready_objectives(ready: Readiness, options: RunOptions) -> dict[str, Object
     """The objectives, once every step before them is done; what only the steps need is freed."""
     ready.cache_limit = options.cache_limit
     ready.require()
-    return trained_objectives(ready.spec, ready.opened, ready.device, options.cache_limit)
+    return trained_objectives(ready.settled, ready.opened, ready.device, options.cache_limit)
 
 
 @contextmanager
@@ -176,6 +176,7 @@ def study_facts(spec: StudySpec, combination: Combination) -> dict[str, Any]:
         "spectra": watched_layers(spec, combination.task),
         "notes": [*search_notes(spec.search, combination.adapter), *combination.compressed.notes],
         **in_chunks("layers", json.dumps(layer_bytes(combination))),
+        **(in_chunks("tried", json.dumps([one._asdict() for one in combination.tried])) if combination.tried else {}),
     }
 
 

@@ -33,7 +33,21 @@ def task_section(results: Sequence[CombinationResult]) -> Section:
             facts("Model, data and baseline", {"value": first} if same else told),
             table("The combinations; each is searched with every rank and init", columns, results),
             *(Paragraph(f"{result.label}: {note}.") for result in results for note in result.facts.get("notes", ())),
+            *(_tried(result) for result in results if "tried" in result.facts),
         ],
+    )
+
+
+def _tried(result: CombinationResult) -> Block:
+    """The candidates that were scored for options that are "auto"."""
+    return table(
+        f"{result.label}, options that are auto: mean KL divergence of the compressed model's outputs to the "
+        f"uncompressed model's on training images, before any adapter; the best was taken",
+        {
+            "options": Column[dict[str, Any]](lambda one: said_of(one["options"]), "long"),
+            "divergence": Column(lambda one: f"{one['divergence']:.4g}"),
+        },
+        json.loads(joined(result.facts, "tried") or "[]"),
     )
 
 

@@ -1,0 +1,68 @@
+import json
+from pathlib import Path
+
+import pytest
+from command import invoke, write_study
+
+from pipeline.config.study_file import load_spec
+from pipeline.errors import SpecError
+from pipeline.export.selection import export_study
+from pipeline.report.sections.study_section import task_section
+from pipeline.results.reading import read_results
+from pipeline.run import objectives as study_objectives
+from pipeline.run.study_run import run_study
+
+AUTO = 'compression = { method = "int1", metric = "auto", bias = "auto" }'
+
+
+@pytest.fixture
+def path() -> Path:
+    """A study of one combination whose compression has options that are "auto"."""
+    path = write_study()
+    first, _, rest = path.read_text().partition('[[combination]]\nname = "sparse-lora"')
+    text = (first + rest[rest.index("[search]") :]).replace('compression = "int1"', AUTO)
+    path.write_text(
+        text.replace("ranks = [1, 2]", "ranks = [1]").replace('inits = ["paper", "svd"]', 'inits = ["svd"]')
+    )
+    return path
+
+
+def pinned_compression(storage):
+    return read_results(storage, "tiny")[0].facts["pinned"]["combination"]["compression"]
+
+
+def refuse_to_score(combination):
+    assert not combination.spec.candidates
+    return combination
+
+
+@pytest.mark.usefixtures("path")
+def test_plan_says_how_many_candidates_there_are_and_prints_their_scores():
+    said = " ".join(invoke("plan", "tiny", "--device", "cpu").stdout.split())
+    assert "4 candidates for metric and bias will be scored on 21 training images" in said
+    (plain,) = json.loads(invoke("plan", "tiny", "--device", "cpu", "--json").stdout)["combinations"]
+    assert plain["auto"] == {"options": ["metric", "bias"], "candidates": 4, "images": 21, "scores": None}
+    (scored,) = json.loads(invoke("plan", "tiny", "--device", "cpu", "--score", "--json").stdout)["combinations"]
+    scores = [one["divergence"] for one in scored["auto"]["scores"]]
+    assert (len(scores), scores) == (4, sorted(scores))
+    lines = invoke("plan", "tiny", "--device", "cpu", "--score").stdout.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.split() == ["metric", "bias", "divergence"])
+    assert lines[start + 1].split()[:2] == list(scored["auto"]["scores"][0]["options"].values())
+
+
+def test_a_study_is_searched_resumed_and_exported_with_the_options_it_chose_first(path, open_database, monkeypatch):
+    run_study(load_spec(path))
+    storage = open_database("storage/studies")
+    chosen, (result,) = pinned_compression(storage), read_results(storage, "tiny")
+    assert "auto" not in chosen.values()
+    captions = [getattr(block, "caption", "") for block in task_section([result]).blocks]
+    assert any("options that are auto" in caption for caption in captions)
+    monkeypatch.setattr(study_objectives, "decided", refuse_to_score)
+    path.write_text(path.read_text().replace("trials = 2", "trials = 3"))
+    run_study(load_spec(path))
+    assert pinned_compression(storage) == chosen
+    ((_, folder),) = export_study(load_spec(path))
+    assert json.loads((folder / "card.json").read_text())["method"]["compression"] == chosen
+    path.write_text(path.read_text().replace(AUTO, 'compression = { method = "intN", clip = "auto" }'))
+    with pytest.raises(SpecError, match=r"compression\.method: stored int1, now intN"):
+        run_study(load_spec(path))
