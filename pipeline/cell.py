@@ -26,6 +26,11 @@ class Cell:
         return f"winner {self}"
 
     @property
+    def layers_key(self) -> str:
+        """The attribute of the stored study that holds what training made of the layers of this cell's winner."""
+        return f"layers {self}"
+
+    @property
     def summary_key(self) -> str:
         """The attribute of the stored study that holds this cell's tally."""
         return f"summary {self}"

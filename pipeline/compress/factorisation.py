@@ -177,6 +177,10 @@ class FactorWeight(CompressedWeight):
         return by_parts(self._by_name, tensors, lambda factor, own: factor.refreshed(own))
 
     @property
+    def stored_codes(self) -> dict[str, Tensor]:
+        return join_parts({name: factor.stored_codes for name, factor in self._by_name.items()})
+
+    @property
     def _by_name(self) -> dict[str, CompressedWeight]:
         return {"first": self.first, "second": self.second}
 

@@ -95,6 +95,10 @@ class GroupedWeight(CompressedWeight):
         return by_parts(self._by_name, tensors, lambda group, own: group.refreshed(own))
 
     @property
+    def stored_codes(self) -> dict[str, Tensor]:
+        return join_parts({name: group.stored_codes for name, group in self._by_name.items()})
+
+    @property
     def _by_name(self) -> dict[str, CompressedWeight]:
         return {f"group{g}": group for g, group in enumerate(self.groups)}
 

@@ -150,6 +150,14 @@ class CompressedWeight:
         """The weight of the same form and size whose dense form is ``project(tensors)``, bit for bit."""
         raise NotImplementedError(f"{type(self).__name__} has no codes that can be trained")
 
+    @property
+    def stored_codes(self) -> dict[str, Tensor]:
+        """What this weight stores of each weight, by latent: its code, or whether it is kept; by default nothing."""
+        try:
+            return {kind: codes for kind, (codes, _) in self.codes(self.trainable(self.dense())).items()}
+        except NotImplementedError:
+            return {}
+
     def __deepcopy__(self, memo: object) -> Self:
         return self
 
@@ -160,6 +168,15 @@ def count_bits(sizes: Mapping[str, int]) -> BitCount:
     for kind, size in sizes.items():
         counts[BIT_KINDS.get(kind.rpartition("_")[2], "payload")] += 8 * size
     return BitCount(**counts)
+
+
+def share_moved(before: CompressedWeight, after: CompressedWeight) -> float | None:
+    """The share of the codes of one weight that are others in another of the same form, or ``None`` without codes."""
+    old, new = before.stored_codes, after.stored_codes
+    if not old or {kind: codes.shape for kind, codes in old.items()} != {kind: t.shape for kind, t in new.items()}:
+        return None
+    moved = sum(int((codes != new[kind]).sum()) for kind, codes in old.items())
+    return moved / sum(codes.numel() for codes in old.values())
 
 
 @dataclass(frozen=True)

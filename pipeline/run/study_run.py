@@ -25,6 +25,7 @@ from pipeline.objective.passes import Pass, measure_pass
 from pipeline.run.failures import Failures, run_again
 from pipeline.run.objectives import refuse_misfits, trained_objectives
 from pipeline.run.readiness import Readiness
+from pipeline.run.recorded_layers import record_layers
 from pipeline.run.recorded_spectra import record_winners, watched_layers
 from pipeline.run.winners import measure_references, score_winners
 from pipeline.search.budget import search_notes
@@ -132,6 +133,8 @@ def _run(
                 score_winners(objectives[name], studies[name], kept, spec.seeds)
             with failures.contained(f"'{name}'", f"{name}: failed"):
                 record_winners(spec, objectives[name], studies[name])
+            with failures.contained(f"'{name}'", f"{name}: failed"):
+                record_layers(objectives[name], studies[name], kept)
             objectives[name].bases.release()
             events.reached("tested")
         events.reached("ended")

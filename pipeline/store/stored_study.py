@@ -131,6 +131,14 @@ def note_file(study: optuna.Study, number: int, kind: str, path: Path, sha256: s
         move_attributes(session, study_id, number, {kind: path.as_posix(), f"{kind}_sha256": sha256})
 
 
+def write_long(study: optuna.Study, key: str, text: str) -> None:
+    """Write a text of any length as attributes of a stored study, in one transaction; ``joined`` reads it."""
+    study_id = study_id_of(study)
+    with database_of(study).transaction(study_id) as session:
+        for name, value in in_chunks(key, text).items():
+            write_study_attribute(session, study_id, name, value)
+
+
 def in_chunks(key: str, text: str) -> dict[str, Any]:
     """The attributes that store a text: ``key`` holds the number of chunks, ``key.0`` the first chunk.
 

@@ -65,6 +65,10 @@ class SparseWeight(MatrixWeight):
     def with_trained(self, tensors: Mapping[str, Tensor]) -> "SparseWeight":
         return SparseWeight(self.project(tensors).detach(), mask_of(tensors), self.pattern)
 
+    @property
+    def stored_codes(self) -> dict[str, Tensor]:
+        return {"kept": self.kept}
+
 
 def mask_of(tensors: Mapping[str, Tensor]) -> Tensor:
     """The positions ``kept [K]`` as a mask, bool ``[out, in]``."""
