@@ -30,14 +30,16 @@ def report(
     from pipeline.config.study_file import stored_name
     from pipeline.report.page import write_report
     from pipeline.report.png import write_pngs
+    from pipeline.results.tables import layer_rows
 
     names = list(dict.fromkeys(map(stored_name, studies)))
     folder = out or report_folder("+".join(names))
-    written = write_report(results_of(studies[0], storage, *studies[1:]), folder, datetime.now().astimezone())
+    results = results_of(studies[0], storage, *studies[1:])
+    written = write_report(results, folder, datetime.now().astimezone())
     pictures = write_pngs(written.figures, folder / "png") if png else []
     if as_json:
-        tables = [str(path) for path in written.tables]
-        print_json({"page": str(written.page), "tables": tables, "pictures": [str(path) for path in pictures]})
+        tables, drawn = ([str(path) for path in paths] for paths in (written.tables, pictures))
+        print_json({"page": str(written.page), "tables": tables, "pictures": drawn, "layers": layer_rows(results)})
     else:
         print(written.page)
     size, following = readable_bytes(written.page.stat().st_size), next_command("export", names[0], storage)

@@ -19,9 +19,11 @@ from pipeline.results.combination_result import CombinationResult
 from pipeline.results.tables import (
     EpochRow,
     EvaluationRow,
+    LayerRow,
     TrialRow,
     epoch_rows,
     evaluation_rows,
+    layer_rows,
     trial_rows,
     write_csv,
 )
@@ -33,6 +35,7 @@ TABLES: dict[str, tuple[type, Rows, str]] = {
     "evaluation.csv": (EvaluationRow, evaluation_rows, "every cell's winner beside its references"),
     "trials.csv": (TrialRow, trial_rows, "every trial"),
     "epochs.csv": (EpochRow, epoch_rows, "the epochs of each cell's winner"),
+    "layers.csv": (LayerRow, layer_rows, "the compressed layers of each cell's winner"),
 }
 
 
@@ -46,7 +49,7 @@ class Report:
 
 
 def write_report(results: Sequence[CombinationResult], folder: Path, made: datetime | None = None) -> Report:
-    """Write ``index.html``, ``evaluation.csv``, ``trials.csv`` and ``epochs.csv``; the studies may still be running.
+    """Write ``index.html`` and the tables ``TABLES`` as CSV files; the studies may still be running.
 
     The files of an earlier report in the folder are replaced. The page shows ``made`` as its date, if it is given.
     """

@@ -150,7 +150,11 @@ def test_clean_lists_what_it_removes_and_keeps_trials_winners_and_exports(ran):
 def test_report_export_and_clean_print_json(ran):
     report = json.loads(invoke("report", "tiny", "--json").stdout)
     assert Path(report["page"]).is_file()
-    assert {Path(table).name for table in report["tables"]} == {"evaluation.csv", "trials.csv", "epochs.csv"}
+    tables = ["evaluation.csv", "trials.csv", "epochs.csv", "layers.csv"]
+    assert [Path(table).name for table in report["tables"]] == tables
+    layers = {(row["combination"], row["layer"]) for row in report["layers"]}
+    assert layers == {(name, layer) for name in ("int1-lora", "sparse-lora") for layer in ("fc1", "fc2")}
+    assert all(row["error_after"] < row["error_before"] for row in report["layers"] if row["init"] == "svd")
     exported = json.loads(invoke("export", "tiny", "--force", "--json").stdout)
     assert [checkpoint["combination"] for checkpoint in exported] == ["int1-lora"] * 2 + ["sparse-lora"] * 2
     for checkpoint in exported:

@@ -14,10 +14,11 @@ from optuna.trial import TrialState
 from pipeline.cell import Cell
 from pipeline.paths import baseline_spectra, winner_spectra
 from pipeline.results.spectra_file import Course, Matrix, Spectra, write_spectra
+from pipeline.results.trained_layers import TrainedLayer, as_text
 from pipeline.space import Ask, Values
 from pipeline.store.database import Database
 from pipeline.store.ledger import Ledger
-from pipeline.store.stored_study import create_or_resume, in_chunks, study_name, trial_key
+from pipeline.store.stored_study import create_or_resume, in_chunks, study_name, trial_key, write_long
 
 EPOCHS = 6
 IMAGES = {"val": 5400, "test": 10000}
@@ -181,6 +182,14 @@ class Stored:
         for key, value in in_chunks("layers", json.dumps(sizes)).items():
             self.study.set_user_attr(key, value)
 
+    def trained_layers(self, rank: int, init: str, number: int, *names: str, moved: float | None = None) -> None:
+        """Write what training made of compressed layers: each next one has 1000 weights more, and a larger error."""
+        layers = [
+            TrainedLayer(name, 1000 * place, 1320 * place, 2560 * rank, 0.05 * place, 0.04 * place, moved)
+            for place, name in enumerate(names, start=1)
+        ]
+        write_long(self.study, Cell(rank, init).layers_key, as_text(number, layers))
+
     def test(self, rank: int, init: str, number: int, *accuracies: float, failed: dict[int, str] | None = None) -> None:
         """Write the test accuracies of a winner, one a seed, and why training it again failed, by seed."""
         value = self.study.trials[number].value
@@ -213,6 +222,7 @@ def finish_study(stored: Stored, lift: float = 0.0) -> None:
             numbers = [stored.trial(rank, init, top - 0.004 * step) for step in (2, 0, 1)]
             stored.trial(rank, init, top - 0.2, TrialState.PRUNED)
             stored.test(rank, init, numbers[1], top - 0.001, top - 0.003)
+            stored.trained_layers(rank, init, numbers[1], *(stored.watched or ("fc1", "fc2")))
             if stored.watched:
                 stored.baseline_spectra()
                 stored.winner_spectra(rank, init, numbers[1])

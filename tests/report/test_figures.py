@@ -39,7 +39,7 @@ def test_every_picture_draws_a_finished_study(one, finished):
 @ALL
 def test_every_picture_says_why_there_is_none_of_a_study_that_has_just_begun(one, store, storage):
     store(watched=("fc1",)).trial(2, "svd", 0.1, TrialState.FAIL, reason="not finite")
-    reasons = r"no trial has completed|two complete trials, there are none|no spectrum|no sizes of layers"
+    reasons = r"no trial has completed|two complete trials, there are none|no spectrum|no (sizes|errors) of layers"
     with pytest.raises(NothingToDraw, match=reasons):
         one.draw(read_results(storage, "digits"))
 
@@ -49,7 +49,9 @@ def test_every_picture_but_those_that_compare_trials_draws_a_single_trial(one, s
     stored = store(ranks=(2,), inits=("svd",), watched=("fc1",))
     stored.references("val", 0.98, 0.4)
     stored.layers("fc1")
-    stored.winner_spectra(2, "svd", stored.trial(2, "svd", 0.9))
+    number = stored.trial(2, "svd", 0.9)
+    stored.winner_spectra(2, "svd", number)
+    stored.trained_layers(2, "svd", number, "fc1")
     results = read_results(storage, "digits")
     if one.name in ("importances", "parallel_coordinates"):
         with pytest.raises(NothingToDraw, match=r"need two complete trials, there is one|have the same values"):

@@ -9,13 +9,13 @@ from optuna.trial import TrialState
 from report_pages import Tags, render
 from stored_studies import Stored
 
-from pipeline.report.page import write_report
+from pipeline.report.page import TABLES, write_report
 from pipeline.results.reading import read_results
 
 MADE = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 
 
-def test_a_report_is_a_page_and_three_tables(finished, tmp_path):
+def test_a_report_is_a_page_and_four_tables(finished, tmp_path):
     written = write_report(finished, tmp_path / "report")
     page = written.page
     assert page == tmp_path / "report" / "index.html"
@@ -23,13 +23,14 @@ def test_a_report_is_a_page_and_three_tables(finished, tmp_path):
         "epochs.csv",
         "evaluation.csv",
         "index.html",
+        "layers.csv",
         "trials.csv",
     ]
     with (page.parent / "evaluation.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 8
     with (page.parent / "trials.csv").open(newline="") as file:
         assert {row["study"] for row in csv.DictReader(file)} == {"digits"}
-    assert written.tables == [page.parent / name for name in ("evaluation.csv", "trials.csv", "epochs.csv")]
+    assert written.tables == [page.parent / name for name in TABLES]
     assert "accuracy_by_rank" in written.figures
 
 
@@ -37,7 +38,7 @@ def test_the_page_asks_for_nothing_from_outside_and_holds_plotly_once(finished):
     text = render(finished)
     page = Tags(text)
     links = [attrs[key] for _, attrs in page.tags for key in ("src", "href") if key in attrs]
-    assert [link for link in links if not link.startswith("#")] == ["evaluation.csv", "trials.csv", "epochs.csv"]
+    assert [link for link in links if not link.startswith("#")] == list(TABLES)
     assert text.count("plotly.js v") == 1
     policy = next(attrs["content"] for attrs in page.all("meta") if "http-equiv" in attrs)
     assert policy.startswith("default-src 'none'")
