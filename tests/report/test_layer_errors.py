@@ -31,8 +31,13 @@ def test_each_layer_has_its_error_before_and_after_and_says_its_bits_and_what_mo
     assert [list(trace.x) for trace in after] == [[4, 8], [4, 8]]
     assert [trace.showlegend for trace in before] == [True, False]
     texts = [list(trace.text) for trace in figure.data if trace.mode == "text"]
-    assert [text.strip() for text in texts[0]] == ["1.32 + 5.12 bits", "1.32 + 2.56 bits"]
+    assert [text.strip() for text in texts[0]] == ["6.44 bits", "3.88 bits"]
     assert [text.strip() for text in texts[1]] == ["1.32 bits, 25.0 % moved", "1.32 bits, 25.0 % moved"]
+    assert before[0].hovertext[0] == (
+        "fc1<br>compressed only: 5.00 % error<br>trained: 4.00 % error<br>weight: 1.320 bits a weight<br>"
+        "adapter: 5.120 bits a weight"
+    )
+    assert before[1].hovertext[0].endswith("weight: 1.320 bits a weight<br>codes moved: 25.00 %")
     assert [note.text for note in figure.layout.annotations] == ["lora<br>rank 2, svd", "codes<br>no ranks"]
 
 

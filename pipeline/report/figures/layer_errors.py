@@ -27,9 +27,9 @@ class LayerErrors(Picture):
     reading = (
         "How far the weight of each compressed layer is from the uncompressed one, in the best trial of each "
         "combination: the sum of squared differences as a share of the sum of squared weights. The open mark is the "
-        "compressed-only model, the filled one the weight that the trained layer computes with. The text is its bits "
-        "a weight, those of its adapter, and the share of codes that training changed. Training serves the model's "
-        "answers and not its weights: an error may grow while {accuracy} rises."
+        "compressed-only model, the filled one the weight that the trained layer computes with. The text is the bits "
+        "a weight, with those of the adapter, and the share of codes that training changed. Training serves the "
+        "model's answers and not its weights: an error may grow while {accuracy} rises."
     )
 
     def draw(self, results: Sequence[CombinationResult]) -> Figure:
@@ -47,10 +47,10 @@ class LayerErrors(Picture):
         for column, (_, layers) in enumerate(known, start=1):
             _draw(figure, layers, [names.index(layer.name) for layer in layers], column)
         figure.update_xaxes(title="Relative error (%)", range=[0, 190 * max(errors)], nticks=5)
-        figure.update_yaxes(range=[len(names) - 0.4, -0.6], tickfont={"size": 11}, showgrid=False)
+        figure.update_yaxes(range=[len(names) - 0.4, -0.6], tickfont={"size": 11}, showgrid=False, zeroline=False)
         figure.update_yaxes(tickvals=list(range(len(names))), ticktext=told_apart(names), col=1)
         figure.update_layout(hovermode="closest")
-        height, width = 170 + ROW * max(4, len(names)), 150 + 280 * len(known)
+        height, width = 170 + ROW * max(4, len(names)), 150 + 320 * len(known)
         return finish(figure, self.title, height=height, min_width=width, margins=(100, 56))
 
     def below(self, results: Sequence[CombinationResult]) -> list[Block]:
@@ -93,7 +93,7 @@ def _draw(figure: Figure, layers: Sequence[TrainedLayer], rows: Sequence[int], c
             name=name,
             legendgroup=name,
             showlegend=column == 1,
-            marker={"symbol": symbol, "color": colour, "size": 10, "line": {"width": 2}},
+            marker={"symbol": symbol, "color": colour, "size": 10, "line": {"color": colour, "width": 2}},
             hovertext=[_said(layer) for layer in layers],
             hoverinfo="text",
             **panel,
@@ -116,15 +116,17 @@ def _in_percent(error: float | None) -> float | None:
 
 
 def _short_text(layer: TrainedLayer) -> str:
-    adapter = f" + {layer.adapter_bits_a_weight:.2f}" if layer.adapter_bits else ""
     moved = "" if layer.moved is None else f", {percent(layer.moved, 1)} % moved"
-    return f"{layer.bits_a_weight:.2f}{adapter} bits{moved}"
+    return f"{layer.bits_a_weight + layer.adapter_bits_a_weight:.2f} bits{moved}"
 
 
 def _said(layer: TrainedLayer) -> str:
     errors = {"compressed only": layer.before, "trained": layer.after}
     lines = [f"{name}: {percent(error)} % error" for name, error in errors.items() if error is not None]
-    return "<br>".join([short(layer.name, 200), *lines, _short_text(layer)])
+    bits = {"weight": layer.bits_a_weight, "adapter": layer.adapter_bits_a_weight}
+    lines += [f"{name}: {count:.3f} bits a weight" for name, count in bits.items() if count]
+    moved = [] if layer.moved is None else [f"codes moved: {percent(layer.moved)} %"]
+    return "<br>".join([short(layer.name, 200), *lines, *moved])
 
 
 def _table(result: CombinationResult, layers: Sequence[TrainedLayer]) -> Table:

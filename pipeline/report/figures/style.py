@@ -64,7 +64,7 @@ class Look:
             "legendgroup": init,
             "showlegend": False,
             "line": {"color": self.ink(init), "dash": self.dash(combination), "width": 1.5},
-            "marker": {"symbol": self.symbol(combination, init), "color": self.ink(init), "size": size},
+            "marker": _marker(self.symbol(combination, init), self.ink(init), size),
         }
 
     def compressed_name(self, combination: str) -> str:
@@ -82,9 +82,14 @@ class Look:
             figure.add_scatter(x=[None], y=[None], mode="lines+markers", marker=symbol, **name, **place)
         for combination in self.combinations if len(self.combinations) > 1 else ():
             line = {"color": NEUTRAL, "dash": self.dash(combination), "width": 2}
-            symbol = {"symbol": f"circle{_of(FILLINGS, self.combinations, combination)}", "size": 9, "color": NEUTRAL}
+            symbol = _marker(f"circle{_of(FILLINGS, self.combinations, combination)}", NEUTRAL, 9)
             group = {"name": short(combination), "legendgroup": f"combination {combination}", "line": line}
             figure.add_scatter(x=[None], y=[None], mode="lines+markers", marker=symbol, **group, **place)
+
+
+def _marker(symbol: str, colour: str, size: int) -> dict[str, Any]:
+    """A marker; without a line the dot of a filling would not be drawn."""
+    return {"symbol": symbol, "color": colour, "size": size, "line": {"color": "#FFFFFF", "width": 1.5}}
 
 
 def _of(choices: Sequence[str], names: Sequence[str], name: str) -> str:
