@@ -1,5 +1,6 @@
 """A plan as text for 80 columns."""
 
+import json
 import textwrap
 from typing import Any
 
@@ -163,7 +164,10 @@ def _tried(auto: dict[str, Any]) -> list[Text]:
         f"auto takes the first: mean KL divergence of the compressed model's outputs to the uncompressed model's on "
         f"{counted(auto['images'], 'training image')}, before any adapter"
     )
-    rows = [[*map(str, one["options"].values()), f"{one['divergence']:.4g}"] for one in auto["scores"]]
+    rows = [
+        [*(json.dumps(value).strip('"') for value in one["options"].values()), f"{one['divergence']:.4g}"]
+        for one in auto["scores"]
+    ]
     names = list(auto["options"])
     lines = aligned([*names, "divergence"], rows, left=list(range(len(names))))
     return [*map(Text, _wrapped(said)), *(Text("  ").append(line) for line in lines)]

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 from collections.abc import Mapping
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args, get_origin
 
@@ -30,7 +31,8 @@ class Tried(NamedTuple):
     """Mean KL divergence of the model's outputs to the uncompressed model's, in nats; the lower the better."""
 
     def __str__(self) -> str:
-        return f"{', '.join(f'{option} = {value}' for option, value in self.options.items())}: {self.divergence:.4g}"
+        said = ", ".join(f"{option} = {json.dumps(value)}" for option, value in self.options.items())
+        return f"{said}: {self.divergence:.4g} nats from the uncompressed model's outputs"
 
 
 def choices(method: type[Method], option: str) -> list[Any]:
