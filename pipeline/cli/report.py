@@ -30,7 +30,7 @@ def report(
     from pipeline.config.study_file import stored_name
     from pipeline.report.page import write_report
     from pipeline.report.png import write_pngs
-    from pipeline.results.tables import layer_rows
+    from pipeline.results.trained_layers import layer_rows
 
     names = list(dict.fromkeys(map(stored_name, studies)))
     folder = out or report_folder("+".join(names))

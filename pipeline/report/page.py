@@ -19,14 +19,13 @@ from pipeline.results.combination_result import CombinationResult
 from pipeline.results.tables import (
     EpochRow,
     EvaluationRow,
-    LayerRow,
     TrialRow,
     epoch_rows,
     evaluation_rows,
-    layer_rows,
     trial_rows,
     write_csv,
 )
+from pipeline.results.trained_layers import LayerRow, layer_rows
 from pipeline.wording import listed
 
 Drawn = Mapping[Picture, Figure | NothingToDraw]

@@ -15,7 +15,6 @@ from pipeline.paths import write_whole
 from pipeline.results.combination_result import CellResult, CombinationResult, Score
 from pipeline.results.comparison import cell_recovery
 from pipeline.results.study_state import status_part, status_row
-from pipeline.results.trained_layers import trained_layers
 from pipeline.space import Values
 
 
@@ -126,29 +125,6 @@ class EpochRow(TypedDict):
     """Whether the trial's adapter is the one after this epoch."""
 
 
-class LayerRow(TypedDict):
-    """One compressed layer of a cell's winner."""
-
-    study: str
-    combination: str
-    rank: int
-    init: str
-    trial: int
-    layer: str
-    weights: int
-    """The number of its weights before compression."""
-    bits_a_weight: float
-    """Bits of the packed weight in the file per weight."""
-    adapter_bits_a_weight: float
-    """Bits that the adapter adds per weight."""
-    error_before: float | None
-    """``||W - Q||^2 / ||W||^2`` of the compressed-only model."""
-    error_after: float | None
-    """The same of the trained layer."""
-    codes_moved: float | None
-    """The share of the codes that training changed."""
-
-
 def status_table(results: Sequence[CombinationResult]) -> list[dict[str, Any]]:
     """How far each combination and its cells are, as JSON has it."""
     return [status_part(result.name, result.facts, [_status(cell) for cell in result.cells]) for result in results]
@@ -248,29 +224,6 @@ def epoch_rows(results: Sequence[CombinationResult]) -> list[EpochRow]:
         for cell in result.cells
         if cell.best
         for epoch, accuracy in sorted(cell.best.intermediate_values.items())
-    ]
-
-
-def layer_rows(results: Sequence[CombinationResult]) -> list[LayerRow]:
-    """One row per compressed layer of each cell's winner; winners whose layers are not stored are left out."""
-    return [
-        LayerRow(
-            study=result.of,
-            combination=result.name,
-            rank=cell.cell.rank,
-            init=cell.cell.init,
-            trial=cell.winner.number,
-            layer=layer.name,
-            weights=layer.weights,
-            bits_a_weight=layer.bits_a_weight,
-            adapter_bits_a_weight=layer.adapter_bits_a_weight,
-            error_before=layer.before,
-            error_after=layer.after,
-            codes_moved=layer.moved,
-        )
-        for result in results
-        for cell in result.cells
-        for layer in trained_layers(result, cell)
     ]
 
 

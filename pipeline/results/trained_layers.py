@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from pipeline.cell import Cell
 from pipeline.results.combination_result import CellResult, CombinationResult
@@ -35,6 +35,29 @@ class TrainedLayer(NamedTuple):
         return self.adapter_bits / self.weights
 
 
+class LayerRow(TypedDict):
+    """One compressed layer of a cell's winner."""
+
+    study: str
+    combination: str
+    rank: int
+    init: str
+    trial: int
+    layer: str
+    weights: int
+    """The number of its weights before compression."""
+    bits_a_weight: float
+    """Bits of the packed weight in the file per weight."""
+    adapter_bits_a_weight: float
+    """Bits that the adapter adds per weight."""
+    error_before: float | None
+    """``||W - Q||^2 / ||W||^2`` of the compressed-only model."""
+    error_after: float | None
+    """The same of the trained layer."""
+    codes_moved: float | None
+    """The share of the codes that training changed."""
+
+
 def as_text(trial: int, layers: Sequence[TrainedLayer]) -> str:
     """The layers of a winner as the stored study keeps them, in chunks under ``Cell.layers_key``."""
     return json.dumps({"trial": trial, "layers": layers})
@@ -43,7 +66,7 @@ def as_text(trial: int, layers: Sequence[TrainedLayer]) -> str:
 def stored_layers(facts: Mapping[str, Any], cell: Cell, trial: int) -> list[TrainedLayer] | None:
     """The layers of a cell's winner, by the attributes of the stored study; None if they are not stored of this trial.
 
-    Studies before version 0.4 have none.
+    Studies before version 0.3 have none.
     """
     text = joined(facts, cell.layers_key)
     known = {} if text is None else json.loads(text)
@@ -53,3 +76,26 @@ def stored_layers(facts: Mapping[str, Any], cell: Cell, trial: int) -> list[Trai
 def trained_layers(result: CombinationResult, cell: CellResult | None) -> list[TrainedLayer]:
     """The layers of a cell's winner in the model's order; empty if they are not stored, or there is no winner yet."""
     return [] if cell is None or cell.best is None else stored_layers(result.facts, cell.cell, cell.best.number) or []
+
+
+def layer_rows(results: Sequence[CombinationResult]) -> list[LayerRow]:
+    """One row per compressed layer of each cell's winner; winners whose layers are not stored are left out."""
+    return [
+        LayerRow(
+            study=result.of,
+            combination=result.name,
+            rank=cell.cell.rank,
+            init=cell.cell.init,
+            trial=cell.winner.number,
+            layer=layer.name,
+            weights=layer.weights,
+            bits_a_weight=layer.bits_a_weight,
+            adapter_bits_a_weight=layer.adapter_bits_a_weight,
+            error_before=layer.before,
+            error_after=layer.after,
+            codes_moved=layer.moved,
+        )
+        for result in results
+        for cell in result.cells
+        for layer in trained_layers(result, cell)
+    ]

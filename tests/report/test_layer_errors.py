@@ -2,7 +2,7 @@ import pytest
 
 from pipeline.report.figures.contract import PICTURES, NothingToDraw
 from pipeline.results.reading import read_results
-from pipeline.results.tables import layer_rows
+from pipeline.results.trained_layers import layer_rows
 
 layer_errors = PICTURES["layer_errors"]().draw
 accuracy_by_size = PICTURES["accuracy_by_size"]().draw
