@@ -26,7 +26,7 @@ from bench.requirements import require_package
 
 require_package("peft", "peft")  # the modules below import it
 
-from bench import coding, mlp, process, search, sweep  # noqa: E402
+from bench import codes, coding, mlp, process, search, sweep  # noqa: E402
 from bench.sizes import FULL, QUICK, Sizes  # noqa: E402
 from bench.tasks import EPOCHS, TRAIN, VAL  # noqa: E402
 
@@ -235,7 +235,22 @@ def coded(setup: Setup) -> Measured:
     return Measured({"coding": found}, {"coding": counted}, rows)
 
 
-PARTS = (peft, cohorts, stored, frozen, pruned, coded)
+def trained_codes(setup: Setup) -> Measured:
+    """The cost of a step that trains codes, over one that trains the same weights as they are."""
+    seconds = setup.measure(codes.codes_seconds, setup.sizes.code_steps, setup.sizes.tries)
+    ratios = {name: taken / seconds["full"] for name, taken in seconds.items() if name != "full"}
+    counted = (
+        f"seconds of a training step of one lane, adapter codes over adapter full, MLP 784-256-128-10 on one core, "
+        f"batch {codes.BATCH_SIZE}, Adam, validation on one batch included; the best of {setup.sizes.tries + 1} epochs"
+    )
+    return Measured(
+        {"codes_seconds": seconds, "codes_over_full": ratios},
+        {"codes_over_full": counted},
+        [(f"a step of codes over one of full, {name}", f"{ratio:.2f}") for name, ratio in ratios.items()],
+    )
+
+
+PARTS = (peft, cohorts, stored, frozen, pruned, coded, trained_codes)
 
 
 def listed(values: dict[str, float], form: str = ",.0f") -> str:

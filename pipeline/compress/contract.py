@@ -171,7 +171,10 @@ class LayerCompression(Compression):
     ) -> CompressedModel:
         copy = copy_sharing_tensors(model)
         given = stats.behind(copy) if isinstance(stats, LayerByLayer) else stats
-        order = [name for name in given.order() if name in targets] if isinstance(given, LayerByLayer) else targets
+        order = list(targets)
+        if isinstance(given, LayerByLayer):  # layers that need no statistics come first, and so in every prefix
+            by_call = [name for name in given.order() if name in targets]
+            order = [*(name for name in targets if name not in by_call), *by_call]
 
         def compress(name: str, layer: nn.Module) -> CompressedWeight:
             method = self.of_layer(name)

@@ -35,6 +35,8 @@ class Sizes:
     """Trials of a study before the cost of another one is measured."""
     symbols: int = 25_000_000
     """Symbols that are entropy-coded, those of a model of so many weights."""
+    code_steps: int = 100
+    """Steps of an epoch of trained codes."""
     megabytes: int = 1024
     """Size of the mapped cache."""
     tries: int = 5

@@ -4,6 +4,7 @@ from methods import mlp, settled
 from torch import nn
 from torch.nn import functional as F
 
+from pipeline.compress.by_layer import by_layer
 from pipeline.compress.contract import LayerStats
 from pipeline.compress.layer_statistics import gather_statistics
 from pipeline.compress.methods.int1 import Int1
@@ -108,3 +109,12 @@ def test_many_vectors_are_sampled_in_pairs(monkeypatch):
     torch.testing.assert_close(its.cross, its.second_moment)
     assert isinstance(its, LayerStats)
     assert (its.second_moment.diagonal() - 1).abs().max() < 0.5
+
+
+def test_a_layer_whose_own_compression_needs_no_statistics_is_compressed_before_those_that_do():
+    model, x = Branches().requires_grad_(False), inputs()
+    method = by_layer(IntN(bits=4, rounding="gptq", prefix=32), {"early": IntN(bits=2)})
+    stats = PrefixStatistics(model, ["late", "head"], x.split(32))
+    compressed = method.compress_model(model, NAMES, stats)
+    assert list(compressed.weights) == NAMES
+    assert [compressed.weights[name].width for name in NAMES] == [4, 2, 4]

@@ -19,7 +19,7 @@ from pipeline.space import Values
 
 TINY = Sizes(
     train=160, val=32, classes=128, trials=5, epochs=1, pruned_epochs=2, batches=2, batch_size=1, cached_images=8,
-    queued=2, lanes=(1, 2), steps=1, stored=(28, 56), megabytes=1, tries=1, symbols=4900,
+    queued=2, lanes=(1, 2), steps=1, stored=(28, 56), megabytes=1, tries=1, symbols=4900, code_steps=2,
 )  # fmt: skip
 
 
@@ -158,3 +158,9 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(script: st
     monkeypatch.setattr(sys, "argv", [script])
     with pytest.raises(SystemExit, match=r"is not installed; install it with: pip install -e '\.\[bench\]'"):
         runpy.run_path(str(Path(bench_sweep.__file__).with_name(f"{script}.py")), run_name="__main__")
+
+
+def test_training_codes_is_timed_for_every_kind_of_code(measured: dict[str, Measured]):
+    ratios = measured["trained_codes"].figures["codes_over_full"]
+    assert len(ratios) == 4
+    assert min(ratios.values()) > 0
