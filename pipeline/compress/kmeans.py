@@ -33,9 +33,7 @@ def _lloyd(X: Tensor, C: Tensor, M: Tensor, rounds: int) -> Tensor:
     """Centroids after at most so many rounds; one without members moves to a point of the largest error."""
     for _ in range(rounds):
         nearest, errors = _nearest(X, C, M)
-        total = torch.zeros_like(C).index_add_(0, nearest, M)
-        sums = torch.zeros_like(C).index_add_(0, nearest, M * X)
-        moved = torch.where(total > 0, sums / total.where(total > 0, 1), C)
+        moved = means(X, nearest, C, M)
         empty = (torch.bincount(nearest, minlength=len(C)) == 0).nonzero().flatten()[: len(X)]
         moved[empty] = X[errors.topk(len(empty)).indices]
         if torch.equal(moved, C):
@@ -44,23 +42,36 @@ def _lloyd(X: Tensor, C: Tensor, M: Tensor, rounds: int) -> Tensor:
     return C
 
 
-def nearest_centroids(points: Tensor, centroids: Tensor, weights: Tensor | None = None) -> Tensor:
+def means(X: Tensor, nearest: Tensor, C: Tensor, M: Tensor) -> Tensor:
+    """The weighted means of the members of each centroid; one without members stays where it is."""
+    total = torch.zeros_like(C).index_add_(0, nearest, M)
+    sums = torch.zeros_like(C).index_add_(0, nearest, M * X)
+    return torch.where(total > 0, sums / total.where(total > 0, 1), C)
+
+
+def nearest_centroids(
+    points: Tensor, centroids: Tensor, weights: Tensor | None = None, prices: Tensor | None = None
+) -> Tensor:
     """The index of the nearest centroid of each point, ``[n]``; without weights all coordinates weigh the same.
 
-    ``torch.vmap`` can be applied to it.
+    The ``prices [k]`` of centroids are added to the errors. ``torch.vmap`` can be applied to it.
     """
-    return _nearest(points.float(), centroids.float(), None if weights is None else weights.float())[0]
+    M = None if weights is None else weights.float()
+    return _nearest(points.float(), centroids.float(), M, prices)[0]
 
 
-def _nearest(X: Tensor, C: Tensor, M: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Indices and errors ``[n]``: ``sum_j M (X - C)^2 = sum_j M X^2 + [M X, M] [-2 C, C^2]^T``."""
+def _nearest(X: Tensor, C: Tensor, M: Tensor | None, prices: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Indices and errors ``[n]``: ``sum_j M (X - C)^2 = sum_j M X^2 + [M X, M] [-2 C, C^2]^T``, and ``prices [k]``."""
     if M is None:
         rows, columns = torch.cat([X, torch.ones_like(X[:, :1])], 1), [-2 * C, C.square().sum(1, keepdim=True)]
         own = X.square().sum(1)
     else:
         rows, columns, own = torch.cat([M * X, M], 1), [-2 * C, C.square()], (M * X.square()).sum(1)
     distances = torch.cat(columns, 1).T
-    parts = [(part @ distances).min(1) for part in torch.split(rows, max(1, AT_ONCE // len(C)))]
+    parts = [
+        (part @ distances if prices is None else torch.addmm(prices, part, distances)).min(1)
+        for part in torch.split(rows, max(1, AT_ONCE // len(C)))
+    ]
     return torch.cat([part.indices for part in parts]), own + torch.cat([part.values for part in parts])
 
 

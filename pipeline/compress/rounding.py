@@ -95,9 +95,13 @@ class RoundingGrid(ABC):
         """Decide what needs all columns of a run, ``[out, k]``: dropping a weight ``w_j`` costs ``w_j^2 cost_j``."""
         return
 
+    def price(self, values: Tensor) -> float:
+        """What the ``values [out, in]`` cost beside their error, in its unit."""
+        return 0.0
+
     @abstractmethod
-    def nearest(self, column: Tensor, j: int) -> Tensor:
-        """The values nearest to those of column ``j``, ``[out]``."""
+    def nearest(self, column: Tensor, j: int, cost: Tensor) -> Tensor:
+        """The best values for column ``j``, ``[out]``, where an error ``e`` costs ``e^2 cost``: mostly the nearest."""
 
     @abstractmethod
     def refitted(self, values: Tensor, error: Error) -> tuple[Self, Tensor]:
@@ -124,16 +128,25 @@ def rounded(
     """
     error = Error(weight, stats)
     best = grid.refitted(nearest.double(), error)
-    least = float(error.of(best[1]).sum())
+    least = float(error.of(best[1]).sum()) + best[0].price(best[1])
     for _ in range(PASSES):
         grid, values = carried(best[0], error)
         found = grid.refitted(values, error)
-        if (now := float(error.of(found[1]).sum())) >= least:
+        if (now := float(error.of(found[1]).sum()) + found[0].price(found[1])) >= least:
             break
         best, least = found, now
     for _ in range(SWEEPS if rounding == "coordinate" else 0):
         best = best[0].refitted(_swept(*best, error), error)
     return best
+
+
+def conditional_costs(grid: RoundingGrid, error: Error) -> Tensor:
+    """What a squared error of each column costs where ``carried`` makes up for it in later ones, ``U_jj^-2 [in]``."""
+    costs = torch.empty_like(error.diagonal)
+    for runs in _chunks(grid.runs(error.diagonal), WIDEST):
+        order = torch.cat(runs)
+        costs[order] = torch.linalg.cholesky(error.moment(order).flip(0, 1)).diagonal().flip(0) ** 2
+    return costs
 
 
 def carried(grid: G, error: Error) -> tuple[G, Tensor]:
@@ -152,7 +165,7 @@ def carried(grid: G, error: Error) -> tuple[G, Tensor]:
                 if i in starts:
                     run = starts[i]
                     grid.begin(part[:, i : i + len(run)], own.diagonal()[i : i + len(run)] ** -2, run)
-                values[:, j] = grid.nearest(part[:, i], j)
+                values[:, j] = grid.nearest(part[:, i], j, own[i, i] ** -2)
                 lost[:, i] = (part[:, i] - values[:, j]) / own[i, i]
                 part[:, i + 1 :] -= lost[:, i, None] * own[i, i + 1 :]
             rest[:, order[end:]] -= lost @ U[offset:end, end:]
@@ -167,7 +180,7 @@ def _swept(grid: RoundingGrid, values: Tensor, error: Error) -> Tensor:
         order = torch.cat(runs)
         slope, D = error.product(error.target - values)[:, order], error.moment(order)
         for i, j in enumerate(order.tolist()):
-            new = grid.nearest(values[:, j] + slope[:, i] / D[i, i], j)
+            new = grid.nearest(values[:, j] + slope[:, i] / D[i, i], j, D[i, i])
             slope -= (new - values[:, j])[:, None] * D[i]
             values[:, j] = new
     return values

@@ -47,7 +47,7 @@ class SparseGrid(RoundingGrid):
             flat[scores.flatten().topk(int(self.start[:, run].sum())).indices] = True
             self.kept[:, run] = flat.view(scores.shape)
 
-    def nearest(self, column: Tensor, j: int) -> Tensor:
+    def nearest(self, column: Tensor, j: int, cost: Tensor) -> Tensor:
         return self.points(column[:, None])[:, 0] * self.kept[:, j]
 
     def points(self, values: Tensor) -> Tensor:

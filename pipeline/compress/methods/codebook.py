@@ -16,6 +16,7 @@ from pipeline.compress.few_bits import CLIP, Levels
 from pipeline.compress.kmeans import kmeans, nearest_centroids
 from pipeline.compress.latents import Codes, scaled_gradient, straight_through
 from pipeline.compress.packing import Packing, pack, unpack
+from pipeline.compress.rate import rated_kmeans
 from pipeline.compress.weight import CompressedWeight
 from pipeline.config.registry import COMPRESSIONS
 
@@ -115,6 +116,10 @@ class Codebook(LayerCompression):
     """``d``, the weights next to each other in a row that share a code; with 9 a kernel of 3 x 3 is one vector."""
     metric: Literal["weight", "activation"] = "weight"
     """What k-means weighs errors of a weight with: 1, or ``C_jj`` of its input."""
+    rate: float = Field(0, ge=0)
+    """The squared error that a bit must save, as a share of the layer's mean squared weight, both weighed as ``metric``
+    says; codes that are rarer take more bits: for ``coding = "rans"`` alone, as packed codes all take as many."""
+    later = frozenset({"rate"})
 
     @property
     def needs_statistics(self) -> bool:
@@ -130,7 +135,10 @@ class Codebook(LayerCompression):
             weights = stats.diagonal.to(weight).expand_as(weight)
         of_vectors = None if weights is None else vectors_of(weights, self.vector)
         centroid = kmeans(vectors_of(weight, self.vector), self.size, of_vectors).contiguous()
-        return CodebookWeight(nearest_codes(weight, centroid, weights).to(torch.uint8), centroid, inner)
+        if not self.rate:
+            return CodebookWeight(nearest_codes(weight, centroid, weights).to(torch.uint8), centroid, inner)
+        codes, centroid = rated_kmeans(vectors_of(weight, self.vector), centroid, of_vectors, self.rate)
+        return CodebookWeight(codes.view(out, -1).to(torch.uint8), centroid, inner)
 
     def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> CodebookWeight:
         out, vectors = shape[0], -(-shape[1] // self.vector)

@@ -112,7 +112,7 @@ class SignGrid(RoundingGrid):
     scale: Tensor  # [out, 1], or [1, 1] for the whole weight
     fixed: bool  # whether the scale stays as it is
 
-    def nearest(self, column: Tensor, j: int) -> Tensor:
+    def nearest(self, column: Tensor, j: int, cost: Tensor) -> Tensor:
         return torch.where(column >= 0, self.scale[:, 0], -self.scale[:, 0])
 
     def refitted(self, values: Tensor, error: Error) -> tuple[Self, Tensor]:

@@ -11,9 +11,10 @@ from pydantic import Field
 from torch import Tensor, autograd
 
 from pipeline.compress.contract import LayerCompression, LayerStats
+from pipeline.compress.even_grid import EvenGrid
 from pipeline.compress.latents import Codes, scaled_gradient
 from pipeline.compress.packing import Packing, pack, unpack
-from pipeline.compress.rounding import Error, Rounding, RoundingGrid, rounded
+from pipeline.compress.rounding import Error, Rounding, conditional_costs, rounded
 from pipeline.compress.weight import CompressedWeight
 from pipeline.config.registry import COMPRESSIONS
 
@@ -150,41 +151,6 @@ class _OnGrid(autograd.Function):
         return passed, of_scale, of_zero if zero else None, None
 
 
-@dataclass(frozen=True)
-class EvenGrid(RoundingGrid):
-    """``zero + scale * code`` for codes ``0 .. 2^width - 1``, with a scale and a zero per row and group of columns."""
-
-    scale: Tensor  # [out, groups]
-    zero: Tensor  # [out, groups]
-    width: int
-    group: int
-    symmetric: bool  # whether zero is -2^(width - 1) * scale
-
-    def codes(self, values: Tensor, g: int) -> Tensor:
-        """The code nearest to each of the ``values [out, n]`` of group ``g``, as whole numbers in their type."""
-        scale = self.scale[:, g, None]
-        divisor = scale.where(scale > 0, 1)  # a constant row has a scale of 0
-        return ((values - self.zero[:, g, None]) / divisor).round_().clamp_(0, 2**self.width - 1)
-
-    def nearest(self, column: Tensor, j: int) -> Tensor:
-        g = j // self.group
-        return self.codes(column[:, None], g)[:, 0] * self.scale[:, g] + self.zero[:, g]
-
-    def refitted(self, values: Tensor, error: Error) -> tuple[Self, Tensor]:
-        grid, values = replace(self, scale=self.scale.clone(), zero=self.zero.clone()), values.clone()
-        for g, start in enumerate(range(0, values.shape[1], self.group)):
-            columns = slice(start, start + self.group)
-            code = self.codes(values[:, columns], g) - self.symmetric * 2 ** (self.width - 1)
-            bases = [code] if self.symmetric else [code, torch.ones_like(code)]
-            steps = error.steps(values, bases, by_row=True, columns=columns)
-            scale = grid.scale[:, g] + steps[:, 0]
-            steps = steps * (scale > 0)[:, None]  # a negative scale would turn the order of the codes
-            grid.scale[:, g] += steps[:, 0]
-            grid.zero[:, g] += -(2 ** (self.width - 1)) * steps[:, 0] if self.symmetric else steps[:, 1]
-            values[:, columns] += sum(steps[:, k, None] * basis for k, basis in enumerate(bases))
-        return grid, values
-
-
 @COMPRESSIONS.register("intN")
 class IntN(LayerCompression):
     """N bits per weight, ``Q = scale * code``, with a scale per row or per group of columns: the first thing to try."""
@@ -200,7 +166,11 @@ class IntN(LayerCompression):
 
     rounding: Rounding = "nearest"
     """Each weight to its nearest code; or to those codes that change the layer's outputs least, with scales fitted."""
-    later = frozenset({"rounding"})
+    rate: float = Field(0, ge=0)
+    """The squared error that a bit must save, as a share of its row's mean squared weight; by the inputs, where their
+    statistics are gathered. Rarer codes take more bits: 0.05 leaves about 2.6 a weight and 0.2 about 1.7, whatever
+    ``bits`` above that. For ``coding = "rans"`` alone, as packed codes take ``bits`` each."""
+    later = frozenset({"rounding", "rate"})
 
     @property
     def needs_statistics(self) -> bool:
@@ -213,26 +183,31 @@ class IntN(LayerCompression):
         parts = [weight[:, :whole].reshape(-1, group), *([weight[:, whole:]] if whole < inner else [])]
         codes, scales, zeros = zip(*(self._quantise(part.float()) for part in parts), strict=True)
         code, scale, zero = (torch.cat([part.reshape(out, -1) for part in kind], 1) for kind in (codes, scales, zeros))
-        if self.rounding != "nearest" and stats is not None:
-            code, scale, zero = self._rounded(weight, (code, scale, zero), group, stats, self.rounding)
+        if (self.rounding != "nearest" and stats is not None) or (self.rate and not weight.is_meta):
+            code, scale, zero = self._rounded(
+                weight, EvenGrid(scale, zero, self.bits, group, self.symmetric), code, stats
+            )
         zero = zero.new_empty(0) if self.symmetric else zero
         return CodeWeight(code, scale.to(weight.dtype), zero.to(weight.dtype), self.bits, group)
 
     def _rounded(
-        self,
-        weight: Tensor,
-        nearest: tuple[Tensor, Tensor, Tensor],
-        group: int,
-        stats: LayerStats,
-        rounding: Literal["gptq", "coordinate"],
+        self, weight: Tensor, grid: EvenGrid, code: Tensor, stats: LayerStats | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes, scales and zero points of ``weight``, from those of nearest rounding."""
-        code, scale, zero = (tensor.double() for tensor in nearest)
-        of_column = torch.arange(weight.shape[1]) // group
-        grid = EvenGrid(scale, zero, self.bits, group, self.symmetric)
-        grid, values = rounded(weight, grid, code * scale[:, of_column] + zero[:, of_column], stats, rounding)
-        codes = [grid.codes(part, g) for g, part in enumerate(torch.split(values, group, 1))]
-        return torch.cat(codes, 1).to(torch.uint8), grid.scale, grid.zero
+        """Codes, scales and zero points of ``weight``, from the grid and the codes of nearest rounding."""
+        grid, code = grid.double(), code.double()
+        if self.rate:
+            grid, code = grid.rated(weight.double(), self._costs(weight, grid, stats), self.rate)
+        if self.rounding != "nearest" and stats is not None:
+            grid, values = rounded(weight, grid, grid.points(code), stats, self.rounding)
+            code = grid.all_codes(values)
+        return code.to(torch.uint8), grid.scale, grid.zero
+
+    def _costs(self, weight: Tensor, grid: EvenGrid, stats: LayerStats | None) -> Tensor:
+        """What a squared error of each column costs in the layer's outputs, float64 ``[in]``."""
+        if stats is None:
+            return torch.ones(weight.shape[1], dtype=torch.float64)
+        error = Error(weight, stats)
+        return error.diagonal if self.rounding == "nearest" else conditional_costs(grid, error)
 
     def _quantise(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Codes ``[n, columns]``, scales ``[n, 1]`` and zero points ``[n, 1]`` of ``rows [n, columns]``."""
