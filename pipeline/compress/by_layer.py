@@ -32,6 +32,10 @@ class ByLayer(LayerCompression):
         return all(method.sized_by_shape for method in self._methods)
 
     @property
+    def needs_coding(self) -> bool:
+        return any(method.needs_coding for method in self._methods)
+
+    @property
     def _methods(self) -> list[LayerCompression]:
         return [self.common, *self.own.values()]
 

@@ -76,6 +76,11 @@ class Compression(Method):
         """Whether the size of a compressed weight depends on its shape alone, and not on its values."""
         return True
 
+    @property
+    def needs_coding(self) -> bool:
+        """Whether codes are chosen for their coded size, which ``coding = "rans"`` alone makes use of."""
+        return False
+
     def of_layer(self, name: str) -> "Compression":
         """The compression of one layer, where layers differ; by default all have this one."""
         return self

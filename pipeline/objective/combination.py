@@ -45,6 +45,9 @@ from pipeline.seeds import derive
 from pipeline.space import Values, fitted
 from pipeline.task.contract import Task, first_images
 
+UNCODED = 'rate chooses codes for their coded size, and without storage = { coding = "rans" } the file gets no smaller'
+"""A note on combinations whose compression needs a coding that they do not have."""
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -144,7 +147,8 @@ class Combination:
     def _completed(self, compressed: CompressedModel) -> CompressedModel:
         """A compressed model with what the combination knows of it: its head, its storage, the norms that stay."""
         kept = kept_norms_note(self.model) if self.spec.batch_norm == "folded" else None
-        notes = [*compressed.notes, *([kept] if kept else [])]
+        unused = UNCODED if self.compression.needs_coding and self.storage.coding == "none" else None
+        notes = [*compressed.notes, *(note for note in (kept, unused) if note)]
         return replace(compressed, head=self.inspection.head, storage=self.storage, notes=notes)
 
     @property

@@ -122,6 +122,10 @@ class Codebook(LayerCompression):
     later = frozenset({"rate"})
 
     @property
+    def needs_coding(self) -> bool:
+        return self.rate > 0
+
+    @property
     def needs_statistics(self) -> bool:
         return super().needs_statistics or self.metric == "activation"
 

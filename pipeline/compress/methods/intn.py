@@ -173,6 +173,10 @@ class IntN(LayerCompression):
     later = frozenset({"rounding", "rate"})
 
     @property
+    def needs_coding(self) -> bool:
+        return self.rate > 0
+
+    @property
     def needs_statistics(self) -> bool:
         return super().needs_statistics or self.rounding != "nearest"
 
