@@ -28,26 +28,18 @@ def some_input_vectors(layer: nn.Module, x: Tensor, most: int, seed: int) -> Ten
         vectors = input_vectors(layer, x)
         count = vectors.shape[1]
         return vectors if count <= most else vectors[:, torch.randperm(count, generator=generator)[:most]]
-    x = _padded(layer, x).contiguous()
+    x = _padded(layer, x).permute(0, 2, 3, 1).contiguous()  # the channels of a place are read together
     (kh, kw), (dh, dw), (sh, sw) = layer.kernel_size, layer.dilation, layer.stride
-    (n, channels, height, width), groups = x.shape, group_count(layer)
+    n, height, width, channels = x.shape
     rows, columns = (height - dh * (kh - 1) - 1) // sh + 1, (width - dw * (kw - 1) - 1) // sw + 1
-    per_image, per_channel, per_row, per_column = x.stride()
+    per_image, per_row, per_column, _ = x.stride()
     windows = x.as_strided(
-        (n, groups, channels // groups, kh, kw, rows, columns),
-        (
-            per_image,
-            per_channel * (channels // groups),
-            per_channel,
-            per_row * dh,
-            per_column * dw,
-            per_row * sh,
-            per_column * sw,
-        ),
+        (n, rows, columns, kh, kw, channels),
+        (per_image, per_row * sh, per_column * sw, per_row * dh, per_column * dw, 1),
     )
     drawn = torch.randperm(n * rows * columns, generator=generator)[:most].to(x.device)
-    image, row, column = drawn // (rows * columns), drawn // columns % rows, drawn % columns
-    return windows[image, :, :, :, :, row, column].flatten(2).transpose(0, 1)
+    patches = windows[drawn // (rows * columns), drawn // columns % rows, drawn % columns]
+    return patches.permute(0, 3, 1, 2).reshape(len(patches), group_count(layer), -1).transpose(0, 1)
 
 
 def _padded(layer: nn.Conv2d, x: Tensor) -> Tensor:
