@@ -23,19 +23,19 @@ from pipeline.config.registry import COMPRESSIONS
 class TernaryWeight(CompressedWeight):
     """Codes -1, 0, +1 in two bits each, and a scale per row."""
 
-    codes: Tensor  # [out, in], int8
+    code: Tensor  # [out, in], int8
     scale: Tensor  # [out]
 
     def dense(self) -> Tensor:
-        return self.scale[:, None] * self.codes.to(self.scale)
+        return self.scale[:, None] * self.code.to(self.scale)
 
     @property
     def macs(self) -> int:
-        return int(self.codes.count_nonzero())
+        return int(self.code.count_nonzero())
 
     def to_tensors(self) -> dict[str, Tensor]:
         """What the file holds; bytes are counted from it."""
-        return {"value": pack((self.codes.flatten() + 1).to(torch.uint8), 2), "scale": self.scale.float()}
+        return {"value": pack((self.code.flatten() + 1).to(torch.uint8), 2), "scale": self.scale.float()}
 
     def scaled_rows(self, gain: Tensor) -> "TernaryWeight":
         return replace(self, scale=self.scale * gain)

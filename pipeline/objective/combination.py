@@ -149,7 +149,7 @@ class Combination:
         kept = kept_norms_note(self.model) if self.spec.batch_norm == "folded" else None
         unused = UNCODED if self.compression.needs_coding and self.storage.coding == "none" else None
         notes = [*compressed.notes, *(note for note in (kept, unused) if note)]
-        return replace(compressed, head=self.inspection.head, storage=self.storage, notes=notes)
+        return replace(compressed, head=self.inspection.head, storage=self.storage, notes=tuple(notes))
 
     @property
     def prefix_images(self) -> int:

@@ -21,7 +21,7 @@ HELD_BY_LANES = 2**31
 """Bytes that the lanes of one pass may hold: 16 per trained parameter, with its gradient and moments."""
 STEPS = 2
 """Training steps per measurement."""
-LONG = 1.0
+LONG = 0.5
 """Seconds of a measurement. Shorter ones are repeated, since the first pays for memory; a longer one is the last, since
 a model whose steps take seconds gains little from sharing a pass."""
 ENOUGH, WORSE = 0.95, 0.75

@@ -126,7 +126,10 @@ def test_a_budget_is_spread_as_by_whole_moments(by, monkeypatch):
     spec, task = make_spec(allocation=by, ranks=[900, 2000]), make_task(BatchNormNet)
     whole = [make_objective(spec, task).combination.layer_ranks(budget) for budget in (900, 2000)]
     monkeypatch.setattr(layer_statistics, "MOMENT_LIMIT", 0)
-    assert [make_objective(spec, task).combination.layer_ranks(budget) for budget in (900, 2000)] == whole
+    sampled = [make_objective(spec, task).combination.layer_ranks(budget) for budget in (900, 2000)]
+    for one, other in zip(sampled, whole, strict=True):  # a sample's spectra differ a little from those of all vectors
+        assert one.keys() == other.keys()
+        assert all(abs(one[name] - other[name]) <= 1 for name in one)
 
 
 def test_wide_layers_take_memory_by_their_vectors_and_narrow_ones_by_their_inputs():

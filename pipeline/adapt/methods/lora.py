@@ -43,7 +43,7 @@ class LowRankLayer(LaneLayer):
     def forward(self, x: Tensor, y: Tensor | None, stacks: Sequence[Stack]) -> Tensor:
         out: Tensor = self._add_low_rank(x, y, stacks)
         trained = {name: [stack.parameters[name] for stack in stacks] for name in stacks[0].parameters}
-        if trained.keys().isdisjoint({"bias", "gain", "magnitude"}) and self._bias is None:
+        if self._bias is None and not any(name in trained for name in ("bias", "gain", "magnitude")):
             return out
         by_lane = torch.unflatten(out, 0, (sum(map(len, stacks)), -1))
         if "gain" in trained:
