@@ -1,7 +1,8 @@
 """The second moment of a layer's inputs, ``C = E[x x^T]``, as the methods use it: products with it and with its root.
 
 Legend: ``n`` input vectors ``X [n, in]``, ``m = E[x]`` their mean, ``rho`` the ridge, ``D = C + rho I`` the damped
-moment, ``K K^T = D``.
+moment, ``K = D^(1/2)`` its symmetric root, so that the spectrum of ``[M_1 K_1; M_2 K_2]``, the rows of two groups one
+below the other, depends on the moments alone.
 """
 
 from collections.abc import Sequence
@@ -65,23 +66,22 @@ class LayerStats:
         values, vectors = torch.linalg.eigh(self.damped().double())
         return values.clamp_min(self.ridge), vectors
 
-    @property
-    def roots(self) -> tuple[Tensor, Tensor]:
-        """``K`` and ``K^-1``, ``[in, in]``; ``||M K||^2`` is ``E ||M x||^2``."""
-        values, vectors = self.eigen
-        return vectors * values.sqrt(), values.rsqrt()[:, None] * vectors.T
-
     def times_moment(self, M: Tensor) -> Tensor:
         """``M D`` for ``M [m, in]``."""
         return M @ self.damped()
 
     def times_root(self, M: Tensor) -> Tensor:
-        """``M K`` for ``M [m, in]``, float64."""
-        return M @ self.roots[0]
+        """``M K`` for ``M [m, in]``, float64; its squared norm is ``E ||M x||^2`` but for the ridge."""
+        return self._times_power(M, 0.5)
 
     def times_inverse_root(self, M: Tensor) -> Tensor:
         """``M K^-1`` for ``M [m, in]``, float64."""
-        return M @ self.roots[1]
+        return self._times_power(M, -0.5)
+
+    def _times_power(self, M: Tensor, power: float) -> Tensor:
+        """``M D^power``, float64."""
+        values, V = self.eigen
+        return (M.to(V) @ V * values**power) @ V.T
 
     def submoment(self, support: Tensor) -> Tensor:
         """The rows and columns of ``D`` at the indices ``support [k]``, ``[k, k]``."""
@@ -96,7 +96,7 @@ class SampledStats(LayerStats):
     """The second moment ``C = X^T X / n`` of some input vectors, held as these vectors ``X``.
 
     With ``X^T = V S U`` (a QR decomposition, then an SVD of its small factor), ``C = V diag(l) V^T`` for
-    ``l = S^2 / n``, and the symmetric root is ``K = sqrt(rho) I + V diag(sqrt(l + rho) - sqrt(rho)) V^T``. Both are
+    ``l = S^2 / n``, and the root is ``K = sqrt(rho) I + V diag(sqrt(l + rho) - sqrt(rho)) V^T``. Both are
     exact. They take ``n in`` values, where ``C`` takes ``in^2``.
     """
 
@@ -137,16 +137,11 @@ class SampledStats(LayerStats):
         X = self.vectors.to(M)
         return (M @ X.T) @ X / max(1, len(X)) + self.ridge * M
 
-    def times_root(self, M: Tensor) -> Tensor:
-        return self._times_power(M, 0.5)
-
-    def times_inverse_root(self, M: Tensor) -> Tensor:
-        return self._times_power(M, -0.5)
-
     def _times_power(self, M: Tensor, power: float) -> Tensor:
         """``M D^power = rho^power M + M V diag((l + rho)^power - rho^power) V^T``."""
         values, V = self.factors
         rest = self.ridge**power
+        M = M.to(V)
         return rest * M + (M @ V * ((values + self.ridge) ** power - rest)) @ V.T
 
     def submoment(self, support: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ def test_qera_of_groups_with_like_inputs_is_exact():
     start = Qera().start(AdaptedLayer(weight, small, NoCompression().compress, [stats, stats]), 3, generator())
     difference = weight - small.dense() - start.B @ start.A
     errors = [output_error(part, stats) for part in difference.chunk(2)]
-    tail = torch.linalg.svdvals((weight - small.dense()) @ stats.roots[0])[3:].square().sum()
+    tail = torch.linalg.svdvals(stats.times_root(weight - small.dense()))[3:].square().sum()
     assert sum(errors) == pytest.approx(float(tail), rel=1e-8)
 
 

@@ -43,7 +43,7 @@ def test_products_are_those_of_the_matrix(sizes):
     close(sample.second_moment, matrix.second_moment)
     close(sample.diagonal, matrix.diagonal)
     close(sample.times_moment(M), M @ D)
-    close(sample.times_root(M) @ sample.times_root(M).T, M @ D @ M.T)
+    close(sample.times_root(M), matrix.times_root(M))
     close(sample.times_inverse_root(sample.times_root(M)), M, 1e-5)
     chosen = torch.randperm(inner)[: max(1, inner // 2)]
     close(sample.submoment(chosen), D[chosen[:, None], chosen])
@@ -127,9 +127,7 @@ def test_a_budget_is_spread_as_by_whole_moments(by, monkeypatch):
     whole = [make_objective(spec, task).combination.layer_ranks(budget) for budget in (900, 2000)]
     monkeypatch.setattr(layer_statistics, "MOMENT_LIMIT", 0)
     sampled = [make_objective(spec, task).combination.layer_ranks(budget) for budget in (900, 2000)]
-    for one, other in zip(sampled, whole, strict=True):  # a sample's spectra differ a little from those of all vectors
-        assert one.keys() == other.keys()
-        assert all(abs(one[name] - other[name]) <= 1 for name in one)
+    assert sampled == whole
 
 
 def test_wide_layers_take_memory_by_their_vectors_and_narrow_ones_by_their_inputs():
