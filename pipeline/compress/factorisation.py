@@ -135,8 +135,8 @@ class FactorWeight(CompressedWeight):
         return join_packings({"first": self.first.packings, "second": self.second.packings})
 
     @property
-    def codable(self) -> "FactorWeight":
-        return replace(self, first=self.first.codable, second=self.second.codable)
+    def codable_form(self) -> "FactorWeight":
+        return replace(self, first=self.first.codable_form, second=self.second.codable_form)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """``first_<kind>``, ``second_<kind>``, ``values``, and an int32 ``rank`` if no shape of the others gives it."""
@@ -150,28 +150,28 @@ class FactorWeight(CompressedWeight):
     def scaled_rows(self, gain: Tensor) -> Self:
         return replace(self, first=self.first.scaled_rows(gain))
 
-    def trainable(self, weight: Tensor) -> dict[str, Tensor]:
+    def to_trainable(self, weight: Tensor) -> dict[str, Tensor]:
         """Those of both factors, which begin at their rounded values, and ``values``."""
         parts = {
-            "first": self.first.trainable(self.first.dense()),
-            "second": self.second.trainable(self.second.dense()),
+            "first": self.first.to_trainable(self.first.dense()),
+            "second": self.second.to_trainable(self.second.dense()),
         }
         return {**join_parts(parts), **({"values": self.values} if len(self.values) else {})}
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
         return product(*self.trained_factors(tensors))
 
-    def relaxed(self, tensors: Mapping[str, Tensor]) -> Tensor:
+    def unrounded(self, tensors: Mapping[str, Tensor]) -> Tensor:
         return product(*self.trained_factors(tensors, relaxed=True))
 
     def trained_factors(self, tensors: Mapping[str, Tensor], *, relaxed: bool = False) -> tuple[Tensor, Tensor]:
-        """``factors`` of the codes of ``tensors`` as ``project`` gives them, or as ``relaxed`` does."""
+        """``factors`` of the codes of ``tensors`` as ``project`` gives them, or as ``unrounded`` does."""
         parts = (self.first, select_part(tensors, "first")), (self.second, select_part(tensors, "second"))
-        first, second = (factor.relaxed(own) if relaxed else factor.project(own) for factor, own in parts)
+        first, second = (factor.unrounded(own) if relaxed else factor.project(own) for factor, own in parts)
         return first * tensors["values"] if "values" in tensors else first, second
 
-    def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
-        return by_parts(self._by_name, tensors, lambda factor, own: factor.codes(own))
+    def latent_codes(self, tensors: Mapping[str, Tensor]) -> Codes:
+        return by_parts(self._by_name, tensors, lambda factor, own: factor.latent_codes(own))
 
     def refreshed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return by_parts(self._by_name, tensors, lambda factor, own: factor.refreshed(own))

@@ -46,8 +46,8 @@ class GroupedWeight(CompressedWeight):
         return {**self.groups[0].packings, **own}
 
     @property
-    def codable(self) -> "GroupedWeight":
-        return GroupedWeight([group.codable for group in self.groups])
+    def codable_form(self) -> "GroupedWeight":
+        return GroupedWeight([group.codable_form for group in self.groups])
 
     def to_tensors(self) -> dict[str, Tensor]:
         return _stacked([group.to_tensors() for group in self.groups])
@@ -64,16 +64,16 @@ class GroupedWeight(CompressedWeight):
         gains = gain.chunk(len(self.groups))
         return type(self)([group.scaled_rows(rows) for group, rows in zip(self.groups, gains, strict=True)])
 
-    def trainable(self, weight: Tensor) -> dict[str, Tensor]:
+    def to_trainable(self, weight: Tensor) -> dict[str, Tensor]:
         """The tensors of the groups, stacked; or joined by name if their shapes differ."""
         rows = weight.reshape(len(self.groups), -1, weight.shape[1])
-        return _stacked([group.trainable(part) for group, part in zip(self.groups, rows, strict=True)])
+        return _stacked([group.to_trainable(part) for group, part in zip(self.groups, rows, strict=True)])
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
         return self._rows(lambda group: group.project, tensors)
 
-    def relaxed(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        return self._rows(lambda group: group.relaxed, tensors)
+    def unrounded(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        return self._rows(lambda group: group.unrounded, tensors)
 
     def _rows(
         self, of: Callable[[CompressedWeight], Callable[[Mapping[str, Tensor]], Tensor]], tensors: Mapping[str, Tensor]
@@ -84,10 +84,10 @@ class GroupedWeight(CompressedWeight):
             return stacked.flatten(0, 1)
         return torch.cat([of(group)(select_part(tensors, f"group{g}")) for g, group in enumerate(self.groups)])
 
-    def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
+    def latent_codes(self, tensors: Mapping[str, Tensor]) -> Codes:
         if self._is_stacked(tensors):
-            return torch.vmap(self.groups[0].codes)(dict(tensors))
-        return by_parts(self._by_name, tensors, lambda group, own: group.codes(own))
+            return torch.vmap(self.groups[0].latent_codes)(dict(tensors))
+        return by_parts(self._by_name, tensors, lambda group, own: group.latent_codes(own))
 
     def refreshed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if self._is_stacked(tensors):

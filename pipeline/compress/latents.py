@@ -22,7 +22,7 @@ Codes = dict[str, tuple[Tensor, Tensor]]
 
 
 def is_fixed(name: str) -> bool:
-    """Whether a tensor of ``CompressedWeight.trainable`` is never trained."""
+    """Whether a tensor of ``CompressedWeight.to_trainable`` is never trained."""
     return name.rpartition("_")[2] in FIXED
 
 

@@ -68,7 +68,7 @@ class StoredModel:
     @cached_property
     def coded(self) -> dict[str, CodedTensor]:
         """All tensors of the file, coded; packed weights in the form that then takes the fewest bytes."""
-        codes = _by_key({name: weight.coded for name, weight in self._stored_weights.items()})
+        codes = _by_key({name: weight.coded_tensors for name, weight in self._stored_weights.items()})
         shapes = _by_key({name: weight.packed_shapes for name, weight in self._stored_weights.items()})
         replaced = {key for key, tensor in shapes.items() if not tensor.is_floating_point()}
         others = {key: coded_tensor(tensor) for key, tensor in self.tensors().items() if key not in replaced}

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from inspect import get_annotations
 from typing import Self
 
 from torch import Tensor
@@ -39,7 +40,20 @@ class BitCount:
 
 
 class CompressedWeight:
-    """A compressed weight. It is immutable, so that copies of a model share it."""
+    """A compressed weight. It is immutable, so that copies of a model share it.
+
+    Those whose codes can be trained also have ``to_trainable``, ``project``, ``latent_codes`` and ``with_trained``, and
+    where needed ``unrounded`` and ``refreshed``. CONTRIBUTING.md describes what each is asked for.
+    """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        members = {name for name, member in vars(CompressedWeight).items() if not isinstance(member, cached_property)}
+        if taken := sorted(members & get_annotations(cls).keys()):
+            raise TypeError(
+                f"{cls.__name__} has a field '{taken[0]}', which is the name of a method of every compressed weight; "
+                f"give the field another name, for instance '{taken[0]}_'"
+            )
 
     @cached_property
     def shape(self) -> tuple[int, int]:
@@ -75,15 +89,15 @@ class CompressedWeight:
         return {}
 
     @property
-    def codable(self) -> "CompressedWeight":
+    def codable_form(self) -> "CompressedWeight":
         """This weight in the form that entropy coding shrinks most; ``from_tensors`` reads that form, too."""
         return self
 
     @cached_property
-    def coded(self) -> dict[str, CodedTensor]:
+    def coded_tensors(self) -> dict[str, CodedTensor]:
         """The packed tensors of codes and positions by kind, coded, in the form that takes the fewest bytes."""
         forms: list[dict[str, CodedTensor]] = []
-        for form in (self, self.codable):
+        for form in (self, self.codable_form):
             tensors = {kind: tensor for kind, tensor in form.to_tensors().items() if not tensor.is_floating_point()}
             if not forms or tensors.keys() != forms[0].keys():
                 forms.append({kind: coded_tensor(tensor, form.packings.get(kind)) for kind, tensor in tensors.items()})
@@ -107,7 +121,7 @@ class CompressedWeight:
         """``[out, k]`` and ``[k, in]`` if the weight is stored as their product, otherwise ``None``."""
         return None
 
-    def trainable(self, weight: Tensor) -> dict[str, Tensor]:
+    def to_trainable(self, weight: Tensor) -> dict[str, Tensor]:
         """The tensors that stand for this weight while its codes are trained, from the uncompressed ``weight``.
 
         ``latent [out, in]`` is a weight that training moves and ``project`` rounds; each part of a weight has its own,
@@ -127,15 +141,15 @@ class CompressedWeight:
         """
         raise NotImplementedError(f"{type(self).__name__} has no codes that can be trained")
 
-    def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
+    def latent_codes(self, tensors: Mapping[str, Tensor]) -> Codes:
         """The codes that each latent is rounded to, and the middles of their cells.
 
         It is called as ``project`` is. A latent that is never rounded is left out.
         """
         raise NotImplementedError(f"{type(self).__name__} has no codes that can be trained")
 
-    def relaxed(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """The dense form ``[out, in]`` of the latents before they are rounded."""
+    def unrounded(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The dense form ``[out, in]`` of the latents before they are rounded; mode ``lc`` of ``codes`` trains it."""
         return tensors["latent"]
 
     def refreshed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -154,7 +168,7 @@ class CompressedWeight:
     def stored_codes(self) -> dict[str, Tensor]:
         """What this weight stores of each weight, by latent: its code, or whether it is kept; by default nothing."""
         try:
-            return {kind: codes for kind, (codes, _) in self.codes(self.trainable(self.dense())).items()}
+            return {kind: codes for kind, (codes, _) in self.latent_codes(self.to_trainable(self.dense())).items()}
         except NotImplementedError:
             return {}
 
@@ -202,13 +216,13 @@ class DenseWeight(MatrixWeight):
     def to_tensors(self) -> dict[str, Tensor]:
         return {"dense": self.weight.float()}
 
-    def trainable(self, weight: Tensor) -> dict[str, Tensor]:
+    def to_trainable(self, weight: Tensor) -> dict[str, Tensor]:
         return {"latent": self.weight}
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
         return tensors["latent"]
 
-    def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
+    def latent_codes(self, tensors: Mapping[str, Tensor]) -> Codes:
         return {}
 
     def with_trained(self, tensors: Mapping[str, Tensor]) -> "DenseWeight":

@@ -63,7 +63,7 @@ def test_the_penalty_of_lc_draws_latent_weights_to_their_codes():
     lane = trained(Codes(mode="lc", hold=1.0), compressed, epochs=30)
     for name, weight in compressed.weights.items():
         own = {kind: lane.parameters[f"{name}.weight_{kind}"] for kind in ("latent", "scale")}
-        distance = (weight.relaxed(own) - weight.project(own)).norm() / weight.relaxed(own).norm()
+        distance = (weight.unrounded(own) - weight.project(own)).norm() / weight.unrounded(own).norm()
         begun = (compressed.reference.get_submodule(name).weight.detach() - weight.dense()).norm()
         assert distance < 0.5 * begun / weight.dense().norm()
 
@@ -79,7 +79,7 @@ def test_a_code_that_flips_twice_after_hold_is_frozen_in_the_middle_of_its_cell(
         if number == 1:
             assert latent[0, 0, 0] == inner[1]
     weight = compressed.weights["2"]
-    _, middle = weight.codes({"latent": latent[0], "scale": scale[0]})["latent"]
+    _, middle = weight.latent_codes({"latent": latent[0], "scale": scale[0]})["latent"]
     assert latent[0, 0, 0] == middle[0, 0]
     assert parameters["2.hold_latent_flips"].sum() == 2
 

@@ -56,7 +56,7 @@ def test_weighing_inputs_lowers_the_error_of_uncorrelated_outputs(vector):
 def test_a_centroid_gets_the_mean_direction_of_its_members():
     weight = torch.randn(10, 12)
     small = Codebook(size=3, vector=2).compress(weight, None)
-    tensors = {k: t.clone().requires_grad_(t.is_floating_point()) for k, t in small.trainable(weight).items()}
+    tensors = {k: t.clone().requires_grad_(t.is_floating_point()) for k, t in small.to_trainable(weight).items()}
     upstream = torch.randn(10, 12)
     small.project(tensors).backward(upstream)
     assert torch.equal(tensors["latent"].grad, upstream)

@@ -47,14 +47,14 @@ def test_a_weight_is_read_back_from_its_coded_tensors_whatever_form_they_have(co
     small = GroupedWeight([compression.compress(weight, None), compression.compress(weight + 1, None)])
     tensors = small.to_tensors()
     numbers = {kind: tensor for kind, tensor in tensors.items() if tensor.is_floating_point()}
-    again = {**numbers, **{kind: decoded_tensor(coded) for kind, coded in small.coded.items()}}
+    again = {**numbers, **{kind: decoded_tensor(coded) for kind, coded in small.coded_tensors.items()}}
     loaded = compression.load_weight(again, (80, 60), 2)
     assert torch.equal(loaded.dense(), small.dense())
     assert {kind: tensor.shape for kind, tensor in loaded.to_tensors().items()} == {
         kind: tensor.shape for kind, tensor in again.items()
     }
     raw = sum(tensor.nbytes for kind, tensor in tensors.items() if kind not in numbers)
-    assert sum(len(coded.data) for coded in small.coded.values()) < raw
+    assert sum(len(coded.data) for coded in small.coded_tensors.values()) < raw
 
 
 def test_bytes_that_do_not_fit_are_refused():

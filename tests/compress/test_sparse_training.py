@@ -20,7 +20,7 @@ EACH = pytest.mark.parametrize("method", METHODS, ids=str)
 def test_what_is_kept_begins_as_compression_chose_it_and_stays_so_when_it_is_chosen_anew(method):
     weight = torch.randn(16, 32)
     small = method.compress(weight, None)
-    tensors = small.trainable(weight)
+    tensors = small.to_trainable(weight)
     for begun in (tensors, {**tensors, **small.refreshed(tensors)}):
         assert torch.equal(small.with_trained(begun).kept, small.kept)
         torch.testing.assert_close(small.project(begun), small.dense())
@@ -29,7 +29,7 @@ def test_what_is_kept_begins_as_compression_chose_it_and_stays_so_when_it_is_cho
 def test_another_choice_than_the_largest_is_kept_at_the_start_of_training():
     weight = torch.randn(16, 32)
     small = Sparse(score="max", values=FewBits(bits=2)).compress(weight, None)
-    tensors = small.trainable(weight)
+    tensors = small.to_trainable(weight)
     assert torch.equal(small.with_trained({**tensors, **small.refreshed(tensors)}).kept, small.kept)
 
 
@@ -37,7 +37,7 @@ def test_another_choice_than_the_largest_is_kept_at_the_start_of_training():
 def test_a_latent_that_grows_is_kept_instead_of_the_smallest_once_it_is_chosen_anew(method):
     weight = torch.randn(16, 32)
     small = method.compress(weight, None)
-    tensors = small.trainable(weight)
+    tensors = small.to_trainable(weight)
     row, column = (~small.kept).nonzero()[5].tolist()
     tensors["latent"][row, column] = 1.5 * weight.abs().max()
     assert torch.equal(small.with_trained(tensors).kept, small.kept)
@@ -51,7 +51,7 @@ def test_a_latent_that_grows_is_kept_instead_of_the_smallest_once_it_is_chosen_a
 def test_all_latents_get_gradients(method):
     weight = torch.randn(16, 32)
     small = method.compress(weight, None)
-    tensors = small.trainable(weight)
+    tensors = small.to_trainable(weight)
     latent = tensors["latent"].clone().requires_grad_()
     small.project({**tensors, "latent": latent}).backward(torch.ones(16, 32))
     assert int(latent.grad.count_nonzero()) == 512
@@ -60,6 +60,6 @@ def test_all_latents_get_gradients(method):
 def test_a_latent_far_beyond_the_grid_is_clipped():
     weight = torch.randn(16, 32)
     small = Sparse(keep=0.5, values=FewBits(bits=2)).compress(weight, None)
-    tensors = small.trainable(weight)
+    tensors = small.to_trainable(weight)
     tensors["latent"][0, 0] = 100.0
     assert small.refreshed(tensors)["latent"][0, 0] < 10

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from layer_starts import inputs_of
 from moments import random_stats
 from timm.layers.conv2d_same import Conv2dSame
 from torch import nn

@@ -1,5 +1,7 @@
 """Codes in training: what is projected is what is stored, and gradients are those of the rounded weight."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from methods import label, statistics, variants
@@ -38,7 +40,7 @@ def moved(tensors: dict[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
 @pytest.mark.parametrize("layer", LAYERS)
 def test_codes_begin_as_they_were_rounded_and_a_trained_weight_is_its_projection(method, layer):
     weight, dense = weight_of(method, *LAYERS[layer])
-    tensors = weight.trainable(dense)
+    tensors = weight.to_trainable(dense)
     torch.testing.assert_close(weight.project(tensors), weight.dense(), rtol=1e-4, atol=1e-5)
     for trained in (tensors, moved(tensors)):
         stored = weight.with_trained(trained)
@@ -53,11 +55,11 @@ def test_codes_begin_as_they_were_rounded_and_a_trained_weight_is_its_projection
 @pytest.mark.parametrize("layer", LAYERS)
 def test_lanes_project_as_each_lane_alone(method, layer):
     weight, dense = weight_of(method, *LAYERS[layer])
-    lanes = [moved(weight.trainable(dense), seed) for seed in range(3)]
+    lanes = [moved(weight.to_trainable(dense), seed) for seed in range(3)]
     stacked = {kind: torch.stack([lane[kind] for lane in lanes]) for kind in lanes[0]}
     together = torch.vmap(weight.project)(stacked)
     assert torch.equal(together, torch.stack([weight.project(lane) for lane in lanes]))
-    codes = torch.vmap(weight.codes)(stacked)
+    codes = torch.vmap(weight.latent_codes)(stacked)
     for kind, (values, middles) in codes.items():
         assert values.shape == middles.shape == stacked[kind].shape
 
@@ -65,7 +67,7 @@ def test_lanes_project_as_each_lane_alone(method, layer):
 @pytest.mark.parametrize("method", METHODS, ids=label)
 def test_every_trained_tensor_gets_a_finite_gradient(method):
     weight, dense = weight_of(method, *LAYERS["linear"])
-    tensors = moved(weight.trainable(dense))
+    tensors = moved(weight.to_trainable(dense))
     trained = {kind: t.clone().requires_grad_() for kind, t in tensors.items() if not is_fixed(kind)}
     loss = (weight.project({**tensors, **trained}) - torch.ones_like(dense)).square().sum()
     for kind, gradient in zip(trained, torch.autograd.grad(loss, list(trained.values())), strict=True):
@@ -76,8 +78,25 @@ def test_every_trained_tensor_gets_a_finite_gradient(method):
 @pytest.mark.parametrize("method", METHODS, ids=label)
 def test_a_latent_weight_in_the_middle_of_its_code_keeps_it(method):
     weight, dense = weight_of(method, *LAYERS["linear"])
-    tensors = moved(weight.trainable(dense))
-    codes = weight.codes(tensors)
-    again = weight.codes({**tensors, **{kind: middle for kind, (_, middle) in codes.items()}})
+    tensors = moved(weight.to_trainable(dense))
+    codes = weight.latent_codes(tensors)
+    again = weight.latent_codes({**tensors, **{kind: middle for kind, (_, middle) in codes.items()}})
     for kind, (values, _) in codes.items():
         assert torch.equal(values, again[kind][0])
+
+
+@pytest.mark.parametrize("name", ["factors", "dense", "latent_codes", "packings"])
+def test_a_weight_class_whose_field_is_called_as_a_method_of_the_contract_is_refused(name):
+    with pytest.raises(TypeError, match=rf"Own has a field '{name}', .* another name"):
+        type("Own", (CompressedWeight,), {"__annotations__": {name: Tensor}})
+
+
+def test_a_weight_class_may_have_fields_named_codes_and_shape():
+    @dataclass(frozen=True)
+    class Own(CompressedWeight):
+        codes: Tensor
+        coded: bool
+        trainable: bool
+        shape: tuple[int, int]
+
+    assert Own(torch.zeros(2, 3), True, False, (2, 3)).shape == (2, 3)

@@ -22,7 +22,7 @@ from pipeline.config.registry import ADAPTERS
 from pipeline.errors import SpecError
 
 WEIGHT, HOLD = "weight", "hold"
-"""Prefixes of the names of a layer's tensors: those of ``CompressedWeight.trainable``, and what counts flips."""
+"""Prefixes of the names of a layer's tensors: those of ``CompressedWeight.to_trainable``, and what counts flips."""
 INTERVAL = 10
 """Steps after which codes are compared with those of the last comparison."""
 FLIPS = 2
@@ -43,7 +43,7 @@ class CodesLayer(SeparateLayer):
         tensors = select_part(parameters, WEIGHT)
         # Without gradients a lane is judged, and as it will be exported.
         relaxed = self._relaxed and torch.is_grad_enabled()
-        matrix = self._weight.relaxed(tensors) if relaxed else self._weight.project(tensors)
+        matrix = self._weight.unrounded(tensors) if relaxed else self._weight.project(tensors)
         if self._adapter is not None and self._added:
             matrix = self._adapter.merged(matrix, {name: parameters[name] for name in self._added}, alpha)
         own: dict[str, Tensor | None] = {"weight": matrix.view_as(self._base.get_parameter("weight"))}
@@ -98,13 +98,13 @@ class Codes(Adapter):
         for name, weight in compressed.weights.items():
             dense = weight_matrix(compressed.reference.get_submodule(name)).cpu()
             try:
-                tensors = weight.trainable(dense)
+                tensors = weight.to_trainable(dense)
             except NotImplementedError as error:
                 raise SpecError(
                     f"adapter 'codes' cannot train layer '{name}': {error}; choose another adapter"
                 ) from None
             flips = dict[str, Tensor]()
-            for kind, (codes, _) in (weight.codes(tensors) if self.hold < 1 else {}).items():
+            for kind, (codes, _) in (weight.latent_codes(tensors) if self.hold < 1 else {}).items():
                 flips |= {f"{kind}_code": codes, f"{kind}_flips": torch.zeros_like(codes, dtype=torch.uint8)}
             own = {f"{name}.{kind}": tensor for kind, tensor in join_parts({WEIGHT: tensors, HOLD: flips}).items()}
             bias = compressed.model.get_submodule(name)._parameters.get("bias")
@@ -160,7 +160,7 @@ class Codes(Adapter):
         distances = []
         for name, tensors in _by_layer(weights, parameters).items():
             own = select_part(tensors, WEIGHT)
-            codes = torch.vmap(weights[name].codes)(own)
+            codes = torch.vmap(weights[name].latent_codes)(own)
             distances += [(own[kind] - middle).square().flatten(1).sum(1) for kind, (_, middle) in codes.items()]
         return FIRST * GROWTH**round_number / 2 * torch.stack(distances).sum(0) if distances else None
 
@@ -184,7 +184,7 @@ class Codes(Adapter):
                     own[kind].copy_(tensor)
             if self.hold < 1 and step >= self.hold * steps:
                 first = step < self.hold * steps + INTERVAL  # the first comparison only notes the codes
-                for kind, (codes, middle) in torch.vmap(weights[name].codes)(own).items():
+                for kind, (codes, middle) in torch.vmap(weights[name].latent_codes)(own).items():
                     last, flips = tensors[f"{HOLD}_{kind}_code"], tensors[f"{HOLD}_{kind}_flips"]
                     if not first:
                         flips += (codes != last) & (flips < FLIPS)

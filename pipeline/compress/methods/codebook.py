@@ -51,7 +51,7 @@ class CodebookWeight(CompressedWeight):
     def scaled_rows(self, gain: Tensor) -> Self:
         raise ValueError("codebook shares its centroids among all rows, and a gain per row needs a value for each")
 
-    def trainable(self, weight: Tensor) -> dict[str, Tensor]:
+    def to_trainable(self, weight: Tensor) -> dict[str, Tensor]:
         own = nearest_codes(weight, self.centroid) == self.code
         own = own.repeat_interleave(self.centroid.shape[1], 1)[:, : self.inner]
         most = CLIP * self.centroid.abs().max()
@@ -64,7 +64,7 @@ class CodebookWeight(CompressedWeight):
         share = math.sqrt(centroid.numel() / latent.numel())
         return straight_through(latent, self._points(tensors["choice"], scaled_gradient(centroid, share)))
 
-    def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
+    def latent_codes(self, tensors: Mapping[str, Tensor]) -> Codes:
         by_weight = tensors["choice"].repeat_interleave(tensors["centroid"].shape[1], 1)[:, : self.inner]
         return {"latent": (by_weight.to(torch.uint8), self._points(tensors["choice"], tensors["centroid"]))}
 

@@ -55,7 +55,7 @@ class SignWeight(CompressedWeight):
             raise ValueError(f'int1 stores {stored}, and a gain per row needs a scale per row; choose scale = "row"')
         return replace(self, scale=self.scale * gain.to(self.scale))
 
-    def trainable(self, weight: Tensor) -> dict[str, Tensor]:
+    def to_trainable(self, weight: Tensor) -> dict[str, Tensor]:
         signs = torch.where(self.positive, 1, -1).to(weight)
         least = SMALLEST * self._per_row({"scale": self.scale.to(weight)}, weight)
         latent = signs * torch.maximum(signs * weight, least)
@@ -65,7 +65,7 @@ class SignWeight(CompressedWeight):
         signed: Tensor = _Signed.apply(tensors["latent"], self._per_row(tensors, tensors["latent"]))
         return signed
 
-    def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
+    def latent_codes(self, tensors: Mapping[str, Tensor]) -> Codes:
         latent = tensors["latent"]
         middle = torch.copysign(self._per_row(tensors, latent), latent.detach())
         return {"latent": (middle.detach().sign().to(torch.int8), middle)}

@@ -72,7 +72,7 @@ class CodeWeight(CompressedWeight):
         column = gain.to(self.scale)[:, None]
         return replace(self, scale=self.scale * column, zero=self.zero * column if len(self.zero) else self.zero)
 
-    def trainable(self, weight: Tensor) -> dict[str, Tensor]:
+    def to_trainable(self, weight: Tensor) -> dict[str, Tensor]:
         scale, cell, last = self._per_column(self.scale).to(weight), self.dense().to(weight), (1 << self.width) - 1
         half = INSIDE * scale.abs()
         low = torch.where(self.code == 0, -torch.inf, cell - half)
@@ -91,7 +91,7 @@ class CodeWeight(CompressedWeight):
         on_grid: Tensor = _OnGrid.apply(latent, scale, zero, self.width)
         return on_grid
 
-    def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
+    def latent_codes(self, tensors: Mapping[str, Tensor]) -> Codes:
         scale, zero = self._per_column(tensors["scale"]), None
         if "zero" in tensors:
             zero = self._per_column(tensors["zero"])
@@ -100,7 +100,7 @@ class CodeWeight(CompressedWeight):
         return {"latent": (code.to(torch.uint8), middle)}
 
     def with_trained(self, tensors: Mapping[str, Tensor]) -> "CodeWeight":
-        code, _ = self.codes(tensors)["latent"]
+        code, _ = self.latent_codes(tensors)["latent"]
         return replace(self, code=code, scale=tensors["scale"], zero=tensors.get("zero", self.zero))
 
 

@@ -36,7 +36,7 @@ class SparseWeight(MatrixWeight):
         return self.pattern.packings(self.shape)
 
     @property
-    def codable(self) -> "SparseWeight":
+    def codable_form(self) -> "SparseWeight":
         return replace(self, pattern=self.pattern.codable)
 
     def to_tensors(self) -> dict[str, Tensor]:
@@ -46,7 +46,7 @@ class SparseWeight(MatrixWeight):
             values = self.weight[self.kept]
         return {**self.pattern.to_tensors(self.kept), "value": values.float()}
 
-    def trainable(self, weight: Tensor) -> dict[str, Tensor]:
+    def to_trainable(self, weight: Tensor) -> dict[str, Tensor]:
         latent = latent_of(self.weight.where(self.kept, weight), self.kept)
         return {"latent": latent, "kept": self.pattern.positions(self.kept.to(latent))}
 
@@ -56,7 +56,7 @@ class SparseWeight(MatrixWeight):
         values = latent.detach().flatten().index_select(0, kept)
         return straight_through(latent, at_positions(values, kept, latent))
 
-    def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
+    def latent_codes(self, tensors: Mapping[str, Tensor]) -> Codes:
         return {}
 
     def refreshed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -102,7 +102,7 @@ class SparseCodeWeight(CompressedWeight):
         return {**self.pattern.packings(self.shape), "code": Packing(self.grid.width)}
 
     @property
-    def codable(self) -> "SparseCodeWeight":
+    def codable_form(self) -> "SparseCodeWeight":
         return replace(self, pattern=self.pattern.codable)
 
     def to_tensors(self) -> dict[str, Tensor]:
@@ -120,7 +120,7 @@ class SparseCodeWeight(CompressedWeight):
         scaled = {name: tensor * gain.to(tensor)[:, None] for name, tensor in self.parameters.items()}
         return replace(self, parameters=scaled)
 
-    def trainable(self, weight: Tensor) -> dict[str, Tensor]:
+    def to_trainable(self, weight: Tensor) -> dict[str, Tensor]:
         own = self.grid.nearest(weight, self.parameters) == self.code
         latent = weight.where(own | ~self.kept, self.dense())
         most = CLIP * self.grid.largest(self.parameters)
@@ -132,7 +132,7 @@ class SparseCodeWeight(CompressedWeight):
         latent = tensors["latent"]
         return straight_through(latent, at_positions(self.grid.rounded(tensors), tensors["kept"], latent))
 
-    def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
+    def latent_codes(self, tensors: Mapping[str, Tensor]) -> Codes:
         """Codes are those of the grid and 1, and 0 where nothing is kept."""
         latent, kept = tensors["latent"], tensors["kept"]
         code = self.grid.nearest_kept(tensors)

@@ -53,8 +53,8 @@ class SumWeight(CompressedWeight):
         return join_packings({f"step{j}": step.packings for j, step in enumerate(self.steps)})
 
     @property
-    def codable(self) -> "SumWeight":
-        return SumWeight([step.codable for step in self.steps])
+    def codable_form(self) -> "SumWeight":
+        return SumWeight([step.codable_form for step in self.steps])
 
     def to_tensors(self) -> dict[str, Tensor]:
         return join_parts({f"step{j}": step.to_tensors() for j, step in enumerate(self.steps)})
@@ -62,13 +62,13 @@ class SumWeight(CompressedWeight):
     def scaled_rows(self, gain: Tensor) -> Self:
         return type(self)([step.scaled_rows(gain) for step in self.steps])
 
-    def trainable(self, weight: Tensor) -> dict[str, Tensor]:
-        return join_parts({f"step{j}": step.trainable(weight) for j, step in enumerate(self.steps)})
+    def to_trainable(self, weight: Tensor) -> dict[str, Tensor]:
+        return join_parts({f"step{j}": step.to_trainable(weight) for j, step in enumerate(self.steps)})
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
         return self._trained_sum(tensors, relaxed=False)
 
-    def relaxed(self, tensors: Mapping[str, Tensor]) -> Tensor:
+    def unrounded(self, tensors: Mapping[str, Tensor]) -> Tensor:
         return self._trained_sum(tensors, relaxed=True)
 
     def _trained_sum(self, tensors: Mapping[str, Tensor], *, relaxed: bool) -> Tensor:
@@ -77,8 +77,8 @@ class SumWeight(CompressedWeight):
         firsts, seconds = zip(*pairs, strict=True)
         return product(torch.cat(firsts, 1), torch.cat(seconds))
 
-    def codes(self, tensors: Mapping[str, Tensor]) -> Codes:
-        return by_parts(self._by_name, tensors, lambda step, own: step.codes(own))
+    def latent_codes(self, tensors: Mapping[str, Tensor]) -> Codes:
+        return by_parts(self._by_name, tensors, lambda step, own: step.latent_codes(own))
 
     def refreshed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return by_parts(self._by_name, tensors, lambda step, own: step.refreshed(own))
