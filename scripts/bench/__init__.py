@@ -1,1 +1,1 @@
-"""Reference ways of training a sweep's trials, for benchmarks to compare with; nothing here imports the package."""
+"""Parts of the benchmarks, and the reference ways of training that they compare with; the package needs none of it."""

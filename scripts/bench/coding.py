@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.compress.entropy import coded, decoded
+from bench.parts import Measured, Setup
+from pipeline.compress import entropy
 from pipeline.compress.symbol_model import Array
 
 SEED = 0
@@ -38,7 +39,9 @@ def _measured(symbols: Array, width: int) -> dict[str, Any]:
     return {
         "symbols": symbols.size,
         "ideal_bytes": float(-(shares * np.log2(shares)).sum()) * symbols.size / 8,
-        "rans": _timed(lambda: coded(symbols, width), lambda data: decoded(data, symbols.shape, width), symbols),
+        "rans": _timed(
+            lambda: entropy.coded(symbols, width), lambda data: entropy.decoded(data, symbols.shape, width), symbols
+        ),
         "zlib": _timed(lambda: zlib.compress(plain), zlib.decompress, symbols),
     }
 
@@ -54,3 +57,19 @@ def _timed(code: Callable[[], bytes], decode: Callable[[bytes], object], symbols
         "coded_per_second": symbols.size / (between - started),
         "decoded_per_second": symbols.size / (ended - between),
     }
+
+
+def coded(setup: Setup) -> Measured:
+    """Rates of entropy coding, and its sizes beside the ideal entropy."""
+    found = setup.measure(coding_rates, setup.sizes.symbols)
+    rows = []
+    for name, one in found.items():
+        for coder in ("rans", "zlib"):
+            share = one[coder]["bytes"] / one["ideal_bytes"]
+            rates = [f"{one[coder][key] / 1e6:.1f}" for key in ("coded_per_second", "decoded_per_second")]
+            rows.append((f"{name}, {coder}: of the entropy; million symbols/s", f"{share:.3f}; {', '.join(rates)}"))
+    counted = (
+        "of symbols of one byte each in memory: bytes, and symbols coded and decoded per second on one core; the "
+        "entropy is that of one table for all symbols, and zlib has its default level"
+    )
+    return Measured({"coding": found}, {"coding": counted}, rows)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torchvision.datasets import MNIST
 
 from bench import peft_loop, plain_loop
+from bench.parts import Measured, Setup, listed
 from bench.requirements import require_path
 from bench.tasks import study, train_all
 from pipeline.adapt.methods.lora import Lora
@@ -148,3 +149,52 @@ def cohort_rate(root: Path, lanes: int) -> dict[str, float]:
 def plain_rate(steps: int) -> float:
     """Samples per second of the plain loop, with 1 or 2 threads, whichever is faster."""
     return max(plain_loop.samples_per_second(256, threads, steps) for threads in (1, 2))
+
+
+def peft(setup: Setup) -> Measured:
+    """The same trials by a loop of Optuna and peft, and by this package."""
+    trials = setup.sizes.queued
+    loop, package = (setup.measure(side, setup.data, trials) for side in (peft_side, restora_side))
+    speedup = package["trials_per_minute"] / loop["trials_per_minute"]
+    counted = (
+        f"trials per minute over those of an Optuna + peft loop, the same {trials} queued trials of 5 epochs on four "
+        f"fifths of MNIST's training images, the others to validate; the loop with the better of 1 and 2 threads, its "
+        f"`optimize` alone; this package with compression, starts, choice of lanes, and the stored study"
+    )
+    return Measured(
+        {"peft": loop, "restora": package, "peft_speedup": speedup},
+        {"peft_speedup": counted},
+        [
+            ("Optuna + peft by hand, MNIST MLP", f"{loop['trials_per_minute']:.1f} trials/min"),
+            ("the same trials, this way", f"{package['trials_per_minute']:.1f}: {speedup:.1f} times"),
+            ("their best accuracies", f"{loop['best']:.4f} and {package['best']:.4f}"),
+        ],
+    )
+
+
+def cohorts(setup: Setup) -> Measured:
+    """Training rate and memory at several lanes per pass."""
+    plain = setup.measure(plain_rate, setup.sizes.steps)
+    measured = {str(lanes): setup.measure(cohort_rate, setup.data, lanes) for lanes in setup.sizes.lanes}
+    rates = {lanes: found["samples_per_second"] for lanes, found in measured.items()}
+    memory = {lanes: found["peak_memory"] for lanes, found in measured.items()}
+    speedup = {lanes: rate / plain for lanes, rate in rates.items()}
+    counted = (
+        "trial-samples per second at T lanes per pass, one pass on every core (one in all at T = 1), rank 8, Adam, "
+        "batch 256, over training samples per second of a plain loop with the better of 1 and 2 threads"
+    )
+    return Measured(
+        {
+            "plain_samples_per_second": plain,
+            "samples_per_second": rates,
+            "peak_memory": memory,
+            "cohort_speedup": speedup,
+        },
+        {"cohort_speedup": counted},
+        [
+            ("plain loop", f"{plain / 1e3:,.0f} thousand samples/s"),
+            ("T lanes, thousand trial-samples/s", listed({lanes: rate / 1e3 for lanes, rate in rates.items()})),
+            ("best over the plain loop", f"{max(speedup.values()):.1f} times"),
+            ("peak memory at T lanes, MB", listed({lanes: size / 1e6 for lanes, size in memory.items()})),
+        ],
+    )

@@ -1,4 +1,4 @@
-"""What a search costs beside training: asks, reports, tells, and the database."""
+"""What a search costs beside training: asks, reports, tells and the database; commands and a mapped cache."""
 
 import tempfile
 import threading
@@ -9,6 +9,8 @@ from typing import Any
 
 from optuna.trial import TrialState
 
+from bench import process
+from bench.parts import Measured, Setup, listed
 from bench.tasks import head_task, study
 from pipeline.config.spec import StudySpec
 from pipeline.objective.objective import Objective
@@ -115,6 +117,46 @@ def trial_milliseconds(stored: int, database: Path, classes: int, waves: int = 4
         storage.remove_session()
         storage.engine.dispose()
     return 1e3 * (objective.lane_times[-count] - objective.lane_times[0]) / (len(objective.lane_times) - count)
+
+
+def stored(setup: Setup) -> Measured:
+    """The cost of a trial beside its training, of two commands, and of a mapped cache."""
+    sizes = setup.sizes
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        costs = {
+            f"{count:,}": setup.measure(trial_milliseconds, count, folder / f"{count}.db", sizes.classes)
+            for count in sizes.stored
+        }
+        url = f"sqlite:///{folder / f'{sizes.stored[0]}.db'}"
+        help_seconds = process.command_seconds("--help", cwd=folder, tries=sizes.tries)
+        status_seconds = process.command_seconds("status", "benchmark", "--storage", url, cwd=folder, tries=sizes.tries)
+    mapped = setup.measure(process.mapped_cache, sizes.megabytes)
+    return Measured(
+        {
+            "trial_milliseconds": {count.replace(",", ""): cost for count, cost in costs.items()},
+            "help_seconds": help_seconds,
+            "status_seconds": status_seconds,
+            "mapped": mapped,
+        },
+        {
+            "trial_milliseconds": "ask (TPE), start, ten reports, tell and storing (SQLite) of a trial, its training "
+            "left out, in a study of 14 cells that already holds so many trials",
+            "help_seconds": f"`restora --help`, best of {sizes.tries}",
+            "status_seconds": f"`restora status` of a study of {sizes.stored[0]:,} trials, best of {sizes.tries}",
+            "mapped": "growth of this process's resident memory that no file backs, by reading all of a mapped cache "
+            "in random order",
+        },
+        [
+            ("Optuna and SQLite, ms per trial, by trials stored", listed(costs, ".1f")),
+            (
+                f"memory grown by reading {mapped['cache_bytes'] / 1e9:.2f} GB of cache",
+                f"{mapped['grown_bytes'] / 1e6:.0f} MB",
+            ),
+            ("restora --help", f"{help_seconds:.2f} s"),
+            (f"restora status, {sizes.stored[0]:,} trials", f"{status_seconds:.2f} s"),
+        ],
+    )
 
 
 def _asked_one_by_one(trials: int, sampler: dict[str, Any]) -> StudySpec:

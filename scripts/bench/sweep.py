@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from bench.parts import Measured, Setup
 from bench.published import configurations, seconds_per_batch, seconds_per_validation_batch, trial_epoch_seconds
 from bench.search import TimedObjective, search_seconds
 from bench.sizes import Sizes
-from bench.tasks import head_task, resnet_task, study, train_all
+from bench.tasks import EPOCHS, TRAIN, VAL, head_task, resnet_task, study, train_all
 from pipeline.config.spec import ComputeSpec
 from pipeline.environment import keep_freed_memory
 from pipeline.objective.combination import Combination
@@ -19,6 +20,8 @@ from pipeline.objective.objective import Objective
 from pipeline.objective.passes import Pass
 from pipeline.space import Values
 from pipeline.train.cache.feature_cache import FeatureCache
+
+PUBLISHED_TRIALS = 280
 
 
 def published_trial_epoch(sizes: Sizes) -> dict[str, float]:
@@ -98,3 +101,62 @@ def cache_cost(images: int) -> dict[str, float]:
         "images_per_second": images / seconds,
         "largest_relative_difference_of_losses": float(((losses[0] - losses[1]) / losses[1]).abs().max()),
     }
+
+
+def frozen(setup: Setup) -> Measured:
+    """The published sweep with the frozen layers run in every step, and with their outputs cached."""
+    sizes = setup.sizes
+    published, package = setup.measure(published_trial_epoch, sizes), setup.measure(whole_sweep, sizes)
+    cache, images = setup.measure(cache_cost, sizes.cached_images), TRAIN + VAL
+    speedup = published["seconds"] / package["trial_epoch_seconds"]
+    cache_minutes = images / cache["images_per_second"] / 60
+    sweep_minutes = package["trial_epoch_seconds"] * PUBLISHED_TRIALS * EPOCHS / 60
+    days = published["seconds"] * PUBLISHED_TRIALS * EPOCHS / 86400
+    return Measured(
+        {
+            "published": published,
+            "sweep": package,
+            "cache": cache,
+            "frozen_speedup": speedup,
+            "cache_minutes": cache_minutes,
+            "sweep_minutes": sweep_minutes,
+            "published_sweep_days": days,
+        },
+        {
+            "frozen_speedup": f"seconds of one epoch of one trial, {TRAIN:,} training and {VAL:,} validation images: "
+            f"the published way ({sizes.batches} batches of {sizes.batch_size} of each timed after 3, extrapolated by "
+            f"images) over this way (the sweep's {package['trials']} trials, {sizes.epochs} of {EPOCHS} epochs "
+            f"trained, compression and starts included)",
+            "cache_minutes": f"one pass of {images:,} images through the frozen layers, extrapolated from "
+            f"{sizes.cached_images}, files written",
+            "sweep_minutes": f"all {PUBLISHED_TRIALS} published configurations, {EPOCHS} epochs, none pruned, with "
+            f"features cached already; extrapolated from {sizes.epochs} epochs",
+            "published_sweep_days": "the same, by the published way's seconds of one epoch of one trial",
+        },
+        [
+            ("one epoch of one trial, published way", f"{published['seconds']:,.0f} s"),
+            ("the same, this way", f"{package['trial_epoch_seconds']:.3f} s: {speedup:,.0f} times less"),
+            ("the cache, once", f"{cache_minutes:.0f} min ({cache['images_per_second']:.0f} images/s)"),
+            ("the published sweep, published way", f"{days:.0f} days"),
+            ("the published sweep, this way", f"{sweep_minutes:.1f} min"),
+        ],
+    )
+
+
+def pruned(setup: Setup) -> Measured:
+    """The published sweep's budget, spent as ``restora run`` does."""
+    run = setup.measure(pruned_sweep, setup.sizes)
+    minutes, share = run["seconds"] / 60, run["storage_share"]
+    return Measured(
+        {"run": run, "run_minutes": minutes, "storage_share": share},
+        {
+            "run_minutes": f"the same budget as `restora run` spends it: 28 cells of {setup.sizes.trials} trials, "
+            f"{run['epochs']} epochs, asked by TPE, pruned by halving, stored in SQLite",
+            "storage_share": "seconds of the search in which no cohort trains (asks, starts, reports, tells, the "
+            "database, kept adapters) over all seconds of that run",
+        },
+        [
+            (f"its budget in a run with pruning, {run['epochs']} epochs", f"{minutes:.1f} min"),
+            ("asks, tells and database in that run", f"{share:.1%}"),
+        ],
+    )

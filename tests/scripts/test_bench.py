@@ -9,10 +9,11 @@ import torch
 from tiny_data import write_mnist
 
 import bench_sweep
+from bench.parts import Measured, Setup, alone, run_parts
 from bench.published import configurations
 from bench.sizes import FULL, QUICK, Sizes
 from bench.tasks import head_task, study, train_all
-from bench_sweep import PARTS, Measured, Setup, run_parts
+from bench_sweep import PARTS
 from pipeline.objective.objective import Objective
 from pipeline.objective.passes import Pass
 from pipeline.space import Values
@@ -133,7 +134,7 @@ def test_what_was_measured_is_printed_where_the_script_is_stopped(tmp_path: Path
 
 
 def test_a_part_is_measured_in_a_process_of_its_own():
-    assert bench_sweep.alone(pow, 2, 5) == 32
+    assert alone(pow, 2, 5) == 32
 
 
 def test_the_quick_benchmark_trains_less():
