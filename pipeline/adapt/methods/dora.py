@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from pipeline.adapt.contract import Draw, Start
-from pipeline.adapt.methods.lora import Lora, row_norms
+from pipeline.adapt.lora_layers import row_norms
+from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layers import weight_matrix
 from pipeline.config.registry import ADAPTERS

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from pipeline.adapt.contract import Adapter, Draw, Start
 from pipeline.adapt.lanes import LaneLayer, SeparateLayer
+from pipeline.adapt.lora_layers import convolve
 from pipeline.adapt.methods.full import model_parameters
-from pipeline.adapt.methods.lora import convolve
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.factorisation import FactorWeight
 from pipeline.compress.targets import find_targets
