@@ -1,5 +1,6 @@
-"""Rates and sizes of entropy coding, beside zlib."""
+"""Rates and sizes of entropy coding, beside zlib and, where it is installed, the coder of the NNC standard."""
 
+import importlib.util
 import time
 import zlib
 from collections.abc import Callable
@@ -7,11 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from bench import deep_cabac
 from bench.parts import Measured, Setup
 from pipeline.compress import entropy
-from pipeline.compress.symbol_model import Array
+from pipeline.compress.symbol_model import Array, packed
 
 SEED = 0
+Coder = tuple[Callable[[Array, int], bytes], Callable[[bytes, tuple[int, ...], int], object]]
+"""From symbols below ``2 ** width`` and the width to bytes; and from bytes, shape and width back."""
+CODERS: dict[str, Coder] = {
+    "rans": (entropy.coded, entropy.decoded),
+    "zlib": (lambda symbols, width: zlib.compress(packed(symbols, width)), lambda data, *_: zlib.decompress(data)),
+    **({"nncodec": (deep_cabac.coded, deep_cabac.decoded)} if importlib.util.find_spec("nncodec") else {}),
+}
+"""``zlib`` gets packed bytes, with its default level."""
 
 
 def sources(symbols: int) -> dict[str, tuple[Array, int]]:
@@ -29,28 +39,27 @@ def sources(symbols: int) -> dict[str, tuple[Array, int]]:
 
 def coding_rates(symbols: int) -> dict[str, dict[str, Any]]:
     """For each source: its ideal bytes, and of each coder the bytes, and symbols per second to code and to decode."""
-    return {name: _measured(*source) for name, source in sources(symbols).items()}
+    return {name: measured(*source) for name, source in sources(symbols).items()}
 
 
-def _measured(symbols: Array, width: int) -> dict[str, Any]:
+def measured(symbols: Array, width: int) -> dict[str, Any]:
+    """The entropy of one table for all symbols, in bytes, and what each coder takes."""
     shares = np.bincount(symbols.ravel()) / symbols.size
     shares = shares[shares > 0]
-    plain = symbols.tobytes()
     return {
         "symbols": symbols.size,
+        "packed_bytes": len(packed(symbols, width)),
         "ideal_bytes": float(-(shares * np.log2(shares)).sum()) * symbols.size / 8,
-        "rans": _timed(
-            lambda: entropy.coded(symbols, width), lambda data: entropy.decoded(data, symbols.shape, width), symbols
-        ),
-        "zlib": _timed(lambda: zlib.compress(plain), zlib.decompress, symbols),
+        **{name: _timed(coder, symbols, width) for name, coder in CODERS.items()},
     }
 
 
-def _timed(code: Callable[[], bytes], decode: Callable[[bytes], object], symbols: Array) -> dict[str, float]:
+def _timed(coder: Coder, symbols: Array, width: int) -> dict[str, float]:
+    code, decode = coder
     started = time.perf_counter()
-    data = code()
+    data = code(symbols, width)
     between = time.perf_counter()
-    decode(data)
+    decode(data, symbols.shape, width)
     ended = time.perf_counter()
     return {
         "bytes": len(data),
@@ -64,12 +73,12 @@ def coded(setup: Setup) -> Measured:
     found = setup.measure(coding_rates, setup.sizes.symbols)
     rows = []
     for name, one in found.items():
-        for coder in ("rans", "zlib"):
+        for coder in CODERS:
             share = one[coder]["bytes"] / one["ideal_bytes"]
             rates = [f"{one[coder][key] / 1e6:.1f}" for key in ("coded_per_second", "decoded_per_second")]
             rows.append((f"{name}, {coder}: of the entropy; million symbols/s", f"{share:.3f}; {', '.join(rates)}"))
     counted = (
         "of symbols of one byte each in memory: bytes, and symbols coded and decoded per second on one core; the "
-        "entropy is that of one table for all symbols, and zlib has its default level"
+        "entropy is that of one table for all symbols; zlib has its default level, and gets packed codes"
     )
     return Measured({"coding": found}, {"coding": counted}, rows)
