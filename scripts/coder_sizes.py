@@ -34,8 +34,8 @@ COMPRESSED: Mapping[str, Any] = {
 
 def codes_of(weight: CompressedWeight) -> Iterator[tuple[str, Array, int]]:
     """The kind, the symbols and the bits of each packed tensor of a weight, as the entropy coder gets them."""
-    packings = weight.codable.packings
-    for kind, tensor in weight.codable.to_tensors().items():
+    packings = weight.codable_form.packings
+    for kind, tensor in weight.codable_form.to_tensors().items():
         if kind in packings:
             width, columns = packings[kind]
             count = tensor.numel() * 8 // width
