@@ -20,7 +20,7 @@ from pipeline.config.registry import COMPRESSIONS
 from pipeline.config.study_file import load_spec
 from pipeline.export.checkpoint import load
 from pipeline.objective.objective import Objective
-from pipeline.run.estimate import plan_rank
+from pipeline.run.planned_sizes import plan_rank
 from pipeline.run.winners import recover
 from pipeline.space import Values
 from pipeline.store.kept_adapters import Kept

@@ -27,7 +27,7 @@ from pipeline.export.joined import separate
 from pipeline.export.selection import export_combination
 from pipeline.objective.outline import Outline
 from pipeline.results.reading import read_results
-from pipeline.run.estimate import plan_rank
+from pipeline.run.planned_sizes import plan_rank
 from pipeline.run.winners import score_winners
 from pipeline.space import Values
 from pipeline.store.database import open_storage

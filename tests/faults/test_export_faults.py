@@ -21,7 +21,7 @@ from torch import nn
 from pipeline import load, save
 from pipeline.errors import IntegrityError, StorageError, UsageError
 from pipeline.paths import write_whole
-from pipeline.run.estimate import plan_rank
+from pipeline.run.planned_sizes import plan_rank
 from pipeline.run.winners import train_alone
 from pipeline.space import Values
 

@@ -15,7 +15,7 @@ from pipeline.export import selection as export
 from pipeline.export.checkpoint import load, read_card
 from pipeline.objective.allocation import is_lossy, layers_of, spectrum, spread
 from pipeline.objective.allocations.contract import Cost, Layer
-from pipeline.run.estimate import plan_rank
+from pipeline.run.planned_sizes import plan_rank
 from pipeline.space import cells, middle
 
 WAYS = [allocation.name for allocation in ALLOCATIONS]
