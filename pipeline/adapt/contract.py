@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.adapt.lanes import Adapted, LaneLayer, SeparateLayer, Stack
 from pipeline.compress.contract import CompressedModel, LayerStats
-from pipeline.compress.second_moment import mean_stats
+from pipeline.compress.model_stats import mean_stats
 from pipeline.compress.sizes import StoredModel
 from pipeline.compress.small_tensors import round_small
 from pipeline.compress.weight import CompressedWeight, DenseWeight

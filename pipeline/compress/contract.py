@@ -5,7 +5,7 @@ group of a grouped convolution is compressed by itself.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -16,39 +16,21 @@ from torch import Tensor, nn
 from pipeline.compress.grouped_weight import GroupedWeight, join_groups
 from pipeline.compress.layers import (
     copy_sharing_tensors,
+    each_weight_once,
     group_count,
     in_groups,
-    layer_in_errors,
     matrix_shape,
     replace_bias,
     replace_weight,
     sound_matrix,
     weight_matrix,
 )
+from pipeline.compress.model_stats import LayerByLayer, ModelStats, no_stats
 from pipeline.compress.second_moment import LayerStats as LayerStats
-from pipeline.compress.second_moment import SampledStats
 from pipeline.compress.weight import CompressedWeight, DenseWeight
 from pipeline.config.combination_spec import PLAIN, StorageSpec
 from pipeline.config.registry import Method
-from pipeline.hashes import fingerprint
-from pipeline.paths import COMPRESSED
-from pipeline.task.contract import Part, Task
-from pipeline.task.tensor_cache import read_tensors, write_tensors
-
-ModelStats = Mapping[str, Sequence[LayerStats]]
-"""Statistics of layers by name, one per group of a convolution."""
-
-
-class LayerByLayer(ModelStats):
-    """Statistics that follow the model while its layers are compressed one after another."""
-
-    @abstractmethod
-    def order(self) -> list[str]:
-        """The layers in the order in which they must be compressed."""
-
-    @abstractmethod
-    def behind(self, compressed: nn.Module) -> "LayerByLayer":
-        """The statistics of layers in ``compressed``, which changes while they are asked for."""
+from pipeline.task.contract import Part
 
 
 @dataclass(frozen=True)
@@ -193,7 +175,7 @@ class LayerCompression(Compression):
             if method.corrects_bias(layer):
                 replace_bias(copy, name, method.corrected_bias(layer, dense, given[name]))
 
-        made = _each_weight_once(model, order, compress, put)
+        made = each_weight_once(model, order, compress, put)
         weights = {name: made[name] for name in targets}
         return CompressedModel(copy, weights, model)
 
@@ -209,7 +191,7 @@ class LayerCompression(Compression):
         return (bias.double() + shift).to(bias.dtype)
 
     def outline(self, model: nn.Module, targets: Sequence[str], train: Part | None = None) -> CompressedModel:
-        weights = _each_weight_once(model, targets, lambda name, layer: self.of_layer(name)._outline_layer(layer))
+        weights = each_weight_once(model, targets, lambda name, layer: self.of_layer(name)._outline_layer(layer))
         return CompressedModel(copy_sharing_tensors(model), weights, model)
 
     def _outline_layer(self, layer: nn.Module) -> CompressedWeight:
@@ -245,56 +227,6 @@ class LayerCompression(Compression):
         return GroupedWeight([self.from_tensors(part, group_shape) for part in GroupedWeight.split(tensors, groups)])
 
 
-def _each_weight_once(
-    model: nn.Module,
-    targets: Sequence[str],
-    compress: Callable[[str, nn.Module], CompressedWeight],
-    put: Callable[[str, nn.Module, CompressedWeight], None] = lambda *_: None,
-) -> dict[str, CompressedWeight]:
-    """The compressed weight of each target layer, which ``put`` gets before the next one is compressed.
-
-    Layers that share a parameter share its compressed weight.
-    """
-    weights, owners = dict[str, CompressedWeight](), dict[nn.Parameter, str]()
-    for name in targets:
-        layer = model.get_submodule(name)
-        owner = owners.setdefault(layer.get_parameter("weight"), name)
-        with layer_in_errors(name):
-            weights[name] = weights[owner] if owner != name else compress(name, layer)
-            put(name, layer, weights[name])
-    return weights
-
-
 def _unless_larger(weight: CompressedWeight, matrix: Tensor) -> CompressedWeight:
     """The compressed weight, or the ``matrix [out, in]`` that it stands for if it would be no smaller."""
     return weight if weight.bits.total() < 32 * matrix.numel() else DenseWeight(matrix.clone())
-
-
-class TrainingCompression(Compression):
-    """A method that trains the model: once, and then from a cache, so that all runs and exports use one model."""
-
-    @abstractmethod
-    def restored(self, model: nn.Module, targets: Sequence[str], tensors: Mapping[str, Tensor]) -> CompressedModel:
-        """The result of an earlier ``compress_model``, from the ``state_dict`` of its model."""
-
-
-def no_stats(layer: nn.Module) -> LayerStats:
-    """The statistics of no image, for outlines: they take no memory, and weigh all inputs equally."""
-    return SampledStats(torch.empty(0, matrix_shape(layer)[1]))
-
-
-def compress_cached(
-    compression: Compression, task: Task, model: nn.Module, targets: Sequence[str], stats: ModelStats
-) -> CompressedModel:
-    """``compression.compress_model`` for a task, read from the cache if the method trains and was trained before."""
-    if not isinstance(compression, TrainingCompression) or not task.trained:
-        return compression.compress_model(model, targets, stats, task.train)
-    names = [name for name, _ in model.named_parameters()]
-    key = fingerprint([compression.model_dump(mode="json"), list(targets), names, dict(task.hashes)])
-    path = COMPRESSED / f"{key}.safetensors"
-    tensors = read_tensors(path)
-    if tensors is not None:
-        return compression.restored(model, targets, tensors)
-    compressed = compression.compress_model(model, targets, stats, task.train)
-    write_tensors(path, compressed.model.state_dict())
-    return compressed

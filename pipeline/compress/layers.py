@@ -1,15 +1,18 @@
 """The layers that can be compressed and adapted: their names, and how their weights are read and replaced."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import IntegrityError
 from pipeline.task.bare_model import computed_tensors
+
+W = TypeVar("W")
 
 
 def matrix_shape(layer: nn.Module) -> tuple[int, int]:
@@ -90,3 +93,23 @@ def replace_weight(model: nn.Module, name: str, matrix: Tensor) -> None:
 def replace_bias(model: nn.Module, name: str, bias: Tensor) -> None:
     """Let a layer add ``bias [out]``; the tensor that it had is not changed."""
     model.get_submodule(name).register_parameter("bias", nn.Parameter(bias, requires_grad=False))
+
+
+def each_weight_once(
+    model: nn.Module,
+    targets: Sequence[str],
+    make: Callable[[str, nn.Module], W],
+    put: Callable[[str, nn.Module, W], None] = lambda *_: None,
+) -> dict[str, W]:
+    """What ``make`` gives for each target layer, such as its compressed weight; layers that share a weight share it.
+
+    ``put`` gets it before the next one is made.
+    """
+    weights, owners = dict[str, W](), dict[nn.Parameter, str]()
+    for name in targets:
+        layer = model.get_submodule(name)
+        owner = owners.setdefault(layer.get_parameter("weight"), name)
+        with layer_in_errors(name):
+            weights[name] = weights[owner] if owner != name else make(name, layer)
+            put(name, layer, weights[name])
+    return weights

@@ -13,10 +13,11 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.contract import LayerByLayer, LayerStats
+from pipeline.compress.contract import LayerStats
 from pipeline.compress.input_vectors import some_input_vectors
 from pipeline.compress.layer_statistics import VECTORS, is_wide
 from pipeline.compress.layers import matrix_shape
+from pipeline.compress.model_stats import LayerByLayer
 from pipeline.compress.second_moment import SampledStats
 
 LEAST_DAMPING = 0.01

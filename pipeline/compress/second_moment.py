@@ -5,7 +5,6 @@ moment, ``K = D^(1/2)`` its symmetric root, so that the spectrum of ``[M_1 K_1; 
 below the other, depends on the moments alone.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -155,16 +154,3 @@ class SampledStats(LayerStats):
             more = torch.randn(len(V), rank - V.shape[1], generator=generator, dtype=V.dtype)
             V = torch.cat([V, torch.linalg.qr(more - V @ (V.T @ more)).Q], 1)
         return V.T[:rank]
-
-
-def mean_stats(groups: Sequence[LayerStats]) -> LayerStats:
-    """The statistics whose second moment is the mean of those of equal numbers of vectors."""
-    if len(groups) == 1:
-        return groups[0]
-    sampled = [group.vectors for group in groups if isinstance(group, SampledStats)]
-    if sampled:
-        return SampledStats(torch.cat(sampled))
-    moments, means = (
-        torch.stack(kind).mean(0) for kind in zip(*((g.second_moment, g.mean) for g in groups), strict=True)
-    )
-    return LayerStats(moments, means)

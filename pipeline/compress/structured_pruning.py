@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from pipeline.compress.channel_shapes import fit_shapes
 from pipeline.compress.channels import PrunedModel, prune_channels
-from pipeline.compress.contract import CompressedModel, Compression, ModelStats
+from pipeline.compress.contract import CompressedModel, Compression
 from pipeline.compress.layers import copy_sharing_tensors, matrix_shape, sound_matrix, weight_matrix
+from pipeline.compress.model_stats import ModelStats
 from pipeline.compress.weight import CompressedWeight, DenseWeight
 from pipeline.errors import SpecError
 from pipeline.task.contract import Part

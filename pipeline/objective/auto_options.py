@@ -12,8 +12,9 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from pipeline.compress.contract import Compression, TrainingCompression
+from pipeline.compress.contract import Compression
 from pipeline.compress.layers import on_device
+from pipeline.compress.training_compression import TrainingCompression
 from pipeline.config.candidates import Candidate, Tried
 from pipeline.environment import plain_modes
 from pipeline.errors import IntegrityError, SpecError

@@ -14,12 +14,7 @@ from pipeline.adapt.contract import AdaptedLayer, Adapter, Init, Start, blank, s
 from pipeline.cell import Cell
 from pipeline.compress.attention import SplitQkv, with_plain_attention
 from pipeline.compress.by_layer import by_layer, refuse_shared
-from pipeline.compress.contract import (
-    CompressedModel,
-    Compression,
-    LayerCompression,
-    compress_cached,
-)
+from pipeline.compress.contract import CompressedModel, Compression, LayerCompression
 from pipeline.compress.folding import fold_batch_norms, kept_norms_note
 from pipeline.compress.layer_statistics import Statistics, reestimate, refuse_reestimation
 from pipeline.compress.layers import (
@@ -33,6 +28,7 @@ from pipeline.compress.layers import (
 from pipeline.compress.sizes import ModelSize, StoredModel, model_macs, model_size
 from pipeline.compress.small_tensors import compress_as_stored, rounded_model
 from pipeline.compress.targets import fixed_ranks, resolve
+from pipeline.compress.training_compression import compress_cached
 from pipeline.compress.weight import DenseWeight
 from pipeline.config.candidates import Tried
 from pipeline.config.combination_spec import PLAIN, CombinationSpec

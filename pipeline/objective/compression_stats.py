@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.contract import Compression, LayerCompression, LayerStats, ModelStats
+from pipeline.compress.contract import Compression, LayerCompression, LayerStats
 from pipeline.compress.layer_statistics import Statistics, calibration
 from pipeline.compress.layers import in_groups
+from pipeline.compress.model_stats import ModelStats
 from pipeline.compress.prefix_statistics import PrefixStatistics
 from pipeline.task.parts import Part
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from pipeline.adapt.contract import blank, stored_model
-from pipeline.compress.contract import TrainingCompression
 from pipeline.compress.sizes import model_size
+from pipeline.compress.training_compression import TrainingCompression
 from pipeline.objective.combination import Combination
 from pipeline.objective.outline import Outline
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.compress.contract import compress_cached
 from pipeline.compress.methods.prune_gradient import PruneGradient
 from pipeline.compress.methods.prune_magnitude import PruneMagnitude
+from pipeline.compress.training_compression import compress_cached
 from pipeline.paths import COMPRESSED
 from pipeline.task.contract import Task
 

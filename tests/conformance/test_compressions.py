@@ -8,7 +8,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 from pipeline.adapt.methods.lora import Lora
-from pipeline.compress.contract import Compression, LayerCompression, TrainingCompression
+from pipeline.compress.contract import Compression, LayerCompression
 from pipeline.compress.grouped_weight import join_groups
 from pipeline.compress.layer_statistics import gather_statistics
 from pipeline.compress.layers import group_count, matrix_shape
@@ -20,6 +20,7 @@ from pipeline.compress.methods.svdlora import SvdLora
 from pipeline.compress.methods.tou_factors import Tou
 from pipeline.compress.sizes import StoredModel, model_size
 from pipeline.compress.targets import find_targets
+from pipeline.compress.training_compression import TrainingCompression
 from pipeline.config.registry import COMPRESSIONS
 from pipeline.errors import IntegrityError
 from pipeline.export.pack import PackedMethod, pack_model, unpack_model

@@ -12,7 +12,8 @@ from torch import nn
 from pipeline.compress import layer_statistics
 from pipeline.compress.contract import LayerCompression
 from pipeline.compress.layer_statistics import gather_statistics, is_wide, statistics_bytes
-from pipeline.compress.second_moment import LayerStats, SampledStats, mean_stats
+from pipeline.compress.model_stats import mean_stats
+from pipeline.compress.second_moment import LayerStats, SampledStats
 from pipeline.config.registry import ALLOCATIONS, COMPRESSIONS, INITS
 from pipeline.space import cells, middle
 

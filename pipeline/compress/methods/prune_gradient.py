@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.compress.channels import prune_channels
-from pipeline.compress.contract import CompressedModel, TrainingCompression
+from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layers import weight_matrix
 from pipeline.compress.structured_pruning import StructuredPruning
+from pipeline.compress.training_compression import TrainingCompression
 from pipeline.config.registry import COMPRESSIONS
 from pipeline.config.task_spec import TorchOptimizer
 from pipeline.errors import IntegrityError, SpecError
