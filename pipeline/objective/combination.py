@@ -12,15 +12,14 @@ from torch import nn
 
 from pipeline.adapt.contract import AdaptedLayer, Adapter, Init, Start, blank, stored_model, trainable_counts
 from pipeline.cell import Cell
-from pipeline.compress.attention import SplitQkv, with_plain_attention
+from pipeline.compress.attention import with_plain_attention
 from pipeline.compress.by_layer import by_layer, refuse_shared
-from pipeline.compress.contract import CompressedModel, Compression, LayerCompression
+from pipeline.compress.contract import CompressedModel, Compression
 from pipeline.compress.folding import fold_batch_norms, kept_norms_note
-from pipeline.compress.layer_statistics import Statistics, reestimate, refuse_reestimation
+from pipeline.compress.layer_statistics import Statistics, reestimate
 from pipeline.compress.layers import (
     copy_sharing_tensors,
     layer_in_errors,
-    matrix_shape,
     on_device,
     replace_weight,
     weight_matrix,
@@ -29,14 +28,13 @@ from pipeline.compress.sizes import ModelSize, StoredModel, model_macs, model_si
 from pipeline.compress.small_tensors import compress_as_stored, rounded_model
 from pipeline.compress.targets import fixed_ranks, resolve
 from pipeline.compress.training_compression import compress_cached
-from pipeline.compress.weight import DenseWeight
 from pipeline.config.candidates import Tried
 from pipeline.config.combination_spec import PLAIN, CombinationSpec
 from pipeline.config.search_spec import SearchSpec
-from pipeline.errors import SpecError
-from pipeline.objective.allocation import costs, layers_of, refuse_budgets, spread
+from pipeline.objective.allocation import layers_of, spread
 from pipeline.objective.allocations.contract import Layer
-from pipeline.objective.compression_stats import compression_stats, prefix_images, take_mean
+from pipeline.objective.compression_stats import compression_stats, corrected_layers, prefix_images, take_mean
+from pipeline.objective.requirements import refuse_misfits, refuse_ranks
 from pipeline.seeds import derive
 from pipeline.space import Values, fitted
 from pipeline.task.contract import Task, first_images
@@ -89,18 +87,7 @@ class Combination:
         self.statistics = statistics or Statistics(arranged_model(task, spec.qkv, spec.batch_norm), task.train)
         self.model = self.statistics.model
         self.original = with_plain_attention(task.model, spec.qkv) if spec.batch_norm == "folded" else self.model
-        if spec.qkv == "split" and not any(isinstance(module, SplitQkv) for module in self.model.modules()):
-            raise SpecError(
-                f"qkv = \"split\" of combination '{spec.name}', but the model has no fused query, key and value "
-                f'projection; leave it "fused"'
-            )
-        if self.storage.small == "float16" and self.adapter.scales_weights:
-            raise SpecError(
-                f"storage.small = \"float16\", but adapter '{self.adapter.name}' of '{spec.name}' multiplies "
-                f'scales that are rounded already; give it scales = false, or small = "float32"'
-            )
-        if spec.batch_norm == "reestimated":
-            refuse_reestimation(self.model, task.train)
+        refuse_misfits(spec, self.model, task.train)
         self.inspection = task.inspection if self.model is task.model else self.statistics.inspection
         chosen = resolve(self.inspection, spec.targets)
         self.targets = list(chosen)
@@ -112,23 +99,7 @@ class Combination:
         self._spread: dict[int, dict[str, int]] = {}
         self._starts: dict[str | Cell, dict[str, Start]] = {}
         self._lock = threading.RLock()
-        self._refuse_ranks()
-
-    def _refuse_ranks(self) -> None:
-        if self.search.allocation is not None:
-            dense = {name: DenseWeight(weight_matrix(self.model.get_submodule(name))) for name in self.targets}
-            uncompressed = CompressedModel(self.model, dense, self.model)
-            by_layer = costs(self.adapter, uncompressed, self.search.allocation.unit)
-            refuse_budgets(self.search.ranks, by_layer, self._fixed_ranks)
-            return
-        free = [name for name in self.targets if name not in self._fixed_ranks] or self.targets
-        highest = max(min(matrix_shape(self.model.get_submodule(name))) for name in free)
-        above = [rank for rank in self.search.ranks if rank > highest]
-        if above:
-            raise SpecError(
-                f"search.ranks = {above} is above what any target of combination '{self.name}'"
-                f"{' without a rank of its own' if self._fixed_ranks else ''} can take; allowed: 1 to {highest}"
-            )
+        refuse_ranks(self.name, self.search, self.adapter, self.model, self.targets, self._fixed_ranks)
 
     @cached_property
     def compressed(self) -> CompressedModel:
@@ -187,13 +158,7 @@ class Combination:
 
     @cached_property
     def _corrected(self) -> list[str]:
-        """The targets whose bias the compression corrects."""
-        methods = {name: self.compression.of_layer(name) for name in self.targets}
-        return [
-            name
-            for name, method in methods.items()
-            if isinstance(method, LayerCompression) and method.corrects_bias(self.model.get_submodule(name))
-        ]
+        return corrected_layers(self.compression, self.model, self.targets)
 
     def has_own_base(self, cell: Cell) -> bool:
         """Whether a cell's starts change the compressed weights, or the mean outputs that biases are corrected for."""

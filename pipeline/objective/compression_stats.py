@@ -33,6 +33,16 @@ def compression_stats(
     return statistics.of(needing) if needing else {}
 
 
+def corrected_layers(compression: Compression, model: nn.Module, targets: Sequence[str]) -> list[str]:
+    """The targets whose bias the compression corrects."""
+    methods = {name: compression.of_layer(name) for name in targets}
+    return [
+        name
+        for name, method in methods.items()
+        if isinstance(method, LayerCompression) and method.corrects_bias(model.get_submodule(name))
+    ]
+
+
 def take_mean(layer: nn.Module, change: Tensor, stats: Sequence[LayerStats]) -> None:
     """Let a layer's bias take the mean of what a ``change [out, in]`` of its weight adds to its outputs, in place."""
     shift = torch.cat([group @ its.mean for group, its in zip(in_groups(layer, change), stats, strict=True)])
