@@ -10,9 +10,9 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from torch import Tensor
 
 from pipeline.compress.contract import LayerCompression, LayerStats
-from pipeline.compress.latents import Codes, by_parts
-from pipeline.compress.packing import Packing, join_packings, join_parts, select_part
+from pipeline.compress.packing import join_parts, select_part
 from pipeline.compress.weight import CompressedWeight, DenseWeight
+from pipeline.compress.weight_parts import WeightOfParts
 from pipeline.config.registry import COMPRESSIONS
 
 RANK_OPTIONS = ("rank", "energy", "budget")
@@ -107,7 +107,7 @@ FactorMethods = tuple[LayerCompression, LayerCompression]
 
 
 @dataclass(frozen=True)
-class FactorWeight(CompressedWeight):
+class FactorWeight(WeightOfParts):
     """``Q = first diag(values) second``."""
 
     first: CompressedWeight  # [out, k]
@@ -130,32 +130,28 @@ class FactorWeight(CompressedWeight):
     def macs(self) -> int:
         return self.first.macs + self.second.macs + len(self.values)
 
-    @property
-    def packings(self) -> Mapping[str, Packing]:
-        return join_packings({"first": self.first.packings, "second": self.second.packings})
-
-    @property
-    def codable_form(self) -> "FactorWeight":
-        return replace(self, first=self.first.codable_form, second=self.second.codable_form)
-
     def to_tensors(self) -> dict[str, Tensor]:
         """``first_<kind>``, ``second_<kind>``, ``values``, and an int32 ``rank`` if no shape of the others gives it."""
-        packed = join_parts({"first": self.first.to_tensors(), "second": self.second.to_tensors()})
+        packed = super().to_tensors()
         if len(self.values):
             packed["values"] = self.values.float()
         elif not isinstance(self.first, DenseWeight) and not isinstance(self.second, DenseWeight):
             packed["rank"] = torch.tensor([self.second.shape[0]], dtype=torch.int32)
         return packed
 
+    @property
+    def parts(self) -> Mapping[str, CompressedWeight]:
+        return {"first": self.first, "second": self.second}
+
+    def with_parts(self, parts: Mapping[str, CompressedWeight]) -> Self:
+        return replace(self, first=parts["first"], second=parts["second"])
+
     def scaled_rows(self, gain: Tensor) -> Self:
         return replace(self, first=self.first.scaled_rows(gain))
 
     def to_trainable(self, weight: Tensor) -> dict[str, Tensor]:
         """Those of both factors, which begin at their rounded values, and ``values``."""
-        parts = {
-            "first": self.first.to_trainable(self.first.dense()),
-            "second": self.second.to_trainable(self.second.dense()),
-        }
+        parts = {name: factor.to_trainable(factor.dense()) for name, factor in self.parts.items()}
         return {**join_parts(parts), **({"values": self.values} if len(self.values) else {})}
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -166,28 +162,12 @@ class FactorWeight(CompressedWeight):
 
     def trained_factors(self, tensors: Mapping[str, Tensor], *, relaxed: bool = False) -> tuple[Tensor, Tensor]:
         """``factors`` of the codes of ``tensors`` as ``project`` gives them, or as ``unrounded`` does."""
-        parts = (self.first, select_part(tensors, "first")), (self.second, select_part(tensors, "second"))
-        first, second = (factor.unrounded(own) if relaxed else factor.project(own) for factor, own in parts)
+        pairs = [(factor, select_part(tensors, name)) for name, factor in self.parts.items()]
+        first, second = (factor.unrounded(own) if relaxed else factor.project(own) for factor, own in pairs)
         return first * tensors["values"] if "values" in tensors else first, second
 
-    def latent_codes(self, tensors: Mapping[str, Tensor]) -> Codes:
-        return by_parts(self._by_name, tensors, lambda factor, own: factor.latent_codes(own))
-
-    def refreshed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return by_parts(self._by_name, tensors, lambda factor, own: factor.refreshed(own))
-
-    @property
-    def stored_codes(self) -> dict[str, Tensor]:
-        return join_parts({name: factor.stored_codes for name, factor in self._by_name.items()})
-
-    @property
-    def _by_name(self) -> dict[str, CompressedWeight]:
-        return {"first": self.first, "second": self.second}
-
-    def with_trained(self, tensors: Mapping[str, Tensor]) -> "FactorWeight":
-        first = self.first.with_trained(select_part(tensors, "first"))
-        second = self.second.with_trained(select_part(tensors, "second"))
-        return FactorWeight(first, second, tensors.get("values", self.values))
+    def with_trained(self, tensors: Mapping[str, Tensor]) -> Self:
+        return replace(super().with_trained(tensors), values=tensors.get("values", self.values))
 
     def with_factors(self, first: Tensor | None, second: Tensor) -> Self:
         """The weight with other, dense factors; ``None`` keeps the first factor and the values."""

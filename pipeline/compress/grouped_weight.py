@@ -8,9 +8,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from pipeline.compress.latents import Codes, by_parts
-from pipeline.compress.packing import Packing, join_packings, join_parts, select_part
+from pipeline.compress.latents import Codes
+from pipeline.compress.packing import Packing, join_parts, select_part
 from pipeline.compress.weight import CompressedWeight
+from pipeline.compress.weight_parts import WeightOfParts
 
 
 def join_groups(groups: Sequence[CompressedWeight]) -> CompressedWeight:
@@ -19,7 +20,7 @@ def join_groups(groups: Sequence[CompressedWeight]) -> CompressedWeight:
 
 
 @dataclass(frozen=True)
-class GroupedWeight(CompressedWeight):
+class GroupedWeight(WeightOfParts):
     """The weight of a grouped convolution: the rows of its groups, one group after the other.
 
     Packed tensors of the groups are stacked on a new first axis. If their shapes differ between groups, each group has
@@ -32,6 +33,13 @@ class GroupedWeight(CompressedWeight):
     def shape(self) -> tuple[int, int]:
         return sum(group.shape[0] for group in self.groups), self.groups[0].shape[1]
 
+    @property
+    def parts(self) -> Mapping[str, CompressedWeight]:
+        return {f"group{g}": group for g, group in enumerate(self.groups)}
+
+    def with_parts(self, parts: Mapping[str, CompressedWeight]) -> Self:
+        return type(self)(list(parts.values()))
+
     def dense(self) -> Tensor:
         return torch.cat([group.dense() for group in self.groups])
 
@@ -42,12 +50,7 @@ class GroupedWeight(CompressedWeight):
     @property
     def packings(self) -> Mapping[str, Packing]:
         """Those of the groups, which are packed one after the other, or joined by name."""
-        own = join_packings({f"group{g}": group.packings for g, group in enumerate(self.groups)})
-        return {**self.groups[0].packings, **own}
-
-    @property
-    def codable_form(self) -> "GroupedWeight":
-        return GroupedWeight([group.codable_form for group in self.groups])
+        return {**self.groups[0].packings, **super().packings}
 
     def to_tensors(self) -> dict[str, Tensor]:
         return _stacked([group.to_tensors() for group in self.groups])
@@ -82,29 +85,21 @@ class GroupedWeight(CompressedWeight):
         if self._is_stacked(tensors):
             stacked: Tensor = torch.vmap(of(self.groups[0]))(dict(tensors))
             return stacked.flatten(0, 1)
-        return torch.cat([of(group)(select_part(tensors, f"group{g}")) for g, group in enumerate(self.groups)])
+        return torch.cat([of(group)(select_part(tensors, name)) for name, group in self.parts.items()])
 
     def latent_codes(self, tensors: Mapping[str, Tensor]) -> Codes:
         if self._is_stacked(tensors):
             return torch.vmap(self.groups[0].latent_codes)(dict(tensors))
-        return by_parts(self._by_name, tensors, lambda group, own: group.latent_codes(own))
+        return super().latent_codes(tensors)
 
     def refreshed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if self._is_stacked(tensors):
             return torch.vmap(self.groups[0].refreshed)(dict(tensors))
-        return by_parts(self._by_name, tensors, lambda group, own: group.refreshed(own))
+        return super().refreshed(tensors)
 
-    @property
-    def stored_codes(self) -> dict[str, Tensor]:
-        return join_parts({name: group.stored_codes for name, group in self._by_name.items()})
-
-    @property
-    def _by_name(self) -> dict[str, CompressedWeight]:
-        return {f"group{g}": group for g, group in enumerate(self.groups)}
-
-    def with_trained(self, tensors: Mapping[str, Tensor]) -> "GroupedWeight":
+    def with_trained(self, tensors: Mapping[str, Tensor]) -> Self:
         parts = self.split(tensors, len(self.groups))
-        return GroupedWeight([group.with_trained(part) for group, part in zip(self.groups, parts, strict=True)])
+        return type(self)([group.with_trained(part) for group, part in zip(self.groups, parts, strict=True)])
 
     @staticmethod
     def _is_stacked(tensors: Mapping[str, Tensor]) -> bool:

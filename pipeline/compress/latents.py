@@ -3,19 +3,13 @@
 Gradients are straight-through (Bengio et al., 2013, arXiv:1308.3432): the value is rounded, the gradient passes.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor, autograd
-
-from pipeline.compress.packing import select_part
 
 FIXED = ("kept", "choice")
 """Last words of the names of tensors that take part in training without gradients: the positions that are kept, the
 centroids that are chosen. ``CompressedWeight.refreshed`` brings them up to date every few steps."""
-
-W = TypeVar("W")
-V = TypeVar("V")
 
 Codes = dict[str, tuple[Tensor, Tensor]]
 """For each latent its codes and a value in the middle of the cell of each code, in the latent's shape."""
@@ -54,11 +48,3 @@ class _Passed(autograd.Function):
 def scaled_gradient(tensor: Tensor, share: float) -> Tensor:
     """``tensor``, bit for bit, whose gradient is multiplied by ``share``."""
     return tensor.detach() + (tensor - tensor.detach()) * share
-
-
-def by_parts(
-    parts: Mapping[str, W], tensors: Mapping[str, Tensor], method: Callable[[W, Mapping[str, Tensor]], Mapping[str, V]]
-) -> dict[str, V]:
-    """What a method gives by name for each named part of a weight, whose tensors ``join_parts`` merged."""
-    found = {part: method(weight, select_part(tensors, part)) for part, weight in parts.items()}
-    return {f"{part}_{kind}": value for part, values in found.items() for kind, value in values.items()}

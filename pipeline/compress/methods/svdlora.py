@@ -1,9 +1,9 @@
 """A sum of low-rank products, each fitted to what the earlier ones leave of the weight, rounding errors included."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 import torch
 from pydantic import Field
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from pipeline.compress.contract import LayerStats
 from pipeline.compress.factorisation import FactorMethods, FactorWeight, Truncation, balanced, product
-from pipeline.compress.latents import Codes, by_parts
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.intn import IntN
 from pipeline.compress.methods.no_compression import NoCompression
-from pipeline.compress.packing import Packing, join_packings, join_parts, select_part
+from pipeline.compress.packing import join_parts, select_part
 from pipeline.compress.weight import CompressedWeight
+from pipeline.compress.weight_parts import WeightOfParts
 from pipeline.config.registry import COMPRESSIONS
 
 METHODS_BY_BITS: dict[int, FactorMethods] = {
@@ -27,7 +27,7 @@ METHODS_BY_BITS: dict[int, FactorMethods] = {
 
 
 @dataclass(frozen=True)
-class SumWeight(CompressedWeight):
+class SumWeight(WeightOfParts):
     """``Q = sum_j first_j second_j``."""
 
     steps: Sequence[FactorWeight]
@@ -49,21 +49,17 @@ class SumWeight(CompressedWeight):
         return sum(step.macs for step in self.steps)
 
     @property
-    def packings(self) -> Mapping[str, Packing]:
-        return join_packings({f"step{j}": step.packings for j, step in enumerate(self.steps)})
+    def parts(self) -> Mapping[str, FactorWeight]:
+        return {f"step{j}": step for j, step in enumerate(self.steps)}
 
-    @property
-    def codable_form(self) -> "SumWeight":
-        return SumWeight([step.codable_form for step in self.steps])
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        return join_parts({f"step{j}": step.to_tensors() for j, step in enumerate(self.steps)})
+    def with_parts(self, parts: Mapping[str, CompressedWeight]) -> Self:
+        return replace(self, steps=cast(list[FactorWeight], list(parts.values())))
 
     def scaled_rows(self, gain: Tensor) -> Self:
         return type(self)([step.scaled_rows(gain) for step in self.steps])
 
     def to_trainable(self, weight: Tensor) -> dict[str, Tensor]:
-        return join_parts({f"step{j}": step.to_trainable(weight) for j, step in enumerate(self.steps)})
+        return join_parts({name: step.to_trainable(weight) for name, step in self.parts.items()})
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
         return self._trained_sum(tensors, relaxed=False)
@@ -72,23 +68,9 @@ class SumWeight(CompressedWeight):
         return self._trained_sum(tensors, relaxed=True)
 
     def _trained_sum(self, tensors: Mapping[str, Tensor], *, relaxed: bool) -> Tensor:
-        parts = [select_part(tensors, f"step{j}") for j in range(len(self.steps))]
-        pairs = [step.trained_factors(own, relaxed=relaxed) for step, own in zip(self.steps, parts, strict=True)]
+        pairs = [step.trained_factors(select_part(tensors, name), relaxed=relaxed) for name, step in self.parts.items()]
         firsts, seconds = zip(*pairs, strict=True)
         return product(torch.cat(firsts, 1), torch.cat(seconds))
-
-    def latent_codes(self, tensors: Mapping[str, Tensor]) -> Codes:
-        return by_parts(self._by_name, tensors, lambda step, own: step.latent_codes(own))
-
-    def refreshed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return by_parts(self._by_name, tensors, lambda step, own: step.refreshed(own))
-
-    @property
-    def _by_name(self) -> dict[str, FactorWeight]:
-        return {f"step{j}": step for j, step in enumerate(self.steps)}
-
-    def with_trained(self, tensors: Mapping[str, Tensor]) -> "SumWeight":
-        return SumWeight([step.with_trained(select_part(tensors, f"step{j}")) for j, step in enumerate(self.steps)])
 
 
 @COMPRESSIONS.register("svdlora")
