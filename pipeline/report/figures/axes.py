@@ -1,10 +1,13 @@
-"""Axes and their ticks. Accuracy axes are logarithmic in the error, which spreads out the values near 100 %."""
+"""Axes, their ticks and panels. Accuracy axes are logarithmic in the error, which spreads out the values near 100 %."""
 
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pipeline.report.figures.labels import measured, rank_tick
+from plotly.subplots import make_subplots
+
+from pipeline.report.figures.contract import Figure
+from pipeline.report.figures.labels import measured, rank_tick, told_apart
 from pipeline.results.combination_result import CombinationResult
 
 STEPS = ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))
@@ -79,3 +82,11 @@ def rank_axis(results: Sequence[CombinationResult]) -> dict[str, Any]:
     )
     title = " or ".join(units) or "No ranks"
     return {"title": title, "type": "category", "categoryorder": "array", "categoryarray": names}
+
+
+def layer_panels(layers: Sequence[str], titles: Sequence[str]) -> Figure:
+    """Panels side by side, each with a title and one row per layer, the first layer at the top; names at the left."""
+    figure = make_subplots(cols=len(titles), shared_yaxes=True, horizontal_spacing=0.03, column_titles=list(titles))
+    figure.update_yaxes(range=[len(layers) - 0.4, -0.6], tickfont={"size": 11}, showgrid=False, zeroline=False)
+    figure.update_yaxes(tickvals=list(range(len(layers))), ticktext=told_apart(layers), col=1)
+    return figure

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-from plotly.subplots import make_subplots
-
 from pipeline.report.blocks import Block, Column, Folded, Table, table
+from pipeline.report.figures.axes import layer_panels
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
-from pipeline.report.figures.labels import cell_label, short, told_apart
+from pipeline.report.figures.labels import cell_label, short
 from pipeline.report.figures.style import INKS, finish
 from pipeline.report.theme import NEUTRAL
 from pipeline.results.combination_result import CombinationResult
@@ -38,17 +37,10 @@ class LayerErrors(Picture):
         errors = [e for _, layers in known for layer in layers for e in (layer.before, layer.after) if e is not None]
         if not errors:
             raise NothingToDraw("no errors of layers are stored yet; a run stores them when it tests the winners")
-        figure = make_subplots(
-            cols=len(known),
-            shared_yaxes=True,
-            horizontal_spacing=0.03,
-            column_titles=[_head(result) for result, _ in known],
-        )
+        figure = layer_panels(names, [_head(result) for result, _ in known])
         for column, (_, layers) in enumerate(known, start=1):
             _draw(figure, layers, [names.index(layer.name) for layer in layers], column)
         figure.update_xaxes(title="Relative error (%)", range=[0, 190 * max(errors)], nticks=5)
-        figure.update_yaxes(range=[len(names) - 0.4, -0.6], tickfont={"size": 11}, showgrid=False, zeroline=False)
-        figure.update_yaxes(tickvals=list(range(len(names))), ticktext=told_apart(names), col=1)
         figure.update_layout(hovermode="closest")
         height, width = 170 + ROW * max(4, len(names)), 150 + 320 * len(known)
         return finish(figure, self.title, height=height, min_width=width, margins=(100, 56))

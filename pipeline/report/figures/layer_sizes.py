@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from plotly.subplots import make_subplots
 
 from pipeline.report.blocks import Block, Column, Folded, Table, table
+from pipeline.report.figures.axes import layer_panels
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
-from pipeline.report.figures.labels import cell_label, short, told_apart
+from pipeline.report.figures.labels import cell_label, short
 from pipeline.report.figures.style import INKS, OVER, finish
 from pipeline.results.combination_result import CombinationResult, LayerBytes, bytes_with_adapter
 from pipeline.wording import rank_value, readable_bytes, size
@@ -35,12 +35,7 @@ class LayerSizes(Picture):
         names = list(dict.fromkeys(layer["name"] for _, layers in known for layer in layers))
         if not names:
             raise NothingToDraw("no sizes of layers are stored; an older version ran the study")
-        figure = make_subplots(
-            cols=len(known),
-            shared_yaxes=True,
-            horizontal_spacing=0.03,
-            column_titles=[_head(result) for result, _ in known],
-        )
+        figure = layer_panels(names, [_head(result) for result, _ in known])
         for column, (result, layers) in enumerate(known, start=1):
             _draw(figure, result, layers, [names.index(layer["name"]) for layer in layers], column)
         named = set[str]()
@@ -48,8 +43,6 @@ class LayerSizes(Picture):
             trace.showlegend = trace.name is not None and trace.name not in named
             named.add(trace.name)
         figure.update_xaxes(title="Packed layer (bytes)", rangemode="tozero", tickformat="~s", nticks=5)
-        figure.update_yaxes(range=[len(names) - 0.4, -0.6], tickfont={"size": 11}, showgrid=False)
-        figure.update_yaxes(tickvals=list(range(len(names))), ticktext=told_apart(names), col=1)
         figure.update_layout(barmode="stack", bargap=0.25, hovermode="y")
         height, width = 170 + BAR * max(4, len(names)), 150 + 240 * len(known)
         return finish(figure, "Sizes by layer", height=height, min_width=width, margins=(100, 56))
