@@ -4,27 +4,24 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from methods import label, statistics, variants
-from torch import Tensor, nn
+from compressed_cases import LAYERS, compressed_layer, on_layers
+from methods import label, variants
+from torch import Tensor
 
 from pipeline.compress.contract import LayerCompression
 from pipeline.compress.latents import is_fixed
 from pipeline.compress.weight import CompressedWeight
 from pipeline.config.registry import COMPRESSIONS
 
-LAYERS = {
-    "linear": (nn.Linear(33, 7), (33,)),
-    "one row": (nn.Linear(21, 1), (21,)),
-    "convolution": (nn.Conv2d(3, 10, (3, 5), stride=2), (3, 9, 9)),
-    "depthwise": (nn.Conv2d(5, 5, 3, groups=5), (5, 6, 6)),
-}
 METHODS = [method for method in variants(COMPRESSIONS) if isinstance(method, LayerCompression)]
+EACH = pytest.mark.parametrize("method", METHODS, ids=label)
+EACH_ON_LAYERS = pytest.mark.parametrize(
+    ("method", "layer"), on_layers(METHODS), ids=lambda value: value if isinstance(value, str) else label(value)
+)
 
 
-def weight_of(method: LayerCompression, layer: nn.Module, shape: tuple[int, ...]) -> tuple[CompressedWeight, Tensor]:
-    model = nn.Sequential(layer, nn.Flatten())
-    compressed = method.compress_model(model, ["0"], statistics(model, ["0"], *shape))
-    return compressed.weights["0"], layer.weight.detach().flatten(1)
+def weight_of(method: LayerCompression, layer: str) -> tuple[CompressedWeight, Tensor]:
+    return compressed_layer(layer, method), LAYERS[layer][0].weight.detach().flatten(1)
 
 
 def moved(tensors: dict[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
@@ -36,10 +33,9 @@ def moved(tensors: dict[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("method", METHODS, ids=label)
-@pytest.mark.parametrize("layer", LAYERS)
+@EACH_ON_LAYERS
 def test_codes_begin_as_they_were_rounded_and_a_trained_weight_is_its_projection(method, layer):
-    weight, dense = weight_of(method, *LAYERS[layer])
+    weight, dense = weight_of(method, layer)
     tensors = weight.to_trainable(dense)
     torch.testing.assert_close(weight.project(tensors), weight.dense(), rtol=1e-4, atol=1e-5)
     for trained in (tensors, moved(tensors)):
@@ -51,10 +47,9 @@ def test_codes_begin_as_they_were_rounded_and_a_trained_weight_is_its_projection
         }
 
 
-@pytest.mark.parametrize("method", METHODS, ids=label)
-@pytest.mark.parametrize("layer", LAYERS)
+@EACH_ON_LAYERS
 def test_lanes_project_as_each_lane_alone(method, layer):
-    weight, dense = weight_of(method, *LAYERS[layer])
+    weight, dense = weight_of(method, layer)
     lanes = [moved(weight.to_trainable(dense), seed) for seed in range(3)]
     stacked = {kind: torch.stack([lane[kind] for lane in lanes]) for kind in lanes[0]}
     together = torch.vmap(weight.project)(stacked)
@@ -64,9 +59,9 @@ def test_lanes_project_as_each_lane_alone(method, layer):
         assert values.shape == middles.shape == stacked[kind].shape
 
 
-@pytest.mark.parametrize("method", METHODS, ids=label)
+@EACH
 def test_every_trained_tensor_gets_a_finite_gradient(method):
-    weight, dense = weight_of(method, *LAYERS["linear"])
+    weight, dense = weight_of(method, "linear")
     tensors = moved(weight.to_trainable(dense))
     trained = {kind: t.clone().requires_grad_() for kind, t in tensors.items() if not is_fixed(kind)}
     loss = (weight.project({**tensors, **trained}) - torch.ones_like(dense)).square().sum()
@@ -75,9 +70,9 @@ def test_every_trained_tensor_gets_a_finite_gradient(method):
         assert gradient.any(), kind
 
 
-@pytest.mark.parametrize("method", METHODS, ids=label)
+@EACH
 def test_a_latent_weight_in_the_middle_of_its_code_keeps_it(method):
-    weight, dense = weight_of(method, *LAYERS["linear"])
+    weight, dense = weight_of(method, "linear")
     tensors = moved(weight.to_trainable(dense))
     codes = weight.latent_codes(tensors)
     again = weight.latent_codes({**tensors, **{kind: middle for kind, (_, middle) in codes.items()}})

@@ -1,8 +1,21 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from methods import images, label, mlp, on_moved_bases, resnet, settled, starts_of, statistics, variants, vit
+from compressed_cases import LAYERS, compressed, layer_case, model_case, reference_stats
+from methods import (
+    changed,
+    every_pair,
+    images,
+    label,
+    mlp,
+    on_moved_bases,
+    resnet,
+    settled,
+    starts_of,
+    variants,
+    vit,
+)
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -18,8 +31,9 @@ from pipeline.adapt.inits.residual_svd import ResidualSvd
 from pipeline.adapt.lanes import Lanes, attach
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel, Compression
-from pipeline.compress.layers import copy_sharing_tensors, matrix_shape
+from pipeline.compress.layers import copy_sharing_tensors
 from pipeline.compress.methods.int1 import Int1
+from pipeline.compress.methods.sparse import Sparse
 from pipeline.compress.methods.svd import Svd
 from pipeline.compress.sizes import model_size
 from pipeline.compress.structured_pruning import StructuredPruning
@@ -44,35 +58,30 @@ def pairs() -> Iterator[tuple[Adapter, Init | None]]:
 
 
 def pair_label(value: object) -> str:
-    return label(value) if isinstance(value, Method) else getattr(value, "__name__", "")
+    return label(value) if isinstance(value, Method) else getattr(value, "__name__", str(value or ""))
 
 
-EACH_INIT = pytest.mark.parametrize("init", list(variants(INITS)), ids=label)
-EACH_PAIR = pytest.mark.parametrize(("adapter", "init"), list(pairs()), ids=pair_label)
 FAR = ("olora", "pissa", "random")
 """Inits that promise nothing of the first output: it is a control, or what is left of the weight may compress worse."""
 CLOSE = [(adapter, init) for adapter, init in pairs() if init is None or init.name not in FAR]
-EACH_CLOSE_PAIR = pytest.mark.parametrize(("adapter", "init"), CLOSE, ids=pair_label)
-DEFAULTS = [(method(), ResidualSvd() if method().low_rank else None) for method in ADAPTERS]
-TRAINED = [*((mlp, *pair) for pair in pairs()), *((build, *pair) for build in (resnet, vit) for pair in DEFAULTS)]
-"""Every pair on a quick model, and the defaults on the others."""
 COMPRESSED = [method() for method in COMPRESSIONS]
-EACH_COMPRESSION = pytest.mark.parametrize("compression", COMPRESSED, ids=label)
-EACH_COMPRESSION_OF_A_LAYER = pytest.mark.parametrize(
-    "compression",
-    [method for method in COMPRESSED if not isinstance(method, StructuredPruning)],  # it keeps the outputs of a model
-    ids=label,
-)
+COMPRESSED_LAYERS = [method for method in COMPRESSED if not isinstance(method, StructuredPruning)]
+"""Those of single layers; pruning keeps the outputs of a model."""
+KINDS = [Int1(), Sparse(), Svd()]
+"""Codes, positions and factors, which the other options of adapters and inits meet."""
 
-torch.manual_seed(0)  # these layers are the same whatever was imported before
-LAYERS = {
-    "linear": (nn.Linear(13, 7), (13,)),
-    "one row": (nn.Linear(21, 1), (21,)),
-    "convolution": (nn.Conv2d(3, 10, (3, 5), stride=2), (3, 9, 9)),
-    "grouped": (nn.Conv2d(6, 10, 3, groups=2), (6, 7, 7)),
-    "depthwise": (nn.Conv2d(5, 5, 3, groups=5), (5, 6, 6)),
-}
-EACH_LAYER = pytest.mark.parametrize(("layer", "shape"), LAYERS.values(), ids=LAYERS)
+
+def trained() -> Iterator[tuple[Callable[[], nn.Module], Adapter, Init | None, Compression]]:
+    """Each method by default meets every compression on a quick model, and each adapter also on one of the others.
+
+    Other options meet ``KINDS`` on the quick model.
+    """
+    other_options = [*changed(ADAPTERS), *changed(INITS)]
+    for pair in pairs():
+        met = KINDS if any(method in other_options for method in pair) else COMPRESSED
+        yield from ((mlp, *pair, compression) for compression in met)
+    defaults = [(method(), ResidualSvd() if method().low_rank else None) for method in ADAPTERS]
+    yield from ((build, *pair, met) for pair, met, build in every_pair(defaults, COMPRESSED, [resnet, vit]))
 
 
 def refusal(adapter: Adapter, compressed: CompressedModel) -> str | None:
@@ -101,20 +110,18 @@ def test_every_adapter_trains_some_compression_of_a_transformer(adapter: Adapter
     assert None in reasons
 
 
-@EACH_LAYER
-@EACH_COMPRESSION_OF_A_LAYER
-@EACH_INIT
-def test_a_start_has_the_shapes_of_its_rank_is_finite_and_the_same_for_the_same_seed(init, compression, layer, shape):
-    model = nn.Sequential(layer, nn.Flatten())
-    part = images(*shape, count=2, classes=len(layer.weight))
-    compressed = compression.compress_model(model, ["0"], statistics(model, ["0"], *shape), part)
-    stats = statistics(compressed.reference, ["0"], *shape)
-    out, inner = matrix_shape(compressed.reference[0])
+@pytest.mark.parametrize(
+    ("init", "compression", "layer"), every_pair(list(variants(INITS)), COMPRESSED_LAYERS, list(LAYERS)), ids=pair_label
+)
+def test_a_start_has_the_shapes_of_its_rank_is_finite_and_the_same_for_the_same_seed(init, compression, layer):
+    case = layer_case(layer)
+    small, stats, weight = compressed(case, compression), reference_stats(case, compression), LAYERS[layer][0].weight
+    out, inner = small.weights["0"].shape
     for rank in {1, 3, 100}:
-        start, again, other = (starts_of(init, compression, compressed, stats, rank, seed)["0"] for seed in (0, 0, 1))
+        start, again, other = (starts_of(init, compression, small, stats, rank, seed)["0"] for seed in (0, 0, 1))
         r = min(rank, out, inner)
         assert (start.A.shape, start.B.shape) == ((r, inner), (out, r))
-        assert start.A.dtype == start.B.dtype == layer.weight.dtype
+        assert start.A.dtype == start.B.dtype == weight.dtype
         assert start.A.isfinite().all()
         assert start.B.isfinite().all()
         assert start.A.any() or start.B.any()
@@ -126,59 +133,58 @@ def test_a_start_has_the_shapes_of_its_rank_is_finite_and_the_same_for_the_same_
             assert torch.equal(start.base.dense(), again.base.dense())
             assert torch.equal(start.A, other.A)
         if init.nested:
-            highest = starts_of(init, compression, compressed, stats, 100, 5)["0"].prefix(r)
+            highest = starts_of(init, compression, small, stats, 100, 5)["0"].prefix(r)
             assert torch.equal(start.A, highest.A)
             assert torch.equal(start.B, highest.B)
             assert torch.equal(start.A, other.A)
 
 
-@EACH_LAYER
-@EACH_COMPRESSION_OF_A_LAYER
-@EACH_CLOSE_PAIR
+@pytest.mark.parametrize(
+    ("adapter", "init", "compression", "layer"),
+    [(*pair, *others) for pair, *others in every_pair(CLOSE, COMPRESSED_LAYERS, list(LAYERS))],
+    ids=pair_label,
+)
 def test_an_adapted_layer_starts_no_further_from_the_dense_one_than_the_compressed_layer(
-    adapter, init, compression, layer, shape
+    adapter, init, compression, layer
 ):
-    model = nn.Sequential(layer, nn.Flatten())
-    part = images(*shape, count=2, classes=len(layer.weight))
-    compressed = compression.compress_model(model, ["0"], statistics(model, ["0"], *shape), part)
-    stats = statistics(compressed.reference, ["0"], *shape)
-    starts = starts_of(init, compression, compressed, stats, 2) if init is not None else {}
-    base = on_moved_bases(compressed, starts)
+    case = layer_case(layer)
+    small, stats = compressed(case, compression), reference_stats(case, compression)
+    starts = starts_of(init, compression, small, stats, 2) if init is not None else {}
+    base = on_moved_bases(small, starts)
     skip_where_refused(adapter, base)
-    x = torch.randn(64, *shape)
+    x = torch.randn(64, *LAYERS[layer][1])
     with torch.no_grad():
-        before = (compressed.model(x) - compressed.reference(x)).norm()
+        dense = small.reference(x)
+        before = (small.model(x) - dense).norm()
         for alpha in (0.5, 16.0):
             copy = copy_sharing_tensors(base.model)
             begun = adapter.begin(base, starts, Draw(alpha))
             lanes = Lanes([({name: tensor[None] for name, tensor in begun.items()}, [alpha])])
             attach(copy, adapter, lanes, base.weights)
-            assert copy(x).shape == compressed.reference(x).shape
-            assert (copy(x) - compressed.reference(x)).norm() <= before * 1.1 + 1e-4
+            assert copy(x).shape == dense.shape
+            assert (copy(x) - dense).norm() <= before * 1.1 + 1e-4
 
 
-@EACH_COMPRESSION
-@pytest.mark.parametrize(("build", "adapter", "init"), TRAINED, ids=pair_label)
+@pytest.mark.parametrize(("build", "adapter", "init", "compression"), list(trained()), ids=pair_label)
 def test_an_epoch_trains_what_the_adapter_names_and_nothing_else_and_a_file_gives_it_back(
-    adapter: Adapter, init: Init | None, compression: Compression, build, tmp_path
+    build, adapter, init, compression, tmp_path
 ):
-    model = settled(build)
-    targets = find_targets(model, ["*"])
-    part = images(3, 32, 32)
-    compressed = compression.compress_model(model, targets, statistics(model, targets, 3, 32, 32), part)
-    stats = statistics(compressed.reference, targets, 3, 32, 32) if init is not None else {}
-    starts = starts_of(init, compression, compressed, stats, 4) if init is not None else {}
-    compressed = on_moved_bases(compressed, starts)
-    skip_where_refused(adapter, compressed)
-    before = {name: tensor.clone() for name, tensor in compressed.model.state_dict().items()}
+    case = model_case(build)
+    model, targets, part = case.model, case.targets, case.part
+    small, starts = compressed(case, compression), {}
+    if init is not None:
+        starts = starts_of(init, compression, small, reference_stats(case, compression), 4)
+        small = on_moved_bases(small, starts)
+    skip_where_refused(adapter, small)
+    before = {name: tensor.clone() for name, tensor in small.model.state_dict().items()}
 
     lanes = []
     for alpha in (4.0, 8.0, 4.0):
-        begun = adapter.begin(compressed, starts, Draw(alpha))
+        begun = adapter.begin(small, starts, Draw(alpha))
         frozen = frozenset(name for name in begun if adapter.is_frozen(name))
         lanes.append(Lane(begun, alpha, Adam(), 1e-3, 4, 0, frozen=frozen))
     start = {name: tensor.clone() for name, tensor in lanes[0].parameters.items()}
-    program = make_program(compressed, adapter, [[(lane.parameters, lane.alpha) for lane in lanes]], part.images)
+    program = make_program(small, adapter, [[(lane.parameters, lane.alpha) for lane in lanes]], part.images)
     assert program.cut is not None or not adapter.low_rank, program.why
     stem = program.cut.stem if program.cut is not None else None
     rows = program.rows(ComputedRows(image_rows(part), stem) if stem is not None else image_rows(part))
@@ -190,26 +196,26 @@ def test_an_epoch_trains_what_the_adapter_names_and_nothing_else_and_a_file_give
         assert tensor.isfinite().all(), name
         assert tensor.shape == start[name].shape
         assert adapter.is_frozen(name) or not torch.equal(tensor, start[name]), name
-    after = compressed.model.state_dict()
+    after = small.model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert (lanes[1].curve != lanes[0].curve) == adapter.low_rank
     assert lanes[2].curve[0].train_loss == pytest.approx(lanes[0].curve[0].train_loss, rel=1e-5)
 
-    ranks = {name: min(4, *weight.shape) for name, weight in compressed.weights.items()}
-    predicted = blank(adapter, compressed, ranks)
+    ranks = {name: min(4, *weight.shape) for name, weight in small.weights.items()}
+    predicted = blank(adapter, small, ranks)
     trained = {name: tensor.numel() for name, tensor in start.items() if not adapter.is_frozen(name)}
     assert trainable_counts(adapter, predicted) == trained
     assert bool(trained) == adapter.trains
-    tensors = pack_model(compressed, adapter, lanes[0].best_parameters)
-    size = model_size(model, stored_model(adapter, compressed, predicted))
+    tensors = pack_model(small, adapter, lanes[0].best_parameters)
+    size = model_size(model, stored_model(adapter, small, predicted))
     assert sum(tensor.nbytes for tensor in tensors.values()) == size.bytes
 
     save_file(tensors, tmp_path / "model.safetensors")
     loaded = unpack_model(
         build(), load_file(tmp_path / "model.safetensors"), PackedMethod(compression, targets, adapter, 4.0)
     )
-    adapted = copy_sharing_tensors(compressed.model)
+    adapted = copy_sharing_tensors(small.model)
     best = {name: tensor[None] for name, tensor in lanes[0].best_parameters.items()}
-    attach(adapted, adapter, Lanes([(best, [4.0])]), compressed.weights)
+    attach(adapted, adapter, Lanes([(best, [4.0])]), small.weights)
     with torch.no_grad():
         torch.testing.assert_close(loaded(part.images), adapted(part.images), rtol=1e-5, atol=1e-5)

@@ -1,10 +1,11 @@
 import copy
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from methods import groups_and_stats, images, label, mlp, resnet, settled, statistics, variants, vit
+from compressed_cases import LAYERS, compressed, compressed_layer, groups, model_case, on_layers
+from methods import images, label, mlp, resnet, settled, variants, vit
 from safetensors.torch import load_file, save_file
-from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 from pipeline.adapt.methods.lora import Lora
@@ -19,9 +20,10 @@ from pipeline.compress.methods.svd import Svd
 from pipeline.compress.methods.svdlora import SvdLora
 from pipeline.compress.methods.tou_factors import Tou
 from pipeline.compress.sizes import StoredModel, model_size
+from pipeline.compress.structured_pruning import StructuredPruning
 from pipeline.compress.targets import find_targets
 from pipeline.compress.training_compression import TrainingCompression
-from pipeline.config.registry import COMPRESSIONS
+from pipeline.config.registry import COMPRESSIONS, Method
 from pipeline.errors import IntegrityError
 from pipeline.export.pack import PackedMethod, pack_model, unpack_model
 from pipeline.task.parts import TensorPart
@@ -30,30 +32,23 @@ ALL = list(variants(COMPRESSIONS))
 EACH = pytest.mark.parametrize("compression", ALL, ids=label)
 TRAINING = [method for method in ALL if isinstance(method, TrainingCompression)]
 LAYERWISE = [method for method in ALL if isinstance(method, LayerCompression)]
-EACH_LAYERWISE = pytest.mark.parametrize("compression", LAYERWISE, ids=label)
-
-torch.manual_seed(0)  # these layers are the same whatever was imported before
-LAYERS = {
-    "linear": (nn.Linear(13, 7), (13,)),
-    "one row": (nn.Linear(21, 1), (21,)),
-    "one input": (nn.Linear(1, 5), (1,)),
-    "convolution": (nn.Conv2d(3, 10, (3, 5), stride=2), (3, 9, 9)),
-    "grouped": (nn.Conv2d(6, 10, 3, groups=2), (6, 7, 7)),
-    "depthwise": (nn.Conv2d(5, 5, 3, groups=5), (5, 6, 6)),
-    "timm's same": (Conv2dSame(3, 4, 3, stride=2), (3, 6, 6)),
-}
-EACH_LAYER = pytest.mark.parametrize(("layer", "shape"), LAYERS.values(), ids=LAYERS)
-MODELS = pytest.mark.parametrize("build", [mlp, resnet, vit])
 
 
-@EACH_LAYER
-@EACH_LAYERWISE
+def each_on_layers(methods: list[LayerCompression]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("compression", "layer"), on_layers(methods), ids=each_label)
+
+
+def each_label(value: object) -> str:
+    return label(value) if isinstance(value, Method) else getattr(value, "__name__", str(value))
+
+
+@each_on_layers(LAYERWISE)
 def test_a_layer_keeps_its_shape_and_comes_back_from_a_file_of_the_size_that_was_predicted(
-    compression, layer, shape, tmp_path
+    compression, layer, tmp_path
 ):
-    pairs = groups_and_stats(layer, *shape)
-    small, again = (join_groups([compression.compress(*pair) for pair in pairs]) for _ in range(2))
-    assert small.shape == matrix_shape(layer)
+    small, module = compressed_layer(layer, compression), LAYERS[layer][0]
+    again = join_groups([compression.compress(*group) for group in groups(layer)])
+    assert small.shape == matrix_shape(module)
     assert small.dense().shape == small.shape
     assert small.dense().isfinite().all()
     assert torch.equal(small.dense(), again.dense())
@@ -63,18 +58,16 @@ def test_a_layer_keeps_its_shape_and_comes_back_from_a_file_of_the_size_that_was
     assert small.bits.total() == 8 * sum(tensor.nbytes for tensor in tensors.values())
     assert small.bits.bias == 0
     save_file(tensors, tmp_path / "layer.safetensors")
-    loaded = compression.load_weight(load_file(tmp_path / "layer.safetensors"), small.shape, group_count(layer))
+    loaded = compression.load_weight(load_file(tmp_path / "layer.safetensors"), small.shape, group_count(module))
     assert torch.equal(loaded.dense(), small.dense())
     assert loaded.bits == small.bits
 
 
-@EACH_LAYER
-@pytest.mark.parametrize("compression", [method for method in LAYERWISE if method.sized_by_shape], ids=label)
-def test_size_is_known_from_the_shape_alone(compression, layer, shape):
-    pairs = groups_and_stats(layer, *shape)
-    sizes = {
-        join_groups([compression.compress(f(w), s) for w, s in pairs]).bits
-        for f in (torch.clone, torch.zeros_like, torch.neg)
+@each_on_layers([method for method in LAYERWISE if method.sized_by_shape])
+def test_size_is_known_from_the_shape_alone(compression, layer):
+    sizes = {compressed_layer(layer, compression).bits} | {
+        join_groups([compression.compress(f(w), stats) for w, stats in groups(layer)]).bits
+        for f in (torch.zeros_like, torch.neg)
     }
     assert len(sizes) == 1
 
@@ -86,25 +79,21 @@ def has_row_scales(method: LayerCompression) -> bool:
     return scale == "row" and not isinstance(stored, Codebook)
 
 
-@EACH_LAYER
-@pytest.mark.parametrize("compression", [m for m in LAYERWISE if has_row_scales(m)], ids=label)
-def test_a_gain_of_each_row_scales_the_dense_form_and_leaves_the_size(compression, layer, shape):
-    pairs = groups_and_stats(layer, *shape)
-    small = join_groups([compression.compress(*pair) for pair in pairs])
+@each_on_layers([method for method in LAYERWISE if has_row_scales(method)])
+def test_a_gain_of_each_row_scales_the_dense_form_and_leaves_the_size(compression, layer):
+    small = compressed_layer(layer, compression)
     gain = torch.randn(len(small.dense()))
     scaled = small.scaled_rows(gain)
     assert type(scaled) is type(small)
     torch.testing.assert_close(scaled.dense(), gain[:, None] * small.dense(), rtol=1e-5, atol=1e-6)
     assert (scaled.bits, scaled.macs) == (small.bits, small.macs)
-    loaded = compression.load_weight(scaled.to_tensors(), small.shape, group_count(layer))
+    loaded = compression.load_weight(scaled.to_tensors(), small.shape, group_count(LAYERS[layer][0]))
     assert torch.equal(loaded.dense(), scaled.dense())
 
 
-@EACH_LAYER
-@EACH_LAYERWISE
-def test_factors_multiply_to_the_dense_form_and_a_copy_is_the_weight_itself(compression, layer, shape):
-    pairs = groups_and_stats(layer, *shape)
-    small = compression.compress(*pairs[0])
+@each_on_layers(LAYERWISE)
+def test_factors_multiply_to_the_dense_form_and_a_copy_is_the_weight_itself(compression, layer):
+    small = compression.compress(*groups(layer)[0])
     if small.factors is not None:
         first, second = small.factors
         assert first.shape[1] == second.shape[0] <= min(small.shape)
@@ -134,66 +123,69 @@ NEARLY_WHOLE = [
 ]
 
 
-@EACH_LAYER
+@pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize(
     ("compression", "lost"), [*((m, 1e-6) for m in WHOLE), *((m, 2e-2) for m in NEARLY_WHOLE)], ids=str
 )
-def test_the_full_setting_is_the_identity(compression, lost, layer, shape):
-    for weight, stats in groups_and_stats(layer, *shape):
+def test_the_full_setting_is_the_identity(compression, lost, layer):
+    for weight, stats in groups(layer):
         dense = compression.compress(weight, stats).dense()
         assert (dense - weight).norm() <= lost * weight.norm()
 
 
-@MODELS
-@EACH
-def test_a_model_gives_logits_is_the_same_each_time_and_leaves_the_original_alone(compression: Compression, build):
-    model = settled(build)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    targets = find_targets(model, ["*"])
-    stats = statistics(model, targets, 3, 32, 32)
-    given = stats if compression.needs_statistics else {}
-    part = images(3, 32, 32)
-    one, other = (compression.compress_model(model, targets, given, part) for _ in range(2))
+def on_models() -> Iterator[tuple[Compression, Callable[[], nn.Module]]]:
+    """Each method on a quick model; by default on the others too. Other options of pruning also meet one of these."""
+    for turn, method in enumerate(ALL):
+        yield method, mlp
+        if method == type(method)():
+            yield from ((method, build) for build in (resnet, vit))
+        elif isinstance(method, StructuredPruning):
+            yield method, (resnet, vit)[turn % 2]
+
+
+EACH_ON_MODELS = pytest.mark.parametrize(("compression", "build"), list(on_models()), ids=each_label)
+
+
+@EACH_ON_MODELS
+def test_a_model_gives_logits_is_the_same_each_time_and_leaves_the_original_alone(compression, build):
+    case = model_case(build)
+    before = {name: tensor.clone() for name, tensor in case.model.state_dict().items()}
+    one, other = compressed(case, compression), case.compress(compression)
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         logits = one.model(x)
     assert logits.shape == (2, 3)
     assert logits.isfinite().all()
-    assert list(one.weights) == targets
+    assert list(one.weights) == case.targets
     assert all(weight.shape == matrix_shape(one.reference.get_submodule(name)) for name, weight in one.weights.items())
     assert all(torch.equal(weight.dense(), other.weights[name].dense()) for name, weight in one.weights.items())
     assert not any(module.training for module in one.model.modules())
-    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+    assert all(torch.equal(case.model.state_dict()[name], tensor) for name, tensor in before.items())
 
 
-@MODELS
-@EACH
+@EACH_ON_MODELS
 def test_a_whole_model_comes_back_from_a_file_of_the_size_that_was_predicted(compression, build, tmp_path):
-    model = settled(build)
-    targets = find_targets(model, ["*"])
-    stats = statistics(model, targets, 3, 32, 32)
-    compressed = compression.compress_model(model, targets, stats, images(3, 32, 32))
-    tensors = pack_model(compressed, Lora(), {})
-    assert sum(tensor.nbytes for tensor in tensors.values()) == model_size(model, StoredModel(compressed)).bytes
+    case = model_case(build)
+    small = compressed(case, compression)
+    tensors = pack_model(small, Lora(), {})
+    assert sum(tensor.nbytes for tensor in tensors.values()) == model_size(case.model, StoredModel(small)).bytes
     save_file(tensors, tmp_path / "model.safetensors")
-    bare = unpack_model(
-        build(), load_file(tmp_path / "model.safetensors"), PackedMethod(compression, targets, Lora(), 1.0)
-    )
+    method = PackedMethod(compression, case.targets, Lora(), 1.0)
+    bare = unpack_model(build(), load_file(tmp_path / "model.safetensors"), method)
     x = torch.randn(2, 3, 32, 32)
-    state = compressed.model.state_dict()
+    state = small.model.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in bare.state_dict().items())
     with torch.no_grad():
-        torch.testing.assert_close(bare(x), compressed.model(x), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(bare(x), small.model(x), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("bad", [torch.nan, -torch.inf])
 @EACH
-def test_fault_14_a_weight_that_is_not_finite_is_refused_by_the_name_of_its_layer(compression, bad):
-    model = settled(mlp)
-    stats = statistics(model, ["2", "4"], 3, 32, 32)
-    model[4].weight.data[1, 2] = bad
-    with pytest.raises(IntegrityError, match="layer '4'"):
-        compression.compress_model(model, ["2", "4"], stats, images(3, 32, 32))
+def test_fault_14_a_weight_that_is_not_finite_is_refused_by_the_name_of_its_layer(compression):
+    model, case = settled(mlp), model_case(mlp)
+    for bad in (torch.nan, -torch.inf):
+        model[4].weight.data[1, 2] = bad
+        with pytest.raises(IntegrityError, match="layer '4'"):
+            compression.compress_model(model, ["2", "4"], case.stats, case.part)
 
 
 @EACH
@@ -205,10 +197,10 @@ def test_fault_14_zero_weights_and_inputs_that_are_always_zero_are_handled(compr
     part.images[:, :, :5] = 0
     for dead in (part.images, torch.zeros_like(part.images)):
         stats = gather_statistics(model, ["2", "4"], [dead])
-        compressed = compression.compress_model(model, ["2", "4"], stats, TensorPart(dead, part.labels))
-        for name, weight in compressed.weights.items():
+        small = compression.compress_model(model, ["2", "4"], stats, TensorPart(dead, part.labels))
+        for name, weight in small.weights.items():
             assert weight.dense().isfinite().all(), name
-        assert compressed.model(part.images).isfinite().all()
+        assert small.model(part.images).isfinite().all()
 
 
 @pytest.mark.parametrize("compression", TRAINING, ids=label)

@@ -7,13 +7,13 @@ from typing import Any, Literal, get_args, get_origin
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.adapt.contract import AdaptedLayer, Init, Start
 from pipeline.adapt.methods.codes import Codes
 from pipeline.compress.contract import CompressedModel, Compression, LayerStats
 from pipeline.compress.layer_statistics import gather_statistics
-from pipeline.compress.layers import copy_sharing_tensors, in_groups, replace_weight, weight_matrix
+from pipeline.compress.layers import copy_sharing_tensors, replace_weight, weight_matrix
 from pipeline.compress.methods.codebook import Codebook
 from pipeline.compress.methods.intn import IntN
 from pipeline.compress.methods.prune_gradient import PruneGradient
@@ -70,6 +70,24 @@ def variants(registry: Registry[Any]) -> Iterator[Method]:
         yield from (method(**options) for options in FURTHER.get(method, ()))
 
 
+def changed(registry: Registry[Any]) -> list[Method]:
+    """The variants that are not the defaults of their method."""
+    return [method for method in variants(registry) if method != type(method)()]
+
+
+def every_pair(firsts: Sequence[Any], seconds: Sequence[Any], thirds: Sequence[Any]) -> list[tuple[Any, Any, Any]]:
+    """Triples in which any two values of different lists meet: a covering array of strength 2, as of a Latin square.
+
+    Every first meets every second, and they meet the thirds in turn. No list may be shorter than ``thirds``.
+    """
+    assert len(thirds) <= min(len(firsts), len(seconds))
+    return [
+        (first, second, thirds[(row + column) % len(thirds)])
+        for row, first in enumerate(firsts)
+        for column, second in enumerate(seconds)
+    ]
+
+
 def label(method: Method) -> str:
     changed = (
         f"{name}={value}" for name, value in method.model_dump(exclude_defaults=True).items() if name != "method"
@@ -108,12 +126,6 @@ def statistics(model: nn.Module, targets: Sequence[str], *shape: int) -> dict[st
 def images(*shape: int, count: int = 8, classes: int = 3) -> TensorPart:
     """A training part of noise."""
     return TensorPart(torch.randn(count, *shape), torch.arange(count) % classes)
-
-
-def groups_and_stats(layer: nn.Module, *shape: int) -> list[tuple[Tensor, LayerStats]]:
-    """What a layer method is given, group by group."""
-    stats = statistics(nn.Sequential(layer), ["0"], *shape)["0"]
-    return list(zip(in_groups(layer, weight_matrix(layer)), stats, strict=True))
 
 
 def starts_of(
