@@ -70,7 +70,7 @@ def fitted(search: SearchSpec, adapter: "Adapter") -> SearchSpec:
     trains one epoch, which no pruner ends. A cell has no more trials than different values.
     """
     if not adapter.low_rank:
-        search = search.model_copy(update={"ranks": (0,), "inits": (), "allocation": None, "queued": 0})
+        search = search.having().model_copy(update={"ranks": (0,), "allocation": None, "queued": 0})
     if not adapter.trains:
         startup = search.sampler.model_copy(update={"startup": 1})
         plain = {"epochs": 1, "warmup": 0.0, "loss": LOSSES.parse("cross-entropy"), "pruner": PRUNERS.parse("none")}

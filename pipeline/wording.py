@@ -3,7 +3,9 @@
 Every other module takes its words from here, so that the page, the terminal, the log and the notes agree.
 """
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from pipeline.cell import UNRANKED
 
@@ -42,6 +44,15 @@ def listed(names: Iterable[str]) -> str:
     """
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def as_written(options: Mapping[str, Any]) -> str:
+    """Options as a study file has them.
+
+    >>> as_written({"metric": "weight", "clip": True})
+    'metric = "weight", clip = true'
+    """
+    return ", ".join(f"{option} = {json.dumps(value)}" for option, value in options.items())
 
 
 def few(names: Sequence[str], most: int = 5) -> str:

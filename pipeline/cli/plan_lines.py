@@ -1,13 +1,12 @@
 """A plan as text for 80 columns."""
 
-import json
 import textwrap
 from typing import Any
 
 from rich.text import Text
 
 from pipeline.terminal.text import aligned
-from pipeline.wording import cell_name, counted, duration, listed, rank_name, readable_bytes
+from pipeline.wording import as_written, cell_name, counted, duration, listed, rank_name, readable_bytes
 
 WIDTH = 80
 """Characters of a line."""
@@ -71,12 +70,8 @@ def _combination(combination: dict[str, Any], table: dict[str, Any]) -> list[Tex
         facts["sizes"] = "follow from the weights' values: those of the trained baseline will be others"
     if combination["sized_by_values"] and (moved := combination["moved"]):
         facts["moved"] = f"cells of {listed(moved)} compress a base of their own, of other sizes; the run stores them"
-    auto = combination.get("auto")
-    if auto and auto["scores"] is None:
-        facts["auto"] = (
-            f"{counted(auto['candidates'], 'candidate')} for {listed(auto['options'])} will be scored on "
-            f"{counted(auto['images'], 'training image')} before the first trial; the sizes are those of each"
-        )
+    if waiting := _waiting(combination):
+        facts["auto"] = waiting
     if combination["allocation"]:
         facts["budgets"] = _allocation_text(combination, ready=ready)
     return [
@@ -84,7 +79,7 @@ def _combination(combination: dict[str, Any], table: dict[str, Any]) -> list[Tex
         *_facts(facts),
         *_sizes(combination),
         *_notes(combination),
-        *(_tried(auto) if auto and auto["scores"] else []),
+        *_tried(combination),
         *(_scores(combination["scores"], combination["allocation"]) if combination["scores"] else []),
     ]
 
@@ -158,19 +153,35 @@ def _allocation_text(combination: dict[str, Any], *, ready: bool) -> str:
     return f"{allocation['unit']} of the whole adapter, spread over layers by {by}{weights}{evenly}"
 
 
-def _tried(auto: dict[str, Any]) -> list[Text]:
-    """The scores of candidates for options that are "auto", the best first: that one is taken."""
-    said = (
-        f"auto takes the first: mean KL divergence of the compressed model's outputs to the uncompressed model's on "
-        f"{counted(auto['images'], 'training image')}, before any adapter"
-    )
-    rows = [
-        [*(json.dumps(value).strip('"') for value in one["options"].values()), f"{one['divergence']:.4g}"]
-        for one in auto["scores"]
-    ]
-    names = list(auto["options"])
-    lines = aligned([*names, "divergence"], rows, left=list(range(len(names))))
-    return [*map(Text, _wrapped(said)), *(Text("  ").append(line) for line in lines)]
+def _waiting(combination: dict[str, Any]) -> str:
+    """What will be scored for options and an init that are "auto"; empty if nothing will."""
+    auto, inits = ({**(combination.get(key) or {"scores": True})} for key in ("auto", "auto_inits"))
+    said = []
+    if auto["scores"] is None:
+        said.append(f"{counted(auto['candidates'], 'candidate')} for {listed(auto['options'])}")
+    if inits["scores"] is None:
+        said.append(f"{counted(inits['candidates'], 'init')} at each rank")
+    if not said:
+        return ""
+    images = counted({**inits, **auto}["images"], "training image")
+    return f"{listed(said)} will be scored on {images} before the first trial; the sizes are those of each"
+
+
+def _tried(combination: dict[str, Any]) -> list[Text]:
+    """The scores of candidates for options and an init that are "auto", the best first: that one is taken."""
+    lines: list[Text] = []
+    for key, what in (("auto", "before any adapter"), ("auto_inits", "with the adapter's start, the mean over ranks")):
+        auto = combination.get(key)
+        if not auto or not auto["scores"]:
+            continue
+        said = (
+            f"auto takes the first: mean KL divergence of the compressed model's outputs to the uncompressed model's "
+            f"on {counted(auto['images'], 'training image')}, {what}"
+        )
+        rows = [[f"{one['divergence']:.4g}", as_written(one["options"])] for one in auto["scores"]]
+        table = aligned(["divergence", "options"], rows, left=[1])
+        lines += [*map(Text, _wrapped(said)), *(Text("  ").append(line) for line in table)]
+    return lines
 
 
 def _scores(scores: dict[str, Any], allocation: dict[str, Any] | None) -> list[Text]:

@@ -79,8 +79,7 @@ def progress_before(spec: "StudySpec", url: str) -> dict[str, Progress]:
     for combination in spec.combination:
         search = fitted(spec.search, combination.adapter)
         before = stored.get(combination.name, Progress((), search.epochs))
-        known = {(cell.rank, cell.init): cell for cell in before.cells}
-        begun = [known.get((cell.rank, cell.init), CellProgress(cell.rank, cell.init, 0)) for cell in cells(search)]
+        begun = before.cells or [CellProgress(cell.rank, cell.init, 0) for cell in cells(search)]
         budgets = tuple(replace(cell, budget=search.trials, running=0) for cell in begun)
         parts[combination.name] = replace(before, cells=budgets)
     return parts

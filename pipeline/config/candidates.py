@@ -2,13 +2,13 @@
 
 import contextlib
 import itertools
-import json
 from collections.abc import Mapping
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 
 from pipeline.config.registry import Method, Registry
+from pipeline.wording import as_written
 
 M = TypeVar("M", bound=Method)
 AUTO = "auto"
@@ -23,6 +23,21 @@ class Candidate(NamedTuple, Generic[M]):
     config: M
 
 
+class Auto(NamedTuple, Generic[M]):
+    """A table of a study file with options that are "auto"."""
+
+    entry: int | None
+    """The index of the entry of ``targets`` that the table belongs to; None for that of the combination."""
+    of: str
+    """What follows the name of an option, such as `` of fc2`` for the entry ``fc2``; empty for the combination."""
+    candidates: tuple[Candidate[M], ...]
+    """What the table may stand for, the defaults first."""
+
+    def named(self, candidate: Candidate[M]) -> dict[str, Any]:
+        """The options of a candidate, by names that no other table of the combination has."""
+        return {f"{option}{self.of}": value for option, value in candidate.options.items()}
+
+
 class Tried(NamedTuple):
     """How a candidate scored."""
 
@@ -31,8 +46,7 @@ class Tried(NamedTuple):
     """Mean KL divergence of the model's outputs to the uncompressed model's, in nats; the lower the better."""
 
     def __str__(self) -> str:
-        said = ", ".join(f"{option} = {json.dumps(value)}" for option, value in self.options.items())
-        return f"{said}: {self.divergence:.4g} nats from the uncompressed model's outputs"
+        return f"{as_written(self.options)}: {self.divergence:.4g} nats from the uncompressed model's outputs"
 
 
 def choices(method: type[Method], option: str) -> list[Any]:

@@ -1,5 +1,6 @@
 """``[[combination]]`` of a study file: one compression with one adapter, and the layers they apply to."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -11,9 +12,10 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config.candidates import Candidate, candidates
+from pipeline.config.candidates import Auto, candidates
 from pipeline.config.fields import Choices, Count, Slug
-from pipeline.config.registry import ADAPTERS, COMPRESSIONS, Adapter, Compression
+from pipeline.config.registry import ADAPTERS, COMPRESSIONS, Adapter, Compression, Init
+from pipeline.config.search_spec import SearchSpec
 from pipeline.config.table import Config
 
 
@@ -82,25 +84,64 @@ class CombinationSpec(Config):
     part of the layers before them, before compression."""
     storage: StorageSpec | None = None
     """How its exported files hold tensors; if not given, as ``[storage]`` of the study says."""
-    _candidates: tuple[Candidate[Compression], ...] = PrivateAttr(())
+    _autos: tuple[Auto[Compression], ...] = PrivateAttr(())
+    _init: Init | None = PrivateAttr(None)
 
     @model_validator(mode="wrap")
     @classmethod
     def _first_of_candidates(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        if not isinstance(value, dict) or "compression" not in value:
+        if not isinstance(value, dict):
             return handler(value)
-        first, found = candidates(COMPRESSIONS, value["compression"])
-        spec = handler({**value, "compression": first})
-        spec._candidates = found
+        table, autos = _first_candidates(value)
+        spec = handler(table)
+        spec._autos = autos
         return spec
 
     @property
-    def candidates(self) -> tuple[Candidate[Compression], ...]:
-        """What the compression may be where options of it are "auto", ``compression`` first; none once it is chosen."""
-        return self._candidates
+    def autos(self) -> tuple[Auto[Compression], ...]:
+        """The compressions with options that are "auto", of the combination and of ``targets``; none once chosen."""
+        return self._autos
 
-    def having(self, compression: Compression) -> Self:
-        """This combination with a compression that is chosen."""
-        chosen = self.model_copy(update={"compression": compression})
-        chosen._candidates = ()
-        return chosen
+    def having(self, compressions: Sequence[Compression]) -> Self:
+        """This combination with compressions that are chosen, one for each of ``autos``."""
+        compression, targets = self.compression, list(self.targets)
+        for auto, chosen in zip(self.autos, compressions, strict=True):
+            if auto.entry is None:
+                compression = chosen
+            else:
+                targets[auto.entry] = targets[auto.entry].model_copy(update={"compression": chosen})
+        spec = self.model_copy(update={"compression": compression, "targets": tuple(targets)})
+        spec._autos = ()
+        return spec
+
+    def starting(self, init: Init) -> Self:
+        """This combination with the init that was chosen for it where ``search.inits`` is "auto"."""
+        spec = self.model_copy()
+        spec._init = init
+        return spec
+
+    def searched(self, search: SearchSpec) -> SearchSpec:
+        """The study's search, with the init that was chosen for this combination."""
+        return search if self._init is None else search.having(self._init)
+
+
+def _first_candidates(table: dict[str, Any]) -> tuple[dict[str, Any], tuple[Auto[Compression], ...]]:
+    """The table of a combination with defaults for "auto", and the tables of it that had "auto"."""
+    first, autos = dict(table), list[Auto[Compression]]()
+
+    def defaults(given: object, entry: int | None, of: str) -> object:
+        config, found = candidates(COMPRESSIONS, given)
+        if found:
+            autos.append(Auto(entry, of, found))
+        return config
+
+    if "compression" in table:
+        first["compression"] = defaults(table["compression"], None, "")
+    if isinstance(entries := table.get("targets"), list | tuple):
+        first["targets"] = [
+            {**entry, "compression": defaults(entry["compression"], index, f" of {entry.get('match')}")}
+            if isinstance(entry, dict) and "compression" in entry
+            else entry
+            for index, entry in enumerate(entries)
+        ]
+    return first, tuple(autos)

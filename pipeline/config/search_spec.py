@@ -1,12 +1,16 @@
 """``[search]`` of a study file: what is searched, and how."""
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
 
 from pipeline.config import registry
+from pipeline.config.candidates import AUTO
 from pipeline.config.fields import AnyNumber, Choices, Count, Range
 from pipeline.config.table import Config, wrong
+
+FIRST_INIT = "svd"
+"""What stands for an init that is "auto" until it is chosen."""
 
 
 class SearchSpec(Config):
@@ -17,7 +21,7 @@ class SearchSpec(Config):
     allocation: Annotated[registry.Allocation, registry.ALLOCATIONS] | None = None
     """How a budget is spread over the layers; without it every layer has the same rank."""
     inits: Choices[Annotated[registry.Init, registry.INITS]]
-    """Starting points of the adapter, with their options."""
+    """Starting points of the adapter, with their options; or "auto": the best of all before training."""
     alpha: Range
     """Alpha of the adapter: its output is scaled by ``alpha / r``, or as the adapter's ``scale`` says."""
     optimizer: Choices[Annotated[registry.Optimizer, registry.OPTIMIZERS]]
@@ -48,6 +52,30 @@ class SearchSpec(Config):
     """How a cell's next values are chosen."""
     pruner: Annotated[registry.Pruner, registry.PRUNERS] = Field("halving", validate_default=True)
     """Which trials of a cell end early."""
+    _init_candidates: tuple[registry.Init, ...] = PrivateAttr(())
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _first_of_inits(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(value, dict) or value.get("inits") != AUTO:
+            return handler(value)
+        spec = handler({**value, "inits": [FIRST_INIT]})
+        with_defaults = (
+            init for init in registry.INITS if not any(f.is_required() for f in init.model_fields.values())
+        )
+        spec._init_candidates = tuple(init() for init in with_defaults)
+        return spec
+
+    @property
+    def init_candidates(self) -> tuple[registry.Init, ...]:
+        """What an init that is "auto" may be; none once it is chosen, or if none is "auto"."""
+        return self._init_candidates
+
+    def having(self, *inits: registry.Init) -> Self:
+        """This search with inits that are chosen."""
+        search = self.model_copy(update={"inits": inits})
+        search._init_candidates = ()
+        return search
 
     @property
     def budget_unit(self) -> str | None:

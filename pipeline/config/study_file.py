@@ -9,8 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pipeline.config.candidates import Auto
 from pipeline.config.combination_spec import PLAIN, CombinationSpec
 from pipeline.config.fields import SAFE_NAME
+from pipeline.config.registry import Compression
 from pipeline.config.spec import StudySpec
 from pipeline.config.table import nearest
 from pipeline.errors import SpecError, UsageError
@@ -22,10 +24,10 @@ def pinned(spec: StudySpec, combination: CombinationSpec) -> dict[str, Any]:
 
     The budget of trials, the number of the winners' seeds, the spectra and the data's folders may change.
     """
-    table = spec.model_dump(mode="json", exclude={"combination", "seeds", "name", "spectra", "storage"})
+    table = spec.model_dump(mode="json", exclude={"combination", "seeds", "name", "spectra", "storage", "search"})
+    table["search"] = combination.searched(spec.search).model_dump(mode="json", exclude={"trials"})
     unsaid = {"storage"} if combination.storage in (None, PLAIN) else None  # as in versions without it
     table["combination"] = combination.model_dump(mode="json", exclude=unsaid)
-    del table["search"]["trials"]
     for option in spec.task.data.location:
         table["task"]["data"].pop(option, None)
     return table
@@ -54,13 +56,29 @@ def as_begun(spec: StudySpec, begun: Mapping[str, dict[str, Any]]) -> StudySpec:
     """
 
     def chosen(one: CombinationSpec) -> CombinationSpec:
-        if not one.candidates or one.name not in begun:
+        if one.name not in begun:
             return one
-        stored = upgraded(begun[one.name])["combination"]["compression"]
-        same = [it.config for it in one.candidates if it.config.model_dump(mode="json") == stored]
-        return one.having(same[0] if same else one.compression)
+        stored = upgraded(begun[one.name])
+        if one.autos:
+            known = [_same(auto, stored["combination"]) for auto in one.autos]
+            one = one.having(known)
+        if spec.search.init_candidates:
+            found = [init for init in spec.search.init_candidates if [init.model_dump()] == stored["search"]["inits"]]
+            one = one.starting((found or spec.search.inits)[0])
+        return one
 
     return spec.model_copy(update={"combination": tuple(map(chosen, spec.combination))})
+
+
+def _same(auto: Auto[Compression], stored: dict[str, Any]) -> Compression:
+    """The candidate that is in the stored table of a combination; the first if none is."""
+    table = stored if auto.entry is None else dict(enumerate(stored["targets"])).get(auto.entry)
+    same = [
+        one.config
+        for one in auto.candidates
+        if isinstance(table, dict) and one.config.model_dump(mode="json") == table.get("compression")
+    ]
+    return (same or [auto.candidates[0].config])[0]
 
 
 def study_file(study: str | Path) -> Path:

@@ -1,5 +1,6 @@
 """A combination before any trial: the compressed model, the rank of each layer, sizes, and where factors start."""
 
+import copy
 import functools
 import threading
 from collections.abc import Mapping
@@ -81,8 +82,9 @@ class Combination:
         self.storage = spec.storage or PLAIN
         self.name: str = spec.name
         self.tried: list[Tried] = []  # candidates for options that were "auto", the best first
+        self.tried_inits: list[Tried] = []  # the same for an init
         self.adapter: Adapter = spec.adapter
-        self.search = search = fitted(search, self.adapter)
+        self.search = search = fitted(spec.searched(search), self.adapter)
         self.inits: dict[str, Init] = {init.name: init for init in search.inits}
         self.statistics = statistics or Statistics(arranged_model(task, spec.qkv, spec.batch_norm), task.train)
         self.model = self.statistics.model
@@ -100,6 +102,13 @@ class Combination:
         self._starts: dict[str | Cell, dict[str, Start]] = {}
         self._lock = threading.RLock()
         refuse_ranks(self.name, self.search, self.adapter, self.model, self.targets, self._fixed_ranks)
+
+    def with_inits(self, *inits: Init) -> "Combination":
+        """This combination with other inits; it shares what has been computed. A single one is chosen for its study."""
+        other = copy.copy(self)
+        other.search, other.inits = self.search.having(*inits), {init.name: init for init in inits}
+        other.spec = self.spec.starting(*inits) if len(inits) == 1 else self.spec
+        return other
 
     @cached_property
     def compressed(self) -> CompressedModel:

@@ -69,11 +69,12 @@ class Outline(Combination):
     @cached_property
     def statistics_bytes(self) -> Mapping[str, int]:
         """Bytes of the statistics of each layer that needs them while the combination is prepared."""
-        inits = [init for init in self.inits.values() if self.adapter.low_rank and init.needs_statistics]
+        inits = [*self.inits.values(), *self.search.init_candidates] if self.adapter.low_rank else []
+        methods = [candidate.config for auto in self.spec.autos for candidate in auto.candidates]
         everywhere = (
-            bool(inits)
-            or self.search.allocation is not None
-            or any(candidate.config.needs_statistics for candidate in self.spec.candidates)
+            self.search.allocation is not None
+            or any(init.needs_statistics for init in inits)
+            or any(method.needs_statistics for method in methods)
         )
         needing = [name for name in self.targets if everywhere or self.compression.of_layer(name).needs_statistics]
         images = min(CALIBRATION_IMAGES, len(self.task.train))

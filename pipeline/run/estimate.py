@@ -13,12 +13,10 @@ from pipeline.compress.weight import DenseWeight
 from pipeline.config.registry import METRICS
 from pipeline.config.spec import StudySpec
 from pipeline.environment import keep_freed_memory, peak_memory
-from pipeline.objective.auto_options import AUTO_IMAGES, most_scored
-from pipeline.objective.combination import Combination
 from pipeline.objective.objective import Objective
 from pipeline.objective.outline import Outline
 from pipeline.objective.passes import PROBED, measure_pass
-from pipeline.objective.scores import ERROR_IMAGES, ranked, score_cells
+from pipeline.run.planned_scores import plan_auto, plan_auto_inits, plan_scores
 from pipeline.run.planned_sizes import plan_rank
 from pipeline.search.budget import search_notes
 from pipeline.space import cells
@@ -75,33 +73,6 @@ def _seconds(module: nn.Module, images: torch.Tensor) -> float:
     started = time.perf_counter()
     module(images)
     return time.perf_counter() - started
-
-
-def plan_scores(objective: Objective) -> dict[str, Any]:
-    """The score of every cell before any training, best first, and the seconds that scoring took."""
-    started = time.perf_counter()
-    scores = ranked(score_cells(objective))
-    return {
-        "images": scores[0].images if scores else 0,
-        "error_images": min(ERROR_IMAGES, len(objective.combination.task.train)),
-        "seconds": round(time.perf_counter() - started, 1),
-        "cells": [
-            {**vars(score.cell), "accuracy": score.accuracy, "output_error": score.output_error} for score in scores
-        ],
-    }
-
-
-def plan_auto(combination: Combination) -> dict[str, Any] | None:
-    """How many candidates options that are "auto" have, and their scores, the best first; None if nothing is "auto"."""
-    candidates, tried = combination.spec.candidates, combination.tried
-    if not candidates and not tried:
-        return None
-    return {
-        "options": list((tried or candidates)[0].options),
-        "candidates": len(tried) or most_scored(candidates),
-        "images": min(AUTO_IMAGES, len(combination.task.train)),
-        "scores": [one._asdict() for one in tried] or None,
-    }
 
 
 def _largest_share(part: Part) -> float:
@@ -186,6 +157,7 @@ def plan_study(
                 "disk_bytes": cache["missing_bytes"] + adapters + exports + trials * TRIAL_BYTES,
                 "allocation": allocation,
                 "auto": plan_auto(combination),
+                "auto_inits": plan_auto_inits(combination),
                 "sized_by_values": not combination.compression.sized_by_shape,
                 "moved": [init.name for init in combination.inits.values() if init.moves_base],
                 "ranks": ranks,

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -13,6 +13,7 @@ import optuna
 
 from pipeline import paths
 from pipeline.compress.sizes import LayerSize, StoredModel, model_size
+from pipeline.config.candidates import Tried
 from pipeline.config.spec import StudySpec
 from pipeline.config.study_file import pinned
 from pipeline.environment import keep_freed_memory
@@ -179,8 +180,14 @@ def study_facts(spec: StudySpec, combination: Combination) -> dict[str, Any]:
         "spectra": watched_layers(spec, combination.task),
         "notes": [*search_notes(spec.search, combination.adapter), *combination.compressed.notes],
         **in_chunks("layers", json.dumps(layer_bytes(combination))),
-        **(in_chunks("tried", json.dumps([one._asdict() for one in combination.tried])) if combination.tried else {}),
+        **_tried("tried", combination.tried),
+        **_tried("tried_inits", combination.tried_inits),
     }
+
+
+def _tried(key: str, tried: Sequence[Tried]) -> dict[str, Any]:
+    """The fact that tells what was scored for options that are "auto"; nothing if none are, or were chosen before."""
+    return in_chunks(key, json.dumps([one._asdict() for one in tried])) if tried else {}
 
 
 def layer_bytes(combination: Combination) -> list[dict[str, Any]]:

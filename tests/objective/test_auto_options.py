@@ -1,20 +1,24 @@
+import copy
+
 import pytest
 import torch
 from tiny_studies import make_objective, make_spec, make_task
 from torch.nn import functional as F
 
-from pipeline.config.candidates import Candidate
+from pipeline.config.candidates import Auto, Candidate
 from pipeline.config.registry import COMPRESSIONS
 from pipeline.errors import SpecError
 from pipeline.objective import auto_options
-from pipeline.objective.auto_options import decided, most_scored, search
+from pipeline.objective.auto_options import decided, most_scored, named_options, search
+from pipeline.objective.auto_sample import Sample
 from pipeline.objective.combination import Combination
+from pipeline.space import Values
 
 AUTO = {"method": "int1", "metric": "auto", "rounding": "auto", "bias": "auto"}
 
 
-def auto(compression):
-    spec = make_spec(combination={"compression": compression})
+def auto(compression, **changes):
+    spec = make_spec(combination={"compression": compression, **changes})
     return Combination(make_task(), spec.combination[0], spec.search)
 
 
@@ -22,12 +26,13 @@ def test_the_candidate_whose_outputs_are_nearest_to_the_uncompressed_model_is_ta
     combination, task = auto(AUTO), make_task()
     chosen = decided(combination)
     losses = []
-    for candidate in combination.spec.candidates:
-        plain = Combination(task, combination.spec.having(candidate.config), combination.search)
+    (table,) = combination.spec.autos
+    for candidate in table.candidates:
+        plain = Combination(task, combination.spec.having([candidate.config]), combination.search)
         with torch.no_grad():
             wanted, logits = (model(task.train.images).log_softmax(1) for model in (task.model, plain.compressed.model))
         losses.append(float(F.kl_div(logits, wanted, log_target=True, reduction="batchmean")))
-    best = combination.spec.candidates[losses.index(min(losses))]
+    best = table.candidates[losses.index(min(losses))]
     assert chosen.spec.compression == chosen.compression == best.config
     assert [one.divergence for one in chosen.tried] == pytest.approx(sorted(losses), rel=1e-4)
     assert chosen.tried[0].options == best.options
@@ -37,12 +42,12 @@ def test_the_candidate_whose_outputs_are_nearest_to_the_uncompressed_model_is_ta
 def test_a_combination_without_auto_is_itself():
     combination = auto("int1")
     assert decided(combination) is combination
-    assert decided(decided(auto(AUTO))).spec.candidates == ()
+    assert decided(decided(auto(AUTO))).spec.autos == ()
 
 
 def test_an_objective_of_a_combination_with_auto_has_chosen():
     objective = make_objective(make_spec(combination={"compression": AUTO}))
-    assert objective.combination.spec.candidates == ()
+    assert objective.combination.spec.autos == ()
     assert len(objective.combination.tried) == 12
 
 
@@ -60,23 +65,84 @@ def test_auto_is_refused_for_options_that_cost_bytes_or_training(compression, sa
         decided(combination)
 
 
+def test_a_compression_of_targets_that_costs_bytes_is_refused_by_its_entry():
+    own = {"match": "fc2", "compression": {"method": "intN", "bits": "auto"}}
+    with pytest.raises(SpecError, match=r'targets: compression of fc2, compression.bits = "auto" chooses'):
+        decided(auto(AUTO, targets=["*", own]))
+
+
+def test_compressions_of_targets_are_chosen_with_that_of_the_combination():
+    own = {"match": "fc2", "compression": {"method": "intN", "bits": 2, "rounding": "auto"}}
+    chosen = decided(auto({"method": "int1", "bias": "auto"}, targets=["*", own]))
+    assert len(chosen.tried) == 6
+    best, *others = chosen.tried
+    assert best.options.keys() == {"bias", "rounding of fc2"}
+    assert all(best.divergence < other.divergence for other in others)
+    assert chosen.compression.of_layer("fc2").rounding == best.options["rounding of fc2"]
+    assert chosen.compression.of_layer("fc1").bias == best.options["bias"]
+
+
+def test_frozen_layers_before_the_first_target_are_computed_once():
+    combination = auto(AUTO, targets=["fc2"])
+    seen = []
+    combination.model.get_submodule("fc1").register_forward_hook(lambda *call: seen.append(len(call[1][0])))
+    alone, table = Sample(combination), combination.spec.autos[0]
+    plain = auto(table.candidates[5].config, targets=["fc2"]).compressed.model
+    assert seen
+    seen.clear()
+    assert alone.of_model(combination.compressed.model) > alone.of_model(plain) > 0
+    assert seen == []
+
+
+def test_the_init_whose_starts_bring_the_outputs_nearest_is_taken():
+    spec = make_spec(inits="auto", ranks=[1, 3])
+    combination, task = Combination(make_task(), spec.combination[0], spec.search), make_task()
+    chosen = decided(combination)
+    scores = {one.options["init"]: one.divergence for one in chosen.tried_inits}
+    assert len(scores) == len(spec.search.init_candidates)
+    assert scores["paper"] == pytest.approx(scores["zero"]) == pytest.approx(scores["eva"])
+    assert min(scores, key=scores.get) == chosen.search.inits[0].name == next(iter(chosen.inits))
+    assert scores["qera"] < scores["paper"]
+    found = []
+    for rank in (1, 3):
+        start = combination.starts(Values(rank, "svd", alpha=3.0), 0)
+        model = copy.deepcopy(combination.compressed.model)
+        with torch.no_grad():
+            for name, one in start.items():
+                model.get_submodule(name).weight += (one.B @ one.A).float()
+            wanted, logits = (it(task.train.images).log_softmax(1) for it in (task.model, model))
+        found.append(float(F.kl_div(logits, wanted, log_target=True, reduction="batchmean")))
+    assert scores["svd"] == pytest.approx(sum(found) / 2, rel=1e-4)
+
+
+def test_an_adapter_without_ranks_has_no_init_to_choose():
+    spec = make_spec(inits="auto", combination={"adapter": "codes"})
+    combination = Combination(make_task(), spec.combination[0], spec.search)
+    assert decided(combination) is combination
+
+
 def grid(*counts):
-    """Candidates with options of so many values."""
-    config, options = COMPRESSIONS.parse("int1"), [{}]
-    for name, count in enumerate(counts):
-        options = [{**known, str(name): value} for known in options for value in range(count)]
-    return [Candidate(one, config) for one in options]
+    """Tables with options of so many values, one table for each tuple."""
+    config, tables = COMPRESSIONS.parse("int1"), []
+    for index, table in enumerate(counts):
+        options = [{}]
+        for name, count in enumerate(table):
+            options = [{**known, str(name): value} for known in options for value in range(count)]
+        tables.append(Auto(index, f" of {index}", tuple(Candidate(one, config) for one in options)))
+    return tables
 
 
-def test_many_candidates_are_scored_one_option_after_the_other(monkeypatch):
+@pytest.mark.parametrize(
+    ("counts", "scored"), [([(2, 4)], 8), ([(3, 3, 2)], 6), ([(2,), (4,)], 8), ([(3, 2), (3,)], 6)]
+)
+def test_many_candidates_are_scored_one_option_after_the_other(monkeypatch, counts, scored):
     monkeypatch.setattr(auto_options, "MOST", 8)
-    for counts in ((2, 4), (3, 3, 2)):
-        candidates, asked = grid(*counts), []
+    tables, asked = grid(*counts), []
 
-        def score(candidate, asked=asked):
-            asked.append(candidate.options)
-            return -sum(candidate.options.values())
+    def score(choice):
+        asked.append(choice)
+        return -sum(named_options(tables, choice).values())
 
-        scores = search(candidates, score)
-        assert len(asked) == len(scores) == most_scored(candidates) == (8 if counts == (2, 4) else 6)
-        assert candidates[min(scores, key=scores.get)].options == candidates[-1].options
+    scores = search(tables, score)
+    assert len(set(asked)) == len(asked) == len(scores) == most_scored(tables) == scored
+    assert min(scores, key=scores.get) == tuple(len(table.candidates) - 1 for table in tables)

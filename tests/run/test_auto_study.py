@@ -4,9 +4,11 @@ from pathlib import Path
 import pytest
 from command import invoke, write_study
 
+from pipeline.cli.run import progress_before
 from pipeline.config.study_file import load_spec
 from pipeline.errors import SpecError
 from pipeline.export.selection import export_study
+from pipeline.paths import default_database
 from pipeline.report.sections.study_section import task_section
 from pipeline.results.reading import read_results
 from pipeline.run import objectives as study_objectives
@@ -32,7 +34,8 @@ def pinned_compression(storage):
 
 
 def refuse_to_score(combination):
-    assert not combination.spec.candidates
+    assert not combination.spec.autos
+    assert not combination.search.init_candidates
     return combination
 
 
@@ -46,8 +49,10 @@ def test_plan_says_how_many_candidates_there_are_and_prints_their_scores():
     scores = [one["divergence"] for one in scored["auto"]["scores"]]
     assert (len(scores), scores) == (4, sorted(scores))
     lines = invoke("plan", "tiny", "--device", "cpu", "--score").stdout.splitlines()
-    start = next(i for i, line in enumerate(lines) if line.split() == ["metric", "bias", "divergence"])
-    assert lines[start + 1].split()[:2] == list(scored["auto"]["scores"][0]["options"].values())
+    start = next(i for i, line in enumerate(lines) if line.split() == ["divergence", "options"])
+    best = scored["auto"]["scores"][0]
+    shown = f'{best["divergence"]:.4g}  metric = "{best["options"]["metric"]}", bias = "{best["options"]["bias"]}"'
+    assert lines[start + 1].strip() == shown
 
 
 def test_a_study_is_searched_resumed_and_exported_with_the_options_it_chose_first(path, open_database, monkeypatch):
@@ -66,3 +71,21 @@ def test_a_study_is_searched_resumed_and_exported_with_the_options_it_chose_firs
     path.write_text(path.read_text().replace(AUTO, 'compression = { method = "intN", clip = "auto" }'))
     with pytest.raises(SpecError, match=r"compression\.method: stored int1, now intN"):
         run_study(load_spec(path))
+
+
+def test_an_init_that_is_auto_is_chosen_once_and_shown_everywhere(path, open_database, monkeypatch):
+    path.write_text(path.read_text().replace(AUTO, 'compression = "int1"').replace('["svd"]', '"auto"'))
+    said = " ".join(invoke("plan", "tiny", "--device", "cpu").stdout.split())
+    assert "10 inits at each rank will be scored on 21 training images" in said
+    run_study(load_spec(path))
+    (result,) = read_results(open_database("storage/studies"), "tiny")
+    (init,) = result.facts["pinned"]["search"]["inits"]
+    assert [cell.cell.init for cell in result.cells] == [init["method"]]
+    captions = [getattr(block, "caption", "") for block in task_section([result]).blocks]
+    assert any("init that is auto" in caption for caption in captions)
+    monkeypatch.setattr(study_objectives, "decided", refuse_to_score)
+    path.write_text(path.read_text().replace("trials = 2", "trials = 3"))
+    run_study(load_spec(path))
+    assert progress_before(load_spec(path), default_database())[result.name].cells[0].init == init["method"]
+    ((_, folder),) = export_study(load_spec(path))
+    assert json.loads((folder / "card.json").read_text())["method"]["values"]["init"] == init["method"]

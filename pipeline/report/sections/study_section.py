@@ -8,7 +8,7 @@ from pipeline.report.blocks import Block, Column, Folded, Paragraph, Section, Ve
 from pipeline.report.figures.labels import cell_columns, rank_word
 from pipeline.results.combination_result import CombinationResult, by_study, latest_run
 from pipeline.store.stored_study import joined
-from pipeline.wording import listed, size
+from pipeline.wording import as_written, listed, size
 
 NAMES = {"parts": "images", "baseline": "baseline training"}
 """What some facts of a task are called on the page."""
@@ -33,22 +33,32 @@ def task_section(results: Sequence[CombinationResult]) -> Section:
             facts("Model, data and baseline", {"value": first} if same else told),
             table("The combinations; each is searched with every rank and init", columns, results),
             *(Paragraph(f"{result.label}: {note}.") for result in results for note in result.facts.get("notes", ())),
-            *(_tried(result) for result in results if "tried" in result.facts),
+            *_tried(results),
         ],
     )
 
 
-def _tried(result: CombinationResult) -> Block:
-    """The candidates that were scored for options that are "auto"."""
-    return table(
-        f"{result.label}, options that are auto: mean KL divergence of the compressed model's outputs to the "
-        f"uncompressed model's on training images, before any adapter; the best was taken",
-        {
-            "options": Column[dict[str, Any]](lambda one: said_of(one["options"]), "long"),
-            "divergence": Column(lambda one: f"{one['divergence']:.4g}"),
-        },
-        json.loads(joined(result.facts, "tried") or "[]"),
-    )
+TRIED = {
+    "tried": "options that are auto: mean KL divergence of the compressed model's outputs to the uncompressed model's "
+    "on training images, before any adapter; the first was taken",
+    "tried_inits": "init that is auto: mean KL divergence of the model's outputs, with the adapter's start beside the "
+    "compressed weights, to the uncompressed model's on training images, the mean over ranks; the first was taken",
+}
+"""What the candidates under a fact of a stored study were scored for."""
+
+
+def _tried(results: Sequence[CombinationResult]) -> list[Block]:
+    """The candidates that were scored for options and inits that are "auto"."""
+    columns = {
+        "options": Column[dict[str, Any]](lambda one: as_written(one["options"]), "long"),
+        "divergence": Column(lambda one: f"{one['divergence']:.4g}"),
+    }
+    return [
+        table(f"{result.label}, {said}", columns, json.loads(joined(result.facts, fact) or "[]"))
+        for result in results
+        for fact, said in TRIED.items()
+        if fact in result.facts
+    ]
 
 
 def _task(result: CombinationResult) -> dict[str, str]:
