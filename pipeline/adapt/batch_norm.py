@@ -11,6 +11,8 @@ from pipeline.adapt.lanes import LaneLayer, Stack, joined, repeat_for_lanes, spl
 
 STATISTICS = ("running_mean", "running_var")
 """Names of a batch norm's statistics, which are tensors of a lane without gradients."""
+MOMENTUM = 0.1
+"""Share of a batch in the statistics of a norm whose own is None: lanes do not count batches, as a plain mean would."""
 
 
 def running_statistics(module: nn.Module) -> dict[str, Tensor]:
@@ -49,5 +51,6 @@ class BatchNormLayer(LaneLayer):
             **{k: t for k, t in tensors.items() if k not in buffers},
         }
         module.__dict__["_buffers"] = {**module._buffers, **buffers, "num_batches_tracked": None}
+        module.momentum = MOMENTUM if module.momentum is None else module.momentum
         module.training = torch.is_grad_enabled() and images.numel() > images.shape[1]
         return module

@@ -1,7 +1,9 @@
-"""Batch norms folded into the layers before them, so that they take neither bytes nor time (Jacob et al., 2018).
+"""Batch norms folded into the layers before them, so that they take neither bytes nor time.
 
-Legend: ``W`` and ``b`` weight and bias of a layer, ``gamma``, ``beta``, ``mean`` and ``var`` of its norm. With
-``g = gamma / sqrt(var + eps)`` the norm of its outputs is the layer with ``g W`` and ``beta + g (b - mean)``.
+With ``g = gamma / sqrt(var + eps)`` the norm of a layer's outputs is the layer with ``g W`` and ``beta + g (b - mean)``
+(Jacob et al., 2018, arXiv:1712.05877).
+
+Legend: ``W`` and ``b`` weight and bias of a layer, ``gamma``, ``beta``, ``mean`` and ``var`` of its norm.
 """
 
 from collections import Counter

@@ -1,7 +1,8 @@
 """What a code costs where codes are entropy-coded, and how much error a bit of it must save.
 
-Entropy-constrained quantisation (Chou, Lookabaugh and Gray, 1989) chooses codes, then their lengths, then the values
-that they stand for, in turn, each for the least ``error + lambda bits``; no step makes that sum larger.
+Entropy-constrained quantisation (Chou, Lookabaugh and Gray, 1989, IEEE Trans. ASSP 37:31) chooses codes, then their
+lengths, then the values that they stand for, in turn, each for the least ``error + lambda bits``; no step makes that
+sum larger.
 """
 
 import math

@@ -6,7 +6,9 @@ from methods import images, mlp, resnet, settled
 from pydantic import ValidationError
 from torch import nn
 
+from pipeline.adapt.batch_norm import BatchNormLayer, running_statistics
 from pipeline.adapt.contract import Draw, Start, stored_model
+from pipeline.adapt.lanes import Stack
 from pipeline.adapt.methods.codes import INTERVAL, Codes
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.methods.int1 import Int1
@@ -167,3 +169,11 @@ def test_batch_norms_of_each_lane_follow_its_own_batches_and_are_stored_with_the
     assert torch.equal(stored_model(codes, compressed, lanes[0].parameters).tensors()[name], one)
     assert torch.equal(compressed.model.state_dict()[name], begun)
     assert name not in Codes(statistics="kept").begin(compressed, {}, Draw())
+
+
+@pytest.mark.parametrize("momentum", [None, 0.3])
+def test_statistics_of_a_batch_norm_follow_its_batches_with_its_momentum_or_a_tenth(momentum):
+    norm, x = nn.BatchNorm1d(2, momentum=momentum), torch.tensor([[1.0, 2.0], [3.0, 6.0]])
+    own = {name: tensor[None] for name, tensor in [*norm.named_parameters(), *running_statistics(norm).items()]}
+    BatchNormLayer(norm).forward(x, None, [Stack(own, torch.ones(1))])
+    torch.testing.assert_close(own["running_mean"], (momentum or 0.1) * x.mean(0)[None])

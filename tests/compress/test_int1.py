@@ -3,6 +3,7 @@ import torch
 from moments import output_error, random_stats
 
 from pipeline.compress.methods.int1 import Int1
+from pipeline.compress.second_moment import LayerStats
 
 
 def weight_with_zeros() -> torch.Tensor:
@@ -71,3 +72,14 @@ def test_fault_14_a_zero_weight_and_dead_inputs_give_a_zero_weight(method):
     for stats in (random_stats(11), random_stats(11, dead=4), random_stats(11, dead=11)):
         assert torch.equal(method.compress(torch.zeros(3, 11), stats).dense(), torch.zeros(3, 11))
         assert method.compress(torch.randn(3, 11), stats).dense().isfinite().all()
+
+
+@pytest.mark.parametrize("scale", ["row", "tensor"])
+def test_codes_of_a_scale_that_is_fitted_below_zero_begin_as_they_were_rounded(scale):
+    weight = torch.tensor([[10.0, 0.1]])
+    stats = LayerStats(torch.tensor([[1.0, -2.0], [-2.0, 5.0]], dtype=torch.float64))
+    small = Int1(scale=scale, metric="activation").compress(weight, stats)
+    assert small.scale < 0
+    tensors = small.to_trainable(weight)
+    assert torch.equal(small.project(tensors), small.dense())
+    assert torch.equal(small.with_trained(tensors).dense(), small.dense())

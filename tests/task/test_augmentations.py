@@ -70,6 +70,13 @@ def test_a_crop_is_a_shift_on_black_or_mirrors_the_image_at_its_edge():
     assert set(mirrored.flatten().tolist()) <= set(images.flatten().tolist())
 
 
+def test_images_in_channels_last_order_are_moved_as_others():
+    images = torch.rand(4, 3, 6, 5)
+    for edge in ("black", "reflect"):
+        crop = make_augmenter([Crop(padding=1, edge=edge)], {"mean": [0.5], "std": [0.5]}, (3, 6, 5))
+        assert torch.equal(crop(images.contiguous(memory_format=torch.channels_last), 0), crop(images, 0))
+
+
 def test_a_flip_mirrors_about_half_of_the_images():
     images = pixels(200, 1, 4, 5)
     flipped = make_augmenter([Flip()], None, (1, 4, 5))(images, 0)

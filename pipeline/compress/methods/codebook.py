@@ -49,7 +49,9 @@ class CodebookWeight(CompressedWeight):
         return {"code": pack(self.code, width_of(len(self.centroid))), "centroid": self.centroid.float()}
 
     def scaled_rows(self, gain: Tensor) -> Self:
-        raise ValueError("codebook shares its centroids among all rows, and a gain per row needs a value for each")
+        raise ValueError(
+            "codebook shares its centroids among all rows, and a gain per row needs a value for each; leave scales out"
+        )
 
     def to_trainable(self, weight: Tensor) -> dict[str, Tensor]:
         own = nearest_codes(weight, self.centroid) == self.code

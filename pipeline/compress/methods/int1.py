@@ -56,9 +56,9 @@ class SignWeight(CompressedWeight):
         return replace(self, scale=self.scale * gain.to(self.scale))
 
     def to_trainable(self, weight: Tensor) -> dict[str, Tensor]:
-        signs = torch.where(self.positive, 1, -1).to(weight)
-        least = SMALLEST * self._per_row({"scale": self.scale.to(weight)}, weight)
-        latent = signs * torch.maximum(signs * weight, least)
+        scale = self._per_row({"scale": self.scale.to(weight)}, weight)
+        signs = torch.where(self.positive == (scale >= 0), 1, -1).to(weight)  # of Q: fitted scales may be negative
+        latent = signs * torch.maximum(signs * weight, SMALLEST * scale.abs())
         return {"latent": latent, **({"scale": self.scale} if len(self.scale) else {})}
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:

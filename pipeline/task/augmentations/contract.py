@@ -118,7 +118,7 @@ def moved(images: Tensor, most: int, generator: torch.Generator, black: Tensor |
     n, channels, height, width = images.shape
     y, x = torch.randint(2 * most + 1, (2, n), generator=generator)
     if black is None:
-        padded = F.pad(images, [most] * 4, "reflect")
+        padded = F.pad(images, [most] * 4, "reflect").contiguous()
     else:
         padded = black.expand(n, channels, height + 2 * most, width + 2 * most).clone()
         padded[:, :, most : most + height, most : most + width] = images
