@@ -22,9 +22,9 @@ class ComputeSpec(Config):
     cache: Literal["float32", "float16", "bfloat16", "off"] = "float32"
     """Type in which outputs of the frozen layers are kept on disk; the 16-bit types take half the space and round."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Type of matrix products during training; ``bfloat16`` is autocast, fast on GPUs that support it."""
+    """Type of matrix products during training; ``bfloat16`` is autocast, fast on GPUs and CPUs that support it."""
     channels_last: bool = False
-    """Whether images are laid out as [N, H, W, C], which is faster for bfloat16 convolutions on a GPU."""
+    """Whether images are laid out as [N, H, W, C], which is faster for bfloat16 convolutions."""
     compile: bool = False
     """Whether the layers after the cut are compiled; takes minutes once, and pays for deep models on a GPU."""
 

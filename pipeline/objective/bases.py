@@ -156,11 +156,13 @@ class Bases:
 
     def _computed(self, base: Base, images: Rows) -> Rows:
         """What lanes on a base are fed with for rows of images, computed batch by batch."""
-        program, lessons, like = base.program, self.lessons, real_parameter(base.program.model)
+        program, lessons, recipe = base.program, self.lessons, self.recipe
+        like = real_parameter(program.model)
 
         def inputs(images: torch.Tensor) -> Inputs:
-            images = images.to(like)
-            return (*program.inputs(images), *(lessons(images) if lessons else ()))
+            images = recipe.laid_out(images.to(like))
+            with recipe.autocast():
+                return (*program.inputs(images), *(lessons(images) if lessons else ()))
 
         return ComputedRows(images, inputs)
 

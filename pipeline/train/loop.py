@@ -51,6 +51,16 @@ class Recipe:
             return lr * (step + 1) / (rising + 1)
         return lr * self.schedule.share(step - rising, self.epochs * steps_per_epoch - rising)
 
+    def autocast(self) -> torch.autocast:
+        """The context in which models run during training, by ``compute.precision``."""
+        half = self.compute.precision == "bfloat16"
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=half)
+
+    def laid_out(self, images: Tensor) -> Tensor:
+        """Images ``[n, C, H, W]`` as ``compute.channels_last`` lays them out; other tensors as they are."""
+        wanted = self.compute.channels_last and images.ndim == 4
+        return images.contiguous(memory_format=torch.channels_last) if wanted else images
+
 
 def train_epoch(lanes: Sequence[Lane], program: Program, train: Rows, val: Rows, recipe: Recipe) -> None:
     """Train lanes with equal ``cohort_key`` for one epoch, evaluate them, and update their state.
@@ -113,13 +123,11 @@ class Cohort:
         ``[n, ...]`` of the loss's blocks.
         """
         recipe, loss = self._recipe, self._recipe.loss
-        device, half = torch.device(recipe.device), recipe.compute.precision == "bfloat16"
-        moved = [tensor.to(device, self._dtype, non_blocking=True) for tensor in inputs]
-        if recipe.compute.channels_last:
-            moved = [t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t for t in moved]
+        device = torch.device(recipe.device)
+        moved = [recipe.laid_out(tensor.to(device, self._dtype, non_blocking=True)) for tensor in inputs]
         own = len(moved) - (1 + len(loss.blocks) if loss.needs_teacher else 0)
         teacher = moved[own] if loss.needs_teacher else None
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        with recipe.autocast():
             outputs = outputs_of(*moved[:own])
         logits, *blocks = (
             torch.unflatten(output.to(self._dtype), 0, (len(self.lanes), -1))
