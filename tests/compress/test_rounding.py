@@ -7,6 +7,7 @@ from moments import output_error, random_stats
 from torch import Tensor
 
 from pipeline.compress import rounding
+from pipeline.compress.even_grid import EvenGrid
 from pipeline.compress.methods.int1 import Int1, SignGrid
 from pipeline.compress.methods.intn import IntN
 from pipeline.compress.methods.sparse import Sparse
@@ -48,18 +49,59 @@ def test_rounding_by_inputs_never_changes_the_outputs_more_than_nearest_rounding
     assert float(output_error(W, found, D).sum()) <= float(output_error(W, nearest, D).sum()) + 1e-6 * scale
 
 
-@pytest.mark.parametrize("method", [Int1(), Int1(scale="none"), Sparse(block="2:4"), Sparse(block="4x4")], ids=label)
-def test_where_inputs_are_white_it_is_nearest_rounding(method):
-    W, white = torch.randn(12, 16), LayerStats(torch.eye(16, dtype=torch.float64))
-    nearest, found = (with_rounding(method, way).compress(W, white).dense() for way in ("nearest", "gptq"))
+WHITE = {"seed": st.integers(0, 10**6), "out": st.integers(1, 9), "inner": st.integers(1, 23)}
+
+
+def white(inner, variance):
+    return LayerStats(variance * torch.eye(inner, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    "method", [Int1(), Int1(scale="tensor"), Int1(scale="none"), Sparse(block="2:4"), Sparse(block="4x4")], ids=label
+)
+@settings(max_examples=10, deadline=None)
+@given(**WHITE, variance=st.floats(1e-6, 1e6))
+def test_where_inputs_are_white_it_is_nearest_rounding(method, seed, out, inner, variance):
+    W = torch.randn(out, inner, generator=torch.Generator().manual_seed(seed))
+    stats = white(inner, variance)
+    nearest, found = (with_rounding(method, way).compress(W, stats).dense() for way in ("nearest", "gptq"))
     torch.testing.assert_close(found, nearest)
 
 
-def test_the_codes_on_a_given_grid_are_the_nearest_where_inputs_are_white():
-    W, white = torch.randn(12, 16).double(), LayerStats(torch.eye(16, dtype=torch.float64))
-    grid = SignGrid(torch.rand(12, 1, dtype=torch.float64), fixed=True)
-    _, values = carried(grid, Error(W, white))
-    assert torch.equal(values, torch.where(W >= 0, grid.scale, -grid.scale))
+def sign_grid(W):
+    return SignGrid(torch.rand(len(W), 1, dtype=torch.float64), fixed=True)
+
+
+def even_grid(symmetric, group):
+    def make(W):
+        scale = 0.1 + torch.rand(len(W), -(-W.shape[1] // group), dtype=torch.float64)
+        return EvenGrid(scale, -4 * scale if symmetric else torch.randn_like(scale), 3, group, symmetric)
+
+    return make
+
+
+GRIDS = {
+    "int1": sign_grid,
+    "intN": even_grid(symmetric=True, group=99),
+    "intN in groups": even_grid(symmetric=True, group=5),
+    "intN with zeros": even_grid(symmetric=False, group=4),
+}
+
+
+@pytest.mark.parametrize("make", GRIDS.values(), ids=GRIDS)
+@settings(max_examples=10, deadline=None)
+@given(**WHITE, variance=st.floats(1e-6, 1e6))
+def test_the_codes_on_a_given_grid_are_the_nearest_where_inputs_are_white(make, seed, out, inner, variance):
+    W = torch.randn(out, inner, generator=torch.Generator().manual_seed(seed)).double()
+    grid = make(W)
+    _, values = carried(grid, Error(W, white(inner, variance)))
+    if isinstance(grid, SignGrid):
+        expected = torch.where(W >= 0, grid.scale, -grid.scale)
+    else:
+        of_column = torch.arange(inner) // grid.group
+        points = (grid.zero[:, :, None] + grid.scale[:, :, None] * torch.arange(8.0))[:, of_column]  # [out, in, 8]
+        expected = points.gather(2, (points - W[:, :, None]).abs().argmin(2, keepdim=True))[:, :, 0]
+    torch.testing.assert_close(values, expected)
 
 
 def by_definition(W: Tensor, D: Tensor, scale: Tensor, order: list[int]) -> Tensor:
