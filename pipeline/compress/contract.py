@@ -180,6 +180,7 @@ class LayerCompression(Compression):
         return CompressedModel(copy, weights, model)
 
     def corrects_bias(self, layer: nn.Module) -> bool:
+        """Whether a layer's bias takes the mean error of its outputs."""
         return self.bias == "corrected" and layer.bias is not None
 
     def corrected_bias(self, layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> Tensor:

@@ -32,6 +32,7 @@ class EvenGrid(RoundingGrid):
     lengths: Tensor | None = None  # [2^width]; infinite for codes that are not used
 
     def double(self) -> Self:
+        """The grid in float64."""
         return replace(self, scale=self.scale.double(), zero=self.zero.double())
 
     @property

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from pipeline.compress.coded_tensors import CodedTensor, coded_tensor
@@ -15,6 +17,9 @@ from pipeline.compress.layers import matrix_shape
 from pipeline.compress.small_tensors import as_stored, stored_bytes
 from pipeline.compress.weight import BitCount, CompressedWeight, count_bits
 from pipeline.task.inspection import first_keys, layer_names
+
+_UNCHANGED: WeakKeyDictionary[nn.Module, dict[tuple[str, torch.dtype], int]] = WeakKeyDictionary()
+"""Coded bytes of the tensors of each compressed model: a second for 12 million numbers, longer than some trials."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +73,38 @@ class StoredModel:
     @cached_property
     def coded(self) -> dict[str, CodedTensor]:
         """All tensors of the file, coded; packed weights in the form that then takes the fewest bytes."""
-        codes = _by_key({name: weight.coded_tensors for name, weight in self._stored_weights.items()})
+        return {**self._codes, **{key: coded_tensor(tensor) for key, tensor in self._numbers.items()}}
+
+    @property
+    def _codes(self) -> dict[str, CodedTensor]:
+        """The coded tensors of codes and positions."""
+        return _by_key({name: weight.coded_tensors for name, weight in self._stored_weights.items()})
+
+    @property
+    def _numbers(self) -> dict[str, Tensor]:
+        """All other tensors of the file, before any coding."""
         shapes = _by_key({name: weight.packed_shapes for name, weight in self._stored_weights.items()})
         replaced = {key for key, tensor in shapes.items() if not tensor.is_floating_point()}
-        others = {key: coded_tensor(tensor) for key, tensor in self.tensors().items() if key not in replaced}
-        return {**codes, **others}
+        return {key: tensor for key, tensor in self.tensors().items() if key not in replaced}
+
+    def _coded_sizes(self) -> dict[str, int]:
+        """Bytes of each tensor of ``coded``; what the adapter does not change is coded once for all trials."""
+        sizes = {key: len(tensor.data) for key, tensor in self._codes.items()}
+        known = _UNCHANGED.setdefault(self.compressed.model, {})
+        for key, tensor in self._numbers.items():
+            if key not in self.unpacked or key in self.adapter:
+                sizes[key] = len(coded_tensor(tensor).data)
+                continue
+            if (key, tensor.dtype) not in known:
+                known[key, tensor.dtype] = len(coded_tensor(tensor).data)
+            sizes[key] = known[key, tensor.dtype]
+        return sizes
 
     def sizes(self, *, coded: bool = False) -> dict[str, int]:
         """Bytes of each tensor of the file, before any coding or ``coded``."""
         storage = self.compressed.storage
         if coded and storage.coding != "none":
-            return {key: len(tensor.data) for key, tensor in self.coded.items()}
+            return self._coded_sizes()
         packed = _by_key({name: weight.packed_shapes for name, weight in self._stored_weights.items()})
         tensors = {**packed, **self.unpacked, **self.adapter}
         return {key: stored_bytes(key, tensor, storage) for key, tensor in tensors.items()}

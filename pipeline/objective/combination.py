@@ -159,6 +159,7 @@ class Combination:
         return layers_of(self.adapter, self.compressed, self._reference_statistics, self.search.allocation)
 
     def adapted(self, rank: int) -> frozenset[str]:
+        """The names of the layers that are adapted at a rank or budget."""
         return frozenset(self.layer_ranks(rank))
 
     def moves_base(self, cell: Cell) -> bool:

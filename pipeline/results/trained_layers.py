@@ -28,10 +28,12 @@ class TrainedLayer(NamedTuple):
 
     @property
     def bits_a_weight(self) -> float:
+        """Bits of the packed weight per weight of ``W``."""
         return self.bits / self.weights
 
     @property
     def adapter_bits_a_weight(self) -> float:
+        """Bits of the adapter per weight of ``W``."""
         return self.adapter_bits / self.weights
 
 

@@ -48,7 +48,7 @@ def measure_layers(objective: Objective, values: Values, parameters: Mapping[str
             own = {key.removeprefix(f"{name}."): added[key] for key in added if key.rpartition(".")[0] == name}
             before = _relative_error(W, compressed[name].dense())
             after = _relative_error(W, _computed_weight(adapter, trained.dense(), own, values.alpha))
-        moved = None if trained is base.weights[name] else _rounded(share_moved(base.weights[name], trained))
+        moved = None if trained is base.weights[name] else _four_digits(share_moved(base.weights[name], trained))
         size = sizes[name]
         bits = size.base.total(bias=False), size.adapter
         layers.append(TrainedLayer(name, shape[0] * shape[1], *bits, before, after, moved))
@@ -68,8 +68,8 @@ def _relative_error(W: Tensor, computed: Tensor | None) -> float | None:
     norm = float(W.double().square().sum())
     if computed is None or not norm:
         return None
-    return _rounded(float(torch.dist(W.double(), computed.double().cpu())) ** 2 / norm)
+    return _four_digits(float(torch.dist(W.double(), computed.double().cpu())) ** 2 / norm)
 
 
-def _rounded(number: float | None) -> float | None:
+def _four_digits(number: float | None) -> float | None:
     return None if number is None else float(f"{number:.4g}")

@@ -20,6 +20,8 @@ from tiny_studies import (
 from torch import nn
 
 from pipeline import load
+from pipeline.compress import sizes
+from pipeline.compress.coded_tensors import coded_tensor
 from pipeline.config.combination_spec import PLAIN
 from pipeline.config.study_file import pinned, upgraded
 from pipeline.errors import SpecError
@@ -125,3 +127,20 @@ def wide_task() -> Task:
         torch.manual_seed(0)
         model = trained(nn.Sequential(nn.Linear(16, 300), nn.ReLU(), nn.Linear(300, 20), nn.ReLU(), nn.Linear(20, 4)))
     return Task(model, train=blobs(96, 1), val=blobs(80, 2), test=blobs(80, 3))
+
+
+def test_what_no_trial_changes_is_coded_once_for_all_of_them(monkeypatch):
+    objective = make_objective(make_spec(storage={"coding": "rans"}, **SEARCH), make_task(BatchNormNet))
+    shapes = []
+
+    def counting(tensor, packing=None):
+        shapes.append(tensor.shape)
+        return coded_tensor(tensor, packing)
+
+    monkeypatch.setattr(sizes, "coded_tensor", counting)
+    lane = objective.lane(Values(rank=1, init="svd"))
+    of_trials = [objective.size(Values(rank=1, init="svd"), lane.parameters).bytes for _ in range(2)]
+    first, again = shapes[: -len(lane.parameters)], shapes[-len(lane.parameters) :]
+    assert of_trials[0] == of_trials[1]
+    assert len(first) > 2 * len(lane.parameters)
+    assert sorted(again) == sorted(tensor.shape for tensor in lane.parameters.values())

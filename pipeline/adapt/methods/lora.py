@@ -46,6 +46,7 @@ class Lora(Adapter):
         return self.scales
 
     def s(self, alpha: S, rank: int) -> S:
+        """The scale of ``B A`` at a rank, as option ``scale`` says."""
         return alpha / (rank if self.scale == "alpha/r" else math.sqrt(rank))
 
     def factors_of(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
