@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from pipeline.compress.kmeans import kmeans
-from pipeline.compress.latents import scaled_gradient
+from pipeline.compress.latents import looked_up
 from pipeline.config.table import Config
 
 ROUNDS = 20
@@ -29,6 +29,8 @@ class Grid(ABC):
 
     width: int
     """Bits of a code."""
+    by_row: bool = False
+    """Whether each row has parameters of its own."""
 
     @property
     @abstractmethod
@@ -55,16 +57,22 @@ class Grid(ABC):
     def at(self, positions: Tensor, inner: int, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The parameters of the weights at flat ``positions [K]`` of a matrix ``[out, inner]``, or one for all."""
 
-    def rounded(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """The points ``[K]`` of the latent weights at the positions ``kept``, differentiable in the parameters alone.
+    @abstractmethod
+    def table(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """The points of all codes in turn, ``[n, 1]``; of grids by row those of the first row, then of the second."""
 
-        Those get the sums of the gradients of their points, divided by the root of the mean number of points that
+    def rounded(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The points of the latent weights at the positions ``kept``, zero elsewhere, ``[out, in]``.
+
+        Parameters get the sums of the gradients of their points, divided by the root of the mean number of points that
         each has, as scales do in LSQ (Esser et al., 2020, arXiv:1902.08153).
         """
-        kept = tensors["kept"]
-        share = {name: math.sqrt(tensors[name].numel() / len(kept)) for name in self.names}
-        trained = {name: scaled_gradient(tensors[name], min(1.0, share[name])) for name in self.names}
-        return self.points(self.nearest_kept(tensors), self.at(kept, tensors["latent"].shape[1], trained))
+        latent, kept = tensors["latent"], tensors["kept"]
+        with torch.no_grad():
+            code = self.nearest_kept(tensors).nan_to_num(0).long()  # a lane that diverged must not stop the others
+            code = code + (kept // latent.shape[1] << self.width) if self.by_row else code
+        share = min(1.0, math.sqrt(tensors[self.names[0]].numel() / len(kept)))
+        return looked_up(latent, self.table(tensors), code, kept, share)
 
     def nearest_kept(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The codes ``[K]`` of the latent weights at the positions ``kept``."""
@@ -92,6 +100,9 @@ class EvenGrid(Grid):
         own = {name: parameters[name].flatten() for name in self.names}
         rows = positions // inner
         return {name: t.index_select(0, rows) for name, t in own.items()} if self.by_row else own
+
+    def table(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        return self.points(torch.arange(1 << self.width, device=parameters["zero"].device), parameters).reshape(-1, 1)
 
     def largest(self, parameters: Mapping[str, Tensor]) -> Tensor:
         return parameters["zero"].abs() + (self.half - 1) * parameters.get("scale", parameters["zero"]).abs()
@@ -139,7 +150,7 @@ class EvenGrid(Grid):
         if self.width == 1:
             return 0.5 + 0.5 * signs
         m = self._magnitudes(values.abs(), parameters["scale"], parameters["zero"])
-        return self.half - 0.5 + signs * (m + 0.5)
+        return m.add_(0.5).mul_(signs).add_(self.half - 0.5)
 
     def points(self, codes: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
         centred = codes.to(parameters["zero"].dtype) - (self.half - 0.5)
@@ -150,7 +161,7 @@ class EvenGrid(Grid):
 
 def _signs(values: Tensor) -> Tensor:
     """1 and -1, with ``sign(0) = 1``."""
-    return (values >= 0).to(values.dtype).mul_(2).sub_(1)
+    return values.sign().add_(0.5).sign_()
 
 
 @dataclass(frozen=True)
@@ -175,6 +186,9 @@ class Levels(Grid):
     def at(self, positions: Tensor, inner: int, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"level": parameters["level"]}
 
+    def table(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        return parameters["level"].sort().values[:, None]
+
     def largest(self, parameters: Mapping[str, Tensor]) -> Tensor:
         return parameters["level"].abs().amax()
 
@@ -183,18 +197,18 @@ class Levels(Grid):
         middles = (level[1:] + level[:-1]) / 2
         if self.count > FEW:
             return torch.searchsorted(middles, values.contiguous()).to(values.dtype)
-        codes = torch.zeros_like(values, dtype=torch.uint8)
-        for middle in middles.unbind():
-            codes = codes + (values > middle).view(torch.uint8)
-        return codes.to(values.dtype)
+        parts = torch.split(values.flatten(), AT_ONCE // self.count)
+        return torch.cat([(part - middles[:, None]).sign_().relu_().sum(0) for part in parts]).view(values.shape)
 
     def points(self, codes: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
         level = parameters["level"].sort().values
         return level.index_select(0, codes.flatten().int()).view(codes.shape)
 
 
-FEW = 32
+FEW = 64
 """Levels up to which comparing with each takes less time than a binary search."""
+AT_ONCE = 2**17
+"""Comparisons at once, whose results stay in a cache."""
 
 
 class FewBits(Config):

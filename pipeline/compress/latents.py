@@ -6,6 +6,9 @@ Gradients are straight-through (Bengio et al., 2013, arXiv:1308.3432): the value
 from typing import Any
 
 from torch import Tensor, autograd
+from torch.nn import functional as F
+
+from pipeline.compress.sparsity import at_positions
 
 FIXED = ("kept", "choice")
 """Last words of the names of tensors that take part in training without gradients: the positions that are kept, the
@@ -45,6 +48,47 @@ class _Passed(autograd.Function):
         return gradients[0], gradients[0]
 
 
-def scaled_gradient(tensor: Tensor, share: float) -> Tensor:
-    """``tensor``, bit for bit, whose gradient is multiplied by ``share``."""
-    return tensor.detach() + (tensor - tensor.detach()) * share
+def looked_up(latent: Tensor, table: Tensor, code: Tensor, kept: Tensor | None = None, share: float = 1) -> Tensor:
+    """A matrix of the shape of ``latent [out, in]`` whose weights are rows of ``table [k, d]``.
+
+    Args:
+        latent: Gets the gradient of each weight.
+        table: Each row gets ``share`` times the sum of the gradients of the weights that it stands for.
+        code: int64. Rows of the table in row-major order: one for each ``d`` weights of a row of the matrix, the last
+            of which may be fewer; or, with ``kept``, one for each position.
+        kept: Flat positions ``[K]`` of the weights that are in the table, ``d = 1``; the others are zero.
+        share: See ``table``.
+    """
+    found: Tensor = _LookedUp.apply(latent, table, code.flatten(), kept, share)
+    return found
+
+
+class _LookedUp(autograd.Function):
+    """A single node of the graph, which takes a fifth of the time that one of each operation takes.
+
+    The derivative of ``index_select`` adds up 200,000 gradients of rows of one column in 4 ms, ``index_add_`` those of
+    numbers in 0.3 ms (one core).
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(latent: Tensor, table: Tensor, code: Tensor, kept: Tensor | None, share: float) -> Tensor:
+        values = table.squeeze(1).index_select(0, code)
+        if kept is not None:
+            return at_positions(values, kept, latent)
+        return values.view(len(latent), -1)[:, : latent.shape[1]]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, table, code, kept, ctx.share = inputs
+        ctx.save_for_backward(code, *([] if kept is None else [kept]))
+        ctx.shape = table.shape
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (g,), (code, *kept), (k, d) = gradients, ctx.saved_tensors, ctx.shape
+        of_weights = g.flatten().index_select(0, kept[0]) if kept else F.pad(g, (0, -g.shape[1] % d)).flatten()
+        shape = (k,) if d == 1 else (k, d)
+        of_table = g.new_zeros(shape).index_add_(0, code, of_weights.view(-1, *shape[1:])).mul_(ctx.share)
+        return g, of_table.view(k, d), None, None, None

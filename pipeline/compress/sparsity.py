@@ -24,10 +24,9 @@ class Pattern(ABC):
     def kept(self, scores: Tensor) -> Tensor:
         """The positions of the largest ``scores [out, in]``, bool ``[out, in]``; it works under ``torch.vmap``."""
 
+    @abstractmethod
     def positions(self, scores: Tensor) -> Tensor:
         """Flat positions ``[K]`` of the largest ``scores [out, in]``, int64; it works under ``torch.vmap``."""
-        kept = self.kept(scores).flatten().to(torch.uint8)
-        return kept.argsort(descending=True, stable=True)[: self.count((scores.shape[0], scores.shape[1]))]
 
     @abstractmethod
     def count(self, shape: tuple[int, int]) -> int:
@@ -97,10 +96,17 @@ class Blocks(Pattern):
 
     def kept(self, scores: Tensor) -> Tensor:
         """The largest of each block, bool ``[out, in]``."""
+        best = self.positions(scores)
+        return at_positions(torch.ones_like(best, dtype=torch.bool), best, scores)
+
+    def positions(self, scores: Tensor) -> Tensor:
         blocks = self.divide(scores, -math.inf)
-        best = blocks.topk(self.keep, dim=1).indices
-        chosen = torch.zeros_like(blocks, dtype=torch.bool).scatter(1, best, torch.ones_like(best, dtype=torch.bool))
-        return self.assemble(chosen, (scores.shape[0], scores.shape[1]))
+        # max takes a fifth of the time of topk
+        best = blocks.max(1, keepdim=True).indices if self.keep == 1 else blocks.topk(self.keep, dim=1).indices
+        of_weights = self.divide(torch.arange(scores.numel(), device=scores.device).view(scores.shape), 0)
+        filled = self._filled(torch.ones(scores.shape, dtype=torch.bool))[:, None]
+        real = (torch.arange(self.keep) < filled).flatten().nonzero().flatten()  # padding is chosen last
+        return of_weights.gather(1, best).flatten().index_select(0, real.to(scores.device))
 
     def count(self, shape: tuple[int, int]) -> int:
         return int(self._filled(torch.ones(shape, dtype=torch.bool)).sum())
@@ -229,7 +235,7 @@ class Share(Pattern):
 
 def at_positions(values: Tensor, positions: Tensor, like: Tensor) -> Tensor:
     """A matrix of the shape of ``like [out, in]`` with ``values [K]`` at flat ``positions [K]`` and zero elsewhere."""
-    return values.new_zeros(like.numel()).scatter(0, positions, values).view(like.shape)
+    return values.new_zeros(like.numel()).scatter_add_(0, positions, values).view(like.shape)
 
 
 def latent_of(weight: Tensor, kept: Tensor) -> Tensor:

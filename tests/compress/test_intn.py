@@ -104,3 +104,18 @@ def test_fault_14_rows_of_zeros_stay_zero_and_rows_of_one_value_keep_it(form, cl
     dense = IntN(clip=clip, bits=8, **form).compress(weight, None).dense()
     assert torch.equal(dense[0], weight[0])
     torch.testing.assert_close(dense, weight, rtol=0, atol=2.0 / 127 * 0.51)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_constant_row_that_is_trained_keeps_one_code_and_its_value_gets_the_gradient(symmetric):
+    weight = torch.zeros(2, 8) if symmetric else torch.full((2, 8), 0.5)
+    small = IntN(bits=2, symmetric=symmetric).compress(weight, None)
+    tensors = small.to_trainable(weight)
+    latent = (tensors["latent"] + 0.1 * torch.randn(2, 8)).requires_grad_()
+    zero = tensors["zero"].clone().requires_grad_() if "zero" in tensors else None
+    begun = {**tensors, "latent": latent, **({} if zero is None else {"zero": zero})}
+    small.project(begun).sum().backward()
+    assert not latent.grad.any()
+    if zero is not None:
+        torch.testing.assert_close(zero.grad, torch.full((2, 1), 8 / 24**0.5))
+    assert len(small.latent_codes(begun)["latent"][0].unique()) == 1

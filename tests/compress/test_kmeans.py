@@ -55,3 +55,9 @@ def test_points_without_any_weight_and_fewer_points_than_centroids_give_finite_c
         points = torch.randn(5, d)
         assert kmeans(points, 3, torch.zeros_like(points)).isfinite().all()
         assert error(points, kmeans(points, 9, torch.ones_like(points)), torch.ones_like(points)) < 1e-6
+
+
+def test_of_centroids_that_are_equally_near_the_first_is_taken():
+    points = torch.tensor([[1.0, 1.0], [0.0, 3.0]])
+    centroids = torch.tensor([[9.0, 9.0], [0.0, 1.0], [2.0, 1.0], [0.0, 1.0]])
+    assert nearest_centroids(points, centroids).tolist() == [1, 1]

@@ -60,6 +60,19 @@ def test_lanes_project_as_each_lane_alone(method, layer):
 
 
 @EACH
+def test_a_lane_that_diverged_leaves_the_others_as_they_are(method):
+    weight, dense = weight_of(method, "linear")
+    tensors = moved(weight.to_trainable(dense))
+    diverged = {kind: t if is_fixed(kind) else torch.full_like(t, torch.nan) for kind, t in tensors.items()}
+    stacked = {kind: torch.stack([t, diverged[kind]]) for kind, t in tensors.items()}
+    for kind, renewed in torch.vmap(weight.refreshed)(stacked).items():
+        assert torch.equal(renewed[0], weight.refreshed(tensors)[kind])
+        stacked[kind] = renewed
+    alone = weight.project({kind: t[0] for kind, t in stacked.items()})
+    assert torch.equal(torch.vmap(weight.project)(stacked)[0], alone)
+
+
+@EACH
 def test_every_trained_tensor_gets_a_finite_gradient(method):
     weight, dense = weight_of(method, "linear")
     tensors = moved(weight.to_trainable(dense))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from pipeline.compress.contract import LayerCompression, LayerStats
 from pipeline.compress.few_bits import CLIP, Levels
 from pipeline.compress.kmeans import kmeans, nearest_centroids
-from pipeline.compress.latents import Codes, scaled_gradient, straight_through
+from pipeline.compress.latents import Codes, looked_up
 from pipeline.compress.packing import Packing, pack, unpack
 from pipeline.compress.rate import rated_kmeans
 from pipeline.compress.weight import CompressedWeight
@@ -64,7 +64,7 @@ class CodebookWeight(CompressedWeight):
         """Centroids get the sum of their members' gradients, divided by the root of the mean number of members."""
         latent, centroid = tensors["latent"], tensors["centroid"]
         share = math.sqrt(centroid.numel() / latent.numel())
-        return straight_through(latent, self._points(tensors["choice"], scaled_gradient(centroid, share)))
+        return looked_up(latent, _in_order(centroid), tensors["choice"], share=share)
 
     def latent_codes(self, tensors: Mapping[str, Tensor]) -> Codes:
         by_weight = tensors["choice"].repeat_interleave(tensors["centroid"].shape[1], 1)[:, : self.inner]
@@ -81,10 +81,13 @@ class CodebookWeight(CompressedWeight):
 
     def _points(self, code: Tensor, centroid: Tensor) -> Tensor:
         """``[out, in]`` of the codes ``[out, vectors]``."""
-        centroid = (
-            centroid.sort(0).values if centroid.shape[1] == 1 else centroid
-        )  # codes of numbers are in their order
-        return centroid.index_select(0, code.flatten().int()).reshape(len(code), -1)[:, : self.inner]
+        values = _in_order(centroid).squeeze(1).index_select(0, code.flatten().int())
+        return values.reshape(len(code), -1)[:, : self.inner]
+
+
+def _in_order(centroid: Tensor) -> Tensor:
+    """``[k, d]``; the codes of numbers are in the order of their values."""
+    return centroid.sort(0).values if centroid.shape[1] == 1 else centroid
 
 
 def nearest_codes(matrix: Tensor, centroid: Tensor, weights: Tensor | None = None) -> Tensor:

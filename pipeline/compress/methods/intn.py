@@ -4,15 +4,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field
-from torch import Tensor, autograd
+from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline.compress.contract import LayerCompression, LayerStats
 from pipeline.compress.even_grid import EvenGrid
-from pipeline.compress.latents import Codes, scaled_gradient
+from pipeline.compress.latents import Codes
+from pipeline.compress.on_grid import grid_points, on_grid, whole_codes
 from pipeline.compress.packing import Packing, pack, unpack
 from pipeline.compress.rounding import Error, Rounding, conditional_costs, rounded
 from pipeline.compress.weight import CompressedWeight
@@ -24,8 +26,6 @@ STRETCHES = (*(step / 20 for step in range(5, 21)), *FULL_RANGE.values())
 """The stretches that are searched. They are the same for all widths, so that each grid contains every grid of fewer
 bits, and more bits never give a larger error."""
 
-HALF = 0.5001
-"""Share of a scale within which a latent weight lies of its grid point, unless it lies beyond the grid."""
 INSIDE = 0.499
 """Share of a scale by which a latent weight may lie off the middle of its code's cell when training begins."""
 
@@ -82,73 +82,39 @@ class CodeWeight(CompressedWeight):
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """``scale * code + zero`` with the gradients of LSQ (Esser et al., 2020, arXiv:1902.08153)."""
-        latent = tensors["latent"]
-        share = 1 / math.sqrt(min(self.group, latent.shape[1]) * ((1 << self.width) - 1))
-        scale, zero = (
-            self._per_column(scaled_gradient(tensors[kind], share)) if kind in tensors else None
-            for kind in ("scale", "zero")
-        )
-        on_grid: Tensor = _OnGrid.apply(latent, scale, zero, self.width)
-        return on_grid
+        latent, scale, zero = self._by_group(tensors)
+        share = 1 / math.sqrt(latent.shape[1] * ((1 << self.width) - 1))
+        return self._by_row(on_grid(latent, scale, zero, self._range, share))
 
     def latent_codes(self, tensors: Mapping[str, Tensor]) -> Codes:
-        scale, zero = self._per_column(tensors["scale"]), None
-        if "zero" in tensors:
-            zero = self._per_column(tensors["zero"])
-        code = _nearest(tensors["latent"].detach(), scale.detach(), None if zero is None else zero.detach(), self.width)
-        middle = _points(code, scale, zero, self.width)
-        return {"latent": (code.to(torch.uint8), middle)}
+        latent, scale, zero = self._by_group(tensors)
+        with torch.no_grad():
+            code = whole_codes(latent, scale, zero, self._range)
+        middle = grid_points(code, scale, zero)
+        return {"latent": (self._by_row(code - self._range[0]).to(torch.uint8), self._by_row(middle))}
 
     def with_trained(self, tensors: Mapping[str, Tensor]) -> "CodeWeight":
         code, _ = self.latent_codes(tensors)["latent"]
         return replace(self, code=code, scale=tensors["scale"], zero=tensors.get("zero", self.zero))
 
+    @property
+    def _range(self) -> tuple[int, int]:
+        """The least and the largest multiple of the scale that is added to the zero point."""
+        least = 0 if len(self.zero) else -(1 << (self.width - 1))
+        return least, least + (1 << self.width) - 1
 
-def _nearest(latent: Tensor, scale: Tensor, zero: Tensor | None, width: int) -> Tensor:
-    """The codes ``[out, in]`` of the grid points nearest to ``latent``, in its type."""
-    divisor = torch.where(scale == 0, 1, scale)  # a constant row has a scale of 0
-    position = latent / divisor + (1 << (width - 1)) if zero is None else (latent - zero) / divisor
-    return position.round().clamp(0, (1 << width) - 1)
+    def _by_group(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Latents ``[out * groups, group]``, padded with zeros, and scales and zero points ``[out * groups, 1]``."""
+        latent, zero = tensors["latent"], tensors.get("zero")
+        columns = min(self.group, latent.shape[1])
+        padded = F.pad(latent, (0, -latent.shape[1] % columns)) if latent.shape[1] % columns else latent
+        scale = tensors["scale"].reshape(-1, 1)
+        return padded.reshape(-1, columns), scale, None if zero is None else zero.reshape(-1, 1)
 
-
-def _points(code: Tensor, scale: Tensor, zero: Tensor | None, width: int) -> Tensor:
-    """The grid points of codes, as ``CodeWeight.dense`` gives them."""
-    return scale * (code - (1 << (width - 1))) if zero is None else scale * code + zero
-
-
-class _OnGrid(autograd.Function):
-    """The grid point nearest to each latent weight, whose gradients pass over the weights as few times as they can.
-
-    Inside the grid ``dq/dw = 1`` and ``dq/dscale = (q - w) / scale``; beyond it ``dq/dw = 0``, ``dq/dzero = 1`` and
-    ``dq/dscale = (q - zero) / scale``.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(latent: Tensor, scale: Tensor, zero: Tensor | None, width: int) -> Tensor:
-        return _points(_nearest(latent, scale, zero, width), scale, zero, width)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        latent, scale, zero, _ = inputs
-        ctx.save_for_backward(latent, scale, output, *([] if zero is None else [zero]))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        latent, scale, points, *zero = ctx.saved_tensors
-        g = gradients[0]
-        inside = ((latent - points).abs() <= HALF * scale.abs()).to(g)
-        passed = g * inside
-        for offset in zero:
-            latent, points = latent - offset, points - offset
-        if scale.shape == g.shape:
-            of_scale, of_zero = g * points - passed * latent, g - passed
-        else:
-            of_scale = (torch.linalg.vecdot(g, points) - torch.linalg.vecdot(passed, latent))[:, None]
-            of_zero = (g.sum(1) - passed.sum(1))[:, None] if zero else g
-        of_scale = of_scale / torch.where(scale == 0, torch.inf, scale)
-        return passed, of_scale, of_zero if zero else None, None
+    def _by_row(self, groups: Tensor) -> Tensor:
+        """The inverse of ``_by_group``, ``[out, in]``."""
+        out, inner = self.shape
+        return groups.reshape(out, -1)[:, :inner]
 
 
 @COMPRESSIONS.register("intN")

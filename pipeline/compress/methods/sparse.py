@@ -129,8 +129,7 @@ class SparseCodeWeight(CompressedWeight):
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The points of the kept latents; all latents get gradients, so that others can become larger than those."""
-        latent = tensors["latent"]
-        return straight_through(latent, at_positions(self.grid.rounded(tensors), tensors["kept"], latent))
+        return self.grid.rounded(tensors)
 
     def latent_codes(self, tensors: Mapping[str, Tensor]) -> Codes:
         """Codes are those of the grid and 1, and 0 where nothing is kept."""

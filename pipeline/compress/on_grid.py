@@ -1,0 +1,85 @@
+"""Latent weights on an even grid: rounding in the forward pass, gradients of latents, scales and zero points."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, autograd
+
+HALF = 0.5001
+"""Scales by which a latent weight may lie beyond the last grid point and still be rounded to it, not clipped."""
+TINY = 1e-30
+"""Takes the place of a scale of 0."""
+
+
+def _position(latent: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
+    """Latents from the zero points, in scales; those of constant rows, whose scale is 0, are beyond any grid."""
+    divisor = torch.where(scale == 0, TINY, scale)
+    return latent / divisor if zero is None else (latent - zero).div_(divisor)
+
+
+def _nearest(position: Tensor, limits: tuple[int, int]) -> Tensor:
+    """The nearest whole numbers within ``limits``."""
+    return position.round().clamp(*limits)
+
+
+def whole_codes(latent: Tensor, scale: Tensor, zero: Tensor | None, limits: tuple[int, int]) -> Tensor:
+    """The multiples of the scale that ``on_grid`` rounds to, in the type of ``latent [n, columns]``.
+
+    Any code stands for the value of a constant row; they are all 0 there, which packs best.
+    """
+    return _nearest(_position(latent, scale, zero), limits) * (scale != 0)
+
+
+def grid_points(code: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
+    """The grid points of ``whole_codes``, differentiable in scales and zero points."""
+    return scale * code if zero is None else scale * code + zero
+
+
+def on_grid(latent: Tensor, scale: Tensor, zero: Tensor | None, limits: tuple[int, int], share: float) -> Tensor:
+    """The grid point nearest to each latent weight, ``zero + scale code``.
+
+    Inside the grid ``dq/dw = 1`` and ``dq/dscale = (q - w) / scale``; beyond it ``dq/dw = 0``, ``dq/dzero = 1`` and
+    ``dq/dscale = (q - zero) / scale``, as in LSQ (Esser et al., 2020, arXiv:1902.08153).
+
+    Args:
+        latent: ``[n, columns]``.
+        scale: ``[n, 1]``; 0 in constant rows, where all codes stand for ``zero``.
+        zero: ``[n, 1]``, or ``None`` for zeros.
+        limits: The least and the largest code.
+        share: What the gradients of scales and zero points are multiplied by.
+    """
+    points: Tensor = _OnGrid.apply(latent, scale, zero, limits, share)[0]
+    return points
+
+
+class _OnGrid(autograd.Function):
+    """A single node of the graph, which passes over the weights as few times as it can: 4 times, and 3 times back."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        latent: Tensor, scale: Tensor, zero: Tensor | None, limits: tuple[int, int], share: float
+    ) -> tuple[Tensor, Tensor]:
+        position = _position(latent, scale, zero)
+        points = _nearest(position, limits).mul_(scale)
+        return points if zero is None else points.add_(zero), position
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        _, scale, zero, ctx.limits, ctx.share = inputs
+        ctx.save_for_backward(scale, *output, *([] if zero is None else [zero]))
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        scale, points, position, *zero = ctx.saved_tensors
+        g, (least, most) = gradients[0], ctx.limits
+        passed = torch.ops.aten.hardtanh_backward(g, position, least - HALF, most + HALF)  # in one pass
+        of_points, of_zero = torch.linalg.vecdot(g, points)[:, None], None
+        for offset in zero:
+            total = g.sum(1, keepdim=True)
+            of_points, of_zero = of_points - offset * total, ctx.share * (total - passed.sum(1, keepdim=True))
+        of_codes = of_points / torch.where(scale == 0, torch.inf, scale)
+        of_scale = ctx.share * (of_codes - torch.linalg.vecdot(passed, position)[:, None])
+        return passed, of_scale, of_zero, None, None
