@@ -7,7 +7,7 @@ from rich.text import Text
 from pipeline.results.progress import Progress, progress_of, total
 from pipeline.store.tally import Tally
 from pipeline.terminal.progress_lines import cell_row, cell_table, counts_text, summary_text
-from pipeline.wording import counted
+from pipeline.wording import as_written, counted
 
 INDENT = "  "
 COLUMNS = ("rank", "init", "trials", "pruned", "failed", "running", "best", "trial", "tested")
@@ -20,10 +20,16 @@ def status_lines(table: list[dict[str, Any]]) -> list[Text]:
     for combination, progress in zip(table, parts, strict=True):
         cells = combination["cells"]
         lines.append(Text().append(combination["combination"], style="bold").append(f": {summary_text(progress)}"))
-        lines += [Text(INDENT + line) for line in _largest_class(combination)]
+        lines += [Text(INDENT + line) for line in [*_auto(combination), *_largest_class(combination)]]
         lines += [Text(INDENT).append(line) for line in [*_table(cells, progress), *_failures(cells)]]
         lines.append(Text())
     return [*lines, _totals(table, parts)]
+
+
+def _auto(combination: dict[str, Any]) -> list[str]:
+    """What was chosen by measuring before the first trial, if anything was."""
+    chosen = combination.get("auto")
+    return [f"auto: {as_written(chosen)}"] if chosen else []
 
 
 def _largest_class(combination: dict[str, Any]) -> list[str]:

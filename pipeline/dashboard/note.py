@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.results.combination_result import CombinationResult, latest_run
 from pipeline.results.comparison import ComparedModel, compared_models, compared_part, winner_accuracy
 from pipeline.results.progress import total
-from pipeline.wording import NOTHING, cell_name, counted, formatted, init_name, listed, percent, size
+from pipeline.wording import NOTHING, as_written, cell_name, counted, formatted, init_name, listed, percent, size
 
 LINE = "*What you write below this line is kept.*"
 PARTS = {"train": "training", "val": "validation", "test": "test"}
@@ -36,6 +36,7 @@ def combination_note(result: CombinationResult) -> str:
         f"- Task: {_task(task)}",
         f"- Compression: {_method(method.get('compression'))} of {layers} ({_targets(method.get('targets'))})",
         f"- Adapter: {_method(method.get('adapter'))}; inits: {inits}",
+        *([f"- Chosen by measuring: {_plain(as_written(auto))}"] if (auto := result.facts.get("auto")) else []),
         *(f"- Note: {_plain(note)}" for note in result.facts.get("notes", ())),
     ]
     return "\n\n".join([what, "\n".join(methods), _table([result]), *_progress([result]), *_commands([result])])

@@ -73,8 +73,10 @@ def _own_compressions(combination: Combination) -> dict[str, Any]:
 
 
 def add_study(card: dict[str, Any], study: str, result: CombinationResult, cell: CellResult, chosen_by: str) -> None:
-    """Add to a card what only its study knows: the references, and the scores of a winner under other seeds."""
+    """Add to a card what only its study knows: references, scores under other seeds, and what was chosen for "auto"."""
     card |= {"study": study, "chosen_by": chosen_by}
+    if "auto" in result.facts:
+        card["method"]["auto"] = result.facts["auto"]
     references = {"baseline": result.baseline, "compressed": result.compressed, "largest_class": result.largest_class}
     card["accuracy"] |= {
         name: {part: _stated(score) for part, score in scores.items()} for name, scores in references.items()

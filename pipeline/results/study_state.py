@@ -55,6 +55,7 @@ def status_part(name: str, facts: Mapping[str, Any], cells: list[dict[str, Any]]
     None. ``largest_class`` is the share of the largest class by part (``val``, ``test``), which a model reaches that
     always answers it, and ``uneven`` whether accuracies have to be read beside it. ``run`` is the latest run: its
     ``command``, when it ``began`` (UTC, ISO 8601), and ``done``, the trials that were complete or pruned at that time.
+    ``auto`` is what was chosen by measuring where the study file says "auto".
     """
     search = facts["pinned"]["search"]
     return {
@@ -65,6 +66,7 @@ def status_part(name: str, facts: Mapping[str, Any], cells: list[dict[str, Any]]
         "unit": (search.get("allocation") or {}).get("unit"),
         "epochs": facts.get("epochs") or search.get("epochs", 1),
         "run": facts.get("run"),
+        "auto": facts.get("auto", {}),
         "cells": cells,
     }
 

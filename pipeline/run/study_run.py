@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -13,7 +13,6 @@ import optuna
 
 from pipeline import paths
 from pipeline.compress.sizes import LayerSize, StoredModel, model_size
-from pipeline.config.candidates import Tried
 from pipeline.config.spec import StudySpec
 from pipeline.config.study_file import pinned
 from pipeline.environment import keep_freed_memory
@@ -180,14 +179,22 @@ def study_facts(spec: StudySpec, combination: Combination) -> dict[str, Any]:
         "spectra": watched_layers(spec, combination.task),
         "notes": [*search_notes(spec.search, combination.adapter), *combination.compressed.notes],
         **in_chunks("layers", json.dumps(layer_bytes(combination))),
-        **_tried("tried", combination.tried),
-        **_tried("tried_inits", combination.tried_inits),
+        **_chosen(combination),
     }
 
 
-def _tried(key: str, tried: Sequence[Tried]) -> dict[str, Any]:
-    """The fact that tells what was scored for options that are "auto"; nothing if none are, or were chosen before."""
-    return in_chunks(key, json.dumps([one._asdict() for one in tried])) if tried else {}
+def _chosen(combination: Combination) -> dict[str, Any]:
+    """The facts that tell what was scored for options and an init that are "auto", and what was chosen.
+
+    There are none if nothing is, or if it was chosen in an earlier run, whose facts stay.
+    """
+    tried = {"tried": combination.tried, "tried_inits": combination.tried_inits}
+    facts: dict[str, Any] = {}
+    for key, scores in tried.items():
+        if scores:
+            facts |= in_chunks(key, json.dumps([one._asdict() for one in scores]))
+            facts["auto"] = {**facts.get("auto", {}), **scores[0].options}
+    return facts
 
 
 def layer_bytes(combination: Combination) -> list[dict[str, Any]]:

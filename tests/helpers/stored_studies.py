@@ -40,6 +40,7 @@ class Stored:
     optimizers: tuple[str, ...] = ("adam", "sgd")
     watched: tuple[str, ...] = ()
     metric: str = "accuracy"
+    adapter: str = "lora"
     budgets: str | None = None
     """What ranks are budgets of."""
     asked: int = 0
@@ -52,7 +53,11 @@ class Stored:
             "epochs": EPOCHS,
         }
         search["allocation"] = {"by": "gain", "unit": self.budgets} if self.budgets else None
-        methods = {"compression": {"method": "int1", "scale": "row"}, "adapter": {"method": "lora"}, "targets": ["*"]}
+        methods: dict[str, Any] = {
+            "targets": ["*"],
+            "compression": {"method": "int1", "scale": "row"},
+            "adapter": {"method": self.adapter},
+        }
         self.study = create_or_resume(
             self.storage,
             study_name(self.name, self.combination),

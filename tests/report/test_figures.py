@@ -194,6 +194,27 @@ def test_accuracy_by_size_has_the_front_and_the_references(finished):
     assert figure.layout.xaxis.type == "log"
 
 
+def test_trained_codes_and_adapters_are_curves_on_one_axis_of_bytes(store, storage):
+    for name, size in (("codes-2", 50_000), ("codes-1", 30_000)):
+        stored = store(combination=name, ranks=(0,), inits=("none",), adapter="codes", base_bytes=size)
+        stored.references("val", 0.98, 0.4)
+        stored.trial(0, "none", 0.9)
+    stored = store(combination="lora", ranks=(8, 2), inits=("svd",), base_bytes=30_000)
+    stored.references("val", 0.98, 0.4)
+    for rank in (8, 2):
+        stored.trial(rank, "svd", 0.9 + rank / 1000)
+    figure = accuracy_by_size(read_results(storage, "digits"))
+    (codes,) = traces(figure, "codes, from size to size")
+    assert codes.x == (30_000, 50_000)
+    (curve,) = [trace for trace in figure.data if trace.legendgroup == "svd" and trace.showlegend is False]
+    assert (curve.mode, len(curve.error_y.array)) == ("lines+markers", 2)
+    assert 30_000 < curve.x[0] < curve.x[1]
+    legend = {trace.name: trace for trace in figure.data if trace.x == (None,)}
+    assert legend["codes-2"].line.color == legend["no init"].line.color == codes.line.color
+    assert legend["lora"].line.color == legend["svd"].line.color == curve.line.color
+    assert legend["lora"].marker.symbol == curve.marker.symbol
+
+
 def test_inits_and_combinations_look_the_same_in_all_pictures(finished):
     for draw in (accuracy_by_rank, accuracy_by_size, recovery, epochs, history):
         drawn = [trace for trace in draw(finished).data if trace.showlegend is False and trace.marker.symbol]

@@ -6,6 +6,7 @@ from command import invoke, write_study
 
 from pipeline.cli.run import progress_before
 from pipeline.config.study_file import load_spec
+from pipeline.dashboard.note import combination_note
 from pipeline.errors import SpecError
 from pipeline.export.selection import export_study
 from pipeline.paths import default_database
@@ -62,12 +63,17 @@ def test_a_study_is_searched_resumed_and_exported_with_the_options_it_chose_firs
     assert "auto" not in chosen.values()
     captions = [getattr(block, "caption", "") for block in task_section([result]).blocks]
     assert any("options that are auto" in caption for caption in captions)
+    auto = {"metric": chosen["metric"], "bias": chosen["bias"]}
+    said = f'auto: metric = "{chosen["metric"]}", bias = "{chosen["bias"]}"'
     monkeypatch.setattr(study_objectives, "decided", refuse_to_score)
     path.write_text(path.read_text().replace("trials = 2", "trials = 3"))
     run_study(load_spec(path))
     assert pinned_compression(storage) == chosen
+    assert said in invoke("status", "tiny").stdout
+    assert said.removeprefix("auto: ") in combination_note(read_results(storage, "tiny")[0]).replace("\\", "")
     ((_, folder),) = export_study(load_spec(path))
-    assert json.loads((folder / "card.json").read_text())["method"]["compression"] == chosen
+    method = json.loads((folder / "card.json").read_text())["method"]
+    assert (method["compression"], method["auto"]) == (chosen, auto)
     path.write_text(path.read_text().replace(AUTO, 'compression = { method = "intN", clip = "auto" }'))
     with pytest.raises(SpecError, match=r"compression\.method: stored int1, now intN"):
         run_study(load_spec(path))

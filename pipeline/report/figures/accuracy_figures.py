@@ -1,10 +1,13 @@
 """The accuracy of each rank, and of each size."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from plotly.subplots import make_subplots
 
+from pipeline.cell import UNRANKED
 from pipeline.numbers import pareto_front
 from pipeline.report.figures.axes import error, log_axis, rank_axis
 from pipeline.report.figures.contract import PICTURES, Figure, NothingToDraw, Picture
@@ -72,7 +75,9 @@ class AccuracyBySize(Picture):
     title = "{Accuracy} by size"
     reading = (
         "The best trial of each cell against the bytes of the whole packed model; marks, bars and whiskers as above. "
-        "The grey steps join the cells that no other cell beats in both size and {accuracy} (the Pareto front)."
+        "A line joins the cells of a combination and init, from {rank} to {rank}. Combinations without ranks, such as "
+        "those of trained codes, have one cell each; a line joins those of the same adapter, from size to size. The "
+        "grey steps join the cells that no other cell beats in both size and {accuracy} (the Pareto front)."
     )
     main = True
     on_dashboard = True
@@ -80,22 +85,26 @@ class AccuracyBySize(Picture):
     def draw(self, results: Sequence[CombinationResult]) -> Figure:
         part, look, figure = compared_part(results), look_of(results), make_subplots()
         points: list[tuple[int, Scores]] = []
+        unranked = defaultdict[str, list[tuple[int, Scores]]](list)
         for result, init, winners in winners_by_init(results, look, part):
-            sizes, scores = [winner_bytes(cell) for cell, _ in winners], [one for _, one in winners]
-            texts = [hover(result, cell, score_text(one)) for cell, one in winners]
-            add_winners(figure, sizes, scores, texts, mode="markers", **look.trace(result.label, init, 10))
+            shown = sorted(winners, key=lambda winner: winner_bytes(winner[0]))
+            sizes, scores = [winner_bytes(cell) for cell, _ in shown], [one for _, one in shown]
+            texts = [hover(result, cell, score_text(one)) for cell, one in shown]
+            add_winners(figure, sizes, scores, texts, mode="lines+markers", **look.trace(result.label, init, 10))
             points += zip(sizes, scores, strict=True)
+            if init == UNRANKED:
+                adapter = result.facts["pinned"]["combination"]["adapter"]
+                unranked[json.dumps(adapter)] += zip(sizes, scores, strict=True)
         if not points:
             raise NothingToDraw("no trial has completed yet")
+        for adapter, of_adapter in unranked.items():
+            if len(of_adapter) > 1:
+                name = f"{json.loads(adapter)['method']}, from size to size"
+                line = {"color": look.ink(UNRANKED), "width": 1.5}
+                _add_line(figure, of_adapter, name, line=line, legendgroup=UNRANKED)
         front = [points[index] for index in pareto_front([(size, one.mean) for size, one in points])]
-        figure.add_scatter(
-            x=[size for size, _ in front],
-            y=[shown_error(one) for _, one in front],
-            mode="lines",
-            line={"shape": "hv", "color": NEUTRAL, "width": 1.5},
-            name="Pareto front of the cells",
-            hoverinfo="skip",
-        )
+        steps = {"shape": "hv", "color": NEUTRAL, "width": 1.5}
+        _add_line(figure, front, "Pareto front of the cells", line=steps)
         look.legend(figure)
         for name, score, size, _, marker in _references(results, look, part):
             one = Scores((score,))
@@ -107,6 +116,13 @@ class AccuracyBySize(Picture):
         figure.update_xaxes(axis, title="Packed model (bytes)", ticktext=ticks)
         figure.update_yaxes(accuracy_axis(results, part, [one for _, one in points]))
         return finish(figure, self.title.format(**words(results)), subtitle=UNTESTED[part])
+
+
+def _add_line(figure: Figure, points: Iterable[tuple[int, Scores]], name: str, **style: Any) -> None:
+    """A line through scores at sizes in bytes, from the smallest to the largest."""
+    ordered = sorted(points, key=lambda point: point[0])
+    x, y = [size for size, _ in ordered], [shown_error(one) for _, one in ordered]
+    figure.add_scatter(x=x, y=y, mode="lines", name=short(name), hoverinfo="skip", **style)
 
 
 def _references(

@@ -3,8 +3,8 @@
 Pictures set no background and no colour of text and axes: the page's theme sets both, for light and dark schemes.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.report.figures.contract import Figure
@@ -42,6 +42,8 @@ class Look:
 
     inits: tuple[str, ...]
     combinations: tuple[str, ...]
+    only: Mapping[str, str] = field(default_factory=dict)
+    """The init of each combination that has a single one: the combination's legend entry looks as its cells do."""
 
     def ink(self, init: str) -> str:
         return _of(INKS, self.inits, init)
@@ -81,10 +83,13 @@ class Look:
             symbol = {"symbol": _of(SYMBOLS, self.inits, init), "size": 9, "color": self.ink(init)}
             figure.add_scatter(x=[None], y=[None], mode="lines+markers", marker=symbol, **name, **place)
         for combination in self.combinations if len(self.combinations) > 1 else ():
-            line = {"color": NEUTRAL, "dash": self.dash(combination), "width": 2}
-            symbol = _marker(f"circle{_of(FILLINGS, self.combinations, combination)}", NEUTRAL, 9)
+            only = self.only.get(combination)
+            ink = self.ink(only) if only else NEUTRAL
+            shape = self.symbol(combination, only) if only else f"circle{_of(FILLINGS, self.combinations, combination)}"
+            line = {"color": ink, "dash": self.dash(combination), "width": 2}
             group = {"name": short(combination), "legendgroup": f"combination {combination}", "line": line}
-            figure.add_scatter(x=[None], y=[None], mode="lines+markers", marker=symbol, **group, **place)
+            mark = _marker(shape, ink, 9)
+            figure.add_scatter(x=[None], y=[None], mode="lines+markers", marker=mark, **group, **place)
 
 
 def _marker(symbol: str, colour: str, size: int) -> dict[str, Any]:
@@ -97,8 +102,10 @@ def _of(choices: Sequence[str], names: Sequence[str], name: str) -> str:
 
 
 def look_of(results: Sequence[CombinationResult]) -> Look:
-    inits = dict.fromkeys(cell.cell.init for result in results for cell in result.cells)
-    return Look(tuple(inits), tuple(result.label for result in results))
+    inits = {result.label: tuple(dict.fromkeys(cell.cell.init for cell in result.cells)) for result in results}
+    every = dict.fromkeys(init for of_result in inits.values() for init in of_result)
+    only = {label: of_result[0] for label, of_result in inits.items() if len(of_result) == 1}
+    return Look(tuple(every), tuple(inits), only)
 
 
 def finish(
