@@ -1,32 +1,24 @@
 """A combination before any trial: the compressed model, the rank of each layer, sizes, and where factors start."""
 
 import copy
-import functools
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-import torch
 from torch import nn
 
-from pipeline.adapt.contract import AdaptedLayer, Adapter, Init, Start, blank, stored_model, trainable_counts
+from pipeline.adapt.contract import Adapter, Init, Start, blank, stored_model, trainable_counts
 from pipeline.cell import Cell
 from pipeline.compress.attention import with_plain_attention
 from pipeline.compress.by_layer import by_layer, refuse_shared
 from pipeline.compress.contract import CompressedModel, Compression
 from pipeline.compress.folding import fold_batch_norms, kept_norms_note
 from pipeline.compress.layer_statistics import Statistics, reestimate
-from pipeline.compress.layers import (
-    copy_sharing_tensors,
-    layer_in_errors,
-    on_device,
-    replace_weight,
-    weight_matrix,
-)
+from pipeline.compress.layers import copy_sharing_tensors, on_device, replace_weight
 from pipeline.compress.sizes import ModelSize, StoredModel, model_macs, model_size
-from pipeline.compress.small_tensors import compress_as_stored, rounded_model
+from pipeline.compress.small_tensors import rounded_model
 from pipeline.compress.targets import fixed_ranks, resolve
 from pipeline.compress.training_compression import compress_cached
 from pipeline.config.candidates import Tried
@@ -36,7 +28,7 @@ from pipeline.objective.allocation import layers_of, spread
 from pipeline.objective.allocations.contract import Layer
 from pipeline.objective.compression_stats import compression_stats, corrected_layers, prefix_images, take_mean
 from pipeline.objective.requirements import refuse_misfits, refuse_ranks
-from pipeline.seeds import derive
+from pipeline.objective.starts import start_factors
 from pipeline.space import Values, fitted
 from pipeline.task.contract import Task, first_images
 
@@ -198,21 +190,9 @@ class Combination:
         return self.statistics if reference is self.model else Statistics(reference, self.task.train)
 
     def _start(self, init: Init, ranks: Mapping[str, int], seed: int) -> dict[str, Start]:
-        reference, weights = self.compressed.reference, self.compressed.weights
         needed = init.needs_statistics or (init.moves_base and self.compression.needs_statistics)
         stats = self._reference_statistics.of(self.targets) if needed else {}
-        starts = {}
-        for i, name in enumerate(weights):
-            if name not in ranks:
-                continue
-            generator = torch.Generator().manual_seed(derive(seed, "init", i))
-            layer, inputs = reference.get_submodule(name), stats.get(name, ())
-            method = self.compression.of_layer(name)
-            compress = functools.partial(compress_as_stored, method, self.storage, layer, inputs)
-            with layer_in_errors(name):
-                adapted = AdaptedLayer(weight_matrix(layer), weights[name], compress, inputs)
-                starts[name] = init.start(adapted, ranks[name], generator)
-        return starts
+        return start_factors(init, ranks, seed, self.compressed, self.compression, stats)
 
     def starts(self, values: Values, seed: int) -> dict[str, Start]:
         """The initial factors of each adapted layer; those of nested ranks are computed once, for the highest."""
