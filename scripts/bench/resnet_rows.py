@@ -1,0 +1,155 @@
+"""Compressions of all layers of ResNet-20 and ResNet-56, how their codes are trained, and what comes out."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from bench.cifar_resnet import ResNet, cifar_task
+from pipeline.config.spec import StudySpec
+from pipeline.config.study_file import parse_spec
+from pipeline.export.pack import pack_model
+from pipeline.objective.objective import Objective
+from pipeline.run.winners import score_adapter
+from pipeline.space import Values
+
+EIGHT_BITS = [{"match": name, "compression": {"method": "intN", "bits": 8}} for name in ("conv1", "linear")]
+"""The first and the last layer, which have 1.8 % of the weights of ResNet-20."""
+SEEING: dict[str, Any] = {"rounding": "coordinate", "prefix": 512}
+"""Codes are chosen for the inputs that the compressed layers before them give for 512 training images."""
+
+TERNARY: dict[str, Any] = {"method": "sparse", "keep": 0.6, "values": {"levels": 2}, **SEEING}
+"""Zero, and two trained values for each layer."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One compression of all layers of a network, and one training of it.
+
+    Args:
+        name: Its name.
+        compression: In words.
+        table: Of the study file.
+        depth: 20 or 56.
+        adapter: The table of a study file that says what is trained.
+        epochs: 0 trains nothing.
+        lr: The peak of the learning rate, which falls as a cosine.
+        train: How many training images there are; None for all 50,000.
+        labels: The weight of the labels beside that of the uncompressed model's logits.
+        rank: Of the adapter; 0 for one without.
+    """
+
+    name: str
+    compression: str
+    table: dict[str, Any]
+    depth: int = 20
+    adapter: dict[str, Any] = field(default_factory=lambda: {"method": "codes"})
+    epochs: int = 0
+    lr: float = 2e-3
+    train: int | None = None
+    labels: float = 0.3
+    rank: int = 0
+
+    @property
+    def training(self) -> str:
+        """How it is trained, in words."""
+        if not self.epochs:
+            return "no"
+        images = "all images" if self.train is None else f"{self.train:,} images"
+        return f"{self.epochs} epochs of {images}, {'with' if self.labels else 'without'} labels"
+
+    def study(self) -> StudySpec:
+        """Its study; the task is built by the caller."""
+        table = {
+            "name": self.name,
+            "task": {"model": {"source": "mlp", "widths": [4, 2]}, "data": "mnist"},
+            "storage": {"small": "float16", "coding": "rans"},
+            "compute": {"precision": "bfloat16", "channels_last": True, "cache": "off"},
+            "combination": [
+                {
+                    "name": self.name,
+                    "compression": self.table,
+                    "adapter": self.adapter if self.epochs else "none",
+                    "targets": ["*", *EIGHT_BITS],
+                }
+            ],
+            "search": {
+                "ranks": [max(self.rank, 1)],
+                "inits": ["svd"],
+                "alpha": 1.0,
+                "optimizer": ["adam"],
+                "lr": self.lr,
+                "batch_size": [128],
+                "epochs": max(self.epochs, 1),
+                "warmup": min(0.5, self.epochs),
+                "schedule": "cosine",
+                "loss": {"method": "distillation", "temperature": 2.0, "labels": self.labels},
+                "augmentation": [{"method": "flip"}, {"method": "crop"}],
+                "trials": 1,
+                "sampler": {"method": "random"},
+            },
+        }
+        return parse_spec(table, self.name)
+
+
+ROWS = {
+    row.name: row
+    for row in (
+        Row("4-bits", "4 bits", {"method": "intN", "bits": 4, **SEEING}),
+        Row(
+            "4-bits-label-free",
+            "4 bits",
+            {"method": "intN", "bits": 4, **SEEING},
+            epochs=30,
+            lr=3e-4,
+            train=1000,
+            labels=0,
+        ),
+        Row("2-bits", "2 bits", {"method": "intN", "bits": 2, "symmetric": False, **SEEING}, epochs=12),
+        Row("1-bit", "1 bit", {"method": "int1", **SEEING}, epochs=12),
+        Row("ternary-56", "ternary", TERNARY, depth=56, epochs=3, lr=1e-3),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What came out of a row under one seed; ``before`` and ``correct`` count test images."""
+
+    row: str
+    seed: int
+    dense_bytes: int
+    bytes: int
+    images: int
+    before: int
+    correct: int
+    val_accuracies: tuple[float, ...]
+
+
+def trained(row: Row, model: ResNet, images: dict[str, Tensor], seed: int) -> Figures:
+    """Compress the model, train it as the row says, and test the epoch that is best on validation."""
+    spec = row.study()
+    task = cifar_task(model, images, row.train)
+    objective = Objective(task, spec.combination[0], spec.search, spec.compute, seed=seed)
+    init = "svd" if row.rank else "none"
+    values = Values(rank=row.rank, init=init, alpha=1.0, optimizer="adam", lr=row.lr, batch_size=128)
+    lane = objective.lane(values)
+    before, count = score_adapter(objective, values, lane.parameters, "test")
+    for _ in objective.epochs(lane) if row.epochs else ():
+        pass
+    if lane.failure is not None:
+        raise RuntimeError(f"{row.name}: {lane.failure}")
+    parameters = lane.best_parameters or lane.parameters
+    correct, _ = score_adapter(objective, values, parameters, "test")
+    packed = pack_model(objective.bases.of(values.cell).compressed, objective.combination.adapter, parameters)
+    return Figures(
+        row.name,
+        seed,
+        objective.compressed_size.dense_bytes,
+        len(save(packed)),
+        count,
+        before,
+        correct,
+        tuple(epoch.val_accuracy for epoch in lane.curve),
+    )
