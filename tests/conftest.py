@@ -12,6 +12,7 @@ from hypothesis import settings
 from optuna.storages import RDBStorage
 from rich.console import Console as Screen
 
+from pipeline.dashboard import feed
 from pipeline.store.database import open_storage
 
 pytest_plugins = ["finished_studies", "postgresql_server"]
@@ -37,6 +38,14 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dashboard_pictures() -> Iterator[None]:
+    """A run draws none: they take half the time of a tiny run. Tests of the pictures override this fixture."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feed, "draw_plots", lambda results: {})
+        yield
 
 
 @pytest.fixture

@@ -19,6 +19,11 @@ PHONE = 600
 """Pages narrower than this many pixels are a phone's: they heed ``<meta name=viewport>``."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def dashboard_pictures() -> None:
+    """A run draws its pictures here."""
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     """One headless browser for a file of tests; its event loop ends with it, so that other tests may run their own."""
