@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from compressed_cases import LAYERS, compressed_layer, on_layers
-from methods import label, variants
+from methods import each_label, label, variants
 from torch import Tensor
 
 from pipeline.compress.contract import LayerCompression
@@ -15,9 +15,7 @@ from pipeline.config.registry import COMPRESSIONS
 
 METHODS = [method for method in variants(COMPRESSIONS) if isinstance(method, LayerCompression)]
 EACH = pytest.mark.parametrize("method", METHODS, ids=label)
-EACH_ON_LAYERS = pytest.mark.parametrize(
-    ("method", "layer"), on_layers(METHODS), ids=lambda value: value if isinstance(value, str) else label(value)
-)
+EACH_ON_LAYERS = pytest.mark.parametrize(("method", "layer"), on_layers(METHODS), ids=each_label)
 
 
 def weight_of(method: LayerCompression, layer: str) -> tuple[CompressedWeight, Tensor]:

@@ -5,6 +5,7 @@ import torch
 from compressed_cases import LAYERS, compressed, layer_case, model_case, reference_stats
 from methods import (
     changed,
+    each_label,
     every_pair,
     images,
     label,
@@ -38,7 +39,7 @@ from pipeline.compress.methods.svd import Svd
 from pipeline.compress.sizes import model_size
 from pipeline.compress.structured_pruning import StructuredPruning
 from pipeline.compress.targets import find_targets
-from pipeline.config.registry import ADAPTERS, COMPRESSIONS, INITS, Method
+from pipeline.config.registry import ADAPTERS, COMPRESSIONS, INITS
 from pipeline.errors import SpecError
 from pipeline.export.pack import PackedMethod, pack_model, unpack_model
 from pipeline.train.cut.program import make_program
@@ -55,10 +56,6 @@ def pairs() -> Iterator[tuple[Adapter, Init | None]]:
     for init in variants(INITS):
         if init != ResidualSvd():
             yield Lora(), init
-
-
-def pair_label(value: object) -> str:
-    return label(value) if isinstance(value, Method) else getattr(value, "__name__", str(value or ""))
 
 
 FAR = ("olora", "pissa", "random")
@@ -111,7 +108,7 @@ def test_every_adapter_trains_some_compression_of_a_transformer(adapter: Adapter
 
 
 @pytest.mark.parametrize(
-    ("init", "compression", "layer"), every_pair(list(variants(INITS)), COMPRESSED_LAYERS, list(LAYERS)), ids=pair_label
+    ("init", "compression", "layer"), every_pair(list(variants(INITS)), COMPRESSED_LAYERS, list(LAYERS)), ids=each_label
 )
 def test_a_start_has_the_shapes_of_its_rank_is_finite_and_the_same_for_the_same_seed(init, compression, layer):
     case = layer_case(layer)
@@ -142,7 +139,7 @@ def test_a_start_has_the_shapes_of_its_rank_is_finite_and_the_same_for_the_same_
 @pytest.mark.parametrize(
     ("adapter", "init", "compression", "layer"),
     [(*pair, *others) for pair, *others in every_pair(CLOSE, COMPRESSED_LAYERS, list(LAYERS))],
-    ids=pair_label,
+    ids=each_label,
 )
 def test_an_adapted_layer_starts_no_further_from_the_dense_one_than_the_compressed_layer(
     adapter, init, compression, layer
@@ -165,7 +162,7 @@ def test_an_adapted_layer_starts_no_further_from_the_dense_one_than_the_compress
             assert (copy(x) - dense).norm() <= before * 1.1 + 1e-4
 
 
-@pytest.mark.parametrize(("build", "adapter", "init", "compression"), list(trained()), ids=pair_label)
+@pytest.mark.parametrize(("build", "adapter", "init", "compression"), list(trained()), ids=each_label)
 def test_an_epoch_trains_what_the_adapter_names_and_nothing_else_and_a_file_gives_it_back(
     build, adapter, init, compression, tmp_path
 ):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from compressed_cases import LAYERS, compressed, compressed_layer, groups, model_case, on_layers
-from methods import images, label, mlp, resnet, settled, variants, vit
+from methods import each_label, images, label, mlp, resnet, settled, variants, vit
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -23,7 +23,7 @@ from pipeline.compress.sizes import StoredModel, model_size
 from pipeline.compress.structured_pruning import StructuredPruning
 from pipeline.compress.targets import find_targets
 from pipeline.compress.training_compression import TrainingCompression
-from pipeline.config.registry import COMPRESSIONS, Method
+from pipeline.config.registry import COMPRESSIONS
 from pipeline.errors import IntegrityError
 from pipeline.export.pack import PackedMethod, pack_model, unpack_model
 from pipeline.task.parts import TensorPart
@@ -36,10 +36,6 @@ LAYERWISE = [method for method in ALL if isinstance(method, LayerCompression)]
 
 def each_on_layers(methods: list[LayerCompression]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("compression", "layer"), on_layers(methods), ids=each_label)
-
-
-def each_label(value: object) -> str:
-    return label(value) if isinstance(value, Method) else getattr(value, "__name__", str(value))
 
 
 @each_on_layers(LAYERWISE)

@@ -1,11 +1,13 @@
 """Layers of every kind come back from a checkpoint as they were trained, with every adapter and compression."""
 
+from collections.abc import Iterator
+
 import pytest
 import timm
 import torch
 import torchvision
 from exported_models import write
-from methods import label, mlp, variants
+from methods import changed, each_label, mlp
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.linear import Linear
 from torch import Tensor, nn
@@ -47,6 +49,9 @@ LAYERS = {
 }
 
 
+OTHERS = [kind for kind in LAYERS if kind != "linear"]
+
+
 class Net(nn.Module):
     """One layer between two others that stay as they are."""
 
@@ -83,8 +88,14 @@ def assert_comes_back(folder, build, methods: tuple[Compression, Adapter], x: Te
         torch.testing.assert_close(merged(x), y, rtol=0, atol=close)
 
 
-@pytest.mark.parametrize("adapter", list(variants(ADAPTERS)), ids=label)
-@pytest.mark.parametrize("kind", LAYERS)
+def adapted_kinds() -> Iterator[tuple[str, Adapter]]:
+    """Every kind of layer with each adapter by default; other options with a linear layer and two kinds in turn."""
+    yield from ((kind, method()) for method in ADAPTERS for kind in LAYERS)
+    for turn, adapter in enumerate(changed(ADAPTERS)):
+        yield from ((kind, adapter) for kind in ("linear", *(OTHERS[(2 * turn + k) % len(OTHERS)] for k in (0, 1))))
+
+
+@pytest.mark.parametrize(("kind", "adapter"), list(adapted_kinds()), ids=each_label)
 def test_every_kind_of_layer_comes_back_with_every_adapter(kind, adapter, tmp_path):
     compression = Svd(rank=2) if isinstance(adapter, Tou) else Int1()
     assert_comes_back(
@@ -92,8 +103,17 @@ def test_every_kind_of_layer_comes_back_with_every_adapter(kind, adapter, tmp_pa
     )
 
 
-@pytest.mark.parametrize("adapter", [Lora(), Lora(scales=True), Dora(), Full(), NoAdapter()], ids=label)
-@pytest.mark.parametrize("compression", list(variants(COMPRESSIONS)), ids=label)
+ADAPTED = [Lora(), Lora(scales=True), Dora(), Full(), NoAdapter()]
+
+
+def compressed_and_adapted() -> Iterator[tuple[Compression, Adapter]]:
+    """Each compression by default with all of ``ADAPTED``; other options with two of them in turn."""
+    yield from ((method(), adapter) for method in COMPRESSIONS for adapter in ADAPTED)
+    for turn, compression in enumerate(changed(COMPRESSIONS)):
+        yield from ((compression, ADAPTED[(2 * turn + k) % len(ADAPTED)]) for k in (0, 1))
+
+
+@pytest.mark.parametrize(("compression", "adapter"), list(compressed_and_adapted()), ids=each_label)
 def test_every_compression_comes_back(compression, adapter, tmp_path):
     assert_comes_back(tmp_path / "c", mlp, (compression, adapter), torch.randn(3, 3, 32, 32))
 

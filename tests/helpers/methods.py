@@ -95,6 +95,11 @@ def label(method: Method) -> str:
     return ",".join([method.name, *changed])
 
 
+def each_label(value: object) -> str:
+    """The part of a test's name that says which method, function or name it is for; empty for None."""
+    return label(value) if isinstance(value, Method) else getattr(value, "__name__", str(value or ""))
+
+
 def mlp() -> nn.Module:
     return nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(3 * 8 * 8, 11), nn.ReLU(), nn.Linear(11, 3))
 
