@@ -85,13 +85,13 @@ def test_compressions_of_targets_are_chosen_with_that_of_the_combination():
 def test_frozen_layers_before_the_first_target_are_computed_once():
     combination = auto(AUTO, targets=["fc2"])
     seen = []
-    combination.model.get_submodule("fc1").register_forward_hook(lambda *call: seen.append(len(call[1][0])))
-    alone, table = Sample(combination), combination.spec.autos[0]
-    plain = auto(table.candidates[5].config, targets=["fc2"]).compressed.model
-    assert seen
-    seen.clear()
-    assert alone.of_model(combination.compressed.model) > alone.of_model(plain) > 0
-    assert seen == []
+    with combination.model.get_submodule("fc1").register_forward_hook(lambda *call: seen.append(len(call[1][0]))):
+        alone, table = Sample(combination), combination.spec.autos[0]
+        plain = auto(table.candidates[5].config, targets=["fc2"]).compressed.model
+        assert seen
+        seen.clear()
+        assert alone.of_model(combination.compressed.model) > alone.of_model(plain) > 0
+        assert seen == []
 
 
 def test_the_init_whose_starts_bring_the_outputs_nearest_is_taken():
