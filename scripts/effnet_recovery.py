@@ -65,17 +65,22 @@ def recover(places: Sequence[effnet.Place], weights: Path, images: Path, suffix:
 def table(found: list[dict[str, Any]]) -> str:
     """The figures as a Markdown table."""
     lines = [
-        "| where | method | adapter | bytes | of the model | of the layers | agreement before | after (95 %) |",
+        "| where | method | trained | bytes | of the model | of the layers | agreement before | after (95 %) |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in found:
         before, after = row["before"], row["after"]
         lines.append(
-            f"| {row['where']} | `{row['method']}` {row['size']} | r = {row['adapter_rank']}, {row['init']} "
+            f"| {row['where']} | `{row['method']}` {row['size']} | {_trained(row)} "
             f"| {row['bytes']:,} | {1 / row['ratio']:.1%} | {1 / row['layer_ratio']:.1%} "
             f"| {before['agreement']:.1%} | {after['agreement']:.1%} ({after['low']:.1%} to {after['high']:.1%}) |"
         )
     return "\n".join(lines)
+
+
+def _trained(row: dict[str, Any]) -> str:
+    ranked = f", r = {row['adapter_rank']}, {row['init']}" if row["adapter_rank"] else ""
+    return f"{row['trained']}{ranked}"
 
 
 def packaged_weights() -> Path:

@@ -2,7 +2,8 @@
 
 import tarfile
 import tempfile
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,43 +18,70 @@ CONVOLUTIONS = ("blocks.6.0.conv_pw", "blocks.6.0.conv_pwl", "conv_head")
 RANK = 8
 
 
+LORA = {"method": "lora", "factors": "int4", "bias": True}
+CODES = {"method": "codes", "statistics": "kept"}
+"""Batch norms keep the statistics of ImageNet: those of enlarged CIFAR images are others, also in the dense model."""
+BOTH = {**CODES, "adapter": {"method": "lora", "factors": "int4"}}
+
+
 @dataclass(frozen=True)
 class Variant:
-    """One compression at one size, as a combination of a study.
+    """One compression at one size with one adapter, as a combination of a study.
 
     Args:
         size: What sets its size, in words.
         compression: Its table in a study file.
-        rank: Of the adapter.
+        rank: Of the adapter; 0 for one without a rank.
+        adapter: Its name or table in a study file.
     """
 
     size: str
     compression: dict[str, Any]
     rank: int = RANK
+    adapter: Mapping[str, Any] = field(default_factory=lambda: LORA)
+
+    @property
+    def trained(self) -> str:
+        """What is trained, in words."""
+        added = self.adapter.get("adapter")
+        return f"{self.adapter['method']} and {added['method']}" if added else str(self.adapter["method"])
 
     @property
     def name(self) -> str:
         """The combination's name."""
-        return f"{self.compression['method']}-{self.size}".replace(" ", "-").replace(":", "of")
+        return f"{self.compression['method']}-{self.size}-{self.trained}".replace(" ", "-").replace(":", "of")
 
     def combination(self, targets: tuple[str, ...]) -> dict[str, Any]:
         """Its table in a study file."""
-        ranked = [{"match": target, "rank": self.rank} for target in targets]
-        return {"name": self.name, "compression": self.compression, "adapter": "lora", "targets": ranked}
+        ranked = [{"match": target, "rank": self.rank} for target in targets] if self.rank else list(targets)
+        return {"name": self.name, "compression": self.compression, "adapter": dict(self.adapter), "targets": ranked}
 
 
-QUANTISED = (
-    Variant("rank 8", {"method": "int1", "metric": "activation"}),
-    Variant("rank 32", {"method": "int1", "metric": "activation"}, 32),
-    Variant("4 bits", {"method": "intN", "bits": 4}),
-    Variant("2 bits", {"method": "intN", "bits": 2, "group": 64}),
-)
-SPARSE = tuple(
-    Variant(block, {"method": "sparse", "block": block, "score": "activation", "refit": True})
-    for block in ("2:4", "4x4")
-)
+def trained_each_way(size: str, compression: dict[str, Any], rank: int) -> tuple[Variant, ...]:
+    """LoRA alone, codes alone, and both."""
+    return (
+        Variant(size, compression, rank),
+        Variant(size, compression, 0, CODES),
+        Variant(size, compression, rank, BOTH),
+    )
+
+
+def coded(**options: Any) -> tuple[Variant, ...]:
+    """Codes that are chosen for the inputs of their layers, with further options of the compression."""
+    seeing = {"rounding": "coordinate", "bias": "corrected", **options}
+    return (
+        *trained_each_way("1 bit", {"method": "int1", **seeing}, 16),
+        *trained_each_way("2 bits", {"method": "intN", "bits": 2, "symmetric": False, **seeing}, RANK),
+        Variant("4 bits", {"method": "intN", "bits": 4, **seeing}),
+        *(
+            Variant(block, {"method": "sparse", "block": block, "values": {"bits": 4}, **seeing}, 0, CODES)
+            for block in ("2:4", "4x4")
+        ),
+    )
+
+
 FACTORS = tuple(
-    Variant(f"budget {budget:g}", {**method, "metric": "activation", "budget": budget})
+    Variant(f"budget {budget:g}", {**method, "metric": "activation", "ridge": 1.0, "budget": budget})
     for method in (
         {"method": "svd"},
         {"method": "svdlora", "bits": 8},
@@ -92,8 +120,8 @@ class Place:
 
 
 PLACES = (
-    Place("head", HEAD, ("qera", "svd"), 8e-3, epochs=8, trials=4, variants=QUANTISED + SPARSE + FACTORS),
-    Place("convolutions", CONVOLUTIONS, ("qera",), 1e-3, epochs=4, trials=3, variants=QUANTISED + SPARSE + FACTORS),
+    Place("head", HEAD, ("qera", "svd"), 2e-3, epochs=10, trials=3, variants=coded() + FACTORS),
+    Place("convolutions", CONVOLUTIONS, ("qera",), 1e-3, epochs=4, trials=1, variants=coded(prefix=256) + FACTORS),
     Place("channels", CONVOLUTIONS, ("paper",), 4e-3, epochs=4, trials=3, variants=PRUNED),
 )
 
@@ -138,6 +166,7 @@ def study(place: Place, weights: Path, images: Path, name: str) -> StudySpec:
     table = {
         "name": name,
         "task": task,
+        "storage": {"small": "float16", "coding": "rans"},
         "combination": [variant.combination(place.targets) for variant in place.variants],
         "search": {
             "ranks": [RANK],
@@ -163,6 +192,7 @@ def row(place: Place, variant: Variant, result: CombinationResult) -> dict[str, 
         "where": place.name,
         "method": variant.compression["method"],
         "size": variant.size,
+        "trained": variant.trained,
         "adapter_rank": variant.rank,
         "init": cell.cell.init,
         "dense_bytes": result.facts["dense_bytes"],

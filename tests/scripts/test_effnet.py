@@ -1,7 +1,6 @@
 import json
 import sys
 import tarfile
-from collections import Counter
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -15,13 +14,13 @@ from effnet_recovery import packaged_weights, recover, table
 
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
-def test_every_place_is_a_valid_study_of_each_compression_at_two_sizes(place: Place):
+def test_every_place_is_a_valid_study_of_each_variant(place: Place):
     spec = study(place, Path("weights.pth"), Path("images"), "recovery")
-    sizes = Counter(combination.compression.name for combination in spec.combination)
-    assert set(sizes.values()) == {2}
+    assert len({combination.name for combination in spec.combination}) == len(place.variants)
     for variant, combination in zip(place.variants, spec.combination, strict=True):
-        assert {target.rank for target in combination.targets} == {variant.rank}
+        assert {target.rank or 0 for target in combination.targets} == {variant.rank}
         assert tuple(target.match for target in combination.targets) == place.targets
+        assert combination.adapter.low_rank == bool(variant.rank)
 
 
 def test_only_the_first_images_of_each_class_are_unpacked_and_only_once(tmp_path: Path):
@@ -41,9 +40,10 @@ def test_only_the_first_images_of_each_class_are_unpacked_and_only_once(tmp_path
 def test_the_table_tells_size_and_agreement_before_and_after():
     share = {"agreement": 0.5, "low": 0.4, "high": 0.6}
     sizes = {"bytes": 9_000_000, "ratio": 2.0, "layer_ratio": 20.0}
-    row = {"where": "head", "method": "int1", "size": "rank 8", "adapter_rank": 8, "init": "qera", **sizes}
+    row = {"where": "head", "method": "int1", "size": "rank 8", "trained": "lora", **sizes}
+    row |= {"adapter_rank": 8, "init": "qera"}
     assert table([{**row, "before": {**share, "agreement": 0.25}, "after": share}]).splitlines()[-1] == (
-        "| head | `int1` rank 8 | r = 8, qera | 9,000,000 | 50.0% | 5.0% | 25.0% | 50.0% (40.0% to 60.0%) |"
+        "| head | `int1` rank 8 | lora, r = 8, qera | 9,000,000 | 50.0% | 5.0% | 25.0% | 50.0% (40.0% to 60.0%) |"
     )
 
 
