@@ -38,13 +38,13 @@ def task_section(results: Sequence[CombinationResult]) -> Section:
     )
 
 
-TRIED = {
-    "tried": "options that are auto: mean KL divergence of the compressed model's outputs to the uncompressed model's "
-    "on training images, before any adapter; the first was taken",
-    "tried_inits": "init that is auto: mean KL divergence of the model's outputs, with the adapter's start beside the "
-    "compressed weights, to the uncompressed model's on training images, the mean over ranks; the first was taken",
-}
+TRIED = {"tried": "options that are auto", "tried_inits": "init that is auto"}
 """What the candidates under a fact of a stored study were scored for."""
+SCORED = (
+    "What is auto was chosen before any training, by the mean KL divergence of a model's outputs to the uncompressed "
+    "model's on training images, in nats. Options are scored by the compressed model without an adapter, inits by the "
+    "compressed model with the adapter's start beside it, as the mean over ranks."
+)
 
 
 def _tried(results: Sequence[CombinationResult]) -> list[Block]:
@@ -53,12 +53,13 @@ def _tried(results: Sequence[CombinationResult]) -> list[Block]:
         "options": Column[dict[str, Any]](lambda one: as_written(one["options"]), "long"),
         "divergence": Column(lambda one: f"{one['divergence']:.4g}"),
     }
-    return [
-        table(f"{result.label}, {said}", columns, json.loads(joined(result.facts, fact) or "[]"))
+    tables = [
+        table(f"{result.label}: {said}; the first was taken", columns, json.loads(joined(result.facts, fact) or "[]"))
         for result in results
         for fact, said in TRIED.items()
         if fact in result.facts
     ]
+    return [Paragraph(SCORED), *tables] if tables else []
 
 
 def _task(result: CombinationResult) -> dict[str, str]:
