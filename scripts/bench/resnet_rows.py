@@ -19,6 +19,8 @@ EIGHT_BITS = [{"match": name, "compression": {"method": "intN", "bits": 8}} for 
 SEEING: dict[str, Any] = {"rounding": "coordinate", "prefix": 512}
 """Codes are chosen for the inputs that the compressed layers before them give for 512 training images."""
 
+ONE_BIT: dict[str, Any] = {"method": "int1", **SEEING}
+LORA: dict[str, Any] = {"method": "lora", "factors": "int4"}
 TERNARY: dict[str, Any] = {"method": "sparse", "keep": 0.6, "values": {"levels": 2}, **SEEING}
 """Zero, and two trained values for each layer."""
 
@@ -57,7 +59,10 @@ class Row:
         if not self.epochs:
             return "no"
         images = "all images" if self.train is None else f"{self.train:,} images"
-        return f"{self.epochs} epochs of {images}, {'with' if self.labels else 'without'} labels"
+        added = self.adapter.get("adapter", {}).get("method")
+        what = f"{self.adapter['method']} and {added}" if added else self.adapter["method"]
+        ranked = f" (r = {self.rank})" if self.rank else ""
+        return f"{what}{ranked}, {self.epochs} epochs of {images}, {'with' if self.labels else 'without'} labels"
 
     def study(self) -> StudySpec:
         """Its study; the task is built by the caller."""
@@ -107,7 +112,9 @@ ROWS = {
             labels=0,
         ),
         Row("2-bits", "2 bits", {"method": "intN", "bits": 2, "symmetric": False, **SEEING}, epochs=12),
-        Row("1-bit", "1 bit", {"method": "int1", **SEEING}, epochs=12),
+        Row("1-bit", "1 bit", ONE_BIT, epochs=12),
+        Row("1-bit-lora", "1 bit", ONE_BIT, adapter=LORA, epochs=12, lr=1e-3, rank=8),
+        Row("1-bit-codes-and-lora", "1 bit", ONE_BIT, adapter={"method": "codes", "adapter": LORA}, epochs=12, rank=8),
         Row("ternary-56", "ternary", TERNARY, depth=56, epochs=3, lr=1e-3),
     )
 }
