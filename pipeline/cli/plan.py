@@ -41,5 +41,8 @@ def plan(
             objectives = trained_objectives(ready.settled, ready.opened, ready.device)
         images = f"up to {SCORE_IMAGES} validation and {ERROR_IMAGES} training images"
         logger.info(f"scoring: each cell is evaluated on {images}")
-    show(plan_study(spec, ready.outlines, objectives, score=score), plan_lines, as_json=as_json)
+    table = plan_study(spec, ready.outlines, objectives, score=score)
+    for combination in table["combinations"]:
+        combination["chosen"] = ready.known.get(combination["combination"], {}).get("auto", {})
+    show(table, plan_lines, as_json=as_json)
     logger.info(f"next: {next_command('run', study, storage)}")

@@ -72,6 +72,8 @@ def _combination(combination: dict[str, Any], table: dict[str, Any]) -> list[Tex
         facts["moved"] = f"cells of {listed(moved)} compress a base of their own, of other sizes; the run stores them"
     if waiting := _waiting(combination):
         facts["auto"] = waiting
+    elif chosen := combination.get("chosen"):
+        facts["auto"] = f"{as_written(chosen)}: chosen when the study began"
     if combination["allocation"]:
         facts["budgets"] = _allocation_text(combination, ready=ready)
     return [

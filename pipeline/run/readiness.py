@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy.engine import make_url
 
@@ -89,10 +89,14 @@ class Readiness:
         return {combination: known[name] for combination, name in names.items() if name in known}
 
     @cached_property
+    def known(self) -> dict[str, dict[str, Any]]:
+        """The attributes of the stored studies, by combination."""
+        return {name: self.storage.get_study_user_attrs(key) for name, key in self.stored.items() if self.storage}
+
+    @cached_property
     def settled(self) -> StudySpec:
         """The study, with the "auto" options of its stored combinations as they were chosen."""
-        stored = {name: self.storage.get_study_user_attrs(key) for name, key in self.stored.items() if self.storage}
-        return as_begun(self.spec, {name: known["pinned"] for name, known in stored.items() if "pinned" in known})
+        return as_begun(self.spec, {name: known["pinned"] for name, known in self.known.items() if "pinned" in known})
 
     @property
     def begun(self) -> bool:

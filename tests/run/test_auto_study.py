@@ -70,6 +70,8 @@ def test_a_study_is_searched_resumed_and_exported_with_the_options_it_chose_firs
     run_study(load_spec(path))
     assert pinned_compression(storage) == chosen
     assert said in invoke("status", "tiny").stdout
+    planned = " ".join(invoke("plan", "tiny", "--device", "cpu").stdout.split())
+    assert f"{said.replace('auto: ', 'auto ')}: chosen when the study began" in planned
     assert said.removeprefix("auto: ") in combination_note(read_results(storage, "tiny")[0]).replace("\\", "")
     ((_, folder),) = export_study(load_spec(path))
     method = json.loads((folder / "card.json").read_text())["method"]
