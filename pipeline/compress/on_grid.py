@@ -3,7 +3,9 @@
 from typing import Any
 
 import torch
-from torch import Tensor, autograd
+from torch import Tensor
+
+from pipeline.compress.latents import LatentFunction
 
 HALF = 0.5001
 """Scales by which a latent weight may lie beyond the last grid point and still be rounded to it, not clipped."""
@@ -52,10 +54,8 @@ def on_grid(latent: Tensor, scale: Tensor, zero: Tensor | None, limits: tuple[in
     return points
 
 
-class _OnGrid(autograd.Function):
+class _OnGrid(LatentFunction):
     """A single node of the graph, which passes over the weights as few times as it can: 4 times, and 3 times back."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(
@@ -70,6 +70,7 @@ class _OnGrid(autograd.Function):
         _, scale, zero, ctx.limits, ctx.share = inputs
         ctx.save_for_backward(scale, *output, *([] if zero is None else [zero]))
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # zeros for the positions, which nothing uses
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:

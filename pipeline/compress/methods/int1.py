@@ -6,10 +6,10 @@ from functools import cached_property
 from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor, autograd
+from torch import Tensor
 
 from pipeline.compress.contract import LayerCompression, LayerStats
-from pipeline.compress.latents import Codes
+from pipeline.compress.latents import Codes, LatentFunction
 from pipeline.compress.packing import Packing, pack, unpack
 from pipeline.compress.rounding import Error, Rounding, RoundingGrid, rounded
 from pipeline.compress.weight import CompressedWeight
@@ -84,10 +84,8 @@ class SignWeight(CompressedWeight):
         return latent.new_ones(1, 1) if scale is None or not len(scale) else scale[:, None]
 
 
-class _Signed(autograd.Function):
+class _Signed(LatentFunction):
     """``|scale| sign(latent)`` with the gradient of this for the latent, which passes over 200,000 weights once."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(latent: Tensor, scale: Tensor) -> Tensor:
