@@ -82,7 +82,7 @@ class Grid(ABC):
 
 
 @dataclass(frozen=True)
-class EvenGrid(Grid):
+class MagnitudeGrid(Grid):
     """``+-(zero + scale m)`` for ``m`` in ``0 .. 2^(b-1) - 1``: no code stands for 0, as a kept weight is none.
 
     ``scale`` and ``zero``, the least magnitude, are ``[1, 1]`` for the layer, or ``[out, 1]`` with one for each row.
@@ -109,6 +109,7 @@ class EvenGrid(Grid):
 
     @property
     def half(self) -> int:
+        """The number of different magnitudes."""
         return 1 << (self.width - 1)
 
     def fit(self, values: Tensor, kept: Tensor) -> dict[str, Tensor]:
@@ -231,4 +232,5 @@ class FewBits(Config):
 
     @property
     def grid(self) -> Grid:
-        return Levels(self.levels) if self.levels is not None else EvenGrid(self.bits or 0, self.scale == "row")
+        """The form of the grid."""
+        return Levels(self.levels) if self.levels is not None else MagnitudeGrid(self.bits or 0, self.scale == "row")

@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from pipeline.compress.few_bits import EvenGrid, Grid
+from pipeline.compress.few_bits import Grid, MagnitudeGrid
 from pipeline.compress.rounding import BLOCK, Error, RoundingGrid
 from pipeline.compress.sparsity import Blocks, Pattern
 
@@ -59,7 +59,7 @@ class SparseGrid(RoundingGrid):
     def refitted(self, values: Tensor, error: Error) -> tuple[Self, Tensor]:
         if self.grid is None or self.parameters is None:
             return self, values
-        if isinstance(self.grid, EvenGrid):
+        if isinstance(self.grid, MagnitudeGrid):
             return self._refitted_magnitudes(self.grid, self.parameters, values, error)
         level = self.parameters["level"].sort().values
         if len(level) > MOST_LEVELS:
@@ -71,7 +71,7 @@ class SparseGrid(RoundingGrid):
         return replace(self, parameters={"level": level}), fitted
 
     def _refitted_magnitudes(
-        self, grid: EvenGrid, parameters: Mapping[str, Tensor], values: Tensor, error: Error
+        self, grid: MagnitudeGrid, parameters: Mapping[str, Tensor], values: Tensor, error: Error
     ) -> tuple[Self, Tensor]:
         codes, zeros = grid.nearest(values, parameters), {k: torch.zeros_like(t) for k, t in parameters.items()}
         units = [{**zeros, name: torch.ones_like(tensor)} for name, tensor in parameters.items()]

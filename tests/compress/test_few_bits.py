@@ -4,9 +4,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.compress.few_bits import EvenGrid, FewBits, Levels
+from pipeline.compress.few_bits import FewBits, Levels, MagnitudeGrid
 
-GRIDS = [EvenGrid(1), EvenGrid(2), EvenGrid(4, by_row=True), EvenGrid(8), Levels(2), Levels(6), Levels(40)]
+GRIDS = [
+    MagnitudeGrid(1),
+    MagnitudeGrid(2),
+    MagnitudeGrid(4, by_row=True),
+    MagnitudeGrid(8),
+    Levels(2),
+    Levels(6),
+    Levels(40),
+]
 EACH_GRID = pytest.mark.parametrize("grid", GRIDS, ids=str)
 
 
@@ -72,7 +80,9 @@ def test_few_different_values_are_kept_exactly():
     grid, kept = Levels(4), torch.ones(20, 20, dtype=torch.bool)
     torch.testing.assert_close(grid.fit(values, kept)["level"], torch.tensor([-3.0, -1.0, 0.5, 2.0]))
     magnitudes = torch.tensor([-4.0, -3.0, 3.0, 4.0])[torch.randint(4, (20, 20))]
-    assert error(EvenGrid(2), magnitudes, kept, EvenGrid(2).fit(magnitudes, kept)) == pytest.approx(0, abs=1e-9)
+    assert error(MagnitudeGrid(2), magnitudes, kept, MagnitudeGrid(2).fit(magnitudes, kept)) == pytest.approx(
+        0, abs=1e-9
+    )
 
 
 @pytest.mark.parametrize(

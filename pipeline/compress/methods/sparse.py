@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from pipeline.compress.contract import LayerCompression, LayerStats
-from pipeline.compress.few_bits import CLIP, EvenGrid, FewBits, Grid
+from pipeline.compress.few_bits import CLIP, FewBits, Grid, MagnitudeGrid
 from pipeline.compress.latents import Codes, straight_through
 from pipeline.compress.packing import Packing, pack, unpack
 from pipeline.compress.rounding import Rounding, rounded
@@ -112,7 +112,7 @@ class SparseCodeWeight(CompressedWeight):
         return {**self.pattern.to_tensors(self.kept), "code": pack(codes, self.grid.width), **parameters}
 
     def scaled_rows(self, gain: Tensor) -> Self:
-        if not isinstance(self.grid, EvenGrid) or not self.grid.by_row:
+        if not isinstance(self.grid, MagnitudeGrid) or not self.grid.by_row:
             raise ValueError(
                 "the kept values share one grid, and a gain per row needs one for each row; give values = { bits = "
                 '..., scale = "row" }'
@@ -199,6 +199,7 @@ class Sparse(LayerCompression):
 
     @property
     def pattern(self) -> Pattern:
+        """How many weights are kept of which."""
         return Blocks.parse(self.block) if self.keep is None else Share(self.keep)
 
     def compress(self, weight: Tensor, stats: LayerStats | None) -> SparseWeight | SparseCodeWeight:
