@@ -15,7 +15,7 @@ from bench.tasks import head_task, study
 from pipeline.config.spec import StudySpec
 from pipeline.objective.objective import Objective
 from pipeline.objective.passes import Pass, measure_pass
-from pipeline.run.study_run import study_facts
+from pipeline.run.study_facts import study_facts
 from pipeline.search.coordinator import Coordinator
 from pipeline.space import Values, cells
 from pipeline.store.database import open_storage

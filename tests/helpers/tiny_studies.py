@@ -19,7 +19,7 @@ from pipeline.guard import Guard
 from pipeline.objective.objective import Objective
 from pipeline.objective.passes import Pass
 from pipeline.results.progress import Progress
-from pipeline.run.study_run import study_facts
+from pipeline.run.study_facts import study_facts
 from pipeline.run.winners import measure_references
 from pipeline.search.coordinator import Coordinator
 from pipeline.search.events import Events

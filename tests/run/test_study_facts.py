@@ -2,7 +2,7 @@ from tiny_studies import make_objective, make_spec
 
 from pipeline.cell import Cell
 from pipeline.results.combination_result import bytes_with_adapter
-from pipeline.run.study_run import layer_bytes, study_facts
+from pipeline.run.study_facts import layer_bytes, study_facts
 
 BY_ENERGY = {"compression": {"method": "svd", "energy": 0.8}}
 
