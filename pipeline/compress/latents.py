@@ -60,6 +60,12 @@ class _Passed(LatentFunction):
         return gradients[0], gradients[0]
 
 
+def in_runs(matrix: Tensor, length: int) -> Tensor:
+    """``[out, in] -> [out * ceil(in / length), length]``, each row padded with zeros."""
+    missing = -matrix.shape[1] % length
+    return (F.pad(matrix, (0, missing)) if missing else matrix).reshape(-1, length)  # padding by nothing would copy
+
+
 def looked_up(latent: Tensor, table: Tensor, code: Tensor, kept: Tensor | None = None, share: float = 1) -> Tensor:
     """A matrix of the shape of ``latent [out, in]`` whose weights are rows of ``table [k, d]``.
 
@@ -78,8 +84,8 @@ def looked_up(latent: Tensor, table: Tensor, code: Tensor, kept: Tensor | None =
 class _LookedUp(LatentFunction):
     """A single node of the graph, which takes a fifth of the time that one of each operation takes.
 
-    The derivative of ``index_select`` adds up 200,000 gradients of rows of one column in 4 ms, ``index_add_`` those of
-    numbers in 0.3 ms (one core).
+    The derivative of ``index_select`` adds up 200,000 gradients of rows of one column in 4 ms, ``scatter_add_`` those
+    of numbers in 0.2 ms (one core).
     """
 
     @staticmethod
@@ -98,7 +104,8 @@ class _LookedUp(LatentFunction):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (g,), (code, *kept), (k, d) = gradients, ctx.saved_tensors, ctx.shape
-        of_weights = g.flatten().index_select(0, kept[0]) if kept else F.pad(g, (0, -g.shape[1] % d)).flatten()
-        shape = (k,) if d == 1 else (k, d)
-        of_table = g.new_zeros(shape).index_add_(0, code, of_weights.view(-1, *shape[1:])).mul_(ctx.share)
+        of_vectors = g.flatten().index_select(0, kept[0])[:, None] if kept else in_runs(g, d)
+        of_table = g.new_zeros(k, d).squeeze(1)
+        index = code if d == 1 else code[:, None].expand(-1, d)
+        of_table.scatter_add_(0, index, of_vectors.squeeze(1)).mul_(ctx.share)
         return g, of_table.view(k, d), None, None, None

@@ -9,12 +9,11 @@ from typing import Literal, Self
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
 from pipeline.compress.contract import LayerCompression, LayerStats
 from pipeline.compress.few_bits import CLIP, Levels
 from pipeline.compress.kmeans import kmeans, nearest_centroids
-from pipeline.compress.latents import Codes, looked_up
+from pipeline.compress.latents import Codes, in_runs, looked_up
 from pipeline.compress.packing import Packing, pack, unpack
 from pipeline.compress.rate import rated_kmeans
 from pipeline.compress.weight import CompressedWeight
@@ -97,13 +96,8 @@ def nearest_codes(matrix: Tensor, centroid: Tensor, weights: Tensor | None = Non
         return Levels(len(centroid)).nearest(matrix, {"level": centroid[:, 0]}).long()
     if weights is None and matrix.shape[1] % d:
         weights = torch.ones_like(matrix)
-    of_vectors = None if weights is None else vectors_of(weights, d)
-    return nearest_centroids(vectors_of(matrix, d), centroid, of_vectors).view(len(matrix), -1)
-
-
-def vectors_of(matrix: Tensor, length: int) -> Tensor:
-    """``[out, in] -> [out * ceil(in / d), d]``, each row padded with zeros."""
-    return F.pad(matrix, (0, -matrix.shape[1] % length)).reshape(-1, length)
+    of_vectors = None if weights is None else in_runs(weights, d)
+    return nearest_centroids(in_runs(matrix, d), centroid, of_vectors).view(len(matrix), -1)
 
 
 def width_of(size: int) -> int:
@@ -142,11 +136,11 @@ class Codebook(LayerCompression):
         weights = torch.ones_like(weight) if inner % self.vector else None
         if self.metric == "activation" and stats is not None:
             weights = stats.diagonal.to(weight).expand_as(weight)
-        of_vectors = None if weights is None else vectors_of(weights, self.vector)
-        centroid = kmeans(vectors_of(weight, self.vector), self.size, of_vectors).contiguous()
+        of_vectors = None if weights is None else in_runs(weights, self.vector)
+        centroid = kmeans(in_runs(weight, self.vector), self.size, of_vectors).contiguous()
         if not self.rate:
             return CodebookWeight(nearest_codes(weight, centroid, weights).to(torch.uint8), centroid, inner)
-        codes, centroid = rated_kmeans(vectors_of(weight, self.vector), centroid, of_vectors, self.rate)
+        codes, centroid = rated_kmeans(in_runs(weight, self.vector), centroid, of_vectors, self.rate)
         return CodebookWeight(codes.view(out, -1).to(torch.uint8), centroid, inner)
 
     def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> CodebookWeight:

@@ -9,11 +9,10 @@ from typing import Literal, Self
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
 from pipeline.compress.contract import LayerCompression, LayerStats
 from pipeline.compress.even_grid import EvenGrid
-from pipeline.compress.latents import Codes
+from pipeline.compress.latents import Codes, in_runs
 from pipeline.compress.on_grid import grid_points, on_grid, whole_codes
 from pipeline.compress.packing import Packing, pack, unpack
 from pipeline.compress.rounding import Error, Rounding, conditional_costs, rounded
@@ -106,10 +105,8 @@ class CodeWeight(CompressedWeight):
     def _by_group(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Latents ``[out * groups, group]``, padded with zeros, and scales and zero points ``[out * groups, 1]``."""
         latent, zero = tensors["latent"], tensors.get("zero")
-        columns = min(self.group, latent.shape[1])
-        padded = F.pad(latent, (0, -latent.shape[1] % columns)) if latent.shape[1] % columns else latent
-        scale = tensors["scale"].reshape(-1, 1)
-        return padded.reshape(-1, columns), scale, None if zero is None else zero.reshape(-1, 1)
+        groups = in_runs(latent, min(self.group, latent.shape[1]))
+        return groups, tensors["scale"].reshape(-1, 1), None if zero is None else zero.reshape(-1, 1)
 
     def _by_row(self, groups: Tensor) -> Tensor:
         """The inverse of ``_by_group``, ``[out, in]``."""
