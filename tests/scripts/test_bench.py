@@ -9,6 +9,7 @@ import torch
 from tiny_data import write_mnist
 
 import bench_sweep
+from bench.codes import CASES
 from bench.parts import Measured, Setup, alone, run_parts
 from bench.published import configurations
 from bench.sizes import FULL, QUICK, Sizes
@@ -163,5 +164,5 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(script: st
 
 def test_training_codes_is_timed_for_every_kind_of_code(measured: dict[str, Measured]):
     ratios = measured["trained_codes"].figures["codes_over_full"]
-    assert len(ratios) == 4
+    assert len(ratios) == 4 * len(CASES)
     assert min(ratios.values()) > 0
