@@ -125,8 +125,9 @@ class CompressedWeight:
         """The tensors that stand for this weight while its codes are trained, from the uncompressed ``weight``.
 
         ``latent [out, in]`` is a weight that training moves and ``project`` rounds; each part of a weight has its own,
-        ``first_latent`` for instance. It begins at the uncompressed weight, moved into the cell of its code where
-        compression chose another code. The other tensors are named as in ``to_tensors``. One whose name ends in an
+        ``first_latent`` for instance. It begins at the uncompressed weight. Where compression chose another code it
+        is mirrored at the border of that code's cell, or lies in the middle: close to the border the first steps
+        would undo the choice. The other tensors are named as in ``to_tensors``. One whose name ends in an
         item of ``FIXED`` gets no gradient.
 
         Raises:

@@ -83,3 +83,14 @@ def test_codes_of_a_scale_that_is_fitted_below_zero_begin_as_they_were_rounded(s
     tensors = small.to_trainable(weight)
     assert torch.equal(small.project(tensors), small.dense())
     assert torch.equal(small.with_trained(tensors).dense(), small.dense())
+
+
+@pytest.mark.parametrize("rounding", ["gptq", "coordinate"])
+def test_the_latent_of_a_sign_that_rounding_turned_is_as_large_as_the_weight(rounding):
+    torch.manual_seed(0)
+    weight = torch.randn(6, 40)
+    small = Int1(rounding=rounding).compress(weight, random_stats(40))
+    latent = small.to_trainable(weight)["latent"]
+    turned = small.dense().sign() != weight.sign()
+    assert turned.any()
+    torch.testing.assert_close(latent, torch.where(turned, -weight, weight), atol=2e-3, rtol=0)  # never quite 0

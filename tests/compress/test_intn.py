@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moments import random_stats
 
 from pipeline.compress.methods.intn import IntN
 
@@ -119,3 +120,17 @@ def test_a_constant_row_that_is_trained_keeps_one_code_and_its_value_gets_the_gr
     if zero is not None:
         torch.testing.assert_close(zero.grad, torch.full((2, 1), 8 / 24**0.5))
     assert len(small.latent_codes(begun)["latent"][0].unique()) == 1
+
+
+@pytest.mark.parametrize("rounding", ["gptq", "coordinate"])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_the_latent_of_another_code_than_the_nearest_is_mirrored_into_its_cell(rounding, symmetric):
+    torch.manual_seed(0)
+    weight = torch.randn(6, 40)
+    small = IntN(bits=2, symmetric=symmetric, rounding=rounding).compress(weight, random_stats(40))
+    latent, step = small.to_trainable(weight)["latent"], small.scale.abs()
+    point = small.dense()
+    beyond = (weight - point).abs() / step - 0.5
+    moved = (beyond > 0.01) & (beyond < 0.49) & ((weight - point).sign() != (small.code.double() - 1.5).sign())
+    assert moved.any()
+    torch.testing.assert_close(((latent - point).abs() / step)[moved], (0.5 - beyond)[moved], atol=5e-3, rtol=0)

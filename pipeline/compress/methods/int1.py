@@ -58,7 +58,7 @@ class SignWeight(CompressedWeight):
     def to_trainable(self, weight: Tensor) -> dict[str, Tensor]:
         scale = self._per_row({"scale": self.scale.to(weight)}, weight)
         signs = torch.where(self.positive == (scale >= 0), 1, -1).to(weight)  # of Q: fitted scales may be negative
-        latent = signs * torch.maximum(signs * weight, SMALLEST * scale.abs())
+        latent = signs * torch.maximum(weight.abs(), SMALLEST * scale.abs())
         return {"latent": latent, **({"scale": self.scale} if len(self.scale) else {})}
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:

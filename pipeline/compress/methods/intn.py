@@ -76,7 +76,8 @@ class CodeWeight(CompressedWeight):
         half = INSIDE * scale.abs()
         low = torch.where(self.code == 0, -torch.inf, cell - half)
         high = torch.where(self.code == last, torch.inf, cell + half)
-        latent = torch.minimum(torch.maximum(weight, low), high)
+        inside = torch.minimum(torch.maximum(weight, low), high)
+        latent = inside - torch.minimum(torch.maximum(weight - inside, -half), half)
         return {"latent": latent, "scale": self.scale, **({"zero": self.zero} if len(self.zero) else {})}
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
