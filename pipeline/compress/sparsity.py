@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from pipeline.compress.packing import Packing, pack, unpack
 
-BELOW = 0.999
-"""Share of the least kept magnitude at which the latent of a weight that is not kept begins at most."""
+BELOW, DROPPED = 0.999, 0.5
+"""Shares of the least kept magnitude at which latents begin at most: of weights that are not kept, and of those whose
+magnitude would have been among the largest."""
 
 
 class Pattern(ABC):
@@ -238,8 +239,14 @@ def at_positions(values: Tensor, positions: Tensor, like: Tensor) -> Tensor:
     return values.new_zeros(like.numel()).scatter_add_(0, positions, values).view(like.shape)
 
 
-def latent_of(weight: Tensor, kept: Tensor) -> Tensor:
-    """A latent ``[out, in]`` whose largest magnitudes are those that are ``kept``: others are moved below them."""
+def latent_of(weight: Tensor, kept: Tensor, largest: Tensor) -> Tensor:
+    """A latent ``[out, in]`` whose largest magnitudes are those that are ``kept``: others are moved below them.
+
+    Args:
+        weight: ``[out, in]``.
+        kept: bool ``[out, in]``.
+        largest: bool ``[out, in]``; the weights that would be kept for their magnitudes.
+    """
     least = weight.abs().where(kept, torch.inf).amin()
-    below = BELOW * least.where(least.isfinite(), 0)
-    return weight.where(kept, weight.clamp(-below, below))
+    below = torch.where(largest, DROPPED, BELOW) * least.where(least.isfinite(), 0)
+    return weight.where(kept, torch.minimum(torch.maximum(weight, -below), below))

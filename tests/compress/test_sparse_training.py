@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from moments import random_stats
 
 from pipeline.compress.few_bits import FewBits
 from pipeline.compress.methods.sparse import Sparse
@@ -31,6 +32,20 @@ def test_another_choice_than_the_largest_is_kept_at_the_start_of_training():
     small = Sparse(score="max", values=FewBits(bits=2)).compress(weight, None)
     tensors = small.to_trainable(weight)
     assert torch.equal(small.with_trained({**tensors, **small.refreshed(tensors)}).kept, small.kept)
+
+
+def test_small_steps_do_not_undo_what_rounding_kept_against_the_magnitudes():
+    torch.manual_seed(0)
+    weight = torch.randn(16, 32)
+    small = Sparse(keep=0.3, values=FewBits(levels=4), rounding="coordinate").compress(weight, random_stats(32))
+    tensors = small.to_trainable(weight)
+    by_size = Sparse(keep=0.3, values=FewBits(levels=4)).compress(weight, None).kept
+    added, dropped = small.kept & ~by_size, by_size & ~small.kept
+    assert added.any()
+    latent = tensors["latent"].abs()
+    least = latent[small.kept].min()
+    assert (latent[dropped] <= 0.5 * least).all()
+    torch.testing.assert_close(tensors["latent"][added], small.dense()[added])
 
 
 @EACH

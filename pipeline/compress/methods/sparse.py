@@ -47,7 +47,7 @@ class SparseWeight(MatrixWeight):
         return {**self.pattern.to_tensors(self.kept), "value": values.float()}
 
     def to_trainable(self, weight: Tensor) -> dict[str, Tensor]:
-        latent = latent_of(self.weight.where(self.kept, weight), self.kept)
+        latent = latent_of(self.weight.where(self.kept, weight), self.kept, largest(weight, self.pattern))
         return {"latent": latent, "kept": self.pattern.positions(self.kept.to(latent))}
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -68,6 +68,11 @@ class SparseWeight(MatrixWeight):
     @property
     def stored_codes(self) -> dict[str, Tensor]:
         return {"kept": self.kept}
+
+
+def largest(weight: Tensor, pattern: Pattern) -> Tensor:
+    """Which weights the pattern keeps for their magnitudes, bool ``[out, in]``."""
+    return mask_of({"kept": pattern.positions(weight.abs()), "latent": weight})
 
 
 def mask_of(tensors: Mapping[str, Tensor]) -> Tensor:
@@ -121,10 +126,11 @@ class SparseCodeWeight(CompressedWeight):
         return replace(self, parameters=scaled)
 
     def to_trainable(self, weight: Tensor) -> dict[str, Tensor]:
-        own = self.grid.nearest(weight, self.parameters) == self.code
-        latent = weight.where(own | ~self.kept, self.dense())
+        by_size = largest(weight, self.pattern)
+        chosen = self.kept & (~by_size | (self.grid.nearest(weight, self.parameters) != self.code))
+        latent = weight.where(~chosen, self.dense())
         most = CLIP * self.grid.largest(self.parameters)
-        latent = latent_of(latent.clamp(-most, most), self.kept)
+        latent = latent_of(latent.clamp(-most, most), self.kept, by_size)
         return {"latent": latent, "kept": self.pattern.positions(self.kept.to(latent)), **self.parameters}
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
