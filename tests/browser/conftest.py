@@ -58,7 +58,7 @@ def new_page(chromium: Browser, page_errors: list[str]) -> Iterator[Callable[...
         context = chromium.new_context(color_scheme=color_scheme, viewport=size, is_mobile=width < PHONE)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)  # a report takes 8 s to draw on a slow core
         page.on("pageerror", lambda error: page_errors.append(f"{page.url}: {error}"))
         page.on("console", lambda line: line.type == "error" and page_errors.append(f"{page.url}: {line.text}"))
         return page
