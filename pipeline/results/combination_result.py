@@ -153,6 +153,12 @@ class CombinationResult:
         allocation = self.facts["pinned"]["search"].get("allocation")
         return str(allocation["unit"]) if allocation and any(cell.cell.rank for cell in self.cells) else None
 
+    @property
+    def is_coded(self) -> bool:
+        """Whether its files are entropy-coded, so that they are smaller than their tensors."""
+        storage = self.facts["pinned"].get("combination", {}).get("storage") or {}
+        return bool(storage.get("coding", "none") != "none")
+
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """Its stored trials that have a cell, of some states or of all, in the order in which they were stored."""
         return list(filter(has_cell, self.study.get_trials(deepcopy=False, states=states or None)))

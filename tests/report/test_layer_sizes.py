@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from pipeline.report.figures.contract import PICTURES, NothingToDraw
@@ -40,6 +42,16 @@ def test_combinations_stand_side_by_side_and_a_layer_that_one_has_not_leaves_its
     assert figure.layout.yaxis.ticktext == ("fc1", "fc2", "head")
     assert [list(trace.y) for trace in figure.data if trace.name == "payload"] == [[0, 1], [1, 2]]
     assert [trace.showlegend for trace in figure.data if trace.name == "payload"] == [True, False]
+
+
+def test_the_table_says_that_its_bytes_are_those_before_entropy_coding(store, storage):
+    store().layers("fc1")
+    (result,) = read_results(storage, "digits")
+    table = {"coding": "rans", "small": "float16"}
+    combination = {**result.facts["pinned"]["combination"], "storage": table}
+    coded = replace(result, facts={**result.facts, "pinned": {**result.facts["pinned"], "combination": combination}})
+    captions = [PICTURES["layer_sizes"]().below([one])[0].blocks[0].caption for one in (result, coded)]
+    assert ["before entropy coding" in caption for caption in captions] == [False, True]
 
 
 def test_a_hundred_layers_make_the_picture_higher(store, storage):

@@ -27,7 +27,8 @@ class LayerSizes(Picture):
     reading = (
         "The bytes of each compressed layer in the model's order: payload (signs, codes or kept weights), indices, "
         "scales, bias, and the adapter of the combination's best trial. The text after each bar is the layer's "
-        "original size and how many times smaller it is now. Layers that are not compressed are left out."
+        "original size and how many times smaller it is now. Layers that are not compressed are left out. Where files "
+        "are entropy-coded, these are the sizes before that; the file is smaller."
     )
 
     def draw(self, results: Sequence[CombinationResult]) -> Figure:
@@ -118,7 +119,9 @@ def _table(result: CombinationResult, sizes: Sequence[LayerBytes]) -> Table:
         for name in sizes[0].get("cells", {})
     }
     return table(
-        "Bytes of each compressed layer; the adapter comes on top of the compressed size"
+        "Bytes of each compressed layer"
+        + (", before entropy coding" if result.is_coded else "")
+        + "; the adapter comes on top of the compressed size"
         + (", and cells whose init moves the base have sizes of their own" if moved else ""),
         {
             "layer": Column(lambda layer: layer["name"], "text"),
