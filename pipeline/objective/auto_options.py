@@ -20,7 +20,7 @@ from pipeline.objective.auto_inits import with_best_init
 from pipeline.objective.auto_sample import Sample
 from pipeline.objective.combination import Combination
 from pipeline.objective.outline import Outline
-from pipeline.wording import counted
+from pipeline.wording import as_written, counted
 
 logger = logging.getLogger(__name__)
 C = TypeVar("C", bound=Combination)
@@ -136,10 +136,10 @@ def refuse_costly_options(combination: Combination) -> None:
             if size != sizes[0]:
                 option = next(key for key, value in candidate.options.items() if value != first[key])
                 values = {first[option]: sizes[0], candidate.options[option]: size}
-                said = " and ".join(f"{value} {found:,}" for value, found in values.items())
+                said = " and ".join(f"{found:,} bytes with {as_written({option: v})}" for v, found in values.items())
                 raise SpecError(
                     f'{key}.{option} = "auto" chooses among values of equal size, and the compressed model takes '
-                    f"bytes: {said}; give one of them"
+                    f"{said}; give a value"
                 )
 
 
