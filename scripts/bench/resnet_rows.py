@@ -1,5 +1,6 @@
 """Compressions of all layers of ResNet-20 and ResNet-56, how their codes are trained, and what comes out."""
 
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,8 +112,8 @@ ROWS = {
             train=1000,
             labels=0,
         ),
-        Row("2-bits", "2 bits", {"method": "intN", "bits": 2, "symmetric": False, **SEEING}, epochs=12),
-        Row("1-bit", "1 bit", ONE_BIT, epochs=12),
+        Row("2-bits", "2 bits", {"method": "intN", "bits": 2, "symmetric": False, **SEEING}, epochs=18),
+        Row("1-bit", "1 bit", ONE_BIT, epochs=24, lr=1e-3),
         Row("1-bit-lora", "1 bit", ONE_BIT, adapter=LORA, epochs=12, lr=1e-3, rank=8),
         Row("1-bit-codes-and-lora", "1 bit", ONE_BIT, adapter={"method": "codes", "adapter": LORA}, epochs=12, rank=8),
         Row("ternary-56", "ternary", TERNARY, depth=56, epochs=3, lr=1e-3),
@@ -144,7 +145,13 @@ def trained(row: Row, model: ResNet, images: dict[str, Tensor], seed: int) -> Fi
     lane = objective.lane(values)
     before, count = score_adapter(objective, values, lane.parameters, "test")
     for _ in objective.epochs(lane) if row.epochs else ():
-        pass
+        done = lane.curve[-1]
+        print(
+            f"{row.name}, seed {seed}, epoch {len(lane.curve)} of {row.epochs} after {lane.seconds:.0f} s: "
+            f"loss {done.train_loss:.3f}, validation {done.val_accuracy:.2%}",
+            file=sys.stderr,
+            flush=True,
+        )
     if lane.failure is not None:
         raise RuntimeError(f"{row.name}: {lane.failure}")
     parameters = lane.best_parameters or lane.parameters
