@@ -25,8 +25,10 @@ def _whole(table: dict[str, Any]) -> list[Text]:
     combinations = table["combinations"]
     cells = counted(sum(combination["cells"] for combination in combinations), "cell")
     baseline = "ready" if table["trained_baseline"] else "will be trained first, which the time leaves out"
-    apart = ", without that of gathering and decomposing statistics" if table.get("statistics_bytes") else ""
-    time = f"about {duration(table['seconds'])}{apart}"
+    apart = ["gathering and decomposing statistics"] if table.get("statistics_bytes") else []
+    if any(map(_waiting, combinations)):
+        apart.append('scoring what is "auto"')
+    time = f"about {duration(table['seconds'])}" + (f", without {listed(apart)}" if apart else "")
     if table["seeds"] > 1:
         seconds = sum(combination["seed_seconds"] for combination in combinations)
         time += f", {duration(seconds)} of it for the winners' {counted(table['seeds'] - 1, 'other seed')}"
@@ -101,14 +103,18 @@ def _sizes(combination: dict[str, Any]) -> list[Text]:
     """One row per rank or budget."""
     allocation = combination["allocation"]
     coded = any(plan.get("coded_bytes") is not None for plan in combination["ranks"])
-    sizes = ["at most", "about"] if coded else ["bytes"]
-    names = ["budget" if allocation else "rank", "trained", *sizes, "smaller", "layers", "MACs"]
+    # After entropy coding, only the size of the whole file is known about, and so only its factor.
+    sizes = ["at most", "about", "smaller"] if coded else ["bytes", "smaller", "layers"]
+    names = ["budget" if allocation else "rank", "trained", *sizes, "MACs"]
     rows = []
     for plan in combination["ranks"]:
-        ratios = [f"{plan[key]:.2f}x" for key in ("ratio", "layer_ratio", "macs_ratio")]
         rank = f"{plan['rank']:,}" if plan["rank"] else "-"
-        about = [f"{plan['coded_bytes']:,}"] if coded else []
-        rows.append([rank, f"{plan['trainable']:,}", f"{plan['bytes']:,}", *about, *ratios])
+        if coded:
+            about = plan["coded_bytes"]
+            size = [f"{about:,}", f"{plan['ratio'] * plan['bytes'] / about:.2f}x"]
+        else:
+            size = [f"{plan['ratio']:.2f}x", f"{plan['layer_ratio']:.2f}x"]
+        rows.append([rank, f"{plan['trainable']:,}", f"{plan['bytes']:,}", *size, f"{plan['macs_ratio']:.2f}x"])
     return [Text("  ").append(line) for line in aligned(names, rows)]
 
 

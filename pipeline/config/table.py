@@ -8,6 +8,14 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, model_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, ValidationError
 
+BOUNDS = {
+    "greater_than": ("greater than", "gt"),
+    "greater_than_equal": ("greater than or equal to", "ge"),
+    "less_than": ("less than", "lt"),
+    "less_than_equal": ("less than or equal to", "le"),
+}
+"""By the type of an error of a number: its bound in words, and the name of the bound in a field's metadata."""
+
 
 def closest(name: str, names: Iterable[str]) -> str | None:
     """The most similar of ``names``; None if none is similar."""
@@ -58,7 +66,7 @@ class Config(BaseModel):
             config = handler(value)
         except ValidationError as error:
             found += [
-                wrong(line["type"], _explained(line), line["loc"], line["input"])
+                wrong(line["type"], cls._explained(line), line["loc"], line["input"])
                 for line in error.errors(include_url=False)
                 if line["type"] != "missing" or line["loc"] not in suggested
             ]
@@ -77,13 +85,30 @@ class Config(BaseModel):
             if name not in defaults or defaults[name] not in (getattr(self, name), value)
         }
 
+    @classmethod
+    def _explained(cls, line: ErrorDetails) -> str:
+        """Pydantic's message in the words of a study file, with the closest match of a misspelt choice."""
+        message = line["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        message = re.sub(r"a valid dictionary or instance of \w+", "a table", message).replace(
+            "a valid tuple", "a list"
+        )
+        if line["type"] in BOUNDS and (bounds := cls._bounds(line["loc"])):
+            message = f"must be {' and '.join(bounds)}"
+        # An error of an inner table was explained there already, and has no list of choices any more.
+        choices = re.findall(r"'([^']*)'", line.get("ctx", {}).get("expected", ""))
+        if line["type"] == "literal_error" and isinstance(line["input"], str):
+            message += nearest(line["input"], choices)
+        elif line["input"] == "auto" and line["type"].endswith("_type"):
+            message += ', and cannot be "auto"'
+        return message
 
-def _explained(line: ErrorDetails) -> str:
-    """Pydantic's message in the words of a study file, with the closest match of a misspelt choice."""
-    message = line["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    message = re.sub(r"a valid dictionary or instance of \w+", "a table", message).replace("a valid tuple", "a list")
-    # An error of an inner table was explained there already, and has no list of choices any more.
-    choices = re.findall(r"'([^']*)'", line.get("ctx", {}).get("expected", ""))
-    if line["type"] == "literal_error" and isinstance(line["input"], str):
-        message += nearest(line["input"], choices)
-    return message
+    @classmethod
+    def _bounds(cls, location: tuple[int | str, ...]) -> list[str]:
+        """The bounds of the field at a location of this table, in words; none of an item of a list."""
+        metadata = cls.model_fields[str(location[0])].metadata if len(location) == 1 else []
+        return [
+            f"{words} {getattr(bound, name)}"
+            for words, name in BOUNDS.values()
+            for bound in metadata
+            if hasattr(bound, name)
+        ]

@@ -70,7 +70,11 @@ WRONG = {
     "unknown model": ({"task__model": {"source": "tim"}}, "unknown model source 'tim'; did you mean 'timm'?"),
     "unknown data": ({"task__data": "mnits"}, "task.data = \"mnits\": unknown data set 'mnits'; did you mean 'mnist'?"),
     "no method named": ({"combination__0__adapter": {"rank": 1}}, 'give a name, or a table with method = "<name>"'),
-    "val 1": ({"task__split__val": 1.0}, "task.split.val = 1.0: must be less than 1"),
+    "val 1": ({"task__split__val": 1.0}, "task.split.val = 1.0: must be greater than 0 and less than 1"),
+    "auto for a number": (
+        {"combination__1__compression": {"method": "codebook", "size": "auto"}},
+        'compression.size = "auto": must be a valid integer, and cannot be "auto"',
+    ),
     "combination twice": ({"combination__1__name": "one"}, "each choice once; repeated: one"),
     "version of the future": ({"version": 2}, "version = 2: must be 1"),
     "no layers of spectra": ({"spectra": {"layers": []}}, "spectra.layers = []: must hold at least one"),

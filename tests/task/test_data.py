@@ -102,6 +102,15 @@ def test_fault_17_a_folder_without_class_folders_or_with_a_foreign_test_class_is
         folder(tmp_path / "two")
 
 
+def test_a_folder_of_a_published_data_set_names_the_source_that_reads_it(tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "train-images-idx3-ubyte").write_bytes(b"0")
+    for root in (tmp_path, tmp_path / "MNIST"):
+        with pytest.raises(IntegrityError, match=f'source = "mnist", root = "{tmp_path}"'):
+            folder(root)
+
+
 def test_opening_decodes_nothing_and_a_bad_image_is_named_when_it_is_read(tmp_path):
     root = write_images(tmp_path / "flat", 2)
     (root / "blue" / "000.png").write_bytes(b"")

@@ -8,6 +8,7 @@ from pipeline.task.data.contract import FileItems, FolderSource, Images
 from pipeline.task.data.folder_notes import folder_notes, left_out
 from pipeline.task.data.folder_parts import class_key, find_parts, ordered_classes
 from pipeline.task.data.folder_tree import SUFFIXES, Folder, read_folder
+from pipeline.task.data.torchvision_source import TorchvisionSource
 from pipeline.wording import counted, listed, printable, quoted
 
 
@@ -41,12 +42,12 @@ class ImageFolder(FolderSource):
         if not classes:
             raise IntegrityError(
                 f"{printable(train.path)} has {counted(len(train.images), 'image')} and no class folders; give one "
-                f"folder per class"
+                f"folder per class{_published(train.path)}"
             )
         if not train.has_images:
             raise IntegrityError(
                 f"{printable(train.path)} has no image that can be read; left out: {left_out(train) or 'nothing'}; "
-                f"the suffixes of images are {', '.join(sorted(SUFFIXES))}"
+                f"the suffixes of images are {', '.join(sorted(SUFFIXES))}{_published(train.path)}"
             )
         held = {part: _by_class(folder, train, classes) for part, folder in parts.items()}
         items = {part: _items(folder, held[part]) for part, folder in parts.items()}
@@ -65,6 +66,17 @@ class ImageFolder(FolderSource):
 
 def _read(path: Path) -> Folder | None:
     return read_folder(path) if path.is_dir() else None
+
+
+def _published(path: Path) -> str:
+    """A clause that offers the data source that reads a folder of a published data set; empty for any other folder."""
+    subfolders = {source.subfolder: source.name for source in DATASETS if issubclass(source, TorchvisionSource)}
+    for folder in (path, *path.parents):
+        if folder.name in subfolders:
+            root = printable(folder.parent)
+            name = subfolders[folder.name]
+            return f'; for the published data set give task.data = {{ source = "{name}", root = "{root}" }}'
+    return ""
 
 
 def _by_class(part: Folder, train: Folder, classes: list[str]) -> dict[str, list[Folder]]:
