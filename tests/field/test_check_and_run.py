@@ -218,7 +218,7 @@ def test_an_unexpected_exception_of_a_step_is_an_error_of_its_kind_with_its_type
     def fail(*_: object) -> None:
         raise ZeroDivisionError("seven by nothing")
 
-    monkeypatch.setattr("pipeline.run.readiness.watched_layers", fail)
+    monkeypatch.setattr("pipeline.run.readiness_steps.watched_layers", fail)
     result = invoke(verb, "tiny")
     assert result.exit_code == 3
     assert "ZeroDivisionError: seven by nothing" in result.stdout + result.stderr

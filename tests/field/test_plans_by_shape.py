@@ -156,7 +156,7 @@ def test_the_memory_and_wide_layers_are_in_the_words_of_a_plan(monkeypatch):
 def test_statistics_that_exceed_the_memory_of_the_machine_are_refused_by_every_verb(monkeypatch):
     path = write_study()
     path.write_text(path.read_text().replace('"svd"', '"qera"'))
-    monkeypatch.setattr("pipeline.run.readiness.physical_memory", lambda: 10**5)
+    monkeypatch.setattr("pipeline.run.readiness_steps.physical_memory", lambda: 10**5)
     results = [invoke(verb, "tiny") for verb in ("check", "plan", "run")]
     assert [result.exit_code for result in results] == [3, 3, 3]
     assert all("statistics" in result.stdout + result.stderr for result in results)
@@ -167,6 +167,6 @@ def test_caches_that_exceed_the_disk_are_refused_by_every_verb_unless_the_limit_
     path = write_study()
     text = path.read_text().replace('adapter = "lora"\n\n', 'adapter = "lora"\ntargets = ["fc2"]\n\n')
     path.write_text(text.replace('targets = ["fc1"]', 'targets = ["fc2"]'))
-    monkeypatch.setattr("pipeline.run.readiness.shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+    monkeypatch.setattr("pipeline.run.readiness_steps.shutil.disk_usage", lambda _: SimpleNamespace(free=100))
     assert [invoke(verb, "tiny").exit_code for verb in ("check", "plan", "run")] == [4, 4, 4]
     assert not list(Path().rglob("*.safetensors"))

@@ -6,7 +6,7 @@ import pytest
 from command import invoke, write_study
 
 from pipeline.paths import BASELINES, CHECKED
-from pipeline.run import readiness
+from pipeline.run import readiness_steps
 
 TESTED = Path("images/test/red/000.png")
 
@@ -46,7 +46,7 @@ def test_fault_17_an_image_in_train_and_test_stops_a_run():
 def test_a_study_that_has_begun_with_bad_data_goes_on_and_says_so(monkeypatch):
     shutil.copy("images/train/red/004.png", TESTED)
     with monkeypatch.context() as patched:  # as versions without this check did
-        patched.setattr(readiness, "refuse_bad_data", lambda *_, **__: None)
+        patched.setattr(readiness_steps, "refuse_bad_data", lambda *_, **__: None)
         assert invoke("run", "tiny").exit_code == 0
     again = invoke("run", "tiny")
     assert again.exit_code == 0
