@@ -15,7 +15,9 @@ from pipeline.objective.objective import Objective
 from pipeline.run.winners import score_adapter
 from pipeline.space import Values
 
-EIGHT_BITS = [{"match": name, "compression": {"method": "intN", "bits": 8}} for name in ("conv1", "linear")]
+EIGHT_BITS: list[dict[str, Any]] = [
+    {"match": name, "compression": {"method": "intN", "bits": 8}} for name in ("conv1", "linear")
+]
 """The first and the last layer, which have 1.8 % of the weights of ResNet-20."""
 SEEING: dict[str, Any] = {"rounding": "coordinate", "prefix": 512}
 """Codes are chosen for the inputs that the compressed layers before them give for 512 training images."""
@@ -41,6 +43,7 @@ class Row:
         train: How many training images there are; None for all 50,000.
         labels: The weight of the labels beside that of the uncompressed model's logits.
         rank: Of the adapter; 0 for one without.
+        targets: Of the study file.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Row:
     train: int | None = None
     labels: float = 0.3
     rank: int = 0
+    targets: tuple[str | dict[str, Any], ...] = ("*", *EIGHT_BITS)
 
     @property
     def training(self) -> str:
@@ -77,7 +81,7 @@ class Row:
                     "name": self.name,
                     "compression": self.table,
                     "adapter": self.adapter if self.epochs else "none",
-                    "targets": ["*", *EIGHT_BITS],
+                    "targets": list(self.targets),
                 }
             ],
             "search": {
@@ -135,13 +139,18 @@ class Figures:
     val_accuracies: tuple[float, ...]
 
 
-def trained(row: Row, model: ResNet, images: dict[str, Tensor], seed: int) -> Figures:
-    """Compress the model, train it as the row says, and test the epoch that is best on validation."""
+def compressed(row: Row, model: ResNet, images: dict[str, Tensor], seed: int) -> tuple[Objective, Values]:
+    """The objective of a row, whose model is compressed when it is first used, and the values of its only trial."""
     spec = row.study()
     task = cifar_task(model, images, row.train)
     objective = Objective(task, spec.combination[0], spec.search, spec.compute, seed=seed)
     init = "svd" if row.rank else "none"
-    values = Values(rank=row.rank, init=init, alpha=1.0, optimizer="adam", lr=row.lr, batch_size=128)
+    return objective, Values(rank=row.rank, init=init, alpha=1.0, optimizer="adam", lr=row.lr, batch_size=128)
+
+
+def trained(row: Row, model: ResNet, images: dict[str, Tensor], seed: int) -> Figures:
+    """Compress the model, train it as the row says, and test the epoch that is best on validation."""
+    objective, values = compressed(row, model, images, seed)
     lane = objective.lane(values)
     before, count = score_adapter(objective, values, lane.parameters, "test")
     for _ in objective.epochs(lane) if row.epochs else ():

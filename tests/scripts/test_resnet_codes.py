@@ -1,11 +1,15 @@
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+import resnet_rounding
 from bench.cifar_resnet import ResNet
 from bench.resnet_rows import ROWS, Row, trained
 from resnet_codes import line
+from resnet_rounding import GRIDS, RATED, print_tables
 
 SHORT = {name: replace(row, epochs=min(row.epochs, 1), train=16, depth=20) for name, row in ROWS.items()}
 
@@ -27,3 +31,13 @@ def test_every_row_is_compressed_trained_and_tested_on_one_half_of_the_test_imag
     assert figures.bytes < 0.45 * figures.dense_bytes
     assert len(figures.val_accuracies) == row.epochs
     assert line(row, figures).startswith(f"| ResNet-20 | {row.compression} | {row.training} | {figures.bytes:,} |")
+
+
+def test_each_way_of_rounding_is_tested_on_all_images_with_its_coded_bits(monkeypatch, capsys):
+    monkeypatch.setattr(resnet_rounding, "load_resnet", lambda _: ResNet(1).eval())
+    monkeypatch.setattr(resnet_rounding, "GRIDS", dict([*GRIDS.items()][:1]))
+    monkeypatch.setattr(resnet_rounding, "RATED", dict([*RATED.items()][1:2]))
+    print_tables(Path(), few_images())
+    _, _, grid, *_, rated = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\| 4( \| \d+\.\d\d%){3} \|", grid)
+    assert re.fullmatch(r"\| 4 bits, rates 0.05 and 0.06( \| \d+\.\d\d% at [23]\.\d\d){2} \|", rated)
