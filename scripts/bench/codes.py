@@ -10,6 +10,7 @@ from torch import nn
 from bench import plain_loop
 from bench.parts import Measured, Setup
 from pipeline.config.study_file import parse_spec
+from pipeline.environment import keep_freed_memory
 from pipeline.objective.objective import Objective
 from pipeline.space import Values
 from pipeline.task.contract import Task
@@ -31,6 +32,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
 def codes_seconds(case: str, steps: int, tries: int) -> dict[str, float]:
     """Seconds of a step of one lane on one core in one of ``CASES``, by method; epochs of all take turns."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     model, shape, batch_size = CASES[case]
     images, labels = torch.randn(batch_size * steps, *shape), torch.arange(batch_size * steps) % 10
     few = images[:batch_size], labels[:batch_size]
