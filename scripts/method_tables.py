@@ -10,6 +10,7 @@ import inspect
 import json
 import re
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -32,16 +33,36 @@ def page_with_tables(page: str) -> str:
 
 
 def table(kind: str) -> str:
-    """The table of one registry: a row per method, and below it a row per option."""
+    """The table of one registry: a row per method, and below it a row per option; options of several methods last."""
     lines = ["| method | option | values | default | meaning |", "|---|---|---|---|---|"]
-    for method in REGISTRIES[kind]:
+    methods, shared = list(REGISTRIES[kind]), dict[type, list[type[Method]]]()
+    for method in methods:
+        for owner in dict.fromkeys(_owner(method, name) for name in method.model_fields):
+            if owner not in methods:
+                shared.setdefault(owner, []).append(method)
+    shared = {owner: inheriting for owner, inheriting in shared.items() if len(inheriting) > 1}
+    for method in methods:
         lines.append(_row(f"`{method.name}`", "", "", "", method.summary()))
-        docs = _option_docs(method)
-        lines += [
-            _row("", f"`{name}`", _values(field.annotation, field), _default(field), docs.get(name, ""))
-            for name, field in method.model_fields.items()
-        ]
+        lines += _options(method, [name for name in method.model_fields if _owner(method, name) not in shared])
+    for owner, inheriting in shared.items():
+        names = ", ".join(f"`{method.name}`" for method in inheriting)
+        lines.append(_row(names, "", "", "", "Each of these also has the options below."))
+        lines += _options(owner, [name for name in inheriting[0].model_fields if _owner(inheriting[0], name) is owner])
     return "\n".join(lines) + "\n"
+
+
+def _owner(method: type[Method], option: str) -> type:
+    """The class that declares an option as the method has it."""
+    return next(owner for owner in method.__mro__ if option in vars(owner).get("__annotations__", {}))
+
+
+def _options(owner: type[Method], names: Sequence[str]) -> list[str]:
+    """A row for each of some options of a class."""
+    docs, fields = _option_docs(owner), {name: owner.model_fields[name] for name in names}
+    return [
+        _row("", f"`{name}`", _values(field.annotation, field), _default(field), docs.get(name, ""))
+        for name, field in fields.items()
+    ]
 
 
 def _row(*cells: str) -> str:
