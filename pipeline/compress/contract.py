@@ -27,10 +27,14 @@ from pipeline.compress.layers import (
 )
 from pipeline.compress.model_stats import LayerByLayer, ModelStats, no_stats
 from pipeline.compress.second_moment import LayerStats as LayerStats
+from pipeline.compress.shared_tensors import fitted_methods
 from pipeline.compress.weight import CompressedWeight, DenseWeight
 from pipeline.config.combination_spec import PLAIN, StorageSpec
 from pipeline.config.registry import Method
 from pipeline.task.contract import Part
+
+Groups = Sequence[tuple[Tensor, LayerStats | None]]
+"""The groups of a layer as ``compress`` takes them: a matrix ``[out, in]``, and statistics if they are needed."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,15 @@ class Compression(Method):
     def needs_coding(self) -> bool:
         """Whether codes are chosen for their coded size, which ``coding = "rans"`` alone makes use of."""
         return False
+
+    @property
+    def shared_kinds(self) -> Mapping[str, str]:
+        """The kinds of packed tensors that all layers with the same key for them share; by default none."""
+        return {}
+
+    def sharing_with(self, weight: CompressedWeight) -> "Compression":
+        """This method with the tensors that a compressed ``weight`` shares with other layers, if there are any."""
+        return self
 
     def of_layer(self, name: str) -> "Compression":
         """The compression of one layer, where layers differ; by default all have this one."""
@@ -158,19 +171,21 @@ class LayerCompression(Compression):
     ) -> CompressedModel:
         copy = copy_sharing_tensors(model)
         given = stats.behind(copy) if isinstance(stats, LayerByLayer) else stats
+        own = {name: self.of_layer(name) for name in targets}
+        methods = fitted_methods(own, model, {} if isinstance(stats, LayerByLayer) else stats)
         order = list(targets)
         if isinstance(given, LayerByLayer):  # layers that need no statistics come first, and so in every prefix
             by_call = [name for name in given.order() if name in targets]
             order = [*(name for name in targets if name not in by_call), *by_call]
 
         def compress(name: str, layer: nn.Module) -> CompressedWeight:
-            method = self.of_layer(name)
+            method = methods[name]
             return method.compress_layer(
                 layer, sound_matrix(model, name), given[name] if method.needs_statistics else ()
             )
 
         def put(name: str, layer: nn.Module, weight: CompressedWeight) -> None:
-            method, dense = self.of_layer(name), weight.dense()
+            method, dense = methods[name], weight.dense()
             replace_weight(copy, name, dense)
             if method.corrects_bias(layer):
                 replace_bias(copy, name, method.corrected_bias(layer, dense, given[name]))
@@ -178,6 +193,13 @@ class LayerCompression(Compression):
         made = each_weight_once(model, order, compress, put)
         weights = {name: made[name] for name in targets}
         return CompressedModel(copy, weights, model)
+
+    def fitted(self, layers: Sequence[Groups]) -> "LayerCompression":
+        """This method with the tensors that ``layers`` share, fitted to them; itself if they share none.
+
+        With ``prefix`` no statistics are known yet.
+        """
+        return self
 
     def corrects_bias(self, layer: nn.Module) -> bool:
         """Whether a layer's bias takes the mean error of its outputs."""
@@ -203,8 +225,8 @@ class LayerCompression(Compression):
         matrix = weight_matrix(layer)
         try:
             groups = in_groups(layer, matrix.to("meta"))
-            alike = [self.compress(groups[0], None)] * len(groups)
-            tensors = _unless_larger(join_groups(alike), matrix).to_tensors()
+            weight = self.compress_groups([(groups[0], None)] * len(groups))
+            tensors = _unless_larger(weight, matrix).to_tensors()
             zeros = {kind: torch.zeros_like(t, device="cpu") if t.is_meta else t for kind, t in tensors.items()}
             return self.load_weight(zeros, matrix_shape(layer), group_count(layer))
         except (NotImplementedError, RuntimeError, TypeError, AttributeError, ValueError):
@@ -212,12 +234,21 @@ class LayerCompression(Compression):
             return self.compress_layer(layer, matrix, [no_stats(layer)] * len(in_groups(layer, matrix)))
 
     def compress_layer(self, layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> CompressedWeight:
+        groups = self.groups_of(layer, matrix, stats if self.needs_statistics else ())
+        return _unless_larger(self.compress_groups(groups), matrix)
+
+    def groups_of(self, layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> Groups:
+        """The groups of a layer whose weight is ``matrix [out, in]``, without statistics if ``stats`` are none."""
         groups = in_groups(layer, matrix)
+        if not stats:
+            return [(group, None) for group in groups]
         centred = [its.centred() for its in stats] if self.corrects_bias(layer) else stats
-        if not self.needs_statistics:
-            return _unless_larger(join_groups([self.compress(group, None) for group in groups]), matrix)
         pairs = zip(groups, [its.with_ridge(self.ridge) for its in centred], strict=True)
-        return _unless_larger(join_groups([self.compress(its.target(group), its) for group, its in pairs]), matrix)
+        return [(its.target(group), its) for group, its in pairs]
+
+    def compress_groups(self, groups: Groups) -> CompressedWeight:
+        """The compressed weight of a layer; by default that of each group is its own."""
+        return join_groups([self.compress(*group) for group in groups])
 
     def load_weight(self, tensors: Mapping[str, Tensor], shape: tuple[int, int], groups: int) -> CompressedWeight:
         if tensors.keys() == {"dense"}:
@@ -229,5 +260,9 @@ class LayerCompression(Compression):
 
 
 def _unless_larger(weight: CompressedWeight, matrix: Tensor) -> CompressedWeight:
-    """The compressed weight, or the ``matrix [out, in]`` that it stands for if it would be no smaller."""
-    return weight if weight.bits.total() < 32 * matrix.numel() else DenseWeight(matrix.clone())
+    """The compressed weight, or the ``matrix [out, in]`` that it stands for if it would be no smaller.
+
+    What it shares with other layers does not count.
+    """
+    own = sum(tensor.nbytes for kind, tensor in weight.packed_shapes.items() if kind not in weight.shared_kinds)
+    return weight if own < 4 * matrix.numel() else DenseWeight(matrix.clone())

@@ -219,6 +219,11 @@ def _parse_factor_method(table: object) -> LayerCompression:
             f"'{method.name}' with these options needs statistics of the layer's inputs, which a factor does not have; "
             f'choose options that need none, such as metric = "weight"'
         )
+    if method.shared_kinds:
+        raise ValueError(
+            f"'{method.name}' with these options shares {', '.join(method.shared_kinds)} among layers, which a factor "
+            f"cannot; leave shared out"
+        )
     return method
 
 

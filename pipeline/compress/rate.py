@@ -40,14 +40,27 @@ def rated_kmeans(points: Tensor, centroids: Tensor, weights: Tensor | None, rate
         weights: ``[n, d]``; coordinates of weight 0 do not count.
         rate: ``lambda``, the error that a bit must save, in units of the mean of ``M_ij X_ij^2``.
     """
+    codes, C = _alternated(points, centroids, weights, rate, moving=True)
+    order = C[:, 0].argsort(stable=True)
+    return order.argsort()[codes], C[order].to(points.dtype)
+
+
+def rated_codes(points: Tensor, centroids: Tensor, weights: Tensor | None, rate: float) -> Tensor:
+    """Codes ``[n]`` of the least ``error + lambda bits`` as of ``rated_kmeans``, for centroids that stay."""
+    return _alternated(points, centroids, weights, rate, moving=False)[0]
+
+
+def _alternated(
+    points: Tensor, centroids: Tensor, weights: Tensor | None, rate: float, *, moving: bool
+) -> tuple[Tensor, Tensor]:
+    """Codes and centroids after rounds of lengths, codes and, where they are moving, centroids."""
     X, M = points.float(), (torch.ones_like(points) if weights is None else weights).float()
     bit_price = (rate * (M * X.square()).sum() / M.count_nonzero().clamp_min(1)).clamp_min(LEAST_PRICE)
     C = centroids.float()
     codes = nearest_centroids(X, C, M)
     for _ in range(ROUNDS):
-        C, before = means(X, codes, C, M), codes
+        C, before = means(X, codes, C, M) if moving else C, codes
         codes = nearest_centroids(X, C, M, bit_price * code_lengths(codes, len(C)).to(X))
         if float((codes != before).float().mean()) < SETTLED:
             break
-    order = C[:, 0].argsort(stable=True)
-    return order.argsort()[codes], C[order].to(points.dtype)
+    return codes, C

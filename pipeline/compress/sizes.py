@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from pipeline.compress.coded_tensors import CodedTensor, coded_tensor
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layers import matrix_shape
+from pipeline.compress.shared_tensors import sharing_layers
 from pipeline.compress.small_tensors import as_stored, stored_bytes
 from pipeline.compress.weight import BitCount, CompressedWeight, count_bits
 from pipeline.task.inspection import first_keys, layer_names
 
+P = TypeVar("P")
 _UNCHANGED: WeakKeyDictionary[nn.Module, dict[tuple[str, torch.dtype], int]] = WeakKeyDictionary()
 """Coded bytes of the tensors of each compressed model: a second for 12 million numbers, longer than some trials."""
 
@@ -65,9 +67,23 @@ class StoredModel:
     def _stored_weights(self) -> dict[str, CompressedWeight]:
         return {name: weight for name, weight in self.compressed.weights.items() if name not in self.tied}
 
+    def _by_key(self, packed: Mapping[str, Mapping[str, P]]) -> dict[str, P]:
+        """What is given for each layer and kind, by the key of the packed tensor in the file.
+
+        What layers share stands under the first of them.
+        """
+        shared = sharing_layers(self._stored_weights)
+        repeated = {(name, kind) for kind, names in shared for name in names[1:]}
+        return {
+            f"{name}.weight.{kind}": part
+            for name, parts in packed.items()
+            for kind, part in parts.items()
+            if (name, kind) not in repeated
+        }
+
     def tensors(self) -> dict[str, Tensor]:
         """All tensors of the file before any coding; a packed weight is ``<layer>.weight.<kind>`` for each kind."""
-        packed = _by_key({name: weight.to_tensors() for name, weight in self._stored_weights.items()})
+        packed = self._by_key({name: weight.to_tensors() for name, weight in self._stored_weights.items()})
         return as_stored({**packed, **self.unpacked, **self.adapter}, self.compressed.storage)
 
     @cached_property
@@ -78,12 +94,12 @@ class StoredModel:
     @property
     def _codes(self) -> dict[str, CodedTensor]:
         """The coded tensors of codes and positions."""
-        return _by_key({name: weight.coded_tensors for name, weight in self._stored_weights.items()})
+        return self._by_key({name: weight.coded_tensors for name, weight in self._stored_weights.items()})
 
     @property
     def _numbers(self) -> dict[str, Tensor]:
         """All other tensors of the file, before any coding."""
-        shapes = _by_key({name: weight.packed_shapes for name, weight in self._stored_weights.items()})
+        shapes = self._by_key({name: weight.packed_shapes for name, weight in self._stored_weights.items()})
         replaced = {key for key, tensor in shapes.items() if not tensor.is_floating_point()}
         return {key: tensor for key, tensor in self.tensors().items() if key not in replaced}
 
@@ -105,17 +121,9 @@ class StoredModel:
         storage = self.compressed.storage
         if coded and storage.coding != "none":
             return self._coded_sizes()
-        packed = _by_key({name: weight.packed_shapes for name, weight in self._stored_weights.items()})
+        packed = self._by_key({name: weight.packed_shapes for name, weight in self._stored_weights.items()})
         tensors = {**packed, **self.unpacked, **self.adapter}
         return {key: stored_bytes(key, tensor, storage) for key, tensor in tensors.items()}
-
-
-P = TypeVar("P")
-
-
-def _by_key(packed: Mapping[str, Mapping[str, P]]) -> dict[str, P]:
-    """What is given for each layer and kind, by the key of the packed tensor in the file."""
-    return {f"{name}.weight.{kind}": part for name, parts in packed.items() for kind, part in parts.items()}
 
 
 @dataclass(frozen=True)

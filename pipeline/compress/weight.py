@@ -84,6 +84,15 @@ class CompressedWeight:
         return {kind: tensor.to("meta") for kind, tensor in self.to_tensors().items()}
 
     @property
+    def shared_kinds(self) -> Mapping[str, str]:
+        """The kinds of packed tensors that are the same in all layers with the same key for them; by default none.
+
+        They and their keys are those of the compression. A file holds them once, under the first of these layers, and
+        training keeps them equal.
+        """
+        return {}
+
+    @property
     def packings(self) -> Mapping[str, Packing]:
         """How ``to_tensors`` packs codes of at most 8 bits, by kind; entropy coding reads it. Others are numbers."""
         return {}

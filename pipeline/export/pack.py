@@ -85,6 +85,7 @@ def unpack_model(
     for key in packed:
         weight, _, kind = key.rpartition(".")
         parts[weight.removesuffix(".weight")][kind] = tensors[key]
+    _spread_shared(parts, method.compression)
     weights = dict[str, CompressedWeight]()
     for name, part in parts.items():
         owner = firsts.get(f"{name}.weight", "").removesuffix(".weight")
@@ -135,6 +136,21 @@ def _refuse_adapted(model: nn.Module) -> None:
             f"the model given as model= was loaded from a checkpoint before: its layer '{adapted[0]}' has an adapter; "
             f"give a new instance of the bare architecture"
         )
+
+
+def _spread_shared(parts: Mapping[str, dict[str, Tensor]], compression: Compression) -> None:
+    """Give each layer the packed tensors that the file holds under an earlier one for both, in place."""
+    held: dict[tuple[str, str], Tensor] = {}
+    for name, part in parts.items():
+        if part.keys() <= {"dense"}:  # it stayed dense, or another one stores its weight
+            continue
+        for kind, key in compression.of_layer(name).shared_kinds.items():
+            if kind in part and (kind, key) in held:
+                raise _misfit([], [f"{name}.weight.{kind}"])
+            if kind in part:
+                held[kind, key] = part[kind]
+            elif (kind, key) in held:
+                part[kind] = held[kind, key]
 
 
 def _load_weight(

@@ -40,7 +40,8 @@ def start_factors(
             continue
         generator = torch.Generator().manual_seed(derive(seed, "init", i))
         layer, inputs = compressed.reference.get_submodule(name), stats.get(name, ())
-        compress = functools.partial(compress_as_stored, compression.of_layer(name), compressed.storage, layer, inputs)
+        method = compression.of_layer(name).sharing_with(weight)
+        compress = functools.partial(compress_as_stored, method, compressed.storage, layer, inputs)
         with layer_in_errors(name):
             adapted = AdaptedLayer(weight_matrix(layer), weight, compress, inputs)
             starts[name] = init.start(adapted, ranks[name], generator)

@@ -43,7 +43,7 @@ def test_a_layer_keeps_its_shape_and_comes_back_from_a_file_of_the_size_that_was
     compression, layer, tmp_path
 ):
     small, module = compressed_layer(layer, compression), LAYERS[layer][0]
-    again = join_groups([compression.compress(*group) for group in groups(layer)])
+    again = compression.compress_groups(groups(layer))
     assert small.shape == matrix_shape(module)
     assert small.dense().shape == small.shape
     assert small.dense().isfinite().all()
@@ -62,7 +62,7 @@ def test_a_layer_keeps_its_shape_and_comes_back_from_a_file_of_the_size_that_was
 @each_on_layers([method for method in LAYERWISE if method.sized_by_shape])
 def test_size_is_known_from_the_shape_alone(compression, layer):
     sizes = {compressed_layer(layer, compression).bits} | {
-        join_groups([compression.compress(f(w), stats) for w, stats in groups(layer)]).bits
+        compression.compress_groups([(f(w), stats) for w, stats in groups(layer)]).bits
         for f in (torch.zeros_like, torch.neg)
     }
     assert len(sizes) == 1

@@ -36,6 +36,7 @@ from pipeline.store.database import open_storage
 from pipeline.task.contract import Task
 
 SEARCH = {"trials": 2, "epochs": 2, "sampler": {"method": "random"}, "ranks": [1]}
+SHARED = {"method": "codebook", "size": 5, "vector": 3, "shared": True}
 WAYS = {
     "8-bit factors": (BatchNormNet, {"method": "lora", "bias": True, "factors": "int8"}, "int1", ["eva"]),
     "one-bit factors": (Mlp, {"method": "lora", "factors": "int1"}, "int1", ["svd"]),
@@ -45,6 +46,8 @@ WAYS = {
     "few kept values": (Mlp, "lora", {"method": "sparse", "keep": 0.2, "values": {"bits": 3}}, ["svd"]),
     "factors": (Mlp, "none", {"method": "svd", "singular_values": True}, ["svd"]),
     "trained codes": (Mlp, "codes", {"method": "intN", "bits": 2}, ["svd"]),
+    "a shared codebook": (BatchNormNet, "codes", SHARED, ["svd"]),
+    "a shared codebook of bases that move": (BatchNormNet, "lora", SHARED, ["loftq"]),
     "everything": (BatchNormNet, "full", "int1", ["svd"]),
 }
 

@@ -11,7 +11,6 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from pipeline.compress.contract import CompressedModel, Compression, LayerCompression, LayerStats
-from pipeline.compress.grouped_weight import join_groups
 from pipeline.compress.layers import in_groups, weight_matrix
 from pipeline.compress.targets import find_targets
 from pipeline.compress.weight import CompressedWeight
@@ -102,7 +101,7 @@ def groups(name: str) -> list[tuple[Tensor, LayerStats]]:
 
 @once
 def compressed_layer(name: str, method: LayerCompression) -> CompressedWeight:
-    return join_groups([method.compress(*group) for group in groups(name)])
+    return method.compress_groups(groups(name))
 
 
 def on_layers(methods: Sequence[LayerCompression]) -> list[tuple[LayerCompression, str]]:

@@ -26,7 +26,12 @@ from pipeline.config.registry import Method, Registry
 from pipeline.task.parts import TensorPart
 
 FURTHER: dict[type[Method], list[dict[str, Any]]] = {
-    Codebook: [{"size": 5, "vector": 4}, {"size": 3, "vector": 9, "metric": "activation"}, {"size": 40}],
+    Codebook: [
+        {"size": 5, "vector": 4},
+        {"size": 3, "vector": 9, "metric": "activation"},
+        {"size": 40},
+        {"size": 5, "vector": 4, "shared": True, "metric": "activation", "rate": 0.02},
+    ],
     IntN: [{"group": 4}, {"group": 5, "symmetric": False}],
     Svd: [
         {"rank": 2},
@@ -141,7 +146,8 @@ def starts_of(
     starts = {}
     for name, weight in compressed.weights.items():
         layer = compressed.reference.get_submodule(name)
-        compress = functools.partial(compression.compress_layer, layer, stats=stats[name])
+        method = compression.of_layer(name).sharing_with(weight)
+        compress = functools.partial(method.compress_layer, layer, stats=stats[name])
         r = min(rank, *weight.shape)
         starts[name] = init.start(AdaptedLayer(weight_matrix(layer), weight, compress, stats[name]), r, generator)
     return starts

@@ -3,7 +3,7 @@
 Legend: ``T`` lanes, ``L [out, in]`` the latent weight of a layer, ``Q(L)`` the dense form of its codes.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -17,6 +17,7 @@ from pipeline.compress.contract import CompressedModel
 from pipeline.compress.latents import is_fixed
 from pipeline.compress.layers import weight_matrix
 from pipeline.compress.packing import join_parts, select_part
+from pipeline.compress.shared_tensors import sharing_layers
 from pipeline.compress.weight import CompressedWeight
 from pipeline.config.registry import ADAPTERS
 from pipeline.errors import SpecError
@@ -167,14 +168,17 @@ class Codes(Adapter):
     def after_step(
         self, weights: Mapping[str, CompressedWeight], parameters: Mapping[str, Tensor], step: int, steps: int
     ) -> None:
-        """Every ``INTERVAL`` steps, bring up to date what follows from the latent weights, and freeze codes that flip.
+        """Set what layers share, of which each trains a copy, to the mean of the copies, after every step.
 
+        Every ``INTERVAL`` steps, bring up to date what follows from the latent weights, and freeze codes that flip.
         From ``hold`` of the training on codes are compared with those of the last time. One that has changed ``FLIPS``
         times is frozen: its latent weight is put back into the middle of its code. It moves little from one time to the
         next, as the learning rate is low at the end, and so does not leave the cell of its code.
         """
         if self.adapter is not None:
             self.adapter.after_step(weights, parameters, step, steps)
+        for kind, layers in sharing_layers(weights):
+            _make_equal([parameters[f"{name}.{WEIGHT}_{kind}"] for name in layers])
         if step % INTERVAL:
             return
         for name, tensors in _by_layer(weights, parameters).items():
@@ -222,6 +226,14 @@ class Codes(Adapter):
 
     def macs(self, shape: tuple[int, int], rank: int) -> int:
         return 0 if self.adapter is None else self.adapter.macs(shape, rank)
+
+
+def _make_equal(copies: Sequence[Tensor]) -> None:
+    """Set all copies to their mean, in place; those that are equal keep every bit."""
+    first = copies[0].clone()
+    mean = first + sum(copy - first for copy in copies) / len(copies)
+    for copy in copies:
+        copy.copy_(mean)
 
 
 def _by_layer(

@@ -1,108 +1,20 @@
 """Vector quantisation: each few weights of a row are one of ``k`` centroids (Gong et al., 2014, arXiv:1412.6115)."""
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 from torch import Tensor
 
-from pipeline.compress.contract import LayerCompression, LayerStats
-from pipeline.compress.few_bits import CLIP, Levels
-from pipeline.compress.kmeans import kmeans, nearest_centroids
-from pipeline.compress.latents import Codes, in_runs, looked_up
-from pipeline.compress.packing import Packing, pack, unpack
-from pipeline.compress.rate import rated_kmeans
+from pipeline.compress.codebook_weights import CodebookWeight, SharedCodebookWeight, nearest_codes, width_of
+from pipeline.compress.contract import Groups, LayerCompression, LayerStats
+from pipeline.compress.kmeans import kmeans
+from pipeline.compress.latents import in_runs
+from pipeline.compress.packing import unpack
+from pipeline.compress.rate import rated_codes, rated_kmeans
 from pipeline.compress.weight import CompressedWeight
 from pipeline.config.registry import COMPRESSIONS
-
-
-@dataclass(frozen=True)
-class CodebookWeight(CompressedWeight):
-    """``d`` weights next to each other in a row are the centroid of their code; the last ones of a row may be fewer."""
-
-    code: Tensor  # uint8 [out, ceil(in / d)], below k
-    centroid: Tensor  # [k, d]
-    inner: int  # in
-
-    @cached_property
-    def shape(self) -> tuple[int, int]:
-        return len(self.code), self.inner
-
-    def dense(self) -> Tensor:
-        return self._points(self.code, self.centroid)
-
-    @property
-    def macs(self) -> int:
-        """One per weight, as for a dense one."""
-        return len(self.code) * self.inner
-
-    @property
-    def packings(self) -> Mapping[str, Packing]:
-        return {"code": Packing(width_of(len(self.centroid)), self.code.shape[1])}
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        return {"code": pack(self.code, width_of(len(self.centroid))), "centroid": self.centroid.float()}
-
-    def scaled_rows(self, gain: Tensor) -> Self:
-        raise ValueError(
-            "codebook shares its centroids among all rows, and a gain per row needs a value for each; leave scales out"
-        )
-
-    def to_trainable(self, weight: Tensor) -> dict[str, Tensor]:
-        own = nearest_codes(weight, self.centroid) == self.code
-        own = own.repeat_interleave(self.centroid.shape[1], 1)[:, : self.inner]
-        most = CLIP * self.centroid.abs().max()
-        latent = weight.clamp(-most, most).where(own, self.dense())
-        return {"latent": latent, "centroid": self.centroid, "choice": self.code.long()}
-
-    def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Centroids get the sum of their members' gradients, divided by the root of the mean number of members."""
-        latent, centroid = tensors["latent"], tensors["centroid"]
-        share = math.sqrt(centroid.numel() / latent.numel())
-        return looked_up(latent, _in_order(centroid), tensors["choice"], share=share)
-
-    def latent_codes(self, tensors: Mapping[str, Tensor]) -> Codes:
-        by_weight = tensors["choice"].repeat_interleave(tensors["centroid"].shape[1], 1)[:, : self.inner]
-        return {"latent": (by_weight.to(torch.uint8), self._points(tensors["choice"], tensors["centroid"]))}
-
-    def refreshed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        centroid = tensors["centroid"]
-        most = CLIP * centroid.abs().amax()
-        latent = tensors["latent"].clamp(-most, most)
-        return {"latent": latent, "choice": nearest_codes(latent, centroid)}
-
-    def with_trained(self, tensors: Mapping[str, Tensor]) -> "CodebookWeight":
-        return CodebookWeight(tensors["choice"].to(torch.uint8), tensors["centroid"], self.inner)
-
-    def _points(self, code: Tensor, centroid: Tensor) -> Tensor:
-        """``[out, in]`` of the codes ``[out, vectors]``."""
-        values = _in_order(centroid).squeeze(1).index_select(0, code.flatten().int())
-        return values.reshape(len(code), -1)[:, : self.inner]
-
-
-def _in_order(centroid: Tensor) -> Tensor:
-    """``[k, d]``; the codes of numbers are in the order of their values."""
-    return centroid.sort(0).values if centroid.shape[1] == 1 else centroid
-
-
-def nearest_codes(matrix: Tensor, centroid: Tensor, weights: Tensor | None = None) -> Tensor:
-    """The nearest centroids of ``matrix [out, in]``, int64 ``[out, vectors]``, with weights ``[out, in]`` of errors."""
-    d = centroid.shape[1]
-    if d == 1:
-        return Levels(len(centroid)).nearest(matrix, {"level": centroid[:, 0]}).long()
-    if weights is None and matrix.shape[1] % d:
-        weights = torch.ones_like(matrix)
-    of_vectors = None if weights is None else in_runs(weights, d)
-    return nearest_centroids(in_runs(matrix, d), centroid, of_vectors).view(len(matrix), -1)
-
-
-def width_of(size: int) -> int:
-    """Bits of a code of ``size`` centroids."""
-    return (size - 1).bit_length()
 
 
 @COMPRESSIONS.register("codebook")
@@ -118,7 +30,12 @@ class Codebook(LayerCompression):
     rate: float = Field(0, ge=0)
     """The squared error that a bit must save, as a share of the layer's mean squared weight, both weighed as ``metric``
     says; codes that are rarer take more bits: for ``coding = "rans"`` alone, as packed codes all take as many."""
-    later = frozenset({"rate"})
+    shared: bool = False
+    """Whether all layers with these options share one codebook, which the file holds once. A layer is its root mean
+    square ``s`` times centroids ``C``, ``Q = s C[code]``."""
+    later = frozenset({"rate", "shared"})
+    _centroid: Tensor | None = PrivateAttr(None)
+    """The shared centroids ``[k, d]``, once they are fitted."""
 
     @property
     def needs_coding(self) -> bool:
@@ -128,14 +45,23 @@ class Codebook(LayerCompression):
     def needs_statistics(self) -> bool:
         return super().needs_statistics or self.metric == "activation"
 
-    def compress(self, weight: Tensor, stats: LayerStats | None) -> CodebookWeight:
+    @property
+    def shared_kinds(self) -> Mapping[str, str]:
+        return {"centroid": self._book} if self.shared else {}
+
+    @property
+    def _book(self) -> str:
+        """The name of the shared codebook: layers with equal options have one."""
+        return self.model_dump_json()
+
+    def compress(self, weight: Tensor, stats: LayerStats | None) -> CompressedWeight:
+        if self.shared:
+            return self.compress_groups([(weight, stats)])
         out, inner = weight.shape
         if weight.is_meta:  # only the shape is known
             code = weight.new_empty(out, -(-inner // self.vector), dtype=torch.uint8)
             return CodebookWeight(code, weight.new_empty(self.size, self.vector), inner)
-        weights = torch.ones_like(weight) if inner % self.vector else None
-        if self.metric == "activation" and stats is not None:
-            weights = stats.diagonal.to(weight).expand_as(weight)
+        weights = self._weights(weight, stats)
         of_vectors = None if weights is None else in_runs(weights, self.vector)
         centroid = kmeans(in_runs(weight, self.vector), self.size, of_vectors).contiguous()
         if not self.rate:
@@ -143,7 +69,74 @@ class Codebook(LayerCompression):
         codes, centroid = rated_kmeans(in_runs(weight, self.vector), centroid, of_vectors, self.rate)
         return CodebookWeight(codes.view(out, -1).to(torch.uint8), centroid, inner)
 
+    def _weights(self, weight: Tensor, stats: LayerStats | None) -> Tensor | None:
+        """What errors of a weight ``[out, in]`` weigh; ``None`` if all do the same and every vector is whole."""
+        if self.metric == "activation" and stats is not None:
+            return stats.diagonal.to(weight).expand_as(weight)
+        return torch.ones_like(weight) if weight.shape[1] % self.vector else None
+
+    def compress_groups(self, groups: Groups) -> CompressedWeight:
+        """With a shared codebook all groups are one matrix, whose scale is its root mean square."""
+        if not self.shared:
+            return super().compress_groups(groups)
+        weight, weights = self._whole(groups)
+        out, inner = weight.shape
+        if weight.is_meta:  # only the shape is known
+            code = weight.new_empty(out, -(-inner // self.vector), dtype=torch.uint8)
+            centroid, scale = weight.new_empty(self.size, self.vector), weight.new_empty(1)
+            return SharedCodebookWeight(code, centroid, inner, scale, self._book)
+        centroid = self._fit([groups]) if self._centroid is None else self._centroid
+        scale = _root_mean_square(weight)
+        codes = nearest_codes(weight, scale * centroid, weights)
+        if self.rate:
+            of_vectors = None if weights is None else in_runs(weights, self.vector)
+            codes = rated_codes(in_runs(weight, self.vector), scale * centroid, of_vectors, self.rate).view(out, -1)
+        return SharedCodebookWeight(codes.to(torch.uint8), centroid, inner, scale, self._book)
+
+    def _whole(self, groups: Groups) -> tuple[Tensor, Tensor | None]:
+        """The weight of a layer, ``[out, in]``, and what its errors weigh."""
+        weights = [of_group for of_group in (self._weights(*group) for group in groups) if of_group is not None]
+        return torch.cat([weight for weight, _ in groups]), torch.cat(weights) if weights else None
+
+    def fitted(self, layers: Sequence[Groups]) -> "Codebook":
+        return self._holding(self._fit(layers)) if self.shared else self
+
+    def sharing_with(self, weight: CompressedWeight) -> "Codebook":
+        return self._holding(weight.centroid) if isinstance(weight, SharedCodebookWeight) else self
+
+    def _holding(self, centroid: Tensor) -> "Codebook":
+        holding = self.model_copy()
+        holding._centroid = centroid
+        return holding
+
+    def _fit(self, layers: Sequence[Groups]) -> Tensor:
+        """The centroids ``[k, d]`` of the vectors of all layers, each divided by its root mean square.
+
+        A layer's weights of errors are divided by their mean, so that errors count by what they are of its outputs.
+        """
+        points, of_points = list[Tensor](), list[Tensor]()
+        for weight, weights in map(self._whole, layers):
+            scale = _root_mean_square(weight)
+            points.append(in_runs(weight / scale.where(scale > 0, 1), self.vector))
+            weights = torch.ones_like(weight) if weights is None else weights
+            mean = weights.mean().clamp_min(torch.finfo(weights.dtype).tiny)
+            of_points.append(in_runs(weights / mean, self.vector))
+        X, M = torch.cat(points), torch.cat(of_points)
+        centroid = kmeans(X, self.size, M).contiguous()
+        return rated_kmeans(X, centroid, M, self.rate)[1] if self.rate else centroid
+
+    def load_weight(self, tensors: Mapping[str, Tensor], shape: tuple[int, int], groups: int) -> CompressedWeight:
+        return super().load_weight(tensors, shape, 1 if self.shared else groups)
+
     def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> CodebookWeight:
         out, vectors = shape[0], -(-shape[1] // self.vector)
         code = unpack(tensors["code"], out * vectors, width_of(self.size), torch.uint8).view(out, vectors)
-        return CodebookWeight(code, tensors["centroid"].reshape(self.size, self.vector), shape[1])
+        centroid = tensors["centroid"].reshape(self.size, self.vector)
+        if self.shared:
+            return SharedCodebookWeight(code, centroid, shape[1], tensors["scale"].reshape(1), self._book)
+        return CodebookWeight(code, centroid, shape[1])
+
+
+def _root_mean_square(weight: Tensor) -> Tensor:
+    """``[1]``."""
+    return weight.double().square().mean().sqrt().to(weight.dtype).view(1)
