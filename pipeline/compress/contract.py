@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pipeline.compress.grouped_weight import GroupedWeight, join_groups
 from pipeline.compress.layers import (
     copy_sharing_tensors,
+    corrected_bias,
     each_weight_once,
     group_count,
     in_groups,
@@ -28,7 +29,7 @@ from pipeline.compress.layers import (
 from pipeline.compress.model_stats import LayerByLayer, ModelStats, no_stats
 from pipeline.compress.second_moment import LayerStats as LayerStats
 from pipeline.compress.shared_tensors import fitted_methods
-from pipeline.compress.weight import CompressedWeight, DenseWeight
+from pipeline.compress.weight import CompressedWeight, DenseWeight, unless_larger
 from pipeline.config.combination_spec import PLAIN, StorageSpec
 from pipeline.config.registry import Method
 from pipeline.task.contract import Part
@@ -179,16 +180,14 @@ class LayerCompression(Compression):
             order = [*(name for name in targets if name not in by_call), *by_call]
 
         def compress(name: str, layer: nn.Module) -> CompressedWeight:
-            method = methods[name]
-            return method.compress_layer(
-                layer, sound_matrix(model, name), given[name] if method.needs_statistics else ()
-            )
+            known = given[name] if methods[name].needs_statistics else ()
+            return methods[name].compress_layer(layer, sound_matrix(model, name), known)
 
         def put(name: str, layer: nn.Module, weight: CompressedWeight) -> None:
             method, dense = methods[name], weight.dense()
             replace_weight(copy, name, dense)
             if method.corrects_bias(layer):
-                replace_bias(copy, name, method.corrected_bias(layer, dense, given[name]))
+                replace_bias(copy, name, corrected_bias(layer, dense, given[name]))
 
         made = each_weight_once(model, order, compress, put)
         weights = {name: made[name] for name in targets}
@@ -205,14 +204,6 @@ class LayerCompression(Compression):
         """Whether a layer's bias takes the mean error of its outputs."""
         return self.bias == "corrected" and layer.bias is not None
 
-    def corrected_bias(self, layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> Tensor:
-        """``b + (W - Q) E[x]``, ``[out]``, of an uncompressed layer whose weight becomes ``matrix [out, in]``."""
-        before, after = (in_groups(layer, each.double()) for each in (weight_matrix(layer), matrix))
-        groups = zip(before, after, stats, strict=True)
-        shift = torch.cat([W @ its.reference_mean - Q @ its.mean for W, Q, its in groups])
-        bias = layer.get_parameter("bias").detach()
-        return (bias.double() + shift).to(bias.dtype)
-
     def outline(self, model: nn.Module, targets: Sequence[str], train: Part | None = None) -> CompressedModel:
         weights = each_weight_once(model, targets, lambda name, layer: self.of_layer(name)._outline_layer(layer))
         return CompressedModel(copy_sharing_tensors(model), weights, model)
@@ -226,7 +217,7 @@ class LayerCompression(Compression):
         try:
             groups = in_groups(layer, matrix.to("meta"))
             weight = self.compress_groups([(groups[0], None)] * len(groups))
-            tensors = _unless_larger(weight, matrix).to_tensors()
+            tensors = unless_larger(weight, matrix).to_tensors()
             zeros = {kind: torch.zeros_like(t, device="cpu") if t.is_meta else t for kind, t in tensors.items()}
             return self.load_weight(zeros, matrix_shape(layer), group_count(layer))
         except (NotImplementedError, RuntimeError, TypeError, AttributeError, ValueError):
@@ -235,7 +226,7 @@ class LayerCompression(Compression):
 
     def compress_layer(self, layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> CompressedWeight:
         groups = self.groups_of(layer, matrix, stats if self.needs_statistics else ())
-        return _unless_larger(self.compress_groups(groups), matrix)
+        return unless_larger(self.compress_groups(groups), matrix)
 
     def groups_of(self, layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> Groups:
         """The groups of a layer whose weight is ``matrix [out, in]``, without statistics if ``stats`` are none."""
@@ -257,12 +248,3 @@ class LayerCompression(Compression):
             return self.from_tensors(tensors, shape)
         group_shape = (shape[0] // groups, shape[1])
         return GroupedWeight([self.from_tensors(part, group_shape) for part in GroupedWeight.split(tensors, groups)])
-
-
-def _unless_larger(weight: CompressedWeight, matrix: Tensor) -> CompressedWeight:
-    """The compressed weight, or the ``matrix [out, in]`` that it stands for if it would be no smaller.
-
-    What it shares with other layers does not count.
-    """
-    own = sum(tensor.nbytes for kind, tensor in weight.packed_shapes.items() if kind not in weight.shared_kinds)
-    return weight if own < 4 * matrix.numel() else DenseWeight(matrix.clone())

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from pipeline.compress.second_moment import LayerStats
 from pipeline.errors import IntegrityError
 from pipeline.task.bare_model import computed_tensors
 
@@ -93,6 +94,15 @@ def replace_weight(model: nn.Module, name: str, matrix: Tensor) -> None:
 def replace_bias(model: nn.Module, name: str, bias: Tensor) -> None:
     """Let a layer add ``bias [out]``; the tensor that it had is not changed."""
     model.get_submodule(name).register_parameter("bias", nn.Parameter(bias, requires_grad=False))
+
+
+def corrected_bias(layer: nn.Module, matrix: Tensor, stats: Sequence[LayerStats]) -> Tensor:
+    """``b + (W - Q) E[x]``, ``[out]``, of an uncompressed layer whose weight becomes ``matrix [out, in]``."""
+    before, after = (in_groups(layer, each.double()) for each in (weight_matrix(layer), matrix))
+    groups = zip(before, after, stats, strict=True)
+    shift = torch.cat([W @ its.reference_mean - Q @ its.mean for W, Q, its in groups])
+    bias = layer.get_parameter("bias").detach()
+    return (bias.double() + shift).to(bias.dtype)
 
 
 def each_weight_once(

@@ -237,3 +237,12 @@ class DenseWeight(MatrixWeight):
 
     def with_trained(self, tensors: Mapping[str, Tensor]) -> "DenseWeight":
         return DenseWeight(tensors["latent"])
+
+
+def unless_larger(weight: CompressedWeight, matrix: Tensor) -> CompressedWeight:
+    """The compressed weight, or the ``matrix [out, in]`` that it stands for if it would be no smaller.
+
+    What it shares with other layers does not count.
+    """
+    own = sum(tensor.nbytes for kind, tensor in weight.packed_shapes.items() if kind not in weight.shared_kinds)
+    return weight if own < 4 * matrix.numel() else DenseWeight(matrix.clone())

@@ -33,6 +33,7 @@ from pipeline.adapt.lanes import Lanes, attach
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel, Compression
 from pipeline.compress.layers import copy_sharing_tensors
+from pipeline.compress.methods.codebook import Codebook
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.sparse import Sparse
 from pipeline.compress.methods.svd import Svd
@@ -61,7 +62,7 @@ def pairs() -> Iterator[tuple[Adapter, Init | None]]:
 FAR = ("olora", "pissa", "random")
 """Inits that promise nothing of the first output: it is a control, or what is left of the weight may compress worse."""
 CLOSE = [(adapter, init) for adapter, init in pairs() if init is None or init.name not in FAR]
-COMPRESSED = [method() for method in COMPRESSIONS]
+COMPRESSED = [*(method() for method in COMPRESSIONS), Codebook(size=5, vector=3, shared=True)]
 COMPRESSED_LAYERS = [method for method in COMPRESSED if not isinstance(method, StructuredPruning)]
 """Those of single layers; pruning keeps the outputs of a model."""
 KINDS = [Int1(), Sparse(), Svd()]
