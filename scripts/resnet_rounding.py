@@ -2,14 +2,15 @@
 
     python scripts/resnet_rounding.py [--weights FOLDER] [--data TAR]
 
-Prints the accuracy on all 10,000 test images for each way of rounding, and beside a rate of distortion the bits that a
-weight takes after entropy coding. Needs what ``resnet_codes.py`` needs; it takes a quarter of an hour on one core.
+Prints the accuracy on all 10,000 test images for each way of rounding; beside rates the bits that a weight takes after
+entropy coding; and bytes and errors of codebooks, one for each layer or one for all. Needs what ``resnet_codes.py``
+needs, and takes a quarter of an hour on one core.
 """
 
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,6 +18,7 @@ from bench.cifar_resnet import load_resnet, read_images
 from bench.requirements import require_path
 from bench.resnet_rows import Row, compressed
 from pipeline import paths
+from pipeline.compress.layers import weight_matrix
 from pipeline.run.winners import score_adapter
 from resnet_codes import SHARED
 
@@ -40,16 +42,31 @@ RATED: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "4 bits, rates 0.2 and 0.14": ({"bits": 4, "rate": 0.2}, {"bits": 4, "rate": 0.14}),
 }
 """Options for nearest rounding and for ``coordinate``; the rates give about the coded size of the row above."""
+CENTROIDS = (32, 64, 128, 256)
+"""Sizes of codebooks of 3 x 3 kernels, in the third table."""
 
 
-def rounded(options: dict[str, Any], weights: Path, images: dict[str, torch.Tensor]) -> tuple[float, float]:
-    """The share of all test images that the rounded model has right, and its coded bits a weight."""
-    row = Row("rounded", "", {"method": "intN", **options}, targets=("*",))
+class Rounded(NamedTuple):
+    """What rounding came to: ``bits`` of a weight and ``bytes`` of all tensors are coded, ``error`` is relative."""
+
+    accuracy: float
+    bits: float
+    bytes: int
+    error: float
+
+
+def rounded(table: dict[str, Any], weights: Path, images: dict[str, torch.Tensor]) -> Rounded:
+    """Compress all layers, and judge all test images; ``error`` is ``||W - Q||^2 / ||W||^2`` of all layers together."""
+    row = Row("rounded", "", table, targets=("*",))
     objective, values = compressed(row, load_resnet(weights), images, seed=0)
     scores = [score_adapter(objective, values, {}, part) for part in ("val", "test")]
-    layers = objective.size(values, {}).layers.values()
-    bits, numbers = sum(layer.base.payload for layer in layers), sum(layer.dense // 32 for layer in layers)
-    return sum(correct for correct, _ in scores) / sum(count for _, count in scores), bits / numbers
+    size, model = objective.size(values, {}), objective.combination.compressed
+    layers = size.layers.values()
+    bits = sum(layer.base.payload for layer in layers) / sum(layer.dense // 32 for layer in layers)
+    pairs = [(weight_matrix(model.reference.get_submodule(n)), weight.dense()) for n, weight in model.weights.items()]
+    lost, whole = sum(float((W - Q).square().sum()) for W, Q in pairs), sum(float(W.square().sum()) for W, _ in pairs)
+    correct, count = (sum(numbers) for numbers in zip(*scores, strict=True))
+    return Rounded(correct / count, bits, size.bytes, lost / whole)
 
 
 def main() -> None:
@@ -63,17 +80,30 @@ def main() -> None:
 
 
 def print_tables(weights: Path, images: dict[str, torch.Tensor]) -> None:
-    """Both tables in Markdown; each row is printed when it is done."""
+    """All tables in Markdown; each row is printed when it is done."""
+
+    def found(*options: Mapping[str, Any], method: str = "intN") -> Rounded:
+        table: dict[str, Any] = {"method": method}
+        for part in options:
+            table |= part
+        return rounded(table, weights, images)
+
     print(f"| bits | {' | '.join(WAYS)} |\n|{'---|' * (1 + len(WAYS))}")
     for grid, options in GRIDS.items():
-        cells = [f"{rounded({**options, **way}, weights, images)[0]:.2%}" for way in WAYS.values()]
-        print(f"| {grid} | {' | '.join(cells)} |", flush=True)
+        print(_row(grid, *(f"{found(options, way).accuracy:.2%}" for way in WAYS.values())), flush=True)
     print("\n| | nearest | `coordinate` |\n|---|---|---|")
-    for name, pair in RATED.items():
-        ways = zip(pair, (WAYS["nearest"], WAYS["`coordinate`"]), strict=True)
-        found = [rounded({**options, **way}, weights, images) for options, way in ways]
-        cells = [f"{accuracy:.2%} at {bits:.2f}" for accuracy, bits in found]
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    for name, (nearest, coordinate) in RATED.items():
+        pair = found(nearest), found(coordinate, WAYS["`coordinate`"])
+        print(_row(name, *(f"{one.accuracy:.2%} at {one.bits:.2f}" for one in pair)), flush=True)
+    print("\n| centroids | bytes, one per layer | error | bytes, shared | error |\n|---|---|---|---|---|")
+    for size in CENTROIDS:
+        vectors = {"size": size, "vector": 9}
+        own, shared = (found(vectors, {"shared": shared}, method="codebook") for shared in (False, True))
+        print(_row(str(size), f"{own.bytes:,}", f"{own.error:.3f}", f"{shared.bytes:,}", f"{shared.error:.3f}"))
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -33,11 +33,14 @@ def test_every_row_is_compressed_trained_and_tested_on_one_half_of_the_test_imag
     assert line(row, figures).startswith(f"| ResNet-20 | {row.compression} | {row.training} | {figures.bytes:,} |")
 
 
-def test_each_way_of_rounding_is_tested_on_all_images_with_its_coded_bits(monkeypatch, capsys):
+def test_each_way_of_rounding_is_judged_with_its_coded_bits_and_codebooks_with_bytes_and_errors(monkeypatch, capsys):
     monkeypatch.setattr(resnet_rounding, "load_resnet", lambda _: ResNet(1).eval())
     monkeypatch.setattr(resnet_rounding, "GRIDS", dict([*GRIDS.items()][:1]))
     monkeypatch.setattr(resnet_rounding, "RATED", dict([*RATED.items()][1:2]))
+    monkeypatch.setattr(resnet_rounding, "CENTROIDS", (4,))
     print_tables(Path(), few_images())
-    _, _, grid, *_, rated = capsys.readouterr().out.splitlines()
+    _, _, grid, _, _, _, rated, *_, codebook = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"\| 4( \| \d+\.\d\d%){3} \|", grid)
     assert re.fullmatch(r"\| 4 bits, rates 0.05 and 0.06( \| \d+\.\d\d% at [23]\.\d\d){2} \|", rated)
+    own, shared = re.fullmatch(r"\| 4 \| ([\d,]+) \| 0\.\d{3} \| ([\d,]+) \| 0\.\d{3} \|", codebook).groups()
+    assert int(shared.replace(",", "")) < int(own.replace(",", ""))
