@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,13 +50,22 @@ class PrefixStats(LayerStats):
         return (weight.double() + change.T).to(weight.dtype)
 
 
+class Start(NamedTuple):
+    """Where passes begin: behind the layers that compression leaves as they are, or with the images."""
+
+    batches: Sequence[tuple[Tensor, ...]]
+    """Batches of what passes begin with."""
+    forward: Callable[[nn.Module], Callable[..., Tensor]]
+    """From a model, which may be compressed, to its function of a batch; the function calls the model's own layers."""
+
+
 class PrefixStatistics(LayerByLayer):
     """Statistics that are gathered when a layer is asked for, on the model that is being compressed.
 
     Args:
         reference: The uncompressed model.
         targets: The layers that will be asked for.
-        batches: Batches of images.
+        start: Gives the start of all passes, and is called when the first is needed.
         compressed: The partly compressed model; at first nothing is compressed.
     """
 
@@ -63,15 +73,19 @@ class PrefixStatistics(LayerByLayer):
         self,
         reference: nn.Module,
         targets: Sequence[str],
-        batches: Sequence[Tensor],
+        start: Callable[[], Start],
         compressed: nn.Module | None = None,
     ) -> None:
-        self._reference, self._targets, self._batches = reference, targets, batches
+        self._reference, self._targets, self._make_start = reference, targets, start
         self._compressed = reference if compressed is None else compressed
         self._gathered: dict[str, Sequence[LayerStats]] = {}
 
     def behind(self, compressed: nn.Module) -> "PrefixStatistics":
-        return PrefixStatistics(self._reference, self._targets, self._batches, compressed)
+        return PrefixStatistics(self._reference, self._targets, self._make_start, compressed)
+
+    @cached_property
+    def _start(self) -> Start:
+        return self._make_start()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._targets)
@@ -93,7 +107,8 @@ class PrefixStatistics(LayerByLayer):
                 inputs.append(x)
                 stages.setdefault((id(x), x._version), []).append(name)
 
-        _run(self._reference, dict.fromkeys(self._targets, note), self._batches[0][:1])
+        first = tuple(tensor[:1] for tensor in self._start.batches[0])
+        self._run(self._reference, dict.fromkeys(self._targets, note), first)
         called = {name for stage in stages.values() for name in stage}
         return [*stages.values(), *([name] for name in self._targets if name not in called)]
 
@@ -105,14 +120,43 @@ class PrefixStatistics(LayerByLayer):
 
     @torch.no_grad()
     def _gather(self, stage: Sequence[str]) -> dict[str, Sequence[LayerStats]]:
-        layers = {name: self._reference.get_submodule(name) for name in stage}
-        sums = {name: _Sums(layer, len(self._batches)) for name, layer in layers.items()}
-        for index, images in enumerate(self._batches):
-            x, y = (_input_of(model, stage[0], images) for model in (self._compressed, self._reference))
+        layers, batches = {name: self._reference.get_submodule(name) for name in stage}, self._start.batches
+        sums = {name: _Sums(layer, len(batches)) for name, layer in layers.items()}
+        for index, batch in enumerate(batches):
+            x, y = (self._input_of(model, stage[0], batch) for model in (self._compressed, self._reference))
             for name, layer in layers.items():
                 most = sums[name].per_batch
                 sums[name].add(*(some_input_vectors(layer, each, most, index) for each in (x, y)))
         return {name: one.stats() for name, one in sums.items()}
+
+    def _input_of(self, model: nn.Module, name: str, batch: tuple[Tensor, ...]) -> Tensor:
+        """The input of a layer at its first call; the model computes nothing behind it."""
+        found = list[Tensor]()
+
+        def reach(_: str, x: Tensor) -> None:
+            found.append(x)
+            raise _ReachedError
+
+        try:
+            self._run(model, {name: reach}, batch)
+        except _ReachedError:
+            return found[0]
+        raise LookupError(f"the model does not call layer '{name}'")
+
+    def _run(
+        self, model: nn.Module, hooks: dict[str, Callable[[str, Tensor], None]], batch: tuple[Tensor, ...]
+    ) -> None:
+        """Run a model, and call ``hook(name, x)`` before each call of a layer with its input ``x``."""
+        with ExitStack() as stack, torch.no_grad():
+            for name, hook in hooks.items():
+                call = lambda _, inputs, name=name, hook=hook: hook(name, inputs[0])  # noqa: E731
+                stack.callback(model.get_submodule(name).register_forward_pre_hook(call).remove)
+            self._start.forward(model)(*batch)
+
+
+def from_images(batches: Sequence[Tensor]) -> Callable[[], Start]:
+    """The start of passes over the whole model."""
+    return lambda: Start([(images,) for images in batches], lambda model: model)
 
 
 class _Sums:
@@ -146,27 +190,3 @@ class _Sums:
 
 class _ReachedError(Exception):
     """A pass has come to the layer whose inputs are wanted."""
-
-
-def _run(model: nn.Module, hooks: dict[str, Callable[[str, Tensor], None]], images: Tensor) -> None:
-    """Run a model, and call ``hook(name, x)`` before each call of a layer with its input ``x``."""
-    with ExitStack() as stack, torch.no_grad():
-        for name, hook in hooks.items():
-            call = lambda _, inputs, name=name, hook=hook: hook(name, inputs[0])  # noqa: E731
-            stack.callback(model.get_submodule(name).register_forward_pre_hook(call).remove)
-        model(images)
-
-
-def _input_of(model: nn.Module, name: str, images: Tensor) -> Tensor:
-    """The input of a layer at its first call; the model computes nothing behind it."""
-    found = list[Tensor]()
-
-    def reach(_: str, x: Tensor) -> None:
-        found.append(x)
-        raise _ReachedError
-
-    try:
-        _run(model, {name: reach}, images)
-    except _ReachedError:
-        return found[0]
-    raise LookupError(f"the model does not call layer '{name}'")

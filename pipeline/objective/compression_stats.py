@@ -8,12 +8,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from pipeline.adapt.lanes import SeparateLayer
 from pipeline.compress.contract import Compression, LayerCompression, LayerStats
 from pipeline.compress.layer_statistics import Statistics, calibration
 from pipeline.compress.layers import in_groups
 from pipeline.compress.model_stats import ModelStats
-from pipeline.compress.prefix_statistics import PrefixStatistics
+from pipeline.compress.prefix_statistics import PrefixStatistics, Start, from_images
 from pipeline.task.parts import Part
+from pipeline.train.cut.graph import Cut, cut, cut_head
+from pipeline.train.cut.trace import CannotCutError
+from pipeline.train.rows import HELD
+
+PROBES = 4
+"""Images that show where a model can be cut."""
 
 
 def prefix_images(compression: Compression, targets: Sequence[str], train: Part) -> int:
@@ -29,8 +36,39 @@ def compression_stats(
     """Statistics of the targets whose compression needs any: of the uncompressed model, or layer after layer."""
     needing = [name for name in targets if compression.of_layer(name).needs_statistics]
     if images := prefix_images(compression, targets, train):
-        return PrefixStatistics(statistics.model, needing, [batch for batch, _ in calibration(train, images)])
+        return PrefixStatistics(
+            statistics.model, needing, lambda: prefix_start(statistics.model, targets, train, images)
+        )
     return statistics.of(needing) if needing else {}
+
+
+@torch.no_grad()
+def prefix_start(model: nn.Module, targets: Sequence[str], train: Part, count: int) -> Start:
+    """Passes begin behind the layers before the first target, whose outputs are computed once, if memory holds them."""
+    batches = [images for images, _ in calibration(train, count)]
+    made = _cut_before(model, targets, batches[0][:PROBES])
+    if made is None or made.stem is None:
+        return from_images(batches)()
+    features = list[tuple[Tensor, ...]]()
+    for images in batches:
+        features.append(made.stem(images))
+        if sum(tensor.nbytes for tensor in features[0]) * len(batches) > HELD:
+            return from_images(batches)()
+    return Start(features, made.without_lanes)
+
+
+def _cut_before(model: nn.Module, targets: Sequence[str], images: Tensor) -> Cut | None:
+    """The cut of a model before some layers, if one gives the model's outputs."""
+    layers = {name: SeparateLayer(model.get_submodule(name)) for name in targets}
+    for make_cut in (cut, cut_head):
+        try:
+            made, expected = make_cut(model, layers, images), model(images)
+            outputs = made.without_lanes(model)(*(made.stem(images) if made.stem else (images,)))
+        except (CannotCutError, RuntimeError):
+            continue
+        if outputs.shape == expected.shape and torch.allclose(outputs, expected, rtol=1e-3):
+            return made
+    return None
 
 
 def corrected_layers(compression: Compression, model: nn.Module, targets: Sequence[str]) -> list[str]:

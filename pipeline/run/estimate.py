@@ -1,18 +1,19 @@
 """What a run would do, and what it would take; nothing is changed by asking."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from pipeline.compress.layer_statistics import is_wide
+from pipeline.compress.layer_statistics import calibration, is_wide
 from pipeline.compress.layers import matrix_shape
 from pipeline.compress.weight import DenseWeight
 from pipeline.config.registry import METRICS
 from pipeline.config.spec import StudySpec
 from pipeline.environment import keep_freed_memory, peak_memory
+from pipeline.objective.compression_stats import prefix_start
 from pipeline.objective.objective import Objective
 from pipeline.objective.outline import Outline
 from pipeline.objective.passes import PROBED, measure_pass
@@ -21,7 +22,6 @@ from pipeline.run.planned_sizes import plan_rank
 from pipeline.search.budget import search_notes
 from pipeline.space import cells
 from pipeline.task.class_counts import score_largest_class
-from pipeline.task.contract import first_images
 from pipeline.task.parts import Part
 
 TRIAL_BYTES = 10_000
@@ -69,9 +69,9 @@ def plan_cache(objective: Objective, counted: set[str]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _seconds(module: nn.Module, images: torch.Tensor) -> float:
+def _seconds(function: Callable[..., object], *inputs: torch.Tensor) -> float:
     started = time.perf_counter()
-    module(images)
+    function(*inputs)
     return time.perf_counter() - started
 
 
@@ -97,16 +97,19 @@ def statistics_bytes(outlines: Iterable[Outline]) -> int:
 def plan_statistics(outline: Outline) -> dict[str, Any]:
     """Bytes of the statistics of a combination, and the inputs of the layers whose moment is that of a sample.
 
-    With a prefix also the images and passes of its statistics, and the seconds of these passes: each layer is reached
-    in the compressed and in the uncompressed model, on average in half the time of the whole.
+    With a prefix also the images and passes of its statistics, and the seconds of these passes. The layers before the
+    first target run once. Each target is reached in the compressed and in the uncompressed model, on average in half
+    the time that the rest of the model takes.
     """
     layers = {name: outline.model.get_submodule(name) for name in outline.statistics_bytes}
     sampled = {name: matrix_shape(layer)[1] for name, layer in layers.items() if is_wide(layer)}
     facts = {"bytes": sum(outline.statistics_bytes.values()), "sampled": sampled}
     if not outline.prefix_images:
         return facts
-    images = first_images(outline.task.train)
-    seconds = len(layers) * outline.prefix_images * _seconds(outline.model, images) / len(images)
+    images, _ = next(calibration(outline.task.train, PROBED))
+    start = prefix_start(outline.model, outline.targets, outline.task.train, len(images))
+    whole, rest = _seconds(outline.model, images), _seconds(start.forward(outline.model), *start.batches[0])
+    seconds = (max(0.0, whole - rest) + len(layers) * rest) * outline.prefix_images / len(images)
     return facts | {"prefix": {"images": outline.prefix_images, "passes": len(layers), "seconds": round(seconds, 1)}}
 
 

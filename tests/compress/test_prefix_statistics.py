@@ -9,7 +9,7 @@ from pipeline.compress.contract import LayerStats
 from pipeline.compress.layer_statistics import gather_statistics
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.intn import IntN
-from pipeline.compress.prefix_statistics import LEAST_DAMPING, PrefixStatistics
+from pipeline.compress.prefix_statistics import LEAST_DAMPING, PrefixStatistics, from_images
 
 
 class Branches(nn.Module):
@@ -32,12 +32,15 @@ NAMES = ["late", "early", "head"]
 
 
 def test_layers_come_in_the_order_of_their_calls():
-    assert PrefixStatistics(Branches(), NAMES, [inputs()]).order() == ["early", "late", "head"]
+    assert PrefixStatistics(Branches(), NAMES, from_images([inputs()])).order() == ["early", "late", "head"]
 
 
 def test_behind_an_uncompressed_prefix_they_are_the_moments_of_the_model_and_leave_the_weight():
     model, x = Branches().requires_grad_(False), inputs()
-    plain, found = gather_statistics(model, NAMES, x.split(32)), PrefixStatistics(model, NAMES, x.split(32))
+    plain, found = (
+        gather_statistics(model, NAMES, x.split(32)),
+        PrefixStatistics(model, NAMES, from_images(x.split(32))),
+    )
     for name in NAMES:
         its = found[name][0]
         torch.testing.assert_close(its.second_moment, plain[name][0].second_moment, rtol=1e-5, atol=1e-5)
@@ -53,7 +56,7 @@ def test_each_layer_sees_the_inputs_that_the_compressed_layers_before_it_give(mo
     monkeypatch.setattr(
         IntN, "compress", lambda self, W, stats: seen.setdefault(len(W), (W, stats)) and compress(self, W, stats)
     )
-    small = IntN(bits=2, prefix=96).compress_model(model, NAMES, PrefixStatistics(model, NAMES, [x]))
+    small = IntN(bits=2, prefix=96).compress_model(model, NAMES, PrefixStatistics(model, NAMES, from_images([x])))
     assert list(small.weights) == NAMES
     with torch.no_grad():
         X, Y = (F.relu(F.relu(m.early(F.relu(x)))) + F.relu(m.late(F.relu(x))) for m in (small.model, model))
@@ -68,7 +71,7 @@ def test_each_layer_sees_the_inputs_that_the_compressed_layers_before_it_give(mo
 
 def test_two_layers_with_one_input_share_a_pass(monkeypatch):
     model, passes = Branches().requires_grad_(False), []
-    stats = PrefixStatistics(model, NAMES, [inputs()]).behind(model)
+    stats = PrefixStatistics(model, NAMES, from_images([inputs()])).behind(model)
     gather = PrefixStatistics._gather
     monkeypatch.setattr(PrefixStatistics, "_gather", lambda self, stage: passes.append(stage) or gather(self, stage))
     for name in stats.order():
@@ -88,7 +91,7 @@ def test_the_whole_model_comes_nearer_to_the_uncompressed_one(bias):
         float((method.compress_model(model, names, stats).model(x) - model(x)).square().mean())
         for method, stats in (
             (plain, gather_statistics(model, names, [x])),
-            (behind, PrefixStatistics(model, names, x.split(50))),
+            (behind, PrefixStatistics(model, names, from_images(x.split(50)))),
         )
     ]
     assert errors[1] < errors[0]
@@ -96,7 +99,7 @@ def test_the_whole_model_comes_nearer_to_the_uncompressed_one(bias):
 
 def test_a_corrected_bias_gives_the_mean_outputs_of_the_uncompressed_model_whatever_the_prefix_lost():
     model, x = settled(mlp).requires_grad_(False), torch.randn(64, 3, 32, 32)
-    stats = PrefixStatistics(model, ["2", "4"], x.split(16))
+    stats = PrefixStatistics(model, ["2", "4"], from_images(x.split(16)))
     small = Int1(bias="corrected", prefix=64).compress_model(model, ["2", "4"], stats).model
     torch.testing.assert_close(small(x).mean(0), model(x).mean(0), rtol=1e-3, atol=1e-4)
 
@@ -105,7 +108,7 @@ def test_many_vectors_are_sampled_in_pairs(monkeypatch):
     monkeypatch.setattr("pipeline.compress.prefix_statistics.LEAST_VECTORS", 0)
     layer = nn.Conv2d(1, 4, 3)
     model = nn.Sequential(layer).requires_grad_(False)
-    its = PrefixStatistics(model, ["0"], [torch.randn(8, 1, 20, 20)])["0"][0]
+    its = PrefixStatistics(model, ["0"], from_images([torch.randn(8, 1, 20, 20)]))["0"][0]
     torch.testing.assert_close(its.cross, its.second_moment)
     assert isinstance(its, LayerStats)
     assert (its.second_moment.diagonal() - 1).abs().max() < 0.5
@@ -114,7 +117,7 @@ def test_many_vectors_are_sampled_in_pairs(monkeypatch):
 def test_a_layer_whose_own_compression_needs_no_statistics_is_compressed_before_those_that_do():
     model, x = Branches().requires_grad_(False), inputs()
     method = by_layer(IntN(bits=4, rounding="gptq", prefix=32), {"early": IntN(bits=2)})
-    stats = PrefixStatistics(model, ["late", "head"], x.split(32))
+    stats = PrefixStatistics(model, ["late", "head"], from_images(x.split(32)))
     compressed = method.compress_model(model, NAMES, stats)
     assert list(compressed.weights) == NAMES
     assert [compressed.weights[name].width for name in NAMES] == [4, 2, 4]

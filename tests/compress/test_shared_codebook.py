@@ -15,7 +15,7 @@ from pipeline.compress.grouped_weight import GroupedWeight
 from pipeline.compress.methods.codebook import Codebook
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.svd import Svd
-from pipeline.compress.prefix_statistics import PrefixStatistics
+from pipeline.compress.prefix_statistics import PrefixStatistics, from_images
 from pipeline.compress.sizes import StoredModel, model_size
 from pipeline.compress.weight import CompressedWeight, DenseWeight
 from pipeline.config.combination_spec import StorageSpec
@@ -145,7 +145,11 @@ def test_inputs_weigh_errors_in_the_fit_unless_layers_are_compressed_behind_each
     behind = by_inputs.model_copy(update={"prefix": 32})
     centroids = [
         method.compress_model(model, NAMES, stats).weights["0"].centroid
-        for method, stats in ((plain, {}), (by_inputs, known), (behind, PrefixStatistics(model, NAMES, [images])))
+        for method, stats in (
+            (plain, {}),
+            (by_inputs, known),
+            (behind, PrefixStatistics(model, NAMES, from_images([images]))),
+        )
     ]
     assert not torch.equal(centroids[1], centroids[0])
     assert torch.equal(centroids[2], centroids[0])

@@ -9,6 +9,7 @@ The stem has the costly frozen layers before the first trained one. ``shared`` h
 of trained layers with a shared input, such as the frozen base product of the first trained layer.
 """
 
+import copy
 import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -194,7 +195,8 @@ def rows_of(first: Tensor, count: int) -> int:
 
 
 def _with_calls(model: nn.Module, traced: nn.Module, graph: fx.Graph) -> Callable[..., Tensor]:
-    root = copy_sharing_tensors(model)
+    """The function of a graph that calls the modules of ``model`` itself."""
+    root = copy.copy(model)
     for node in graph.nodes:  # tensors that a forward creates are held by the traced model
         if node.op == "get_attr" and str(node.target).startswith(CONSTANT):
             setattr(root, str(node.target), getattr(traced, str(node.target)))
