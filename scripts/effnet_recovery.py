@@ -52,7 +52,7 @@ def recover(places: Sequence[effnet.Place], weights: Path, images: Path, suffix:
     found: list[dict[str, Any]] = []
     try:
         for place in places:
-            found += recovered(place, weights, images, f"effnet-{place.name}-{suffix}")
+            found += recovered(place, weights, images, f"effnet-{place.part}-{suffix}")
             if file:
                 file.write_text(
                     json.dumps({"cores": os.cpu_count(), "study": suffix, "rows": found}, indent=2) + "\n",

@@ -2,7 +2,7 @@
 
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -114,15 +114,30 @@ class Place:
     trials: int
     variants: tuple[Variant, ...]
 
+    @property
+    def part(self) -> str:
+        """What its study is called by: the place, and whether codes are trained there."""
+        return f"{self.name}-codes" if self.variants[0].adapter["method"] == "codes" else self.name
+
     def quick(self) -> "Place":
         """One epoch of one trial."""
         return replace(self, epochs=1, trials=1)
 
 
+def by_codes(variants: Sequence[Variant], *, trained: bool) -> tuple[Variant, ...]:
+    """Those that train codes, or those that do not: codes are lost at the rates that are best for adapters."""
+    return tuple(variant for variant in variants if (variant.adapter["method"] == "codes") == trained)
+
+
+ROUNDED, BEHIND = coded(), coded(prefix=256)
+OF_HEAD: dict[str, Any] = {"inits": ("qera", "svd"), "epochs": 10, "trials": 3}
+OF_CONVOLUTIONS: dict[str, Any] = {"inits": ("qera",), "epochs": 4, "trials": 1}
 PLACES = (
-    Place("head", HEAD, ("qera", "svd"), 2e-3, epochs=10, trials=3, variants=coded() + FACTORS),
-    Place("convolutions", CONVOLUTIONS, ("qera",), 1e-3, epochs=4, trials=1, variants=coded(prefix=256) + FACTORS),
-    Place("channels", CONVOLUTIONS, ("paper",), 4e-3, epochs=4, trials=3, variants=PRUNED),
+    Place("head", HEAD, lr=2e-3, variants=by_codes(ROUNDED, trained=False) + FACTORS, **OF_HEAD),
+    Place("head", HEAD, lr=2e-4, variants=by_codes(ROUNDED, trained=True), **OF_HEAD),
+    Place("convolutions", CONVOLUTIONS, lr=1e-3, variants=by_codes(BEHIND, trained=False) + FACTORS, **OF_CONVOLUTIONS),
+    Place("convolutions", CONVOLUTIONS, lr=3e-4, variants=by_codes(BEHIND, trained=True), **OF_CONVOLUTIONS),
+    Place("channels", CONVOLUTIONS, lr=4e-3, variants=PRUNED, inits=("paper",), epochs=4, trials=3),
 )
 
 
