@@ -81,6 +81,19 @@ def test_at_temperature_one_a_teacher_with_one_hot_outputs_gives_cross_entropy(c
     torch.testing.assert_close(losses, CrossEntropy().losses(logits, labels, None))
 
 
+@CLASSES
+def test_classes_that_a_model_masks_add_nothing_to_distillation(classes):
+    logits, labels, teacher = batch(classes)
+    allowed = [0, 1, 3, 4]
+    expected = Distillation().losses(logits[..., allowed], labels, teacher[:, allowed])
+    others = [column for column in range(classes) if column not in allowed]
+    logits[..., others] = teacher[:, others] = -torch.inf
+    losses = Distillation().losses(logits.requires_grad_(), labels, teacher)
+    torch.testing.assert_close(losses, expected)
+    (gradient,) = torch.autograd.grad(losses.sum(), logits)
+    assert gradient.isfinite().all()
+
+
 def test_a_student_with_the_logits_of_its_teacher_has_loss_zero():
     _, labels, teacher = batch(7)
     student = (teacher + 5)[None].requires_grad_()  # a softmax takes no notice of what all logits share

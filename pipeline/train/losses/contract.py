@@ -66,12 +66,14 @@ def divergence(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """The mean over images of ``sum_c p_c (log p_c - log q_c)`` for each lane, ``[T]``.
 
     ``p`` and ``q`` are the softmaxes of the logits of teacher ``[n, C]`` and student ``[T, n, C]``, both divided by the
-    temperature.
+    temperature. A class that the teacher masks, by a logit of minus infinity, adds nothing.
     """
     axis = 1 if logits.shape[2] <= FEW_CLASSES else 2
     student, wanted = (logits.mT, teacher.mT) if axis == 1 else (logits, teacher)
     log_q = F.log_softmax(student / temperature, axis)
     log_p = F.log_softmax(wanted / temperature, axis - 1)
+    if (masked := log_p.isneginf()).any():
+        log_p, log_q = log_p.masked_fill(masked, 0), log_q.masked_fill(masked, 0)
     # One matrix-vector product replaces multiplication and sum; at 1,000 classes that saves two passes over memory.
     return (log_p - log_q).flatten(1) @ log_p.exp().flatten() / logits.shape[1]
 
