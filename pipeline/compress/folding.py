@@ -93,16 +93,16 @@ def _layers_before(model: nn.Module, images: Tensor) -> tuple[dict[str, str], di
     """The layer directly before each norm, and why other norms have none, both by the name of the norm."""
     names, calls = layer_names(model), Counter[str]()
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
-    outputs, before = list[tuple[str, object]](), dict[str, str | None]()
+    outputs, before, axes = list[tuple[str, object]](), dict[str, str | None](), dict[str, int]()
     shared = Counter(id(model.get_submodule(name).get_parameter("weight")) for name in names)
 
     def note_output(name: str, output: object) -> None:
         calls[name] += 1
         outputs.append((name, output))  # it is kept, so that no other tensor gets its identity
 
-    def note_input(name: str, value: object) -> None:
+    def note_input(name: str, value: Tensor) -> None:
         calls[name] += 1
-        before[name] = next((layer for layer, output in outputs if output is value), None)
+        before[name], axes[name] = next((layer for layer, output in outputs if output is value), None), value.ndim
 
     with ExitStack() as stack, torch.no_grad():
         for name, norm in norms.items():
@@ -118,6 +118,8 @@ def _layers_before(model: nn.Module, images: Tensor) -> tuple[dict[str, str], di
         owner = before.get(name)
         if owner is None:
             left[name] = "it follows no Linear or Conv2d layer directly"
+        elif isinstance(model.get_submodule(owner), nn.Linear) and axes[name] > 2:
+            left[name] = f"it normalises the second axis, and the outputs of layer '{owner}' are on the last"
         elif norm.running_mean is None or norm.running_var is None:
             left[name] = "it normalises by the statistics of each batch"
         elif type(norm).forward not in (_BatchNorm.forward, BatchNormAct2d.forward):

@@ -101,6 +101,18 @@ class Twice(nn.Module):
         return self.head(self.norm(self.conv(self.norm(self.conv(x)))).mean((2, 3)))
 
 
+class Sequences(nn.Module):
+    """A norm over the places of a sequence, behind a layer with as many outputs, or others."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.proj, self.norm, self.head = nn.Linear(4, outputs), nn.BatchNorm1d(12), nn.Linear(12 * outputs, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.proj(x.flatten(1, 2))).flatten(1))
+
+
+OVER_PLACES = "'norm': it normalises the second axis, and the outputs of layer 'proj' are on the last"
 NONE = {
     "no norm": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(48, 3)), "it has none"),
     "called twice": (Twice, "'norm': layer 'conv' before it is called more than once, or shares its weight"),
@@ -112,6 +124,8 @@ NONE = {
         lambda: nn.Sequential(nn.Conv2d(3, 4, 4), nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten()),
         "'1': it normalises by the statistics of each batch",
     ),
+    "over other places": (lambda: Sequences(5), OVER_PLACES),
+    "over as many places": (lambda: Sequences(12), OVER_PLACES),
 }
 
 
