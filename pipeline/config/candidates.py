@@ -67,7 +67,7 @@ def candidates(registry: Registry[M], table: object) -> tuple[object, tuple[Cand
 
     There are none without "auto". Options that do not go together are left out.
     """
-    if not isinstance(table, dict) or table.get(registry.key) not in {method.name for method in registry}:
+    if not isinstance(table, dict) or table.get(registry.key) not in [method.name for method in registry]:
         return table, ()
     method = registry[table[registry.key]]
     tried = {option: choices(method, option) for option, value in table.items() if value == AUTO}

@@ -44,6 +44,7 @@ def test_options_that_do_not_go_together_are_no_candidates():
         ({**AUTO, "scale": "rwo"}, "compression.scale"),
         ({**AUTO, "prefix": "auto"}, "compression.prefix"),
         ({**AUTO, "colour": "auto"}, "compression.colour"),
+        ({"method": ["int1"]}, 'give a name, or a table with method = "<name>"'),
     ],
 )
 def test_an_error_of_another_option_is_the_only_one_that_is_reported(table, said):
