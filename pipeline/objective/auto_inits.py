@@ -31,7 +31,7 @@ def with_best_init(combination: Combination, sample: Sample | None) -> Combinati
     if not inits:
         return combination
     logger.info(f"{combination.name}: scoring {counted(len(inits), 'init')}, as search.inits is auto")
-    every, found = combination.with_inits(*inits), sample or Sample(combination)
+    found, every = sample or Sample(combination), combination.with_inits(*inits)  # it shares the compressed model
     bases = Bases(every, found.recipe, found.features)
     scores = {init: mean(_score(bases, Cell(rank, init.name), found) for rank in every.search.ranks) for init in inits}
     chosen = combination.with_inits(min(scores, key=lambda init: scores[init]))

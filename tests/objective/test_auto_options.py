@@ -5,6 +5,7 @@ import torch
 from tiny_studies import make_objective, make_spec, make_task
 from torch.nn import functional as F
 
+from pipeline.compress.methods.int1 import Int1
 from pipeline.config.candidates import Auto, Candidate
 from pipeline.config.registry import COMPRESSIONS
 from pipeline.errors import SpecError
@@ -116,6 +117,14 @@ def test_the_init_whose_starts_bring_the_outputs_nearest_is_taken():
             wanted, logits = (it(task.train.images).log_softmax(1) for it in (task.model, model))
         found.append(float(F.kl_div(logits, wanted, log_target=True, reduction="batchmean")))
     assert scores["svd"] == pytest.approx(sum(found) / 2, rel=1e-4)
+
+
+def test_the_model_is_compressed_once_for_all_inits(monkeypatch):
+    compress, seen = Int1.compress_model, []
+    monkeypatch.setattr(Int1, "compress_model", lambda *given: seen.append(given[2]) or compress(*given))
+    spec = make_spec(inits="auto")
+    decided(Combination(make_task(), spec.combination[0], spec.search))
+    assert seen == [["fc1", "fc2"]]
 
 
 def test_an_adapter_without_ranks_has_no_init_to_choose():
