@@ -92,6 +92,11 @@ class GroupedWeight(WeightOfParts):
             return torch.vmap(self.groups[0].latent_codes)(dict(tensors))
         return super().latent_codes(tensors)
 
+    def middles(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if self._is_stacked(tensors):
+            return torch.vmap(self.groups[0].middles)(dict(tensors))
+        return super().middles(tensors)
+
     def refreshed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if self._is_stacked(tensors):
             return torch.vmap(self.groups[0].refreshed)(dict(tensors))

@@ -42,8 +42,8 @@ class BitCount:
 class CompressedWeight:
     """A compressed weight. It is immutable, so that copies of a model share it.
 
-    Those whose codes can be trained also have ``to_trainable``, ``project``, ``latent_codes`` and ``with_trained``, and
-    where needed ``unrounded`` and ``refreshed``. CONTRIBUTING.md describes what each is asked for.
+    Those whose codes can be trained also have ``to_trainable``, ``project``, ``latent_codes`` and ``with_trained``;
+    CONTRIBUTING.md describes what these and others are asked for.
     """
 
     def __init_subclass__(cls) -> None:
@@ -157,6 +157,10 @@ class CompressedWeight:
         It is called as ``project`` is. A latent that is never rounded is left out.
         """
         raise NotImplementedError(f"{type(self).__name__} has no codes that can be trained")
+
+    def middles(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What mode ``lc`` of ``codes`` draws each latent to; by default the middles of ``latent_codes``."""
+        return {kind: middle for kind, (_, middle) in self.latent_codes(tensors).items()}
 
     def unrounded(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The dense form ``[out, in]`` of the latents before they are rounded; mode ``lc`` of ``codes`` trains it."""

@@ -38,6 +38,9 @@ class WeightOfParts(CompressedWeight):
         found = {name: part.latent_codes(select_part(tensors, name)) for name, part in self.parts.items()}
         return {f"{name}_{kind}": codes for name, own in found.items() for kind, codes in own.items()}
 
+    def middles(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return join_parts({name: part.middles(select_part(tensors, name)) for name, part in self.parts.items()})
+
     def refreshed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return join_parts({name: part.refreshed(select_part(tensors, name)) for name, part in self.parts.items()})
 

@@ -70,6 +70,17 @@ def test_the_penalty_of_lc_draws_latent_weights_to_their_codes():
         assert distance < 0.5 * begun / weight.dense().norm()
 
 
+def test_the_penalty_of_lc_draws_weights_that_are_not_kept_to_zero():
+    model, distances = settled(mlp), []
+    compressed = Sparse(keep=0.25).compress_model(model, find_targets(model, ["*"]), {})
+    name = next(iter(compressed.weights))
+    for mode in ("ste", "lc"):
+        lane = trained(Codes(mode=mode), compressed, epochs=30)
+        latent, kept = (lane.parameters[f"{name}.weight_{kind}"] for kind in ("latent", "kept"))
+        distances.append(latent.flatten().scatter(0, kept, 0.0).norm() / latent.norm())
+    assert distances[1] < 0.5 * distances[0]
+
+
 def test_a_code_that_flips_twice_after_hold_is_frozen_in_the_middle_of_its_cell():
     codes, compressed = Codes(hold=0.5), of_mlp(2)
     parameters = {name: tensor[None].clone() for name, tensor in codes.begin(compressed, {}, Draw()).items()}

@@ -91,6 +91,16 @@ def test_a_latent_weight_in_the_middle_of_its_code_keeps_it(method):
         assert torch.equal(values, again[kind][0])
 
 
+@EACH_ON_LAYERS
+def test_latents_in_their_middles_are_the_rounded_weight(method, layer):
+    weight, dense = weight_of(method, layer)
+    lanes = [moved(weight.to_trainable(dense), seed) for seed in range(2)]
+    stacked = {kind: torch.stack([lane[kind] for lane in lanes]) for kind in lanes[0]}
+    middles = torch.vmap(weight.middles)(stacked)
+    rounded = torch.vmap(weight.unrounded)({**stacked, **middles})
+    torch.testing.assert_close(rounded, torch.vmap(weight.project)(stacked), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["factors", "dense", "latent_codes", "packings"])
 def test_a_weight_class_whose_field_is_called_as_a_method_of_the_contract_is_refused(name):
     with pytest.raises(TypeError, match=rf"Own has a field '{name}', .* another name"):

@@ -161,8 +161,8 @@ class Codes(Adapter):
         distances = []
         for name, tensors in _by_layer(weights, parameters).items():
             own = select_part(tensors, WEIGHT)
-            codes = torch.vmap(weights[name].latent_codes)(own)
-            distances += [(own[kind] - middle).square().flatten(1).sum(1) for kind, (_, middle) in codes.items()]
+            middles = torch.vmap(weights[name].middles)(own)
+            distances += [(own[kind] - middle).square().flatten(1).sum(1) for kind, middle in middles.items()]
         return FIRST * GROWTH**round_number / 2 * torch.stack(distances).sum(0) if distances else None
 
     def after_step(

@@ -52,12 +52,15 @@ class SparseWeight(MatrixWeight):
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The kept latents; all latents get gradients, so that others can become larger than those."""
-        latent, kept = tensors["latent"], tensors["kept"]
-        values = latent.detach().flatten().index_select(0, kept)
-        return straight_through(latent, at_positions(values, kept, latent))
+        return straight_through(tensors["latent"], self.middles(tensors)["latent"])
 
     def latent_codes(self, tensors: Mapping[str, Tensor]) -> Codes:
         return {}
+
+    def middles(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The kept latents, and zeros."""
+        latent, kept = tensors["latent"].detach(), tensors["kept"]
+        return {"latent": at_positions(latent.flatten().index_select(0, kept), kept, latent)}
 
     def refreshed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"kept": self.pattern.positions(tensors["latent"].abs())}
