@@ -24,7 +24,7 @@ PROBES = 4
 
 
 def prefix_images(compression: Compression, targets: Sequence[str], train: Part) -> int:
-    """Images on which statistics are gathered behind the compressed layers; 0 if none are."""
+    """Images on which statistics are gathered behind the compressed layers, the most of any target; 0 if none are."""
     methods = (compression.of_layer(name) for name in targets)
     wanted = max(method.prefix if isinstance(method, LayerCompression) else 0 for method in methods)
     return min(wanted, len(train))
@@ -33,7 +33,10 @@ def prefix_images(compression: Compression, targets: Sequence[str], train: Part)
 def compression_stats(
     compression: Compression, targets: Sequence[str], statistics: Statistics, train: Part
 ) -> ModelStats:
-    """Statistics of the targets whose compression needs any: of the uncompressed model, or layer after layer."""
+    """Statistics of the targets whose compression needs any: of the uncompressed model, or layer after layer.
+
+    They are all gathered layer after layer if one of the targets asks for it.
+    """
     needing = [name for name in targets if compression.of_layer(name).needs_statistics]
     if images := prefix_images(compression, targets, train):
         return PrefixStatistics(

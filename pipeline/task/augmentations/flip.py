@@ -11,7 +11,7 @@ from pipeline.task.augmentations.contract import Augmentation, Scaling
 
 @AUGMENTATIONS.register("flip")
 class Flip(Augmentation):
-    """Mirrors every other image left to right: for photographs, and not for digits or letters."""
+    """Mirrors each image left to right with probability 1/2: for photographs, and not for digits or letters."""
 
     needs_scaling: ClassVar[bool] = False
 
