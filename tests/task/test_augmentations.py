@@ -125,6 +125,9 @@ Halved.name = "halved"
     [
         ([Shift()], None, (1, 8, 8), "which value is black"),
         ([Flip(), Crop()], {"mean": [0.1, 0.2], "std": [1.0]}, (3, 8, 8), r"augmentation \(crop\) needs"),
+        ([Shift()], {"mean": None, "std": 1.0}, (1, 8, 8), r"mean = None and std = 1.0; give"),
+        ([Shift()], {"mean": ["0.5"], "std": [1.0]}, (1, 8, 8), r"mean = \['0.5'\] and std = "),
+        ([Shift()], {"mean": 0.5, "std": [1.0, 0.0]}, (2, 8, 8), "those of std above 0"),
         ([Flip()], MNIST, (16,), r"the inputs of this task are \[16\]"),
         ([Crop(padding=8, edge="reflect")], MNIST, (1, 8, 8), "'crop' cannot take images of 1 x 8 x 8"),
         ([RandAugment()], {"mean": [0.0], "std": [1.0]}, (4, 8, 8), "they have 4 channels"),

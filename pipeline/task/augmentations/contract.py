@@ -100,14 +100,22 @@ def make_augmenter(
 
 def _scaling(preprocessing: Mapping[str, Any] | None, channels: int, needing: Sequence[str]) -> Scaling:
     facts = preprocessing if isinstance(preprocessing, Mapping) else {}
-    mean, std = (torch.tensor(facts.get(name, []), dtype=torch.float32).flatten() for name in ("mean", "std"))
-    if any(len(values) not in (1, channels) for values in (mean, std)):
-        raise SpecError(
-            f"augmentation ({', '.join(needing)}) needs to know which value is black, and the task does not say how "
-            f'its {channels} channels were normalised; give Task(..., description={{"preprocessing": {{"mean": [...], '
-            f'"std": [...]}}}}) with one number, or one per channel, or leave augmentation out'
+    try:
+        mean, std = (
+            torch.tensor(facts[name], dtype=torch.float32).flatten().expand(channels).view(channels, 1, 1)
+            for name in ("mean", "std")
         )
-    return Scaling(*(values.expand(channels).view(channels, 1, 1) for values in (mean, std)))
+        sound = bool(mean.isfinite().all() and std.isfinite().all() and (std > 0).all())
+    except (KeyError, TypeError, ValueError, RuntimeError):  # missing, no numbers, or of another count
+        sound = False
+    if not sound:
+        raise SpecError(
+            f"augmentation ({', '.join(needing)}) needs to know which value is black, and the task says of its "
+            f"{channels} channels mean = {facts.get('mean')!r} and std = {facts.get('std')!r}; give Task(..., "
+            f'description={{"preprocessing": {{"mean": [...], "std": [...]}}}}) with one number, or one per channel, '
+            f"those of std above 0, or leave augmentation out"
+        )
+    return Scaling(mean, std)
 
 
 def moved(images: Tensor, most: int, generator: torch.Generator, black: Tensor | None) -> Tensor:
