@@ -43,7 +43,8 @@ def decided(combination: Combination) -> Combination:
     try:
         chosen, sample = _with_best_options(combination)
         return with_best_init(chosen, sample)
-    except IntegrityError:  # damaged weights fail their combination alone, when its turn comes
+    except IntegrityError as error:  # damaged weights fail their combination alone, when its turn comes
+        logger.warning(f"{combination.name}: what is auto keeps its defaults, as candidates cannot be scored: {error}")
         autos = combination.spec.autos
         first = _with(Combination, combination, having(combination.spec, (0,) * len(autos)))
         return first.with_inits(*first.search.inits)

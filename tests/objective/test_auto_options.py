@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from pipeline.compress.methods.int1 import Int1
 from pipeline.config.candidates import Auto, Candidate
 from pipeline.config.registry import COMPRESSIONS
-from pipeline.errors import SpecError
+from pipeline.errors import IntegrityError, SpecError
 from pipeline.objective import auto_options
 from pipeline.objective.auto_options import decided, most_scored, named_options, search
 from pipeline.objective.auto_sample import Sample
@@ -117,6 +117,20 @@ def test_the_init_whose_starts_bring_the_outputs_nearest_is_taken():
             wanted, logits = (it(task.train.images).log_softmax(1) for it in (task.model, model))
         found.append(float(F.kl_div(logits, wanted, log_target=True, reduction="batchmean")))
     assert scores["svd"] == pytest.approx(sum(found) / 2, rel=1e-4)
+
+
+def test_a_weight_that_cannot_be_compressed_leaves_the_defaults_and_the_log_says_so(monkeypatch, caplog):
+    combination = auto(AUTO, adapter="codes")
+
+    def fail(*_):
+        raise IntegrityError("the weight of layer 'fc1' cannot be decomposed")
+
+    monkeypatch.setattr(Sample, "of_model", fail)
+    chosen = decided(combination)
+    assert chosen.compression == Int1()
+    assert chosen.spec.autos == ()
+    assert chosen.tried == []
+    assert "what is auto keeps its defaults, as candidates cannot be scored: the weight of layer 'fc1'" in caplog.text
 
 
 def test_the_model_is_compressed_once_for_all_inits(monkeypatch):
