@@ -77,20 +77,32 @@ def _with_best_options(combination: Combination) -> tuple[Combination, Sample | 
 
 
 def search(autos: Autos, score: Callable[[Choice], float]) -> dict[Choice, float]:
-    """The scores of choices: of all, or of those that differ from the best so far in one option after the other."""
+    """The scores of choices: of all, or of those that differ from the best so far in one option after the other.
+
+    An option whose other values do not go with the best so far waits until they do.
+    """
     counts = [range(len(auto.candidates)) for auto in autos]
     if math.prod(map(len, counts)) <= MOST:
         return {choice: score(choice) for choice in itertools.product(*counts)}
     scores = {(0,) * len(autos): score((0,) * len(autos))}
-    for place, auto in enumerate(autos):
-        for option in auto.candidates[0].options:
-            best = min(scores, key=lambda choice: scores[choice])
-            rest = {**auto.candidates[best[place]].options, option: None}
-            for i, candidate in enumerate(auto.candidates):
-                choice = (*best[:place], i, *best[place + 1 :])
-                if choice not in scores and {**candidate.options, option: None} == rest:
-                    scores[choice] = score(choice)
+    waiting = [(place, option) for place, auto in enumerate(autos) for option in auto.candidates[0].options]
+    while waiting:
+        best = min(scores, key=lambda choice: scores[choice])
+        found = ((one, _others(autos, best, *one)) for one in waiting)
+        one, others = next((pair for pair in found if pair[1]), (None, []))
+        if one is None:
+            break
+        waiting.remove(one)
+        scores |= {choice: score(choice) for choice in others if choice not in scores}
     return scores
+
+
+def _others(autos: Autos, best: Choice, place: int, option: str) -> list[Choice]:
+    """The choices that differ from the best one in a single option."""
+    candidates = autos[place].candidates
+    rest = {**candidates[best[place]].options, option: None}
+    same = (i for i, candidate in enumerate(candidates) if {**candidate.options, option: None} == rest)
+    return [(*best[:place], i, *best[place + 1 :]) for i in same if i != best[place]]
 
 
 def most_scored(autos: Autos) -> int:

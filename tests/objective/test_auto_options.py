@@ -10,7 +10,7 @@ from pipeline.config.candidates import Auto, Candidate
 from pipeline.config.registry import COMPRESSIONS
 from pipeline.errors import IntegrityError, SpecError
 from pipeline.objective import auto_options
-from pipeline.objective.auto_options import decided, most_scored, named_options, search
+from pipeline.objective.auto_options import MOST, decided, most_scored, named_options, search
 from pipeline.objective.auto_sample import Sample
 from pipeline.objective.combination import Combination
 from pipeline.space import Values
@@ -172,3 +172,17 @@ def test_many_candidates_are_scored_one_option_after_the_other(monkeypatch, coun
     scores = search(tables, score)
     assert len(set(asked)) == len(asked) == len(scores) == most_scored(tables) == scored
     assert min(scores, key=scores.get) == tuple(len(table.candidates) - 1 for table in tables)
+
+
+@pytest.mark.parametrize("order", [["ridge", "metric", "rounding", "bias"], ["bias", "rounding", "metric", "ridge"]])
+def test_an_option_that_needs_another_is_scored_after_it_whatever_the_order_of_the_table(order):
+    autos = auto({"method": "int1", **dict.fromkeys(order, "auto")}).spec.autos
+    wanted = {"metric": "activation", "rounding": "gptq", "bias": "corrected", "ridge": 5.0}
+    assert len(autos[0].candidates) > MOST
+
+    def score(choice):
+        return sum(value != wanted[option] for option, value in named_options(autos, choice).items())
+
+    scores = search(autos, score)
+    assert min(scores.values()) == 0
+    assert len(scores) == most_scored(autos)
