@@ -9,7 +9,7 @@ from torch import nn
 from pipeline.adapt.batch_norm import BatchNormLayer, running_statistics
 from pipeline.adapt.contract import Draw, Start, stored_model
 from pipeline.adapt.lanes import Stack
-from pipeline.adapt.methods.codes import INTERVAL, Codes
+from pipeline.adapt.methods.codes import FIRST, GROWTH, INTERVAL, ROUNDS, Codes
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.intn import IntN
@@ -70,6 +70,24 @@ def test_the_penalty_of_lc_draws_latent_weights_to_their_codes():
         assert distance < 0.5 * begun / weight.dense().norm()
 
 
+def test_the_penalty_of_lc_is_that_of_each_lane_and_grows_with_the_share_of_the_training():
+    codes, compressed = Codes(mode="lc"), of_mlp(2)
+    begun = codes.begin(compressed, {}, Draw())
+    parameters = {name: torch.stack([tensor, tensor]) for name, tensor in begun.items()}
+    for name in compressed.weights:
+        parameters[f"{name}.weight_latent"][1] *= 1.1
+    distances = []
+    for lane in range(2):
+        pairs = [
+            ({kind: parameters[f"{name}.weight_{kind}"][lane] for kind in ("latent", "scale")}, weight)
+            for name, weight in compressed.weights.items()
+        ]
+        distances.append(sum((own["latent"] - weight.project(own)).square().sum() for own, weight in pairs))
+    for share, mu in ((0.0, FIRST), (0.5, FIRST * GROWTH ** (ROUNDS // 2))):
+        found = codes.penalty(compressed.weights, parameters, share)
+        torch.testing.assert_close(found, mu / 2 * torch.stack(distances))
+
+
 def test_the_penalty_of_lc_draws_weights_that_are_not_kept_to_zero():
     model, distances = settled(mlp), []
     compressed = Sparse(keep=0.25).compress_model(model, find_targets(model, ["*"]), {})
@@ -105,6 +123,15 @@ def test_nothing_is_frozen_before_hold_or_between_intervals():
         parameters["2.weight_latent"].neg_()
         codes.after_step(compressed.weights, parameters, step, 100)
     assert all(torch.equal(tensor, before[name]) for name, tensor in parameters.items())
+
+
+def test_the_first_comparison_after_hold_only_notes_the_codes():
+    codes, compressed = Codes(hold=0.5), of_mlp(1)
+    parameters = {name: tensor[None].clone() for name, tensor in codes.begin(compressed, {}, Draw()).items()}
+    for step, flips in ((50, 0), (60, 1)):
+        parameters["2.weight_latent"].neg_()
+        codes.after_step(compressed.weights, parameters, step, 100)
+        assert (parameters["2.hold_latent_flips"] == flips).all()
 
 
 def test_norms_after_the_first_compressed_layer_are_trained_and_those_before_it_are_not():
@@ -188,3 +215,12 @@ def test_statistics_of_a_batch_norm_follow_its_batches_with_its_momentum_or_a_te
     own = {name: tensor[None] for name, tensor in [*norm.named_parameters(), *running_statistics(norm).items()]}
     BatchNormLayer(norm).forward(x, None, [Stack(own, torch.ones(1))])
     torch.testing.assert_close(own["running_mean"], (momentum or 0.1) * x.mean(0)[None])
+
+
+def test_a_batch_with_one_value_per_channel_is_normalised_by_the_running_statistics():
+    norm, x = nn.BatchNorm1d(2), torch.tensor([[1.0, 2.0]])
+    norm.running_mean += 0.5
+    own = {name: tensor[None].clone() for name, tensor in running_statistics(norm).items()}
+    y = BatchNormLayer(norm).forward(x, None, [Stack(own, torch.ones(1))])
+    torch.testing.assert_close(y, norm.eval()(x))
+    assert torch.equal(own["running_mean"][0], norm.running_mean)

@@ -35,6 +35,12 @@ def test_packed_codes_come_back_in_the_same_bytes(width, rows, columns, groups, 
         assert torch.equal(decoded_tensor(coded), packed)
 
 
+def test_bytes_that_are_no_packed_codes_come_back_too():
+    given = torch.zeros(1000, dtype=torch.uint8)
+    given[-1] = 128  # behind the last of 2,666 codes of 3 bits
+    assert torch.equal(decoded_tensor(coded_tensor(given, Packing(3))), given)
+
+
 def test_trained_numbers_take_less_because_of_their_exponents():
     numbers = torch.randn(64, 32) * 0.02
     assert len(coded_tensor(numbers).data) < 0.88 * numbers.nbytes

@@ -9,7 +9,7 @@ from pipeline.compress.contract import LayerStats
 from pipeline.compress.layer_statistics import gather_statistics
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.intn import IntN
-from pipeline.compress.prefix_statistics import LEAST_DAMPING, PrefixStatistics, from_images
+from pipeline.compress.prefix_statistics import LEAST_DAMPING, PrefixStatistics, PrefixStats, from_images
 
 
 class Branches(nn.Module):
@@ -102,6 +102,16 @@ def test_a_corrected_bias_gives_the_mean_outputs_of_the_uncompressed_model_whate
     stats = PrefixStatistics(model, ["2", "4"], from_images(x.split(16)))
     small = Int1(bias="corrected", prefix=64).compress_model(model, ["2", "4"], stats).model
     torch.testing.assert_close(small(x).mean(0), model(x).mean(0), rtol=1e-3, atol=1e-4)
+
+
+def test_centred_statistics_are_those_of_inputs_without_their_means():
+    x, y = inputs().double(), inputs().double() + 1
+    stats = PrefixStats(x.T @ x / 96, x.mean(0), cross=y.T @ x / 96, reference=y.mean(0)).centred()
+    x, y = x - x.mean(0), y - y.mean(0)
+    torch.testing.assert_close(stats.second_moment, x.T @ x / 96)
+    torch.testing.assert_close(stats.cross, y.T @ x / 96)
+    assert not stats.mean.any()
+    assert not stats.reference_mean.any()
 
 
 def test_many_vectors_are_sampled_in_pairs(monkeypatch):

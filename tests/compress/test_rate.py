@@ -11,7 +11,7 @@ from moments import output_error, random_stats
 from pipeline.compress.coded_tensors import coded_tensor
 from pipeline.compress.methods.codebook import Codebook
 from pipeline.compress.methods.intn import IntN
-from pipeline.compress.rate import code_lengths
+from pipeline.compress.rate import code_lengths, rated_codes
 from pipeline.compress.rounding import DAMPING
 
 METHODS = [
@@ -107,6 +107,12 @@ def test_without_a_rate_codes_are_those_of_versions_before_it(method, total):
 def test_without_a_rate_options_are_stored_as_before():
     assert "rate" not in IntN(bits=2).model_dump()
     assert "rate" not in Codebook().model_dump()
+
+
+def test_coordinates_of_weight_zero_do_not_count_in_the_price_of_a_bit():
+    X, M = torch.randn(300, 2), torch.tensor([1.0, 0.0]).expand(300, 2)
+    centroids = torch.linspace(-2, 2, 8)[:, None].expand(8, 2)
+    assert torch.equal(rated_codes(X, centroids, M, 0.1), rated_codes(X[:, :1], centroids[:, :1], None, 0.1))
 
 
 def test_codes_that_are_not_used_have_no_length():

@@ -8,11 +8,14 @@ from torch import Tensor
 
 from pipeline.compress import rounding
 from pipeline.compress.even_grid import EvenGrid
+from pipeline.compress.few_bits import MagnitudeGrid
 from pipeline.compress.methods.int1 import Int1, SignGrid
 from pipeline.compress.methods.intn import IntN
 from pipeline.compress.methods.sparse import Sparse
 from pipeline.compress.rounding import DAMPING, Error, carried
 from pipeline.compress.second_moment import LayerStats, SampledStats
+from pipeline.compress.sparse_rounding import SparseGrid
+from pipeline.compress.sparsity import Share
 
 METHODS = [
     Int1(),
@@ -50,6 +53,9 @@ def test_rounding_by_inputs_never_changes_the_outputs_more_than_nearest_rounding
 
 
 WHITE = {"seed": st.integers(0, 10**6), "out": st.integers(1, 9), "inner": st.integers(1, 23)}
+
+
+ONES = torch.ones(3, 6, dtype=torch.bool)
 
 
 def white(inner, variance):
@@ -173,3 +179,27 @@ def test_the_packed_size_is_that_of_nearest_rounding(method):
     small = with_rounding(method, "coordinate").compress(W, stats)
     again = method.from_tensors(small.to_tensors(), (9, 24))
     assert torch.equal(again.dense(), small.dense())
+
+
+def test_a_run_keeps_the_weights_whose_loss_costs_most_as_many_as_by_magnitude():
+    columns, cost = torch.randn(7, 5, dtype=torch.float64), torch.rand(5, dtype=torch.float64)
+    start, run = torch.rand(7, 9) < 0.4, torch.tensor([8, 0, 3, 5, 1])
+    grid = SparseGrid(Share(0.4), start, torch.zeros(7, 9, dtype=torch.bool))
+    grid.begin(columns, cost, run)
+    scores, kept = columns.square() * cost, grid.kept[:, run]
+    assert kept.sum() == start[:, run].sum() == grid.kept.sum()
+    assert scores[kept].min() > scores[~kept].max()
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        EvenGrid(torch.ones(3, 1).double(), torch.full((3, 1), -4.0).double(), 3, 9, symmetric=True),
+        SparseGrid(Share(0.9), ONES, ONES, MagnitudeGrid(1), {"zero": torch.ones(1, 1).double()}),
+    ],
+    ids=["intN", "sparse"],
+)
+def test_a_fit_that_would_turn_the_order_of_the_codes_leaves_the_grid(grid):
+    values = torch.ones(3, 6, dtype=torch.float64)
+    _, found = grid.refitted(values, Error(-values, random_stats(6)))
+    assert torch.equal(found, values)

@@ -33,7 +33,15 @@ def test_small_are_grids_and_vectors_that_are_no_payload(name, shape, small):
 
 
 @pytest.mark.parametrize(
-    ("largest", "dtype"), [(0.0, torch.float16), (1.0, torch.float16), (7e4, torch.bfloat16), (1e-6, torch.bfloat16)]
+    ("largest", "dtype"),
+    [
+        (0.0, torch.float16),
+        (1.0, torch.float16),
+        (7e4, torch.bfloat16),
+        (1e-6, torch.bfloat16),
+        (6.1e-5, torch.float16),  # in bfloat16 it is the least normal number of float16
+        (6.0e-5, torch.bfloat16),
+    ],
 )
 def test_values_outside_the_range_of_float16_are_bfloat16(largest, dtype):
     assert in_16_bits(torch.tensor([0.0, -largest])).dtype == dtype

@@ -1,5 +1,7 @@
 """Distillation of the outputs of blocks, through the whole models."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -14,6 +16,7 @@ from pipeline.run.estimate import plan_cache
 from pipeline.run.objectives import refuse_misfit_training
 from pipeline.space import Values
 from pipeline.task.contract import Task
+from pipeline.train.block_outputs import BlockOutputs
 
 LOSS = {"method": "distillation", "features": ["bn1", "bn2"], "feature_weight": 0.5}
 VALUES = Values(rank=1, init="svd", alpha=2.0, optimizer="adam", lr=0.01, batch_size=96)
@@ -147,3 +150,18 @@ def test_distillation_without_blocks_is_pinned_as_before_there_were_any():
     spec = make_spec(loss={"method": "distillation"})
     table = pinned(spec, spec.combination[0])["search"]["loss"]
     assert table == {"method": "distillation", "temperature": 2.0, "labels": 0.0, "smoothing": 0.0}
+
+
+def test_threads_that_compute_at_once_get_the_outputs_of_their_own_images():
+    both = threading.Barrier(2, timeout=60)
+
+    class Waiting(torch.nn.Identity):
+        def forward(self, x):
+            both.wait()
+            return x
+
+    blocks = BlockOutputs(torch.nn.Sequential(torch.nn.Identity(), Waiting()), ["0"])
+    images = [torch.zeros(2, 3), torch.ones(2, 3)]
+    with ThreadPoolExecutor(2) as pool:
+        for given, (_, held) in zip(images, pool.map(blocks, images), strict=True):
+            assert torch.equal(held, given)

@@ -10,7 +10,7 @@ from pipeline.task.parts import TensorPart
 from pipeline.train.cache.feature_cache import FeatureCache, teacher_logits
 from pipeline.train.lane import Lane
 from pipeline.train.loop import Recipe, train_epoch
-from pipeline.train.losses.contract import FEW_CLASSES, Loss
+from pipeline.train.losses.contract import FEW_CLASSES, Loss, relative_error
 from pipeline.train.losses.cross_entropy import CrossEntropy
 from pipeline.train.losses.distillation import Distillation
 from pipeline.train.rows import Stem, image_rows, with_tensor
@@ -92,6 +92,14 @@ def test_classes_that_a_model_masks_add_nothing_to_distillation(classes):
     torch.testing.assert_close(losses, expected)
     (gradient,) = torch.autograd.grad(losses.sum(), logits)
     assert gradient.isfinite().all()
+
+
+def test_the_error_of_a_block_is_relative_to_the_variance_of_the_teachers_outputs_or_to_one():
+    outputs, teacher = torch.randn(T, 2, 3), torch.randn(2, 3)
+    squares = torch.stack([(lane - teacher).square().mean() for lane in outputs])
+    torch.testing.assert_close(relative_error(outputs, teacher), squares / ((teacher - teacher.mean()) ** 2).mean())
+    constant = torch.ones(2, 3)
+    torch.testing.assert_close(relative_error(outputs, constant), (outputs - 1).square().mean((1, 2)))
 
 
 def test_a_student_with_the_logits_of_its_teacher_has_loss_zero():
