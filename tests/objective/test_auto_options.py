@@ -119,6 +119,23 @@ def test_the_init_whose_starts_bring_the_outputs_nearest_is_taken():
     assert scores["svd"] == pytest.approx(sum(found) / 2, rel=1e-4)
 
 
+def test_inits_are_scored_with_factors_as_a_file_stores_them():
+    scores = []
+    for factors in ("float32", "int8"):
+        spec = make_spec(inits="auto", combination={"adapter": {"method": "lora", "factors": factors}})
+        chosen = decided(Combination(make_task(), spec.combination[0], spec.search))
+        scores.append({one.options["init"]: one.divergence for one in chosen.tried_inits}["svd"])
+    assert scores[1] != scores[0]
+    assert scores[1] == pytest.approx(scores[0], rel=0.1)
+
+
+def test_outputs_that_are_not_numbers_are_infinitely_far():
+    combination = auto(AUTO)
+    damaged = copy.deepcopy(combination.compressed.model)
+    damaged.fc2.bias.data[0] = torch.nan
+    assert Sample(combination).of_model(damaged) == float("inf")
+
+
 def test_a_weight_that_cannot_be_compressed_leaves_the_defaults_and_the_log_says_so(monkeypatch, caplog):
     combination = auto(AUTO, adapter="codes")
 
