@@ -31,6 +31,15 @@ def moved(tensors: dict[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
     }
 
 
+def lanes_of(
+    method: LayerCompression, layer: str, count: int
+) -> tuple[CompressedWeight, list[dict[str, Tensor]], dict[str, Tensor]]:
+    """The weight, the tensors of some lanes of it, and these tensors stacked."""
+    weight, dense = weight_of(method, layer)
+    lanes = [moved(weight.to_trainable(dense), seed) for seed in range(count)]
+    return weight, lanes, {kind: torch.stack([lane[kind] for lane in lanes]) for kind in lanes[0]}
+
+
 @EACH_ON_LAYERS
 def test_codes_begin_as_they_were_rounded_and_a_trained_weight_is_its_projection(method, layer):
     weight, dense = weight_of(method, layer)
@@ -47,9 +56,7 @@ def test_codes_begin_as_they_were_rounded_and_a_trained_weight_is_its_projection
 
 @EACH_ON_LAYERS
 def test_lanes_project_as_each_lane_alone(method, layer):
-    weight, dense = weight_of(method, layer)
-    lanes = [moved(weight.to_trainable(dense), seed) for seed in range(3)]
-    stacked = {kind: torch.stack([lane[kind] for lane in lanes]) for kind in lanes[0]}
+    weight, lanes, stacked = lanes_of(method, layer, 3)
     together = torch.vmap(weight.project)(stacked)
     assert torch.equal(together, torch.stack([weight.project(lane) for lane in lanes]))
     codes = torch.vmap(weight.latent_codes)(stacked)
@@ -93,9 +100,7 @@ def test_a_latent_weight_in_the_middle_of_its_code_keeps_it(method):
 
 @EACH_ON_LAYERS
 def test_latents_in_their_middles_are_the_rounded_weight(method, layer):
-    weight, dense = weight_of(method, layer)
-    lanes = [moved(weight.to_trainable(dense), seed) for seed in range(2)]
-    stacked = {kind: torch.stack([lane[kind] for lane in lanes]) for kind in lanes[0]}
+    weight, _, stacked = lanes_of(method, layer, 2)
     middles = torch.vmap(weight.middles)(stacked)
     rounded = torch.vmap(weight.unrounded)({**stacked, **middles})
     torch.testing.assert_close(rounded, torch.vmap(weight.project)(stacked), rtol=1e-4, atol=1e-5)
