@@ -94,6 +94,20 @@ def test_classes_that_a_model_masks_add_nothing_to_distillation(classes):
     assert gradient.isfinite().all()
 
 
+@CLASSES
+def test_label_smoothing_is_spread_over_the_classes_that_a_model_does_not_mask(classes):
+    logits, _, _ = batch(classes)
+    allowed = [0, 1, 3, 4]
+    labels = torch.randint(len(allowed), (N,))
+    loss = CrossEntropy(smoothing=0.2)
+    expected = loss.losses(logits[..., allowed], labels, None)
+    logits[..., [column for column in range(classes) if column not in allowed]] = -torch.inf
+    losses = loss.losses(logits.requires_grad_(), torch.tensor(allowed)[labels], None)
+    torch.testing.assert_close(losses, expected)
+    (gradient,) = torch.autograd.grad(losses.sum(), logits)
+    assert gradient.isfinite().all()
+
+
 def test_the_error_of_a_block_is_relative_to_the_variance_of_the_teachers_outputs_or_to_one():
     outputs, teacher = torch.randn(T, 2, 3), torch.randn(2, 3)
     squares = torch.stack([(lane - teacher).square().mean() for lane in outputs])

@@ -53,13 +53,18 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Ten
     """The mean over images of ``-sum_c y_c log softmax(z)_c`` for each lane, ``[T]``.
 
     ``z`` are the logits ``[T, n, C]``; ``y = (1 - smoothing) onehot + smoothing / C`` are the labels, int64 ``[n]``,
-    with the label smoothing of Szegedy et al. 2016 (arXiv:1512.00567).
+    with the label smoothing of Szegedy et al. 2016 (arXiv:1512.00567). A class that the model masks for an image, by a
+    logit of minus infinity, is not counted in ``C`` and gets no share of its label.
     """
     lanes, by_lane = len(logits), labels.expand(len(logits), -1)
-    if logits.shape[2] <= FEW_CLASSES:
-        return F.cross_entropy(logits.mT, by_lane, reduction="none", label_smoothing=smoothing).mean(1)
-    flat = F.cross_entropy(logits.flatten(0, 1), by_lane.flatten(), reduction="none", label_smoothing=smoothing)
-    return flat.view(lanes, -1).mean(1)
+    z, wanted = (logits.mT, by_lane) if logits.shape[2] <= FEW_CLASSES else (logits.flatten(0, 1), by_lane.flatten())
+    log_p = F.log_softmax(z, 1)
+    losses = F.nll_loss(log_p, wanted, reduction="none")
+    if smoothing:
+        masked = log_p.isneginf()
+        spread = -log_p.masked_fill(masked, 0).sum(1) / (~masked).sum(1)
+        losses = (1 - smoothing) * losses + smoothing * spread
+    return losses.view(lanes, -1).mean(1)
 
 
 def divergence(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -27,7 +27,7 @@ class Distillation(Loss):
     labels: float = Field(0.0, ge=0, lt=1)
     """Weight of the cross-entropy with the labels; 0 uses no labels."""
     smoothing: float = Field(0.0, ge=0, lt=1)
-    """Share of a label that is spread evenly over all classes."""
+    """Share of a label that is spread evenly over all classes that the model does not mask."""
     features: AnyNumber[str] = ()
     """Names of modules, e.g. `"layer1"`, whose outputs come near to the uncompressed model's; the whole model runs."""
     feature_weight: float = Field(1.0, gt=0)
