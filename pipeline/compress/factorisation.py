@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 import torch
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
@@ -207,13 +207,12 @@ def product(first: Tensor, second: Tensor) -> Tensor:
     return (first.double() @ second.double()).to(first.dtype)
 
 
+OF_FACTORS = COMPRESSIONS.narrowed("compression of a factor", lambda method: issubclass(method, LayerCompression))
+"""All compressions but those of whole models."""
+
+
 def _parse_factor_method(table: object) -> LayerCompression:
-    method = COMPRESSIONS.parse(table)
-    if not isinstance(method, LayerCompression):
-        raise ValueError(
-            f"'{method.name}' compresses whole models and cannot compress a factor; choose a compression of single "
-            f"layers, such as 'intN'"
-        )
+    method = cast(LayerCompression, OF_FACTORS.parse(table))
     if method.needs_statistics:
         raise ValueError(
             f"'{method.name}' with these options needs statistics of the layer's inputs, which a factor does not have; "

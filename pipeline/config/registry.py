@@ -4,6 +4,7 @@ Every registered class is a frozen config. Its fields are the options that a stu
 work, and the first line of its docstring is its summary.
 """
 
+import copy
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
@@ -83,7 +84,14 @@ class Registry(Generic[M]):
         self._package = package
         self._written_as_name = written_as_name
         self._methods: dict[str, type[M]] = {}
+        self._accepts: Callable[[type[M]], bool] = lambda method: True
         self._discovered = False
+
+    def narrowed(self, noun: str, accepts: Callable[[type[M]], bool]) -> "Registry[M]":
+        """This registry for a field that takes no methods but those that ``accepts`` says, called ``noun`` there."""
+        narrowed = copy.copy(self)
+        narrowed.noun, narrowed._accepts = noun, accepts
+        return narrowed
 
     def register(self, name: str) -> Callable[[type[M]], type[M]]:
         """A decorator that adds a class under ``name``.
@@ -103,14 +111,13 @@ class Registry(Generic[M]):
 
     def __iter__(self) -> Iterator[type[M]]:
         self._discover()
-        return iter(method for _, method in sorted(self._methods.items()))
+        return iter(method for _, method in sorted(self._methods.items()) if self._accepts(method))
 
     def __getitem__(self, name: str) -> type[M]:
-        self._discover()
-        if name not in self._methods:
-            names = sorted(self._methods)
-            raise LookupError(f"unknown {self.noun} '{name}'{nearest(name, names)}; allowed: {', '.join(names)}")
-        return self._methods[name]
+        known = {method.name: method for method in self}
+        if name not in known:
+            raise LookupError(f"unknown {self.noun} '{name}'{nearest(name, known)}; allowed: {', '.join(known)}")
+        return known[name]
 
     def _discover(self) -> None:
         if not self._discovered:
@@ -126,12 +133,13 @@ class Registry(Generic[M]):
             ValueError: No registered method is named, or an option is wrong (pydantic's ``ValidationError``).
         """
         for method in self._methods.values():
-            if isinstance(table, method):
+            if isinstance(table, method) and self._accepts(method):
                 return table
         table = {self.key: table} if isinstance(table, str) else table
         name = table.get(self.key, self._default) if isinstance(table, dict) else None
         if not isinstance(table, dict) or not isinstance(name, str):
-            raise ValueError(f'give a name, or a table with {self.key} = "<name>"')
+            allowed = ", ".join(method.name for method in self)
+            raise ValueError(f'give a name, or a table with {self.key} = "<name>"; allowed: {allowed}')
         try:
             method = self[name]
         except LookupError as error:

@@ -158,7 +158,12 @@ def test_a_low_rank_adapter_on_top_begins_at_its_start_and_is_stored_beside_the_
 
 @pytest.mark.parametrize(
     ("adapter", "reason"),
-    [("full", "no low-rank adapter"), ("codes", "no low-rank adapter"), ({"method": "lora", "scales": True}, "scales")],
+    [
+        ("full", "unknown low-rank adapter 'full'; allowed: dora, lora"),
+        ("tuo", "unknown low-rank adapter 'tuo'; allowed: dora, lora"),
+        ({"method": "codes", "adapter": "lora"}, "unknown low-rank adapter 'codes'; allowed: dora, lora"),
+        ({"method": "lora", "scales": True}, "scales"),
+    ],
 )
 def test_other_adapters_on_top_are_refused(adapter, reason):
     with pytest.raises(ValidationError, match=reason):

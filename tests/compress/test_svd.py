@@ -139,10 +139,11 @@ def test_a_study_file_gives_the_compression_of_the_factors_as_a_table():
     [
         ({"method": "int1", "metric": "activation"}, "'int1' with these options needs statistics"),
         ({"method": "svd", "metric": "activation"}, "'svd' with these options needs statistics"),
-        ("int7", "unknown compression 'int7'; did you mean"),
+        ("int7", "unknown compression of a factor 'int7'; did you mean"),
+        ("prune_magnitude", r"unknown compression of a factor 'prune_magnitude'; allowed: (?!.*prune.*\[type)"),
     ],
 )
-def test_factors_take_no_method_that_needs_statistics(factors, said):
+def test_factors_take_no_method_that_needs_statistics_or_prunes_whole_models(factors, said):
     with pytest.raises(ValidationError, match=said):
         Svd(factors=factors)
 

@@ -50,6 +50,20 @@ def test_a_method_of_another_kind_is_refused():
         registry().parse(LOSSES.parse("cross-entropy"))
 
 
+def test_a_narrowed_registry_names_those_methods_alone_that_it_accepts():
+    own = registry()
+    own.register("boil")(type("Boil", (Shrink,), {}))
+    narrowed = own.narrowed("cold shrinkage", lambda method: method.name != "boil")
+    assert [method.name for method in narrowed] == ["shrink"]
+    assert narrowed.parse(own.parse("shrink")).name == "shrink"
+    for refused in ("boil", {"method": "boil"}, own.parse("boil")):
+        with pytest.raises(ValueError, match=r"; allowed: shrink$"):
+            narrowed.parse(refused)
+    assert own.parse("boil").name == "boil"
+    with pytest.raises(LookupError, match="unknown cold shrinkage 'shrnk'; did you mean 'shrink'"):
+        narrowed["shrnk"]
+
+
 @pytest.mark.parametrize("given", [7, None, {}, {"by": 2}, {"method": 3}, ["shrink"]])
 def test_what_names_no_method_is_refused_with_the_form_it_takes(given):
     with pytest.raises(ValueError, match='give a name, or a table with method = "<name>"'):

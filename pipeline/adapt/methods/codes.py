@@ -31,6 +31,9 @@ FLIPS = 2
 ROUNDS, FIRST, GROWTH = 30, 1e-3, 1.3
 """Rounds of mode ``lc`` in a training, the weight of its penalty in the first, and its growth from round to round."""
 
+LOW_RANK = ADAPTERS.narrowed("low-rank adapter", lambda adapter: adapter.model_construct().low_rank)
+"""Adapters that are low-rank by default, which ``codes`` is not."""
+
 
 class CodesLayer(SeparateLayer):
     """A layer that computes with ``Q(L)``, and with what an adapter on top of it adds."""
@@ -63,7 +66,7 @@ class Codes(Adapter):
     (Esser et al., 2020, arXiv:1902.08153). Only the codes are exported, in the form and size of the compressed weight.
     """
 
-    adapter: Annotated[Adapter, ADAPTERS] | None = None
+    adapter: Annotated[Adapter, LOW_RANK] | None = None
     """A low-rank adapter that is trained on top, such as ``"lora"``; its bytes are added."""
     mode: Literal["ste", "lc"] = "ste"
     """Whether the forward pass rounds latent weights, with straight-through gradients; or does not, and a penalty draws
@@ -78,13 +81,7 @@ class Codes(Adapter):
     """Share of the training after which a code that flips twice is frozen (Nagel et al., 2022, arXiv:2203.11086)."""
 
     @model_validator(mode="after")
-    def _takes_a_low_rank_adapter(self) -> "Codes":
-        if self.adapter is None:
-            return self
-        if not self.adapter.low_rank or isinstance(self.adapter, Codes):
-            raise ValueError(
-                f'adapter "{self.adapter.name}" is no low-rank adapter; choose "lora" or "dora", or leave it out'
-            )
+    def _trains_scales_once(self) -> "Codes":
         if getattr(self.adapter, "scales", False):
             raise ValueError("adapter.scales = true, but the scales are trained with the codes already; leave it out")
         return self
