@@ -141,6 +141,10 @@ class Adapter(Method):
         """Whether a tensor of ``begin`` differs between lanes but gets no gradient; ``after_step`` may change it."""
         return False
 
+    def equal_tensors(self, weights: Mapping[str, CompressedWeight]) -> Sequence[Sequence[str]]:
+        """Names of tensors of ``begin`` that ``after_step`` keeps equal, in groups, each of which counts as one."""
+        return ()
+
     def layer(self, base: nn.Module, trains: Collection[str], weight: CompressedWeight | None = None) -> LaneLayer:
         """A layer ``base`` as it computes with lanes.
 
@@ -235,9 +239,13 @@ def blank(adapter: Adapter, compressed: CompressedModel, ranks: Mapping[str, int
     return adapter.begin(compressed, starts if adapter.low_rank else {}, Draw())
 
 
-def trainable_counts(adapter: Adapter, parameters: Mapping[str, Tensor]) -> dict[str, int]:
-    """The number of trainable parameters in each tensor of ``Adapter.begin``, by name."""
-    return {name: tensor.numel() for name, tensor in parameters.items() if not adapter.is_frozen(name)}
+def trainable_counts(
+    adapter: Adapter, weights: Mapping[str, CompressedWeight], parameters: Mapping[str, Tensor]
+) -> dict[str, int]:
+    """The number of trainable parameters in each tensor of ``Adapter.begin``, by name; equal ones under the first."""
+    uncounted = {name for names in adapter.equal_tensors(weights) for name in names[1:]}
+    uncounted |= {name for name in parameters if adapter.is_frozen(name)}
+    return {name: tensor.numel() for name, tensor in parameters.items() if name not in uncounted}
 
 
 def stored_model(adapter: Adapter, compressed: CompressedModel, parameters: Mapping[str, Tensor]) -> StoredModel:

@@ -145,6 +145,6 @@ def _at_rank(adapter: Adapter, compressed: CompressedModel, ranks: Mapping[str, 
     if unit == "bytes":
         return {name: bits // 8 for name, bits in stored_model(adapter, compressed, begun).adapter_bits.items()}
     parameters = Counter[str]()
-    for key, count in trainable_counts(adapter, begun).items():
+    for key, count in trainable_counts(adapter, compressed.weights, begun).items():
         parameters[key.rpartition(".")[0]] += count
     return parameters

@@ -181,7 +181,8 @@ class Combination:
                 added = {name: self.adapter.macs(weights[name].shape, r) for name, r in ranks.items()}
                 macs, dense = model_macs(self.original, stored.compressed, self.inspection.positions, added)
                 size = model_size(self.original, stored)
-                self._facts[key] = Facts(size, macs, dense, sum(trainable_counts(self.adapter, begun).values()), ranks)
+                trainable = sum(trainable_counts(self.adapter, base.weights, begun).values())
+                self._facts[key] = Facts(size, macs, dense, trainable, ranks)
             return self._facts[key]
 
     @cached_property

@@ -189,7 +189,7 @@ def test_ranks_are_clipped_to_what_each_layer_takes_and_counted_before_any_start
     model = mlp()
     compressed = Int1().compress_model(model, ["1", "3"], {})
     ranks = {name: min(16, *weight.shape) for name, weight in compressed.weights.items()}
-    counts = trainable_counts(Lora(), blank(Lora(), compressed, ranks))
+    counts = trainable_counts(Lora(), compressed.weights, blank(Lora(), compressed, ranks))
     assert counts == {"1.lora_A": 16 * 3072, "1.lora_B": 16 * 24, "3.lora_A": 5 * 24, "3.lora_B": 5 * 5}
     lane = Lora().begin(compressed, starts_of(compressed, model, ResidualSvd(), 16), Draw(1.0))
     assert {name: tensor.numel() for name, tensor in lane.items()} == counts

@@ -76,6 +76,20 @@ def test_after_every_step_the_copies_are_their_mean_and_equal_ones_keep_every_bi
     torch.testing.assert_close(one, before + sum(moves) / 2)
 
 
+@pytest.mark.parametrize("adapter", ["codes", {"method": "codes", "adapter": "lora"}])
+def test_what_layers_share_counts_once_among_the_trained_parameters(adapter):
+    objective = objective_of(adapter)
+    combination = objective.combination
+    rank = int(combination.adapter.low_rank)
+    lane = objective.lane(Values(rank, "svd" if rank else "none", lr=1e-2, batch_size=16))
+    trained = sum(tensor.numel() for name, tensor in lane.parameters.items() if name not in lane.frozen)
+    one, other = copies(lane.parameters)
+    assert combination.facts(rank).trainable == trained - other.numel()
+    assert (
+        Outline(combination.task, combination.spec, combination.search).facts(rank).trainable == trained - one.numel()
+    )
+
+
 @pytest.mark.parametrize("storage", [{}, {"small": "float16", "coding": "rans"}], ids=["plain", "16 bits, coded"])
 def test_a_trial_takes_the_bytes_that_its_plan_said_or_less(storage):
     objective = objective_of(**storage)

@@ -67,7 +67,7 @@ def test_a_vit_of_factors_trains_the_published_number_of_parameters(ffn, trained
         weights[name] = FactorWeight(*factors, torch.empty(0))
     adapter = Tou(ffn=ffn)
     lane = adapter.begin(CompressedModel(model, weights, model), {}, Draw())
-    assert sum(trainable_counts(adapter, lane).values()) == trained
+    assert sum(trainable_counts(adapter, weights, lane).values()) == trained
 
 
 def test_noise_is_added_to_both_factors_but_not_to_a_quantised_one():

@@ -45,7 +45,8 @@ def test_a_budget_of_parameters_counts_what_is_trained(adapter):
         allocated(unit="parameters", ranks=[100], combination={"adapter": adapter})
     ).combination
     begun = blank(combination.adapter, combination.compressed, combination.layer_ranks(100))
-    assert sum(trainable_counts(combination.adapter, begun).values()) == combination.facts(100).trainable <= 100
+    counts = trainable_counts(combination.adapter, combination.compressed.weights, begun)
+    assert sum(counts.values()) == combination.facts(100).trainable <= 100
 
 
 def test_an_adapter_whose_ranks_have_no_cost_of_their_own_is_refused(monkeypatch):

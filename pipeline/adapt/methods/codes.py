@@ -139,6 +139,10 @@ class Codes(Adapter):
             return kind.startswith(f"{HOLD}_") or is_fixed(kind)
         return kind in STATISTICS or (self.adapter is not None and self.adapter.is_frozen(name))
 
+    def equal_tensors(self, weights: Mapping[str, CompressedWeight]) -> Sequence[Sequence[str]]:
+        """The copies of what layers share."""
+        return [[f"{name}.{WEIGHT}_{kind}" for name in layers] for kind, layers in sharing_layers(weights)]
+
     def layer(self, base: nn.Module, trains: Collection[str], weight: CompressedWeight | None = None) -> LaneLayer:
         if weight is None or not any(name.startswith(f"{WEIGHT}_") for name in trains):
             return BatchNormLayer(base) if STATISTICS[0] in trains else super().layer(base, trains, weight)
@@ -174,8 +178,8 @@ class Codes(Adapter):
         """
         if self.adapter is not None:
             self.adapter.after_step(weights, parameters, step, steps)
-        for kind, layers in sharing_layers(weights):
-            _make_equal([parameters[f"{name}.{WEIGHT}_{kind}"] for name in layers])
+        for names in self.equal_tensors(weights):
+            _make_equal([parameters[name] for name in names])
         if step % INTERVAL:
             return
         for name, tensors in _by_layer(weights, parameters).items():
