@@ -20,6 +20,7 @@ from pipeline.compress.layer_statistics import VECTORS, is_wide
 from pipeline.compress.layers import matrix_shape
 from pipeline.compress.model_stats import LayerByLayer
 from pipeline.compress.second_moment import SampledStats
+from pipeline.errors import SpecError
 
 LEAST_DAMPING = 0.01
 """The least ridge of a target, in units of the mean of ``diag C``: it keeps the target near ``W``."""
@@ -97,20 +98,26 @@ class PrefixStatistics(LayerByLayer):
         return [name for stage in self._stages for name in stage]
 
     @cached_property
-    def _stages(self) -> list[list[str]]:
-        """The targets in the order of their first calls; those with the same input are together."""
-        stages: dict[tuple[int, int], list[str]] = {}
+    def _calls(self) -> dict[str, list[tuple[int, int]]]:
+        """The inputs of all calls of each target, in the order of the first calls; equal pairs are one input."""
+        calls: dict[str, list[tuple[int, int]]] = {}
         inputs = list[Tensor]()  # kept, so that no other tensor gets the identity of one
 
         def note(name: str, x: Tensor) -> None:
-            if all(name not in stage for stage in stages.values()):
-                inputs.append(x)
-                stages.setdefault((id(x), x._version), []).append(name)
+            inputs.append(x)
+            calls.setdefault(name, []).append((id(x), x._version))
 
         first = tuple(tensor[:1] for tensor in self._start.batches[0])
         self._run(self._reference, dict.fromkeys(self._targets, note), first)
-        called = {name for stage in stages.values() for name in stage}
-        return [*stages.values(), *([name] for name in self._targets if name not in called)]
+        return calls
+
+    @cached_property
+    def _stages(self) -> list[list[str]]:
+        """The targets in the order of their first calls; those whose calls have the same inputs are together."""
+        stages: dict[tuple[tuple[int, int], ...], list[str]] = {}
+        for name, inputs in self._calls.items():
+            stages.setdefault(tuple(inputs), []).append(name)
+        return [*stages.values(), *([name] for name in self._targets if name not in self._calls)]
 
     def __getitem__(self, name: str) -> Sequence[LayerStats]:
         if name not in self._gathered:
@@ -123,25 +130,31 @@ class PrefixStatistics(LayerByLayer):
         layers, batches = {name: self._reference.get_submodule(name) for name in stage}, self._start.batches
         sums = {name: _Sums(layer, len(batches)) for name, layer in layers.items()}
         for index, batch in enumerate(batches):
-            x, y = (self._input_of(model, stage[0], batch) for model in (self._compressed, self._reference))
+            xs, ys = (self._inputs_of(model, stage[0], batch) for model in (self._compressed, self._reference))
+            whole = sum(x.numel() for x in xs)
             for name, layer in layers.items():
-                most = sums[name].per_batch
-                sums[name].add(*(some_input_vectors(layer, each, most, index) for each in (x, y)))
+                for x, y in zip(xs, ys, strict=True):
+                    most = -(-sums[name].per_batch * x.numel() // whole)  # all vectors count the same, of each call
+                    sums[name].add(*(some_input_vectors(layer, each, most, index) for each in (x, y)))
         return {name: one.stats() for name, one in sums.items()}
 
-    def _input_of(self, model: nn.Module, name: str, batch: tuple[Tensor, ...]) -> Tensor:
-        """The input of a layer at its first call; the model computes nothing behind it."""
-        found = list[Tensor]()
+    def _inputs_of(self, model: nn.Module, name: str, batch: tuple[Tensor, ...]) -> list[Tensor]:
+        """The inputs of all calls of a layer, which is not compressed yet; nothing behind the last is computed."""
+        found, count = list[Tensor](), len(self._calls.get(name, ()))
 
         def reach(_: str, x: Tensor) -> None:
-            found.append(x)
-            raise _ReachedError
+            found.append(x if count == 1 else x.clone())  # what comes next may change it in place
+            if len(found) == count:
+                raise _ReachedError
 
         try:
             self._run(model, {name: reach}, batch)
         except _ReachedError:
-            return found[0]
-        raise LookupError(f"the model does not call layer '{name}'")
+            return found
+        raise SpecError(
+            f"prefix pairs the inputs of layer '{name}' with those in the uncompressed model, but the model calls it "
+            f"{count} times for the first image, and {len(found)} times for others; leave prefix out"
+        )
 
     def _run(
         self, model: nn.Module, hooks: dict[str, Callable[[str, Tensor], None]], batch: tuple[Tensor, ...]

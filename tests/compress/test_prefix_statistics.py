@@ -10,6 +10,7 @@ from pipeline.compress.layer_statistics import gather_statistics
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.intn import IntN
 from pipeline.compress.prefix_statistics import LEAST_DAMPING, PrefixStatistics, PrefixStats, from_images
+from pipeline.errors import SpecError
 
 
 class Branches(nn.Module):
@@ -22,6 +23,30 @@ class Branches(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.relu(x)
         return self.head(F.relu(self.early(x)) + F.relu(self.late(x)))
+
+
+class Repeated(nn.Module):
+    """A layer that is called twice, and another one with its first input alone; the second call is of fewer vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twice, self.once, self.head = nn.Linear(10, 10), nn.Linear(10, 10), nn.Linear(10, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.once(x) + self.twice(x)
+        return self.head(self.twice(F.relu_(x)[:, :2]).relu_().mean(1))
+
+
+class Looping(nn.Module):
+    """A layer that is called once more for images of a large sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(10, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.layer(x)
+        return x if x.sum() < 0 else self.layer(x)
 
 
 def inputs(count: int = 96) -> torch.Tensor:
@@ -47,6 +72,28 @@ def test_behind_an_uncompressed_prefix_they_are_the_moments_of_the_model_and_lea
         torch.testing.assert_close(its.mean, plain[name][0].mean, rtol=1e-5, atol=1e-5)
         W = model.get_submodule(name).weight
         torch.testing.assert_close(its.target(W), W, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("least", [2**17, 0])
+def test_a_layer_that_is_called_twice_has_the_moments_of_both_calls(least, monkeypatch):
+    monkeypatch.setattr("pipeline.compress.prefix_statistics.LEAST_VECTORS", least)
+    model, x = Repeated().requires_grad_(False), torch.randn(4096, 6, 10) + 0.5
+    names, limits = ["head", "twice", "once"], {"rtol": 1e-4, "atol": 1e-4} if least else {"rtol": 0.3, "atol": 0.3}
+    plain, found = gather_statistics(model, names, [x]), PrefixStatistics(model, names, from_images([x]))
+    assert found.order() == ["once", "twice", "head"]
+    for name in names:
+        torch.testing.assert_close(found[name][0].second_moment, plain[name][0].second_moment, **limits)
+        torch.testing.assert_close(found[name][0].cross, found[name][0].second_moment)
+        torch.testing.assert_close(found[name][0].mean, plain[name][0].mean, **limits)
+
+
+def test_a_layer_that_is_called_more_often_for_some_images_is_refused_by_its_name():
+    model = Looping().requires_grad_(False)
+    model.layer.weight.copy_(torch.eye(10))
+    model.layer.bias.zero_()
+    stats = PrefixStatistics(model, ["layer"], from_images([torch.ones(2, 10), -torch.ones(2, 10)]))
+    with pytest.raises(SpecError, match=r"'layer'.*2 times for the first image, and 1 times for others; leave prefix"):
+        stats["layer"]
 
 
 def test_each_layer_sees_the_inputs_that_the_compressed_layers_before_it_give(monkeypatch):
