@@ -26,15 +26,17 @@ class Branches(nn.Module):
 
 
 class Repeated(nn.Module):
-    """A layer that is called twice, and another one with its first input alone; the second call is of fewer vectors."""
+    """A layer that is called with the input of another one, and again with some of it, which was changed in place."""
 
     def __init__(self) -> None:
         super().__init__()
         self.twice, self.once, self.head = nn.Linear(10, 10), nn.Linear(10, 10), nn.Linear(10, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.once(x) + self.twice(x)
-        return self.head(self.twice(F.relu_(x)[:, :2]).relu_().mean(1))
+        x = x.clone()
+        y = self.once(x) + self.twice(x)
+        x += 5
+        return self.head(y.mean(1) + self.twice(x[:, :2]).mean(1))
 
 
 class Looping(nn.Module):
@@ -78,7 +80,7 @@ def test_behind_an_uncompressed_prefix_they_are_the_moments_of_the_model_and_lea
 def test_a_layer_that_is_called_twice_has_the_moments_of_both_calls(least, monkeypatch):
     monkeypatch.setattr("pipeline.compress.prefix_statistics.LEAST_VECTORS", least)
     model, x = Repeated().requires_grad_(False), torch.randn(4096, 6, 10) + 0.5
-    names, limits = ["head", "twice", "once"], {"rtol": 1e-4, "atol": 1e-4} if least else {"rtol": 0.3, "atol": 0.3}
+    names, limits = ["head", "twice", "once"], {"rtol": 1e-4, "atol": 1e-4} if least else {"rtol": 0.2, "atol": 0.2}
     plain, found = gather_statistics(model, names, [x]), PrefixStatistics(model, names, from_images([x]))
     assert found.order() == ["once", "twice", "head"]
     for name in names:
