@@ -48,16 +48,33 @@ def compression_stats(
 @torch.no_grad()
 def prefix_start(model: nn.Module, targets: Sequence[str], train: Part, count: int) -> Start:
     """Passes begin behind the layers before the first target, whose outputs are computed once, if memory holds them."""
-    batches = [images for images, _ in calibration(train, count)]
-    made = _cut_before(model, targets, batches[0][:PROBES])
+    made, _ = _beginning(model, targets, train, count)
+    batches = (images for images, _ in calibration(train, count))
     if made is None or made.stem is None:
-        return from_images(batches)()
-    features = list[tuple[Tensor, ...]]()
-    for images in batches:
-        features.append(made.stem(images))
-        if sum(tensor.nbytes for tensor in features[0]) * len(batches) > HELD:
-            return from_images(batches)()
-    return Start(features, made.without_lanes)
+        return from_images(list(batches))()
+    return Start([made.stem(images) for images in batches], made.without_lanes)
+
+
+def prefix_bytes(model: nn.Module, targets: Sequence[str], train: Part, count: int) -> int:
+    """Bytes of the batches of ``prefix_start``."""
+    return _beginning(model, targets, train, count)[1]
+
+
+@torch.no_grad()
+def _beginning(model: nn.Module, targets: Sequence[str], train: Part, count: int) -> tuple[Cut | None, int]:
+    """The cut that passes over ``count`` images begin behind, None for the images themselves, and what memory holds."""
+    images, _ = next(calibration(train, min(count, PROBES)))
+    made = _cut_before(model, targets, images)
+    if made is not None and made.stem is not None:
+        held = _bytes_of(made.stem(images), count)
+        if held <= HELD:
+            return made, held
+    return None, _bytes_of((images,), count)
+
+
+def _bytes_of(tensors: Sequence[Tensor], count: int) -> int:
+    """Bytes of ``count`` rows like those of some tensors."""
+    return sum(count * tensor.nbytes // len(tensor) for tensor in tensors)
 
 
 def _cut_before(model: nn.Module, targets: Sequence[str], images: Tensor) -> Cut | None:

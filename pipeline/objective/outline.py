@@ -13,6 +13,7 @@ from pipeline.compress.layer_statistics import CALIBRATION_IMAGES, statistics_by
 from pipeline.compress.layers import matrix_shape, on_device
 from pipeline.objective.allocation import costs
 from pipeline.objective.combination import Combination
+from pipeline.objective.compression_stats import prefix_bytes
 from pipeline.space import Values
 
 DECOMPOSED = 6
@@ -82,6 +83,12 @@ class Outline(Combination):
         return {
             name: statistics_bytes(layer, images * self.inspection.positions[name]) for name, layer in layers.items()
         }
+
+    @cached_property
+    def prefix_bytes(self) -> int:
+        """Bytes of the images or outputs of frozen layers that statistics behind compressed layers begin with."""
+        images = self.prefix_images
+        return prefix_bytes(self.model, self.targets, self.task.train, images) if images else 0
 
     @property
     def decomposition_bytes(self) -> int:

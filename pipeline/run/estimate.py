@@ -87,11 +87,15 @@ def preparation_bytes(outlines: Iterable[Outline]) -> int:
 
 
 def statistics_bytes(outlines: Iterable[Outline]) -> int:
-    """Bytes of the layers' statistics; combinations share those of a layer."""
-    layers: dict[tuple[str, str], int] = {}
+    """Bytes of the layers' statistics, and of what they are gathered from behind compressed layers.
+
+    Combinations share the statistics of a layer, and are compressed one after another.
+    """
+    layers, held = dict[tuple[str, str], int](), 0
     for outline in outlines:
         layers |= {(outline.spec.qkv, name): size for name, size in outline.statistics_bytes.items()}
-    return sum(layers.values())
+        held = max(held, outline.prefix_bytes)
+    return sum(layers.values()) + held
 
 
 def plan_statistics(outline: Outline) -> dict[str, Any]:
@@ -103,7 +107,7 @@ def plan_statistics(outline: Outline) -> dict[str, Any]:
     """
     layers = {name: outline.model.get_submodule(name) for name in outline.statistics_bytes}
     sampled = {name: matrix_shape(layer)[1] for name, layer in layers.items() if is_wide(layer)}
-    facts = {"bytes": sum(outline.statistics_bytes.values()), "sampled": sampled}
+    facts = {"bytes": statistics_bytes([outline]), "sampled": sampled}
     if not outline.prefix_images:
         return facts
     images, _ = next(calibration(outline.task.train, PROBED))

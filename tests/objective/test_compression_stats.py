@@ -7,7 +7,7 @@ from pipeline.compress.layer_statistics import Statistics, calibration
 from pipeline.compress.methods.intn import IntN
 from pipeline.compress.prefix_statistics import PrefixStatistics, from_images
 from pipeline.objective import compression_stats as module
-from pipeline.objective.compression_stats import PROBES, compression_stats
+from pipeline.objective.compression_stats import PROBES, compression_stats, prefix_bytes, prefix_start
 
 METHOD = IntN(bits=2, rounding="gptq", prefix=64)
 
@@ -57,3 +57,13 @@ def test_what_memory_does_not_hold_and_a_model_without_a_cut_are_gathered_from_t
     found = compression_stats(METHOD, names, Statistics(model, train), train)
     for name in names:
         assert torch.equal(found[name][0].second_moment, whole[name][0].second_moment)
+
+
+@pytest.mark.parametrize("limit", [0, 2**30])
+def test_the_bytes_of_what_passes_begin_with_are_known_before_they_begin(limit, monkeypatch):
+    monkeypatch.setattr(module, "HELD", limit)
+    model, train = settled(resnet).requires_grad_(False), images(3, 32, 32, count=64)
+    names = last_layers(model, 1)
+    held = sum(tensor.nbytes for batch in prefix_start(model, names, train, 50).batches for tensor in batch)
+    assert prefix_bytes(model, names, train, 50) == held
+    assert (held == 50 * 3 * 32 * 32 * 4) == (limit == 0)
