@@ -38,19 +38,24 @@ def versions() -> dict[str, str]:
     return {"python": sys.version.split()[0], **{package: version_of(package) for package in PACKAGES}}
 
 
-def require_matching_torchvision() -> None:
-    """Import torch and torchvision, which hold compiled code for each other.
+def torchvision_mismatch(error: Exception) -> NothingUsableError | None:
+    """What to do about an error that has come because torch and torchvision are no pair; ``None`` for other errors.
 
-    Raises:
-        NothingUsableError: They are not a pair; torchvision then dies on an operator that torch has never heard of.
+    They hold compiled code for each other. If they are not a pair, an import of torchvision dies on an operator that
+    torch does not have.
     """
+    if not (isinstance(error, RuntimeError | ImportError | OSError) and "torchvision" in str(error)):
+        return None
     try:
         import torchvision  # noqa: F401
-    except (RuntimeError, ImportError, OSError) as error:
-        raise NothingUsableError(
-            f"torchvision {version_of('torchvision')} does not match torch {version_of('torch')} ({error}); install "
+    except (RuntimeError, ImportError, OSError) as reason:
+        mismatch = NothingUsableError(
+            f"torchvision {version_of('torchvision')} does not match torch {version_of('torch')} ({reason}); install "
             f"the two as one pair from the same index: pip install --upgrade --force-reinstall torch torchvision"
-        ) from error
+        )
+        mismatch.__cause__ = reason
+        return mismatch
+    return None
 
 
 @contextmanager

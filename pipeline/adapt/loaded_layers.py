@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import cast
 
 import torch
-from timm.layers.conv2d_same import Conv2dSame, conv2d_same
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from pipeline.task.timm_layers import padded_by_size, pads_by_size
 
 
 class LowRankSum(nn.Module):
@@ -58,11 +59,11 @@ class AdaptedConv2d(LowRankSum, nn.Conv2d):
         return self._output(self._conv_forward(input, self.weight, None), low, self.bias, 2)
 
 
-class AdaptedConv2dSame(AdaptedConv2d, Conv2dSame):
+class AdaptedConv2dSame(AdaptedConv2d):
     """The same for a convolution of timm that pads as TensorFlow does."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        y: Tensor = conv2d_same(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
+        y: Tensor = super()._conv_forward(padded_by_size(self, x), weight, bias)
         return y
 
 
@@ -72,7 +73,7 @@ def add_low_rank(layer: nn.Module, parameters: Mapping[str, Tensor], scale: floa
     The object stays the same, so that a layer with two names, its hooks and references to it stay as they are. The new
     parameters have the dtype and the device of its weight.
     """
-    of_conv = AdaptedConv2dSame if isinstance(layer, Conv2dSame) else AdaptedConv2d
+    of_conv = AdaptedConv2dSame if pads_by_size(layer) else AdaptedConv2d
     layer.__class__ = of_conv if isinstance(layer, nn.Conv2d) else AdaptedLinear
     adapted = cast(LowRankSum, layer)
     adapted.scale = scale

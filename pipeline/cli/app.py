@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 import typer
 from rich.text import Text
 
-from pipeline.environment import require_matching_torchvision, version_of
+from pipeline.environment import torchvision_mismatch, version_of
 from pipeline.errors import RestoraError, UsageError
 from pipeline.guard import StopTraining
 from pipeline.paths import default_database
@@ -101,11 +101,8 @@ def outcome(error: Exception) -> tuple[int, str]:
         return error.exit_code, f"error: {error}"
     if isinstance(error, StopTraining):
         return error.exit_code, f"stopped: {error}; give the same command again"
-    if isinstance(error, RuntimeError | ImportError) and "torchvision" in str(error):
-        try:
-            require_matching_torchvision()
-        except RestoraError as mismatch:
-            return outcome(mismatch)
+    if mismatch := torchvision_mismatch(error):
+        return outcome(mismatch)
     if isinstance(error, OSError):
         away = "work in a folder where you may write, or " if error.errno in FORBIDDEN else ""
         return 4, f"error: {error}; {away}correct this and give the same command again"

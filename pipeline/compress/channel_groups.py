@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.layers.attention import Attention
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.compress.channel_shapes import is_depthwise
 from pipeline.compress.layers import copy_sharing_tensors, matrix_shape
 from pipeline.errors import SpecError
+from pipeline.task.timm_layers import timm_layer
 from pipeline.wording import few
 
 Lost = Mapping[tuple[str, int], set[int]]
@@ -217,7 +217,7 @@ def _units(model: nn.Module, root: str, out: int, ties: Iterable[tuple[int, int]
     """``[out]``, the unit of each row of a layer: rows that are tied share one, as do a head's for timm's ``qkv``."""
     units = torch.arange(out)
     for name, module in model.named_modules():
-        if isinstance(module, Attention) and root == f"{name}.qkv":
+        if isinstance(module, timm_layer("attention.Attention")) and root == f"{name}.qkv":
             units = torch.arange(module.num_heads).repeat_interleave(module.head_dim).repeat(3)
     for row, other in ties:
         units[units == units[row]] = units[other].clone()

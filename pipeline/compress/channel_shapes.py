@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 
 import torch
-from timm.layers.attention import Attention
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from pipeline.task.timm_layers import timm_layer
 
 
 def is_depthwise(layer: nn.Module) -> bool:
@@ -16,7 +17,7 @@ def is_depthwise(layer: nn.Module) -> bool:
 def fit_heads(model: nn.Module) -> None:
     """Set the number of heads of timm's attention to what its layers now hold, in place."""
     for module in model.modules():
-        if isinstance(module, Attention):
+        if isinstance(module, timm_layer("attention.Attention")):
             module.attn_dim = module.proj.in_features
             module.num_heads = module.attn_dim // module.head_dim
 

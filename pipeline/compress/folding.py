@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 
 import torch
-from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -19,6 +18,7 @@ from pipeline.compress.layers import copy_sharing_tensors
 from pipeline.errors import IntegrityError, SpecError
 from pipeline.task.bare_model import replace_modules
 from pipeline.task.inspection import layer_names, logits_of
+from pipeline.task.timm_layers import timm_layer
 from pipeline.wording import few
 
 CLOSE = 1e-3
@@ -29,7 +29,7 @@ class FoldedNorm(nn.Sequential):
     """What stands in the place of a norm that is part of ``layer``: nothing, or the activation that came with it."""
 
     def __init__(self, norm: nn.Module, layer: str) -> None:
-        super().__init__(*((norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else ()))
+        super().__init__(*((norm.drop, norm.act) if isinstance(norm, timm_layer("norm_act.BatchNormAct2d")) else ()))
         self.layer = layer
 
 
@@ -122,7 +122,7 @@ def _layers_before(model: nn.Module, images: Tensor) -> tuple[dict[str, str], di
             left[name] = f"it normalises the second axis, and the outputs of layer '{owner}' are on the last"
         elif norm.running_mean is None or norm.running_var is None:
             left[name] = "it normalises by the statistics of each batch"
-        elif type(norm).forward not in (_BatchNorm.forward, BatchNormAct2d.forward):
+        elif type(norm).forward not in (_BatchNorm.forward, timm_layer("norm_act.BatchNormAct2d").forward):
             left[name] = f"a {type(norm).__name__} has a forward of its own"
         elif calls[name] > 1 or calls[owner] > 1 or shared[id(model.get_submodule(owner).get_parameter("weight"))] > 1:
             left[name] = f"layer '{owner}' before it is called more than once, or shares its weight"

@@ -1,12 +1,11 @@
 """The vectors that a layer's weight matrix multiplies: rows of its input, or patches of images."""
 
 import torch
-from timm.layers.conv2d_same import Conv2dSame
-from timm.layers.padding import pad_same
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.compress.layers import group_count
+from pipeline.task.timm_layers import padded_by_size, pads_by_size
 
 
 def input_vectors(layer: nn.Module, x: Tensor) -> Tensor:
@@ -44,7 +43,7 @@ def some_input_vectors(layer: nn.Module, x: Tensor, most: int, seed: int) -> Ten
 
 def _padded(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """The images with the padding that the convolution adds."""
-    if isinstance(layer, Conv2dSame):  # its forward pads according to the size of the input
-        x = pad_same(x, list(layer.kernel_size), list(layer.stride), list(layer.dilation))
+    if pads_by_size(layer):
+        x = padded_by_size(layer, x)
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     return F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pipeline.config.spec import StudySpec
 from pipeline.config.study_file import as_begun
+from pipeline.environment import torchvision_mismatch
 from pipeline.errors import NothingUsableError, RestoraError
 from pipeline.guard import StopTraining
 from pipeline.objective.objective import Objective
@@ -134,7 +135,7 @@ def findings(what: str, kind: type[RestoraError], take: Callable[[], str | Itera
     except RestoraError as error:
         yield Finding(what, False, str(error), error)
     except Exception as error:
-        said = f"{type(error).__name__}: {error}"
-        unexpected = kind(f"{what}: {said}; restora --debug shows where")
+        mismatch, said = torchvision_mismatch(error), f"{type(error).__name__}: {error}"
+        unexpected = mismatch or kind(f"{what}: {said}; restora --debug shows where")
         unexpected.__cause__ = error
-        yield Finding(what, False, said, unexpected)
+        yield Finding(what, False, str(mismatch or said), unexpected)

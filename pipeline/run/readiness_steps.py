@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.engine import make_url
 
 from pipeline.config.study_file import pinned
-from pipeline.environment import choose_device, physical_memory, require_matching_torchvision, versions
+from pipeline.environment import choose_device, physical_memory, versions
 from pipeline.errors import IntegrityError, RestoraError, SpecError, StorageError, UsageError
 from pipeline.locks import is_run, refuse_unusable
 from pipeline.paths import LOCKS, STORAGE, existing
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 
 def _find_device(ready: "Readiness") -> str:
-    require_matching_torchvision()
     asked, ready.device = ready.device, "cpu"  # that of the other steps, if the one that is asked for is not there
     ready.device = choose_device(asked)
     return f"{ready.device}, " + ", ".join(f"{name} {number}" for name, number in versions().items())

@@ -10,18 +10,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
-from timm.layers.conv2d_same import Conv2dSame
-from timm.layers.linear import Linear
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pipeline.errors import IntegrityError
 from pipeline.task.bare_model import WEIGHTED, tensor_state
+from pipeline.task.timm_layers import has_plain_forward
 from pipeline.wording import counted, few
-
-# A subclass with its own forward may transform its weight first, as weight standardisation does. A low-rank sum on the
-# stored weight is then no low-rank sum on the weight that is multiplied.
-PLAIN_FORWARDS = (nn.Linear.forward, Linear.forward, nn.Conv2d.forward, Conv2dSame.forward)
 
 CURES = {
     "WeightNorm": "torch.nn.utils.remove_weight_norm(layer)",
@@ -55,7 +50,7 @@ def obstacle(module: nn.Module) -> str | None:
         )
     if hooks:
         return f"a {type(module).__name__} with a forward hook ({', '.join(hooks)}); to adapt it remove the hook first"
-    if type(module).forward not in PLAIN_FORWARDS or "forward" in vars(module):
+    if not has_plain_forward(module):
         return f"a {type(module).__name__} with a forward of its own, which cannot be adapted"
     return None
 

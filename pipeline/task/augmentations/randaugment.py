@@ -7,23 +7,27 @@ from typing import Any
 import torch
 from pydantic import Field
 from torch import Tensor
-from torchvision.transforms import v2
 
 from pipeline.config.fields import Count
 from pipeline.config.registry import AUGMENTATIONS
 from pipeline.task.augmentations.contract import Augmentation, Scaling
 
-tv: Any = v2.functional  # its exports are not marked as such for type checkers
+
+def _tv() -> Any:
+    """The functions of torchvision, which is imported when they are first needed: that takes a second."""
+    from torchvision.transforms import v2
+
+    return v2.functional  # its exports are not marked as such for type checkers
 
 
 def _sheared(pixels: Tensor, x: float, y: float) -> Tensor:
     angles = [math.degrees(math.atan(x)), math.degrees(math.atan(y))]
-    sheared: Tensor = tv.affine(pixels, angle=0.0, translate=[0, 0], scale=1.0, shear=angles, center=[0, 0])
+    sheared: Tensor = _tv().affine(pixels, angle=0.0, translate=[0, 0], scale=1.0, shear=angles, center=[0, 0])
     return sheared
 
 
 def _translated(pixels: Tensor, x: float, y: float) -> Tensor:
-    moved: Tensor = tv.affine(pixels, angle=0.0, translate=[int(x), int(y)], scale=1.0, shear=[0.0, 0.0])
+    moved: Tensor = _tv().affine(pixels, angle=0.0, translate=[int(x), int(y)], scale=1.0, shear=[0.0, 0.0])
     return moved
 
 
@@ -34,19 +38,19 @@ SIGNED: Mapping[str, Callable[[Tensor, float], Tensor]] = {
     "shear y": lambda x, m: _sheared(x, 0.0, 0.3 * m),
     "translate x": lambda x, m: _translated(x, FARTHEST * x.shape[-1] * m, 0.0),
     "translate y": lambda x, m: _translated(x, 0.0, FARTHEST * x.shape[-2] * m),
-    "rotate": lambda x, m: tv.rotate(x, 30 * m),
-    "brightness": lambda x, m: tv.adjust_brightness(x, 1 + 0.9 * m),
-    "colour": lambda x, m: tv.adjust_saturation(x, 1 + 0.9 * m),
-    "contrast": lambda x, m: tv.adjust_contrast(x, 1 + 0.9 * m),
-    "sharpness": lambda x, m: tv.adjust_sharpness(x, 1 + 0.9 * m),
+    "rotate": lambda x, m: _tv().rotate(x, 30 * m),
+    "brightness": lambda x, m: _tv().adjust_brightness(x, 1 + 0.9 * m),
+    "colour": lambda x, m: _tv().adjust_saturation(x, 1 + 0.9 * m),
+    "contrast": lambda x, m: _tv().adjust_contrast(x, 1 + 0.9 * m),
+    "sharpness": lambda x, m: _tv().adjust_sharpness(x, 1 + 0.9 * m),
 }
 """Operations whose strength ``m``, from 0 to 1, gets a random sign."""
 UNSIGNED: Mapping[str, Callable[[Tensor, float], Tensor]] = {
     "identity": lambda x, m: x,
-    "posterize": lambda x, m: tv.posterize(x, round(8 - 4 * m)),
-    "solarize": lambda x, m: tv.solarize(x, 255 * (1 - m)),
-    "autocontrast": lambda x, m: tv.autocontrast(x),
-    "equalize": lambda x, m: tv.equalize(x),
+    "posterize": lambda x, m: _tv().posterize(x, round(8 - 4 * m)),
+    "solarize": lambda x, m: _tv().solarize(x, 255 * (1 - m)),
+    "autocontrast": lambda x, m: _tv().autocontrast(x),
+    "equalize": lambda x, m: _tv().equalize(x),
 }
 
 
