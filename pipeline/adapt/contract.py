@@ -25,6 +25,11 @@ from pipeline.config.registry import Method
 from pipeline.errors import SpecError
 
 
+def left_of(weight: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    """``W - B A``, computed in float64, in the dtype of ``weight [out, in]``."""
+    return (weight.double() - B.double() @ A.double()).to(weight.dtype)
+
+
 @dataclass(frozen=True)
 class Start:
     """Start values of one layer's factors."""
@@ -38,6 +43,10 @@ class Start:
         """``A`` and ``B`` for the scale ``s``; the factors of a residual start are divided by ``sqrt(s)`` each."""
         root = math.sqrt(s) if self.residual else 1.0
         return self.A / root, self.B / root
+
+    def coded(self, weight: Tensor) -> Tensor:
+        """The matrix ``[out, in]`` that codes stand for: ``W - B A`` where the init moved the base, else ``W``."""
+        return weight if self.base is None else left_of(weight, self.A, self.B)
 
     def prefix(self, rank: int) -> "Start":
         """The start at a lower rank, for nested inits."""
@@ -69,7 +78,7 @@ class AdaptedLayer:
 
     def compress_rest(self, A: Tensor, B: Tensor) -> CompressedWeight:
         """``compress(W - B A)``, the base of an init that moves it."""
-        return self.compress((self.weight.double() - B @ A).to(self.weight.dtype))
+        return self.compress(left_of(self.weight, A, B))
 
 
 def kaiming_uniform(shape: tuple[int, int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:

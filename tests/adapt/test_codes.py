@@ -4,6 +4,7 @@ import pytest
 import torch
 from methods import images, mlp, resnet, settled
 from pydantic import ValidationError
+from tiny_studies import make_objective, make_spec
 from torch import nn
 
 from pipeline.adapt.batch_norm import BatchNormLayer, running_statistics
@@ -14,9 +15,11 @@ from pipeline.compress.contract import CompressedModel
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.intn import IntN
 from pipeline.compress.methods.sparse import Sparse
+from pipeline.compress.packing import select_part
 from pipeline.compress.sizes import StoredModel, model_size
 from pipeline.compress.targets import find_targets
 from pipeline.errors import SpecError
+from pipeline.space import Values
 from pipeline.train.cut.program import make_program
 from pipeline.train.lane import Lane
 from pipeline.train.loop import Recipe, train_epoch
@@ -154,6 +157,24 @@ def test_a_low_rank_adapter_on_top_begins_at_its_start_and_is_stored_beside_the_
     stored = stored_model(codes, compressed, begun)
     assert {name.rpartition(".")[2] for name in stored.adapter} == {"lora_A", "lora_B", "bias"}
     assert stored.adapter["2.lora_A"].dtype == torch.float16
+
+
+@pytest.mark.parametrize("init", ["loftq", "pissa", "olora", "svd"])
+@pytest.mark.parametrize("compression", ["int1", {"method": "intN", "bits": 3}])
+def test_latent_weights_begin_at_what_an_init_that_moves_the_base_leaves_to_the_codes(compression, init):
+    methods = {"compression": compression, "adapter": {"method": "codes", "adapter": "lora"}}
+    spec = make_spec(combination=methods, inits=[init], ranks=[2])
+    objective = make_objective(spec)
+    lane = objective.lane(Values(2, init, alpha=2.0, optimizer="adam", lr=1e-2, batch_size=16))
+    base = objective.bases.of(Values(2, init).cell).compressed
+    for name, weight in base.weights.items():
+        own = {kind: lane.parameters[f"{name}.{kind}"] for kind in ("lora_A", "lora_B", "weight_latent")}
+        W = base.reference.get_submodule(name).weight
+        coded = W if init == "svd" else W - own["lora_B"] @ own["lora_A"]
+        begun = select_part({key.removeprefix(f"{name}."): t for key, t in lane.parameters.items()}, "weight")
+        assert torch.equal(weight.project(begun), weight.dense())
+        near = torch.isclose(own["weight_latent"], coded, atol=1e-6)
+        assert near.float().mean() > 0.8
 
 
 @pytest.mark.parametrize(

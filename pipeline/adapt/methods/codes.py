@@ -96,7 +96,7 @@ class Codes(Adapter):
         for name, weight in compressed.weights.items():
             dense = weight_matrix(compressed.reference.get_submodule(name)).cpu()
             try:
-                tensors = weight.to_trainable(dense)
+                tensors = weight.to_trainable(starts[name].coded(dense) if name in starts else dense)
             except NotImplementedError as error:
                 raise SpecError(
                     f"adapter 'codes' cannot train layer '{name}': {error}; choose another adapter"
