@@ -43,7 +43,8 @@ prepare_environment() {
   fi
   say "installing $root into $VENV (torch brings its CUDA libraries along: 5.6 GB, some minutes)"
   [ -x "$VENV/bin/python" ] || "$python" -m venv "$VENV"
-  "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
+  # To compile all 18,000 files takes a minute; Python compiles those that are imported.
+  "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
     --constraint "$constraints" --editable "$root[$extra]"
   if ! is_complete; then
     # A torch that was installed before may satisfy pip without being the one that torchvision was built for.
