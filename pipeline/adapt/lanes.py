@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from pipeline.adapt.contract import Adapter
     from pipeline.compress.weight import CompressedWeight
+
+
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,10 +110,8 @@ class SeparateLayer(LaneLayer):
 
     def _of_stack(self, stack: Stack, x: Tensor, shared: bool) -> Tensor:
         """The output of the lanes of a stack, for an input that they share, or one that has the images of each."""
-        if len(stack) == 1:  # `vmap` takes a millisecond for each layer with gradients of its own
-            # The gradient of `tensor[0]` is copied into zeros, 120 us for 200,000 numbers on one core; a view has none.
-            own = {name: tensor.squeeze(0) for name, tensor in stack.parameters.items()}
-            return self.lane_forward(own, stack.alpha[0], x)
+        if len(stack) == 1:
+            return self.lane_forward(of_lone_lane(stack.parameters), stack.alpha[0], x)
         of_lanes = torch.vmap(self.lane_forward, (0, 0, None if shared else 0))
         inputs = x if shared else torch.unflatten(x, 0, (len(stack), -1))
         return of_lanes(stack.parameters, stack.alpha, inputs).flatten(0, 1)
@@ -119,6 +120,24 @@ class SeparateLayer(LaneLayer):
         """The output ``[n, ...]`` of one lane for its input ``[n, ...]``; ``alpha`` is a tensor without axes."""
         y: Tensor = with_parameters(self._base, parameters)(x)
         return y
+
+
+def map_lanes(function: Callable[[Mapping[str, Tensor]], _Found], tensors: Mapping[str, Tensor]) -> _Found:
+    """``function`` of the tensors of each lane, from those of all, ``[T, ...]``.
+
+    What is found has an axis of lanes too, except for a lone one. That is called without ``torch.vmap``, which takes a
+    millisecond for each layer with gradients of its own.
+    """
+    lone = len(next(iter(tensors.values()))) == 1
+    return function(of_lone_lane(tensors)) if lone else torch.vmap(function)(dict(tensors))
+
+
+def of_lone_lane(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``[1, ...] -> [...]``, as views.
+
+    The gradient of ``tensor[0]`` is copied into zeros, 120 us for 200,000 numbers on one core; one of a view is not.
+    """
+    return {name: tensor.squeeze(0) for name, tensor in tensors.items()}
 
 
 def split_by_stack(x: Tensor, stacks: Sequence[Stack]) -> Sequence[Tensor]:

@@ -3,9 +3,9 @@
 Gradients are straight-through (Bengio et al., 2013, arXiv:1308.3432): the value is rounded, the gradient passes.
 """
 
-from inspect import Parameter, Signature
 from typing import Any
 
+import torch
 from torch import Tensor, autograd
 from torch.nn import functional as F
 
@@ -25,16 +25,27 @@ def is_fixed(name: str) -> bool:
 
 
 class LatentFunction(autograd.Function):
-    """A function with gradients of its own, called with positional arguments and under ``torch.vmap``."""
+    """A function with gradients of its own, called with positional arguments, alone or under ``torch.vmap``."""
 
     generate_vmap_rule = True
+    _alone: type[autograd.Function]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        # torch binds arguments to the signature of `forward` at each call. To work that out takes 30 us, a step of an
-        # MLP 784-256-128-10 on one core 3 ms; any positional arguments are bound to this one in 10 us.
-        arguments = Signature([Parameter("arguments", Parameter.VAR_POSITIONAL)])
-        cls.forward.__signature__ = arguments  # type: ignore[attr-defined]
+
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            output = cls.forward(*inputs)
+            cls.setup_context(ctx, inputs, output)
+            return output
+
+        members = {"forward": staticmethod(forward), "backward": staticmethod(cls.backward)}
+        cls._alone = type(cls.__name__, (autograd.Function,), members)
+
+    @classmethod
+    def apply(cls, *inputs: Any) -> Any:
+        """Without ``torch.vmap`` as a function whose ``forward`` gets the context: a call takes 30 us less."""
+        in_vmap = torch._C._are_functorch_transforms_active()
+        return super().apply(*inputs) if in_vmap else cls._alone.apply(*inputs)
 
 
 def straight_through(latent: Tensor, value: Tensor) -> Tensor:

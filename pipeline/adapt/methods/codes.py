@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.adapt.batch_norm import STATISTICS, BatchNormLayer, running_statistics
 from pipeline.adapt.contract import Adapter, Draw, Start
-from pipeline.adapt.lanes import LaneLayer, SeparateLayer, with_parameters
+from pipeline.adapt.lanes import LaneLayer, SeparateLayer, map_lanes, with_parameters
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.latents import is_fixed
 from pipeline.compress.layers import weight_matrix
@@ -162,7 +162,7 @@ class Codes(Adapter):
         distances = []
         for name, tensors in _by_layer(weights, parameters).items():
             own = select_part(tensors, WEIGHT)
-            middles = torch.vmap(weights[name].middles)(own)
+            middles = map_lanes(weights[name].middles, own)
             distances += [(own[kind] - middle).square().flatten(1).sum(1) for kind, middle in middles.items()]
         return FIRST * GROWTH**round_number / 2 * torch.stack(distances).sum(0) if distances else None
 
@@ -184,12 +184,12 @@ class Codes(Adapter):
             return
         for name, tensors in _by_layer(weights, parameters).items():
             own = select_part(tensors, WEIGHT)
-            for kind, tensor in torch.vmap(weights[name].refreshed)(own).items():
+            for kind, tensor in map_lanes(weights[name].refreshed, own).items():
                 if self.choices == "moving" or not kind.endswith("kept"):
                     own[kind].copy_(tensor)
             if self.hold < 1 and step >= self.hold * steps:
                 first = step < self.hold * steps + INTERVAL  # the first comparison only notes the codes
-                for kind, (codes, middle) in torch.vmap(weights[name].latent_codes)(own).items():
+                for kind, (codes, middle) in map_lanes(weights[name].latent_codes, own).items():
                     last, flips = tensors[f"{HOLD}_{kind}_code"], tensors[f"{HOLD}_{kind}_flips"]
                     if not first:
                         flips += (codes != last) & (flips < FLIPS)
