@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.compress.few_bits import CLIP, Levels
 from pipeline.compress.kmeans import nearest_centroids
-from pipeline.compress.latents import Codes, in_runs, looked_up
+from pipeline.compress.latents import Codes, clipped, from_runs, in_runs, looked_up
 from pipeline.compress.packing import Packing, pack
 from pipeline.compress.weight import CompressedWeight
 
@@ -60,14 +60,14 @@ class CodebookWeight(CompressedWeight):
         own = nearest_codes(weight, self.points) == self.code
         own = own.repeat_interleave(self.centroid.shape[1], 1)[:, : self.inner]
         most = CLIP * self.points.abs().max()
-        latent = weight.clamp(-most, most).where(own, self.dense())
+        latent = clipped(weight, most).where(own, self.dense())
         return {"latent": latent, "centroid": self.centroid, "choice": self.code.long()}
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Centroids get the sum of their members' gradients, divided by the root of the mean number of members."""
         latent, centroid = tensors["latent"], tensors["centroid"]
         share = math.sqrt(centroid.numel() / latent.numel())
-        return looked_up(latent, _in_order(centroid), tensors["choice"], share=share)
+        return looked_up(latent, centroid, tensors["choice"], share=share, in_order=centroid.shape[1] == 1)
 
     def latent_codes(self, tensors: Mapping[str, Tensor]) -> Codes:
         by_weight = tensors["choice"].repeat_interleave(tensors["centroid"].shape[1], 1)[:, : self.inner]
@@ -76,7 +76,7 @@ class CodebookWeight(CompressedWeight):
     def refreshed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         centroid = tensors["centroid"]
         most = CLIP * centroid.abs().amax()
-        latent = tensors["latent"].clamp(-most, most)
+        latent = clipped(tensors["latent"], most)
         return {"latent": latent, "choice": nearest_codes(latent, centroid)}
 
     def with_trained(self, tensors: Mapping[str, Tensor]) -> "CodebookWeight":
@@ -85,7 +85,7 @@ class CodebookWeight(CompressedWeight):
     def _looked_up(self, code: Tensor, points: Tensor) -> Tensor:
         """``[out, in]`` of the codes ``[out, vectors]``."""
         values = _in_order(points).squeeze(1).index_select(0, code.flatten().int())
-        return values.reshape(len(code), -1)[:, : self.inner]
+        return from_runs(values, self.shape)
 
 
 @dataclass(frozen=True)

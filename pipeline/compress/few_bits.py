@@ -31,6 +31,8 @@ class Grid(ABC):
     """Bits of a code."""
     by_row: bool = False
     """Whether each row has parameters of its own."""
+    in_order: bool = False
+    """Whether codes count the points of ``table`` from the least."""
 
     @property
     @abstractmethod
@@ -59,7 +61,10 @@ class Grid(ABC):
 
     @abstractmethod
     def table(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """The points of all codes in turn, ``[n, 1]``; of grids by row those of the first row, then of the second."""
+        """The points of all codes, ``[n, 1]``; of grids by row those of the first row, then of the second.
+
+        They are in the order of the codes, or in any where ``in_order``.
+        """
 
     def rounded(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The points of the latent weights at the positions ``kept``, zero elsewhere, ``[out, in]``.
@@ -72,7 +77,7 @@ class Grid(ABC):
             code = self.nearest_kept(tensors).nan_to_num(0).long()  # a lane that diverged must not stop the others
             code = code + (kept // latent.shape[1] << self.width) if self.by_row else code
         share = min(1.0, math.sqrt(tensors[self.names[0]].numel() / len(kept)))
-        return looked_up(latent, self.table(tensors), code, kept, share)
+        return looked_up(latent, self.table(tensors), code, kept, share, self.in_order)
 
     def nearest_kept(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The codes ``[K]`` of the latent weights at the positions ``kept``."""
@@ -170,6 +175,7 @@ class Levels(Grid):
     """``k`` values, ``level [k]``, found by k-means; codes are in the order of their values."""
 
     count: int
+    in_order = True
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -188,7 +194,7 @@ class Levels(Grid):
         return {"level": parameters["level"]}
 
     def table(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        return parameters["level"].sort().values[:, None]
+        return parameters["level"][:, None]
 
     def largest(self, parameters: Mapping[str, Tensor]) -> Tensor:
         return parameters["level"].abs().amax()

@@ -3,6 +3,7 @@
 Gradients are straight-through (Bengio et al., 2013, arXiv:1308.3432): the value is rounded, the gradient passes.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -77,7 +78,24 @@ def in_runs(matrix: Tensor, length: int) -> Tensor:
     return (F.pad(matrix, (0, missing)) if missing else matrix).reshape(-1, length)  # padding by nothing would copy
 
 
-def looked_up(latent: Tensor, table: Tensor, code: Tensor, kept: Tensor | None = None, share: float = 1) -> Tensor:
+def from_runs(runs: Tensor, shape: Sequence[int]) -> Tensor:
+    """The inverse of ``in_runs``: the matrix of this ``shape``, without the padding."""
+    return runs.reshape(shape[0], -1)[:, : shape[1]]
+
+
+def clipped(latent: Tensor, most: Tensor) -> Tensor:
+    """``latent`` within ``-most .. most``, which broadcasts to it; ``clamp`` by tensors takes three times as long."""
+    return torch.minimum(torch.maximum(latent, -most), most)
+
+
+def looked_up(
+    latent: Tensor,
+    table: Tensor,
+    code: Tensor,
+    kept: Tensor | None = None,
+    share: float = 1,
+    in_order: bool = False,
+) -> Tensor:
     """A matrix of the shape of ``latent [out, in]`` whose weights are rows of ``table [k, d]``.
 
     Args:
@@ -87,8 +105,9 @@ def looked_up(latent: Tensor, table: Tensor, code: Tensor, kept: Tensor | None =
             of which may be fewer; or, with ``kept``, one for each position.
         kept: Flat positions ``[K]`` of the weights that are in the table, ``d = 1``; the others are zero.
         share: See ``table``.
+        in_order: Whether codes count the numbers of a table with ``d = 1`` from the least.
     """
-    found: Tensor = _LookedUp.apply(latent, table, code.flatten(), kept, share)
+    found: Tensor = _LookedUp.apply(latent, table, code.flatten(), kept, share, in_order)
     return found
 
 
@@ -100,23 +119,26 @@ class _LookedUp(LatentFunction):
     """
 
     @staticmethod
-    def forward(latent: Tensor, table: Tensor, code: Tensor, kept: Tensor | None, share: float) -> Tensor:
-        values = table.squeeze(1).index_select(0, code)
-        if kept is not None:
-            return at_positions(values, kept, latent)
-        return values.view(len(latent), -1)[:, : latent.shape[1]]
+    def forward(
+        latent: Tensor, table: Tensor, code: Tensor, kept: Tensor | None, share: float, in_order: bool
+    ) -> Tensor:
+        points = table.sort(0).values if in_order else table
+        values = points.squeeze(1).index_select(0, code)
+        return from_runs(values, latent.shape) if kept is None else at_positions(values, kept, latent)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, table, code, kept, ctx.share = inputs
-        ctx.save_for_backward(code, *([] if kept is None else [kept]))
-        ctx.shape = table.shape
+        _, table, code, kept, ctx.share, ctx.in_order = inputs
+        ctx.save_for_backward(table, code, *([] if kept is None else [kept]))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        (g,), (code, *kept), (k, d) = gradients, ctx.saved_tensors, ctx.shape
+        (g,), (table, code, *kept) = gradients, ctx.saved_tensors
+        k, d = table.shape
         of_vectors = g.flatten().index_select(0, kept[0])[:, None] if kept else in_runs(g, d)
         of_table = g.new_zeros(k, d).squeeze(1)
         index = code if d == 1 else code[:, None].expand(-1, d)
-        of_table.scatter_add_(0, index, of_vectors.squeeze(1)).mul_(ctx.share)
-        return g, of_table.view(k, d), None, None, None
+        of_table = of_table.scatter_add_(0, index, of_vectors.squeeze(1)).mul_(ctx.share).view(k, d)
+        if ctx.in_order:
+            of_table = of_table.scatter(0, table.sort(0).indices, of_table)
+        return g, of_table, None, None, None, None

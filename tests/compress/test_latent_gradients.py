@@ -16,7 +16,7 @@ def test_gradients_on_an_even_grid_are_those_of_lsq(with_zero):
     inputs = [w, s, *([z] if with_zero else [])]
     latent, scale, *zero = (tensor.clone().requires_grad_() for tensor in inputs)
     share = 0.3
-    points = on_grid(latent, scale, zero[0] if zero else None, (-2, 1), share)
+    points = on_grid(latent, scale, zero[0] if zero else None, 40, (-2, 1), share)
     found = torch.autograd.grad((points * g).sum(), [latent, scale, *zero])
 
     position = (w - (z if with_zero else 0)) / s

@@ -52,6 +52,12 @@ def test_a_share_keeps_the_largest_of_the_whole_layer():
     assert Sparse(keep=1e-6).compress(weight, None).macs == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_a_share_keeps_the_largest_in_any_type(dtype):
+    scores = torch.randperm(200).view(10, 20).to(dtype)
+    assert Share(0.1).positions(scores).sort().values.tolist() == (scores.flatten() >= 180).nonzero().flatten().tolist()
+
+
 @pytest.mark.parametrize(("keep", "bits"), [(0.02, 0.19), (0.05, 0.32), (0.1, 0.53), (0.5, 1.0)])
 def test_positions_take_little_more_than_their_entropy(keep, bits):
     kept = Share(keep).kept(torch.randn(256, 784))

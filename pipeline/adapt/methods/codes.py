@@ -42,6 +42,7 @@ class CodesLayer(SeparateLayer):
         super().__init__(base)
         self._weight, self._adapter, self._added = weight, codes.adapter, added
         self._relaxed = codes.mode == "lc"
+        self._shape = base.get_parameter("weight").shape
 
     def lane_forward(self, parameters: Mapping[str, Tensor], alpha: Tensor, x: Tensor) -> Tensor:
         tensors = select_part(parameters, WEIGHT)
@@ -50,7 +51,7 @@ class CodesLayer(SeparateLayer):
         matrix = self._weight.unrounded(tensors) if relaxed else self._weight.project(tensors)
         if self._adapter is not None and self._added:
             matrix = self._adapter.merged(matrix, {name: parameters[name] for name in self._added}, alpha)
-        own: dict[str, Tensor | None] = {"weight": matrix.view_as(self._base.get_parameter("weight"))}
+        own: dict[str, Tensor | None] = {"weight": matrix if matrix.shape == self._shape else matrix.view(self._shape)}
         if "bias" in parameters:
             own["bias"] = parameters["bias"]
         y: Tensor = with_parameters(self._base, own)(x)

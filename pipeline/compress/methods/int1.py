@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.compress.contract import LayerCompression, LayerStats
-from pipeline.compress.latents import Codes, LatentFunction
+from pipeline.compress.latents import Codes, LatentFunction, clipped
 from pipeline.compress.packing import Packing, pack, unpack
 from pipeline.compress.rounding import Error, Rounding, RoundingGrid, rounded
 from pipeline.compress.weight import CompressedWeight
@@ -56,32 +56,31 @@ class SignWeight(CompressedWeight):
         return replace(self, scale=self.scale * gain.to(self.scale))
 
     def to_trainable(self, weight: Tensor) -> dict[str, Tensor]:
-        scale = self._per_row({"scale": self.scale.to(weight)}, weight)
+        scale = _scale({"scale": self.scale.to(weight), "latent": weight})[:, None]
         signs = torch.where(self.positive == (scale >= 0), 1, -1).to(weight)  # of Q: fitted scales may be negative
         latent = signs * torch.maximum(weight.abs(), SMALLEST * scale.abs())
         return {"latent": latent, **({"scale": self.scale} if len(self.scale) else {})}
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        signed: Tensor = _Signed.apply(tensors["latent"], self._per_row(tensors, tensors["latent"]))
+        signed: Tensor = _Signed.apply(tensors["latent"], _scale(tensors))
         return signed
 
     def latent_codes(self, tensors: Mapping[str, Tensor]) -> Codes:
         latent = tensors["latent"]
-        middle = torch.copysign(self._per_row(tensors, latent), latent.detach())
+        middle = torch.copysign(_scale(tensors)[:, None], latent.detach())
         return {"latent": (middle.detach().sign().to(torch.int8), middle)}
 
     def refreshed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        most = CLIP * self._per_row(tensors, tensors["latent"]).abs()
-        return {"latent": tensors["latent"].clamp(-most, most)}
+        return {"latent": clipped(tensors["latent"], CLIP * _scale(tensors)[:, None].abs())}
 
     def with_trained(self, tensors: Mapping[str, Tensor]) -> "SignWeight":
         return SignWeight(~tensors["latent"].signbit(), tensors.get("scale", self.scale).abs())
 
-    @staticmethod
-    def _per_row(tensors: Mapping[str, Tensor], latent: Tensor) -> Tensor:
-        """The scales as ``[out, 1]`` or ``[1, 1]``."""
-        scale = tensors.get("scale")
-        return latent.new_ones(1, 1) if scale is None or not len(scale) else scale[:, None]
+
+def _scale(tensors: Mapping[str, Tensor]) -> Tensor:
+    """The scales ``[out]``, or the only one ``[1]``."""
+    scale = tensors.get("scale")
+    return tensors["latent"].new_ones(1) if scale is None or not len(scale) else scale
 
 
 class _Signed(LatentFunction):
@@ -89,7 +88,7 @@ class _Signed(LatentFunction):
 
     @staticmethod
     def forward(latent: Tensor, scale: Tensor) -> Tensor:
-        return torch.copysign(scale, latent)
+        return torch.copysign(scale[:, None], latent)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -98,7 +97,7 @@ class _Signed(LatentFunction):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         scale, signed = ctx.saved_tensors
-        by_row = torch.linalg.vecdot(gradients[0], signed)[:, None]
+        by_row = torch.linalg.vecdot(gradients[0], signed)
         total = by_row if scale.shape == by_row.shape else by_row.sum(0, keepdim=True)
         return gradients[0], total / torch.where(scale == 0, torch.inf, scale)
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pipeline.compress.contract import LayerCompression, LayerStats
 from pipeline.compress.even_grid import EvenGrid
-from pipeline.compress.latents import Codes, in_runs
-from pipeline.compress.on_grid import grid_points, on_grid, whole_codes
+from pipeline.compress.latents import Codes, from_runs
+from pipeline.compress.on_grid import by_group, grid_points, on_grid, whole_codes
 from pipeline.compress.packing import Packing, pack, unpack
 from pipeline.compress.rounding import Error, Rounding, conditional_costs, rounded
 from pipeline.compress.weight import CompressedWeight
@@ -82,16 +82,17 @@ class CodeWeight(CompressedWeight):
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """``scale * code + zero`` with the gradients of LSQ (Esser et al., 2020, arXiv:1902.08153)."""
-        latent, scale, zero = self._by_group(tensors)
-        share = 1 / math.sqrt(latent.shape[1] * ((1 << self.width) - 1))
-        return self._by_row(on_grid(latent, scale, zero, self._range, share))
+        latent = tensors["latent"]
+        share = 1 / math.sqrt(min(self.group, latent.shape[1]) * ((1 << self.width) - 1))
+        return on_grid(latent, tensors["scale"], tensors.get("zero"), self.group, self._range, share)
 
     def latent_codes(self, tensors: Mapping[str, Tensor]) -> Codes:
-        latent, scale, zero = self._by_group(tensors)
+        latent, scale, zero = by_group(tensors["latent"], tensors["scale"], tensors.get("zero"), self.group)
         with torch.no_grad():
             code = whole_codes(latent, scale, zero, self._range)
         middle = grid_points(code, scale, zero)
-        return {"latent": (self._by_row(code - self._range[0]).to(torch.uint8), self._by_row(middle))}
+        codes = from_runs(code - self._range[0], self.shape).to(torch.uint8)
+        return {"latent": (codes, from_runs(middle, self.shape))}
 
     def with_trained(self, tensors: Mapping[str, Tensor]) -> "CodeWeight":
         code, _ = self.latent_codes(tensors)["latent"]
@@ -102,17 +103,6 @@ class CodeWeight(CompressedWeight):
         """The least and the largest multiple of the scale that is added to the zero point."""
         least = 0 if len(self.zero) else -(1 << (self.width - 1))
         return least, least + (1 << self.width) - 1
-
-    def _by_group(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Latents ``[out * groups, group]``, padded with zeros, and scales and zero points ``[out * groups, 1]``."""
-        latent, zero = tensors["latent"], tensors.get("zero")
-        groups = in_runs(latent, min(self.group, latent.shape[1]))
-        return groups, tensors["scale"].reshape(-1, 1), None if zero is None else zero.reshape(-1, 1)
-
-    def _by_row(self, groups: Tensor) -> Tensor:
-        """The inverse of ``_by_group``, ``[out, in]``."""
-        out, inner = self.shape
-        return groups.reshape(out, -1)[:, :inner]
 
 
 @COMPRESSIONS.register("intN")

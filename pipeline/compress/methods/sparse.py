@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.compress.contract import LayerCompression, LayerStats
 from pipeline.compress.few_bits import CLIP, FewBits, Grid, MagnitudeGrid
-from pipeline.compress.latents import Codes, straight_through
+from pipeline.compress.latents import Codes, clipped, straight_through
 from pipeline.compress.packing import Packing, pack, unpack
 from pipeline.compress.rounding import Rounding, rounded
 from pipeline.compress.sparse_rounding import SparseGrid
@@ -133,7 +133,7 @@ class SparseCodeWeight(CompressedWeight):
         chosen = self.kept & (~by_size | (self.grid.nearest(weight, self.parameters) != self.code))
         latent = weight.where(~chosen, self.dense())
         most = CLIP * self.grid.largest(self.parameters)
-        latent = latent_of(latent.clamp(-most, most), self.kept, by_size)
+        latent = latent_of(clipped(latent, most), self.kept, by_size)
         return {"latent": latent, "kept": self.pattern.positions(self.kept.to(latent)), **self.parameters}
 
     def project(self, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -149,7 +149,7 @@ class SparseCodeWeight(CompressedWeight):
 
     def refreshed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         most = CLIP * self.grid.largest(tensors)
-        latent = tensors["latent"].clamp(-most, most)
+        latent = clipped(tensors["latent"], most)
         return {"latent": latent, "kept": self.pattern.positions(latent.abs())}
 
     def with_trained(self, tensors: Mapping[str, Tensor]) -> "SparseCodeWeight":
