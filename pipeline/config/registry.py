@@ -36,7 +36,7 @@ class Method(Config):
 
 if TYPE_CHECKING:
     from pipeline.adapt.contract import Adapter as Adapter
-    from pipeline.adapt.contract import Init as Init
+    from pipeline.adapt.inits.contract import Init as Init
     from pipeline.compress.contract import Compression as Compression
     from pipeline.objective.allocations.contract import Allocation as Allocation
     from pipeline.search.contract import Pruner as Pruner

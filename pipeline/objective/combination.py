@@ -9,7 +9,8 @@ from typing import Literal
 
 from torch import nn
 
-from pipeline.adapt.contract import Adapter, Init, Start, blank, stored_model, trainable_counts
+from pipeline.adapt.contract import Adapter, blank, stored_model, trainable_counts
+from pipeline.adapt.inits.contract import Init, Start
 from pipeline.cell import Cell
 from pipeline.compress.attention import with_plain_attention
 from pipeline.compress.by_layer import by_layer, refuse_shared

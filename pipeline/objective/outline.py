@@ -6,7 +6,7 @@ from functools import cached_property
 
 import torch
 
-from pipeline.adapt.contract import Start
+from pipeline.adapt.inits.contract import Start
 from pipeline.cell import Cell
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.layer_statistics import CALIBRATION_IMAGES, statistics_bytes

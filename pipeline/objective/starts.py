@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import torch
 
-from pipeline.adapt.contract import AdaptedLayer, Init, Start
+from pipeline.adapt.inits.contract import AdaptedLayer, Init, Start
 from pipeline.compress.contract import CompressedModel, Compression
 from pipeline.compress.layers import layer_in_errors, weight_matrix
 from pipeline.compress.model_stats import ModelStats

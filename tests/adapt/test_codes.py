@@ -8,7 +8,8 @@ from tiny_studies import make_objective, make_spec
 from torch import nn
 
 from pipeline.adapt.batch_norm import BatchNormLayer, running_statistics
-from pipeline.adapt.contract import Draw, Start, stored_model
+from pipeline.adapt.contract import Draw, stored_model
+from pipeline.adapt.inits.contract import Start
 from pipeline.adapt.lanes import Stack
 from pipeline.adapt.methods.codes import FIRST, GROWTH, INTERVAL, ROUNDS, Codes
 from pipeline.compress.contract import CompressedModel

@@ -3,7 +3,8 @@ import torch
 from test_lora import LAYERS, attached, lanes_of
 from torch import nn
 
-from pipeline.adapt.contract import Draw, Start
+from pipeline.adapt.contract import Draw
+from pipeline.adapt.inits.contract import Start
 from pipeline.adapt.methods.dora import Dora
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel

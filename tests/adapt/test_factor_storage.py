@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import Draw, Start, stored_model
+from pipeline.adapt.contract import Draw, stored_model
+from pipeline.adapt.inits.contract import Start
 from pipeline.adapt.methods.dora import Dora
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.layers import copy_sharing_tensors

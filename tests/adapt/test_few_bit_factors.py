@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import Draw, Start
+from pipeline.adapt.contract import Draw
 from pipeline.adapt.factor_rounding import DIRECTION_AXIS, pack_factor, rounded_factor, step_of, unpack_factor
+from pipeline.adapt.inits.contract import Start
 from pipeline.adapt.lanes import Lanes, Stack, attach
 from pipeline.adapt.methods.dora import Dora
 from pipeline.adapt.methods.lora import Lora

@@ -7,7 +7,8 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import AdaptedLayer, Adapter, Draw, Start, blank, trainable_counts
+from pipeline.adapt.contract import Adapter, Draw, blank, trainable_counts
+from pipeline.adapt.inits.contract import AdaptedLayer, Start
 from pipeline.adapt.inits.paper import Paper
 from pipeline.adapt.inits.residual_svd import ResidualSvd
 from pipeline.adapt.lanes import Lanes, attach

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from layer_starts import COMPRESSED, EACH_SHAPE, LAYERS, inputs_of, start_of, sum_of, weight_of
 from torch import Tensor
 
-from pipeline.adapt.contract import Start
+from pipeline.adapt.inits.contract import Start
 from pipeline.adapt.inits.loftq import LoftQ
 from pipeline.adapt.inits.olora import Olora
 from pipeline.adapt.inits.pissa import Pissa

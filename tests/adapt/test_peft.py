@@ -10,7 +10,8 @@ from peft import LoraConfig, get_peft_model
 from test_lora import attached
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import AdaptedLayer, Draw, Init, Start
+from pipeline.adapt.contract import Draw
+from pipeline.adapt.inits.contract import AdaptedLayer, Init, Start
 from pipeline.adapt.inits.olora import Olora
 from pipeline.adapt.inits.pissa import Pissa
 from pipeline.adapt.methods.dora import Dora

@@ -5,7 +5,7 @@ import torch
 from layer_starts import generator, start_of, sum_of, weight_of
 from torch import nn
 
-from pipeline.adapt.contract import Start
+from pipeline.adapt.inits.contract import Start
 from pipeline.adapt.inits.paper import Paper
 from pipeline.adapt.inits.random import Random
 from pipeline.adapt.inits.zero import Zero

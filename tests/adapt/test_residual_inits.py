@@ -16,7 +16,7 @@ from layer_starts import (
 )
 from torch import Tensor
 
-from pipeline.adapt.contract import AdaptedLayer, Init
+from pipeline.adapt.inits.contract import AdaptedLayer, Init
 from pipeline.adapt.inits.eva import Eva
 from pipeline.adapt.inits.loftq import LoftQ
 from pipeline.adapt.inits.qera import Qera

@@ -20,14 +20,8 @@ from methods import (
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipeline.adapt.contract import (
-    Adapter,
-    Draw,
-    Init,
-    blank,
-    stored_model,
-    trainable_counts,
-)
+from pipeline.adapt.contract import Adapter, Draw, blank, stored_model, trainable_counts
+from pipeline.adapt.inits.contract import Init
 from pipeline.adapt.inits.residual_svd import ResidualSvd
 from pipeline.adapt.lanes import Lanes, attach
 from pipeline.adapt.methods.lora import Lora

@@ -8,7 +8,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import AdaptedLayer, Draw, Init, Start
+from pipeline.adapt.contract import Draw
+from pipeline.adapt.inits.contract import AdaptedLayer, Init, Start
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel, LayerCompression, LayerStats
 from pipeline.compress.methods.int1 import Int1

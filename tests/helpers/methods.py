@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import nn
 
-from pipeline.adapt.contract import AdaptedLayer, Init, Start
+from pipeline.adapt.inits.contract import AdaptedLayer, Init, Start
 from pipeline.adapt.methods.codes import Codes
 from pipeline.compress.contract import CompressedModel, Compression, LayerStats
 from pipeline.compress.layer_statistics import gather_statistics

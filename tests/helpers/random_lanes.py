@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import Draw, Start
+from pipeline.adapt.contract import Draw
+from pipeline.adapt.inits.contract import Start
 from pipeline.adapt.lanes import Lanes, attach
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel

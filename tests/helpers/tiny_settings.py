@@ -7,7 +7,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import AdaptedLayer, Draw
+from pipeline.adapt.contract import Draw
+from pipeline.adapt.inits.contract import AdaptedLayer
 from pipeline.adapt.inits.paper import Paper
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel

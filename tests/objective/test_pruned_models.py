@@ -5,7 +5,8 @@ import timm
 import torch
 from tiny_studies import Mlp, ResidualNet, adapted, make_objective, make_spec, make_task, measure
 
-from pipeline.adapt.contract import Draw, Start
+from pipeline.adapt.contract import Draw
+from pipeline.adapt.inits.contract import Start
 from pipeline.adapt.lanes import Lanes
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.methods.prune_magnitude import PruneMagnitude

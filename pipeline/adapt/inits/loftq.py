@@ -3,7 +3,7 @@
 import torch
 from pydantic import Field
 
-from pipeline.adapt.contract import AdaptedLayer, Init, Start
+from pipeline.adapt.inits.contract import AdaptedLayer, Init, Start
 from pipeline.compress.factorisation import best_product
 from pipeline.config.registry import INITS
 

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from pipeline.adapt.contract import AdaptedLayer, Init, Start, kaiming_uniform
+from pipeline.adapt.inits.contract import AdaptedLayer, Init, Start, kaiming_uniform
 from pipeline.config.registry import INITS
 
 

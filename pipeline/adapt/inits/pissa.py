@@ -2,7 +2,7 @@
 
 import torch
 
-from pipeline.adapt.contract import AdaptedLayer, Init, Start
+from pipeline.adapt.inits.contract import AdaptedLayer, Init, Start
 from pipeline.compress.factorisation import best_product
 from pipeline.config.registry import INITS
 

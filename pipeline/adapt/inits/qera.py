@@ -8,7 +8,7 @@ place of each, which is exact if they are equal and close if they are similar.
 
 import torch
 
-from pipeline.adapt.contract import AdaptedLayer, Init, Start
+from pipeline.adapt.inits.contract import AdaptedLayer, Init, Start
 from pipeline.compress.factorisation import best_product
 from pipeline.config.registry import INITS
 

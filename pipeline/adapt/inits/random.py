@@ -2,7 +2,7 @@
 
 import torch
 
-from pipeline.adapt.contract import AdaptedLayer, Init, Start, kaiming_uniform
+from pipeline.adapt.inits.contract import AdaptedLayer, Init, Start, kaiming_uniform
 from pipeline.config.registry import INITS
 
 

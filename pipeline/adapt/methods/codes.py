@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pipeline.adapt.batch_norm import STATISTICS, BatchNormLayer, running_statistics
-from pipeline.adapt.contract import Adapter, Draw, Start
+from pipeline.adapt.contract import Adapter, Draw
+from pipeline.adapt.inits.contract import Start
 from pipeline.adapt.lanes import LaneLayer, SeparateLayer, map_lanes, with_parameters
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.latents import is_fixed

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pipeline.adapt.contract import Draw, Start
+from pipeline.adapt.contract import Draw
+from pipeline.adapt.inits.contract import Start
 from pipeline.adapt.lora_layers import row_norms
 from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel

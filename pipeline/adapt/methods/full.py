@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import Adapter, Draw, Start
+from pipeline.adapt.contract import Adapter, Draw
+from pipeline.adapt.inits.contract import Start
 from pipeline.compress.contract import CompressedModel
 from pipeline.config.registry import ADAPTERS
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from pipeline.adapt.contract import Adapter, Draw, Start
+from pipeline.adapt.contract import Adapter, Draw
+from pipeline.adapt.inits.contract import Start
 from pipeline.adapt.methods.full import model_parameters
 from pipeline.compress.contract import CompressedModel
 from pipeline.compress.targets import head_by_name

@@ -7,8 +7,9 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.adapt.contract import Adapter, Draw, Start
+from pipeline.adapt.contract import Adapter, Draw
 from pipeline.adapt.factor_rounding import DIRECTION_AXIS, pack_factor, rounded_factor, step_of, unpack_factor
+from pipeline.adapt.inits.contract import Start
 from pipeline.adapt.lanes import LaneLayer, Stack
 from pipeline.adapt.loaded_layers import add_low_rank, merged_weight
 from pipeline.adapt.lora_layers import LoraConv2d, LoraLinear

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.adapt.contract import Adapter, Draw, Start
+from pipeline.adapt.contract import Adapter, Draw
+from pipeline.adapt.inits.contract import Start
 from pipeline.adapt.lanes import LaneLayer, SeparateLayer
 from pipeline.adapt.lora_layers import convolve
 from pipeline.adapt.methods.full import model_parameters
