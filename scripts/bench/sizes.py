@@ -36,7 +36,13 @@ class Sizes:
     symbols: int = 25_000_000
     """Symbols that are entropy-coded, those of a model of so many weights."""
     code_steps: int = 100
-    """Steps of an epoch of trained codes."""
+    """Steps of an epoch of trained codes in an MLP."""
+    code_batches: tuple[int, ...] = (128, 256)
+    """Images of its batches."""
+    resnet_code_steps: int = 10
+    """Steps of an epoch of trained codes in ResNet-20."""
+    resnet_code_batch: int = 128
+    """Images of its batches."""
     megabytes: int = 1024
     """Size of the mapped cache."""
     tries: int = 5

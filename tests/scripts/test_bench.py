@@ -9,7 +9,6 @@ import torch
 from tiny_data import write_mnist
 
 import bench_sweep
-from bench.codes import CASES
 from bench.parts import Measured, Setup, alone, run_parts
 from bench.published import configurations
 from bench.sizes import FULL, QUICK, Sizes
@@ -22,6 +21,7 @@ from pipeline.space import Values
 TINY = Sizes(
     train=160, val=32, classes=128, trials=5, epochs=1, pruned_epochs=2, batches=2, batch_size=1, cached_images=8,
     queued=2, lanes=(1, 2), steps=1, stored=(28, 56), megabytes=1, tries=1, symbols=4900, code_steps=2,
+    code_batches=(8,), resnet_code_steps=1, resnet_code_batch=10,
 )  # fmt: skip
 
 
@@ -164,5 +164,5 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(script: st
 
 def test_training_codes_is_timed_for_every_kind_of_code(measured: dict[str, Measured]):
     ratios = measured["trained_codes"].figures["codes_over_full"]
-    assert len(ratios) == 4 * len(CASES)
+    assert len(ratios) == 4 + 2  # of the MLP, and of the ResNet
     assert min(ratios.values()) > 0
