@@ -106,10 +106,15 @@ class Blocks(Pattern):
         blocks = self.divide(scores, -math.inf)
         # max takes a fifth of the time of topk
         best = blocks.max(1, keepdim=True).indices if self.keep == 1 else blocks.topk(self.keep, dim=1).indices
-        of_weights = self.divide(torch.arange(scores.numel(), device=scores.device).view(scores.shape), 0)
+        (out, inner), block = scores.shape, torch.arange(len(blocks), device=scores.device)[:, None]
+        across = -(-inner // self.width)
+        row = block // across * self.height + best // self.width
+        found = (row * inner + block % across * self.width + best % self.width).flatten()
+        if out % self.height == 0 and inner % self.width == 0:
+            return found
         filled = self._filled(torch.ones(scores.shape, dtype=torch.bool))[:, None]
         real = (torch.arange(self.keep) < filled).flatten().nonzero().flatten()  # padding is chosen last
-        return of_weights.gather(1, best).flatten().index_select(0, real.to(scores.device))
+        return found.index_select(0, real.to(scores.device))
 
     def count(self, shape: tuple[int, int]) -> int:
         return int(self._filled(torch.ones(shape, dtype=torch.bool)).sum())
@@ -238,16 +243,17 @@ class Share(Pattern):
 
 
 class _Largest(autograd.Function):
-    """Positions ``[..., count]``, in no order, of the largest ``scores [..., n]``; on a CPU by numpy.
+    """Positions ``[..., count]`` of the largest ``scores [..., n]``, ascending; on a CPU by numpy.
 
-    To find 8 % of 200,000 there takes it 0.7 ms, and ``topk`` 2.8 ms (one core).
+    To find 8 % of 200,000 takes it 0.8 ms there, and ``topk`` 2.8 ms (one core). Values at ascending positions are read
+    and written in two thirds of the time.
     """
 
     @staticmethod
     def forward(scores: Tensor, count: int) -> Tensor:
         if scores.device.type != "cpu" or scores.dtype == torch.bfloat16:  # which numpy has not
-            return scores.topk(count, sorted=False).indices
-        return torch.from_numpy(np.argpartition(scores.numpy(), -count)[..., -count:])
+            return scores.topk(count, sorted=False).indices.sort().values
+        return torch.from_numpy(np.sort(np.argpartition(scores.numpy(), -count)[..., -count:]))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
