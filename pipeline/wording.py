@@ -75,6 +75,16 @@ def quoted(names: Iterable[str], most: int = 10) -> str:
     return listed([*(f"'{printable(name)}'" for name in every[:most]), *more])
 
 
+def of_combinations(names: Iterable[str]) -> str:
+    """The combinations of these names, at least one.
+
+    >>> of_combinations(["a"]), of_combinations(["a", "b"])
+    ("combination 'a'", "combinations 'a' and 'b'")
+    """
+    every = list(names)
+    return f"combination{'s' * (len(every) > 1)} {quoted(every)}"
+
+
 def counted(count: int, noun: str) -> str:
     """A count with its noun.
 

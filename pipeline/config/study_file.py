@@ -17,6 +17,7 @@ from pipeline.config.spec import StudySpec
 from pipeline.config.table import nearest
 from pipeline.errors import SpecError, UsageError
 from pipeline.paths import read_text, write_text
+from pipeline.wording import few
 
 
 def pinned(spec: StudySpec, combination: CombinationSpec) -> dict[str, Any]:
@@ -161,24 +162,38 @@ def parse_spec(table: dict[str, Any], source: str) -> StudySpec:
     try:
         return StudySpec.model_validate(table)
     except ValidationError as error:
-        lines = [
-            f"  {_key(line['loc'], table)} = {_shown(line['input'])}: {line['msg']}"
-            if line["type"] != "missing"
-            else f"  {_key(line['loc'], table)}: required, and not given"
-            for line in error.errors(include_url=False)
-        ]
+        lines = _faults(error, table)
         raise SpecError(f"{source}: {len(lines)} error{'s' * (len(lines) > 1)}\n" + "\n".join(lines)) from None
 
 
-def _key(location: tuple[int | str, ...], table: dict[str, Any]) -> str:
-    """The key of an error: ``search.epochs``, ``combination 'int1-lora'.compression``, ``combination no. 2.name``."""
+def _faults(error: ValidationError, table: dict[str, Any]) -> list[str]:
+    """A line for each fault, with its key and value; one that several combinations have is a single line."""
+    having: dict[tuple[bool, str, str], dict[str, None]] = {}
+    for line in error.errors(include_url=False):
+        combination, key = _place(line["loc"], table)
+        missing = line["type"] == "missing"
+        said = ": required, and not given" if missing else f" = {_shown(line['input'])}: {line['msg']}"
+        having.setdefault((bool(combination), key, said), {})[combination] = None
+    return [f"  {_key(list(names), key)}{said}" for (_, key, said), names in having.items()]
+
+
+def _place(location: tuple[int | str, ...], table: dict[str, Any]) -> tuple[str, str]:
+    """The combination that an error is in, as ``'int1-lora'`` or ``no. 2``, empty for others; and its key there."""
     first, *rest = location or ("study",)
-    if first == "combination" and rest:
-        index = int(rest.pop(0))
-        given = table["combination"][index]
-        named = isinstance(given, dict) and isinstance(given.get("name"), str) and rest != ["name"]
-        first = f"combination {given['name']!r}" if named else f"combination no. {index + 1}"
-    return ".".join(map(str, (first, *rest)))
+    if first != "combination" or not rest:
+        return "", ".".join(map(str, (first, *rest)))
+    index = int(rest.pop(0))
+    given = table["combination"][index]
+    named = isinstance(given, dict) and isinstance(given.get("name"), str) and rest != ["name"]
+    return repr(given["name"]) if named else f"no. {index + 1}", ".".join(map(str, rest))
+
+
+def _key(combinations: list[str], key: str) -> str:
+    """``search.epochs``, ``combination 'int1-lora'.compression``, ``combinations 'a' and 'b': compression``."""
+    if len(combinations) > 1:
+        return ": ".join(filter(None, (f"combinations {few(combinations, 10)}", key)))
+    (combination,) = combinations
+    return ".".join(filter(None, (combination and f"combination {combination}", key)))
 
 
 def _shown(value: object) -> str:

@@ -94,7 +94,7 @@ class Combination:
         self._spread: dict[int, dict[str, int]] = {}
         self._starts: dict[str | Cell, dict[str, Start]] = {}
         self._lock = threading.RLock()
-        refuse_ranks(self.name, self.search, self.adapter, self.model, self.targets, self._fixed_ranks)
+        refuse_ranks(self.search, self.adapter, self.model, self.targets, self._fixed_ranks)
 
     def with_inits(self, *inits: Init) -> "Combination":
         """This combination with other inits; it shares what has been computed. A single one is chosen for its study."""

@@ -26,28 +26,24 @@ def refuse_misfits(spec: CombinationSpec, model: nn.Module, train: Part) -> None
         train: The training part.
     """
     if spec.qkv == "split" and not any(isinstance(module, SplitQkv) for module in model.modules()):
-        raise SpecError(
-            f"qkv = \"split\" of combination '{spec.name}', but the model has no fused query, key and value "
-            f'projection; leave it "fused"'
-        )
+        raise SpecError('qkv = "split", but the model has no fused query, key and value projection; leave it "fused"')
     if (spec.storage or PLAIN).small == "float16" and spec.adapter.scales_weights:
         raise SpecError(
-            f"storage.small = \"float16\", but adapter '{spec.adapter.name}' of '{spec.name}' multiplies "
-            f'scales that are rounded already; give it scales = false, or small = "float32"'
+            f"storage.small = \"float16\", but adapter '{spec.adapter.name}' multiplies scales that are rounded "
+            f'already; give it scales = false, or small = "float32"'
         )
     if spec.batch_norm == "reestimated":
         refuse_reestimation(model, train)
 
 
 def refuse_ranks(
-    name: str,
     search: SearchSpec,
     adapter: Adapter,
     model: nn.Module,
     targets: Sequence[str],
     fixed: Mapping[str, int],
 ) -> None:
-    """Raise ``SpecError`` for ranks, or budgets with an allocation, that no target of combination ``name`` can take.
+    """Raise ``SpecError`` for ranks, or budgets with an allocation, that no target can take.
 
     ``fixed`` has the ranks of the targets that have one of their own.
     """
@@ -61,6 +57,6 @@ def refuse_ranks(
     above = [rank for rank in search.ranks if rank > highest]
     if above:
         raise SpecError(
-            f"search.ranks = {above} is above what any target of combination '{name}'"
+            f"search.ranks = {above} is above what any target"
             f"{' without a rank of its own' if fixed else ''} can take; allowed: 1 to {highest}"
         )

@@ -1,15 +1,17 @@
 """The combinations and objectives of a study: as far as shapes decide, and of its trained baseline."""
 
+import contextlib
 import logging
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from pipeline.compress.layer_statistics import Statistics
 from pipeline.config.spec import StudySpec
-from pipeline.errors import IntegrityError, SpecError
+from pipeline.errors import IntegrityError
 from pipeline.objective.auto_options import decided, refuse_costly_options
 from pipeline.objective.combination import Combination, arranged_model
 from pipeline.objective.objective import Objective, make_features
+from pipeline.run.failures import Refusals
 from pipeline.run.recorded_spectra import Snapshot, keep_baseline_spectra, train_watched_baseline, watched_layers
 from pipeline.task.contract import Task
 from pipeline.task.opened_task import OpenedTask
@@ -23,13 +25,15 @@ C = TypeVar("C", bound=Combination)
 def make_combinations(kind: type[C], spec: StudySpec, task: Task, device: str) -> dict[str, C]:
     """The combinations of a study by name; they share the task's layer statistics."""
     statistics: dict[tuple[str, bool], Statistics] = {}
-    made = {}
+    made, refusals = {}, Refusals()
     for table in spec.combination:
-        arrangement = table.qkv, table.batch_norm == "folded"
-        if arrangement not in statistics:
-            statistics[arrangement] = Statistics(arranged_model(task, table.qkv, table.batch_norm), task.train)
-        shared = statistics[arrangement]
-        made[table.name] = kind(task, table, spec.search, seed=spec.seed, device=device, statistics=shared)
+        with refusals.of(table.name):
+            arrangement = table.qkv, table.batch_norm == "folded"
+            if arrangement not in statistics:
+                statistics[arrangement] = Statistics(arranged_model(task, table.qkv, table.batch_norm), task.train)
+            shared = statistics[arrangement]
+            made[table.name] = kind(task, table, spec.search, seed=spec.seed, device=device, statistics=shared)
+    refusals.raise_any()
     return made
 
 
@@ -66,22 +70,21 @@ def trained_objectives(
 
 
 def refuse_misfits(combinations: Iterable[Combination]) -> None:
-    """Refuse the first compression, adapter and rank that do not go together."""
+    """Refuse compressions, adapters and ranks that do not go together."""
+    refusals = Refusals()
     for combination in combinations:
-        try:
+        # Damaged weights fail their combination alone, when its turn comes.
+        with refusals.of(combination.name), contextlib.suppress(IntegrityError):
             refuse_costly_options(combination)
             for rank in combination.search.ranks:
                 combination.facts(rank)
-        except IntegrityError:
-            continue  # damaged weights fail their combination alone, when its turn comes
-        except SpecError as error:
-            raise SpecError(f"combination '{combination.name}': {error}") from None
+    refusals.raise_any()
 
 
 def refuse_misfit_training(objectives: Mapping[str, Objective]) -> None:
     """Refuse augmentation, and blocks whose outputs a loss compares, that do not go with the images or the models."""
+    refusals = Refusals()
     for name, objective in objectives.items():
-        try:
+        with refusals.of(name):
             _ = objective.bases.augmenter, objective.bases.lessons
-        except SpecError as error:
-            raise SpecError(f"combination '{name}': {error}") from None
+    refusals.raise_any()

@@ -148,6 +148,23 @@ def test_fault_19_all_errors_are_said_at_once():
     assert "name: required, and not given" in found
 
 
+def test_a_fault_that_several_combinations_have_is_said_once_with_their_names():
+    changes = {f"combination__{index}__adapter": {"method": "lora", "bais": True} for index in range(2)}
+    (line,) = errors(table(**changes))
+    assert line.startswith("combinations 'one' and 'two': adapter.bais = true: unknown key; did you mean 'bias'?")
+    changes["combination__1__adapter"] = {"method": "lora", "bais": False}
+    assert [line.partition(" =")[0] for line in errors(table(**changes))] == [
+        "combination 'one'.adapter.bais",
+        "combination 'two'.adapter.bais",
+    ]
+    changes = {f"combination__{index}__name": "" for index in range(2)}
+    assert [line.partition(" =")[0] for line in errors(table(name="", **changes))] == [
+        "name",
+        "combinations no. 1 and no. 2: name",
+    ]
+    assert errors(table(combination=[3, 3])) == ["combinations no. 1 and no. 2 = 3: must be a table"]
+
+
 @pytest.mark.parametrize(
     "name", ["a/b", "..", "../up", ".hidden", "two words", "x" * 300, "", "line\n", "-flag", "é", 7]
 )

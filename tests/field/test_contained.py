@@ -47,6 +47,15 @@ def test_a_part_that_fails_is_noted_and_the_others_go_on(error, said):
     assert raised.value.__cause__ is error
 
 
+def test_a_reason_that_several_parts_have_is_said_once_with_their_names():
+    failures = Failures()
+    for name, reason in (("one", "no rank"), ("two", "no data"), ("three", "no rank"), ("three", "no rank")):
+        with failures.contained(name, f"{name}: failed"):
+            raise SpecError(reason)
+    with pytest.raises(IntegrityError, match=r"^these failed: one and three: no rank; two: no data$"):
+        failures.raise_any("these failed")
+
+
 @pytest.mark.parametrize("error", ENDS_ALL, ids=repr)
 def test_what_no_other_part_would_get_past_ends_all(error):
     failures = Failures()
