@@ -10,7 +10,7 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from pydantic import GetCoreSchemaHandler, SerializerFunctionWrapHandler, model_serializer
+from pydantic import GetCoreSchemaHandler, SerializationInfo, SerializerFunctionWrapHandler, model_serializer
 from pydantic_core import CoreSchema, core_schema
 
 from pipeline.config.table import Config, nearest
@@ -29,8 +29,8 @@ class Method(Config):
         return (cls.__doc__ or "").strip().partition("\n")[0]
 
     @model_serializer(mode="wrap")
-    def _with_its_name(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any] | str:
-        options = self.without_later_defaults(handler(self))
+    def _with_its_name(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any] | str:
+        options = self.without_later_defaults(handler(self), info)
         return {self.key: self.name, **options} if options or not self.written_as_name else self.name
 
 

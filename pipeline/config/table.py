@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, model_validator
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, SerializationInfo, model_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, ValidationError
 
 BOUNDS = {
@@ -15,6 +15,9 @@ BOUNDS = {
     "less_than_equal": ("less than or equal to", "le"),
 }
 """By the type of an error of a number: its bound in words, and the name of the bound in a field's metadata."""
+
+COMPLETE = "complete"
+"""The context in which a config is written with all its options."""
 
 
 def closest(name: str, names: Iterable[str]) -> str | None:
@@ -74,8 +77,14 @@ class Config(BaseModel):
             raise ValidationError.from_exception_data(cls.__name__, found)
         return config
 
-    def without_later_defaults(self, table: dict[str, Any]) -> dict[str, Any]:
+    def complete(self) -> Any:
+        """This config as JSON, with all options: for people who read it, and never for a hash."""
+        return self.model_dump(mode="json", context=COMPLETE)
+
+    def without_later_defaults(self, table: dict[str, Any], info: SerializationInfo) -> dict[str, Any]:
         """This config as a table, without those of its options of later versions that have their defaults."""
+        if info.context == COMPLETE:
+            return table
         later = frozenset[str]().union(*(vars(base).get("later", ()) for base in type(self).__mro__))
         defaults = {name: type(self).model_fields[name].default for name in later}
         return {

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializationInfo, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from pipeline.config import registry
 from pipeline.config.fields import AnyNumber, Count
@@ -47,8 +47,10 @@ class BaselineSpec(Config):
     later: ClassVar[frozenset[str]] = frozenset({"schedule", "weight_decay", "augmentation", "keep"})
 
     @model_serializer(mode="wrap")
-    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return self.without_later_defaults(handler(self))
+    def _without_later_defaults(
+        self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        return self.without_later_defaults(handler(self), info)
 
 
 class TaskSpec(Config):

@@ -33,16 +33,16 @@ def make_card(objective: Objective, trial: FrozenTrial, got: Recovered, val: Sco
         "trial": trial.number,
         "task": dict(combination.task.description),
         "method": {
-            "compression": combination.spec.compression.model_dump(mode="json"),
+            "compression": combination.spec.compression.complete(),
             **_own_compressions(combination),
-            "adapter": combination.adapter.model_dump(mode="json"),
+            "adapter": combination.adapter.complete(),
             "layers": list(combination.compressed.weights),
             "qkv": combination.spec.qkv,
             **({"folded": folded} if (folded := folded_norms(combination.model)) else {}),
             "ranks": combination.layer_ranks(values.rank),
             "values": dict(trial.params),
             "epochs": search.epochs,
-            "schedule": search.schedule.model_dump(mode="json"),
+            "schedule": search.schedule.complete(),
             "best_epoch": got.best_epoch,
             "retrained": got.retrained,
             "seed": trial.user_attrs["seed"],
@@ -64,11 +64,7 @@ def make_card(objective: Objective, trial: FrozenTrial, got: Recovered, val: Sco
 def _own_compressions(combination: Combination) -> dict[str, Any]:
     """``compressions`` of the layers that have one of their own, by name, if there are any."""
     methods = {name: combination.compression.of_layer(name) for name in combination.targets}
-    own = {
-        name: method.model_dump(mode="json")
-        for name, method in methods.items()
-        if method != combination.spec.compression
-    }
+    own = {name: method.complete() for name, method in methods.items() if method != combination.spec.compression}
     return {"compressions": own} if own else {}
 
 

@@ -3,7 +3,7 @@ from typing import Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from pipeline.config.registry import LOSSES, REGISTRIES, Method, Registry
+from pipeline.config.registry import ADAPTERS, COMPRESSIONS, LOSSES, REGISTRIES, Method, Registry
 
 
 class Shrink(Method):
@@ -88,6 +88,24 @@ def test_a_method_writes_itself_as_the_table_it_is_read_from():
     assert table == {"method": "shrink", "by": 5, "how": "slowly"}
     assert own.parse(table) == method
     assert method.summary() == "Make it small."
+
+
+def test_a_method_leaves_out_defaults_of_later_options_unless_it_is_written_completely():
+    own = registry()
+    own.register("melt")(type("Melt", (Shrink,), {"later": frozenset({"by"})}))
+    assert own.parse("melt").model_dump(mode="json") == {"method": "melt", "how": "slowly"}
+    table = own.parse("melt").complete()
+    assert table == {"method": "melt", "by": 2, "how": "slowly"}
+    assert own.parse(table) == own.parse("melt")
+
+
+def test_options_inside_a_method_are_written_completely_with_it():
+    codes = ADAPTERS.parse({"method": "codes", "adapter": "lora"})
+    svd = COMPRESSIONS.parse({"method": "svd", "factors": "int1"})
+    for whole, inner in ((codes, "adapter"), (svd, "factors")):
+        table = whole.complete()
+        assert table.keys() == {"method", *type(whole).model_fields}
+        assert table[inner].keys() == {"method", *type(getattr(whole, inner)).model_fields}
 
 
 def test_a_method_without_options_is_written_as_its_name_where_its_registry_says_so():
