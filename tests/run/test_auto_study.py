@@ -75,7 +75,8 @@ def test_a_study_is_searched_resumed_and_exported_with_the_options_it_chose_firs
     assert said.removeprefix("auto: ") in combination_note(read_results(storage, "tiny")[0]).replace("\\", "")
     ((_, folder),) = export_study(load_spec(path))
     method = json.loads((folder / "card.json").read_text())["method"]
-    assert (method["compression"], method["auto"]) == (chosen, auto)
+    assert method["compression"].items() >= chosen.items()
+    assert method["auto"] == auto
     path.write_text(path.read_text().replace(AUTO, 'compression = { method = "intN", clip = "auto" }'))
     with pytest.raises(SpecError, match=r"compression\.method: stored int1, now intN"):
         run_study(load_spec(path))
