@@ -4,7 +4,7 @@
 
 Prints the accuracy on all 10,000 test images for each way of rounding; beside rates the bits that a weight takes after
 entropy coding; and bytes and errors of codebooks, one for each layer or one for all. Needs what ``resnet_codes.py``
-needs, and takes a quarter of an hour on one core.
+needs, and takes 50 minutes on one core.
 """
 
 import argparse
