@@ -67,6 +67,7 @@ class _OnGrid(LatentFunction):
     """A single node of the graph, which passes over the weights as few times as it can.
 
     A pass that writes a new tensor takes two to three times as long as one in place, hence those over ``position``.
+    Torch therefore refuses to go back through the graph a second time.
     """
 
     @staticmethod

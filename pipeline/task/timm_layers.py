@@ -13,9 +13,6 @@ from torch import Tensor, nn
 class _NotImported(nn.Module):
     """Stands for the class of a layer of which there can be no objects."""
 
-    def forward(self) -> None:
-        raise NotImplementedError
-
 
 def timm_layer(name: str) -> Any:
     """The class ``timm.layers.<name>``, such as ``"linear.Linear"``; one without objects while it is not imported."""
