@@ -61,8 +61,11 @@ class Lanes:
 
 
 def repeat_for_lanes(x: Tensor, count: int) -> Tensor:
-    """``[n, ...] -> [count * n, ...]``, always a copy, so that a layer may change it in place."""
-    return x.repeat(count, *[1] * (x.ndim - 1))
+    """``[n, ...] -> [count * n, ...]``, always a copy, so that a layer may change it in place.
+
+    Images stay as they are laid out, which ``x.repeat`` would not keep.
+    """
+    return torch.cat([x] * count)
 
 
 class LaneLayer(nn.Module):
@@ -141,7 +144,9 @@ def of_lone_lane(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def split_by_stack(x: Tensor, stacks: Sequence[Stack]) -> Sequence[Tensor]:
-    """The part of each stack in ``x [T * n, ...]``."""
+    """The part of each stack in ``x [T * n, ...]``; of a single one ``x`` itself, whose gradient needs no copy."""
+    if len(stacks) == 1:
+        return [x]
     n = len(x) // sum(map(len, stacks))
     return torch.split(x, [len(stack) * n for stack in stacks])
 
