@@ -238,8 +238,13 @@ class LayerCompression(Compression):
         return [(its.target(group), its) for group, its in pairs]
 
     def compress_groups(self, groups: Groups) -> CompressedWeight:
-        """The compressed weight of a layer; by default that of each group is its own."""
-        return join_groups([self.compress(*group) for group in groups])
+        """The compressed weight of a layer; by default that of each group is its own.
+
+        In an outline all groups are one tensor without values, which is compressed once.
+        """
+        distinct = {id(weight): (weight, stats) for weight, stats in groups}
+        made = {key: self.compress(*group) for key, group in distinct.items()}
+        return join_groups([made[id(weight)] for weight, _ in groups])
 
     def load_weight(self, tensors: Mapping[str, Tensor], shape: tuple[int, int], groups: int) -> CompressedWeight:
         if tensors.keys() == {"dense"}:

@@ -30,6 +30,11 @@ class GroupedWeight(WeightOfParts):
     groups: Sequence[CompressedWeight]
 
     @cached_property
+    def distinct(self) -> Sequence[CompressedWeight]:
+        """Each group once: in an outline all are one."""
+        return list({id(group): group for group in self.groups}.values())
+
+    @cached_property
     def shape(self) -> tuple[int, int]:
         return sum(group.shape[0] for group in self.groups), self.groups[0].shape[1]
 
@@ -53,7 +58,8 @@ class GroupedWeight(WeightOfParts):
         return {**self.groups[0].packings, **super().packings}
 
     def to_tensors(self) -> dict[str, Tensor]:
-        return _stacked([group.to_tensors() for group in self.groups])
+        made = {id(group): group.to_tensors() for group in self.distinct}
+        return _stacked([made[id(group)] for group in self.groups])
 
     @staticmethod
     def split(tensors: Mapping[str, Tensor], groups: int) -> list[dict[str, Tensor]]:

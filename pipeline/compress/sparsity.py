@@ -5,6 +5,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import combinations
 from typing import Any
 
@@ -131,12 +132,12 @@ class Blocks(Pattern):
         padding = ~self.divide(torch.ones_like(kept), 0)
         missing = self.keep - chosen.sum(1, keepdim=True)
         chosen = chosen | (padding & (padding.cumsum(1, dtype=torch.uint8) <= missing))
-        codes = torch.searchsorted(self.as_integers(self.choices()), self.as_integers(chosen))
+        codes = torch.searchsorted(as_integers(choices(self)), as_integers(chosen))
         return {"index": pack(codes, self.code_width)}
 
     def from_tensors(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> Tensor:
         blocks = -(-shape[0] // self.height) * -(-shape[1] // self.width)
-        return self.assemble(self.choices()[unpack(tensors["index"], blocks, self.code_width)], shape)
+        return self.assemble(choices(self)[unpack(tensors["index"], blocks, self.code_width)], shape)
 
     def packings(self, shape: tuple[int, int]) -> dict[str, Packing]:
         return {"index": Packing(self.code_width, -(-shape[1] // self.width))}
@@ -154,18 +155,24 @@ class Blocks(Pattern):
         tiles = blocks.reshape(down, across, self.height, self.width).transpose(1, 2)
         return tiles.reshape(down * self.height, across * self.width)[: shape[0], : shape[1]]
 
-    def choices(self) -> Tensor:
-        """Every way to keep ``keep`` of ``size`` weights, bool ``[C(size, keep), size]``; a block's code is a row."""
-        kept = torch.tensor(list(combinations(range(self.size), self.keep)))
-        chosen = torch.zeros(len(kept), self.size, dtype=torch.bool).scatter_(1, kept, value=True)
-        return chosen[self.as_integers(chosen).argsort()]
 
-    def as_integers(self, chosen: Tensor) -> Tensor:
-        """The bits of ``chosen [..., size]`` read as binary numbers ``[...]``; ``choices`` is sorted by them."""
-        integers = torch.zeros(chosen.shape[:-1], dtype=torch.int64)
-        for i in range(self.size):  # one bit at a time, because all of them as integers take 64 times the memory
-            integers += chosen[..., i].long() << i
-        return integers
+@cache
+def choices(blocks: Blocks) -> Tensor:
+    """Every way to keep ``keep`` of ``size`` weights, bool ``[C(size, keep), size]``; a block's code is a row.
+
+    A layer of many groups asks for it once for each.
+    """
+    kept = torch.tensor(list(combinations(range(blocks.size), blocks.keep)))
+    chosen = torch.zeros(len(kept), blocks.size, dtype=torch.bool).scatter_(1, kept, value=True)
+    return chosen[as_integers(chosen).argsort()]
+
+
+def as_integers(chosen: Tensor) -> Tensor:
+    """The bits of ``chosen [..., size]`` read as binary numbers ``[...]``; ``choices`` is sorted by them."""
+    integers = torch.zeros(chosen.shape[:-1], dtype=torch.int64)
+    for i in range(chosen.shape[-1]):  # one bit at a time, because all of them as integers take 64 times the memory
+        integers += chosen[..., i].long() << i
+    return integers
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from moments import output_error, random_stats
 from pydantic import ValidationError
 
 from pipeline.compress.methods.sparse import Sparse
-from pipeline.compress.sparsity import Blocks
+from pipeline.compress.sparsity import Blocks, choices
 
 TILES = ["4x4", "1x16", "3x3", "5x5"]
 RUNS = ["2:4", "1:4", "4:8"]
@@ -74,7 +74,7 @@ def test_n_of_m_keeps_the_n_largest_of_each_run(block):
 def test_an_index_takes_as_few_bits_as_can_tell_the_choices_apart(block, width):
     blocks = Blocks.parse(block)
     assert blocks.code_width == width == math.ceil(math.log2(math.comb(blocks.size, blocks.keep)))
-    assert len(blocks.choices()) == math.comb(blocks.size, blocks.keep)
+    assert len(choices(blocks)) == math.comb(blocks.size, blocks.keep)
     count = 6 * 5
     shape = (6 * blocks.height, 5 * blocks.width)
     assert Sparse(block=block).compress(torch.randn(shape), None).bits.index == 8 * math.ceil(count * width / 8)
