@@ -16,7 +16,7 @@ from tiny_studies import adapted
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.config.registry import COMPRESSIONS
+from pipeline.config.registry import COMPRESSIONS, LOSSES
 from pipeline.config.study_file import load_spec
 from pipeline.export.checkpoint import load
 from pipeline.objective.objective import Objective
@@ -206,6 +206,10 @@ def test_the_card_names_the_method_and_the_results(exports, name):
     assert card["chosen_by"] == "validation accuracy"
     assert card["method"]["layers"] == exported.objective.combination.targets
     assert COMPRESSIONS.parse(card["method"]["compression"]) == exported.objective.combination.compression
+    search = exported.objective.combination.search
+    assert LOSSES.parse(card["method"]["loss"]) == search.loss
+    assert card["method"]["warmup"] == search.warmup
+    assert card["method"]["augmentation"] == [one.complete() for one in search.augmentation]
     assert card["hashes"] == dict(exported.objective.combination.task.hashes)
     assert {"baseline", "compressed", "recovered"} <= set(card["accuracy"])
     for measured in ("baseline", "compressed", "recovered"):
