@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from methods import images, mlp, resnet, settled
+from methods import images, mlp, resnet, settled, starts_of
 from pydantic import ValidationError
 from tiny_studies import make_objective, make_spec
 from torch import nn
@@ -10,9 +10,12 @@ from torch import nn
 from pipeline.adapt.batch_norm import BatchNormLayer, running_statistics
 from pipeline.adapt.contract import Draw, stored_model
 from pipeline.adapt.inits.contract import Start
-from pipeline.adapt.lanes import Stack
+from pipeline.adapt.inits.residual_svd import ResidualSvd
+from pipeline.adapt.lanes import Lanes, Stack, attach
 from pipeline.adapt.methods.codes import FIRST, GROWTH, INTERVAL, ROUNDS, Codes
+from pipeline.adapt.methods.lora import Lora
 from pipeline.compress.contract import CompressedModel
+from pipeline.compress.layers import copy_sharing_tensors
 from pipeline.compress.methods.int1 import Int1
 from pipeline.compress.methods.intn import IntN
 from pipeline.compress.methods.sparse import Sparse
@@ -62,6 +65,19 @@ def test_trained_codes_lower_the_loss_and_take_no_byte_more(bits, mode):
         for kind, tensor in weight.to_tensors().items()
         if kind in ("sign", "code")
     )
+
+
+def test_codes_and_lora_begin_as_the_weight_itself_in_mode_lc_which_does_not_round_in_training():
+    compressed = of_mlp(1)
+    starts = starts_of(ResidualSvd(), Int1(), compressed, dict.fromkeys(compressed.weights, ()), 4)
+    x, lost = torch.randn(5, 3, 32, 32), {}
+    for mode in ("ste", "lc"):
+        codes, model = Codes(mode=mode, adapter=Lora()), copy_sharing_tensors(compressed.model)
+        begun = codes.begin(compressed, starts, Draw(8.0))
+        lanes = Lanes([({name: tensor[None] for name, tensor in begun.items()}, [8.0])])
+        attach(model, codes, lanes, compressed.weights)
+        lost[mode] = (model(x) - compressed.reference(x)).norm()
+    assert lost["lc"] < 0.05 * lost["ste"]
 
 
 def test_the_penalty_of_lc_draws_latent_weights_to_their_codes():

@@ -38,9 +38,14 @@ class Start:
         root = math.sqrt(s) if self.residual else 1.0
         return self.A / root, self.B / root
 
-    def coded(self, weight: Tensor) -> Tensor:
-        """The matrix ``[out, in]`` that codes stand for: ``W - B A`` where the init moved the base, else ``W``."""
-        return weight if self.base is None else left_of(weight, self.A, self.B)
+    def coded(self, weight: Tensor, *, relaxed: bool = False) -> Tensor:
+        """The matrix ``[out, in]`` that codes stand for, ``W`` or what ``B A`` leaves of it, ``W - B A``.
+
+        It is the latter where the init moved the base; and where the layer is ``relaxed``, computing with the matrix as
+        it is and not with its codes, and ``B A`` stands for what the codes lose.
+        """
+        left = self.base is not None or (relaxed and self.residual)
+        return left_of(weight, self.A, self.B) if left else weight
 
     def prefix(self, rank: int) -> "Start":
         """The start at a lower rank, for nested inits."""

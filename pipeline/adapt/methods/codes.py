@@ -97,8 +97,9 @@ class Codes(Adapter):
         parameters = self._norms(compressed) if self.norms else {}
         for name, weight in compressed.weights.items():
             dense = weight_matrix(compressed.reference.get_submodule(name)).cpu()
+            latent = starts[name].coded(dense, relaxed=self.mode == "lc") if name in starts else dense
             try:
-                tensors = weight.to_trainable(starts[name].coded(dense) if name in starts else dense)
+                tensors = weight.to_trainable(latent)
             except NotImplementedError as error:
                 raise SpecError(
                     f"adapter 'codes' cannot train layer '{name}': {error}; choose another adapter"
