@@ -194,7 +194,7 @@ def study(place: Place, weights: Path, images: Path, name: str) -> StudySpec:
             "schedule": "cosine",
             "trials": place.trials,
             "sampler": {"method": "random"},
-            "loss": {"method": "distillation", "temperature": 1.0},
+            "loss": {"method": "distillation", "temperature": 2.0},
         },
     }
     return parse_spec(table, name)
