@@ -5,7 +5,7 @@
 Needs the weights (``resnet20-*.th``, ``resnet56-*.th``) and CIFAR-10 as a tar of ``train/<class>/`` and
 ``test/<class>/``. The weights were trained on all training images, so one half of the test images validates, and the
 other is the test part, which is read once for each row and seed. Bytes are those of the file with its header. An epoch
-of ResNet-20 takes about three minutes on one core, and one of ResNet-56 nine.
+of ResNet-20 takes about three minutes on one core, and one of ResNet-56 seven.
 """
 
 import argparse

@@ -120,7 +120,7 @@ ROWS = {
         Row("1-bit", "1 bit", ONE_BIT, epochs=26),
         Row("1-bit-lora", "1 bit", ONE_BIT, adapter=LORA, epochs=12, lr=1e-3, rank=8),
         Row("1-bit-codes-and-lora", "1 bit", ONE_BIT, adapter={"method": "codes", "adapter": LORA}, epochs=12, rank=8),
-        Row("ternary-56", "ternary", TERNARY, depth=56, epochs=5, lr=1e-3),
+        Row("ternary-56", "ternary", TERNARY, depth=56, epochs=15),
     )
 }
 
