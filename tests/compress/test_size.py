@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from pipeline.adapt.contract import blank, stored_model
 from pipeline.adapt.methods.lora import Lora
-from pipeline.compress.contract import CompressedModel, LayerCompression
+from pipeline.compress.contract import CompressedModel, LayerCompression, LayerStats
 from pipeline.compress.grouped_weight import join_groups
 from pipeline.compress.layers import copy_sharing_tensors, matrix_shape
 from pipeline.compress.methods.int1 import Int1
+from pipeline.compress.methods.intn import IntN
 from pipeline.compress.methods.no_compression import NoCompression
 from pipeline.compress.methods.sparse import Sparse
 from pipeline.compress.methods.svd import Svd
@@ -148,3 +149,22 @@ def test_a_vit_of_factors_has_the_published_size(pieces, parameters):
     size = model_size(model, StoredModel(CompressedModel(model, weights, model)))
     assert size.dense_bytes / 4 == 85_875_556
     assert size.bytes / 4 == parameters
+
+
+@pytest.mark.parametrize("method", [Int1(), IntN(bits=4), Sparse(block="3x3")], ids=lambda method: method.name)
+def test_an_outline_compresses_one_group_of_a_convolution_for_all_and_has_the_same_packed_shapes(method, monkeypatch):
+    model, shapes = nn.Sequential(nn.Conv2d(96, 96, 3, groups=48)).eval(), []
+    compress = type(method).compress
+
+    def counted(self: LayerCompression, weight: Tensor, stats: LayerStats | None) -> CompressedWeight:
+        shapes.append(tuple(weight.shape))
+        return compress(self, weight, stats)
+
+    monkeypatch.setattr(type(method), "compress", counted)
+    outlined = method.outline(model, ["0"]).weights["0"].to_tensors()
+    assert shapes == [(2, 18)]
+    compressed = method.compress_model(model, ["0"], {}).weights["0"].to_tensors()
+    assert len(shapes) == 1 + 48
+    assert {kind: (t.shape, t.dtype) for kind, t in outlined.items()} == {
+        kind: (t.shape, t.dtype) for kind, t in compressed.items()
+    }
