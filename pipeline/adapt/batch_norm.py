@@ -37,7 +37,7 @@ class BatchNormLayer(LaneLayer):
         x = x if y is None else repeat_for_lanes(x, sum(map(len, stacks)))
         outputs = []
         for stack, part in zip(stacks, split_by_stack(x, stacks), strict=True):
-            of_lanes = [part] if len(stack) == 1 else part.chunk(len(stack))
+            of_lanes = [part] if len(stack) == 1 else part.chunk(len(stack))  # the gradient of a chunk is a copy
             for lane, images in enumerate(of_lanes):
                 own = {name: tensor[lane] for name, tensor in stack.parameters.items()}
                 outputs.append(self._of_lane(own, images)(images))

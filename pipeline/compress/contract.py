@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from pipeline.compress.grouped_weight import GroupedWeight, join_groups
+from pipeline.compress.grouped_weight import GroupedWeight, join_groups, once_each
 from pipeline.compress.layers import (
     copy_sharing_tensors,
     corrected_bias,
@@ -238,13 +238,8 @@ class LayerCompression(Compression):
         return [(its.target(group), its) for group, its in pairs]
 
     def compress_groups(self, groups: Groups) -> CompressedWeight:
-        """The compressed weight of a layer; by default that of each group is its own.
-
-        In an outline all groups are one tensor without values, which is compressed once.
-        """
-        distinct = {id(weight): (weight, stats) for weight, stats in groups}
-        made = {key: self.compress(*group) for key, group in distinct.items()}
-        return join_groups([made[id(weight)] for weight, _ in groups])
+        """The compressed weight of a layer; by default that of each group is its own."""
+        return join_groups(once_each(lambda group: self.compress(*group), groups))
 
     def load_weight(self, tensors: Mapping[str, Tensor], shape: tuple[int, int], groups: int) -> CompressedWeight:
         if tensors.keys() == {"dense"}:

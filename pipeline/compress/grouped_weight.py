@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,18 @@ from pipeline.compress.latents import Codes
 from pipeline.compress.packing import Packing, join_parts, select_part
 from pipeline.compress.weight import CompressedWeight
 from pipeline.compress.weight_parts import WeightOfParts
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def once_each(function: Callable[[T], R], groups: Sequence[T]) -> list[R]:
+    """``function`` of each group; in an outline all groups are one object, for which it is called once.
+
+    A group on torch's device ``meta`` takes milliseconds, and depthwise convolutions have a thousand of them.
+    """
+    made = {key: function(group) for key, group in {id(group): group for group in groups}.items()}
+    return [made[id(group)] for group in groups]
 
 
 def join_groups(groups: Sequence[CompressedWeight]) -> CompressedWeight:
@@ -28,11 +40,6 @@ class GroupedWeight(WeightOfParts):
     """
 
     groups: Sequence[CompressedWeight]
-
-    @cached_property
-    def distinct(self) -> Sequence[CompressedWeight]:
-        """Each group once: in an outline all are one."""
-        return list({id(group): group for group in self.groups}.values())
 
     @cached_property
     def shape(self) -> tuple[int, int]:
@@ -58,8 +65,7 @@ class GroupedWeight(WeightOfParts):
         return {**self.groups[0].packings, **super().packings}
 
     def to_tensors(self) -> dict[str, Tensor]:
-        made = {id(group): group.to_tensors() for group in self.distinct}
-        return _stacked([made[id(group)] for group in self.groups])
+        return _stacked(once_each(lambda group: group.to_tensors(), self.groups))
 
     @staticmethod
     def split(tensors: Mapping[str, Tensor], groups: int) -> list[dict[str, Tensor]]:
