@@ -9,8 +9,6 @@ if [ "${1:-}" = --oldest ]; then
   oldest=yes VENV=$root/.venv-oldest constraints=$root/scripts/constraints-oldest.txt
   shift
 fi
-prepare_environment test
-bin="$VENV/bin"
 
 has_postgresql() { compgen -G '/usr/lib/postgresql/*/bin/initdb' || command -v initdb; }
 has_chromium() { command -v chromium || command -v chromium-browser || command -v google-chrome; }
@@ -25,13 +23,20 @@ want() {
   fi
   "$found" >/dev/null || say "WARNING: $package is missing and could not be installed: the tests of $tests will be SKIPPED"
 }
-want postgresql has_postgresql "studies in PostgreSQL"
-want chromium has_chromium "the dashboard and the report in a browser"
+# Beside the Python packages, which come from another server.
+{
+  want postgresql has_postgresql "studies in PostgreSQL"
+  want chromium has_chromium "the dashboard and the report in a browser"
+} &
+prepare_environment test
+wait
+bin="$VENV/bin"
 
 if [ -z "$oldest" ]; then
   "$bin/ruff" check pipeline tests scripts examples
   "$bin/ruff" format --check pipeline tests scripts examples
   "$bin/mypy"
 fi
-# One thread per worker: two workers with two threads each compete for two cores.
-OMP_NUM_THREADS=1 "$bin/python" -m pytest --numprocesses "$(nproc)" --dist worksteal -rs "$@"
+# One thread per worker: two workers with two threads each compete for two cores. One worker more than cores, for tests
+# that wait for commands, servers and pages leave a fifth of the cores' time.
+OMP_NUM_THREADS=1 "$bin/python" -m pytest --numprocesses "$(($(nproc) + 1))" --dist worksteal -rs "$@"

@@ -10,6 +10,7 @@ from pipeline.guard import check_stop
 from pipeline.objective.base import Base
 from pipeline.objective.combination import Combination
 from pipeline.seeds import derive
+from pipeline.task.parts import PASS
 from pipeline.train.cache.feature_cache import FeatureCache
 from pipeline.train.cut.program import Logits, Program
 from pipeline.train.loop import Recipe
@@ -18,8 +19,6 @@ from pipeline.train.rows import ComputedRows, Rows, TensorRows
 
 AUTO_IMAGES = 512
 """Images of the training part on which candidates are compared, the first of a seeded permutation."""
-PASS = 64
-"""Images per pass."""
 
 
 class Sample:

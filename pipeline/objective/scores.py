@@ -14,14 +14,12 @@ from pipeline.guard import check_stop
 from pipeline.objective.objective import Objective
 from pipeline.seeds import derive
 from pipeline.space import cells, middle
-from pipeline.task.parts import Part
+from pipeline.task.parts import PASS, Part
 
 SCORE_IMAGES = 1024
 """Images of the validation part that measure the accuracy of a score."""
 ERROR_IMAGES = 256
 """Images of the training part that measure output errors, which need fewer images than accuracy."""
-PASS = 64
-"""Images per pass; the outputs of the frozen layers for them are held once per set of adapted layers."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import optuna
 import torch
@@ -21,6 +22,7 @@ from pipeline.seeds import derive
 from pipeline.space import Values, cells
 from pipeline.store.kept_adapters import Kept
 from pipeline.task.class_counts import score_largest_class
+from pipeline.task.parts import PASS
 from pipeline.train.cut.program import Logits
 from pipeline.train.lane import Lane
 from pipeline.train.rows import Rows
@@ -28,13 +30,21 @@ from pipeline.wording import cell_name, counted
 
 logger = logging.getLogger(__name__)
 
-PASS = 256
-"""Images per pass of a test."""
+_SCORED: WeakKeyDictionary[nn.Module, dict[str, list[int]]] = WeakKeyDictionary()
+"""What an uncompressed model scored on each part; it is one object for many combinations of a study."""
 
 
 def score_model(objective: Objective, model: nn.Module, part: str) -> list[int]:
     """``[correct, images]`` of a model without an adapter on one part; frozen layers run at most once."""
     return _score(*objective.bases.common.without_lanes(model, part), objective)
+
+
+def _score_uncompressed(objective: Objective, part: str) -> list[int]:
+    model = objective.combination.model
+    known = _SCORED.setdefault(model, {})
+    if part not in known:
+        known[part] = score_model(objective, model, part)
+    return known[part]
 
 
 def score_adapter(objective: Objective, values: Values, parameters: dict[str, Tensor], part: str) -> list[int]:
@@ -94,7 +104,7 @@ def measure_references(objective: Objective, study: optuna.Study, part: str) -> 
     """
     combination = objective.combination
     references: dict[str, Callable[[], list[int]]] = {
-        "baseline": lambda: score_model(objective, combination.model, part),
+        "baseline": lambda: _score_uncompressed(objective, part),
         "compressed": lambda: score_model(objective, combination.compressed.model, part),
         "largest_class": lambda: score_largest_class(getattr(combination.task, part).labels),
     }

@@ -100,7 +100,7 @@ class Place:
         name: In words; ``channels`` are those of the convolutions, taken out whole.
         targets: Its layers.
         inits: Of the adapters.
-        lr: The highest learning rate that is tried; the lowest is a quarter of it.
+        lr: The highest learning rate that is tried; the lowest is a quarter of it. A single trial has this one.
         epochs: Of a trial; the frozen layers before the targets are computed once, so a head's are cheap.
         trials: Of each init; halving ends most of them early.
         variants: What is tried there.
@@ -131,12 +131,19 @@ def by_codes(variants: Sequence[Variant], *, trained: bool) -> tuple[Variant, ..
 
 ROUNDED, BEHIND = coded(), coded(prefix=256)
 OF_HEAD: dict[str, Any] = {"inits": ("qera", "svd"), "epochs": 10, "trials": 3}
-OF_CONVOLUTIONS: dict[str, Any] = {"inits": ("qera",), "epochs": 4, "trials": 1}
+OF_CONVOLUTIONS: dict[str, Any] = {"inits": ("qera",), "trials": 1}
 PLACES = (
     Place("head", HEAD, lr=2e-3, variants=by_codes(ROUNDED, trained=False) + FACTORS, **OF_HEAD),
     Place("head", HEAD, lr=2e-4, variants=by_codes(ROUNDED, trained=True), **OF_HEAD),
-    Place("convolutions", CONVOLUTIONS, lr=1e-3, variants=by_codes(BEHIND, trained=False) + FACTORS, **OF_CONVOLUTIONS),
-    Place("convolutions", CONVOLUTIONS, lr=3e-4, variants=by_codes(BEHIND, trained=True), **OF_CONVOLUTIONS),
+    Place(
+        "convolutions",
+        CONVOLUTIONS,
+        lr=1e-3,
+        epochs=6,
+        variants=by_codes(BEHIND, trained=False) + FACTORS,
+        **OF_CONVOLUTIONS,
+    ),
+    Place("convolutions", CONVOLUTIONS, lr=3e-4, epochs=12, variants=by_codes(BEHIND, trained=True), **OF_CONVOLUTIONS),
     Place("channels", CONVOLUTIONS, lr=4e-3, variants=PRUNED, inits=("paper",), epochs=4, trials=3),
 )
 
@@ -188,13 +195,13 @@ def study(place: Place, weights: Path, images: Path, name: str) -> StudySpec:
             "inits": list(place.inits),
             "alpha": {"low": 8, "high": 32, "log": True},
             "optimizer": ["adam"],
-            "lr": {"low": place.lr / 4, "high": place.lr, "log": True},
+            "lr": {"low": place.lr / 4, "high": place.lr, "log": True} if place.trials > 1 else place.lr,
             "batch_size": [32],
             "epochs": place.epochs,
             "schedule": "cosine",
             "trials": place.trials,
             "sampler": {"method": "random"},
-            "loss": {"method": "distillation", "temperature": 2.0},
+            "loss": {"method": "distillation", "temperature": 1.0},
         },
     }
     return parse_spec(table, name)

@@ -104,7 +104,7 @@ def make_part(count: int = IMAGES) -> TensorPart:
 
 def small_steps(setting: Callable[[Any, str, Any], None] = setattr, journal_bytes: int = 1) -> None:
     """Build in small batches, and note each: a batch of both tensors takes 4,736 bytes in float32."""
-    setting(build, "BATCH", BATCH)
+    setting(build, "PASS", BATCH)
     setting(build, "JOURNAL_BYTES", journal_bytes)
 
 

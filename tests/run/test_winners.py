@@ -185,3 +185,12 @@ def test_a_winner_that_cannot_be_tested_is_named_and_the_other_cells_are_tested(
         (result,) = read_results(storage, "tiny")
         assert {cell.cell.rank: bool(cell.tested) for cell in result.cells} == {1: False, 2: True}
     assert any("the winner of rank 1, svd cannot be tested" in line for line in said)
+
+
+def test_the_uncompressed_model_is_scored_once_for_all_combinations_of_a_task(storage, counting_task):
+    for name in ("first", "second"):
+        spec, objective, study = prepared(storage, counting_task, name=name)
+        before = counting_task.test.read
+        score_winners(objective, study, kept_of(spec), 1)
+        compressed, winners = 1, 4
+        assert counting_task.test.read - before == compressed + winners + (name == "first")

@@ -13,14 +13,11 @@ from torch import Tensor, nn
 
 from pipeline.config.registry import METRICS
 from pipeline.task.contract import Metric
-from pipeline.task.parts import DatasetPart, Part, TensorPart, logged_batches
+from pipeline.task.parts import PASS, DatasetPart, Part, TensorPart, logged_batches
 from pipeline.task.tensor_cache import read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 
-BATCH = 64
-"""Images per pass of the model; with 256 of 224 px, whose tensors leave the caches, EfficientNet takes 1.6 times as
-long."""
 FEW = 2048
 """The most images of an order whose labels are predicted at once, so that a small sample does not wait for the part."""
 
@@ -91,7 +88,7 @@ class PredictedPart:
             return cached["answers"]
         model = self._model if self._device is None else copy.deepcopy(self._model).to(self._device)
         logger.info(f"agreement: the uncompressed model classifies {len(self)} images")
-        batches = logged_batches(self.part, BATCH, "agreement")
+        batches = logged_batches(self.part, PASS, "agreement")
         predicted = torch.cat([_predict(model, images) for images, _ in batches])
         if self._file is not None:
             write_tensors(self._file, {"answers": predicted})

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from pipeline.task.parts import Part, logged_batches
+from pipeline.task.parts import PASS, Part, logged_batches
 from pipeline.train.rows import Inputs
 from pipeline.wording import readable_bytes
 
@@ -21,8 +21,6 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 """Version of the folder's layout; part of a cache's key."""
-BATCH = 64
-"""Images per forward pass of the stem."""
 JOURNAL_BYTES = 2**26
 """Bytes between two lines of the journal: the most that a killed build loses."""
 
@@ -67,7 +65,7 @@ class Build:
                 earlier = f" ({progress.rows} are done already)" if progress.rows else ""
                 images = f"{count - progress.rows} images{earlier}"
                 logger.info(f"cache: the frozen layers run once over {images}, {readable_bytes(self.bytes)}")
-                for batch in logged_batches(self.part, BATCH, "cache", progress.rows):
+                for batch in logged_batches(self.part, PASS, "cache", progress.rows):
                     progress.append(*self._computed(*batch))
                 progress.record()
         card = {"format": FORMAT, "shapes": self.shapes, "dtype": str(self.dtype), "sha256": progress.sha256}

@@ -23,9 +23,10 @@ from pipeline.hashes import file_sha256, fingerprint, hash_weights
 from pipeline.locks import NoLocksError
 from pipeline.paths import FEATURES, write_text
 from pipeline.task.contract import Part
+from pipeline.task.parts import PASS
 from pipeline.train.cache.cache_build import FORMAT, Build
 from pipeline.train.cache.cache_folder import CARD, lock, make_room, read_card, use
-from pipeline.train.rows import BATCH, Inputs, Stem, TensorRows
+from pipeline.train.rows import Inputs, Stem, TensorRows
 from pipeline.wording import readable_bytes
 
 logger = logging.getLogger(__name__)
@@ -141,7 +142,7 @@ def teacher_logits(
     if rows:
         (logits,) = rows.tensors
     else:
-        logits = torch.cat([teacher(images.to(device))[0].cpu() for images, _ in part.batches(BATCH)])
+        logits = torch.cat([teacher(images.to(device))[0].cpu() for images, _ in part.batches(PASS)])
     return logits if torch.device(device).type == "cpu" else logits.to(device)
 
 
