@@ -4,16 +4,17 @@ What a study searches is written in its file and pinned in the stored study. No 
 """
 
 from importlib.metadata import version
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.config.combination_spec import PLAIN, CombinationSpec, StorageSpec
-from pipeline.config.fields import Choices, Count, NotEmpty, Slug, refuse_repeated
+from pipeline.config.fields import Choices, Count, NotEmpty, Slug
 from pipeline.config.search_spec import SearchSpec
 from pipeline.config.table import Config
 from pipeline.config.task_spec import TaskSpec
 from pipeline.errors import SpecError
+from pipeline.wording import quoted
 
 
 class ComputeSpec(Config):
@@ -88,10 +89,14 @@ class StudySpec(Config):
         ]
         return {**value, "combination": given}
 
-    @model_validator(mode="after")
-    def _has_distinct_names(self) -> Self:
-        refuse_repeated(tuple(combination.name for combination in self.combination))
-        return self
+    @field_validator("combination")
+    @classmethod
+    def _have_names_of_their_own(cls, combinations: tuple[CombinationSpec, ...]) -> tuple[CombinationSpec, ...]:
+        names = [one.name for one in combinations]
+        repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+        if repeated:
+            raise ValueError(f"each needs a name of its own, and several are called {quoted(repeated)}; rename them")
+        return combinations
 
     def find(self, name: str) -> CombinationSpec:
         """The combination of that name.

@@ -10,7 +10,7 @@ from pipeline.numbers import far_from_uniform
 from pipeline.task.data.contract import Images, Items
 from pipeline.wording import counted, listed, percent, printable, quoted
 
-ADD_IMAGES = "add images, remove the folders of the class, or split off smaller parts"
+ADD_IMAGES = "add images, remove the folders of the class, or split off smaller parts in [task.split]"
 PARTS = {"train": "training", "val": "validation", "test": "test"}
 
 

@@ -89,7 +89,7 @@ def check_images(spec: TaskSpec, images: Images) -> Iterator[Finding]:
         ]
         to_do = "correct these labels, or leave the images out"
         yield _finding("labels are in range", wrong, to_do, f"0 to {classes - 1}")
-        what = "classes have images"
+        what = "classes have training images"
         if classes < 2:
             yield Finding(what, False, f"{classes} class; give two or more")
         else:

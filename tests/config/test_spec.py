@@ -75,7 +75,10 @@ WRONG = {
         {"combination__1__compression": {"method": "codebook", "size": "auto"}},
         'compression.size = "auto": must be a valid integer, and cannot be "auto"',
     ),
-    "combination twice": ({"combination__1__name": "one"}, "each choice once; repeated: one"),
+    "combination twice": (
+        {"combination__1__name": "one"},
+        "each needs a name of its own, and several are called 'one'; rename them",
+    ),
     "version of the future": ({"version": 2}, "version = 2: must be 1"),
     "no layers of spectra": ({"spectra": {"layers": []}}, "spectra.layers = []: must hold at least one"),
     "no spectral value": ({"spectra": {"layers": ["*"], "values": 0}}, "spectra.values = 0: must be greater than or"),

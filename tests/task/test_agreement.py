@@ -225,7 +225,7 @@ def test_a_folder_of_one_class_and_a_class_without_training_images_are_allowed(t
     assert (own.description["classes"], len(own.train)) == (7, 16)
     ticks = {finding.what: finding.ok for finding in check_images(spec(tmp_path), spec(tmp_path).data.open())}
     assert all(ticks.values())
-    assert "classes have images" not in ticks
+    assert "classes have training images" not in ticks
     judged = spec(tmp_path, "accuracy")
     assert not all(finding.ok for finding in check_images(judged, judged.data.open()))
 

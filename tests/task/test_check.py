@@ -41,7 +41,7 @@ def test_sound_data_passes_every_check(tmp_path):
     assert all(ok for ok, _ in found.values())
     assert list(found) == [
         "device is there", "database is usable", "files can be written", "data found", "model loads",
-        "images fit the model", "labels are in range", "classes have images", "every image decodes",
+        "images fit the model", "labels are in range", "classes have training images", "every image decodes",
         "images become RGB", "no image in train and test", "baseline trains", "targets and ranks fit",
         "search can begin", "stored study is the same", "memory and disk suffice",
     ]  # fmt: skip
@@ -91,7 +91,7 @@ def test_fault_16_converted_images_are_counted_by_kind(tmp_path):
 def test_fault_17_a_class_without_training_images_is_named(tmp_path):
     both(tmp_path)
     (tmp_path / "train" / "violet").mkdir()
-    ok, said = ticks(tmp_path)["classes have images"]
+    ok, said = ticks(tmp_path)["classes have training images"]
     assert not ok
     assert "'violet' (no images)" in said
 
