@@ -84,7 +84,7 @@ class CodebookWeight(CompressedWeight):
 
     def _looked_up(self, code: Tensor, points: Tensor) -> Tensor:
         """``[out, in]`` of the codes ``[out, vectors]``."""
-        values = _in_order(points).squeeze(1).index_select(0, code.flatten().int())
+        values = _in_order(points).squeeze(1).index_select(0, code.flatten().long())
         return from_runs(values, self.shape)
 
 

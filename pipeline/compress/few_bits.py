@@ -209,7 +209,7 @@ class Levels(Grid):
 
     def points(self, codes: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
         level = parameters["level"].sort().values
-        return level.index_select(0, codes.flatten().int()).view(codes.shape)
+        return level.index_select(0, codes.flatten().long()).view(codes.shape)
 
 
 FEW = 64

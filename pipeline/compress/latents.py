@@ -25,6 +25,12 @@ def is_fixed(name: str) -> bool:
     return name.rpartition("_")[2] in FIXED
 
 
+def in_vmap() -> bool:
+    """Whether ``torch.vmap`` calls, for several lanes at once."""
+    active: bool = torch._C._are_functorch_transforms_active()
+    return active
+
+
 class LatentFunction(autograd.Function):
     """A function with gradients of its own, called with positional arguments, alone or under ``torch.vmap``."""
 
@@ -45,8 +51,7 @@ class LatentFunction(autograd.Function):
     @classmethod
     def apply(cls, *inputs: Any) -> Any:
         """Without ``torch.vmap`` as a function whose ``forward`` gets the context: a call takes 30 us less."""
-        in_vmap = torch._C._are_functorch_transforms_active()
-        return super().apply(*inputs) if in_vmap else cls._alone.apply(*inputs)
+        return super().apply(*inputs) if in_vmap() else cls._alone.apply(*inputs)
 
 
 def straight_through(latent: Tensor, value: Tensor) -> Tensor:
@@ -138,7 +143,7 @@ class _LookedUp(LatentFunction):
         of_vectors = g.flatten().index_select(0, kept[0])[:, None] if kept else in_runs(g, d)
         of_table = g.new_zeros(k, d).squeeze(1)
         index = code if d == 1 else code[:, None].expand(-1, d)
-        of_table = of_table.scatter_add_(0, index, of_vectors.squeeze(1)).mul_(ctx.share).view(k, d)
+        of_table = of_table.scatter_add(0, index, of_vectors.squeeze(1)).mul_(ctx.share).view(k, d)
         if ctx.in_order:
             of_table = of_table.scatter(0, table.sort(0).indices, of_table)
         return g, of_table, None, None, None, None

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.compress.latents import LatentFunction, from_runs, in_runs
+from pipeline.compress.latents import LatentFunction, from_runs, in_runs, in_vmap
 
 HALF = 0.5001
 """Scales by which a latent weight may lie beyond the last grid point and still be rounded to it, not clipped."""
@@ -84,7 +84,8 @@ class _OnGrid(LatentFunction):
         _, scale, zero, ctx.group, ctx.limits, ctx.share = inputs
         ctx.save_for_backward(scale, *output, *([] if zero is None else [zero]))
         ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)  # zeros for the positions, which nothing uses
+        if not in_vmap():  # where torch 2.6 needs all gradients
+            ctx.set_materialize_grads(False)  # zeros for the positions, which nothing uses
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:

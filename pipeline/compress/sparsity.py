@@ -273,7 +273,7 @@ class _Largest(autograd.Function):
 
 def at_positions(values: Tensor, positions: Tensor, like: Tensor) -> Tensor:
     """A matrix of the shape of ``like [out, in]`` with ``values [K]`` at flat ``positions [K]`` and zero elsewhere."""
-    return values.new_zeros(like.numel()).scatter_add_(0, positions, values).view(like.shape)
+    return values.new_zeros(like.numel()).index_add_(0, positions, values).view(like.shape)
 
 
 def latent_of(weight: Tensor, kept: Tensor, largest: Tensor) -> Tensor:
