@@ -143,6 +143,7 @@ class _LookedUp(LatentFunction):
         of_vectors = g.flatten().index_select(0, kept[0])[:, None] if kept else in_runs(g, d)
         of_table = g.new_zeros(k, d).squeeze(1)
         index = code if d == 1 else code[:, None].expand(-1, d)
+        # Not in place, which torch 2.6 cannot batch; the table is small.
         of_table = of_table.scatter_add(0, index, of_vectors.squeeze(1)).mul_(ctx.share).view(k, d)
         if ctx.in_order:
             of_table = of_table.scatter(0, table.sort(0).indices, of_table)

@@ -273,6 +273,7 @@ class _Largest(autograd.Function):
 
 def at_positions(values: Tensor, positions: Tensor, like: Tensor) -> Tensor:
     """A matrix of the shape of ``like [out, in]`` with ``values [K]`` at flat ``positions [K]`` and zero elsewhere."""
+    # torch 2.6 can batch this, and not scatter_add_; any function that is not in place copies the whole matrix.
     return values.new_zeros(like.numel()).index_add_(0, positions, values).view(like.shape)
 
 

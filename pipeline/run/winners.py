@@ -31,7 +31,8 @@ from pipeline.wording import cell_name, counted
 logger = logging.getLogger(__name__)
 
 _SCORED: WeakKeyDictionary[nn.Module, dict[str, list[int]]] = WeakKeyDictionary()
-"""What an uncompressed model scored on each part; it is one object for many combinations of a study."""
+"""What an uncompressed model scored on each part; it is one object for many combinations of a study. Where norms are
+stored in 16 bits it shares no cached outputs with the compressed model, and takes every image whole."""
 
 
 def score_model(objective: Objective, model: nn.Module, part: str) -> list[int]:
@@ -40,6 +41,7 @@ def score_model(objective: Objective, model: nn.Module, part: str) -> list[int]:
 
 
 def _score_uncompressed(objective: Objective, part: str) -> list[int]:
+    """``[correct, images]`` of the uncompressed model on one part, once for all combinations that have this model."""
     model = objective.combination.model
     known = _SCORED.setdefault(model, {})
     if part not in known:
